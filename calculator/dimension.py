@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Self
 
 
 class Dim(int):
@@ -13,7 +14,8 @@ class Dim(int):
 
     name: str
 
-    def __new__(cls, size: int, name: str) -> Dim:
+    def __new__(cls, size: int, name: str) -> Self:
+        """Name a size."""
         self = super().__new__(cls, size)
         self.name = name
         return self

@@ -1,0 +1,1 @@
+"""The web application: pages, the JSON API and their command line."""

@@ -1,0 +1,1 @@
+"""The planner itself: pure Python, standard library only."""
