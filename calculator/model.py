@@ -1,0 +1,93 @@
+"""A model as its modules: every weight's name and shape, which are tied, and what repeats from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from calculator.dimension import Shape
+from calculator.module import Buffer, Kind, Module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One kind of layer: its modules, named relative to the layer, and what sets it apart from other kinds.
+
+    `kind` names what differs between layers of one model ("full_attention", "sliding_attention", "dense", "moe", ...),
+    joined by "+" where several things do.
+    """
+
+    kind: str
+    modules: tuple[Module, ...]
+    buffers: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """A list of layers (`model.layers`); equal layers are one `Layer` object, repeated."""
+
+    name: str
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One parameter as `named_parameters()` lists it."""
+
+    name: str
+    shape: Shape
+    kind: Kind
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model built from a `config.json`, as `transformers`' `AutoModelForCausalLM.from_config` would build it.
+
+    `config` holds every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults
+    filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`. `tied` maps a
+    parameter's name to the one whose storage it shares; such a parameter is not listed among the weights. `head` names
+    the output projection, which quantisation and `all-linear` leave out.
+    """
+
+    model_type: str
+    config: Mapping[str, Any]
+    parts: tuple[Module | Stack, ...]
+    head: str | None
+    tied: Mapping[str, str] = field(default_factory=dict)
+    buffers: tuple[Buffer, ...] = ()
+    id: str | None = None
+
+    def weights(self) -> Iterator[Weight]:
+        """Every parameter once, in the order of `named_parameters()`."""
+        for part in self.parts:
+            if isinstance(part, Stack):
+                for index, layer in enumerate(part.layers):
+                    for module in layer.modules:
+                        yield from _weights(module, f"{part.name}.{index}.", index, self.tied)
+            else:
+                yield from _weights(part, "", None, self.tied)
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, tied ones counted once."""
+        counted = {id(layer): sum(p.elements for m in layer.modules for p in m.parameters) for layer in self._layers()}
+        layers = sum(counted[id(layer)] for layer in self._layers())
+        outer = (part for part in self.parts if isinstance(part, Module))
+        return layers + sum(
+            p.elements for module in outer for p in module.parameters if f"{module.name}.{p.name}" not in self.tied
+        )
+
+    def _layers(self) -> Iterator[Layer]:
+        for part in self.parts:
+            if isinstance(part, Stack):
+                yield from part.layers
+
+
+def _weights(module: Module, prefix: str, layer: int | None, tied: Mapping[str, str]) -> Iterator[Weight]:
+    path = f"{prefix}{module.name}"
+    for parameter in module.parameters:
+        name = f"{path}.{parameter.name}" if path else parameter.name
+        if name not in tied:
+            yield Weight(name=name, shape=parameter.shape, kind=module.kind, layer=layer)

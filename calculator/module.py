@@ -1,0 +1,92 @@
+"""A model's modules: named owners of parameters, as PyTorch's `named_modules()` would list them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from calculator.dimension import Shape, elements
+from calculator.dtype import DType
+
+#: linear: torch.nn.Linear, which bitsandbytes stores in 4 bits and PEFT adapts; conv1d: transformers' transposed
+#: linear (weight in × out); embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights
+#: fused into 3-D parameters; other: a module of its own with bare parameters (a router, a linear class of the family's).
+Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One tensor that an optimizer could train: the last part of its dotted name, and its shape."""
+
+    name: str
+    shape: Shape
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return elements(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A tensor that moves with the model and is never trained; float32 ones keep their dtype in a half model."""
+
+    name: str
+    shape: Shape
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order."""
+
+    name: str
+    kind: Kind
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def weight(self) -> Parameter:
+        """The parameter named `weight`."""
+        return next(p for p in self.parameters if p.name == "weight")
+
+    @property
+    def bias(self) -> Parameter | None:
+        """The parameter named `bias`, if there is one."""
+        return next((p for p in self.parameters if p.name == "bias"), None)
+
+    @property
+    def in_features(self) -> int:
+        """A linear's or conv1d's input width; an embedding's number of rows."""
+        return self.weight.shape[0 if self.kind in ("conv1d", "embedding") else 1]
+
+    @property
+    def out_features(self) -> int:
+        """A linear's or conv1d's output width; an embedding's width."""
+        return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
+
+
+def linear(name: str, in_features: int, out_features: int, *, bias: bool = False) -> Module:
+    """A `torch.nn.Linear`: weight (out_features, in_features)."""
+    weight = Parameter(name="weight", shape=(out_features, in_features))
+    biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
+    return Module(name=name, kind="linear", parameters=(weight, *biases))
+
+
+def conv1d(name: str, in_features: int, out_features: int) -> Module:
+    """A `transformers.pytorch_utils.Conv1D`: weight (in_features, out_features) and a bias."""
+    weight = Parameter(name="weight", shape=(in_features, out_features))
+    return Module(name=name, kind="conv1d", parameters=(weight, Parameter(name="bias", shape=(out_features,))))
+
+
+def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
+    """A `torch.nn.Embedding`: weight (num_embeddings, embedding_dim)."""
+    return Module(
+        name=name, kind="embedding", parameters=(Parameter(name="weight", shape=(num_embeddings, embedding_dim)),)
+    )
+
+
+def norm(name: str, *shape: int, bias: bool = False) -> Module:
+    """A normalisation with a weight of this shape, and a bias of the same where it has one."""
+    weight = Parameter(name="weight", shape=shape)
+    biases = (Parameter(name="bias", shape=shape),) if bias else ()
+    return Module(name=name, kind="norm", parameters=(weight, *biases))
