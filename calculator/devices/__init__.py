@@ -1,0 +1,19 @@
+"""Cards: what they offer a process, what libraries take of it, and whether a plan fits."""
+
+from calculator.devices.gpus import GPU, Usable, caveats, gpu, gpus, usable
+from calculator.devices.overhead import cuda_context, library_workspace
+from calculator.devices.verdict import Fit, Verdict, fit
+
+__all__ = [
+    "GPU",
+    "Fit",
+    "Usable",
+    "Verdict",
+    "caveats",
+    "cuda_context",
+    "fit",
+    "gpu",
+    "gpus",
+    "library_workspace",
+    "usable",
+]

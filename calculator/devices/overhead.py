@@ -1,0 +1,52 @@
+"""What CUDA and its libraries take beside the tensors, each figure with its source."""
+
+from calculator.devices.gpus import GPU, MIB, gpu
+from calculator.sourced import Sourced
+
+REFERENCE_GPU = "a100-sxm4-80gb"
+"""The card whose workspaces are counted where a request names none."""
+
+_SIZES = "PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize"
+_THREADS = "one for each thread and stream; cuBLASLt shares it (getWorkspace, TORCH_CUBLASLT_UNIFIED_WORKSPACE)"
+_LARGE_MAJORS = (9, 10, 12)
+_CUBLAS_SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8
+_CUBLAS_LARGE = 4096 * 1024 * 8
+
+_CONTEXT = Sourced(
+    name="CUDA context",
+    bytes=426 * MIB,
+    source="unslothai/unsloth-zoo pull request 1053: 426 MiB on an RTX 6000 Ada with nothing allocated,"
+    " torch 2.10 + cu130",
+)
+
+
+def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
+    """The cuBLAS workspaces of a training step: the forward pass's thread and autograd's each hold one.
+
+    They come from the caching allocator, so that `max_memory_allocated` counts them. Without a card, an A100's.
+    """
+    card = card or gpu(REFERENCE_GPU)
+    large = card.compute_major in _LARGE_MAJORS
+    kind = f"compute capability {card.compute_capability}" if card.compute_capability else "no compute capability"
+    return tuple(
+        Sourced(
+            name=f"cuBLAS workspace, {thread} thread",
+            bytes=_CUBLAS_LARGE if large else _CUBLAS_SMALL,
+            source=f"{_SIZES} ({card.name}, {kind}); {_THREADS}",
+        )
+        for thread in ("forward", "backward")
+    )
+
+
+def cuda_context(card: GPU | None) -> Sourced:
+    """What a process takes of a card before its first tensor: kernels, driver and context.
+
+    One measurement is public for a current stack; it stands for every card, and `source` says where it is another's.
+    """
+    if card is None or card.id == "rtx-6000-ada":
+        return _CONTEXT
+    return Sourced(
+        name=_CONTEXT.name,
+        bytes=_CONTEXT.bytes,
+        source=f"{_CONTEXT.source}; taken for {card.name}, of which no measurement is known",
+    )

@@ -1,0 +1,113 @@
+"""Whether a plan fits a card, and how many cards would hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from calculator.devices.gpus import GPU, Usable, gpu, usable
+from calculator.errors import refusal
+
+if TYPE_CHECKING:
+    from calculator.training import Device
+
+_DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
+_EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+
+
+class Verdict(StrEnum):
+    """An answer to "does it fit?"."""
+
+    FITS = "fits"
+    TIGHT = "tight"
+    DOES_NOT_FIT = "does_not_fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A plan held against a card; every figure is of one card, in bytes, but `gpus_needed`.
+
+    `gpus_needed` is a lower bound where the plan does not fit: cards whose memory together holds what is required.
+    A plan that is not divided over cards still needs all of it on each. `assumption` says what `usable_bytes`
+    rests on, `advice` what helps a tight one.
+    """
+
+    gpu: GPU | None
+    usable_bytes: int
+    verdict: Verdict
+    headroom_bytes: int
+    gpus_needed: int
+    assumption: str
+    advice: str | None = None
+
+
+def card_of(device: Device) -> GPU | None:
+    """The catalogue's card that a device names, if it names one."""
+    return gpu(device.gpu) if device.gpu is not None else None
+
+
+def fit(
+    device: Device,
+    *,
+    peak_allocated_bytes: int,
+    library_workspace_bytes: int,
+    peak_reserved_bytes: int,
+    context_bytes: int,
+    required_bytes: int,
+) -> Fit | None:
+    """Hold a plan against a device, or nothing where the device names neither a card nor a size.
+
+    It fits where `required_bytes` is within what the card offers, does not where not even the live tensors with
+    workspaces and context are, and is tight in between, where it depends on how fragmented the memory gets.
+
+    Raises:
+        PlanError: where the device names a card that the catalogue lacks, or both a card and a size.
+    """
+    card = card_of(device)
+    offered = _offered(device, card)
+    if offered is None:
+        return None
+    least = peak_allocated_bytes + library_workspace_bytes + context_bytes
+    verdict = _verdict(offered.bytes, least, required_bytes)
+    fragmented = peak_reserved_bytes - library_workspace_bytes - peak_allocated_bytes
+    return Fit(
+        gpu=card,
+        usable_bytes=offered.bytes,
+        verdict=verdict,
+        headroom_bytes=offered.bytes - required_bytes,
+        gpus_needed=_gpus_needed(device, verdict, offered.bytes, required_bytes),
+        assumption=offered.assumption,
+        advice=_advice(fragmented) if verdict is Verdict.TIGHT else None,
+    )
+
+
+def _offered(device: Device, card: GPU | None) -> Usable | None:
+    if card is not None and device.memory_bytes is not None:
+        raise refusal(
+            "device.memory_bytes", f"give either it or device.gpu ({card.name}), not both", device.memory_bytes
+        )
+    if card is not None:
+        return usable(card)
+    if device.memory_bytes is None:
+        return None
+    taken = f"the card offers a process all of the {device.memory_bytes:,} bytes given"
+    return Usable(bytes=device.memory_bytes, assumption=taken)
+
+
+def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
+    if required_bytes <= usable_bytes:
+        return Verdict.FITS
+    return Verdict.TIGHT if least <= usable_bytes else Verdict.DOES_NOT_FIT
+
+
+def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_bytes: int) -> int:
+    shares = device.count if device.sharding in _DIVIDED else 1
+    return shares if verdict is Verdict.FITS else -(-required_bytes * shares // usable_bytes)
+
+
+def _advice(fragmented_bytes: int) -> str:
+    return (
+        f"{fragmented_bytes:,} bytes are memory that the caching allocator holds and no tensor fills; "
+        f"{_EXPANDABLE} keeps less of it"
+    )
