@@ -68,7 +68,9 @@ class Training:
 class Device:
     """The card or cards that a plan should fit."""
 
-    gpu: str | None = setting(None, label="GPU", help="A card of the catalogue; asks for a verdict.")
+    gpu: str | None = setting(
+        None, label="GPU", help="A card of the catalogue; asks for a verdict.", example="rtx-4090"
+    )
     memory_bytes: int | None = setting(
         None,
         label="Memory",
@@ -76,6 +78,7 @@ class Device:
         minimum=1,
         maximum=1 << 50,
         unit="bytes",
+        example=24 << 30,
     )
     count: int = setting(1, label="Number of GPUs", help="Cards of this kind.", minimum=1, maximum=65_536)
     sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = setting(

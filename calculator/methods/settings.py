@@ -33,5 +33,8 @@ class LowRank:
         "none", label="Train biases", help="Which biases of the base model are trained too."
     )
     modules_to_save: tuple[str, ...] | None = setting(
-        None, label="Modules to save", help="Modules that are copied and trained in full, by name."
+        None,
+        label="Modules to save",
+        help="Modules that are copied and trained in full, by name.",
+        example=("lm_head",),
     )
