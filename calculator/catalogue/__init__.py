@@ -110,7 +110,8 @@ def _shown(name: str) -> str:
 
 
 def _way_out(name: str) -> str:
-    ids = [entry.id for entry in models()]
-    near = closest(_key(name)[:100], ids) or closest(_key(name)[:100].rsplit("/", 1)[-1], ids)
+    key = _key(name)[:100]
+    bare = {entry.id.rsplit("/", 1)[-1]: entry.id for entry in models()}
+    near = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, list(bare.values()))
     instead = 'give its config.json as {"config": {...}}'
     return f"did you mean {', '.join(near)}? Or {instead}" if near else instead

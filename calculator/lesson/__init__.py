@@ -1,0 +1,13 @@
+"""Every worked figure of the lesson, computed again, with a remark where it is a rule of thumb or wrong.
+
+Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)", by section. GB are 10^9 bytes, as the lesson's are.
+"""
+
+from calculator.lesson.exercises import EXAMPLES, PROBLEMS
+from calculator.lesson.figure import Figure
+from calculator.lesson.methods import ADDITIVE, FULL, QUANTIZED
+
+LESSON: tuple[Figure, ...] = (*FULL, *QUANTIZED, *ADDITIVE, *EXAMPLES, *PROBLEMS)
+"""The lesson's figures, in its order."""
+
+__all__ = ["LESSON", "Figure"]

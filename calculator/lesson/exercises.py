@@ -1,0 +1,145 @@
+"""The figures of the lesson's worked examples and practice problems."""
+
+from calculator.lesson.figure import figure
+from calculator.lesson.runs import (
+    B7,
+    B13,
+    FULL_70B,
+    GB,
+    LAYER_70B,
+    QLORA_13B,
+    QLORA_13B_R256,
+    QLORA_70B,
+    R8_7B,
+    R16_13B,
+    R256_13B,
+)
+from calculator.textbook import cards_needed, compression, lora_parameters, prefix_parameters
+
+_ONE = "Example 1: LoRA on 7B"
+_TWO = "Example 2: 13B on a 24 GB card"
+_THREE = "Example 3: a product by hand"
+_NO_ACTIVATIONS = "0.5 GB of activations are the lesson's assumption."
+EXAMPLES = (
+    figure(_ONE, "r 8 on one 4096 × 4096 matrix", 65_536, "parameters", "r × (d + k)", lora_parameters(4096, 4096, 8)),
+    figure(_ONE, "on Q, K, V, O of 32 layers", 8_388_608, "parameters", "4 × 32 × r × (d + k)", R8_7B),
+    figure(_ONE, "share of 7B", 0.12, "%", "8,388,608 ÷ 7 × 10⁹", 100 * R8_7B / B7, decimals=2),
+    figure(_TWO, "13B in NF4", 6.5, "GB", "0.5 × N", QLORA_13B.base_weights.bytes / GB, decimals=1),
+    figure(
+        _TWO,
+        "LoRA and optimizer, r 16",
+        0.3,
+        "GB",
+        "(2 + 2 + 8) × 40 × 4 × r × (5120 + 5120)",
+        (QLORA_13B.bytes - QLORA_13B.base_weights.bytes) / GB,
+        f"{R16_13B:,} parameters at 12 bytes; with float32 weights and gradients they take 16 bytes each.",
+        decimals=1,
+    ),
+    figure(
+        _TWO,
+        "in all, batch 1",
+        7.3,
+        "GB",
+        "6.5 + 0.3 + 0.5",
+        QLORA_13B.bytes / GB + 0.5,
+        _NO_ACTIVATIONS,
+        decimals=1,
+    ),
+    figure(
+        _TWO,
+        "left of 24 GB",
+        16.7,
+        "GB",
+        "24 − 7.3",
+        24 - QLORA_13B.bytes / GB - 0.5,
+        "An RTX 4090 offers 24,081 MiB, 25.3 GB, to a process; the CUDA context comes out of it.",
+        decimals=1,
+    ),
+    figure(
+        _TWO,
+        "r 256 on the 13B model",
+        268,
+        "million parameters",
+        "40 × 4 × r × (5120 + 5120)",
+        R256_13B / 10**6,
+        f"268 million are the 7B's: 8.4M × 256 ÷ 8. With d 5120 and L 40, r 256 has {R256_13B:,}.",
+    ),
+    figure(
+        _TWO,
+        "memory for r 256",
+        0.5,
+        "GB",
+        "(2 + 2 + 8) × 419,430,400",
+        (QLORA_13B_R256.bytes - QLORA_13B_R256.base_weights.bytes) / GB,
+        "0.5 GB are the 7B's weights alone: gradients and Adam states come on top, on the 13B's parameters.",
+        decimals=1,
+    ),
+    figure(
+        _TWO,
+        "r 256 stays under",
+        8,
+        "GB",
+        "6.5 + (2 + 2 + 8) × 0.42 + 0.5",
+        QLORA_13B_R256.bytes / GB + 0.5,
+        "It does not by the lesson's own rules, but still fits a 24 GB card by them.",
+    ),
+    figure(_THREE, "first component", 3.045, "", "3 + ½ × 0.09", 3 + 0.5 * 0.3 * (0.1 + 0.2), decimals=3),
+    figure(_THREE, "second component", 7.06, "", "7 + ½ × 0.12", 7 + 0.5 * 0.4 * (0.1 + 0.2), decimals=3),
+    figure(
+        _THREE,
+        "change of the first component",
+        1.5,
+        "%",
+        "0.045 ÷ 3",
+        100 * 0.5 * 0.3 * (0.1 + 0.2) / 3,
+        "The second changes by 0.9 %. A and B have rank 1: r = 2 enters only through α ÷ r.",
+        decimals=1,
+    ),
+)
+
+_P1 = "Problem 1"
+_P3 = "Problem 3: QLoRA r 64 on 70B"
+_P5 = "Problem 5"
+PROBLEMS = (
+    figure(_P1, "W 1024 × 4096, r 16", 81_920, "parameters", "r × (d + k)", lora_parameters(1024, 4096, 16)),
+    figure(_P1, "compression", 51.2, "×", "d × k ÷ (r × (d + k))", compression(1024, 4096, 16), decimals=1),
+    figure(
+        _P3,
+        "inference: 35 GB and one dequantised layer",
+        (36, 37),
+        "GB",
+        "0.5 × N + 2 × (2 × d × d + 2 × d × kv_dim + 3 × d × mlp)",
+        (QLORA_70B.base_weights.bytes + 2 * LAYER_70B) / GB,
+        "bitsandbytes dequantises a matrix at a time: the largest, 8192 × 28672, takes 0.47 GB, 35.5 GB in all.",
+        decimals=1,
+    ),
+    figure(
+        _P3,
+        "training with 2 GB of activations",
+        38,
+        "GB",
+        "35 + 0.17 + 0.17 + 0.68 + 2",
+        QLORA_70B.bytes / GB + 2,
+        "The activations are the lesson's assumption.",
+    ),
+    figure(
+        _P3,
+        "training with 3 GB of activations",
+        39,
+        "GB",
+        "35 + 0.17 + 0.17 + 0.68 + 3",
+        QLORA_70B.bytes / GB + 3,
+        "The activations are the lesson's assumption.",
+    ),
+    figure(_P3, "A100 80GB cards in full", 11, "cards", "⌈840 GB ÷ 80 GB⌉", cards_needed(FULL_70B.bytes, 80 * GB)),
+    figure(_P5, "prefix p 20, d 4096, L 40", 6_553_600, "parameters", "2 × p × d × L", prefix_parameters(20, 4096, 40)),
+    figure(
+        _P5,
+        "share of 13B",
+        0.05,
+        "%",
+        "6,553,600 ÷ 13 × 10⁹",
+        100 * prefix_parameters(20, 4096, 40) / B13,
+        decimals=2,
+    ),
+)
