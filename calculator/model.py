@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from calculator.dimension import Shape
 from calculator.module import Buffer, Kind, Module
+
+if TYPE_CHECKING:
+    from calculator.dimension import Shape
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,12 @@ class Stack:
     layers: tuple[Layer, ...]
 
 
+def stack(name: str, kinds: Sequence[str], modules: Callable[[str], tuple[Module, ...]]) -> Stack:
+    """A stack whose layers are of these kinds, in order; `modules` builds each kind once."""
+    built = {kind: Layer(kind=kind, modules=modules(kind)) for kind in dict.fromkeys(kinds)}
+    return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
     """One parameter as `named_parameters()` lists it."""
@@ -48,7 +57,7 @@ class Model:
     `config` holds every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults
     filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`. `tied` maps a
     parameter's name to the one whose storage it shares; such a parameter is not listed among the weights. `head` names
-    the output projection, which quantisation and `all-linear` leave out.
+    the output projection, which quantisation and `all-linear` leave out. `notes` say what of the real model is not so.
     """
 
     model_type: str
@@ -58,6 +67,7 @@ class Model:
     tied: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[Buffer, ...] = ()
     id: str | None = None
+    notes: tuple[str, ...] = ()
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
@@ -72,17 +82,21 @@ class Model:
     @property
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""
-        counted = {id(layer): sum(p.elements for m in layer.modules for p in m.parameters) for layer in self._layers()}
-        layers = sum(counted[id(layer)] for layer in self._layers())
+        layers = sum(
+            sum(p.elements for module in layer.modules for p in module.parameters) * times
+            for layer, times in self.distinct_layers()
+        )
         outer = (part for part in self.parts if isinstance(part, Module))
         return layers + sum(
             p.elements for module in outer for p in module.parameters if f"{module.name}.{p.name}" not in self.tied
         )
 
-    def _layers(self) -> Iterator[Layer]:
+    def distinct_layers(self) -> Iterator[tuple[Layer, int]]:
+        """Each layer of its own kind, and how often it stands in its stack."""
         for part in self.parts:
             if isinstance(part, Stack):
-                yield from part.layers
+                times = Counter(map(id, part.layers))
+                yield from ((layer, times[id(layer)]) for layer in {id(layer): layer for layer in part.layers}.values())
 
 
 def _weights(module: Module, prefix: str, layer: int | None, tied: Mapping[str, str]) -> Iterator[Weight]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
-from calculator.dtype import DType
 
-#: linear: torch.nn.Linear, which bitsandbytes stores in 4 bits and PEFT adapts; conv1d: transformers' transposed
-#: linear (weight in × out); embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights
-#: fused into 3-D parameters; other: a module of its own with bare parameters (a router, a linear class of the family's).
+if TYPE_CHECKING:
+    from calculator.dtype import DType
+
+#: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
+#: embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights fused into 3-D parameters;
+#: other: a module of its own with bare parameters (a router, a learned activation).
 Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
 
@@ -29,20 +31,32 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor that moves with the model and is never trained; float32 ones keep their dtype in a half model."""
+    """A tensor that moves with the model and is never trained; `dtype` None is whatever dtype the model is built in."""
 
     name: str
     shape: Shape
-    dtype: DType
+    dtype: DType | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order."""
+    """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order.
+
+    `own_class` marks a linear of a class of the family's own, which bitsandbytes does not recognise.
+    """
 
     name: str
     kind: Kind
     parameters: tuple[Parameter, ...]
+    own_class: bool = False
+
+    @property
+    def quantizable(self) -> bool:
+        """Whether bitsandbytes converts it, the output head and its like apart.
+
+        Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
+        """
+        return self.kind in ("linear", "conv1d") and not self.own_class
 
     @property
     def weight(self) -> Parameter:
@@ -65,11 +79,11 @@ class Module:
         return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
 
 
-def linear(name: str, in_features: int, out_features: int, *, bias: bool = False) -> Module:
-    """A `torch.nn.Linear`: weight (out_features, in_features)."""
+def linear(name: str, in_features: int, out_features: int, *, bias: bool = False, own_class: bool = False) -> Module:
+    """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
-    return Module(name=name, kind="linear", parameters=(weight, *biases))
+    return Module(name=name, kind="linear", parameters=(weight, *biases), own_class=own_class)
 
 
 def conv1d(name: str, in_features: int, out_features: int) -> Module:
@@ -90,3 +104,8 @@ def norm(name: str, *shape: int, bias: bool = False) -> Module:
     weight = Parameter(name="weight", shape=shape)
     biases = (Parameter(name="bias", shape=shape),) if bias else ()
     return Module(name=name, kind="norm", parameters=(weight, *biases))
+
+
+def bare(name: str, kind: Kind, **shapes: Shape) -> Module:
+    """A module of its own kind with bare parameters of these shapes, in order."""
+    return Module(name=name, kind=kind, parameters=tuple(Parameter(name=n, shape=s) for n, s in shapes.items()))

@@ -1,1 +1,37 @@
-"""Model families by `model_type`."""
+"""Model families by `model_type`, and the model that a `config.json` describes."""
+
+from __future__ import annotations
+
+from typing import Any, TYPE_CHECKING
+
+from calculator.config import shown
+from calculator.errors import refusal
+from calculator.families import llama
+from calculator.families.family import Family
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+
+#: Every family, by its `model_type`.
+FAMILIES: dict[str, Family] = {family.model_type: family for group in (llama,) for family in group.FAMILIES}
+
+__all__ = ["FAMILIES", "Family", "model_from_config"]
+
+
+def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model:  # noqa: A002  the API's word
+    """The model that transformers would build from this `config.json`.
+
+    Raises:
+        PlanError: where its family is not known, or a field is missing, wrong or contradictory.
+    """
+    if not isinstance(config, dict):
+        raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)
+    model_type = config.get("model_type")
+    known = ", ".join(sorted(FAMILIES))
+    if model_type is None:
+        raise refusal("model.config.model_type", f"is required, to know the family; known families are {known}")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        message = f"{shown(model_type)} is not a known family; known families are {known}"
+        raise refusal("model.config.model_type", message, model_type)
+    return family.model(config, id)

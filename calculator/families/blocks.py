@@ -1,0 +1,62 @@
+"""Pieces that decoder families are put together from."""
+
+from __future__ import annotations
+
+
+from calculator.model import Stack, stack
+from calculator.module import Module, embedding, linear, norm
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.config import Config
+    from collections.abc import Callable, Sequence
+
+
+def attention(
+    config: Config, *, qkv_bias: bool = False, o_bias: bool = False, output: str = "o_proj", name: str = "self_attn"
+) -> tuple[Module, ...]:
+    """Query, key, value and output projections with grouped key/value heads."""
+    hidden = config["hidden_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    return (
+        linear(f"{name}.q_proj", hidden, queries, bias=qkv_bias),
+        linear(f"{name}.k_proj", hidden, keys, bias=qkv_bias),
+        linear(f"{name}.v_proj", hidden, keys, bias=qkv_bias),
+        linear(f"{name}.{output}", queries, hidden, bias=o_bias),
+    )
+
+
+def gated_mlp(
+    config: Config, *, bias: bool = False, name: str = "mlp", width: str = "intermediate_size"
+) -> tuple[Module, ...]:
+    """Gate, up and down projections."""
+    hidden, inner = config["hidden_size"], config[width]
+    return (
+        linear(f"{name}.gate_proj", hidden, inner, bias=bias),
+        linear(f"{name}.up_proj", hidden, inner, bias=bias),
+        linear(f"{name}.down_proj", inner, hidden, bias=bias),
+    )
+
+
+def alike(config: Config, kind: str = "full_attention") -> tuple[str, ...]:
+    """The kinds of a stack whose layers are all of one."""
+    return (kind,) * int(config["num_hidden_layers"])
+
+
+def norms(config: Config, *names: str, bias: bool = False) -> tuple[Module, ...]:
+    """Normalisations over the hidden size."""
+    return tuple(norm(name, config["hidden_size"], bias=bias) for name in names)
+
+
+def decoder(
+    config: Config, kinds: Sequence[str], layer: Callable[[str], tuple[Module, ...]], *, head_bias: bool = False
+) -> tuple[Module | Stack, ...]:
+    """A decoder as most families name it: embedding, layers, a final norm, the output head."""
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+    return (
+        embedding("model.embed_tokens", vocabulary, hidden),
+        stack("model.layers", kinds, layer),
+        norm("model.norm", hidden),
+        linear("lm_head", hidden, vocabulary, bias=head_bias),
+    )
