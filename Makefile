@@ -1,0 +1,81 @@
+# Headroom: `make serve` and `make test` need only make and Python 3.11 or later.
+
+PYTHON ?= python3
+VENV   ?= .venv
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+ARGS   ?=
+TORCH_FLAGS ?=
+
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check format bench grid pins clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "  ARGS=... goes to pytest, bench and grid; TORCH_FLAGS=... to pip where it installs PyTorch"
+
+serve: $(VENV)/.serve ## Start the app on HOST:PORT
+	@$(RUN) -m app --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.validation ## Run every test, browser tests included
+	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## Check format, lint and types
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+format: $(VENV)/.dev ## Put the code into the house's format
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+bench: $(VENV)/.validation ## Time an estimate, beside the trace of the same request
+	@$(RUN) -m validation bench $(ARGS)
+
+grid: $(VENV)/.validation ## Hold random requests against the trace
+	@$(RUN) -m validation grid $(ARGS)
+
+COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"
+
+pins: ## Pin the requirements again (needs uv; ARGS=--upgrade takes newer releases)
+	$(COMPILE) $(ARGS) --output-file requirements/serve.txt
+	$(COMPILE) $(ARGS) --extra dev --constraints requirements/serve.txt --output-file requirements/dev.txt
+	$(COMPILE) $(ARGS) --extra validation --constraints requirements/dev.txt --excludes requirements/torch.txt \
+		--output-file requirements/validation.txt
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp stands for a set of requirements that is installed; torch is apart, see docs/decisions.
+
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Name a Python 3.11 or later: make PYTHON=..."; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Headroom needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12"; exit 1; } >&2
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.serve: requirements/serve.txt | $(VENV)/.python
+	@echo "Installing what the app needs"
+	@$(PIP) --require-hashes --no-deps -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
+	@echo "Installing what checks and tests need"
+	@$(PIP) --require-hashes --no-deps -r $<
+	@touch $@
+
+$(VENV)/.validation: requirements/torch.txt requirements/validation.txt $(VENV)/.dev
+	@echo "Installing PyTorch and the libraries that estimates are held against (this can take minutes)"
+	@$(PIP) $(TORCH_FLAGS) -r requirements/torch.txt
+	@$(PIP) --require-hashes --no-deps -r requirements/validation.txt
+	@touch $@
