@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.module import Buffer, Kind, Module
 
 if TYPE_CHECKING:
-    from calculator.dimension import Shape
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from calculator.dimension import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from calculator.model import Stack, stack
 from calculator.module import Module, embedding, linear, norm
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.config import Config
     from collections.abc import Callable, Sequence
+
+    from calculator.config import Config
 
 
 def attention(

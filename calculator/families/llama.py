@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from calculator.families.blocks import alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -23,7 +25,6 @@ from calculator.families.fields import (
 )
 from calculator.families.rope import rope, rotary_buffers
 from calculator.module import Module, norm
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from calculator.config import Config, Entry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calculator.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
 from calculator.dimension import Dim
