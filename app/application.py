@@ -1,0 +1,107 @@
+"""The application: routes, static files, and an answer for every error."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.staticfiles import StaticFiles
+
+from app import api, pages
+from app.guard import Guard
+from app.openapi import document
+from app.problems import MEANINGS, Refusal, invalid, problem
+from app.templates import STATIC
+from app.version import VERSION
+from calculator.errors import PlanError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Scope
+
+
+class Application(FastAPI):
+    """FastAPI with the project's own OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self)
+        return self.openapi_schema
+
+
+class Files(StaticFiles):
+    """Static files; one asked for with its content's mark may be kept for good."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, with how long it may be kept."""
+        response = await super().get_response(path, scope)
+        kept = "public, max-age=31536000, immutable" if b"v=" in scope["query_string"] else "no-cache"
+        response.headers["Cache-Control"] = kept
+        return response
+
+
+def application() -> FastAPI:
+    """A new application."""
+    app = Application(
+        title="Headroom",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    app.add_middleware(Guard)
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static", Files(directory=STATIC))
+    app.add_exception_handler(PlanError, _plan_error)
+    app.add_exception_handler(Refusal, _refusal)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _plan_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PlanError)
+    return invalid(error.problems)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _told(request, error.status, error.detail, dict(error.headers or {}))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    detail = MEANINGS[error.status_code][1] if error.status_code in MEANINGS else error.detail
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = allowed(request)
+    return _told(request, error.status_code, detail, headers)
+
+
+def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
+    """A problem document to programs, a page to people."""
+    path = request.url.path
+    if path.startswith("/api/") or path.endswith(".json") or path == "/healthz":
+        return problem(status, detail, (), headers)
+    response = pages.error_page(status, HTTPStatus(status).phrase, detail)
+    response.headers.update(headers)
+    return response
+
+
+def allowed(request: Request) -> str:
+    """Every method that the path answers."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or {"GET"}
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))

@@ -1,0 +1,67 @@
+"""Plotly figures, as JSON for the copy of plotly.js that is served beside them; colours are the style sheet's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from app.components import COMPONENTS, parts
+from app.format import gib, size
+
+if TYPE_CHECKING:
+    from calculator.answer import Estimate
+    from calculator.devices import Fit
+
+
+def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
+    """Stacked bars, one a method, of what it needs of a card, with the card's line. `meta` names each bar's colour."""
+    labels = list(reversed(plans))
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    held = {label: {part.words.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
+    for name, words in COMPONENTS.items():
+        if any(name in bar for bar in held.values()):
+            figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
+    figure.update_layout(**_layout(len(labels)))
+    if fit is not None:
+        _line(figure, fit)
+    return embedded(figure)
+
+
+def embedded(figure: go.Figure) -> str:
+    """A figure as JSON that can stand inside a script element."""
+    return json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _bars(name: str, label: str, held: dict[str, int]) -> go.Bar:
+    return go.Bar(
+        name=label,
+        orientation="h",
+        y=list(held),
+        x=[gib(count) for count in held.values()],
+        customdata=[size(count) for count in held.values()],
+        hovertemplate="%{y}<br>" + label + ": %{customdata}<extra></extra>",
+        meta=name,
+    )
+
+
+def _layout(bars: int) -> dict[str, Any]:
+    return {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "height": 96 + 44 * bars,
+        "margin": {"l": 8, "r": 16, "t": 28, "b": 8},
+        "xaxis": {"title": {"text": "GiB required on each card"}, "automargin": True, "rangemode": "tozero"},
+        "yaxis": {"automargin": True, "ticksuffix": "  "},
+        "showlegend": False,
+    }
+
+
+def _line(figure: go.Figure, fit: Fit) -> None:
+    usable = gib(fit.usable_bytes)
+    name = fit.gpu.name if fit.gpu else "the card"
+    figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
+    figure.add_annotation(
+        x=usable, y=1, yref="paper", yanchor="bottom", showarrow=False, text=f"{name}: {size(fit.usable_bytes)}"
+    )

@@ -1,0 +1,52 @@
+"""The peak's components in words, in the order and under the names that charts, bars and tables share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.answer import Memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What a component is called, and what it is; its colour is `--NAME` in the style sheet."""
+
+    name: str
+    label: str
+    meaning: str
+
+
+COMPONENTS: dict[str, Words] = {
+    words.name: words
+    for words in (
+        Words(name="base_weights", label="Base weights", meaning="the model itself, as it is stored"),
+        Words(name="quantization_constants", label="Quantisation constants", meaning="what 4-bit blocks are scaled by"),
+        Words(name="adapter_weights", label="Added weights", meaning="parameters that the method adds"),
+        Words(name="gradients", label="Gradients", meaning="one for each trained parameter"),
+        Words(name="optimizer_states", label="Optimizer states", meaning="what the optimizer remembers of each"),
+        Words(name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"),
+        Words(name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"),
+        Words(name="workspace", label="Workspace", meaning="temporaries of what runs at that moment"),
+        Words(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),
+    )
+}
+
+PHASES = {"forward": "forward pass", "backward": "backward pass", "optimizer_step": "optimizer step"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A component's share of what a card must hold."""
+
+    words: Words
+    bytes: int
+
+
+def parts(memory: Memory) -> tuple[Part, ...]:
+    """What `required_bytes` is made of: the components at the peak, then what is beyond the tensors."""
+    alive = {component.name: component.bytes for component in memory.components}
+    alive["overhead"] = memory.required_bytes - memory.peak_allocated_bytes  # type: ignore[index]
+    told = (Part(words=words, bytes=alive.get(name, 0)) for name, words in COMPONENTS.items())  # type: ignore[call-overload]
+    return tuple(part for part in told if part.bytes)

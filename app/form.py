@@ -1,0 +1,136 @@
+"""The plan form: what is typed in the address bar, as a request, and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from app.bodies import decoded
+from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
+from app.problems import Refusal
+from calculator.errors import PlanError, Problem
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: What the page plans before anything is asked of it, where that differs from the API's defaults.
+FIRST_PLAN: dict[str, str] = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "config": "",
+    "gpu": "rtx-4090",
+    "method": "qlora",
+    "r": "16",
+    "target_modules": "all-linear",
+    "gradient_checkpointing": "true",
+}
+
+DEFAULTS: dict[str, str] = {
+    **FIRST_PLAN,
+    **{name: field.text(field.told.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
+}
+
+#: The longest address that is handed out; longer ones are cut by some programs on the way.
+LONGEST_ADDRESS = 8000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What is typed, by input, and the names in the address that no input has."""
+
+    typed: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """The chosen method's name."""
+        return self.typed["method"]
+
+    def address(self, **changes: str) -> str:
+        """The query that leads to this plan, with changes: what differs from the first plan, in its order."""
+        typed = {**self.typed, **changes}
+        told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
+        if told.get("config"):
+            told.pop("model", None)
+        return f"?{urlencode(told)}" if told else ""
+
+    def changed(self, **changes: str) -> Form:
+        """The form with other values typed."""
+        return replace(self, typed={**self.typed, **changes})
+
+    def comparison(self) -> dict[str, Any]:
+        """The body of the comparison that the page shows: every method with the settings typed for it.
+
+        Raises:
+            PlanError: where a pasted config can't be read.
+        """
+        methods = [{"name": name, **_values(METHOD[name], self.typed)} for name in METHODS]
+        return {"model": _model(self.typed), "methods": methods, **self._common()}
+
+    def estimate(self) -> dict[str, Any]:
+        """The body of the chosen method's estimate.
+
+        Raises:
+            PlanError: where a pasted config can't be read.
+        """
+        method = {"name": self.method, **_values(METHOD.get(self.method, ()), self.typed)}
+        return {"model": _model(self.typed), "method": method, **self._common()}
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "training": _values(TRAINING, self.typed),
+            "device": _values(DEVICE, self.typed),
+            **_values(CHOICES, self.typed),
+        }
+
+
+def read(pairs: Iterable[tuple[str, str]]) -> Form:
+    """The form as an address or a posted body gives it; the last of several values counts, what is absent is usual.
+
+    A checkbox follows a hidden "false" of the same name, so that one left unticked still says so.
+    """
+    given = dict(pairs)
+    typed = {name: given.get(name, usual) for name, usual in DEFAULTS.items()}
+    if typed["config"].strip():
+        typed["config"] = _compact(typed["config"])
+        typed["model"] = ""
+    return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys())))
+
+
+def input_of(loc: str) -> str | None:
+    """The page's input that a path in a request speaks of."""
+    parts = loc.split(".")
+    if parts[0] == "model":
+        return "config" if parts[1:2] == ["config"] else "model"
+    if parts[0] in ("method", "methods") and parts[-1] in ("method", "name"):
+        return "method"
+    named = [field.name for field in FIELDS.values() if field.told.name in parts]
+    return named[0] if named else None
+
+
+def _values(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
+    """What differs from the API's defaults, so that a request says only what matters."""
+    values = {field.told.name: field.value(typed[field.name]) for field in fields}
+    return {field.told.name: values[field.told.name] for field in fields if values[field.told.name] != field.told.default}
+
+
+def _model(typed: Mapping[str, str]) -> Any:
+    if not typed["config"].strip():
+        name = typed["model"].strip()
+        digits = name.replace(",", "")
+        return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
+    try:
+        return {"config": decoded(typed["config"].encode("utf-8", "replace"))}
+    except Refusal as error:
+        message = error.detail.replace("the body", "config.json")
+        raise PlanError(Problem(loc="model.config", msg=message, input=typed["config"])) from error
+
+
+def _compact(config: str) -> str:
+    """A config without the spaces that an address need not carry; text that is not JSON stays as typed."""
+    try:
+        return json.dumps(json.loads(config), separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return config

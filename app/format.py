@@ -1,0 +1,56 @@
+"""Figures as people read them; everything else in the program holds whole bytes."""
+
+from __future__ import annotations
+
+from calculator.devices.gpus import GIB, MIB
+
+KIB = 1 << 10
+
+
+def size(count: int, *, digits: int = 2) -> str:
+    """Bytes in the binary unit that suits them: 8.71 GiB, 41.9 MiB, 512 bytes."""
+    sign = "−" if count < 0 else ""
+    amount = abs(count)
+    if amount >= GIB // 10:
+        return f"{sign}{amount / GIB:,.{digits}f} GiB"
+    if amount >= MIB // 10:
+        return f"{sign}{amount / MIB:,.1f} MiB"
+    if amount >= KIB:
+        return f"{sign}{amount / KIB:,.1f} KiB"
+    return f"{sign}{amount:,} bytes"
+
+
+def signed(count: int) -> str:
+    """Bytes with their sign: +13.10 GiB, −21.50 GiB."""
+    return size(count) if count < 0 else f"+{size(count)}"
+
+
+def exact(count: int) -> str:
+    """Bytes to the last: 9,356,288 bytes."""
+    return f"{count:,} bytes".replace("-", "−")
+
+
+def gib(count: int) -> float:
+    """Bytes as GiB, for an axis."""
+    return round(count / GIB, 4)
+
+
+def percent(fraction: float) -> str:
+    """A share: 34 %, 0.52 %, 0.0041 %."""
+    share = fraction * 100
+    if share >= 9.95 or share == 0:
+        return f"{share:.0f} %"
+    return f"{share:.2g} %" if share >= 0.0001 else "under 0.0001 %"
+
+
+def number(value: float) -> str:
+    """A count with its thousands apart: 8,030,261,248."""
+    return f"{value:,}"
+
+
+def parameters(count: int) -> str:
+    """A parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
+    for scale, word in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
+        if count >= scale:
+            return f"{count / scale:.3g} {word}"
+    return f"{count:,}"

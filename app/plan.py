@@ -1,0 +1,187 @@
+"""What the plan page shows: the form's groups, and the answer with its links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from app.fields import CHOICES, DEVICE, METHOD, TRAINING, Field
+from app.form import input_of
+from calculator.comparison import AXES, ComparisonRow, cards, compare, parse_comparison
+from calculator.devices import gpus
+from calculator.errors import PlanError, Problem
+from calculator.methods import METHODS
+from calculator.request import parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from app.form import Form
+    from calculator.answer import Estimate
+    from calculator.devices import GPU, Fit
+
+#: Training inputs that are always in sight; the others are folded away.
+FIRST_TRAINING = (
+    "micro_batch_size",
+    "sequence_length",
+    "gradient_checkpointing",
+    "attention",
+    "optimizer",
+    "dtype",
+)
+
+FIRST_DEVICE = ("gpu", "memory_gib", "count")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodGroup:
+    """Inputs that the same methods have."""
+
+    methods: tuple[str, ...]
+    fields: tuple[Field, ...]
+
+    @property
+    def label(self) -> str:
+        """The methods in words."""
+        return " and ".join(AXES[name].label for name in self.methods)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Groups:
+    """The form's inputs as they are laid out."""
+
+    device: tuple[Field, ...]
+    training: tuple[Field, ...]
+    methods: tuple[MethodGroup, ...]
+    rest: tuple[Field, ...]
+
+
+@cache
+def groups() -> Groups:
+    """Every declared input, in its group."""
+    rest = [field for field in (*TRAINING, *DEVICE) if field.name not in (*FIRST_TRAINING, *FIRST_DEVICE)]
+    return Groups(
+        device=_named(DEVICE, FIRST_DEVICE),
+        training=_named(TRAINING, FIRST_TRAINING),
+        methods=_method_groups(),
+        rest=(*rest, *CHOICES),
+    )
+
+
+def _named(fields: Iterable[Field], names: tuple[str, ...]) -> tuple[Field, ...]:
+    known = {field.name: field for field in fields}
+    return tuple(known[name] for name in names)
+
+
+def _method_groups() -> tuple[MethodGroup, ...]:
+    owners: dict[str, list[str]] = {}
+    known: dict[str, Field] = {}
+    for method, fields in METHOD.items():
+        for field in fields:
+            owners.setdefault(field.name, []).append(method)
+            known[field.name] = field
+    sharing: dict[tuple[str, ...], list[Field]] = {}
+    for name, methods in owners.items():
+        sharing.setdefault(tuple(methods), []).append(known[name])
+    return tuple(MethodGroup(methods=methods, fields=tuple(fields)) for methods, fields in sharing.items())
+
+
+@cache
+def gpu_choices() -> tuple[tuple[str, tuple[GPU, ...]], ...]:
+    """The catalogue's cards by vendor and segment, for a list of choices."""
+
+    def shelf(card: GPU) -> str:
+        return f"{card.vendor}, {card.segment}"
+
+    shelves = list(dict.fromkeys(shelf(card) for card in gpus()))
+    ordered = sorted(gpus(), key=lambda card: shelves.index(shelf(card)))
+    return tuple((name, tuple(held)) for name, held in groupby(ordered, shelf))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """An answered form: a row a method, and the row of the chosen one."""
+
+    form: Form
+    rows: tuple[ComparisonRow, ...]
+
+    @property
+    def chosen(self) -> ComparisonRow:
+        """The chosen method's row."""
+        return next(row for row in self.rows if row.method.name == self.form.method)
+
+    @property
+    def model_name(self) -> str:
+        """The model in words."""
+        plan = next(row.estimate for row in self.rows if row.estimate)
+        return plan.model.id or f"a {plan.model.model_type or 'model'} of {plan.model.parameters:,} parameters"
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The estimates by the methods' labels; of a refused method, its nearest alternative's."""
+        shown: dict[str, Estimate] = {}
+        for row in self.rows:
+            if row.estimate:
+                shown[row.axes.label] = row.estimate
+            elif row.alternative:
+                shown[f"{row.axes.label} *"] = row.alternative.estimate
+        return shown
+
+    def changes(self, row: ComparisonRow) -> dict[str, str]:
+        """What the form must say to plan a row: its method, and where that is refused its alternative's settings."""
+        told = {"method": row.method.name}
+        if row.estimate is None and row.alternative:
+            told |= {loc.split(".")[-1]: _text(value) for loc, value in row.alternative.changes.items()}
+        return told
+
+
+def planned(form: Form) -> Plan:
+    """The form's answer.
+
+    Raises:
+        PlanError: where what is typed has no answer, whichever method it is typed for.
+    """
+    if form.method not in METHODS:
+        parse_request(form.estimate())
+    return Plan(form=form, rows=compare(parse_comparison(form.comparison())))
+
+
+def messages(problems: Iterable[Problem]) -> dict[str, str]:
+    """What is wrong, by the page's inputs; what is of no single input stands under the empty name."""
+    told: dict[str, str] = {}
+    for problem in problems:
+        told.setdefault(input_of(problem.loc) or "", problem.msg)
+    return told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """Cards of one data sheet size with the same verdict; margins are of the card that offers least."""
+
+    memory_gb: int
+    fits: tuple[Fit, ...]
+
+    @property
+    def least(self) -> Fit:
+        """The card that offers least."""
+        return self.fits[0]
+
+
+def shelves(plan: Estimate) -> tuple[Shelf, ...]:
+    """The plan held against every card, by size and verdict, smallest first."""
+
+    def key(fit: Fit) -> tuple[int, str]:
+        assert fit.gpu is not None
+        return fit.gpu.memory_gb, fit.verdict
+
+    ordered = sorted(cards(plan), key=lambda fit: (key(fit)[0], fit.usable_bytes))
+    sizes: dict[tuple[int, str], list[Fit]] = {}
+    for fit in ordered:
+        sizes.setdefault(key(fit), []).append(fit)
+    return tuple(Shelf(memory_gb=size, fits=tuple(held)) for (size, _), held in sizes.items())
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
