@@ -33,8 +33,8 @@ class Field:
     """One field of a family's `config.json`.
 
     `name` is the canonical name; `spelled` the config class's own where that differs (`n_embd` for `hidden_size`);
-    `aliases` are further names that the class takes. `nullable` fields admit null; `null` says what null stands for,
-    given the fields before it.
+    `aliases` are further names that the class takes, the canonical one among them only where it does. `nullable` fields
+    admit null; `null` says what null stands for, given the fields before it.
     """
 
     name: str
@@ -143,7 +143,7 @@ def _kept(field: Field, value: Any) -> Any:
 
 def _written(field: Field, raw: Mapping[str, Any]) -> str:
     """The name under which the file has the field, or the config class's own."""
-    given = [name for name in (field.own_name, field.name, *field.aliases) if name in raw]
+    given = [name for name in (field.own_name, *field.aliases) if name in raw]
     return next((name for name in given if raw[name] is not None), given[0] if given else field.own_name)
 
 
@@ -151,7 +151,7 @@ def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
     if name not in raw:
         return f"is required: {_WORDS[field.type]}" if field.default is REQUIRED else None
     value = raw[name]
-    twin = next((n for n in (field.name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
+    twin = next((n for n in (field.own_name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
     if twin:
         return f"{name} is {shown(value)}, but {twin}, another name for it, is {shown(raw[twin])}; keep one of them"
     if value is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.module import Buffer, Kind, Module
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from calculator.dimension import Shape
+    from calculator.dtype import DType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +36,25 @@ class Stack:
     layers: tuple[Layer, ...]
 
 
-def stack(name: str, kinds: Sequence[str], modules: Callable[[str], tuple[Module, ...]]) -> Stack:
-    """A stack whose layers are of these kinds, in order; `modules` builds each kind once."""
-    built = {kind: Layer(kind=kind, modules=modules(kind)) for kind in dict.fromkeys(kinds)}
+def stack(name: str, kinds: Sequence[str], layer: Callable[[str], tuple[Module | Buffer, ...]]) -> Stack:
+    """A stack whose layers are of these kinds, in order; `layer` lists what one of each kind owns."""
+    built = {kind: _layer(kind, layer(kind)) for kind in dict.fromkeys(kinds)}
     return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
+
+
+def _layer(kind: str, owned: tuple[Module | Buffer, ...]) -> Layer:
+    modules = tuple(each for each in owned if isinstance(each, Module))
+    return Layer(kind=kind, modules=modules, buffers=tuple(each for each in owned if isinstance(each, Buffer)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One parameter as `named_parameters()` lists it."""
+    """One parameter as `named_parameters()` lists it; `dtype` None is whatever dtype the model is built in."""
 
     name: str
     shape: Shape
     kind: Kind
+    dtype: DType | None = None
     layer: int | None = None
 
 
@@ -56,9 +63,10 @@ class Model:
     """A model built from a `config.json`, as `transformers`' `AutoModelForCausalLM.from_config` would build it.
 
     `config` holds every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults
-    filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`. `tied` maps a
-    parameter's name to the one whose storage it shares; such a parameter is not listed among the weights. `head` names
-    the output projection, which quantisation and `all-linear` leave out. `notes` say what of the real model is not so.
+    filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`; `buffers` are those
+    outside the layers. `tied` maps a parameter's name to the one whose storage it shares; such a parameter is not
+    listed among the weights. `head` names the output projection, which quantisation and `all-linear` leave out. `notes`
+    say what of the real model is not so.
     """
 
     model_type: str
@@ -79,6 +87,14 @@ class Model:
                         yield from _weights(module, f"{part.name}.{index}.", index, self.tied)
             else:
                 yield from _weights(part, "", None, self.tied)
+
+    def every_buffer(self) -> Iterator[Buffer]:
+        """Every buffer as `named_buffers()` lists them, those inside layers too."""
+        yield from self.buffers
+        for part in self.parts:
+            if isinstance(part, Stack):
+                for index, layer in enumerate(part.layers):
+                    yield from (replace(each, name=f"{part.name}.{index}.{each.name}") for each in layer.buffers)
 
     @property
     def parameters(self) -> int:
@@ -105,4 +121,4 @@ def _weights(module: Module, prefix: str, layer: int | None, tied: Mapping[str, 
     for parameter in module.parameters:
         name = f"{path}.{parameter.name}" if path else parameter.name
         if name not in tied:
-            yield Weight(name=name, shape=parameter.shape, kind=module.kind, layer=layer)
+            yield Weight(name=name, shape=parameter.shape, kind=module.kind, dtype=parameter.dtype, layer=layer)

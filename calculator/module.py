@@ -18,10 +18,14 @@ Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One tensor that an optimizer could train: the last part of its dotted name, and its shape."""
+    """One tensor that an optimizer could train: the last part of its dotted name, and its shape.
+
+    `dtype` None is whatever dtype the model is built in.
+    """
 
     name: str
     shape: Shape
+    dtype: DType | None = None
 
     @property
     def elements(self) -> int:
@@ -100,12 +104,13 @@ def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
 
 
 def norm(name: str, *shape: int, bias: bool = False) -> Module:
-    """A normalisation with a weight of this shape, and a bias of the same where it has one."""
+    """A normalisation with a weight of this shape, and a bias of the same shape where it has one."""
     weight = Parameter(name="weight", shape=shape)
     biases = (Parameter(name="bias", shape=shape),) if bias else ()
     return Module(name=name, kind="norm", parameters=(weight, *biases))
 
 
-def bare(name: str, kind: Kind, **shapes: Shape) -> Module:
+def bare(name: str, kind: Kind, dtype: DType | None = None, **shapes: Shape) -> Module:
     """A module of its own kind with bare parameters of these shapes, in order."""
-    return Module(name=name, kind=kind, parameters=tuple(Parameter(name=n, shape=s) for n, s in shapes.items()))
+    parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
+    return Module(name=name, kind=kind, parameters=parameters)

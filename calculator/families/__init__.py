@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.config import shown
 from calculator.errors import refusal
-from calculator.families import llama
+from calculator.families import gemma, gpt2, gpt_neox, llama, mixtral, phi, qwen
 from calculator.families.family import Family
 
 if TYPE_CHECKING:
     from calculator.model import Model
 
 #: Every family, by its `model_type`.
-FAMILIES: dict[str, Family] = {family.model_type: family for group in (llama,) for family in group.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for group in (llama, qwen, mixtral, gemma, phi, gpt2, gpt_neox)
+    for family in group.FAMILIES
+}
 
 __all__ = ["FAMILIES", "Family", "model_from_config"]
 

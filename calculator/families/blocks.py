@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.model import Stack, stack
-from calculator.module import Module, embedding, linear, norm
+from calculator.families.rope import frequencies
+from calculator.model import stack
+from calculator.module import Buffer, Module, bare, embedding, linear, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.config import Config
+    from calculator.dtype import DType
+    from calculator.families.family import Parts
+
+#: What one layer owns.
+Owned = tuple[Module | Buffer, ...]
+
+
+def alike(config: Config, kind: str = "full_attention") -> tuple[str, ...]:
+    """The kinds of a stack whose layers are all of one."""
+    return (kind,) * int(config["num_hidden_layers"])
 
 
 def attention(
@@ -40,9 +51,21 @@ def gated_mlp(
     )
 
 
-def alike(config: Config, kind: str = "full_attention") -> tuple[str, ...]:
-    """The kinds of a stack whose layers are all of one."""
-    return (kind,) * int(config["num_hidden_layers"])
+def plain_mlp(config: Config, up: str, down: str, *, bias: bool = True) -> tuple[Module, ...]:
+    """One projection up, one down."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    return (linear(up, hidden, inner, bias=bias), linear(down, inner, hidden, bias=bias))
+
+
+def fused_experts(config: Config, width: str, name: str = "mlp.experts") -> Module:
+    """Every expert's gate, up and down projections as two 3-D parameters."""
+    among, hidden, inner = config["num_experts"], config["hidden_size"], config[width]
+    return bare(name, "experts", gate_up_proj=(among, 2 * inner, hidden), down_proj=(among, hidden, inner))
+
+
+def router(config: Config, name: str = "mlp.gate", dtype: DType | None = None) -> Module:
+    """A router of its own class: a score for each expert."""
+    return bare(name, "other", dtype, weight=(config["num_experts"], config["hidden_size"]))
 
 
 def norms(config: Config, *names: str, bias: bool = False) -> tuple[Module, ...]:
@@ -50,14 +73,23 @@ def norms(config: Config, *names: str, bias: bool = False) -> tuple[Module, ...]
     return tuple(norm(name, config["hidden_size"], bias=bias) for name in names)
 
 
+PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
+
+
 def decoder(
-    config: Config, kinds: Sequence[str], layer: Callable[[str], tuple[Module, ...]], *, head_bias: bool = False
-) -> tuple[Module | Stack, ...]:
-    """A decoder as most families name it: embedding, layers, a final norm, the output head."""
+    config: Config,
+    kinds: Sequence[str],
+    layer: Callable[[str], Owned],
+    *,
+    norm_bias: bool = False,
+    head_bias: bool = False,
+) -> Parts:
+    """A decoder as most families name it: embedding, layers, a final norm, one rotary embedding, the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
         embedding("model.embed_tokens", vocabulary, hidden),
         stack("model.layers", kinds, layer),
-        norm("model.norm", hidden),
+        norm("model.norm", hidden, bias=norm_bias),
+        *frequencies("model.rotary_emb", config["rotary_dim"]),
         linear("lm_head", hidden, vocabulary, bias=head_bias),
     )

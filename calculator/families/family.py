@@ -16,31 +16,32 @@ if TYPE_CHECKING:
 #: AutoModel.
 AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "base"]
 
-Parts = tuple[Module | Stack, ...]
-
-
-def no_buffers(_config: Config) -> tuple[Buffer, ...]:
-    """A family without buffers."""
-    return ()
+#: What a model owns, in the order of `named_parameters()`, buffers wherever they read best.
+Parts = tuple[Module | Stack | Buffer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One `model_type`: how its `config.json` is read, and what model that describes.
 
-    `parts` lists the modules in the order of `named_parameters()`. `tied` names parameters that share another's storage
-    where `tie_word_embeddings` is true. `source` is the file of transformers that builds the same.
+    `parts` lists what the model owns. `tied` names parameters that share another's storage
+    where `tie_word_embeddings` is true. `folder` is where transformers has the code, where not in the family's own.
     """
 
     model_type: str
-    source: str
     entries: tuple[Entry, ...]
     parts: Callable[[Config], Parts]
-    buffers: Callable[[Config], tuple[Buffer, ...]] = no_buffers
     head: str | None = "lm_head"
     tied: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
     auto_class: AutoClass = "causal"
+    folder: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The file of transformers that builds the same model."""
+        folder = self.folder or self.model_type.replace("-", "_")
+        return f"transformers/models/{folder}/modeling_{folder}.py"
 
     def model(self, raw: Mapping[str, Any], name: str | None = None) -> Model:
         """The model that this `config.json` describes.
@@ -49,13 +50,14 @@ class Family:
             PlanError: with every field that is missing, wrong or contradictory.
         """
         config = read(self.entries, raw)
+        parts = self.parts(config)
         return Model(
             model_type=self.model_type,
             config=config,
-            parts=self.parts(config),
+            parts=tuple(part for part in parts if not isinstance(part, Buffer)),
             head=self.head,
             tied=self.tied if config["tie_word_embeddings"] else {},
-            buffers=self.buffers(config),
+            buffers=tuple(part for part in parts if isinstance(part, Buffer)),
             id=name,
             notes=self.notes,
         )

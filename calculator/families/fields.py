@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.config import REQUIRED, Check, Computed, Config, ContradictionError, Field, shown
+from calculator.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.dimension import Dim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,9 @@ ACTIVATIONS = (
 
 #: More layers than any model has.
 MOST_LAYERS = 4096
+
+#: More tokens than any model attends to.
+MOST_TOKENS = 1 << 31
 
 
 def size(name: str, default: Any = REQUIRED, **more: Any) -> Field:
@@ -40,9 +44,15 @@ def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
     return Field(name=name, type="flag", default=default, **more)
 
 
-def dropout(name: str, default: Any = 0.0, **more: Any) -> Field:
-    """A probability of dropping an element."""
-    return Field(name=name, type="number", default=default, minimum=0, maximum=1, **more)
+def off(name: str, reason: str) -> tuple[Field, Check]:
+    """A switch that is understood only while it is off."""
+    problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
+    return flag(name, False), problem
+
+
+def dropouts(*names: str, default: float = 0.0, **more: Any) -> tuple[Field, ...]:
+    """Probabilities of dropping an element."""
+    return tuple(Field(name=name, type="number", default=default, minimum=0, maximum=1, **more) for name in names)
 
 
 def layers(**more: Any) -> Field:
@@ -52,7 +62,7 @@ def layers(**more: Any) -> Field:
 
 def positions(default: Any, **more: Any) -> Field:
     """The longest input that position embeddings cover, in tokens."""
-    return size("max_position_embeddings", default, maximum=1 << 31, **more)
+    return size("max_position_embeddings", default, maximum=MOST_TOKENS, **more)
 
 
 def activation(default: Any = "silu", **more: Any) -> Field:
@@ -60,44 +70,91 @@ def activation(default: Any = "silu", **more: Any) -> Field:
     return Field(name="hidden_act", type="text", default=default, choices=ACTIVATIONS, **more)
 
 
-def heads_for(name: str = "num_attention_heads") -> Callable[[Config], Any]:
-    """What a null `num_key_value_heads` stands for: as many as there are query heads."""
-    return lambda config: config[name]
+def tie(default: bool) -> Field:  # noqa: FBT001  the default itself
+    """Whether the output head shares the embedding's storage."""
+    return flag("tie_word_embeddings", default)
 
 
-def width_of_a_head(config: Config) -> Any:
-    """What a null `head_dim` stands for: an equal share of the hidden size."""
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    if hidden % heads:
+def derived(name: str, value: Callable[[Config], int]) -> Computed:
+    """A size that follows from others."""
+    return Computed(name=name, value=lambda config: Dim(int(value(config)), name))
+
+
+def heads(config: Config) -> int:
+    """As many as there are query heads."""
+    found: int = config["num_attention_heads"]
+    return found
+
+
+def share_of_hidden(config: Config) -> int:
+    """Each head's equal share of the hidden size."""
+    hidden, among = config["hidden_size"], config["num_attention_heads"]
+    if hidden % among:
         raise ContradictionError(
-            "hidden_size", f"{shown(hidden)} is not divisible by num_attention_heads {shown(heads)}; give head_dim"
+            "hidden_size", f"{shown(hidden)} is not divisible by the number of attention heads, {shown(among)}"
         )
-    return int(hidden) // int(heads)
+    return int(hidden) // int(among)
 
 
-def padding(default: Any = None) -> tuple[Field, Check]:
-    """The padding token, which must have a row in the embedding."""
+#: Attention whose keys and values have as many heads as its queries, each with its share of the hidden size.
+ONE_HEAD_SIZE = (derived("num_key_value_heads", heads), derived("head_dim", share_of_hidden))
 
-    def beyond(config: Config) -> str | None:
-        token, rows = config["pad_token_id"], config["vocab_size"]
-        if token is None or -rows <= token < rows:
-            return None
-        return f"{shown(token)} has no row in a vocabulary of {shown(rows)} (vocab_size)"
 
-    told = count("pad_token_id", default, nullable=True, minimum=-(1 << 31), maximum=1 << 31)
-    return told, Check(name="pad_token_id", problem=beyond)
+def head_dim(default: int | None = None) -> Field:
+    """The width of one head; derived where neither the file nor the class gives it."""
+    null = None if default else share_of_hidden
+    return size("head_dim", default, nullable=default is None, null=null)
+
+
+def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Field, Check]:
+    """The number of key/value heads, each shared by a group of query heads; null stands for as many as those."""
+    field = size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None)
+    return field, Check(name="num_key_value_heads", problem=_ungroupable)
 
 
 def _ungroupable(config: Config) -> str | None:
-    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
-    if groups > heads:
-        return f"{shown(groups)} key/value heads are more than the {shown(heads)} of num_attention_heads"
-    if heads % groups:
-        return f"num_attention_heads {shown(heads)} is not divisible by {shown(groups)} key/value heads"
-    return None
+    queries, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    if groups > queries:
+        return f"{shown(groups)} key/value heads are more than the {shown(queries)} attention heads"
+    return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
 
 
-GROUPS = Check(name="num_key_value_heads", problem=_ungroupable)
+def grouped_sizes(*, kv: int | None = None, kv_nullable: bool = True, head: int | None = None) -> tuple[Entry, ...]:
+    """The sizes of a decoder with grouped key/value heads."""
+    return (
+        size("vocab_size"),
+        size("hidden_size"),
+        size("intermediate_size"),
+        layers(),
+        size("num_attention_heads"),
+        *kv_heads(kv, nullable=kv_nullable),
+        head_dim(head),
+        flag("use_cache", True),
+    )
+
+
+#: Sizes under GPT-2's names. Source: attribute_map of transformers' GPT2Config and of the classes like it.
+GPT2_SIZES = (
+    size("vocab_size"),
+    size("hidden_size", spelled="n_embd", aliases=("hidden_size",)),
+    layers(spelled="n_layer", aliases=("num_hidden_layers",)),
+    size("num_attention_heads", spelled="n_head", aliases=("num_attention_heads",)),
+    size("intermediate_size", None, spelled="n_inner", nullable=True, null=lambda config: 4 * config["hidden_size"]),
+    flag("use_cache", True),
+)
+
+
+def padding(default: int | None = None) -> tuple[Field, Check]:
+    """The padding token, which must have a row in the embedding."""
+    told = count("pad_token_id", default, nullable=True, minimum=-MOST_TOKENS, maximum=MOST_TOKENS)
+    return told, Check(name="pad_token_id", problem=_without_row)
+
+
+def _without_row(config: Config) -> str | None:
+    token, rows = config["pad_token_id"], config["vocab_size"]
+    if token is None or -rows <= token < rows:
+        return None
+    return f"{shown(token)} has no row in a vocabulary of {shown(rows)} (vocab_size); give another, or null"
 
 
 def divisible(name: str, by: str) -> Check:
@@ -110,36 +167,22 @@ def divisible(name: str, by: str) -> Check:
     return Check(name=name, problem=remainder)
 
 
-#: What every layer does, where the config class says it layer by layer.
-ATTENTION_TYPES = ("full_attention", "sliding_attention")
+#: Every head takes an equal share of the hidden size even where `head_dim` is another.
+DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
-def layer_types(rule: Callable[[Config, int], bool], **more: Any) -> tuple[Field, Check]:
-    """The attention type of each layer; `rule` says which layers slide where the file leaves them out."""
-
-    def usual(config: Config) -> tuple[str, ...]:
-        return tuple(ATTENTION_TYPES[rule(config, index)] for index in range(config["num_hidden_layers"]))
-
-    told = Field(name="layer_types", type="names", default=None, nullable=True, null=usual, **more)
-    return told, Check(name="layer_types", problem=_wrong_layer_types)
-
-
-def _wrong_layer_types(config: Config) -> str | None:
-    types, expected = config["layer_types"], config["num_hidden_layers"]
-    if len(types) != expected:
-        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
-    unknown = next((kind for kind in types if kind not in ATTENTION_TYPES), None)
-    return f"{shown(unknown)} is none of {', '.join(ATTENTION_TYPES)}" if unknown else None
+def experts(
+    per_token: Any, among: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()
+) -> tuple[Entry, ...]:
+    """How many experts there are (`num_experts`), and how many of them see each token."""
+    return (
+        size("num_experts", among, spelled=spelled, aliases=aliases),
+        size("num_experts_per_tok", per_token),
+        Check(name="num_experts_per_tok", problem=_too_few_experts),
+        flag("output_router_logits", False),
+    )
 
 
-def window_if_used(config: Config) -> Any:
-    """The sliding window where `use_sliding_window` is on, else None."""
-    return config["sliding_window"] if config["use_sliding_window"] else None
-
-
-USED_WINDOW = Computed(name="sliding_window", value=window_if_used)
-
-
-def window(default: Any, **more: Any) -> Field:
-    """How many tokens a sliding attention looks back."""
-    return size("sliding_window", default, nullable=True, maximum=1 << 31, **more)
+def _too_few_experts(config: Config) -> str | None:
+    chosen, among = config["num_experts_per_tok"], config["num_experts"]
+    return f"{shown(chosen)} experts a token are more than the {shown(among)} experts" if chosen > among else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
 from calculator.dimension import Dim
 from calculator.families.fields import number
+from calculator.families.windows import ATTENTION_TYPES
 from calculator.module import Buffer
 
 if TYPE_CHECKING:
@@ -22,90 +23,103 @@ ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "yarn": ("factor",),
     "longrope": ("short_factor", "long_factor"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "proportional": (),
 }
 
+_NUMBERS = ("rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor")
 
-def rope(*, theta: float = 10_000.0, partial: float | None = None, always_partial: bool = False) -> tuple[Entry, ...]:
+
+def rope(
+    *,
+    theta: float = 10_000.0,
+    theta_key: str | None = None,
+    share: float | None = None,
+    share_key: str | None = None,
+    always: bool = False,
+    types: Mapping[str, str] | None = None,
+    otherwise: Mapping[str, Any] | None = None,
+) -> tuple[Entry, ...]:
     """The fields of a rotary embedding; `rope_type`, `partial_rotary_factor` and `rotary_dim` follow from them.
 
-    `partial` is the class's default share of each head that is rotated. Llama's own frequencies ignore that share
-    unless the type is one that scales; families with `always_partial` heed it in every type.
+    `share` is the class's default share of each head that is rotated; where not `always`, the frequencies heed it only
+    in the types that scale, as Llama's do. `types` maps the types that a family reads to what it takes them for, where
+    it doesn't read all; `otherwise` are the parameters of a file that gives none.
     """
+
+    def standard(config: Config) -> Mapping[str, Any]:
+        defaults = {"rope_theta": config["rope_theta"], "partial_rotary_factor": config["partial_rotary_factor"]}
+        return standardised(config["rope_parameters"] or otherwise or {}, defaults, types)
+
     return (
-        number("rope_theta", theta, minimum=1e-6),
-        number("partial_rotary_factor", partial, nullable=True, minimum=0, maximum=1),
+        number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
+        number("partial_rotary_factor", share, spelled=share_key, nullable=True, minimum=0, maximum=1),
         Field(name="rope_parameters", type="object", default=None, nullable=True, aliases=("rope_scaling",)),
-        Computed(name="rope_parameters", value=_standardised),
+        Computed(name="rope_parameters", value=standard),
         Computed(name="rope_type", value=lambda config: config["rope_parameters"]["rope_type"]),
-        Computed(name="partial_rotary_factor", value=lambda config: _share(config, always_partial)),
-        Computed(name="rotary_dim", value=_rotary_dim),
+        Computed(name="partial_rotary_factor", value=lambda config: _share(config, always=always)),
+        Computed(name="rotary_dim", value=rotary_dim),
         Check(name="rope_parameters", problem=_wrong_length),
     )
 
 
-def standardised(told: Mapping[str, Any], theta: Any, partial: Any) -> Mapping[str, Any]:
+def standardised(
+    told: Mapping[str, Any], defaults: Mapping[str, Any], types: Mapping[str, str] | None = None
+) -> Mapping[str, Any]:
     """Rotary parameters with their type, base and share filled in.
 
     Source: transformers/modeling_rope_utils.py, RotaryEmbeddingConfigMixin.standardize_rope_params.
     """
     kind = told.get("rope_type", told.get("type", "default"))
-    if not isinstance(kind, str) or kind not in ROPE_TYPES:
-        raise ContradictionError(
-            "rope_parameters", f"rope_type must be one of {', '.join(ROPE_TYPES)}, not {shown(kind)}"
-        )
+    known = types or ROPE_TYPES
+    if not isinstance(kind, str) or kind not in known:
+        raise ContradictionError("rope_parameters", f"rope_type must be one of {', '.join(known)}, not {shown(kind)}")
+    kind = types[kind] if types else kind
     missing = [key for key in ROPE_TYPES[kind] if key not in told]
     if missing:
         raise ContradictionError("rope_parameters", f"rope_type {kind} needs {', '.join(missing)}")
-    _numeric(told)
-    full = {"rope_theta": theta, **({} if partial is None else {"partial_rotary_factor": partial}), **told}
-    return MappingProxyType({**full, "rope_type": kind})
+    _must_be_usable(told)
+    filled = {key: value for key, value in defaults.items() if value is not None}
+    return MappingProxyType({**filled, **told, "rope_type": kind})
 
 
-def frequencies(prefix: str, rotary_dim: int, name: str = "") -> tuple[Buffer, ...]:
-    """The inverse frequencies of one rotary embedding and the copy that dynamic types start from."""
-    half = (Dim(int(rotary_dim) // 2, "rotary_dim / 2"),)
-    names = (f"{name}inv_freq", f"{name}original_inv_freq")
-    return tuple(Buffer(name=f"{prefix}.{each}", shape=half, dtype="float32") for each in names)
-
-
-def rotary_buffers(config: Config) -> tuple[Buffer, ...]:
-    """The buffers of a model with one rotary embedding beside its layers."""
-    return frequencies("model.rotary_emb", config["rotary_dim"])
-
-
-def _standardised(config: Config) -> Mapping[str, Any]:
-    return standardised(config["rope_parameters"] or {}, config["rope_theta"], config["partial_rotary_factor"])
-
-
-def _numeric(told: Mapping[str, Any]) -> None:
-    for key in ("rope_theta", "partial_rotary_factor", "factor", "low_freq_factor", "high_freq_factor"):
+def _must_be_usable(told: Mapping[str, Any]) -> None:
+    nested = next((key for key in ATTENTION_TYPES if key in told), None)
+    if nested:
+        raise ContradictionError("rope_parameters", f"{nested} has its own, but this family has one for all layers")
+    for key in _NUMBERS:
         value = told.get(key, 1)
-        whole = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (whole and 0 < value < 1e15) and not (key == "factor" and value is None):
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (numeric and 0 < value < 1e15) and not (key == "factor" and value is None):
             raise ContradictionError("rope_parameters", f"{key} must be a number above 0, not {shown(value)}")
 
 
-def _share(config: Config, always_partial: bool) -> float:  # noqa: FBT001  a family's trait, bound once
+def frequencies(path: str, rotary_dim: int, kind: str = "") -> tuple[Buffer, ...]:
+    """The inverse frequencies of one rotary embedding and the copy that dynamic types start from."""
+    half = (Dim(int(rotary_dim) // 2, "rotary_dim / 2"),)
+    names = (f"{kind}inv_freq", f"{kind}original_inv_freq")
+    return tuple(Buffer(name=f"{path}.{name}", shape=half, dtype="float32") for name in names)
+
+
+def _share(config: Config, *, always: bool) -> float:
     told = config["rope_parameters"]
-    return told.get("partial_rotary_factor", 1.0) if always_partial or told["rope_type"] != "default" else 1.0
+    share: float = told.get("partial_rotary_factor", 1.0) if always or told["rope_type"] != "default" else 1.0
+    return share
 
 
-def _rotary_dim(config: Config) -> int:
+def rotary_dim(config: Config) -> int:
+    """How many dimensions of each head are rotated: an even number."""
     head, share = config["head_dim"], config["partial_rotary_factor"]
-    rotated = int(head * share)
+    rotated = int(int(head) * share)
     if not 0 < rotated <= head or rotated % 2:
-        of = f" (partial_rotary_factor {share} of it)" if share != 1 else ""
-        raise ContradictionError(
-            "head_dim", f"{shown(head)} gives rotary embeddings {rotated:,} dimensions{of}; make it even"
-        )
-    return head if share == 1 else Dim(rotated, "rotary_dim")
+        of = f" ({share} of it, by partial_rotary_factor)" if share != 1 else ""
+        message = f"{shown(head)} leaves rotary embeddings {shown(rotated)} dimensions{of}; they need an even number"
+        raise ContradictionError("head_dim", message)
+    return Dim(rotated, "rotary_dim" if share != 1 else "head_dim")
 
 
 def _wrong_length(config: Config) -> str | None:
     if config["rope_type"] != "longrope":
         return None
-    pairs = config["rotary_dim"] // 2
+    pairs = int(config["rotary_dim"]) // 2
     for key in ROPE_TYPES["longrope"]:
         factors = config["rope_parameters"][key]
         if not isinstance(factors, list | tuple) or len(factors) != pairs:

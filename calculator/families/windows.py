@@ -1,0 +1,71 @@
+"""Sliding-window attention: which layers look back over how many tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.config import Check, Computed, Config, Entry, Field, shown
+from calculator.families.fields import MOST_TOKENS, flag, size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: What a layer's attention can be, in `layer_types`.
+ATTENTION_TYPES = ("full_attention", "sliding_attention")
+
+
+def window(default: int | None) -> Field:
+    """How many tokens a sliding attention looks back."""
+    return size("sliding_window", default, nullable=True, maximum=MOST_TOKENS)
+
+
+def switched_window(default: int | None, unused: int | None = None) -> tuple[Entry, ...]:
+    """A window that counts only where `use_sliding_window` is on."""
+    return (
+        flag("use_sliding_window", False),
+        window(default),
+        Computed(name="sliding_window", value=lambda c: c["sliding_window"] if c["use_sliding_window"] else unused),
+    )
+
+
+def layer_types(slides: Callable[[Config, int], Any]) -> tuple[Entry, ...]:
+    """The attention type of each layer; `slides` says which ones slide where the file leaves them out."""
+
+    def usual(config: Config) -> tuple[str, ...]:
+        return tuple(ATTENTION_TYPES[bool(slides(config, index))] for index in range(config["num_hidden_layers"]))
+
+    told = Field(name="layer_types", type="names", default=None, nullable=True, null=usual)
+    return (
+        told,
+        Check(name="layer_types", problem=_wrong_layer_types),
+        Check(name="sliding_window", problem=_missing_window),
+    )
+
+
+def every(period: int | str) -> Callable[[Config, int], Any]:
+    """All layers slide but each `period`-th, or each `config[period]`-th."""
+    if isinstance(period, int):
+        return lambda _config, index: (index + 1) % period
+    return lambda config, index: (index + 1) % config[period]
+
+
+def window_kinds(config: Config) -> tuple[str, ...]:
+    """One attention type for all layers: sliding where there is a window."""
+    kind = ATTENTION_TYPES[bool(config["sliding_window"])]
+    return (kind,) * int(config["num_hidden_layers"])
+
+
+def _wrong_layer_types(config: Config) -> str | None:
+    types, expected = config["layer_types"], config["num_hidden_layers"]
+    if len(types) != expected:
+        return f"lists {len(types):,} layers, but num_hidden_layers is {shown(expected)}"
+    unknown = next((kind for kind in types if kind not in ATTENTION_TYPES), None)
+    if unknown is not None:
+        return f"{shown(unknown)} is none of {', '.join(ATTENTION_TYPES)}"
+    return None
+
+
+def _missing_window(config: Config) -> str | None:
+    if config["sliding_window"] is None and "sliding_attention" in config["layer_types"]:
+        return "there is none, but layer_types has sliding_attention; give the window, or full_attention throughout"
+    return None
