@@ -1,7 +1,17 @@
 """Optimizers by their Hugging Face names: the states they keep and the temporaries of a step."""
 
+from __future__ import annotations
+
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from math import ceil
+from typing import TYPE_CHECKING, Literal, get_args
+
+from calculator.dimension import Shape, elements
+from calculator.dtype import ITEMSIZE, DType, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 OptimizerName = Literal[
     "adamw_torch",
@@ -20,9 +30,108 @@ OptimizerName = Literal[
     "rmsprop",
 ]
 
+_TORCH = "torch/optim"
+_BITSANDBYTES = "bitsandbytes/optim/optimizer.py"
+
+#: Parameters of fewer elements keep 32-bit states. Source: bitsandbytes/optim/optimizer.py, min_8bit_size.
+SMALLEST_8BIT = 4096
+#: Elements that share one block constant. Source: bitsandbytes/optim/optimizer.py, init_state.
+BLOCKSIZE_8BIT = 256
+#: States of as many elements and more are managed memory. Source: bitsandbytes/optim/optimizer.py, get_state_buffer.
+SMALLEST_PAGED = 100_000
+
+State = tuple[str, Shape, DType]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
-    """What an optimizer keeps and allocates (filled by the optimizer module's table)."""
+    """What an optimizer keeps a parameter, and what a step allocates.
+
+    `names`: its full-size states. `storage`: in the parameter's dtype, in float32, in blocks of 8 bits, or factored
+    into rows and columns (Adafactor). `temporaries`: copies of a whole dtype group that a foreach step makes.
+    """
 
     name: OptimizerName
+    names: tuple[str, ...]
+    storage: Literal["parameter", "float32", "8bit", "factored"]
+    source: str
+    paged: bool = False
+    temporaries: int = 0
+    step_on_device: bool = False
+
+    def states(self, shape: Shape, dtype: DType) -> Iterator[State]:
+        """The states of one parameter that lie on the device, as the caching allocator sees them."""
+        if self.storage == "factored":
+            yield from _factored(shape)
+        elif self.storage == "8bit" and elements(shape) >= SMALLEST_8BIT:
+            yield from self._in_blocks(shape)
+        elif not self._is_paged(shape):
+            stored: DType = dtype if self.storage == "parameter" else "float32"
+            yield from ((name, shape, stored) for name in self.names)
+        if self.step_on_device:
+            yield "step", (), "float32"
+
+    def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
+        """States that all parameters share: the 8-bit code books."""
+        if self.storage == "8bit" and any(elements(shape) >= SMALLEST_8BIT for shape in shapes):
+            yield from ((f"qmap of {name}", (256,), "float32") for name in self.names)
+
+    def _in_blocks(self, shape: Shape) -> Iterator[State]:
+        blocks = ceil(elements(shape) / BLOCKSIZE_8BIT)
+        for name in self.names:
+            if not self._is_paged(shape):
+                yield name, shape, "uint8"
+            yield f"absmax of {name}", (blocks,), "float32"
+
+    def _is_paged(self, shape: Shape) -> bool:
+        return self.paged and elements(shape) >= SMALLEST_PAGED
+
+    def foreach_bytes(self, trained: Iterable[tuple[Shape, DType, int]]) -> int:
+        """The largest temporary of a foreach step: a list of tensors as large as one dtype group's parameters.
+
+        `trained` gives each kind of parameter's shape, dtype and how many there are.
+        """
+        groups: dict[DType, int] = defaultdict(int)
+        for shape, dtype, count in trained:
+            groups[dtype] += rounded(elements(shape) * ITEMSIZE[dtype]) * count
+        return self.temporaries * max(groups.values(), default=0)
+
+
+def _factored(shape: Shape) -> Iterator[State]:
+    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, whole for a vector."""
+    if len(shape) < 2:
+        yield "exp_avg_sq", shape, "float32"
+    else:
+        yield "exp_avg_sq_row", shape[:-1], "float32"
+        yield "exp_avg_sq_col", (*shape[:-2], shape[-1]), "float32"
+
+
+_ADAM = ("exp_avg", "exp_avg_sq")
+_BNB = ("state1", "state2")
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    optimizer.name: optimizer
+    for optimizer in (
+        Optimizer(name="adamw_torch", names=_ADAM, storage="parameter", temporaries=1, source=f"{_TORCH}/adam.py"),
+        Optimizer(
+            name="adamw_torch_fused", names=_ADAM, storage="parameter", step_on_device=True, source=f"{_TORCH}/adam.py"
+        ),
+        Optimizer(name="adamw_8bit", names=_BNB, storage="8bit", source=_BITSANDBYTES),
+        Optimizer(name="adamw_bnb_8bit", names=_BNB, storage="8bit", source=_BITSANDBYTES),
+        Optimizer(name="paged_adamw_8bit", names=_BNB, storage="8bit", paged=True, source=_BITSANDBYTES),
+        Optimizer(name="paged_adamw_32bit", names=_BNB, storage="float32", paged=True, source=_BITSANDBYTES),
+        Optimizer(name="sgd", names=(), storage="parameter", source=f"{_TORCH}/sgd.py"),
+        Optimizer(name="adafactor", names=(), storage="factored", source="transformers/optimization.py, Adafactor"),
+        Optimizer(name="lion_8bit", names=_BNB[:1], storage="8bit", source=_BITSANDBYTES),
+        Optimizer(name="paged_lion_8bit", names=_BNB[:1], storage="8bit", paged=True, source=_BITSANDBYTES),
+        Optimizer(name="lion_32bit", names=_BNB[:1], storage="float32", source=_BITSANDBYTES),
+        Optimizer(name="paged_lion_32bit", names=_BNB[:1], storage="float32", paged=True, source=_BITSANDBYTES),
+        Optimizer(name="adagrad", names=("sum",), storage="parameter", temporaries=2, source=f"{_TORCH}/adagrad.py"),
+        Optimizer(
+            name="rmsprop", names=("square_avg",), storage="parameter", temporaries=1, source=f"{_TORCH}/rmsprop.py"
+        ),
+    )
+}
+
+if set(OPTIMIZERS) != set(get_args(OptimizerName)):
+    raise AssertionError("every optimizer that a request may name has its entry")

@@ -1,11 +1,25 @@
 """Full fine-tuning: every weight is trained."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.methods.base import Method
+from calculator.treatment import Treatment
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.module import Module
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Full:
+class Full(Method):
     """Every weight of the base model is trained; nothing is added."""
 
     name: ClassVar[str] = "full"
+
+    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:  # noqa: ARG002
+        """Each parameter of each module is trained in the model's dtype."""
+        return Treatment(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))

@@ -1,13 +1,33 @@
 """LoRA (Hu et al. 2021): a low-rank update beside frozen weights."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.methods import low_rank
+from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
+from calculator.treatment import Treatment
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.module import Module
+    from calculator.step.bound import Bound
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoRA(LowRank):
+class LoRA(LowRank, Method):
     """r · (in_features + out_features) parameters for each adapted matrix."""
 
     name: ClassVar[str] = "lora"
+
+    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+        """Frozen, with A and B beside each target."""
+        return Treatment(dtype=training.dtype, **low_rank.adapted(self, path, module, model, training))
+
+    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+        """The frozen product and the update beside it."""
+        return low_rank.forward(self, bound, x)

@@ -1,14 +1,29 @@
 """QLoRA (Dettmers et al. 2023): LoRA over a base stored in 4 bits."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from calculator.methods import low_rank
+from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
+from calculator.quantization import Quantization
 from calculator.settings import setting
+from calculator.state import Stored
+from calculator.treatment import Treatment
+
+if TYPE_CHECKING:
+    from calculator.dtype import DType
+    from calculator.model import Model
+    from calculator.module import Module
+    from calculator.step.bound import Bound
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QLoRA(LowRank):
+class QLoRA(LowRank, Method):
     """LoRA over linear layers that bitsandbytes stores in 4 bits and dequantises for each product."""
 
     name: ClassVar[str] = "qlora"
@@ -23,3 +38,35 @@ class QLoRA(LowRank):
         label="Prepare for k-bit training",
         help="Cast everything that is not in 4 bits to float32, as PEFT's function of that name does.",
     )
+
+    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+        """4-bit where bitsandbytes converts the module, with A and B beside each target."""
+        dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
+        quantization = self._quantization(training) if module.quantizable and path != model.head else None
+        return Treatment(
+            dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training)
+        )
+
+    def hidden_dtype(self, training: Training) -> DType:
+        """The dtype of hidden states: that of the embeddings and norms."""
+        return "float32" if self.prepare_model_for_kbit_training else training.dtype
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+        """The code book of nested constants, which bitsandbytes keeps once beside each matrix's own copy.
+
+        Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
+        """
+        code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
+        return (code,) if self.double_quant else ()
+
+    def _quantization(self, training: Training) -> Quantization:
+        return Quantization(
+            quant_type=self.quant_type,
+            blocksize=self.blocksize,
+            double_quant=self.double_quant,
+            compute_dtype=training.dtype,
+        )
+
+    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+        """The dequantised product and the update beside it."""
+        return low_rank.forward(self, bound, x)

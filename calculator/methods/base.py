@@ -1,0 +1,61 @@
+"""What a method may change of a model and of its step; the defaults change nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from calculator.treatment import Treatment
+
+if TYPE_CHECKING:
+    from calculator.dtype import DType
+    from calculator.model import Model
+    from calculator.module import Module
+    from calculator.state import Stored
+    from calculator.step.bound import Bound
+    from calculator.step.context import Context, LayerModules
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
+
+
+class Method:
+    """A way to fine-tune. A method overrides what it changes."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+
+    def check(self, model: Model, training: Training) -> None:
+        """Refuse what the real stack refuses.
+
+        Raises:
+            PlanError: with the reason.
+        """
+
+    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:  # noqa: ARG002
+        """How one module is stored and trained; `path` is its full name."""
+        return Treatment(dtype=training.dtype)
+
+    def hidden_dtype(self, training: Training) -> DType:
+        """The dtype of hidden states: that of the embeddings and norms."""
+        return training.dtype
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+        """What no module of the model owns, for the whole model."""
+        return ()
+
+    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+        """How a module with added parameters runs: (..., in_features) to (..., out_features)."""
+        return bound.base(x)
+
+    def after(
+        self,
+        context: Context,  # noqa: ARG002
+        modules: LayerModules,  # noqa: ARG002
+        sublayer: Literal["attention", "mlp"],  # noqa: ARG002
+        hidden_states: Tensor,
+    ) -> Tensor:
+        """What follows a sublayer before its residual is added."""
+        return hidden_states
+
+    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
+        """The input embeddings as the first layer gets them."""
+        return embeddings

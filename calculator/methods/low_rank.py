@@ -1,0 +1,127 @@
+"""The low-rank path as PEFT runs it: what is put beside a module, and the operations of its forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.dimension import Dim
+from calculator.methods.targets import is_saved, is_target
+from calculator.step import operations as ops
+from calculator.treatment import Added
+
+if TYPE_CHECKING:
+    from calculator.dtype import DType
+    from calculator.methods.settings import LowRank
+    from calculator.model import Model
+    from calculator.module import Module
+    from calculator.step.bound import Bound
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
+
+
+def adapted(method: LowRank, path: str, module: Module, model: Model, training: Training) -> dict[str, Any]:
+    """What a low-rank method adds to a module and trains of it, as fields of a Treatment."""
+    if is_saved(path, method):
+        return {"trained": tuple(p.name for p in module.parameters), "copied": True}
+    target = is_target(path, module, method, model)
+    biases = method.bias == "all" or (method.bias == "lora_only" and target)
+    trained = ("bias",) if biases and module.bias is not None else ()
+    if not target:
+        return {"trained": trained}
+    return {"trained": trained, "added": _updates(method, module, training)}
+
+
+def _updates(method: LowRank, module: Module, training: Training) -> tuple[Added, ...]:
+    own = training.dtype if training.adapter_dtype == "model" else "float32"
+    r = Dim(method.r, "r")
+    a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
+    b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own)
+    if not method.use_dora:
+        return a, b
+    return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=own)
+
+
+def forward(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+    """peft.tuners.lora.layer.Linear.forward, and of its bitsandbytes twin for 4-bit layers."""
+    if bound.treatment.quantization is not None:
+        return _forward_4bit(method, bound, x)
+    result = bound.base(x)
+    dtype = result.dtype
+    x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
+    if method.use_dora:
+        result = _dora(method, bound, x, result)
+    else:
+        result = ops.add(result, low_rank(method, bound, x), "result + update")
+    return ops.cast(result, dtype, "output")
+
+
+def _forward_4bit(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+    result = bound.base(x)
+    result = ops.contiguous(result, "output, cloned")
+    dtype = result.dtype
+    x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
+    if method.use_dora:
+        result = _dora(method, bound, x, result)
+        return ops.cast(result, dtype, "output")
+    output = low_rank(method, bound, x)
+    output = ops.cast(output, dtype, "update")
+    return ops.add(result, output, "result + update")
+
+
+def low_rank(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+    """B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
+    return ops.scale(_product(bound, ops.dropout(x, method.lora_dropout, "dropout")), "update, scaled")
+
+
+def _product(bound: Bound, x: Tensor) -> Tensor:
+    a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
+    return ops.matmul(ops.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
+
+
+def _dora(method: LowRank, bound: Bound, x: Tensor, result: Tensor) -> Tensor:
+    """DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward writes it."""
+    base_result: Tensor | None = result
+    if method.lora_dropout:
+        x = ops.dropout(x, method.lora_dropout, "dropout")
+        base_result = None
+    return ops.add(result, _dora_update(bound, x, base_result), "result + update")
+
+
+def _dora_update(bound: Bound, x: Tensor, base_result: Tensor | None) -> Tensor:
+    lora_weight = ops.cast(_lora_weight(bound), x.dtype, "B·A in the input's dtype")
+    weight = ops.cast(_dense(bound), x.dtype, "weight in the input's dtype")
+    weight_norm = _weight_norm(bound, weight, lora_weight)
+    mag_norm_scale = ops.mul(bound.added["lora_magnitude_vector.weight"], weight_norm, "magnitude / norm")
+    lora_result = _product(bound, x)
+    if base_result is None:
+        base_result = ops.matmul(x, weight, None, bound.module.out_features, "base result of the dropped input")
+    elif bound.module.bias is not None:
+        base_result = ops.add(base_result, bound.own["bias"], "base result without bias")
+    direction = ops.mul(ops.shift(mag_norm_scale, "scale - 1"), base_result, "(scale - 1) · base result")
+    return ops.add(
+        direction, ops.scale(ops.mul(mag_norm_scale, lora_result, "scale · B·A·x"), "update, scaled"), "DoRA update"
+    )
+
+
+def _lora_weight(bound: Bound) -> Tensor:
+    """B·A, computed from an identity matrix as PEFT does."""
+    a = bound.added["lora_A.weight"]
+    eye = bound.tape.scratch((a.shape[1], a.shape[1]), a.dtype, "identity matrix")
+    return _product(bound, eye)
+
+
+def _dense(bound: Bound) -> Tensor:
+    quantization = bound.treatment.quantization
+    if quantization is None:
+        return bound.own["weight"].detach()
+    return ops.dequantized(bound.tape, bound.module, quantization)
+
+
+def _weight_norm(bound: Bound, weight: Tensor, lora_weight: Tensor) -> Tensor:
+    tape = bound.tape
+    scaled = tape.scratch(lora_weight.shape, lora_weight.dtype, "B·A, scaled")
+    total = tape.scratch(weight.shape, weight.dtype, "W + B·A")
+    del scaled
+    norm = tape.new((bound.module.out_features,), total.dtype, "norm of each output's weights")
+    del total
+    return norm

@@ -1,0 +1,42 @@
+"""4-bit storage as bitsandbytes holds it: packed weights, block constants, and the constants of those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
+
+#: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
+NESTED_BLOCKSIZE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """bitsandbytes' 4-bit format (Dettmers et al. 2023, section 3)."""
+
+    quant_type: Literal["nf4", "fp4"]
+    blocksize: int
+    double_quant: bool
+    compute_dtype: DType
+
+    def packed(self, elements: int) -> tuple[Shape, DType]:
+        """The packed weight: two elements a byte (bitsandbytes.nn.Params4bit)."""
+        return ((elements + 1) // 2, 1), "uint8"
+
+    def constants(self, elements: int) -> tuple[tuple[str, Shape, DType], ...]:
+        """Every constant beside a weight of so many elements (bitsandbytes.functional.QuantState)."""
+        blocks = ceil(elements / self.blocksize)
+        code: tuple[str, Shape, DType] = ("code", (16,), "float32")
+        if not self.double_quant:
+            return ("absmax", (blocks,), "float32"), code
+        return (
+            ("absmax", (blocks,), "uint8"),
+            ("nested_absmax", (ceil(blocks / NESTED_BLOCKSIZE),), "float32"),
+            ("nested_code", (256,), "float32"),
+            ("nested_offset", (), "float32"),
+            code,
+        )

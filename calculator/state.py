@@ -1,0 +1,157 @@
+"""What is always alive: weights, constants, added parameters, optimizer states, and the gradients of a whole step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.dimension import Shape, elements
+from calculator.dtype import ITEMSIZE, DType, rounded
+from calculator.model import Layer, Model, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.answer import ComponentName
+    from calculator.methods.base import Method
+    from calculator.module import Buffer, Module
+    from calculator.optimizers import Optimizer
+    from calculator.training import Training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
+
+    `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
+    own from what a method adds.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    component: ComponentName
+    count: int = 1
+    parameters: int = 0
+    trained: bool = False
+    base: bool = True
+
+    @property
+    def bytes(self) -> int:
+        """All of them, each rounded up to 512 bytes."""
+        return rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
+
+
+def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ...]:
+    """Every kind of tensor of the model under the method, without gradients and optimizer states."""
+    tensors: list[Stored] = []
+    for part in model.parts:
+        if isinstance(part, Stack):
+            for layer, count in Counter(part.layers).items():
+                tensors += _layer(part.name, layer, count, model, method, training)
+        else:
+            tensors += _module(part, part.name, part.name, 1, model, method, training)
+    tensors += (_buffer(buffer, buffer.name, 1, training) for buffer in model.buffers)
+    tensors += method.added(model, training)
+    return tuple(tensors)
+
+
+def _layer(stack: str, layer: Layer, count: int, model: Model, method: Method, training: Training) -> Iterator[Stored]:
+    for module in layer.modules:
+        name = f"{stack}.*.{module.name}"
+        yield from _module(module, f"{stack}.0.{module.name}", name, count, model, method, training)
+    for buffer in layer.buffers:
+        yield _buffer(buffer, f"{stack}.*.{buffer.name}", count, training)
+
+
+def _buffer(buffer: Buffer, name: str, count: int, training: Training) -> Stored:
+    dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
+    return Stored(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+
+
+def _module(
+    module: Module, path: str, name: str, count: int, model: Model, method: Method, training: Training
+) -> Iterator[Stored]:
+    treatment = method.treatment(path, module, model, training)
+    for parameter in module.parameters:
+        full_name = f"{name}.{parameter.name}" if name else parameter.name
+        if full_name in model.tied:
+            continue
+        size = parameter.elements
+        trained = parameter.name in treatment.trained
+        quantization = treatment.quantization if parameter.name == "weight" else None
+        if quantization is None:
+            yield Stored(
+                name=full_name,
+                shape=parameter.shape,
+                dtype=treatment.dtype_of(parameter.name),
+                component="base_weights",
+                count=count,
+                parameters=size,
+                trained=trained and not treatment.copied,
+            )
+        else:
+            shape, dtype = quantization.packed(size)
+            yield Stored(
+                name=full_name, shape=shape, dtype=dtype, component="base_weights", count=count, parameters=size
+            )
+            for constant, constant_shape, constant_dtype in quantization.constants(size):
+                yield Stored(
+                    name=f"{full_name}.{constant}",
+                    shape=constant_shape,
+                    dtype=constant_dtype,
+                    component="quantization_constants",
+                    count=count,
+                )
+        if treatment.copied:
+            yield Stored(
+                name=f"{name}.modules_to_save.{parameter.name}",
+                shape=parameter.shape,
+                dtype=treatment.dtype,
+                component="adapter_weights",
+                count=count,
+                parameters=size,
+                trained=True,
+                base=False,
+            )
+    for added in treatment.added:
+        yield Stored(
+            name=f"{name}.{added.name}",
+            shape=added.shape,
+            dtype=added.dtype,
+            component="adapter_weights",
+            count=count,
+            parameters=elements(added.shape),
+            trained=added.trained,
+            base=False,
+        )
+
+
+def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Iterator[Stored]:
+    """The optimizer's states of every trained parameter, from its second step on."""
+    trained = [tensor for tensor in tensors if tensor.trained]
+    for tensor in trained:
+        for name, shape, dtype in optimizer.states(tensor.shape, tensor.dtype):
+            yield Stored(
+                name=f"{tensor.name}: {name}",
+                shape=shape,
+                dtype=dtype,
+                component="optimizer_states",
+                count=tensor.count,
+            )
+    for name, shape, dtype in optimizer.shared_states(tensor.shape for tensor in trained):
+        yield Stored(name=name, shape=shape, dtype=dtype, component="optimizer_states")
+
+
+def gradients(tensors: tuple[Stored, ...]) -> Iterator[Stored]:
+    """The gradient of every trained parameter, in its dtype."""
+    for tensor in tensors:
+        if tensor.trained:
+            yield Stored(
+                name=f"{tensor.name}: gradient",
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                component="gradients",
+                count=tensor.count,
+            )

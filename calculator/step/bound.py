@@ -1,0 +1,81 @@
+"""A module in the running step: its parameters as tensors, and the gradients that they keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.step import operations as ops
+from calculator.step.autograd import Leaf
+from calculator.step.tape import Tape, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
+    from calculator.module import Module
+    from calculator.treatment import Treatment
+
+    #: A method's own way to run a linear module, given the module and its input.
+    Wrapper = Callable[["Bound", Tensor], Tensor]
+
+
+class Parameters:
+    """Makes parameters: tensors without a storage of the step's own, with a Leaf where they are trained."""
+
+    __slots__ = ("accumulating", "known", "tape", "tied")
+
+    def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool) -> None:
+        self.tape = tape
+        self.tied = tied
+        self.accumulating = accumulating
+        self.known: dict[str, Tensor] = {}
+
+    def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+        """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
+        name = self.tied.get(name, name)
+        if name not in self.known:
+            leaf = Leaf(self.tape, name, exists=self.accumulating) if trained else None
+            self.known[name] = Tensor(self.tape, None, shape, dtype, leaf)
+        return self.known[name]
+
+
+class Bound:
+    """One module, bound to a tape: call it as its forward."""
+
+    __slots__ = ("added", "module", "name", "own", "tape", "treatment", "wrapper")
+
+    def __init__(
+        self, parameters: Parameters, path: str, module: Module, treatment: Treatment, wrapper: Wrapper | None
+    ) -> None:
+        self.tape = parameters.tape
+        self.module = module
+        self.name = path
+        self.treatment = treatment
+        self.wrapper = wrapper
+        self.own = {
+            p.name: parameters.new(
+                f"{path}.{p.name}", p.shape, treatment.dtype_of(p.name), trained=p.name in treatment.trained
+            )
+            for p in module.parameters
+        }
+        self.added = {
+            a.name: parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained) for a in treatment.added
+        }
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the module, with what its method adds."""
+        outer, self.tape.scope = self.tape.scope, f"{self.name}: "
+        out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
+        self.tape.scope = outer
+        return out
+
+    def base(self, x: Tensor) -> Tensor:
+        """The module's own product with x: (..., in_features) to (..., out_features)."""
+        quantization = self.treatment.quantization
+        if quantization is None:
+            return ops.matmul(x, self.own["weight"], self.own.get("bias"), self.module.out_features, "output")
+        x_dtype = x.dtype
+        x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
+        out = ops.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
+        return ops.cast(out, x_dtype, "output")

@@ -1,0 +1,99 @@
+"""What the code of a step shares: the tape, the plan's sizes, and the modules by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.dimension import Dim
+from calculator.step import operations as ops
+from calculator.step.autograd import Leaf
+from calculator.step.bound import Bound, Parameters
+from calculator.step.tape import Tape, Tensor
+
+if TYPE_CHECKING:
+    from calculator.dtype import DType
+    from calculator.methods.base import Method
+    from calculator.model import Layer, Model
+    from calculator.module import Module
+    from calculator.training import Training
+
+
+class Context:
+    """One run of the step."""
+
+    __slots__ = (
+        "batch",
+        "cache",
+        "config",
+        "dtype",
+        "kept",
+        "length",
+        "mask",
+        "method",
+        "model",
+        "parameters",
+        "position",
+        "tape",
+        "training",
+    )
+
+    def __init__(self, model: Model, method: Method, training: Training) -> None:
+        self.tape = Tape()
+        self.model = model
+        self.config = model.config
+        self.method = method
+        self.training = training
+        self.batch = Dim(training.micro_batch_size, "B")
+        self.length = Dim(training.sequence_length, "S")
+        self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
+        self.dtype: DType = method.hidden_dtype(training)
+        self.cache: list[Tensor] | None = None
+        self.mask: Tensor | None = None
+        self.position: tuple[Tensor, ...] = ()
+        self.kept: list[Tensor] = []
+
+    def bind(self, module: Module, prefix: str = "") -> Bound:
+        """A module with its parameters on this tape."""
+        path = f"{prefix}{module.name}"
+        treatment = self.method.treatment(path, module, self.model, self.training)
+        return Bound(self.parameters, path, module, treatment, self.method.forward)
+
+    def layer(self, layer: Layer, prefix: str) -> LayerModules:
+        """A layer's modules by their names within the layer."""
+        return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
+
+    def cached(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values through the cache, which copies them (transformers.cache_utils.DynamicLayer.update)."""
+        if self.cache is None:
+            return key, value
+        key = ops.concatenate((key,), key.shape, "key, cached")
+        value = ops.concatenate((value,), value.shape, "value, cached")
+        self.cache += [key, value]
+        return key, value
+
+    def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
+        """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
+        leaf = Leaf(self.tape, "input embeddings", exists=False, component="activations")
+        leaf.context = embeddings
+        return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
+
+    def scoped(self, scope: str) -> None:
+        """Name what is allocated from here on."""
+        self.tape.scope = scope
+
+
+class LayerModules:
+    """The bound modules of one layer."""
+
+    __slots__ = ("kind", "modules", "prefix")
+
+    def __init__(self, modules: dict[str, Bound], prefix: str, kind: str) -> None:
+        self.modules = modules
+        self.prefix = prefix
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> Bound:
+        return self.modules[name]
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self.modules

@@ -1,0 +1,59 @@
+"""The output head and the causal language model's loss.
+
+Source: transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy as log_softmax and nll_loss.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.dimension import Dim
+from calculator.step import operations as ops
+from calculator.step.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.step.context import Context
+    from calculator.step.tape import Tensor
+
+
+def causal_lm_loss(context: Context, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean negative log-likelihood of the shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
+    context.scoped("loss: ")
+    logits = ops.cast(logits, "float32", "logits in float32")
+    labels = context.tape.new((labels.shape[0], labels.shape[1] + 1), "int64", "labels, padded")
+    shifted = context.tape.new(logits.shape[:2], "int64", "labels, shifted")
+    rows = Dim(int(logits.shape[0]) * int(logits.shape[1]), "B × S")
+    flat = ops.view(logits, (rows, logits.shape[2]))
+    del logits
+    log_probabilities = _log_softmax(flat)
+    del flat
+    return _nll_loss(log_probabilities, shifted)
+
+
+def _log_softmax(x: Tensor) -> Tensor:
+    node = Node(x.tape, _log_softmax_back, (x,)) if x.node else None
+    out = x.tape.new(x.shape, x.dtype, "log-probabilities", node=node)
+    if node is not None:
+        node.save(out)
+    return out
+
+
+def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "logits: gradient"),)
+
+
+def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
+    node = Node(x.tape, _nll_loss_back, (x,)) if x.node else None
+    if node is not None:
+        node.save(x)
+        node.save(target)
+    loss = x.tape.new((), x.dtype, "loss", node=node)
+    total_weight = x.tape.new((), x.dtype, "total weight")
+    if node is not None:
+        node.save(total_weight)
+    return loss
+
+
+def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    log_probabilities = node.saved[0]
+    return (grad.tape.new(log_probabilities.shape, grad.dtype, "log-probabilities: gradient"),)

@@ -1,0 +1,315 @@
+"""PyTorch's operations as memory sees them: what each allocates, saves for the backward pass, and allocates there.
+
+Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's kernels for what is allocated.
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
+
+from calculator.step.autograd import Node
+from calculator.step.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
+    from calculator.module import Module
+    from calculator.quantization import Quantization
+    from calculator.step.tape import Tape
+
+_RANK: dict[DType, int] = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "bfloat16": 4,
+    "float16": 4,
+    "float32": 5,
+}
+
+
+def promoted(a: DType, b: DType) -> DType:
+    """The dtype of an operation on two tensors (torch.result_type)."""
+    return a if _RANK[a] >= _RANK[b] else b
+
+
+def broadcast(a: Shape, b: Shape) -> Shape:
+    """The shape that two shapes broadcast to."""
+    if a == b:
+        return a
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    padded = (1,) * (len(longer) - len(shorter)) + shorter
+    return tuple(y if x == 1 else x for x, y in zip(longer, padded, strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Views
+
+
+def view(x: Tensor, shape: Shape) -> Tensor:
+    """The same storage in another shape (view, transpose, unsqueeze, expand)."""
+    node = Node(x.tape, _view_back, (x,), x.shape) if x.node else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
+
+
+def expand(x: Tensor, shape: Shape) -> Tensor:
+    """The same storage, repeated; the gradient is summed by the engine."""
+    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad,)
+
+
+def split(x: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
+    """Views of consecutive parts; the backward pass concatenates their gradients."""
+    node = Node(x.tape, _split_back, (x,), x, outputs=len(shapes)) if x.node else None
+    if node is not None:
+        node.context = (x.shape, x.dtype, x.tape)
+    return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
+
+
+def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  freed by the caller
+    shape, dtype, tape = node.context
+    return (tape.new(shape, dtype, "split: gradient"),)
+
+
+def narrow(x: Tensor, shape: Shape) -> Tensor:
+    """A view of a part; the backward pass writes the gradient into zeros of the whole shape."""
+    node = Node(x.tape, _narrow_back, (x,), x.shape) if x.node else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "slice: gradient"),)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Copies
+
+
+def contiguous(x: Tensor, name: str) -> Tensor:
+    """A copy in another layout or of an expanded view."""
+    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
+    """`x.to(dtype)`: x itself where it is of that dtype already."""
+    if x.dtype == dtype:
+        return x
+    node = Node(x.tape, _cast_back, (x,), x.dtype) if x.node else None
+    return x.tape.new(x.shape, dtype, name, node=node)
+
+
+def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
+
+
+def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
+    """torch.cat: the gradients of the parts are views of the whole's gradient."""
+    first = parts[0]
+    node = Node(first.tape, _cat_back, parts, [p.shape for p in parts]) if any(p.node for p in parts) else None
+    return first.tape.new(shape, first.dtype, name, node=node)
+
+
+def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
+    return [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Elementwise
+
+
+def add(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """a + b: nothing is saved; both inputs get the same gradient."""
+    node = Node(a.tape, _add_back, (a, b)) if a.node or b.node else None
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+
+
+def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return grad, grad
+
+
+def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """a · b: each factor is saved where the other needs a gradient."""
+    node = None
+    if a.node or b.node:
+        node = Node(a.tape, _mul_back, (a, b))
+        if a.node:
+            node.save(b)
+        if b.node:
+            node.save(a)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+
+
+def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    product = promoted(grad.dtype, node.saved[0].dtype)
+    left = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[0] else None
+    right = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[1] else None
+    return left, right
+
+
+def scale(x: Tensor, name: str) -> Tensor:
+    """x times (or plus, or over) a number."""
+    node = Node(x.tape, _scale_back, (x,)) if x.node else None
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
+
+
+def shift(x: Tensor, name: str) -> Tensor:
+    """x plus a number: the gradient passes unchanged."""
+    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0) -> Tensor:
+    """A function of one tensor that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
+
+    `temporaries` is how many tensors of x's shape the gradient's formula makes beside its result.
+    """
+    node = Node(x.tape, _unary_back, (x,), temporaries) if x.node else None
+    if node is not None and saves == "input":
+        node.save(x)
+    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    if node is not None and saves == "result":
+        node.save(out)
+    return out
+
+
+def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    like = node.saved[0]
+    dtype = promoted(grad.dtype, like.dtype)
+    held = [grad.tape.scratch(like.shape, dtype, "gradient's temporary") for _ in range(node.context)]
+    out = grad.tape.new(like.shape, dtype, "gradient")
+    del held
+    return (out,)
+
+
+def mean(x: Tensor, name: str) -> Tensor:
+    """The mean over the last dimension, kept."""
+    node = Node(x.tape, _mean_back, (x,), x.shape) if x.node else None
+    return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node=node)
+
+
+def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "mean: gradient"),)
+
+
+def dropout(x: Tensor, probability: float, name: str) -> Tensor:
+    """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
+    if probability == 0:
+        return x
+    out = x.tape.new(x.shape, x.dtype, name)
+    mask = x.tape.new(x.shape, "bool", f"{name}, mask")
+    if x.node:
+        out.node = Node(x.tape, _dropout_back, (x,))
+        out.node.save(mask)
+    return out
+
+
+def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "dropout: gradient"),)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Products
+
+
+def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+    """x · weight (+ bias) over the last dimension: F.linear, or Conv1D's addmm.
+
+    x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
+    """
+    node = None
+    if x.node or weight.node or (bias is not None and bias.node):
+        node = Node(x.tape, _matmul_back, (x, weight, bias), x.shape)
+        if weight.node:
+            node.save(x)
+        if x.node:
+            node.save(weight)
+    return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node=node)
+
+
+def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tape = grad.tape
+    left, right, bias = node.edges
+    bias_grad = tape.new(bias[2], grad.dtype, "bias: gradient") if bias else None
+    x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
+    weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
+    return x_grad, weight_grad, bias_grad
+
+
+def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
+    """torch.matmul of two batches of matrices, laid out so that no copy is made."""
+    node = None
+    if a.node or b.node:
+        node = Node(a.tape, _batched_back, (a, b))
+        if b.node:
+            node.save(a)
+        if a.node:
+            node.save(b)
+    return a.tape.new(shape, a.dtype, name, node=node)
+
+
+def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
+
+
+def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
+    """Rows of a table; the indices are saved, and the gradient is dense."""
+    node = None
+    if weight.node:
+        node = Node(weight.tape, _embedding_back, (weight,))
+        node.save(ids)
+    return ids.tape.new((*ids.shape, width), weight.dtype, name, node=node)
+
+
+def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
+    edge = node.edges[0]
+    return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)
+
+
+def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
+    """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
+    shape = module.weight.shape
+    blocks = ceil(prod(shape) / quantization.blocksize)
+    absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
+    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
+    del absmax
+    return dense
+
+
+def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
+    """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
+    node = None
+    if x.node or (bias is not None and bias.node):
+        node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
+    dense = dequantized(x.tape, module, quantization)
+    out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node=node)
+    del dense
+    return out
+
+
+def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    module, quantization = node.context
+    left, bias = node.edges
+    bias_grad = grad.tape.new(bias[2], bias[3], "bias: gradient") if bias else None
+    if left is None:
+        return None, bias_grad
+    dense = dequantized(grad.tape, module, quantization)
+    x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
+    del dense
+    return x_grad, bias_grad

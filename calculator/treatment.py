@@ -1,0 +1,46 @@
+"""What a method does to one module: in which dtype it is stored, what of it is trained, what is put beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
+    from calculator.quantization import Quantization
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """A parameter that a method puts into the model: its name relative to its owner, shape, dtype, whether trained."""
+
+    name: str
+    shape: Shape
+    dtype: DType
+    trained: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Treatment:
+    """One module under a method.
+
+    `dtype`: of its dense parameters. `trained`: the names of its own parameters that are trained. `quantization`: how
+    its weight is stored in 4 bits, if it is. `added`: what the method puts beside it. `copied`: whether the module
+    itself is a trained copy of a frozen original that stays in memory (PEFT's modules_to_save).
+    """
+
+    dtype: DType
+    trained: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+    added: tuple[Added, ...] = ()
+    copied: bool = False
+
+    def dtype_of(self, parameter: str) -> DType:
+        """A parameter's dtype: beside a 4-bit weight the bias takes the compute dtype at the first forward.
+
+        Source: bitsandbytes/nn/modules.py, Linear4bit.forward.
+        """
+        if parameter == "bias" and self.quantization is not None:
+            return self.quantization.compute_dtype
+        return self.dtype
