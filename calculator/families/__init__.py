@@ -6,7 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.config import shown
 from calculator.errors import refusal
-from calculator.families import gemma, gpt2, gpt_neox, llama, mixtral, phi, qwen
+from calculator.families import (
+    apertus,
+    bloom,
+    cohere,
+    deepseek,
+    falcon,
+    gemma,
+    glm,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gpt_oss,
+    gptj,
+    granite,
+    llama,
+    mixtral,
+    mpt,
+    nemotron,
+    olmo,
+    opt,
+    phi,
+    qwen,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
 from calculator.families.family import Family
 
 if TYPE_CHECKING:
@@ -15,7 +40,32 @@ if TYPE_CHECKING:
 #: Every family, by its `model_type`.
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for group in (llama, qwen, mixtral, gemma, phi, gpt2, gpt_neox)
+    for group in (
+        apertus,
+        bloom,
+        cohere,
+        deepseek,
+        falcon,
+        gemma,
+        glm,
+        gpt2,
+        gpt_neo,
+        gpt_neox,
+        gpt_oss,
+        gptj,
+        granite,
+        llama,
+        mixtral,
+        mpt,
+        nemotron,
+        olmo,
+        opt,
+        phi,
+        qwen,
+        smollm3,
+        stablelm,
+        starcoder2,
+    )
     for family in group.FAMILIES
 }
 

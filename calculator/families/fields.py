@@ -106,17 +106,20 @@ def head_dim(default: int | None = None) -> Field:
     return size("head_dim", default, nullable=default is None, null=null)
 
 
-def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Field, Check]:
-    """The number of key/value heads, each shared by a group of query heads; null stands for as many as those."""
-    field = size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None)
-    return field, Check(name="num_key_value_heads", problem=_ungroupable)
-
-
 def _ungroupable(config: Config) -> str | None:
     queries, groups = config["num_attention_heads"], config["num_key_value_heads"]
     if groups > queries:
         return f"{shown(groups)} key/value heads are more than the {shown(queries)} attention heads"
     return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
+
+
+#: Key/value heads are each shared by a group of query heads.
+GROUPS = Check(name="num_key_value_heads", problem=_ungroupable)
+
+
+def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Field, Check]:
+    """The number of key/value heads; null stands for as many as there are query heads."""
+    return size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None), GROUPS
 
 
 def grouped_sizes(*, kv: int | None = None, kv_nullable: bool = True, head: int | None = None) -> tuple[Entry, ...]:
@@ -171,15 +174,13 @@ def divisible(name: str, by: str) -> Check:
 DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
-def experts(
-    per_token: Any, among: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()
-) -> tuple[Entry, ...]:
+def experts(per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()) -> tuple[Entry, ...]:
     """How many experts there are (`num_experts`), and how many of them see each token."""
     return (
-        size("num_experts", among, spelled=spelled, aliases=aliases),
+        size("num_experts", spelled=spelled, aliases=aliases),
         size("num_experts_per_tok", per_token),
         Check(name="num_experts_per_tok", problem=_too_few_experts),
-        flag("output_router_logits", False),
+        flag("output_router_logits", False, nullable=True),
     )
 
 

@@ -46,7 +46,7 @@ FAMILIES = (
             activation(),
             number("rms_norm_eps", 1e-5),
             *dropouts("attention_dropout"),
-            *experts(2, 8, spelled="num_local_experts", aliases=("num_experts",)),
+            *experts(2, spelled="num_local_experts", aliases=("num_experts",)),
             number("router_jitter_noise", 0.0),
             tie(default=False),
             *padding(),

@@ -133,7 +133,7 @@ FAMILIES = (
             activation(),
             number("rms_norm_eps", 1e-5),
             *dropouts("attention_dropout"),
-            *experts(2, 16, spelled="num_local_experts", aliases=()),
+            *experts(2, spelled="num_local_experts"),
             number("router_jitter_noise", 0.01),
             number("input_jitter_noise", 0.0),
             flag("attention_bias", False),

@@ -61,6 +61,47 @@ def rope(
     )
 
 
+def rope_per_type(
+    *,
+    theta: float,
+    theta_key: str | None = None,
+    local_theta: float | None = None,
+    local_theta_key: str | None = None,
+    scaled: tuple[str, ...] = ("full_attention",),
+) -> tuple[Entry, ...]:
+    """The fields of one rotary embedding per attention type: `rope_parameters` and `rope_type` map types to theirs.
+
+    A file's `rope_scaling`, the older spelling, is for the `scaled` types.
+    """
+
+    def standard(config: Config) -> Mapping[str, Any]:
+        nested, scaling = config["rope_parameters"] or {}, config["rope_scaling"] or {}
+        bases = {"full_attention": config["rope_theta"], "sliding_attention": config["local_rope_theta"]}
+        told = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
+        return MappingProxyType({kind: standardised(told[kind], {"rope_theta": bases[kind]}) for kind in bases})
+
+    return (
+        number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
+        number("local_rope_theta", local_theta or theta, spelled=local_theta_key, minimum=1e-6),
+        Field(name="rope_parameters", type="object", default=None, nullable=True),
+        Field(name="rope_scaling", type="object", default=None, nullable=True),
+        Computed(name="rope_parameters", value=standard),
+        Computed(
+            name="rope_type",
+            value=lambda c: {kind: c["rope_parameters"][kind]["rope_type"] for kind in ATTENTION_TYPES},
+        ),
+        Computed(name="partial_rotary_factor", value=lambda _config: 1.0),
+        Computed(name="rotary_dim", value=rotary_dim),
+    )
+
+
+def _inner(nested: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    told = nested.get(kind) or {}
+    if not isinstance(told, dict):
+        raise ContradictionError("rope_parameters", f"{kind} must be an object or null, not {shown(told)}")
+    return told
+
+
 def standardised(
     told: Mapping[str, Any], defaults: Mapping[str, Any], types: Mapping[str, str] | None = None
 ) -> Mapping[str, Any]:
@@ -99,6 +140,12 @@ def frequencies(path: str, rotary_dim: int, kind: str = "") -> tuple[Buffer, ...
     return tuple(Buffer(name=f"{path}.{name}", shape=half, dtype="float32") for name in names)
 
 
+def frequencies_per_type(config: Config, path: str) -> tuple[Buffer, ...]:
+    """The frequencies for each attention type that some layer has."""
+    kinds = [kind for kind in ATTENTION_TYPES if kind in config["layer_types"]]
+    return tuple(each for kind in kinds for each in frequencies(path, config["rotary_dim"], f"{kind}_"))
+
+
 def _share(config: Config, *, always: bool) -> float:
     told = config["rope_parameters"]
     share: float = told.get("partial_rotary_factor", 1.0) if always or told["rope_type"] != "default" else 1.0
@@ -117,11 +164,12 @@ def rotary_dim(config: Config) -> int:
 
 
 def _wrong_length(config: Config) -> str | None:
-    if config["rope_type"] != "longrope":
+    told = config["rope_parameters"]
+    if told["rope_type"] != "longrope":
         return None
     pairs = int(config["rotary_dim"]) // 2
     for key in ROPE_TYPES["longrope"]:
-        factors = config["rope_parameters"][key]
+        factors = told[key]
         if not isinstance(factors, list | tuple) or len(factors) != pairs:
             return f"{key} must list {pairs:,} numbers, one for each pair of rotated dimensions"
     return None
