@@ -1,7 +1,5 @@
 """What the API answers: Pydantic models that describe each field and write the calculator's answers as JSON."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field

@@ -1,37 +1,36 @@
 """The JSON API, version 1."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.requests import Request
 
-from app.answers import ComparisonRowAnswer, CompareAnswer, EstimateAnswer, Health
+from app.answers import CompareAnswer, ComparisonRowAnswer, EstimateAnswer, Health
 from app.bodies import json_body
 from app.catalogues import GPUList, MethodAnswer, MethodList, MethodSetting, ModelDetail, ModelList
-from app.problems import MEDIA_TYPE, MEANINGS, ProblemDocument, Refusal
+from app.problems import MEANINGS, MEDIA_TYPE, ProblemDocument, Refusal
 from app.schema import CompareRequest, EstimateRequest
 from app.version import VERSION
 from calculator import catalogue, devices
-from calculator.comparison import AXES, compare, parse_comparison
+from calculator.answer import Estimate
+from calculator.comparison import AXES, ComparisonRow, compare, parse_comparison
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.methods import METHODS
 from calculator.request import parse_request
 from calculator.settings import declared
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from calculator.answer import Estimate
-    from calculator.comparison import ComparisonRow
-
 router = APIRouter()
+
+ModelId = Annotated[
+    str,
+    Path(description="A model's id, alias or hub URL.", openapi_examples={"id": {"value": "meta-llama/Llama-3.1-8B"}}),
+]
 
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -99,7 +98,7 @@ async def post_compare(request: Request) -> Response:
 )
 async def get_models() -> Response:
     """Every model of the catalogue, with its exact parameter count."""
-    return json(_models())
+    return json(listed_models())
 
 
 @router.get(
@@ -108,7 +107,7 @@ async def get_models() -> Response:
     responses={200: {"model": ModelDetail}, **problems_of(404)},
     tags=["Catalogues"],
 )
-async def get_model(id: str) -> Response:  # noqa: A002  the contract's word
+async def get_model(id: ModelId) -> Response:  # noqa: A002  the contract's word
     """The model with its config and where that comes from; its id may be an alias or a hub URL too."""
     try:
         return json(ModelDetail.model_validate(catalogue.model(id)))
@@ -124,7 +123,7 @@ async def get_model(id: str) -> Response:  # noqa: A002  the contract's word
 )
 async def get_gpus() -> Response:
     """Every card of the catalogue, with the memory that it offers a process."""
-    return json(_gpus())
+    return json(listed_gpus())
 
 
 @router.get(
@@ -135,7 +134,7 @@ async def get_gpus() -> Response:
 )
 async def get_methods() -> Response:
     """Every method with its inputs, their defaults and limits, and what sets it apart."""
-    return json(_methods())
+    return json(listed_methods())
 
 
 @router.get("/healthz", summary="That the program runs", responses={200: {"model": Health}}, tags=["Service"])
@@ -145,17 +144,20 @@ async def get_health() -> Response:
 
 
 @cache
-def _models() -> ModelList:
+def listed_models() -> ModelList:
+    """Every model of the catalogue."""
     return ModelList.model_validate({"models": catalogue.models()}, from_attributes=True)
 
 
 @cache
-def _gpus() -> GPUList:
+def listed_gpus() -> GPUList:
+    """Every card of the catalogue."""
     return GPUList.model_validate({"gpus": devices.gpus()}, from_attributes=True)
 
 
 @cache
-def _methods() -> MethodList:
+def listed_methods() -> MethodList:
+    """Every method."""
     return MethodList(methods=tuple(_method(name) for name in METHODS))
 
 

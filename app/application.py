@@ -100,8 +100,9 @@ def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -
 def allowed(request: Request) -> str:
     """Every method that the path answers."""
     found: set[str] = set()
-    for route in request.app.routes:
+    for route in (*api.router.routes, *pages.router.routes):
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
-            found |= getattr(route, "methods", None) or {"GET"}
+            found |= getattr(route, "methods", set())
+    found = found or {"GET"}
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))

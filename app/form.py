@@ -113,7 +113,9 @@ def input_of(loc: str) -> str | None:
 def _values(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
     """What differs from the API's defaults, so that a request says only what matters."""
     values = {field.told.name: field.value(typed[field.name]) for field in fields}
-    return {field.told.name: values[field.told.name] for field in fields if values[field.told.name] != field.told.default}
+    return {
+        field.told.name: values[field.told.name] for field in fields if values[field.told.name] != field.told.default
+    }
 
 
 def _model(typed: Mapping[str, str]) -> Any:

@@ -46,6 +46,7 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer, and answer for it where it fails."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

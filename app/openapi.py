@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from app.api import compare_answer, estimate_answer
+from app.answers import Health
+from app.api import compare_answer, estimate_answer, listed_gpus, listed_methods, listed_models
+from app.catalogues import ModelDetail
 from app.problems import ProblemDocument, invalid
 from app.schema import CompareRequest, EstimateRequest
 from app.version import VERSION
+from calculator import catalogue
 from calculator.comparison import compare, parse_comparison
 from calculator.errors import PlanError
 from calculator.estimate import estimate
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastapi import FastAPI
+    from pydantic import BaseModel
 
 REFS = "#/components/schemas/{model}"
 
@@ -29,7 +33,7 @@ DESCRIPTION = (
     "Unknown fields are refused, never ignored. Every error is a problem document (RFC 9457)."
 )
 
-_PLAN = {
+_PLAN: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B",
     "training": {"micro_batch_size": 1, "sequence_length": 2048, "gradient_checkpointing": True},
     "device": {"gpu": "rtx-4090"},
@@ -88,6 +92,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         components.pop(name, None)
     for operation in operations(told):
         _settle(operation)
+    for path, (sentence, answer) in _catalogues().items():
+        content = told["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
+        content["examples"] = {"answer": {"summary": sentence, "value": answer.model_dump(mode="json")}}
     _exemplify(told["paths"]["/api/v1/estimate"]["post"], ESTIMATES, _estimated)
     _exemplify(told["paths"]["/api/v1/compare"]["post"], COMPARISONS, _compared)
     return told
@@ -115,6 +122,18 @@ def _exemplify(
     }
     operation["responses"]["200"]["content"]["application/json"]["examples"] = {
         key: {"summary": sentence, "value": answered(body)} for key, (sentence, body) in asked.items()
+    }
+
+
+def _catalogues() -> dict[str, tuple[str, BaseModel]]:
+    """An answer of each path that only reads; of a long list, its first two entries."""
+    models, gpus, methods = listed_models(), listed_gpus(), listed_methods()
+    return {
+        "/api/v1/models": ("The first two models", models.model_copy(update={"models": models.models[:2]})),
+        "/api/v1/models/{id}": ("One model", ModelDetail.model_validate(catalogue.model(_PLAN["model"]))),
+        "/api/v1/gpus": ("The first two cards", gpus.model_copy(update={"gpus": gpus.gpus[:2]})),
+        "/api/v1/methods": ("Two methods", methods.model_copy(update={"methods": methods.methods[:2]})),
+        "/healthz": ("It runs", Health(status="ok", version=VERSION)),
     }
 
 

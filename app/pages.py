@@ -1,29 +1,27 @@
 """The pages, and the JSON twins of the plan's page."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
-from app import plan, verdict
+from app import docs, plan, verdict
 from app.api import compare_answer, estimate_answer, json
 from app.bodies import body
 from app.charts import methods_figure
 from app.form import LONGEST_ADDRESS, Form, read
-from app.problems import Refusal
+from app.problems import MEANINGS
 from app.templates import page
 from calculator import catalogue
-from calculator.comparison import compare, parse_comparison
+from calculator.answer import Estimate
+from calculator.comparison import AXES, compare, parse_comparison
 from calculator.errors import PlanError, Problem, refusal
 from calculator.estimate import estimate
+from calculator.methods import METHODS
 from calculator.request import parse_request
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 router = APIRouter(include_in_schema=False)
 
@@ -31,7 +29,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/")
 async def get_plan(request: Request) -> Response:
     """The plan that the address asks for."""
-    return plan_page(read(request.query_params.multi_items()))
+    return plan_page(read(request.query_params.multi_items()), str(request.base_url))
 
 
 @router.post("/")
@@ -39,7 +37,7 @@ async def post_plan(request: Request) -> Response:
     """The same by a form too long for an address; where it is not, lead to the address."""
     form = read(parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True))
     address = f"/{form.address()}"
-    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else plan_page(form)
+    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else plan_page(form, str(request.base_url))
 
 
 @router.get("/estimate.json")
@@ -57,18 +55,27 @@ async def get_compare(request: Request) -> Response:
 @router.get("/docs")
 async def get_docs(request: Request) -> Response:
     """The API's documentation, from its OpenAPI document."""
-    return page("docs.html", told=request.app.openapi(), title="API")
+    document = request.app.openapi()
+    return page(
+        "docs.html",
+        description=document["info"]["description"],
+        meanings=MEANINGS,
+        operations=docs.operations(document, str(request.base_url).rstrip("/")),
+        problem=docs.problem(document),
+        title="The JSON API",
+    )
 
 
-def plan_page(form: Form) -> Response:
+def plan_page(form: Form, origin: str) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
+    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), **_always()}
     try:
         planned = plan.planned(form)
-        if planned.chosen.estimate is None:
-            return _refused(form, planned.chosen.problems, planned)
-        return _answered(planned)
     except PlanError as error:
-        return _refused(form, error.problems, None)
+        return _refused(told, error.problems, None)
+    if planned.chosen.estimate is None:
+        return _refused(told, planned.chosen.problems, planned)
+    return _answered(told, planned, planned.chosen.estimate)
 
 
 def error_page(status: int, title: str, detail: str) -> Response:
@@ -76,47 +83,59 @@ def error_page(status: int, title: str, detail: str) -> Response:
     return page("error.html", status, title=title, detail=detail)
 
 
-def _answered(planned: plan.Plan) -> Response:
-    chosen = planned.chosen.estimate
-    assert chosen is not None
-    return page(
-        "plan.html",
-        **_form(planned.form, {}),
-        plan=planned,
-        estimate=chosen,
-        words=verdict,
-        gauge=verdict.gauge(chosen),
-        figure=methods_figure(planned.estimates, chosen.fit),
-        shelves=plan.shelves(chosen),
-        request=planned.form.estimate(),
-        problems=(),
-        title=_title(planned),
-    )
-
-
-def _refused(form: Form, problems: Sequence[Problem], planned: plan.Plan | None) -> Response:
-    told = plan.messages(problems)
-    return page(
-        "plan.html", 422, **_form(form, told), plan=planned, estimate=None, problems=told, title="The plan has no answer"
-    )
-
-
-def _form(form: Form, errors: dict[str, str]) -> dict[str, Any]:
-    address = f"/{form.address()}"
+def _always() -> dict[str, Any]:
     return {
-        "form": form,
-        "errors": errors,
-        "groups": plan.groups(),
+        "changed": plan.changed,
         "gpu_choices": plan.gpu_choices(),
+        "groups": plan.groups(),
+        "labels": plan.labels(),
+        "methods": {name: AXES[name] for name in METHODS},
         "models": catalogue.models(),
-        "address": address,
-        "shareable": len(address) <= LONGEST_ADDRESS,
+        "words": verdict,
     }
 
 
-def _title(planned: plan.Plan) -> str:
-    chosen = planned.chosen.estimate
-    assert chosen is not None
+def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Response:
+    address = f"/{planned.form.address()}"
+    shelves = plan.shelves(chosen)
+    return page(
+        "plan/page.html",
+        **told,
+        address=address,
+        errors={},
+        estimate=chosen,
+        figure=methods_figure(planned.estimates, chosen.fit),
+        gauge=verdict.gauge(chosen),
+        gpu=plan.card(planned.form),
+        plan=planned,
+        problems={},
+        request=planned.form.estimate(),
+        shareable=len(address) <= LONGEST_ADDRESS,
+        near=plan.near(shelves),
+        shelves=shelves,
+        title=_title(planned, chosen),
+    )
+
+
+def _refused(told: dict[str, Any], problems: Sequence[Problem], planned: plan.Plan | None) -> Response:
+    form: Form = told["form"]
+    wrong = plan.messages(problems)
+    return page(
+        "plan/page.html",
+        422,
+        **told,
+        address=f"/{form.address()}",
+        errors=wrong,
+        estimate=None,
+        figure=None,
+        gpu=plan.card(form),
+        plan=planned,
+        problems=wrong,
+        title="This plan has no answer",
+    )
+
+
+def _title(planned: plan.Plan, chosen: Estimate) -> str:
     told = f"{planned.chosen.axes.label} on {planned.model_name}"
     return f"{verdict.WORDS[chosen.fit.verdict]}: {told}" if chosen.fit else told
 

@@ -7,10 +7,10 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from app.fields import CHOICES, DEVICE, METHOD, TRAINING, Field
+from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
 from app.form import input_of
 from calculator.comparison import AXES, ComparisonRow, cards, compare, parse_comparison
-from calculator.devices import gpus
+from calculator.devices import Verdict, gpu, gpus
 from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
 from calculator.request import parse_request
@@ -100,6 +100,14 @@ def gpu_choices() -> tuple[tuple[str, tuple[GPU, ...]], ...]:
     return tuple((name, tuple(held)) for name, held in groupby(ordered, shelf))
 
 
+def card(form: Form) -> str:
+    """The id of the card that is typed, whichever of its names that is; empty where the catalogue lacks it."""
+    try:
+        return gpu(form.typed["gpu"]).id if form.typed["gpu"] else ""
+    except PlanError:
+        return ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """An answered form: a row a method, and the row of the chosen one."""
@@ -181,6 +189,46 @@ def shelves(plan: Estimate) -> tuple[Shelf, ...]:
     for fit in ordered:
         sizes.setdefault(key(fit), []).append(fit)
     return tuple(Shelf(memory_gb=size, fits=tuple(held)) for (size, _), held in sizes.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Near:
+    """The sizes around the one from which on a plan fits, and that one."""
+
+    smallest: Shelf | None
+    shelves: tuple[Shelf, ...]
+
+
+def near(told: tuple[Shelf, ...]) -> Near:
+    """The two sizes below the smallest that fits and the five after it; the four largest where none does."""
+    first = next((i for i, shelf in enumerate(told) if shelf.least.verdict is Verdict.FITS), None)
+    if first is None:
+        return Near(smallest=None, shelves=told[-4:])
+    return Near(smallest=told[first], shelves=told[max(0, first - 2) : first + 6])
+
+
+def changed(changes: dict[str, object]) -> str:
+    """Changes of a request in words: without gradient checkpointing, attention sdpa."""
+    return ", ".join(
+        _worded(FIELDS[loc.split(".")[-1]].told.setting.label.lower(), value) for loc, value in changes.items()
+    )
+
+
+def _worded(label: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"with {label}" if value else f"without {label}"
+    return f"{label} {_text(value)}"
+
+
+@cache
+def labels() -> dict[str, str]:
+    """What each of the page's inputs is called."""
+    return {
+        "model": "Model",
+        "config": "config.json",
+        "method": "Method",
+        **{name: field.told.setting.label for name, field in FIELDS.items()},
+    }
 
 
 def _text(value: object) -> str:

@@ -59,7 +59,7 @@ class ProblemDocument(BaseModel):
     type: str = Field(
         description="The kind of problem: a reference to its description.", examples=["/docs#problem-invalid-request"]
     )
-    title: str = Field(description="The status in words.", examples=["Unprocessable Content"])
+    title: str = Field(description="The status in words.", examples=[HTTPStatus(422).phrase])
     status: int = Field(description="The HTTP status.", examples=[422])
     detail: str = Field(
         description="What went wrong this time.", examples=["training.sequence_length: must be at least 2"]

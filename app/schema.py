@@ -106,7 +106,10 @@ _MODEL = (
     ),
 )
 _TRAINING = Field(
-    default_factory=TrainingModel, title="Training", description="How the run trains.", examples=[{"micro_batch_size": 4}]
+    default_factory=TrainingModel,
+    title="Training",
+    description="How the run trains.",
+    examples=[{"micro_batch_size": 4}],
 )
 _DEVICE = Field(
     default_factory=DeviceModel,

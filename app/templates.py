@@ -38,9 +38,7 @@ environment.filters.update(
     signed=told.signed,
     size=told.size,
 )
-environment.globals.update(
-    components=COMPONENTS, phases=PHASES, static=static, verdicts=WORDS, version=VERSION
-)
+environment.globals.update(components=COMPONENTS, phases=PHASES, static=static, verdicts=WORDS, version=VERSION)
 
 
 def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:

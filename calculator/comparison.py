@@ -66,7 +66,7 @@ AXES: dict[str, Axes] = {
     "adapter": Axes(
         label="Adapters",
         trainable="2 · d · r + r + d per adapter",
-        inference_overhead="two small products in sequence per adapter: 2 to 3 % at large batches, 20 to 30 % at batch 1",
+        inference_overhead="two small products per adapter: 2 to 3 % at large batches, 20 to 30 % at batch 1",
         mergeable=False,
         best_for="many tasks on one untouched base",
         source="Houlsby et al. 2019, arXiv 1902.00751, section 2.1; latency: Hu et al. 2021, arXiv 2106.09685, table 1",
@@ -149,7 +149,7 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
 
 
 def cards(plan: Estimate) -> tuple[Fit, ...]:
-    """The plan held against every card of the catalogue, smallest first, with each card's own workspaces and context."""
+    """The plan held against every card, smallest first, with each card's own workspaces and context."""
     return tuple(sorted((_held_against(plan, card) for card in gpus()), key=lambda answer: answer.usable_bytes))
 
 

@@ -74,7 +74,7 @@ class Device:
     memory_bytes: int | None = setting(
         None,
         label="Memory",
-        help="Bytes that the card offers, instead of a named GPU.",
+        help="What the card offers a process, instead of a named GPU.",
         minimum=1,
         maximum=1 << 50,
         unit="bytes",

@@ -1,0 +1,126 @@
+// Keeps the answer beside the form true while the form changes. Without this script the form submits as usual.
+"use strict";
+
+(() => {
+  const form = document.getElementById("plan");
+  if (!form) return;
+
+  const LONGEST_ADDRESS = 8000;
+  const TYPING_PAUSE = 250;
+  let running = null;
+  let timer = 0;
+  let lastChanged = "";
+
+  const field = (name) => form.elements.namedItem(name);
+
+  const clear = (name) => {
+    if (field(name)) field(name).value = "";
+  };
+
+  // A card has a name or a size, and a model an id or a config: giving one takes back the other.
+  const rivals = { gpu: "memory_gib", memory_gib: "gpu", model: "config", config: "model" };
+
+  const settleRivals = (input) => {
+    if (input.value && rivals[input.name]) clear(rivals[input.name]);
+  };
+
+  const unfoldMethod = () => {
+    const chosen = new FormData(form).get("method");
+    for (const group of form.querySelectorAll("[data-methods]")) {
+      group.open = group.dataset.methods.split(" ").includes(chosen);
+    }
+  };
+
+  const request = (signal) => {
+    const typed = new FormData(form);
+    typed.delete("");
+    const query = new URLSearchParams(typed).toString();
+    return query.length < LONGEST_ADDRESS
+      ? fetch(`/?${query}`, { signal })
+      : fetch("/", { method: "POST", body: new URLSearchParams(typed), signal });
+  };
+
+  const swap = (answered) => {
+    const unfolded = [...document.querySelectorAll("#answer details[open]")].map((fold) => fold.dataset.fold);
+    const drawn = document.querySelector("#answer .chart-canvas");
+    for (const fresh of answered.querySelectorAll("[data-live]")) {
+      const shown = document.querySelector(`[data-live="${fresh.dataset.live}"]`);
+      if (shown) shown.replaceChildren(...fresh.childNodes);
+    }
+    const canvas = document.querySelector("#answer .chart-canvas");
+    if (drawn && canvas) canvas.replaceWith(drawn);
+    for (const fold of document.querySelectorAll("#answer details")) {
+      if (unfolded.includes(fold.dataset.fold)) fold.open = true;
+    }
+    document.title = answered.title;
+  };
+
+  const markWrong = (answered) => {
+    for (const shown of form.querySelectorAll("[data-field]")) {
+      const fresh = answered.querySelector(`[data-field="${shown.dataset.field}"]`);
+      const wrong = Boolean(fresh && fresh.classList.contains("is-wrong"));
+      shown.classList.toggle("is-wrong", wrong);
+      const input = document.getElementById(shown.dataset.field);
+      if (input && wrong) input.setAttribute("aria-invalid", "true");
+      else if (input) input.removeAttribute("aria-invalid");
+    }
+  };
+
+  const remember = (answered, name) => {
+    const link = answered.querySelector("[data-live-address]");
+    if (!link) return;
+    const address = link.getAttribute("href");
+    if (address === location.pathname + location.search || address.length > LONGEST_ADDRESS) return;
+    if (name === lastChanged) history.replaceState(null, "", address);
+    else history.pushState(null, "", address);
+    lastChanged = name;
+  };
+
+  const update = async (name) => {
+    if (running) running.abort();
+    const mine = new AbortController();
+    running = mine;
+    const answer = document.getElementById("answer");
+    answer.setAttribute("aria-busy", "true");
+    try {
+      const response = await request(mine.signal);
+      const answered = new DOMParser().parseFromString(await response.text(), "text/html");
+      if (mine !== running) return;
+      if (!answered.getElementById("answer")) throw new Error(`status ${response.status}`);
+      swap(answered);
+      markWrong(answered);
+      remember(answered, name);
+      document.dispatchEvent(new Event("answered"));
+      answer.removeAttribute("aria-busy");
+    } catch (error) {
+      if (error.name === "AbortError" || mine !== running) return;
+      document.querySelector("[data-live=status]").textContent =
+        "The server gave no answer: the figures shown are of the plan before this change.";
+    }
+  };
+
+  form.addEventListener("input", (event) => {
+    if (!event.target.name || event.target.type === "file") return;
+    settleRivals(event.target);
+    if (event.target.name === "method") unfoldMethod();
+    clearTimeout(timer);
+    const typing = ["text", "textarea"].includes(event.target.type);
+    timer = setTimeout(update, typing ? TYPING_PAUSE : 0, event.target.name);
+  });
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(timer);
+    update("submit").then(() => document.getElementById("verdict").focus());
+  });
+
+  const chooser = document.getElementById("config-file");
+  chooser.addEventListener("change", async () => {
+    if (!chooser.files.length) return;
+    field("config").value = await chooser.files[0].text();
+    clear("model");
+    update("config");
+  });
+
+  window.addEventListener("popstate", () => location.reload());
+})();

@@ -1,0 +1,51 @@
+// Draws the page's figures with the plotly.js that is served beside it, in the style sheet's colours.
+"use strict";
+
+(() => {
+  const source = document.currentScript.dataset.plotly;
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  let loading = null;
+
+  const library = () => {
+    loading ??= new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = source;
+      script.onload = resolve;
+      script.onerror = reject;
+      document.head.append(script);
+    });
+    return loading;
+  };
+
+  const painted = (figure, styles) => {
+    const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
+    for (const trace of figure.data) {
+      trace.marker = { color: colour(trace.meta), line: { color: colour("surface"), width: 1 } };
+    }
+    const ink = colour("ink");
+    const layout = figure.layout;
+    Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent" });
+    layout.font = { color: ink, family: styles.fontFamily, size: 14 };
+    layout.hoverlabel = { bgcolor: colour("surface"), bordercolor: colour("line"), font: { color: ink } };
+    for (const axis of [layout.xaxis, layout.yaxis]) {
+      Object.assign(axis, { gridcolor: colour("line"), zerolinecolor: colour("line"), fixedrange: true });
+    }
+    for (const shape of layout.shapes ?? []) shape.line.color = ink;
+    return figure;
+  };
+
+  const draw = async () => {
+    for (const canvas of document.querySelectorAll(".chart-canvas")) {
+      await library();
+      const told = document.getElementById(canvas.dataset.figure);
+      if (!told || !canvas.isConnected) continue;
+      const figure = painted(JSON.parse(told.textContent), getComputedStyle(canvas));
+      await Plotly.react(canvas, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+      canvas.dataset.drawn = "true";
+    }
+  };
+
+  document.addEventListener("answered", draw);
+  dark.addEventListener("change", draw);
+  draw();
+})();
