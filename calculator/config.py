@@ -15,8 +15,9 @@ from calculator.errors import PlanError, Problem, refusal
 Config = Mapping[str, Any]
 
 #: size: a whole number from 1, read as a Dim; count: a whole number from 0; number: a finite number; flag: a boolean;
-#: text: a string; names: a list of strings; indices: a list of whole numbers; items: any list; object: an object.
-FieldType = Literal["size", "count", "number", "flag", "text", "names", "indices", "items", "object"]
+#: text: a string; names: a list of strings; terms: such a list, or a string with the same between bars; indices: a list
+#: of whole numbers; items: any list; object: an object.
+FieldType = Literal["size", "count", "number", "flag", "text", "names", "terms", "indices", "items", "object"]
 
 #: Marks a field that has no default: a model without it would be a guess.
 REQUIRED: Any = object()
@@ -187,6 +188,8 @@ def _is(kind: FieldType, value: Any) -> bool:
         return whole or (isinstance(value, float) and math.isfinite(value))
     if kind == "names":
         return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if kind == "terms":
+        return isinstance(value, str) or _is("names", value)
     if kind == "indices":
         return isinstance(value, list | tuple) and all(_is("count", item) for item in value)
     return isinstance(value, _CLASSES[kind])
@@ -207,6 +210,7 @@ _WORDS: dict[FieldType, str] = {
     "flag": "true or false",
     "text": "a string",
     "names": "a list of strings",
+    "terms": "a list of strings, or one string with bars between them",
     "indices": "a list of whole numbers",
     "items": "a list",
     "object": "an object",

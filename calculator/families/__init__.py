@@ -8,11 +8,16 @@ from calculator.config import shown
 from calculator.errors import refusal
 from calculator.families import (
     apertus,
+    bart,
+    bert,
     bloom,
     cohere,
+    deberta,
     deepseek,
+    distilbert,
     falcon,
     gemma,
+    gemma3,
     glm,
     gpt2,
     gpt_neo,
@@ -22,6 +27,7 @@ from calculator.families import (
     granite,
     llama,
     mixtral,
+    modernbert,
     mpt,
     nemotron,
     olmo,
@@ -31,6 +37,7 @@ from calculator.families import (
     smollm3,
     stablelm,
     starcoder2,
+    t5,
 )
 from calculator.families.family import Family
 
@@ -42,11 +49,16 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for group in (
         apertus,
+        bart,
+        bert,
         bloom,
         cohere,
+        deberta,
         deepseek,
+        distilbert,
         falcon,
         gemma,
+        gemma3,
         glm,
         gpt2,
         gpt_neo,
@@ -56,6 +68,7 @@ FAMILIES: dict[str, Family] = {
         granite,
         llama,
         mixtral,
+        modernbert,
         mpt,
         nemotron,
         olmo,
@@ -65,6 +78,7 @@ FAMILIES: dict[str, Family] = {
         smollm3,
         stablelm,
         starcoder2,
+        t5,
     )
     for family in group.FAMILIES
 }

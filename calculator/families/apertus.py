@@ -34,11 +34,11 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
 }
 
-#: The learned activation, always in bfloat16. Source: transformers/activations.py, XIELUActivation.
+#: The learned activation. Source: transformers/activations.py, XIELUActivation.
 _XIELU: Owned = (
-    bare("mlp.act_fn", "other", "bfloat16", alpha_p=(1,), alpha_n=(1,)),
-    Buffer(name="mlp.act_fn.beta", shape=(), dtype="bfloat16"),
-    Buffer(name="mlp.act_fn.eps", shape=(), dtype="bfloat16"),
+    bare("mlp.act_fn", "other", alpha_p=(1,), alpha_n=(1,)),
+    Buffer(name="mlp.act_fn.beta", shape=(), dtype=None),
+    Buffer(name="mlp.act_fn.eps", shape=(), dtype=None),
 )
 
 

@@ -26,6 +26,7 @@ class Family:
 
     `parts` lists what the model owns. `tied` names parameters that share another's storage
     where `tie_word_embeddings` is true. `folder` is where transformers has the code, where not in the family's own.
+    `built_as` is the family that stands in for one whose code transformers doesn't have.
     """
 
     model_type: str
@@ -35,12 +36,13 @@ class Family:
     tied: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
     auto_class: AutoClass = "causal"
     folder: str | None = None
+    built_as: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
         """The file of transformers that builds the same model."""
-        folder = self.folder or self.model_type.replace("-", "_")
+        folder = self.folder or (self.built_as or self.model_type).replace("-", "_")
         return f"transformers/models/{folder}/modeling_{folder}.py"
 
     def model(self, raw: Mapping[str, Any], name: str | None = None) -> Model:
@@ -52,7 +54,7 @@ class Family:
         config = read(self.entries, raw)
         parts = self.parts(config)
         return Model(
-            model_type=self.model_type,
+            model_type=self.built_as or self.model_type,
             config=config,
             parts=tuple(part for part in parts if not isinstance(part, Buffer)),
             head=self.head,

@@ -82,8 +82,9 @@ def _window_both_ways(config: Config) -> int | None:
     return told if told is None or not config["use_bidirectional_attention"] else Dim(told // 2 + 1, "sliding_window")
 
 
-#: What a Gemma 3 file says of its text model beside the sizes.
-GEMMA3: tuple[Entry, ...] = (
+#: What a Gemma 3 file says of its text model.
+GEMMA3_TEXT: tuple[Entry, ...] = (
+    *grouped_sizes(kv=4, kv_nullable=False, head=256),
     DIVISIBLE,
     positions(131_072),
     flag("use_bidirectional_attention", False, nullable=True),
@@ -153,7 +154,7 @@ FAMILIES = (
     Family(
         model_type="gemma3_text",
         folder="gemma3",
-        entries=(*grouped_sizes(kv=4, kv_nullable=False, head=256), *GEMMA3),
+        entries=GEMMA3_TEXT,
         parts=_gemma3_text,
     ),
 )

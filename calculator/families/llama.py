@@ -1,20 +1,24 @@
-"""Llama and Mistral: RMSNorm, grouped-query attention with rotary embeddings, a gated MLP."""
+"""Llama, Mistral and what is counted through them: RMSNorm, grouped queries with rotary embeddings, a gated MLP."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.config import Computed
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
+    ONE_HEAD_SIZE,
     activation,
     dropouts,
     flag,
     grouped_sizes,
+    layers,
     number,
     padding,
     positions,
+    size,
     tie,
 )
 from calculator.families.rope import rope
@@ -42,6 +46,12 @@ def _mistral(config: Config) -> Parts:
 
     return decoder(config, window_kinds(config), layer)
 
+
+#: Said of a family whose code is not in transformers.
+_REMOTE = (
+    "{}'s own code is not part of transformers: it is counted as LlamaForCausalLM, whose tensors have the same sizes"
+    " together; its projections are fused and named otherwise"
+)
 
 _LLAMA = (
     *grouped_sizes(),
@@ -77,5 +87,47 @@ FAMILIES = (
             *padding(),
         ),
         parts=_mistral,
+    ),
+    Family(
+        model_type="internlm2",
+        built_as="llama",
+        entries=(
+            *grouped_sizes(),
+            DIVISIBLE,
+            positions(32_768),
+            *rope(),
+            activation(),
+            number("rms_norm_eps", 1e-6),
+            flag("attention_bias", spelled="bias"),
+            Computed(name="attention_dropout", value=lambda _config: 0.0),
+            Computed(name="mlp_bias", value=lambda _config: False),
+            tie(default=False),
+            *padding(2),
+        ),
+        parts=_llama,
+        notes=(_REMOTE.format("InternLM2"),),
+    ),
+    Family(
+        model_type="baichuan",
+        built_as="llama",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("intermediate_size"),
+            layers(),
+            size("num_attention_heads"),
+            *ONE_HEAD_SIZE,
+            flag("use_cache", True),
+            positions(4096, aliases=("model_max_length",)),
+            *rope(),
+            activation(),
+            number("rms_norm_eps", 1e-6),
+            *(Computed(name=name, value=lambda _config: False) for name in ("attention_bias", "mlp_bias")),
+            Computed(name="attention_dropout", value=lambda _config: 0.0),
+            tie(default=False),
+            *padding(0),
+        ),
+        parts=_llama,
+        notes=(_REMOTE.format("Baichuan"),),
     ),
 )
