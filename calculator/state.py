@@ -51,7 +51,7 @@ def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ..
             for layer, count in Counter(part.layers).items():
                 tensors += _layer(part.name, layer, count, model, method, training)
         else:
-            tensors += _module(part, part.name, part.name, 1, model, method, training)
+            tensors += _module(part, part.name, 1, model, method, training)
     tensors += (_buffer(buffer, buffer.name, 1, training) for buffer in model.buffers)
     tensors += method.added(model, training)
     return tuple(tensors)
@@ -60,7 +60,7 @@ def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ..
 def _layer(stack: str, layer: Layer, count: int, model: Model, method: Method, training: Training) -> Iterator[Stored]:
     for module in layer.modules:
         name = f"{stack}.*.{module.name}"
-        yield from _module(module, f"{stack}.0.{module.name}", name, count, model, method, training)
+        yield from _module(module, name, count, model, method, training)
     for buffer in layer.buffers:
         yield _buffer(buffer, f"{stack}.*.{buffer.name}", count, training)
 
@@ -71,9 +71,9 @@ def _buffer(buffer: Buffer, name: str, count: int, training: Training) -> Stored
 
 
 def _module(
-    module: Module, path: str, name: str, count: int, model: Model, method: Method, training: Training
+    module: Module, name: str, count: int, model: Model, method: Method, training: Training
 ) -> Iterator[Stored]:
-    treatment = method.treatment(path, module, model, training)
+    treatment = method.treatment(name, module, model, training)
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name in model.tied:

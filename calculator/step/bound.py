@@ -34,10 +34,13 @@ class Parameters:
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
         name = self.tied.get(name, name)
-        if name not in self.known:
-            leaf = Leaf(self.tape, name, exists=self.accumulating) if trained else None
-            self.known[name] = Tensor(self.tape, None, shape, dtype, leaf)
-        return self.known[name]
+        if name in self.known:
+            return self.known[name]
+        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained else None
+        parameter = Tensor(self.tape, None, shape, dtype, leaf)
+        if name in self.tied.values():
+            self.known[name] = parameter
+        return parameter
 
 
 class Bound:

@@ -5,13 +5,13 @@ Two layers are interpreted, the first and one that stands for all the others: se
 
 from __future__ import annotations
 
-from calculator.model import Layer, Model, Stack
+from calculator.model import Layer, Model
 from calculator.module import Module
 from calculator.step import llama, norms, rotary
 from calculator.step import operations as ops
 from calculator.step.autograd import Node, backward
 from calculator.step.checkpoint import checkpoint
-from calculator.step.context import Context
+from calculator.step.context import Context, stack
 from calculator.step.loss import causal_lm_loss
 from calculator.step.tape import Tensor
 
@@ -47,11 +47,6 @@ def part(model: Model, name: str | None) -> Module:
     return next(p for p in model.parts if isinstance(p, Module) and p.name == name)
 
 
-def stack(model: Model) -> Stack:
-    """The decoder's layers."""
-    return next(p for p in model.parts if isinstance(p, Stack))
-
-
 def _decoder(context: Context, ids: Tensor) -> Tensor:
     model, tape = context.model, context.tape
     embed = context.bind(part(model, "model.embed_tokens"))
@@ -67,10 +62,10 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
     context.position = (*tables, position_ids)
     del tables, position_ids
     layers = stack(model)
-    for position, (number, layer) in enumerate(interpreted(layers)):
-        hidden_states = marked(hidden_states, f"layer {position}")
-        hidden_states = _layer(context, layers.name, number, layer, hidden_states)
-    hidden_states = marked(hidden_states, "layers")
+    for place, number in enumerate(context.repetition.numbers):
+        hidden_states = marked(hidden_states, f"layer {place}")
+        hidden_states = _layer(context, layers.name, layers.layers[number], hidden_states)
+    hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
     return norms.rms_norm(context.bind(part(model, "model.norm")), hidden_states)
 
 
@@ -86,13 +81,8 @@ def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def interpreted(layers: Stack) -> list[tuple[int, Layer]]:
-    """The layers that are run: the first, and the second for all that follow."""
-    return list(enumerate(layers.layers))[:2]
-
-
-def _layer(context: Context, prefix: str, number: int, layer: Layer, hidden_states: Tensor) -> Tensor:
-    modules = context.layer(layer, f"{prefix}.{number}.")
+def _layer(context: Context, prefix: str, layer: Layer, hidden_states: Tensor) -> Tensor:
+    modules = context.layer(layer, f"{prefix}.*.")
     position = context.position
 
     def run(x: Tensor) -> Tensor:

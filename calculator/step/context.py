@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import Dim
+from calculator.model import Layer, Model, Stack
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
+from calculator.step.repetition import repetition
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.methods.base import Method
-    from calculator.model import Layer, Model
     from calculator.module import Module
     from calculator.training import Training
 
@@ -33,6 +34,7 @@ class Context:
         "model",
         "parameters",
         "position",
+        "repetition",
         "tape",
         "training",
     )
@@ -50,6 +52,7 @@ class Context:
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
         self.position: tuple[Tensor, ...] = ()
+        self.repetition = repetition([layer_kind(self, layer) for layer in stack(model).layers])
         self.kept: list[Tensor] = []
 
     def bind(self, module: Module, prefix: str = "") -> Bound:
@@ -97,3 +100,13 @@ class LayerModules:
 
     def __contains__(self, name: Any) -> bool:
         return name in self.modules
+
+
+def stack(model: Model) -> Stack:
+    """The decoder's layers."""
+    return next(p for p in model.parts if isinstance(p, Stack))
+
+
+def layer_kind(context: Context, layer: Layer) -> object:
+    """What tells two layers' memory apart."""
+    return layer

@@ -89,7 +89,7 @@ class Recording:
             if repeats:
                 for born, count in self._gained(window).items():
                     alive[born] += count * repeats
-        return Counter({born: count for born, count in alive.items() if count})
+        return +alive
 
     def _alive(self, position: int) -> Counter[Born]:
         counts: Counter[Born] = Counter()

@@ -1,0 +1,49 @@
+"""What clipping and an optimizer's step allocate while every gradient is alive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.state import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.optimizers import Optimizer
+
+
+def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm: float | None) -> tuple[Stored, ...]:
+    """The larger of the two: they do not coexist."""
+    candidates = [_foreach(trained, optimizer)]
+    if max_grad_norm:
+        candidates.append(_clipping(trained))
+    return max(candidates, key=_bytes)
+
+
+def _bytes(tensors: Iterable[Stored]) -> int:
+    return sum(tensor.bytes for tensor in tensors)
+
+
+def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored, ...]:
+    """Whole-list temporaries of a foreach step, which runs one dtype after the other (torch/optim)."""
+    by_dtype = [[t for t in trained if t.dtype == dtype] for dtype in sorted({t.dtype for t in trained})]
+    largest = max(by_dtype, key=_bytes, default=[])
+    return tuple(
+        Stored(
+            name=f"{tensor.name}: {optimizer.name} temporary",
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            component="workspace",
+            count=tensor.count * optimizer.temporaries,
+        )
+        for tensor in largest
+        if optimizer.temporaries
+    )
+
+
+def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
+    """A norm for each gradient, and the norms stacked (torch/nn/utils/clip_grad.py, foreach)."""
+    count = sum(tensor.count for tensor in trained)
+    norm = Stored(name="gradient norm", shape=(), dtype="float32", component="workspace", count=count)
+    stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype="float32", component="workspace")
+    return (norm, stacked) if trained else ()

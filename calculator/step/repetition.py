@@ -1,0 +1,43 @@
+"""Which layers of a stack are run, and how many more of its kind a run of them stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The longest repeating pattern of layers that is looked for (Gemma 3 has 6).
+LONGEST_PERIOD = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repetition:
+    """The layers to run, by their numbers, of which those from `start` to `end` (places in the list) repeat."""
+
+    numbers: tuple[int, ...]
+    start: int
+    end: int
+    copies: int
+
+
+def repetition(kinds: Sequence[Any]) -> Repetition:
+    """Find where a sequence of layers becomes periodic, and leave out all periods but two.
+
+    The first period is run by itself, since what comes before it differs; the second stands for those that follow.
+    """
+    count = len(kinds)
+    for lead in range(count):
+        for period in range(1, min(LONGEST_PERIOD, (count - lead) // 2) + 1):
+            if all(kinds[i] == kinds[i + period] for i in range(lead, count - period)):
+                return _shortened(count, lead + period, period)
+    return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+
+
+def _shortened(count: int, start: int, period: int) -> Repetition:
+    copies = (count - start) // period - 1
+    end = start + period
+    skipped = copies * period
+    numbers = (*range(end), *range(end + skipped, count))
+    return Repetition(numbers=numbers, start=start, end=end, copies=copies)

@@ -1,0 +1,108 @@
+"""One training step: the peak of each phase and what is alive there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.optimizers import OPTIMIZERS
+from calculator.state import Stored, gradients, optimizer_states, stored
+from calculator.step.causal_lm import micro_batch
+from calculator.step.context import Context
+from calculator.step.optimizer_step import temporaries
+from calculator.step.recording import Moment, Recording, Window
+
+if TYPE_CHECKING:
+    from calculator.answer import ComponentName, PhaseName
+    from calculator.methods import Method
+    from calculator.model import Model
+    from calculator.step.tape import Born
+    from calculator.training import Training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """A phase's peak: what is stored throughout, what the step's own storages are, what ran."""
+
+    phase: PhaseName
+    stored: tuple[Stored, ...]
+    born: Counter[Born]
+    operation: str
+
+    @property
+    def bytes(self) -> int:
+        """Everything alive."""
+        return sum(s.bytes for s in self.stored) + sum(born[4] * count for born, count in self.born.items())
+
+
+class TrainingStep:
+    """A plan's step, interpreted."""
+
+    __slots__ = ("context", "model", "recording", "state", "training")
+
+    def __init__(self, model: Model, method: Method, training: Training) -> None:
+        self.model = model
+        self.training = training
+        self.state = stored(model, method, training)
+        self.context = Context(model, method, training)
+        micro_batch(self.context)
+        self.recording = _recording(self.context)
+
+    def peaks(self) -> tuple[Peak, Peak, Peak]:
+        """Forward, backward and optimizer step."""
+        optimizer = OPTIMIZERS[self.training.optimizer]
+        always = (*self.state, *optimizer_states(self.state, optimizer))
+        kept = tuple(gradients(self.state))
+        accumulated = (*always, *kept) if self.training.gradient_accumulation_steps > 1 else always
+        left = self._left()
+        trained = tuple(tensor for tensor in self.state if tensor.trained)
+        marks = self._marks()
+        forward = self.recording.peak(marks["forward"], marks["backward"])
+        backward = self.recording.peak(marks["backward"], marks["end"])
+        return (
+            self._peak("forward", accumulated, forward, left),
+            self._peak("backward", accumulated, backward, Counter()),
+            Peak(
+                phase="optimizer_step",
+                stored=(*always, *kept, *temporaries(trained, optimizer, self.training.max_grad_norm)),
+                born=left,
+                operation=f"{optimizer.name}: step",
+            ),
+        )
+
+    def _marks(self) -> dict[str, int]:
+        return {label: position for position, label in self.context.tape.marks}
+
+    def _peak(self, phase: PhaseName, state: tuple[Stored, ...], moment: Moment, left: Counter[Born]) -> Peak:
+        rows = self.context.tape.rows
+        event = self.context.tape.events[moment.event - 1] if moment.event else 0
+        operation = rows[event if event >= 0 else ~event][0]
+        return Peak(phase=phase, stored=state, born=self.recording.rows(moment) + left, operation=operation)
+
+    def _left(self) -> Counter[Born]:
+        """What the loss and its graph keep alive until the next forward's loss takes its name.
+
+        The input ids are the caller's, and are counted with the forward pass already.
+        """
+        end = len(self.context.tape.events)
+        born = self.recording.rows(Moment(event=end, bytes=0, repeats=tuple(w.copies for w in self.recording.windows)))
+        return Counter({row: count for row, count in born.items() if row[3] != "gradients"})
+
+
+def _recording(context: Context) -> Recording:
+    repetition = context.repetition
+    marks = {label: position for position, label in context.tape.marks}
+    windows = []
+    if repetition.copies:
+        names = f"layer {repetition.start}", f"layer {repetition.end}"
+        windows.append(
+            Window(start=marks[f"{names[0]} forward"], end=marks[f"{names[1]} forward"], copies=repetition.copies)
+        )
+        if f"{names[0]} backward" in marks:
+            windows.append(
+                Window(start=marks[f"{names[1]} backward"], end=marks[f"{names[0]} backward"], copies=repetition.copies)
+            )
+    first = marks["layer 0 forward"]
+    shared = next(event for event in context.tape.events[first:] if event >= 0)
+    return Recording(context.tape, tuple(windows), shared)
