@@ -74,7 +74,7 @@ AXES: dict[str, Axes] = {
     "prefix": Axes(
         label="Prefix tuning",
         trainable="2 · p · (kv heads · head_dim) · layers",
-        inference_overhead="p more positions to attend to, and in the cache, of every layer",
+        inference_overhead="its virtual tokens are attended to, and cached, in every layer",
         mergeable=False,
         best_for="steering generation, a task's prefix swapped per request",
         source="Li & Liang 2021, arXiv 2101.00190, section 4",
@@ -82,7 +82,7 @@ AXES: dict[str, Axes] = {
     "prompt": Axes(
         label="Prompt tuning",
         trainable="p · hidden_size",
-        inference_overhead="p more tokens in every input",
+        inference_overhead="its virtual tokens lengthen every input",
         mergeable=False,
         best_for="large models, from about 10 billion parameters",
         source="Lester et al. 2021, arXiv 2104.08691, section 3.2",

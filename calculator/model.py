@@ -96,6 +96,15 @@ class Model:
                 for index, layer in enumerate(part.layers):
                     yield from (replace(each, name=f"{part.name}.{index}.{each.name}") for each in layer.buffers)
 
+    def modules(self) -> Iterator[Module]:
+        """Every kind of module once: each outer one, and those of each kind of layer."""
+        for part in self.parts:
+            if isinstance(part, Stack):
+                for layer in dict.fromkeys(part.layers):
+                    yield from layer.modules
+            else:
+                yield part
+
     @property
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from calculator.methods.base import Method
 from calculator.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class Adapter(Method):
     """up(act(down(x))) with biases, added to its input: 2·d·r + r + d parameters each."""
 
     name: ClassVar[str] = "adapter"

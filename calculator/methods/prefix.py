@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from calculator.methods.base import Method
 from calculator.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prefix:
+class Prefix(Method):
     """2 · num_virtual_tokens · (num_key_value_heads · head_dim) · num_hidden_layers parameters."""
 
     name: ClassVar[str] = "prefix"

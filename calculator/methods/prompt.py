@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from calculator.methods.base import Method
 from calculator.settings import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Method):
     """num_virtual_tokens · hidden_size parameters."""
 
     name: ClassVar[str] = "prompt"

@@ -1,0 +1,72 @@
+"""Combinations that the real stack refuses, and those that are not modelled yet: refused with the reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.model import Model
+    from calculator.request import Request
+
+
+def check(request: Request, model: Model) -> None:
+    """Refuse what can't be answered.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = [*_kernels(request), *_positions(request, model), *_not_yet(request)]
+    if problems:
+        raise PlanError(*problems)
+    request.method.check(model, request.training)
+
+
+def _kernels(request: Request) -> Iterator[Problem]:
+    training = request.training
+    if training.attention != "flash_attention_2":
+        return
+    where = "training.attention"
+    if training.dtype == "float32" and training.autocast is None:
+        yield Problem(
+            loc=where, msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16", input="flash_attention_2"
+        )
+    if training.padding:
+        yield Problem(
+            loc=where,
+            msg="with padding its memory depends on how many tokens are padding: take sdpa, or padding false",
+            input="flash_attention_2",
+        )
+
+
+def _positions(request: Request, model: Model) -> Iterator[Problem]:
+    learned = model.config.get("learned_positions")
+    if learned is not None and request.training.sequence_length > learned:
+        yield Problem(
+            loc="training.sequence_length",
+            msg=f"the model has learned embeddings for {learned:,} positions only",
+            input=request.training.sequence_length,
+        )
+
+
+def _not_yet(request: Request) -> Iterator[Problem]:
+    training, device = request.training, request.device
+    if training.autocast is not None:
+        yield Problem(
+            loc="training.autocast", msg="autocast is not modelled yet: leave it out, or null", input=training.autocast
+        )
+    if device.sharding not in ("none", "ddp"):
+        yield Problem(
+            loc="device.sharding", msg="sharded runs are not modelled yet: none, or one card", input=device.sharding
+        )
+    if device.sharding == "ddp":
+        yield Problem(
+            loc="device.sharding", msg="DDP's buckets are not modelled yet: none, or one card", input=device.sharding
+        )
+    if device.count > 1:
+        yield Problem(loc="device.count", msg="runs over several cards are not modelled yet: 1", input=device.count)
+    if request.reserved == "replay":
+        yield Problem(loc="reserved", msg="the allocator's replay is not modelled yet: rule", input=request.reserved)

@@ -1,0 +1,156 @@
+"""A request's answer: the one path from what is asked to what is shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from calculator import catalogue, textbook
+from calculator.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
+from calculator.compatibility import check
+from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.verdict import card_of
+from calculator.errors import refusal
+from calculator.families import model_from_config
+from calculator.ledger import components
+from calculator.remarks import assumptions, warnings
+from calculator.reserved import fragmentation, reserved_by_rule
+from calculator.state import Stored, stored
+from calculator.step.training_step import Peak, TrainingStep
+
+if TYPE_CHECKING:
+    from calculator.answer import Component
+    from calculator.devices import Fit
+    from calculator.model import Model
+    from calculator.request import ModelReference, Request
+    from calculator.sourced import Sourced
+
+
+def estimate(request: Request) -> Estimate:
+    """Answer a request.
+
+    Raises:
+        PlanError: where the model is not known, or the real stack refuses the combination.
+    """
+    if request.accounting == "textbook":
+        return _by_the_textbook(request)
+    model = model_of(request.model)
+    check(request, model)
+    step = TrainingStep(model, request.method, request.training)
+    memory, verdict = _memory(request, step)
+    return Estimate(
+        model=_summary(model),
+        parameters=parameter_counts(step.state),
+        memory=memory,
+        fit=verdict,
+        assumptions=assumptions(request, model, verdict),
+        warnings=warnings(request, model) + _card_caveats(request),
+    )
+
+
+def model_of(reference: ModelReference) -> Model:
+    """The model that a request speaks of."""
+    if reference.config is not None:
+        return model_from_config(reference.config)
+    if reference.id is None:
+        raise refusal("model.parameters", 'a bare parameter count needs "accounting": "textbook"', reference.parameters)
+    entry = catalogue.model(reference.id)
+    return model_from_config(entry.config, id=entry.id)
+
+
+def _summary(model: Model) -> ModelSummary:
+    return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
+
+
+def parameter_counts(state: tuple[Stored, ...]) -> ParameterCounts:
+    """Parameters of the base, added, trained and in all; quantised ones count as the numbers they stand for."""
+    base = sum(s.parameters * s.count for s in state if s.base)
+    added = sum(s.parameters * s.count for s in state if not s.base)
+    trainable = sum(s.parameters * s.count for s in state if s.trained)
+    return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
+
+
+def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
+    peaks = step.peaks()
+    highest = max(peaks, key=lambda peak: peak.bytes)
+    return memory_and_fit(
+        request,
+        components(highest),
+        tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
+        highest,
+    )
+
+
+def memory_and_fit(
+    request: Request, parts: tuple[Component, ...], phases: tuple[Phase, ...], highest: Peak
+) -> tuple[Memory, Fit | None]:
+    """What the peak takes of a card beside its own bytes, and the verdict."""
+    card = card_of(request.device)
+    workspaces, context = library_workspace(card), cuda_context(card)
+    allocated = sum(part.bytes for part in parts)
+    workspace = sum(part.bytes for part in workspaces)
+    reserved = reserved_by_rule(allocated + workspace)
+    memory = Memory(
+        components=parts,
+        phases=phases,
+        peak_phase=highest.phase,
+        peak_operation=highest.operation,
+        timeline=(),
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        required_bytes=reserved + context.bytes,
+        overheads=tuple(_overhead(part) for part in (*workspaces, fragmentation(allocated + workspace), context)),
+    )
+    verdict = fit(
+        request.device,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context.bytes,
+        required_bytes=memory.required_bytes,
+    )
+    return memory, verdict
+
+
+def _overhead(part: Sourced) -> Row:
+    told = f"{part.bytes:,}"
+    return Row(name=part.name, count=1, bytes=part.bytes, formula=told, substituted=told, dtype="", source=part.source)
+
+
+def _card_caveats(request: Request) -> tuple[str, ...]:
+    card = card_of(request.device)
+    return caveats(card) if card is not None else ()
+
+
+def _by_the_textbook(request: Request) -> Estimate:
+    """The lesson's rules: plain counts times plain bytes."""
+    if request.model.parameters is not None:
+        summary, counts, quantized = _bare(request)
+    else:
+        model = model_of(request.model)
+        state = stored(model, request.method, request.training)
+        request.method.check(model, request.training)
+        summary, counts = _summary(model), parameter_counts(state)
+        quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")
+    parts = textbook.accounting(
+        base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
+    ).components
+    peak = Peak(phase="optimizer_step", stored=(), born=Counter(), operation="everything counted once")
+    total = sum(part.bytes for part in parts)
+    memory, verdict = memory_and_fit(request, parts, (Phase(name="optimizer_step", peak_bytes=total),), peak)
+    return Estimate(
+        model=summary, parameters=counts, memory=memory, fit=verdict, assumptions=textbook.ASSUMPTIONS, warnings=()
+    )
+
+
+def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
+    parameters = request.model.parameters or 0
+    if request.method.name != "full":
+        raise refusal(
+            "model.parameters",
+            f"{request.method.name} needs a model's shapes: give an id or a config; a bare count serves full fine-tuning",
+            parameters,
+        )
+    counts = ParameterCounts(base=parameters, added=0, trainable=parameters, total=parameters)
+    return ModelSummary(id=None, model_type=None, parameters=parameters), counts, 0

@@ -1,0 +1,59 @@
+"""What an answer rests on, and what is worth knowing beside it, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.methods import Prefix, Prompt, QLoRA
+from calculator.optimizers import OPTIMIZERS
+from calculator.reserved import RESERVED_OVER_ALLOCATED, SOURCE
+
+if TYPE_CHECKING:
+    from calculator.devices import Fit
+    from calculator.model import Model
+    from calculator.request import Request
+
+#: The versions that every figure speaks of.
+STACK = "PyTorch 2.13 or later on CUDA, transformers 5.24, peft 0.21, bitsandbytes 0.50"
+
+
+def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
+    """What the figures take for granted."""
+    told = [
+        f"The figures speak of {STACK}; the step is one of a run's later ones, so that optimizer states exist.",
+        f"Reserved memory is taken as {float(RESERVED_OVER_ALLOCATED):.3f} times what is allocated ({SOURCE}).",
+        "Data loading, evaluation and whatever a Trainer adds are not counted.",
+    ]
+    if OPTIMIZERS[request.training.optimizer].storage == "8bit":
+        told.append("8-bit optimizers keep embeddings in 8 bits too; the Hugging Face Trainer keeps those in 32 bits.")
+    if model.config.get("use_cache") and not request.training.gradient_checkpointing:
+        told.append("use_cache is on, as in the config: keys and values are cached while the forward pass runs.")
+    told += model.notes
+    if verdict is not None and verdict.assumption:
+        told.append(verdict.assumption)
+    return tuple(told)
+
+
+def warnings(request: Request, model: Model) -> tuple[str, ...]:
+    """Risks worth knowing."""
+    told = []
+    if isinstance(request.method, Prefix | Prompt) and request.training.adapter_dtype == "model":
+        told.append("PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures.")
+    if isinstance(request.method, QLoRA):
+        told += _not_quantised(model)
+    positions = model.config.get("max_position_embeddings")
+    if positions and request.training.sequence_length > positions:
+        told.append(
+            f"The sequence is longer than the model's {positions:,} positions; its quality there is another matter."
+        )
+    return tuple(told)
+
+
+def _not_quantised(model: Model) -> list[str]:
+    kinds = {module.kind for module in model.modules()}
+    told = []
+    if "experts" in kinds:
+        told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
+    if any(module.kind == "linear" and not module.quantizable for module in model.modules()):
+        told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
+    return told
