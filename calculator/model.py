@@ -49,12 +49,16 @@ def _layer(kind: str, owned: tuple[Module | Buffer, ...]) -> Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One parameter as `named_parameters()` lists it; `dtype` None is whatever dtype the model is built in."""
+    """One parameter as `named_parameters()` lists it; `dtype` None is whatever dtype the model is built in.
+
+    `quantizable` says whether 4-bit quantisation takes it; `layer` is the layer's index in its stack.
+    """
 
     name: str
     shape: Shape
     kind: Kind
     dtype: DType | None = None
+    quantizable: bool = False
     layer: int | None = None
 
 
@@ -80,13 +84,20 @@ class Model:
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
-        for part in self.parts:
-            if isinstance(part, Stack):
-                for index, layer in enumerate(part.layers):
-                    for module in layer.modules:
-                        yield from _weights(module, f"{part.name}.{index}.", index, self.tied)
-            else:
-                yield from _weights(part, "", None, self.tied)
+        whole = self.kept_whole
+        for module, path, layer in self._placed():
+            converted = module.quantizable and path not in whole
+            for parameter in module.parameters:
+                name = f"{path}.{parameter.name}"
+                if name not in self.tied:
+                    yield Weight(
+                        name=name,
+                        shape=parameter.shape,
+                        kind=module.kind,
+                        dtype=parameter.dtype,
+                        quantizable=converted and parameter.name == "weight",
+                        layer=layer,
+                    )
 
     def every_buffer(self) -> Iterator[Buffer]:
         """Every buffer as `named_buffers()` lists them, those inside layers too."""
@@ -98,12 +109,9 @@ class Model:
 
     def modules(self) -> Iterator[Module]:
         """Every kind of module once: each outer one, and those of each kind of layer."""
-        for part in self.parts:
-            if isinstance(part, Stack):
-                for layer in dict.fromkeys(part.layers):
-                    yield from layer.modules
-            else:
-                yield part
+        for layer, _times in self.distinct_layers():
+            yield from layer.modules
+        yield from (part for part in self.parts if isinstance(part, Module))
 
     @property
     def parameters(self) -> int:
@@ -117,6 +125,16 @@ class Model:
             p.elements for module in outer for p in module.parameters if f"{module.name}.{p.name}" not in self.tied
         )
 
+    @property
+    def kept_whole(self) -> frozenset[str]:
+        """The paths of modules that quantisation leaves alone: the head, tied ones, and the owner of the last weight.
+
+        Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+        """
+        names = (*self.tied, *self.tied.values(), self._last_parameter())
+        owners = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
+        return frozenset(owners | ({self.head} if self.head else set()))
+
     def distinct_layers(self) -> Iterator[tuple[Layer, int]]:
         """Each layer of its own kind, and how often it stands in its stack."""
         for part in self.parts:
@@ -124,10 +142,28 @@ class Model:
                 times = Counter(map(id, part.layers))
                 yield from ((layer, times[id(layer)]) for layer in {id(layer): layer for layer in part.layers}.values())
 
+    def _placed(self) -> Iterator[tuple[Module, str, int | None]]:
+        """Every module with its path, and its layer's index where it is in one."""
+        for part in self.parts:
+            if isinstance(part, Stack):
+                for index, layer in enumerate(part.layers):
+                    yield from ((module, f"{part.name}.{index}.{module.name}", index) for module in layer.modules)
+            else:
+                yield part, part.name, None
 
-def _weights(module: Module, prefix: str, layer: int | None, tied: Mapping[str, str]) -> Iterator[Weight]:
-    path = f"{prefix}{module.name}"
-    for parameter in module.parameters:
-        name = f"{path}.{parameter.name}" if path else parameter.name
-        if name not in tied:
-            yield Weight(name=name, shape=parameter.shape, kind=module.kind, dtype=parameter.dtype, layer=layer)
+    def _last_parameter(self) -> str:
+        """The name of the last of `named_parameters()`."""
+        names = (
+            f"{prefix}{module.name}.{parameter.name}"
+            for modules, prefix in map(_tail, reversed(self.parts))
+            for module in reversed(modules)
+            for parameter in reversed(module.parameters)
+        )
+        return next(name for name in names if name not in self.tied)
+
+
+def _tail(part: Module | Stack) -> tuple[tuple[Module, ...], str]:
+    """A part's last modules and the prefix of their names."""
+    if isinstance(part, Stack):
+        return part.layers[-1].modules, f"{part.name}.{len(part.layers) - 1}."
+    return (part,), ""

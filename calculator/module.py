@@ -46,21 +46,15 @@ class Buffer:
 class Module:
     """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order.
 
-    `own_class` marks a linear of a class of the family's own, which bitsandbytes does not recognise.
+    `quantizable` says whether bitsandbytes stores its weight in 4 bits, where it isn't one that the model keeps whole
+    (`Model.kept_whole`): a torch.nn.Linear, no subclass, or a Conv1D.
+    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
     """
 
     name: str
     kind: Kind
     parameters: tuple[Parameter, ...]
-    own_class: bool = False
-
-    @property
-    def quantizable(self) -> bool:
-        """Whether bitsandbytes converts it, the output head and its like apart.
-
-        Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
-        """
-        return self.kind in ("linear", "conv1d") and not self.own_class
+    quantizable: bool = False
 
     @property
     def weight(self) -> Parameter:
@@ -83,17 +77,18 @@ class Module:
         return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
 
 
-def linear(name: str, in_features: int, out_features: int, *, bias: bool = False, own_class: bool = False) -> Module:
+def linear(name: str, in_features: int, out_features: int, *, bias: bool = False, quantizable: bool = True) -> Module:
     """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
-    return Module(name=name, kind="linear", parameters=(weight, *biases), own_class=own_class)
+    return Module(name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable)
 
 
 def conv1d(name: str, in_features: int, out_features: int) -> Module:
     """A `transformers.pytorch_utils.Conv1D`: weight (in_features, out_features) and a bias."""
     weight = Parameter(name="weight", shape=(in_features, out_features))
-    return Module(name=name, kind="conv1d", parameters=(weight, Parameter(name="bias", shape=(out_features,))))
+    bias = Parameter(name="bias", shape=(out_features,))
+    return Module(name=name, kind="conv1d", parameters=(weight, bias), quantizable=True)
 
 
 def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:

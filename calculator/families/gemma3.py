@@ -97,7 +97,7 @@ def _pooling_head(config: Config, path: str) -> tuple[Module, ...]:
     return (
         bare(path, "other", probe=(1, 1, hidden)),
         bare(f"{path}.attention", "other", in_proj_weight=(3 * hidden, hidden), in_proj_bias=(3 * hidden,)),
-        linear(f"{path}.attention.out_proj", hidden, hidden, bias=True, own_class=True),
+        linear(f"{path}.attention.out_proj", hidden, hidden, bias=True, quantizable=False),
         norm(f"{path}.layernorm", hidden, bias=True),
         *_vision_mlp(config, f"{path}.mlp"),
     )

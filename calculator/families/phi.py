@@ -79,7 +79,7 @@ def _phimoe(config: Config) -> Parts:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
-            linear("mlp.router", config["hidden_size"], config["num_experts"], own_class=True),
+            linear("mlp.router", config["hidden_size"], config["num_experts"], quantizable=False),
             fused_experts(config, "intermediate_size"),
             *norms(config, *PRE_NORMS, bias=True),
         )

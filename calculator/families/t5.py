@@ -57,7 +57,11 @@ def _attention(config: Config, name: str, *, biased: bool = False) -> tuple[Modu
 def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     up = ("wi_0", "wi_1") if config["is_gated_act"] else ("wi",)
-    return (*(linear(f"{name}.{each}", hidden, inner) for each in up), linear(f"{name}.wo", inner, hidden))
+    return (
+        *(linear(f"{name}.{each}", hidden, inner) for each in up),
+        # T5PreTrainedModel._keep_in_fp32_modules names wo, which quantisation therefore leaves alone
+        linear(f"{name}.wo", inner, hidden, quantizable=False),
+    )
 
 
 def _layer(config: Config, kind: str, *, attends_to_encoder: bool) -> Owned:
