@@ -1,6 +1,7 @@
-"""Attention kernels as their sources allocate.
+"""Which attention kernel runs, and what surrounds it.
 
-query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, sequence, head_dim).
+query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, sequence, head_dim); the result is
+(batch, sequence, heads · head_dim).
 """
 
 from __future__ import annotations
@@ -8,63 +9,104 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.step import operations as ops
-from calculator.step.autograd import Node
+from calculator.step.kernels import efficient, flash
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
-
-def _multiple(size: int, of: int) -> int:
-    return (size + of - 1) // of * of
-
-
-def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """FlashAttention 2; grouped key/value heads are not repeated.
-
-    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd.
-    """
-    tape = query.tape
-    inputs = (query, key, value)
-    node = Node(tape, _flash_back, inputs) if any(t.node for t in inputs) else None
-    if node is not None:
-        for tensor in inputs:
-            node.save(tensor)
-    out = tape.new(query.shape, query.dtype, "attention output", node=node)
-    batch, heads, length, _ = query.shape
-    kept = [out, tape.new((batch, heads, length), "float32", "attention: logsumexp")]
-    kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
-    if node is not None:
-        for tensor in kept:
-            node.save(tensor)
-    return out
-
-
-def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    query, key, value = node.saved[:3]
-    tape = grad.tape
-    batch, heads, length, head_dim = query.shape
-    rows = _multiple(length, 128)
-    width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
-    grads: list[Tensor | None] = [
-        tape.new(t.shape, t.dtype, f"{name}: gradient")
-        for t, name in ((query, "query"), (key, "key"), (value, "value"))
-    ]
-    scratch = [
-        tape.scratch((batch, heads, rows), "float32", "flash attention: softmax_d"),
-        tape.scratch((batch, rows, heads, width), "float32", "flash attention: dq_accum"),
-    ]
-    if key.shape[1] != heads:
-        scratch += [
-            tape.scratch((batch, key.shape[2], heads, head_dim), key.dtype, f"flash attention: {name}, expanded")
-            for name in ("dk", "dv")
-        ]
-    del scratch
-    return grads
+_HALF = ("bfloat16", "float16")
 
 
 def attend(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The attention that the plan chooses, its output as (batch, sequence, heads · head_dim)."""
-    out = flash(query, key, value)
-    batch, count, length, head_dim = query.shape
-    return ops.view(out, (batch, length, count * head_dim))
+    """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS)."""
+    if context.attention == "eager":
+        out = eager(context, query, key, value)
+    elif context.attention == "sdpa" and (context.mask is not None or query.dtype not in _HALF):
+        out = _efficient(context, query, key, value)
+    else:
+        out = _flash(query, key, value)
+    batch, heads, length, head_dim = out.shape
+    return ops.view(out, (batch, length, heads * head_dim))
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Flash attention; head sizes that are no multiple of 8 are padded and the result is cut back."""
+    head_dim = query.shape[-1]
+    if head_dim % 8 == 0:
+        return flash(query, key, value)
+    query, key, value = (_padded(t, name) for t, name in ((query, "query"), (key, "key"), (value, "value")))
+    out = ops.narrow(flash(query, key, value), (*query.shape[:-1], head_dim))
+    return ops.contiguous(out, "attention output, cut back")
+
+
+def _padded(x: Tensor, name: str) -> Tensor:
+    """The last dimension padded to a multiple of 8; the gradient of that is a copy of a part."""
+    shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
+    return ops.padded(x, shape, f"{name}, padded")
+
+
+def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The memory-efficient kernel: with a mask it needs a bias and as many key/value heads as queries."""
+    if context.mask is None:
+        return efficient(query, key, value, None)
+    key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
+    return efficient(query, key, value, _bias(context, query))
+
+
+def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
+    """Grouped heads repeated to the queries' number (repeat_kv), a copy where there are fewer."""
+    batch, heads, length, head_dim = x.shape
+    count = query.shape[1]
+    if heads == count:
+        return x
+    expanded = ops.expand(
+        ops.view(x, (batch, heads, 1, length, head_dim)), (batch, heads, count // heads, length, head_dim)
+    )
+    return ops.view(ops.contiguous(expanded, name), (batch, count, length, head_dim))
+
+
+def _bias(context: Context, query: Tensor) -> Tensor:
+    """A boolean mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
+
+    Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
+    """
+    tape, batch, length = query.tape, query.shape[0], query.shape[2]
+    bias = tape.new((batch, length, length), query.dtype, "attention bias")
+    negated = tape.new((batch, length, length), "bool", "mask, negated")
+    del negated
+    if length % 8:
+        bias = tape.new((batch, length, -(-length // 8) * 8), query.dtype, "attention bias, padded")
+    return bias
+
+
+def eager(
+    context: Context, query: Tensor, key: Tensor, value: Tensor, cap: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Attention written out (eager_attention_forward of transformers' models), in the queries' dtype but the softmax."""
+    key_states = repeated(query, key, "key, repeated")
+    value_states = repeated(query, value, "value, repeated")
+    batch, heads, length, _ = query.shape
+    width = key_states.shape[2]
+    scores = (batch, heads, length, width)
+    attn_weights = ops.scale(
+        ops.batched(
+            _mergeable(query, "query, contiguous"), _mergeable(key_states, "key, contiguous"), scores, "scores"
+        ),
+        "scores, scaled",
+    )
+    if cap is not None:
+        attn_weights = cap(attn_weights)
+    if context.mask is not None:
+        attn_weights = ops.add(attn_weights, context.mask, "scores + mask")
+    attn_weights = ops.cast(ops.softmax(attn_weights, "float32"), query.dtype, "probabilities")
+    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    out = ops.batched(attn_weights, _mergeable(value_states, "value, contiguous"), query.shape, "attention output")
+    return ops.contiguous(out, "attention output, transposed")
+
+
+def _mergeable(x: Tensor, name: str) -> Tensor:
+    """Batches and heads as one dimension: a copy unless the tensor lies that way, or there is one batch only."""
+    return x if x.merged or x.shape[0] == 1 else ops.contiguous(x, name)

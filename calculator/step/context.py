@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import Dim
 from calculator.model import Layer, Model, Stack
+from calculator.module import Module
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
+from calculator.step.programs import program
 from calculator.step.repetition import repetition
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.methods.base import Method
-    from calculator.module import Module
     from calculator.training import Training
 
 
@@ -23,6 +24,8 @@ class Context:
     """One run of the step."""
 
     __slots__ = (
+        "attention",
+        "attention_dropout",
         "batch",
         "cache",
         "config",
@@ -34,6 +37,7 @@ class Context:
         "model",
         "parameters",
         "position",
+        "program",
         "repetition",
         "tape",
         "training",
@@ -43,12 +47,15 @@ class Context:
         self.tape = Tape()
         self.model = model
         self.config = model.config
+        self.program = program(model.model_type)
         self.method = method
         self.training = training
         self.batch = Dim(training.micro_batch_size, "B")
         self.length = Dim(training.sequence_length, "S")
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         self.dtype: DType = method.hidden_dtype(training)
+        self.attention = self.program.attention or training.attention
+        self.attention_dropout = float(model.config.get("attention_dropout") or 0.0)
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
         self.position: tuple[Tensor, ...] = ()
@@ -60,6 +67,14 @@ class Context:
         path = f"{prefix}{module.name}"
         treatment = self.method.treatment(path, module, self.model, self.training)
         return Bound(self.parameters, path, module, treatment, self.method.forward)
+
+    def outer(self, name: str | None) -> Bound:
+        """A module outside the layers, by its name."""
+        return self.bind(next(p for p in self.model.parts if isinstance(p, Module) and p.name == name))
+
+    def release(self) -> None:
+        """Drop what the decoder's own code holds while its layers run."""
+        self.position, self.mask = (), None
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """A layer's modules by their names within the layer."""

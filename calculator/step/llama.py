@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.step import attention, norms, rotary
 from calculator.step import operations as ops
 from calculator.step.activation import activation
+from calculator.step.program import Program
 
 if TYPE_CHECKING:
     from calculator.step.context import Context, LayerModules
@@ -61,3 +62,9 @@ def gated_mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     product = ops.mul(act_gate, up, "activated gate · up")
     del act_gate, up
     return modules["mlp.down_proj"](product)
+
+
+PROGRAMS = {
+    name: Program(layer=layer, source=f"transformers/models/{name}/modeling_{name}.py")
+    for name in ("llama", "mistral", "qwen2")
+}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def rms_norm(norm: Bound, x: Tensor) -> Tensor:
     """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
+    x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
     variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=1), "variance")
@@ -29,6 +30,7 @@ def layer_norm(norm: Bound, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm: saves its input and two statistics a row."""
     weight, bias = norm.own.get("weight"), norm.own.get("bias")
     tape = x.tape
+    tape.scope = f"{norm.name}: "
     trained = (weight is not None and weight.node) or (bias is not None and bias.node)
     node = Node(tape, _layer_norm_back, (x, weight, bias)) if x.node or trained else None
     statistics = (*x.shape[:-1], 1)

@@ -53,7 +53,9 @@ def broadcast(a: Shape, b: Shape) -> Shape:
 def view(x: Tensor, shape: Shape) -> Tensor:
     """The same storage in another shape (view, transpose, unsqueeze, expand)."""
     node = Node(x.tape, _view_back, (x,), x.shape) if x.node else None
-    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+    out = Tensor(x.tape, x.storage, shape, x.dtype, node)
+    out.merged = x.merged
+    return out
 
 
 def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -100,7 +102,9 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def contiguous(x: Tensor, name: str) -> Tensor:
     """A copy in another layout or of an expanded view."""
     node = Node(x.tape, _pass_on, (x,)) if x.node else None
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out.merged = True
+    return out
 
 
 def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
@@ -115,11 +119,23 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
 
 
+def padded(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """A copy with zeros around it; its gradient is the inner part, copied."""
+    node = Node(x.tape, _padded_back, (x,), x.shape) if x.node else None
+    return x.tape.new(shape, x.dtype, name, node=node)
+
+
+def _padded_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "padding: gradient"),)
+
+
 def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """torch.cat: the gradients of the parts are views of the whole's gradient."""
     first = parts[0]
     node = Node(first.tape, _cat_back, parts, [p.shape for p in parts]) if any(p.node for p in parts) else None
-    return first.tape.new(shape, first.dtype, name, node=node)
+    out = first.tape.new(shape, first.dtype, name, node=node)
+    out.merged = True
+    return out
 
 
 def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
@@ -196,6 +212,20 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     out = grad.tape.new(like.shape, dtype, "gradient")
     del held
     return (out,)
+
+
+def softmax(x: Tensor, dtype: DType) -> Tensor:
+    """Softmax over the last dimension in another dtype: x is cast first, and the result is saved."""
+    x = cast(x, dtype, f"scores in {dtype}")
+    node = Node(x.tape, _softmax_back, (x,)) if x.node else None
+    out = x.tape.new(x.shape, dtype, "softmax", node=node)
+    if node is not None:
+        node.save(out)
+    return out
+
+
+def _softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "softmax: gradient"),)
 
 
 def mean(x: Tensor, name: str) -> Tensor:

@@ -69,10 +69,11 @@ class Storage:
 class Tensor:
     """A shape and dtype over a storage; `node` is what made it, where a gradient flows back through it.
 
+    `merged` says that batches and heads lie one after the other, so that a product of batches needs no copy of it.
     `storage` is None for a parameter, whose bytes are counted with the model's state.
     """
 
-    __slots__ = ("dtype", "index", "node", "shape", "storage", "tape")
+    __slots__ = ("dtype", "index", "merged", "node", "shape", "storage", "tape")
 
     def __init__(
         self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, node: Node | None, index: int = 0
@@ -83,6 +84,7 @@ class Tensor:
         self.dtype = dtype
         self.node = node
         self.index = index
+        self.merged = False
 
     def detach(self) -> Tensor:
         """The same storage without a gradient."""

@@ -1,0 +1,61 @@
+"""A family's code for the step: its layer, and what stands before and after the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.step import norms, rotary
+from calculator.step import operations as ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.step.context import Context, LayerModules
+    from calculator.step.tape import Tensor
+
+
+def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens") -> Tensor:
+    """The word embeddings of the ids: (batch, sequence, hidden_size)."""
+    embed = context.outer(name)
+    context.scoped(f"{name}: ")
+    return ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
+
+
+def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
+    """Nothing in between."""
+    return hidden_states
+
+
+def rotary_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """cos, sin and position_ids, shared by all layers."""
+    context.scoped("model.")
+    length = hidden_states.shape[1]
+    position_ids = context.tape.new((1, length), "int64", "position_ids")
+    width = context.config.get("rotary_dim") or context.config["head_dim"]
+    return (*rotary.cos_and_sin(context.tape, 1, length, width, hidden_states.dtype), position_ids)
+
+
+def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
+    """The final RMSNorm of most decoders."""
+    return norms.rms_norm(context.outer("model.norm"), hidden_states)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A decoder's step. The defaults are llama's.
+
+    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
+    share of positions; tensors that a checkpointed layer is given keep it alive. `layer`: one layer. `leave`: the last
+    layer's output to the head's input. `logits`: what follows the head. `attention`: the only implementation that the
+    family runs, where it has one. `source`: the file of transformers that the code follows.
+    """
+
+    source: str
+    layer: Callable[[Context, LayerModules, Tensor], Tensor]
+    embeddings: Callable[[Context, Tensor], Tensor] = looked_up
+    enter: Callable[[Context, Tensor], Tensor] = unchanged
+    tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
+    leave: Callable[[Context, Tensor], Tensor] = rms_normed
+    logits: Callable[[Context, Tensor], Tensor] = unchanged
+    attention: str | None = None
