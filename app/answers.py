@@ -144,7 +144,7 @@ class Fit(Answer):
 class EstimateAnswer(Answer):
     """The whole answer to one plan."""
 
-    model: ModelSummary = told("The model that the answer speaks of.", {"id": "meta-llama/Llama-3.1-8B"})
+    model: ModelSummary = told("What is fine-tuned.", {"id": "meta-llama/Llama-3.1-8B"})
     parameters: ParameterCounts = told("How many parameters there are and are trained.", {"trainable": 41_943_040})
     memory: Memory = told("What one training step needs.", {"peak_allocated_bytes": 9_341_251_584})
     fit: Fit | None = told("The verdict; null where no device was given.", {"verdict": "fits"})

@@ -27,6 +27,7 @@ class ModelListed(Answer):
 class ModelDetail(ModelListed):
     """A model of the catalogue with its config and where that comes from."""
 
+    auto_class: str = told("The kind of transformers class that builds it.", "causal")
     config: dict[str, Any] = told("Its config.json, as far as shapes depend on it.", {"hidden_size": 4096})
     published: Published | None = told(
         "A published count beside ours, if one is known.", {"parameters": 8_030_261_248, "relation": "equal"}

@@ -10,6 +10,7 @@
   let running = null;
   let timer = 0;
   let lastChanged = "";
+  let shownAddress = location.pathname + location.search;
 
   const field = (name) => form.elements.namedItem(name);
 
@@ -70,10 +71,11 @@
     const link = answered.querySelector("[data-live-address]");
     if (!link) return;
     const address = link.getAttribute("href");
-    if (address === location.pathname + location.search || address.length > LONGEST_ADDRESS) return;
+    if (address === shownAddress || address.length > LONGEST_ADDRESS) return;
     if (name === lastChanged) history.replaceState(null, "", address);
     else history.pushState(null, "", address);
     lastChanged = name;
+    shownAddress = address;
   };
 
   const update = async (name) => {
@@ -122,5 +124,14 @@
     update("config");
   });
 
-  window.addEventListener("popstate", () => location.reload());
+  // A folded field that an error leads to is unfolded first.
+  document.getElementById("answer").addEventListener("click", (event) => {
+    const link = event.target.closest(".refusal a[href^='#']");
+    const fold = link && document.getElementById(link.hash.slice(1))?.closest("details");
+    if (fold) fold.open = true;
+  });
+
+  window.addEventListener("popstate", () => {
+    if (shownAddress !== location.pathname + location.search) location.reload();
+  });
 })();

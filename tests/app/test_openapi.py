@@ -1,0 +1,162 @@
+"""The OpenAPI document is complete, true, and made from the calculator's declarations."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from app import answers
+from app.answers import EstimateAnswer
+from app.catalogues import GPUAnswer, ModelDetail
+from app.schema import METHOD_MODELS, DeviceModel, MethodModel, TrainingModel
+from calculator import answer
+from calculator.catalogue import ModelEntry
+from calculator.devices import GPU, Fit
+from calculator.errors import PlanError
+from calculator.methods import METHODS
+from calculator.request import parse_method
+from calculator.settings import declared, parse
+from calculator.training import Device, Training
+
+PATHS = {
+    "/api/v1/estimate": "post",
+    "/api/v1/compare": "post",
+    "/api/v1/models": "get",
+    "/api/v1/models/{id}": "get",
+    "/api/v1/gpus": "get",
+    "/api/v1/methods": "get",
+    "/healthz": "get",
+}
+
+
+@pytest.fixture(scope="module")
+def document(client):
+    return client.get("/api/v1/openapi.json").json()
+
+
+def test_every_endpoint_is_described(document):
+    assert {path: next(iter(verbs)) for path, verbs in document["paths"].items()} == PATHS
+
+
+def test_every_field_of_every_body_has_a_description_and_an_example(document):
+    schemas = document["components"]["schemas"]
+    missing = [
+        f"{name}.{field} lacks {need}"
+        for name, schema in schemas.items()
+        for field, told in schema.get("properties", {}).items()
+        for need in ("description", "examples")
+        if not told.get(need)
+    ]
+    assert missing == []
+    assert len(schemas) > 20
+
+
+def test_every_operation_says_what_it_does_and_shows_a_real_answer(document):
+    for path, verb in PATHS.items():
+        operation = document["paths"][path][verb]
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["responses"]["200"]["content"]["application/json"]["examples"]
+
+
+def test_every_reference_leads_somewhere(document):
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert "HTTPValidationError" not in text
+
+
+@pytest.mark.parametrize("path", ["/api/v1/estimate", "/api/v1/compare"])
+def test_the_examples_are_what_the_api_answers(client, document, path):
+    operation = document["paths"][path]["post"]
+    asked = operation["requestBody"]["content"]["application/json"]["examples"]
+    answered = operation["responses"]["200"]["content"]["application/json"]["examples"]
+    assert list(asked) == list(answered)
+    for key, example in asked.items():
+        assert client.post(path, json=example["value"]).json() == answered[key]["value"]
+
+
+def test_the_errors_of_an_operation_are_problem_documents(document):
+    for path in ("/api/v1/estimate", "/api/v1/compare"):
+        responses = document["paths"][path]["post"]["responses"]
+        assert set(responses) == {"200", "400", "413", "415", "422"}
+        for status in ("400", "413", "415", "422"):
+            assert list(responses[status]["content"]) == ["application/problem+json"]
+
+
+def test_the_inputs_are_those_that_the_calculator_declares():
+    models = {**METHOD_MODELS, "training": TrainingModel, "device": DeviceModel}
+    for name, cls in {**METHODS, "training": Training, "device": Device}.items():
+        fields = {field: told for field, told in models[name].model_fields.items() if field != "name"}
+        assert list(fields) == [told.name for told in declared(cls)]
+        for told in declared(cls):
+            assert fields[told.name].default == told.default
+            assert fields[told.name].title == told.setting.label
+            assert fields[told.name].description.startswith(told.setting.help)
+
+
+@pytest.mark.parametrize(
+    ("model", "cls"),
+    [
+        (EstimateAnswer, answer.Estimate),
+        (answers.Memory, answer.Memory),
+        (answers.Component, answer.Component),
+        (answers.Row, answer.Row),
+        (answers.Moment, answer.Moment),
+        (answers.Phase, answer.Phase),
+        (answers.ModelSummary, answer.ModelSummary),
+        (answers.Fit, Fit),
+        (GPUAnswer, GPU),
+        (ModelDetail, ModelEntry),
+    ],
+    ids=lambda cls: cls.__name__,
+)
+def test_the_api_answers_every_field_of_the_calculators(model, cls):
+    assert {field.name for field in dataclasses.fields(cls)} <= set(model.model_fields)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 2**21) | st.floats(allow_nan=False) | st.text(max_size=3)
+VALUES = SCALARS | st.lists(SCALARS, max_size=2)
+
+
+def accepted_by_pydantic(kind, value):
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(value))
+    except ValidationError:
+        return False
+    return True
+
+
+def accepted_by_the_calculator(read, value):
+    try:
+        read(value)
+    except PlanError:
+        return False
+    return True
+
+
+def drawn(cls):
+    """Objects that are mostly of a declared shape: each field a choice, a limit, or anything."""
+    fields = {}
+    for told in declared(cls):
+        likely = [told.default, *told.choices, told.setting.minimum, told.setting.maximum, told.setting.example]
+        fields[told.name] = st.sampled_from([list(v) if isinstance(v, tuple) else v for v in likely]) | VALUES
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), extra=st.dictionaries(st.sampled_from(["r", "dtype", "nope"]), VALUES, max_size=1))
+@pytest.mark.parametrize("name", ["training", "device", *METHODS])
+def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, data, extra):
+    cls = {"training": Training, "device": Device, **METHODS}[name]
+    value = {**data.draw(drawn(cls)), **extra}
+    if name in METHODS:
+        value["name"] = name
+        kind, read = MethodModel, parse_method
+    else:
+        kind = TrainingModel if name == "training" else DeviceModel
+        read = lambda body: parse(cls, body, name)  # noqa: E731
+    assert accepted_by_pydantic(kind, value) == accepted_by_the_calculator(read, value)

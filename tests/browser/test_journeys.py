@@ -1,0 +1,195 @@
+"""What people come to do, done in a browser."""
+
+import json
+
+UNSCRIPTED = {"java_script_enabled": False}
+
+
+def verdict(page):
+    return page.locator(".verdict-word").inner_text()
+
+
+def answered(page, act):
+    """Do something, and wait until the page has swapped the answer."""
+    page.evaluate(
+        "() => { window.seen = false; document.addEventListener('answered', () => { window.seen = true; }); }"
+    )
+    act()
+    page.wait_for_function("() => window.seen")
+
+
+def test_the_first_view_answers_and_draws_the_chart(opened):
+    page = opened()
+    assert verdict(page) == "Fits"
+    page.wait_for_selector(".chart-canvas[data-drawn] .bars .point")
+    assert page.locator(".chart-canvas .trace.bars").count() >= 6
+    assert page.locator(".methods tbody th[scope=row]").count() == 6
+
+
+def test_a_change_updates_the_answer_the_address_and_the_chart_in_place(opened):
+    page = opened()
+    page.wait_for_selector(".chart-canvas[data-drawn]")
+    page.evaluate("() => { window.sameDocument = true; }")
+    answered(page, lambda: page.get_by_label("Full fine-tuning").check())
+    assert verdict(page) == "Does not fit"
+    assert page.url.endswith("/?method=full")
+    assert page.title().startswith("Does not fit: Full fine-tuning")
+    assert page.evaluate("() => window.sameDocument")
+    assert page.locator(".chart-canvas .trace.bars").count() >= 6
+
+
+def test_typing_a_model_and_a_card_answers_for_them(opened):
+    page = opened()
+    answered(page, lambda: page.get_by_label("Hub id or URL").fill("https://huggingface.co/openai-community/gpt2"))
+    assert "gpt2" in page.locator("#verdict .eyebrow").inner_text()
+    answered(page, lambda: page.get_by_label("GPU", exact=True).select_option("h100-sxm5-80gb"))
+    assert "H100" in page.locator("#verdict .eyebrow").inner_text()
+    assert "gpu=h100-sxm5-80gb" in page.url
+
+
+def test_the_address_alone_leads_a_colleague_to_the_same_plan(opened):
+    mine = opened()
+    answered(mine, lambda: mine.get_by_label("Micro-batch size").fill("4"))
+    theirs = opened(mine.url)
+    assert theirs.locator(".verdict-sentence").inner_text() == mine.locator(".verdict-sentence").inner_text()
+    assert theirs.get_by_label("Micro-batch size").input_value() == "4"
+
+
+def test_back_returns_to_the_plan_before(opened):
+    page = opened()
+    before = page.locator(".verdict-sentence").inner_text()
+    answered(page, lambda: page.get_by_label("Full fine-tuning").check())
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#method-qlora').checked")
+    assert page.locator(".verdict-sentence").inner_text() == before
+
+
+def test_only_the_answer_to_the_last_change_is_shown(opened):
+    page = opened()
+    slow = []
+
+    def late(route):
+        slow.append(route.request.url)
+        if len(slow) == 1:
+            page.wait_for_timeout(400)
+        route.continue_()
+
+    page.route("**/?*", late)
+    answered(page, lambda: [page.locator(f"#method-{name}").check() for name in ("full", "lora")])
+    page.wait_for_timeout(600)
+    assert page.url.endswith("?method=lora")
+    assert "LoRA" in page.locator("#verdict .eyebrow").inner_text()
+
+
+def test_a_row_of_the_comparison_switches_the_method_and_keeps_the_rest(opened):
+    page = opened("/?sequence_length=1024&r=32")
+    page.get_by_role("link", name="LoRA", exact=True).click()
+    page.wait_for_url("**/?method=lora&*")
+    assert page.locator("#method-lora").is_checked()
+    assert page.get_by_label("Sequence length, in tokens").input_value() == "1024"
+    assert page.locator("#r").input_value() == "32"
+
+
+def test_a_component_unfolds_to_its_tensors_and_stays_unfolded(opened):
+    page = opened()
+    component = page.locator("[data-fold=component-base_weights]")
+    component.locator("summary").click()
+    assert component.locator(".storage code").first.is_visible()
+    answered(page, lambda: page.get_by_label("Micro-batch size").fill("2"))
+    assert page.locator("[data-fold=component-base_weights] .storage code").first.is_visible()
+
+
+def test_wrong_input_is_told_at_its_field_and_put_right_in_place(opened):
+    page = opened()
+    field = page.get_by_label("Sequence length, in tokens")
+    answered(page, lambda: field.fill("abc"))
+    assert page.locator("#sequence_length-error").inner_text().endswith("must be a whole number")
+    assert field.get_attribute("aria-invalid") == "true"
+    page.get_by_role("link", name="Sequence length").click()
+    assert field.evaluate("element => element === document.activeElement")
+    assert field.input_value() == "abc"
+    answered(page, lambda: field.fill("1024"))
+    assert page.locator("#sequence_length-error").inner_text() == ""
+    assert field.get_attribute("aria-invalid") is None
+    assert verdict(page) == "Fits"
+
+
+def test_a_pasted_config_is_planned_and_takes_the_model_back(opened, origin):
+    page = opened()
+    config = page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]
+    page.get_by_text("Another model, by its config.json").click()
+    answered(page, lambda: page.locator("#config").fill(json.dumps(config, indent=2)))
+    assert "a gpt2 of 124,439,808 parameters" in page.locator("#verdict .eyebrow").inner_text()
+    assert page.locator("#model").input_value() == ""
+
+
+def test_a_chosen_config_file_is_planned(opened, origin, tmp_path):
+    page = opened()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]))
+    answered(page, lambda: page.locator("#config-file").set_input_files(file))
+    assert "a gpt2" in page.locator("#verdict .eyebrow").inner_text()
+
+
+def test_a_memory_size_takes_the_place_of_a_named_card(opened):
+    page = opened()
+    answered(page, lambda: page.get_by_label("Memory, in GiB").fill("6"))
+    assert page.locator("#gpu").input_value() == ""
+    assert verdict(page) == "Does not fit"
+
+
+def test_a_server_that_is_gone_is_told_and_nothing_stale_passes_for_new(opened):
+    page = opened()
+    page.route("**/?*", lambda route: route.fulfill(status=200, body="", content_type="text/plain"))
+    page.locator("#method-full").check()
+    page.wait_for_function("() => document.querySelector('[data-live=status]').textContent.includes('no answer')")
+    assert page.locator("#answer").get_attribute("aria-busy") == "true"
+
+
+def test_without_scripts_the_form_answers_and_links_lead_on(opened):
+    page = opened(**UNSCRIPTED)
+    assert verdict(page) == "Fits"
+    assert not page.locator(".chart").is_visible()
+    page.get_by_label("Full fine-tuning").check()
+    page.get_by_label("Micro-batch size").fill("2")
+    page.get_by_label("Gradient checkpointing").uncheck()
+    page.get_by_role("button", name="Update the plan").click()
+    assert verdict(page) == "Does not fit"
+    assert page.get_by_label("Micro-batch size").input_value() == "2"
+    assert not page.get_by_label("Gradient checkpointing").is_checked()
+    page.get_by_role("link", name="Link to this plan").click()
+    assert page.url.endswith("/?method=full&gradient_checkpointing=false&micro_batch_size=2")
+    page.get_by_role("link", name="QLoRA", exact=True).click()
+    assert page.locator("#method-qlora").is_checked()
+
+
+def test_without_scripts_wrong_input_leads_to_its_field(opened):
+    page = opened("/?r=0", **UNSCRIPTED)
+    page.get_by_role("link", name="Rank").click()
+    assert page.url.endswith("#r")
+    assert page.locator("#r").input_value() == "0"
+
+
+def test_without_scripts_a_config_is_planned_by_its_own_button(opened, origin):
+    page = opened(**UNSCRIPTED)
+    config = page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]
+    page.get_by_text("Another model, by its config.json").click()
+    page.locator("#config").fill(json.dumps(config))
+    page.get_by_role("button", name="Plan this config").click()
+    assert "a gpt2" in page.locator("#verdict .eyebrow").inner_text()
+    assert "config=" in page.url
+
+
+def test_the_documentation_works_offline_and_unfolds(opened):
+    page = opened("/docs")
+    section = page.locator("section.operation").first
+    section.get_by_text("Its fields").first.click()
+    assert section.locator("details[open] .schema").first.is_visible()
+
+
+def test_the_keyboard_alone_reaches_the_content_first(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => document.activeElement.id") == "main"
