@@ -1,0 +1,29 @@
+"""The command line: `python -m validation trace REQUEST.json`, `python -m validation cases FILE.jsonl`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+#: Each command's module, which declares its arguments in `arguments` and does it in `run`.
+COMMANDS = {
+    "trace": "validation.show",
+    "cases": "validation.cases",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    told = parser.parse_args(argv)
+    module = import_module(COMMANDS[told.command])
+    own = argparse.ArgumentParser(prog=f"python -m validation {told.command}", description=module.__doc__)
+    module.arguments(own)
+    return int(module.run(own.parse_args(told.arguments)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The attention kernels' backward, with the scratch that their sources allocate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def flash_backward(
+    grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of (batch, heads, seq, head_dim) queries, keys and values.
+
+    References:
+        ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_bwd`: a float32 accumulator of dq, softmax_d,
+        and dk and dv at the queries' number of heads where keys and values have fewer.
+    """
+    batch, heads, seq, head_dim = query.shape
+    kv_heads, kv_seq = key.shape[1], key.shape[2]
+    grad_out, out = grad_out.transpose(1, 2).contiguous(), out.transpose(1, 2).contiguous()
+    grads = tuple(torch.empty_like(tensor.transpose(1, 2)) for tensor in (query, key, value))
+    seq_rounded, head_dim_rounded = _up(seq, 128), _up(head_dim, 32 if head_dim <= 128 else 64)
+    softmax_d = query.new_empty((batch, heads, seq_rounded), dtype=torch.float32)
+    dq_accum = query.new_empty((batch, seq_rounded, heads, head_dim_rounded), dtype=torch.float32)
+    expanded = []
+    if kv_heads != heads:
+        expanded = [key.new_empty((batch, kv_seq, heads, head_dim)) for _ in ("dk", "dv")]
+    del softmax_d, dq_accum, expanded
+    return grads[0].transpose(1, 2), grads[1].transpose(1, 2), grads[2].transpose(1, 2)
+
+
+def efficient_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    compute_log_sumexp: bool,
+    *_: object,
+    **__: object,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output, logarithms of sums, and the dropout's seed and offset, which lie on the host.
+
+    References:
+        ATen/native/transformers/cuda/attention.cu, `_efficient_attention_forward`; Note [Seed and Offset Device].
+    """
+    batch, heads, seq, _ = query.shape
+    out = query.new_empty((batch, seq, heads, value.shape[-1]))
+    logsumexp = query.new_empty((batch, heads, _up(seq, 32) if compute_log_sumexp else 0), dtype=torch.float32)
+    seed, offset = (torch.empty((), dtype=torch.long, device="cpu") for _ in range(2))
+    return out.transpose(1, 2), logsumexp, seed, offset
+
+
+def efficient_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None,
+    out: Tensor,
+    *_: object,
+    **__: object,
+) -> tuple[Tensor, Tensor, Tensor, None]:
+    """Gradients of (batch, heads, seq, head_dim) queries, keys and values; the bias needs none.
+
+    References:
+        ATen/native/transformers/cuda/attention_backward.cu, `_efficient_attention_backward`, and
+        mem_eff_attention/kernel_backward.h: delta, and the workspace that gradients are accumulated in.
+    """
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    grad_out, out = grad_out.transpose(1, 2).contiguous(), out.transpose(1, 2)
+    batch, seq, heads, head_dim = query.shape
+    grad_q = torch.empty_like(query, memory_format=torch.contiguous_format)
+    grad_k, grad_v = (t.new_empty((batch, t.shape[1], heads, t.shape[3])) for t in (key, value))
+    if query.dtype == torch.float32:
+        delta = (grad_out * out).sum(-1).transpose(-2, -1).contiguous()
+    else:
+        delta = query.new_empty((batch, heads, seq), dtype=torch.float32)
+    workspace = query.new_empty((workspace_bytes(query, key),), dtype=torch.uint8)
+    del delta, workspace
+    if key.shape[2] != heads:
+        grad_k, grad_v = (_reduced(t, key.shape[2]) for t in (grad_k, grad_v))
+    return grad_q.transpose(1, 2), grad_k.transpose(1, 2), grad_v.transpose(1, 2), None
+
+
+def _reduced(grad: Tensor, heads: int) -> Tensor:
+    batch, seq, many, head_dim = grad.shape
+    return grad.reshape(batch, seq, heads, many // heads, head_dim).sum(3)
+
+
+def workspace_bytes(query: Tensor, key: Tensor) -> int:
+    """Bytes of the backward kernel's workspace on compute capability 8.0 and 9.0.
+
+    References:
+        mem_eff_attention/kernels/generate_kernels.py (which kernel runs), kernel_backward.h, `Params::workspace_size`.
+    """
+    batch, seq, heads, head_dim = query.shape
+    half = query.dtype != torch.float32
+    max_k = next(k for k in (32, 64, 128, 1 << 16) if head_dim <= k)
+    block_i = 128 if max_k > 64 else 64
+    in_registers = half and max_k <= block_i
+    block_j = 128 if in_registers and max_k > 64 else 64
+    tile = 4 + block_i * block_j
+    elements = _up(seq, block_i) // block_i * (_up(head_dim, block_j) // block_j) * tile
+    if half and not in_registers:
+        splits = max(1, min(_up(key.shape[1], block_j) // block_j, 200 // (batch * heads)))
+        elements += 2 * splits * block_j * _up(head_dim, block_i)
+    return batch * heads * _up(elements, 4) * 4

@@ -1,0 +1,79 @@
+"""The fine-tuning methods on real modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import bitsandbytes as bnb
+import peft
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.integrations import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.utils.quantization_config import QuantizationMethod
+
+from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from calculator.request import Request
+
+
+def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype) -> None:
+    """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does."""
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=method.quant_type,
+        bnb_4bit_use_double_quant=method.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    with torch.device("meta"):
+        replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.weight.blocksize = method.blocksize
+            module.weight.data = module.weight.data.to(dtype)
+            module.weight._quantize(torch.device("meta"))
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(dtype)
+    model.is_loaded_in_4bit = True
+    model.is_quantized = True
+    model.quantization_method = QuantizationMethod.BITS_AND_BYTES
+    model.config.quantization_config = config
+
+
+def apply(model: nn.Module, request: Request) -> nn.Module:
+    """Apply a request's method and its gradient checkpointing."""
+    method, training = request.method, request.training
+    if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if not isinstance(method, Full):
+            model.enable_input_require_grads()
+    if isinstance(method, LoRA | QLoRA):
+        model = _low_rank(model, request)
+    return model
+
+
+def _low_rank(model: nn.Module, request: Request) -> nn.Module:
+    method = request.method
+    modules = method.target_modules
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.r,
+        lora_alpha=method.lora_alpha,
+        lora_dropout=method.lora_dropout,
+        target_modules=list(modules) if isinstance(modules, tuple) else modules,
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        bias=method.bias,
+        modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
+    )
+    model = peft.get_peft_model(model, config)
+    dtype = torch.float32 if request.training.adapter_dtype == "float32" else getattr(torch, request.training.dtype)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return model

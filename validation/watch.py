@@ -1,0 +1,149 @@
+"""Watches every operation of a step and books each new storage, and each freed one, in a ledger."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from validation.accumulation import in_place
+from validation.emulations import KERNELS
+from validation.ledger import Ledger, Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.answer import ComponentName, PhaseName
+    from validation.places import Places
+
+#: Operations whose outputs are scratch wherever they run.
+SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_blockwise"})
+
+
+class Emulated(TorchDispatchMode):
+    """Runs the kernels whose scratch their meta versions hide as they are written out in `emulations`."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        """Run one operation."""
+        kernel = KERNELS.get(func, func)
+        return kernel(*args, **(kwargs or {}))
+
+
+class Watch(TorchDispatchMode):
+    """Books every storage on the meta device, those of the emulated kernels too."""
+
+    def __init__(self, ledger: Ledger, places: Places, head: str | None, root: str) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self._places = places
+        self._loss = {root, head}
+        self._numbers: dict[int, int] = {}
+        self._guards: dict[int, weakref.ref] = {}
+        self._phase: PhaseName = "forward"
+        self._scratch: str | None = None
+
+    def enter(self, phase: PhaseName) -> None:
+        """Begin a phase of the step."""
+        self._phase = phase
+        self.ledger.enter(phase)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        """Run one operation and book what it allocates."""
+        kwargs = kwargs or {}
+        if self._phase == "backward" and func is torch.ops.aten.add.Tensor and in_place(*args):
+            return args[0].add_(args[1], **kwargs)
+        op = _name(func)
+        if self._phase != "optimizer_step" and self._places.module is not None:
+            self._places.made(op)
+        kernel = KERNELS.get(func)
+        if kernel is None:
+            out = func(*args, **kwargs)
+        else:
+            with self._within(op), self:
+                out = kernel(*args, **kwargs)
+        self._book(out, op)
+        return out
+
+    @contextmanager
+    def _within(self, op: str) -> Iterator[None]:
+        outer, self._scratch = self._scratch, op
+        try:
+            yield
+        finally:
+            self._scratch = outer
+
+    def _book(self, out: Any, op: str) -> None:
+        if isinstance(out, torch.Tensor):
+            self._meet(out, op)
+        elif isinstance(out, list | tuple):
+            for item in out:
+                self._book(item, op)
+
+    def _meet(self, tensor: torch.Tensor, op: str) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._numbers and tensor.device.type == "meta":
+            module, op, moment = self._place(op)
+            self._birth(storage, tensor, module=module, op=op, moment=moment, component=self._component(module, op))
+
+    def _place(self, op: str) -> tuple[str, str, str]:
+        if self._scratch is not None and op != self._scratch:
+            op = f"{self._scratch}/{op}"
+        if self._phase == "optimizer_step":
+            return "", op, "optimizer"
+        module = self._places.module
+        if module is not None:
+            return module, op, "forward" if self._phase == "forward" else "recompute"
+        if self._phase == "forward":
+            return "", op, "forward"
+        module, node = self._places.undone()
+        return module, f"{op}<{node}>", "backward"
+
+    def _component(self, module: str, op: str) -> ComponentName:
+        if self._phase == "optimizer_step" or "/" in op or op.split("<")[0] in SCRATCH:
+            return "workspace"
+        return "logits_and_loss" if module in self._loss else "activations"
+
+    def adopt(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
+        """Book a tensor that is there before the step; a storage that is known already keeps its first entry."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._numbers and tensor.device.type == "meta":
+            module, _, op = name.rpartition(".")
+            self._birth(storage, tensor, module=module, op=op, moment="static", component=component, name=name)
+
+    def claim(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
+        """Give a storage that was born as something else its component and name, such as a gradient's."""
+        booked = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
+        booked.component, booked.name = component, name
+
+    def _birth(self, storage: torch.UntypedStorage, tensor: torch.Tensor, **told: Any) -> None:
+        if not storage.nbytes():
+            return
+        key, number = storage._cdata, len(self.ledger.storages)
+        self._numbers[key] = number
+        self._guards[key] = weakref.ref(storage, lambda _: self._death(key))
+        self.ledger.birth(
+            Storage(
+                number=number,
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                nbytes=storage.nbytes(),
+                **told,
+            )
+        )
+
+    def _death(self, key: int) -> None:
+        del self._guards[key]
+        self.ledger.death(self._numbers.pop(key))
+
+
+def _name(func: Any) -> str:
+    namespace, _, name = func._schema.name.partition("::")
+    return f"{namespace}.{name}"
+
+
+def total(storages: Iterable[Storage], component: ComponentName) -> int:
+    """Bytes of the storages of one component."""
+    return sum(storage.bytes for storage in storages if storage.component == component)
