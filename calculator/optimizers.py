@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal, get_args
 
 from calculator.dimension import Shape, elements
-from calculator.dtype import ITEMSIZE, DType, rounded
+from calculator.dtype import DType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -85,16 +84,6 @@ class Optimizer:
 
     def _is_paged(self, shape: Shape) -> bool:
         return self.paged and elements(shape) >= SMALLEST_PAGED
-
-    def foreach_bytes(self, trained: Iterable[tuple[Shape, DType, int]]) -> int:
-        """The largest temporary of a foreach step: a list of tensors as large as one dtype group's parameters.
-
-        `trained` gives each kind of parameter's shape, dtype and how many there are.
-        """
-        groups: dict[DType, int] = defaultdict(int)
-        for shape, dtype, count in trained:
-            groups[dtype] += rounded(elements(shape) * ITEMSIZE[dtype]) * count
-        return self.temporaries * max(groups.values(), default=0)
 
 
 def _factored(shape: Shape) -> Iterator[State]:

@@ -21,15 +21,24 @@ _HALF = ("bfloat16", "float16")
 
 
 def attend(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS)."""
+    """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS).
+
+    FlashAttention 2 asked for by name gets its inputs in half precision (modeling_flash_attention_utils.py).
+    """
     if context.attention == "eager":
         out = eager(context, query, key, value)
     elif context.attention == "sdpa" and (context.mask is not None or query.dtype not in _HALF):
         out = _efficient(context, query, key, value)
     else:
+        half = context.training.dtype
+        query, key, value = (ops.cast(t, half, f"{name} in half precision") for t, name in _named(query, key, value))
         out = _flash(query, key, value)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
+
+
+def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
+    return (query, "query"), (key, "key"), (value, "value")
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -37,7 +46,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
         return flash(query, key, value)
-    query, key, value = (_padded(t, name) for t, name in ((query, "query"), (key, "key"), (value, "value")))
+    query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
     out = ops.narrow(flash(query, key, value), (*query.shape[:-1], head_dim))
     return ops.contiguous(out, "attention output, cut back")
 

@@ -25,9 +25,11 @@ def _bytes(tensors: Iterable[Stored]) -> int:
 
 
 def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored, ...]:
-    """Whole-list temporaries of a foreach step, which runs one dtype after the other (torch/optim)."""
-    by_dtype = [[t for t in trained if t.dtype == dtype] for dtype in sorted({t.dtype for t in trained})]
-    largest = max(by_dtype, key=_bytes, default=[])
+    """Whole-list temporaries of a foreach step (torch/optim/adam.py, _multi_tensor_adam).
+
+    It runs one dtype after the other, and a list keeps its name until the next dtype's is made: with two dtypes, which
+    is as many as there are, both coexist.
+    """
     return tuple(
         Stored(
             name=f"{tensor.name}: {optimizer.name} temporary",
@@ -36,7 +38,7 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
             component="workspace",
             count=tensor.count * optimizer.temporaries,
         )
-        for tensor in largest
+        for tensor in trained
         if optimizer.temporaries
     )
 

@@ -3,7 +3,8 @@
 A layer that stands for `copies` more of its kind is interpreted once. Each copy adds to what is alive what the
 interpreted one adds from its beginning to its end (its growth), in the forward and in the backward pass. Within the
 layer's own window the first copy sees none of the others' growth and the last sees all of it; what is alive is linear
-in between, so the larger end holds the peak.
+in between, so the larger end holds the peak. What a copy gained and the code after the layers frees (a cache) is freed
+for all copies there.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.step.tape import Born, Tape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The events `start` to `end` of a layer's forward or backward pass, and how many more layers it stands for."""
+    """The events `start` to `end` of a layer's forward or backward pass, and how many more layers it stands for.
 
+    `before` is where the same period before it begins.
+    """
+
+    before: int
     start: int
     end: int
     copies: int
@@ -37,19 +44,21 @@ class Moment:
 class Recording:
     """The events of one micro-batch, folded. Rows before `shared` were born before the first layer."""
 
-    __slots__ = ("growth", "live", "shared", "tape", "windows")
+    __slots__ = ("dropped", "gained", "growth", "live", "shared", "tape", "windows")
 
     def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int) -> None:
         self.shared = shared
         self.tape = tape
         self.windows = windows
         self.live = _running(tape)
-        self.growth = tuple(sum(born[4] * n for born, n in self._gained(window).items()) for window in windows)
+        self.gained = tuple(self._gain(window) for window in windows)
+        self.growth = tuple(sum(born[4] * n for born, n in gained.items()) for gained in self.gained)
+        self.dropped = tuple(self._drops())
 
     def _at(self, position: int) -> int:
         return self.live[position - 1] if position else 0
 
-    def _gained(self, window: Window) -> Counter[Born]:
+    def _gain(self, window: Window) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
         gained: Counter[Born] = Counter()
         rows, shared = self.tape.rows, self.shared
@@ -60,18 +69,56 @@ class Recording:
                 gained[rows[~event]] -= 1
         return gained
 
+    def _drops(self) -> Iterator[tuple[int, int, Born]]:
+        """Frees between the passes of what every copy gained in the forward one: position, copies, kind of storage.
+
+        That is what is freed there both of the window's own period and of the one before it: a copy in the middle has
+        copies on either side.
+        """
+        for window, gained in zip(self.windows[:1], self.gained, strict=False):
+            until = self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
+            here = Counter(born for _, born in self._freed_between(window.start, window.end, window.end, until))
+            before = self._freed_between(window.before, window.start, window.end, until)
+            left = here & Counter({born: count for born, count in gained.items() if count > 0})
+            for position, born in before:
+                if left[born] > 0:
+                    left[born] -= 1
+                    yield position, window.copies, born
+
+    def _freed_between(self, start: int, end: int, after: int, until: int) -> Iterator[tuple[int, Born]]:
+        """Frees in `after` to `until` of what was born in `start` to `end`."""
+        events, rows = self.tape.events, self.tape.rows
+        born = {event for event in events[start:end] if event >= 0}
+        for position in range(after, until):
+            event = events[position]
+            if event < 0 and ~event in born:
+                yield position + 1, rows[~event]
+
     def peak(self, start: int, end: int) -> Moment:
         """The moment with the most bytes between two positions."""
-        best = Moment(event=start, bytes=self._at(start), repeats=self._repeats(start))
-        cuts = sorted({start, end, *(p for w in self.windows for p in (w.start, w.end) if start < p < end)})
+        first = self._repeats(start)
+        best = Moment(event=start, bytes=self._at(start) + self._offset(start, first), repeats=first)
+        cuts = sorted({start, end, *(p for p in self._turns() if start < p < end)})
         for low, high in zip(cuts, cuts[1:], strict=False):
             repeats = self._repeats(low)
-            offset = sum(n * g for n, g in zip(repeats, self.growth, strict=True))
+            offset = self._offset(low, repeats)
             highest = max(self.live[low:high], default=0) + offset
             if highest > best.bytes:
                 event = self.live.index(highest - offset, low, high)
                 best = Moment(event=event + 1, bytes=highest, repeats=repeats)
         return best
+
+    def _turns(self) -> Iterator[int]:
+        """Positions at which what the copies hold changes."""
+        for window in self.windows:
+            yield window.start
+            yield window.end
+        for position, _, _ in self.dropped:
+            yield position
+
+    def _offset(self, position: int, repeats: tuple[int, ...]) -> int:
+        held = sum(n * g for n, g in zip(repeats, self.growth, strict=True))
+        return held - sum(copies * born[4] for at, copies, born in self.dropped if at <= position)
 
     def _repeats(self, position: int) -> tuple[int, ...]:
         """How often each window's growth is in what is alive from this position on, at the worse end of its copies."""
@@ -85,10 +132,12 @@ class Recording:
     def rows(self, moment: Moment) -> Counter[Born]:
         """How many of each kind of storage are alive at a moment."""
         alive = self._alive(moment.event)
-        for window, repeats in zip(self.windows, moment.repeats, strict=True):
-            if repeats:
-                for born, count in self._gained(window).items():
-                    alive[born] += count * repeats
+        for gained, repeats in zip(self.gained, moment.repeats, strict=True):
+            for born, count in gained.items():
+                alive[born] += count * repeats
+        for at, copies, born in self.dropped:
+            if at <= moment.event:
+                alive[born] -= copies
         return +alive
 
     def _alive(self, position: int) -> Counter[Born]:

@@ -21,6 +21,11 @@ class Repetition:
     end: int
     copies: int
 
+    @property
+    def places(self) -> tuple[int, int, int]:
+        """Where the period before the repeating one begins, where that begins, and where it ends."""
+        return 2 * self.start - self.end, self.start, self.end
+
 
 def repetition(kinds: Sequence[Any]) -> Repetition:
     """Find where a sequence of layers becomes periodic, and leave out all periods but two.

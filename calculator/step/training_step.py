@@ -95,14 +95,18 @@ def _recording(context: Context) -> Recording:
     marks = {label: position for position, label in context.tape.marks}
     windows = []
     if repetition.copies:
-        names = f"layer {repetition.start}", f"layer {repetition.end}"
+        before, start, end = (f"layer {place}" for place in repetition.places)
         windows.append(
-            Window(start=marks[f"{names[0]} forward"], end=marks[f"{names[1]} forward"], copies=repetition.copies)
-        )
-        if f"{names[0]} backward" in marks:
-            windows.append(
-                Window(start=marks[f"{names[1]} backward"], end=marks[f"{names[0]} backward"], copies=repetition.copies)
+            Window(
+                before=marks[f"{before} forward"],
+                start=marks[f"{start} forward"],
+                end=marks[f"{end} forward"],
+                copies=repetition.copies,
             )
+        )
+        if f"{start} backward" in marks:
+            begin, done = marks[f"{end} backward"], marks[f"{start} backward"]
+            windows.append(Window(before=begin, start=begin, end=done, copies=repetition.copies))
     first = marks["layer 0 forward"]
     shared = next(event for event in context.tape.events[first:] if event >= 0)
     return Recording(context.tape, tuple(windows), shared)
