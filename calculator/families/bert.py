@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.config import Check, shown
 from calculator.families.blocks import Owned, alike
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -97,6 +98,15 @@ def _bert(config: Config) -> Parts:
 _ROBERTA_TABLES = ("word_embeddings", "token_type_embeddings", "LayerNorm", "position_embeddings")
 
 
+def _without_position(config: Config) -> str | None:
+    """RoBERTa's positions begin after the padding token's number, which has a row of its own in their table."""
+    token, rows = config["pad_token_id"], config["max_position_embeddings"]
+    return f"{shown(token)} has no row among {shown(rows)} positions" if token is not None and token >= rows else None
+
+
+_ROBERTA = (*ENTRIES, *padding(1), Check(name="pad_token_id", problem=_without_position))
+
+
 def _roberta_head(config: Config) -> tuple[Module, ...]:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
@@ -130,7 +140,7 @@ FAMILIES = (
     Family(
         model_type="roberta",
         auto_class="masked-lm",
-        entries=(*ENTRIES, *padding(1)),
+        entries=_ROBERTA,
         parts=_roberta,
         head="lm_head.decoder",
         tied={
@@ -141,7 +151,7 @@ FAMILIES = (
     Family(
         model_type="xlm-roberta",
         auto_class="masked-lm",
-        entries=(*ENTRIES, *padding(1)),
+        entries=_ROBERTA,
         parts=_xlm_roberta,
         head="lm_head.decoder",
         # named_parameters() meets the head first here, so the head's name is the one it lists

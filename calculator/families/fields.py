@@ -96,6 +96,14 @@ def share_of_hidden(config: Config) -> int:
     return int(hidden) // int(among)
 
 
+def uneven_heads(config: Config) -> str | None:
+    """What is wrong where heads don't divide the hidden size among them, or None."""
+    head, among, hidden = config["head_dim"], config["num_attention_heads"], config["hidden_size"]
+    if head * among == hidden:
+        return None
+    return f"{shown(head)} for each of {shown(among)} attention heads is not the hidden_size, {shown(hidden)}"
+
+
 #: Attention whose keys and values have as many heads as its queries, each with its share of the hidden size.
 ONE_HEAD_SIZE = (derived("num_key_value_heads", heads), derived("head_dim", share_of_hidden))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.config import Computed
+from calculator.config import Computed, ContradictionError
 from calculator.dimension import Dim
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
@@ -78,8 +78,12 @@ def _gemma3_text(config: Config) -> Parts:
 
 def _window_both_ways(config: Config) -> int | None:
     """Half the window on either side, where attention is bidirectional."""
-    told = config["sliding_window"]
-    return told if told is None or not config["use_bidirectional_attention"] else Dim(told // 2 + 1, "sliding_window")
+    told: int | None = config["sliding_window"]
+    if not config["use_bidirectional_attention"]:
+        return told
+    if told is None:
+        raise ContradictionError("sliding_window", "there is none, but use_bidirectional_attention halves it; give one")
+    return Dim(told // 2 + 1, "sliding_window")
 
 
 #: What a Gemma 3 file says of its text model.

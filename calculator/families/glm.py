@@ -55,7 +55,11 @@ def _glm4(config: Config) -> Parts:
 FAMILIES = (
     Family(
         model_type="glm",
-        entries=(*grouped_sizes(kv=2, head=128), *dropouts("attention_dropout", nullable=True), *_COMMON),
+        entries=(
+            *grouped_sizes(kv=2, kv_nullable=False, head=128),
+            *dropouts("attention_dropout", nullable=True),
+            *_COMMON,
+        ),
         parts=_glm,
     ),
     Family(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.config import Check
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
@@ -26,6 +27,7 @@ from calculator.families.fields import (
     padding,
     positions,
     tie,
+    uneven_heads,
 )
 from calculator.families.rope import frequencies, frequencies_per_type, rope, rope_per_type
 from calculator.families.windows import every, layer_types, window
@@ -130,6 +132,7 @@ FAMILIES = (
             *rope(),
             number("rms_norm_eps", 1e-5),
             number("clip_qkv", None, nullable=True),
+            Check(name="head_dim", problem=uneven_heads),
             *experts(8, aliases=("num_local_experts",)),
             flag("norm_topk_prob", False),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.config import Check
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
@@ -26,6 +27,7 @@ from calculator.families.fields import (
     positions,
     size,
     tie,
+    uneven_heads,
 )
 from calculator.families.rope import frequencies, rope
 from calculator.families.windows import window, window_kinds
@@ -34,6 +36,23 @@ from calculator.module import embedding, linear, norm
 
 if TYPE_CHECKING:
     from calculator.config import Config
+
+
+def _without_scale(config: Config) -> str | None:
+    """Phi-3.5-MoE scales its embeddings by the file's own factors."""
+    told = config["rope_parameters"]
+    missing = [key for key in ("short_mscale", "long_mscale") if not isinstance(told.get(key), int | float)]
+    return f"needs {' and '.join(missing)}, numbers" if missing and told["rope_type"] != "default" else None
+
+
+def _uneven_long_rope(config: Config) -> str | None:
+    """Phi-3 counts LongRoPE's factors by equal shares of the hidden size."""
+    return uneven_heads(config) if config["rope_type"] == "longrope" else None
+
+
+def _uneven_head_norms(config: Config) -> str | None:
+    """Phi's norms of queries and keys are as wide as equal shares of the hidden size."""
+    return uneven_heads(config) if config["qk_layernorm"] else None
 
 
 def _phi(config: Config) -> Parts:
@@ -100,6 +119,7 @@ FAMILIES = (
             *dropouts("resid_pdrop", "embd_pdrop"),
             *dropouts("attention_dropout", nullable=True),
             flag("qk_layernorm", False),
+            Check(name="head_dim", problem=_uneven_head_norms),
             tie(default=False),
             *padding(),
         ),
@@ -114,6 +134,7 @@ FAMILIES = (
             *rope(
                 always=True, types={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
             ),
+            Check(name="head_dim", problem=_uneven_long_rope),
             window(None),
             activation(),
             number("rms_norm_eps", 1e-5),
@@ -129,6 +150,7 @@ FAMILIES = (
             *grouped_sizes(kv=8, kv_nullable=False),
             positions(4096 * 32),
             *rope(theta=1e6),
+            Check(name="rope_parameters", problem=_without_scale),
             window(None),
             activation(),
             number("rms_norm_eps", 1e-5),

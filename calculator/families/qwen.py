@@ -139,7 +139,7 @@ FAMILIES = (
     Family(
         model_type="qwen2_moe",
         entries=(
-            *grouped_sizes(kv=16),
+            *grouped_sizes(kv=16, kv_nullable=False),
             *switched_window(4096, unused=0),
             size("max_window_layers", 28, minimum=0),
             *layer_types(_even_below_max_window),

@@ -57,7 +57,7 @@ def rope(
         Computed(name="rope_type", value=lambda config: config["rope_parameters"]["rope_type"]),
         Computed(name="partial_rotary_factor", value=lambda config: _share(config, always=always)),
         Computed(name="rotary_dim", value=rotary_dim),
-        Check(name="rope_parameters", problem=_wrong_length),
+        Check(name="rope_parameters", problem=_unusable),
     )
 
 
@@ -163,11 +163,13 @@ def rotary_dim(config: Config) -> int:
     return Dim(rotated, "rotary_dim" if share != 1 else "head_dim")
 
 
-def _wrong_length(config: Config) -> str | None:
+def _unusable(config: Config) -> str | None:
     told = config["rope_parameters"]
+    pairs = int(config["rotary_dim"]) // 2
+    if told["rope_type"] == "dynamic" and pairs < 2:
+        return "rope_type dynamic divides by the rotated dimensions less 2; it needs more than these 2"
     if told["rope_type"] != "longrope":
         return None
-    pairs = int(config["rotary_dim"]) // 2
     for key in ROPE_TYPES["longrope"]:
         factors = told[key]
         if not isinstance(factors, list | tuple) or len(factors) != pairs:

@@ -105,7 +105,7 @@ FAMILIES = (
             size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
             size("intermediate_size", spelled="d_ff"),
             size("head_dim", spelled="d_kv", aliases=("head_dim",)),
-            layers(spelled="num_layers", aliases=("num_hidden_layers",)),
+            layers(spelled="num_layers"),
             size(
                 "num_decoder_layers",
                 None,

@@ -67,5 +67,8 @@ def _wrong_layer_types(config: Config) -> str | None:
 
 def _missing_window(config: Config) -> str | None:
     if config["sliding_window"] is None and "sliding_attention" in config["layer_types"]:
-        return "there is none, but layer_types has sliding_attention; give the window, or full_attention throughout"
+        return (
+            "no window is in use, but layer_types has sliding_attention;"
+            " set it (and use_sliding_window, where the family has that), or full_attention throughout"
+        )
     return None
