@@ -32,7 +32,9 @@ def _kernels(request: Request) -> Iterator[Problem]:
     where = "training.attention"
     if training.dtype == "float32" and training.autocast is None:
         yield Problem(
-            loc=where, msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16", input="flash_attention_2"
+            loc=where,
+            msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16",
+            input="flash_attention_2",
         )
     if training.padding:
         yield Problem(

@@ -135,6 +135,11 @@ class Model:
         owners = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
         return frozenset(owners | ({self.head} if self.head else set()))
 
+    @property
+    def embedding(self) -> Module:
+        """The word embeddings: the first embedding outside the layers."""
+        return next(part for part in self.parts if isinstance(part, Module) and part.kind == "embedding")
+
     def distinct_layers(self) -> Iterator[tuple[Layer, int]]:
         """Each layer of its own kind, and how often it stands in its stack."""
         for part in self.parts:

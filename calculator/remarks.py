@@ -38,7 +38,9 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
     """Risks worth knowing."""
     told = []
     if isinstance(request.method, Prefix | Prompt) and request.training.adapter_dtype == "model":
-        told.append("PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures.")
+        told.append(
+            "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
+        )
     if isinstance(request.method, QLoRA):
         told += _not_quantised(model)
     positions = model.config.get("max_position_embeddings")

@@ -10,7 +10,9 @@ from calculator.sourced import Sourced
 #: comparison, whose median is 1.035. Long histories of changing sequence lengths can need more.
 RESERVED_OVER_ALLOCATED = Fraction(1104, 1000)
 
-SOURCE = "huggingface/peft, method_comparison/MetaMathQA: max_memory_reserved over the traced live tensors, 1.024 to 1.104"
+SOURCE = (
+    "huggingface/peft, method_comparison/MetaMathQA: max_memory_reserved over the traced live tensors, 1.024 to 1.104"
+)
 
 
 def reserved_by_rule(allocated_bytes: int) -> int:

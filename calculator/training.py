@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from calculator.dtype import DType
 from calculator.optimizers import OptimizerName
 from calculator.settings import setting
 
@@ -62,6 +63,11 @@ class Training:
         minimum=0,
         maximum=1e9,
     )
+
+    @property
+    def added_dtype(self) -> DType:
+        """The dtype of parameters that a method adds."""
+        return self.dtype if self.adapter_dtype == "model" else "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,7 +130,7 @@ FAMILIES = (
         entries=(
             *grouped_sizes(),
             positions(4096),
-            size("original_max_position_embeddings", 4096, maximum=1 << 31),
+            size("original_max_position_embeddings", 4096, minimum=2, maximum=1 << 31),
             *rope(
                 always=True, types={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
             ),

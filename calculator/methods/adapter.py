@@ -1,10 +1,24 @@
 """Bottleneck adapters (Houlsby et al. 2019; Pfeiffer et al. 2020)."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from calculator.dimension import Dim, elements
 from calculator.methods.base import Method
 from calculator.settings import setting
+from calculator.state import Stored
+from calculator.step import operations as ops
+from calculator.step.activation import activation
+from calculator.step.context import stack
+
+if TYPE_CHECKING:
+    from calculator.dimension import Shape
+    from calculator.model import Model
+    from calculator.step.context import Context, LayerModules
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +36,43 @@ class Adapter(Method):
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = setting(
         "relu", label="Non-linearity", help="The function between the two projections."
     )
+
+    def _shapes(self, model: Model) -> dict[str, Shape]:
+        d, r = model.config["hidden_size"], Dim(self.bottleneck_size, "bottleneck_size")
+        return {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+        """Two matrices and two biases after each adapted sublayer of every layer."""
+        sublayers = ("mlp",) if self.placement == "pfeiffer" else ("attention", "mlp")
+        return tuple(
+            Stored(
+                name=f"{stack(model).name}.*.{sublayer}.adapter.{name}",
+                shape=shape,
+                dtype=training.added_dtype,
+                component="adapter_weights",
+                count=len(stack(model).layers),
+                parameters=elements(shape),
+                trained=True,
+                base=False,
+            )
+            for sublayer in sublayers
+            for name, shape in self._shapes(model).items()
+        )
+
+    def after(
+        self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
+    ) -> Tensor:
+        """The adapter's four operations and its own residual, in the adapter's dtype."""
+        if sublayer == "attention" and self.placement == "pfeiffer":
+            return hidden_states
+        dtype = context.training.added_dtype
+        context.scoped(f"{modules.prefix}{sublayer}.adapter: ")
+        weights = {
+            name: context.parameters.new(f"{modules.prefix}{sublayer}.adapter.{name}", shape, dtype, trained=True)
+            for name, shape in self._shapes(context.model).items()
+        }
+        x = ops.cast(hidden_states, dtype, "input in the adapter's dtype")
+        x = ops.matmul(x, weights["down.weight"], weights["down.bias"], self.bottleneck_size, "down")
+        x = activation(self.non_linearity)(x)
+        x = ops.matmul(x, weights["up.weight"], weights["up.bias"], hidden_states.shape[-1], "up")
+        return ops.add(ops.cast(x, hidden_states.dtype, "update"), hidden_states, "output")

@@ -56,6 +56,9 @@ class Method:
         """What follows a sublayer before its residual is added."""
         return hidden_states
 
+    def begin(self, context: Context) -> None:
+        """What is made before the model runs."""
+
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
         """The input embeddings as the first layer gets them."""
         return embeddings

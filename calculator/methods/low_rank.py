@@ -32,7 +32,7 @@ def adapted(method: LowRank, path: str, module: Module, model: Model, training: 
 
 
 def _updates(method: LowRank, module: Module, training: Training) -> tuple[Added, ...]:
-    own = training.dtype if training.adapter_dtype == "model" else "float32"
+    own = training.added_dtype
     r = Dim(method.r, "r")
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own)

@@ -1,10 +1,23 @@
 """Prefix tuning (Li & Liang 2021): learned keys and values in every layer."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.dimension import Dim, elements
+from calculator.errors import refusal
 from calculator.methods.base import Method
 from calculator.settings import setting
+from calculator.state import Stored
+from calculator.step import operations as ops
+from calculator.step.context import stack
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.step.context import Context
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,12 +27,82 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
 
     num_virtual_tokens: int = setting(
-        20,
-        label="Virtual tokens",
-        help="Learned positions in front of each layer's keys.",
-        minimum=1,
-        maximum=1_000_000,
+        20, label="Virtual tokens", help="Learned positions in front of each layer's keys.", minimum=1, maximum=1_000_000
     )
     prefix_projection: bool = setting(
         False, label="Prefix projection", help="Train an MLP that produces the prefix (section 4.3 of the paper)."
     )
+
+    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+        """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
+        if training.gradient_checkpointing:
+            message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or take another method"
+            raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)
+
+    def _tensors(self, model: Model) -> dict[str, tuple[int, ...]]:
+        """The encoder's parameters (peft.tuners.prefix_tuning.PrefixEncoder)."""
+        p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), _width(model)
+        out = len(stack(model).layers) * 2 * width
+        if not self.prefix_projection:
+            return {"embedding.weight": (p, out)}
+        return {
+            "embedding.weight": (p, width),
+            "transform.0.weight": (width, width),
+            "transform.0.bias": (width,),
+            "transform.2.weight": (out, width),
+            "transform.2.bias": (out,),
+        }
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+        """The encoder, in float32 whatever is asked."""
+        return tuple(
+            Stored(
+                name=f"prompt_encoder.{name}",
+                shape=shape,
+                dtype="float32",
+                component="adapter_weights",
+                parameters=elements(shape),
+                trained=True,
+                base=False,
+            )
+            for name, shape in self._tensors(model).items()
+        )
+
+    def begin(self, context: Context) -> None:
+        """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
+        p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
+        context.scoped("prompt_encoder: ")
+        encoded = ops.cast(self._encoded(context, p), context.training.dtype, "prefix in the model's dtype")
+        count = len(stack(context.model).layers)
+        heads = encoded.shape[-1] // (2 * count * _head_dim(context.model))
+        layer = (2, context.batch, heads, p, _head_dim(context.model))
+        chunks = ops.split(ops.view(encoded, (count, *layer)), [layer] * len(context.repetition.numbers))
+        context.fill_cache([ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
+
+    def _encoded(self, context: Context, p: Dim) -> Tensor:
+        weights = {
+            name: context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
+            for name, shape in self._tensors(context.model).items()
+        }
+        indices = context.tape.new((context.batch, p), "int64", "indices")
+        table = weights["embedding.weight"]
+        x = ops.embedding(indices, table, table.shape[1], "embedding")
+        if not self.prefix_projection:
+            return x
+        first, second = weights["transform.0.weight"], weights["transform.2.weight"]
+        x = ops.matmul(x, first, weights["transform.0.bias"], first.shape[0], "transform, hidden")
+        x = ops.unary(x, "transform, tanh", saves="result")
+        return ops.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
+
+
+def _width(model: Model) -> int:
+    """Keys' or values' width of one layer (peft.utils.other._prepare_prompt_learning_config)."""
+    config = model.config
+    if "num_key_value_heads" not in config:
+        return int(config["hidden_size"])
+    return int(config["num_key_value_heads"]) * _head_dim(model)
+
+
+def _head_dim(model: Model) -> int:
+    config = model.config
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])

@@ -1,10 +1,21 @@
 """Prompt tuning (Lester et al. 2021): learned embeddings in front of the input."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.dimension import Dim, elements
 from calculator.methods.base import Method
 from calculator.settings import setting
+from calculator.state import Stored
+from calculator.step import operations as ops
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.step.context import Context
+    from calculator.step.tape import Tensor
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,3 +27,32 @@ class Prompt(Method):
     num_virtual_tokens: int = setting(
         20, label="Virtual tokens", help="Learned embeddings in front of the input.", minimum=1, maximum=1_000_000
     )
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+        """One table of embeddings, in float32 whatever is asked, and the indices into it."""
+        p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
+        shape = (p, model.embedding.out_features)
+        table = Stored(
+            name="prompt_encoder.embedding.weight",
+            shape=shape,
+            dtype="float32",
+            component="adapter_weights",
+            parameters=elements(shape),
+            trained=True,
+            base=False,
+        )
+        return (table,)
+
+    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+        """The prompt, repeated for the batch, and the word embeddings (peft.PeftModelForCausalLM.forward)."""
+        p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
+        context.scoped("prompt_encoder: ")
+        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
+        indices = context.tape.new((1, p), "int64", "indices")
+        prompts = ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
+        prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
+        labels = context.tape.new((context.batch, p), "int64", "labels of the prompt")
+        context.lengthen(p)
+        longer = context.tape.new((context.batch, context.length), "int64", "labels, lengthened")
+        context.during_forward += [prompts, labels, longer]
+        return ops.concatenate((prompts, embeddings), (context.batch, context.length, width), "prompt and embeddings")

@@ -62,7 +62,7 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> T
     if context.mask is None:
         return efficient(query, key, value, None)
     key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
-    return efficient(query, key, value, _bias(context, query))
+    return efficient(query, key, value, _bias(query, key))
 
 
 def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
@@ -77,17 +77,17 @@ def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
     return ops.view(ops.contiguous(expanded, name), (batch, count, length, head_dim))
 
 
-def _bias(context: Context, query: Tensor) -> Tensor:
+def _bias(query: Tensor, key: Tensor) -> Tensor:
     """A boolean mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
 
     Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
     """
-    tape, batch, length = query.tape, query.shape[0], query.shape[2]
-    bias = tape.new((batch, length, length), query.dtype, "attention bias")
-    negated = tape.new((batch, length, length), "bool", "mask, negated")
+    tape, batch, length, width = query.tape, query.shape[0], query.shape[2], key.shape[2]
+    bias = tape.new((batch, length, width), query.dtype, "attention bias")
+    negated = tape.new((batch, length, width), "bool", "mask, negated")
     del negated
-    if length % 8:
-        bias = tape.new((batch, length, -(-length // 8) * 8), query.dtype, "attention bias, padded")
+    if width % 8:
+        bias = tape.new((batch, length, -(-width // 8) * 8), query.dtype, "attention bias, padded")
     return bias
 
 

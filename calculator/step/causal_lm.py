@@ -36,6 +36,7 @@ def micro_batch(context: Context) -> None:
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
     context.cache = [] if context.config["use_cache"] and not context.training.gradient_checkpointing else None
+    context.method.begin(context)
     hidden_states = _decoder(context, ids)
     context.release()
     logits = context.outer(context.model.head)(hidden_states)
@@ -43,15 +44,16 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     logits = context.program.logits(context, logits)
     loss = causal_lm_loss(context, logits, ids)
     context.tape.component = "activations"
-    context.cache = None
+    context.cache, context.during_forward = None, []
     return loss
 
 
 def _decoder(context: Context, ids: Tensor) -> Tensor:
     program = context.program
-    inputs_embeds = context.method.embedded(context, program.embeddings(context, ids))
+    inputs_embeds = program.embeddings(context, ids)
     if context.training.gradient_checkpointing and not inputs_embeds.node:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
+    inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = program.enter(context, inputs_embeds)
     context.position = program.tables(context, hidden_states)
     context.mask = masks.causal(context)

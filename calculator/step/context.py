@@ -30,13 +30,17 @@ class Context:
         "cache",
         "config",
         "dtype",
+        "during_forward",
+        "during_layers",
         "kept",
         "length",
         "mask",
         "method",
         "model",
         "parameters",
+        "past",
         "position",
+        "prefix",
         "program",
         "repetition",
         "tape",
@@ -58,6 +62,10 @@ class Context:
         self.attention_dropout = float(model.config.get("attention_dropout") or 0.0)
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
+        self.past = 0
+        self.prefix: list[list[Tensor]] = []
+        self.during_forward: list[Tensor] = []
+        self.during_layers: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
         self.repetition = repetition([layer_kind(self, layer) for layer in stack(model).layers])
         self.kept: list[Tensor] = []
@@ -74,7 +82,7 @@ class Context:
 
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
-        self.position, self.mask = (), None
+        self.position, self.mask, self.during_layers = (), None, []
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """A layer's modules by their names within the layer."""
@@ -84,10 +92,35 @@ class Context:
         """Keys and values through the cache, which copies them (transformers.cache_utils.DynamicLayer.update)."""
         if self.cache is None:
             return key, value
-        key = ops.concatenate((key,), key.shape, "key, cached")
-        value = ops.concatenate((value,), value.shape, "value, cached")
+        before = self.prefix.pop(0) if self.prefix else [None, None]
+        key = self._with(before, 0, key, "key, cached")
+        value = self._with(before, 1, value, "value, cached")
         self.cache += [key, value]
         return key, value
+
+    def _with(self, before: list[Tensor | None], index: int, x: Tensor, name: str) -> Tensor:
+        prefix = before[index]
+        shape = (*x.shape[:2], x.shape[2] + self.past, x.shape[3]) if self.past else x.shape
+        out = ops.concatenate((prefix, x) if prefix is not None else (x,), shape, name)
+        before[index] = None
+        return out
+
+    def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
+        """A prefix in every layer's cache: copies of the given keys and values, for the layers that are run.
+
+        Those of the layers that are not run are one lump, which is dropped after the layers.
+        """
+        self.past = length
+        self.cache = []
+        self.prefix = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
+        more = len(stack(self.model).layers) - len(layers)
+        if more:
+            shape = (2 * more, *layers[0][0].shape)
+            self.during_layers = [self.tape.new(shape, layers[0][0].dtype, "prefix, cached, of layers not run")]
+
+    def lengthen(self, tokens: Dim) -> None:
+        """Virtual tokens in front of the sequence."""
+        self.length = tokens + self.length
 
     def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
         """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""

@@ -14,17 +14,19 @@ def causal(context: Context) -> Tensor | None:
     context.scoped("model.attention mask: ")
     if context.attention == "eager":
         return _additive(context)
-    return _boolean(context) if context.training.padding else None
+    needed = context.training.padding or context.past
+    return _boolean(context) if needed and context.attention == "sdpa" else None
 
 
 def _boolean(context: Context) -> Tensor:
     """(batch, 1, sequence, sequence): causal and padding."""
     tape, batch, length = context.tape, context.batch, context.length
+    width = length + context.past
     if not context.training.padding:
-        return tape.new((1, length, length), "bool", "causal")
-    padding = tape.new((batch, length), "bool", "padding")
-    causal_part = tape.new((1, length, length), "bool", "causal")
-    both = tape.new((batch, length, length), "bool", "causal and padding")
+        return tape.new((1, length, width), "bool", "causal")
+    padding = tape.new((batch, width), "bool", "padding")
+    causal_part = tape.new((1, length, width), "bool", "causal")
+    both = tape.new((batch, length, width), "bool", "causal and padding")
     del causal_part, padding
     return both
 
@@ -32,7 +34,7 @@ def _boolean(context: Context) -> Tensor:
 def _additive(context: Context) -> Tensor:
     """The same in the hidden states' dtype, 0 or the smallest number."""
     boolean = _boolean(context)
-    shape = (context.batch, 1, context.length, context.length)
+    shape = (context.batch, 1, context.length, context.length + context.past)
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
     return mask

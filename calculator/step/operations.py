@@ -72,17 +72,27 @@ def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def split(x: Tensor, shapes: Sequence[Shape]) -> list[Tensor]:
-    """Views of consecutive parts; the backward pass concatenates their gradients."""
-    node = Node(x.tape, _split_back, (x,), x, outputs=len(shapes)) if x.node else None
-    if node is not None:
-        node.context = (x.shape, x.dtype, x.tape)
+def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[Tensor]:
+    """Views of consecutive parts; the backward pass concatenates (of unbind: stacks) their gradients."""
+    node = None
+    if x.node:
+        node = Node(x.tape, _split_back, (x,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
     return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
 
 
 def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  freed by the caller
-    shape, dtype, tape = node.context
-    return (tape.new(shape, dtype, "split: gradient"),)
+    shape, dtype, tape, stacks = node.context
+    return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
+
+
+def repeated(x: Tensor, times: int, name: str) -> Tensor:
+    """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
+    node = Node(x.tape, _repeated_back, (x,), x.shape) if x.node else None
+    return x.tape.new((times, *x.shape[1:]), x.dtype, name, node=node)
+
+
+def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "repeat: gradient"),)
 
 
 def narrow(x: Tensor, shape: Shape) -> Tensor:

@@ -70,10 +70,11 @@ class Recording:
         return gained
 
     def _drops(self) -> Iterator[tuple[int, int, Born]]:
-        """Frees between the passes of what every copy gained in the forward one: position, copies, kind of storage.
+        """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
 
-        That is what is freed there both of the window's own period and of the one before it: a copy in the middle has
-        copies on either side.
+        Between the passes that is what is freed both of the window's own period and of the one before it: a copy in
+        the middle has copies on either side. After the backward window, what waits there for the code before the layers
+        (a prefix's gradients).
         """
         for window, gained in zip(self.windows[:1], self.gained, strict=False):
             until = self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
@@ -81,6 +82,12 @@ class Recording:
             before = self._freed_between(window.before, window.start, window.end, until)
             left = here & Counter({born: count for born, count in gained.items() if count > 0})
             for position, born in before:
+                if left[born] > 0:
+                    left[born] -= 1
+                    yield position, window.copies, born
+        for window, gained in zip(self.windows[1:], self.gained[1:], strict=True):
+            left = +gained
+            for position, born in self._freed_between(window.start, window.end, window.end, len(self.tape.events)):
                 if left[born] > 0:
                     left[born] -= 1
                     yield position, window.copies, born
