@@ -162,10 +162,12 @@ def listed_methods() -> MethodList:
 
 
 def _method(name: str) -> MethodAnswer:
-    return MethodAnswer(name=name, summary=summary(METHODS[name]), **asdict(AXES[name]), settings=_settings(name))
+    return MethodAnswer(
+        name=name, summary=summary(METHODS[name]), **asdict(AXES[name]), settings=_settings(METHODS[name])
+    )
 
 
-def _settings(name: str) -> tuple[MethodSetting, ...]:
+def _settings(cls: type) -> tuple[MethodSetting, ...]:
     return tuple(
         MethodSetting(
             name=told.name,
@@ -177,7 +179,7 @@ def _settings(name: str) -> tuple[MethodSetting, ...]:
             choices=told.choices,
             unit=told.setting.unit,
         )
-        for told in declared(METHODS[name])
+        for told in declared(cls)
     )
 
 

@@ -63,7 +63,7 @@ def decoded(raw: bytes) -> Any:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise Refusal(400, f"the body is not valid Unicode text: {error.reason}") from error
     except RecursionError as error:
         raise Refusal(400, f"the body is nested more than {DEEPEST} levels deep") from error

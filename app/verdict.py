@@ -74,7 +74,7 @@ def why(plan: Estimate) -> str:
     memory = plan.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
     told = " and ".join(f"{COMPONENTS[c.name].label.lower()} ({size(c.bytes)})" for c in largest if c.bytes)
-    return f"The peak is in the {PHASES[memory.peak_phase]}, at {memory.peak_operation}: mostly {told}."
+    return f"The peak is in the {PHASES[memory.peak_phase]}, at “{memory.peak_operation}”: mostly {told}."
 
 
 def largest_transient(plan: Estimate) -> Row | None:

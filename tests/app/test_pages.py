@@ -126,16 +126,16 @@ def test_a_plan_that_does_not_fit_says_what_it_would_need(client):
 
 
 def test_a_posted_config_leads_to_its_address(client):
-    config = client.get("/api/v1/models/gpt2").json()["config"]
+    config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     response = client.post("/", data={"config": json.dumps(config, indent=4)}, follow_redirects=False)
     assert response.status_code == 303
     landed = client.get(response.headers["location"])
     assert landed.status_code == 200
-    assert "a gpt2 of 124,439,808 parameters" in landed.text
+    assert "a llama of 1,100,048,384 parameters" in landed.text
 
 
 def test_a_config_too_long_for_an_address_is_answered_at_once(client):
-    config = client.get("/api/v1/models/gpt2").json()["config"]
+    config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     long = {**config, "id2label": {str(i): f"label {i}" for i in range(2000)}}
     response = client.post("/", data={"config": json.dumps(long)}, follow_redirects=False)
     assert response.status_code == 200

@@ -40,8 +40,13 @@ def test_a_change_updates_the_answer_the_address_and_the_chart_in_place(opened):
 
 def test_typing_a_model_and_a_card_answers_for_them(opened):
     page = opened()
-    answered(page, lambda: page.get_by_label("Hub id or URL").fill("https://huggingface.co/openai-community/gpt2"))
-    assert "gpt2" in page.locator("#verdict .eyebrow").inner_text()
+    answered(
+        page,
+        lambda: page.get_by_label("Hub id or URL").fill(
+            "https://huggingface.co/TinyLlama/TinyLlama-1.1B-Chat-v1.0/tree/main"
+        ),
+    )
+    assert "TinyLlama" in page.locator("#verdict .eyebrow").inner_text()
     answered(page, lambda: page.get_by_label("GPU", exact=True).select_option("h100-sxm5-80gb"))
     assert "H100" in page.locator("#verdict .eyebrow").inner_text()
     assert "gpu=h100-sxm5-80gb" in page.url
@@ -116,19 +121,21 @@ def test_wrong_input_is_told_at_its_field_and_put_right_in_place(opened):
 
 def test_a_pasted_config_is_planned_and_takes_the_model_back(opened, origin):
     page = opened()
-    config = page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]
+    config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     answered(page, lambda: page.locator("#config").fill(json.dumps(config, indent=2)))
-    assert "a gpt2 of 124,439,808 parameters" in page.locator("#verdict .eyebrow").inner_text()
+    assert "a llama of 1,100,048,384 parameters" in page.locator("#verdict .eyebrow").inner_text()
     assert page.locator("#model").input_value() == ""
 
 
 def test_a_chosen_config_file_is_planned(opened, origin, tmp_path):
     page = opened()
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]))
+    file.write_text(
+        json.dumps(page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"])
+    )
     answered(page, lambda: page.locator("#config-file").set_input_files(file))
-    assert "a gpt2" in page.locator("#verdict .eyebrow").inner_text()
+    assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
 
 
 def test_a_memory_size_takes_the_place_of_a_named_card(opened):
@@ -172,11 +179,11 @@ def test_without_scripts_wrong_input_leads_to_its_field(opened):
 
 def test_without_scripts_a_config_is_planned_by_its_own_button(opened, origin):
     page = opened(**UNSCRIPTED)
-    config = page.request.get(f"{origin}/api/v1/models/gpt2").json()["config"]
+    config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     page.locator("#config").fill(json.dumps(config))
     page.get_by_role("button", name="Plan this config").click()
-    assert "a gpt2" in page.locator("#verdict .eyebrow").inner_text()
+    assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
     assert "config=" in page.url
 
 
