@@ -10,6 +10,7 @@ from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     GROUPS,
     activation,
+    count,
     derived,
     dropouts,
     flag,
@@ -90,7 +91,7 @@ FAMILIES = (
             derived("num_key_value_heads", _kv_heads),
             GROUPS,
             flag("parallel_attn", True, nullable=True),
-            size("num_ln_in_parallel_attn", None, nullable=True),
+            count("num_ln_in_parallel_attn", None, nullable=True),
             Computed(name="num_ln_in_parallel_attn", value=_norms_in_parallel),
             flag("alibi", False, nullable=True),
             flag("bias", False, nullable=True),

@@ -97,6 +97,7 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "decoder_sparse_step": lambda d: d.rng.randint(1, 3),
     "max_window_layers": lambda d: d.rng.randint(0, 3),
     "attention_types": lambda d: [[[d.rng.choice(["global", "local"])], 1] for _ in range(d.layers)],
+    "original_max_position_embeddings": lambda d: d.rng.randint(2, 40),
     "rotary_dim": lambda d: 2 * d.rng.randint(1, d.head // 2),
     "word_embed_proj_dim": lambda d: d.rng.choice([d.hidden, None, 5]),
     "embedding_size": lambda d: d.rng.choice([d.hidden, 5]),
