@@ -56,7 +56,7 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
     inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = program.enter(context, inputs_embeds)
     context.position = program.tables(context, hidden_states)
-    context.mask = masks.causal(context)
+    context.masks = masks.by_kind(context)
     layers = stack(context.model)
     for place, number in enumerate(context.repetition.numbers):
         hidden_states = marked(hidden_states, f"layer {place}")
@@ -79,7 +79,7 @@ def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _layer(context: Context, prefix: str, layer: Layer, hidden_states: Tensor) -> Tensor:
     modules = context.layer(layer, f"{prefix}.*.")
-    position, mask = context.position, context.mask
+    position, mask = context.position, context.masks[masks.attends(layer.kind)]
 
     def run(x: Tensor) -> Tensor:
         context.position, context.mask = position, mask

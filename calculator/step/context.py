@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from calculator.dimension import Dim
 from calculator.model import Layer, Model, Stack
 from calculator.module import Module
+from calculator.step import masks
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
 from calculator.step.programs import program
-from calculator.step.repetition import repetition
+from calculator.step.repetition import Repetition, repetition
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Context:
     """One run of the step."""
 
     __slots__ = (
+        "_repetition",
         "attention",
         "attention_dropout",
         "batch",
@@ -35,6 +37,7 @@ class Context:
         "kept",
         "length",
         "mask",
+        "masks",
         "method",
         "model",
         "parameters",
@@ -42,7 +45,6 @@ class Context:
         "position",
         "prefix",
         "program",
-        "repetition",
         "tape",
         "training",
     )
@@ -62,13 +64,26 @@ class Context:
         self.attention_dropout = float(model.config.get("attention_dropout") or 0.0)
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
+        self.masks: dict[str, Tensor | None] = {}
         self.past = 0
         self.prefix: list[list[Tensor]] = []
         self.during_forward: list[Tensor] = []
         self.during_layers: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
-        self.repetition = repetition([layer_kind(self, layer) for layer in stack(model).layers])
+        self._repetition: Repetition | None = None
         self.kept: list[Tensor] = []
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder's layers."""
+        return stack(self.model).layers
+
+    @property
+    def repetition(self) -> Repetition:
+        """Which layers are run for all; asked for once the sequence has its final length."""
+        if self._repetition is None:
+            self._repetition = repetition(layer_kinds(self))
+        return self._repetition
 
     def bind(self, module: Module, prefix: str = "") -> Bound:
         """A module with its parameters on this tape."""
@@ -82,7 +97,7 @@ class Context:
 
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
-        self.position, self.mask, self.during_layers = (), None, []
+        self.position, self.mask, self.masks, self.during_layers = (), None, {}, []
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """A layer's modules by their names within the layer."""
@@ -155,6 +170,15 @@ def stack(model: Model) -> Stack:
     return next(p for p in model.parts if isinstance(p, Stack))
 
 
-def layer_kind(context: Context, layer: Layer) -> object:
-    """What tells two layers' memory apart."""
-    return layer
+def layer_kinds(context: Context) -> list[int]:
+    """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked."""
+    told_apart = masks.sliding_differs(context)
+    numbers: dict[int, int] = {}
+    known: list[tuple[str, tuple[Module, ...]]] = []
+    for layer in context.layers:
+        if id(layer) not in numbers:
+            kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
+            if (kind, layer.modules) not in known:
+                known.append((kind, layer.modules))
+            numbers[id(layer)] = known.index((kind, layer.modules))
+    return [numbers[id(layer)] for layer in context.layers]

@@ -1,39 +1,72 @@
-"""The attention mask that all layers of a kind share. Source: transformers/masking_utils.py."""
+"""The attention masks, each shared by all layers of an attention type. Source: transformers/masking_utils.py."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.step.operations import broadcast
+
 if TYPE_CHECKING:
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
+FULL = "full_attention"
+SLIDING = "sliding_attention"
 
-def causal(context: Context) -> Tensor | None:
-    """A boolean mask for sdpa where something is padding, a float one for eager, none where the kernel knows best."""
+
+def attends(kind: str) -> str:
+    """The attention type in a layer's kind."""
+    return SLIDING if kind.startswith(SLIDING) else FULL
+
+
+def by_kind(context: Context) -> dict[str, Tensor | None]:
+    """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
+    kinds = {*context.program.masks, *(attends(layer.kind) for layer in context.layers)}
+    return {kind: _mask(context, kind) for kind in (FULL, SLIDING) if kind in kinds}
+
+
+def sliding_differs(context: Context) -> bool:
+    """Whether layers with a window get a mask where those without get none (_ignore_causal_mask_sdpa)."""
+    return context.attention == "sdpa" and not _needed(context, FULL) and _needed(context, SLIDING)
+
+
+def _needed(context: Context, kind: str) -> bool:
+    """Whether sdpa needs the mask as a tensor."""
+    if context.training.padding or context.past:
+        return True
+    window = context.config.get("sliding_window")
+    return kind == SLIDING and window is not None and context.length >= window
+
+
+def _mask(context: Context, kind: str) -> Tensor | None:
+    """A boolean mask for sdpa where one is needed, a float one for eager, none where the kernel knows best."""
     if context.attention == "eager":
-        return _additive(context)
-    needed = context.training.padding or context.past
-    return _boolean(context) if needed and context.attention == "sdpa" else None
+        return _additive(context, kind)
+    return _boolean(context, kind) if context.attention == "sdpa" and _needed(context, kind) else None
 
 
-def _boolean(context: Context) -> Tensor:
-    """(batch, 1, sequence, sequence): causal and padding."""
+def _boolean(context: Context, kind: str) -> Tensor:
+    """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
     tape, batch, length = context.tape, context.batch, context.length
     width = length + context.past
-    if not context.training.padding:
-        return tape.new((1, length, width), "bool", "causal")
-    padding = tape.new((batch, width), "bool", "padding")
-    causal_part = tape.new((1, length, width), "bool", "causal")
-    both = tape.new((batch, length, width), "bool", "causal and padding")
-    del causal_part, padding
-    return both
+    mask = tape.new((1, length, width), "bool", "causal")
+    if kind == SLIDING:
+        mask = _and(mask, mask, "in the window")
+        mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
+    if context.training.padding:
+        mask = _and(mask, mask, "where queries look")
+        mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
+    return mask
 
 
-def _additive(context: Context) -> Tensor:
+def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
+    return a.tape.new(broadcast(a.shape, b.shape), "bool", name)
+
+
+def _additive(context: Context, kind: str) -> Tensor:
     """The same in the hidden states' dtype, 0 or the smallest number."""
-    boolean = _boolean(context)
+    boolean = _boolean(context, kind)
     shape = (context.batch, 1, context.length, context.length + context.past)
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean

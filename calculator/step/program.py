@@ -47,8 +47,9 @@ class Program:
 
     `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
     share of positions; tensors that a checkpointed layer is given keep it alive. `layer`: one layer. `leave`: the last
-    layer's output to the head's input. `logits`: what follows the head. `attention`: the only implementation that the
-    family runs, where it has one. `source`: the file of transformers that the code follows.
+    layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types whose masks are
+    made even where no layer is of that type. `attention`: the only implementation that the family runs, where it has
+    one. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -58,4 +59,5 @@ class Program:
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
     leave: Callable[[Context, Tensor], Tensor] = rms_normed
     logits: Callable[[Context, Tensor], Tensor] = unchanged
+    masks: tuple[str, ...] = ()
     attention: str | None = None
