@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from calculator.answer import ComponentName
     from calculator.methods.base import Method
-    from calculator.module import Buffer, Module
+    from calculator.module import Buffer, Module, Parameter
     from calculator.optimizers import Optimizer
     from calculator.training import Training
+    from calculator.treatment import Treatment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,34 +77,8 @@ def _module(
     treatment = method.treatment(name, module, model, training)
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
-        if full_name in model.tied:
-            continue
-        size = parameter.elements
-        trained = parameter.name in treatment.trained
-        quantization = treatment.quantization if parameter.name == "weight" else None
-        if quantization is None:
-            yield Stored(
-                name=full_name,
-                shape=parameter.shape,
-                dtype=treatment.dtype_of(parameter.name),
-                component="base_weights",
-                count=count,
-                parameters=size,
-                trained=trained and not treatment.copied,
-            )
-        else:
-            shape, dtype = quantization.packed(size)
-            yield Stored(
-                name=full_name, shape=shape, dtype=dtype, component="base_weights", count=count, parameters=size
-            )
-            for constant, constant_shape, constant_dtype in quantization.constants(size):
-                yield Stored(
-                    name=f"{full_name}.{constant}",
-                    shape=constant_shape,
-                    dtype=constant_dtype,
-                    component="quantization_constants",
-                    count=count,
-                )
+        if full_name not in model.tied:
+            yield from _own(parameter, full_name, count, treatment)
         if treatment.copied:
             yield Stored(
                 name=f"{name}.modules_to_save.{parameter.name}",
@@ -111,7 +86,7 @@ def _module(
                 dtype=treatment.dtype,
                 component="adapter_weights",
                 count=count,
-                parameters=size,
+                parameters=parameter.elements,
                 trained=True,
                 base=False,
             )
@@ -125,6 +100,30 @@ def _module(
             parameters=elements(added.shape),
             trained=added.trained,
             base=False,
+        )
+
+
+def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> Iterator[Stored]:
+    """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
+    quantization = treatment.quantization if parameter.name == "weight" else None
+    size = parameter.elements
+    shape, dtype = (parameter.shape, treatment.dtype_of(parameter.name)) if not quantization else quantization.packed(size)
+    yield Stored(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        component="base_weights",
+        count=count,
+        parameters=size,
+        trained=parameter.name in treatment.trained and not treatment.copied,
+    )
+    for constant, constant_shape, constant_dtype in quantization.constants(size) if quantization else ():
+        yield Stored(
+            name=f"{name}.{constant}",
+            shape=constant_shape,
+            dtype=constant_dtype,
+            component="quantization_constants",
+            count=count,
         )
 
 

@@ -96,10 +96,12 @@ def backward(tape: Tape, loss: Tensor) -> None:
     if root is None:
         return
     _count_dependencies(root)
-    root.incoming[0] = tape.new((), loss.dtype, "loss: gradient", component="logits_and_loss")
+    ones = tape.new((), loss.dtype, "loss: gradient", component="logits_and_loss")
+    root.incoming[0] = ones
     ready = [(-root.sequence, 0, root)]
     while ready:
         _run(heapq.heappop(ready)[2], ready)
+    del ones
 
 
 def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:

@@ -56,9 +56,10 @@ class Bound:
         self.name = path
         self.treatment = treatment
         self.wrapper = wrapper
+        own_path = f"{path}.modules_to_save" if treatment.copied else path
         self.own = {
             p.name: parameters.new(
-                f"{path}.{p.name}", p.shape, treatment.dtype_of(p.name), trained=p.name in treatment.trained
+                f"{own_path}.{p.name}", p.shape, treatment.dtype_of(p.name), trained=p.name in treatment.trained
             )
             for p in module.parameters
         }

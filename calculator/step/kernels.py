@@ -60,7 +60,7 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """The memory-efficient kernel, with an additive bias where there is a mask.
+    """The memory-efficient kernel, with an additive bias where there is a mask; its seed and offset lie on the CPU.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
@@ -74,7 +74,6 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
     batch, heads, length, _ = query.shape
     out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node=node)
     kept = [out, tape.new((batch, heads, _multiple(length, 32)), "float32", "attention: logsumexp")]
-    kept += [tape.new((), "int64", f"attention: rng {name}") for name in ("seed", "offset")]
     if node is not None:
         for tensor in kept:
             node.save(tensor)

@@ -337,10 +337,22 @@ def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Ten
     node = None
     if x.node or (bias is not None and bias.node):
         node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
-    dense = dequantized(x.tape, module, quantization)
+    constants = _block_constants(x.tape, module, quantization)
+    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
     out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node=node)
-    del dense
+    del dense, constants
     return out
+
+
+def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
+    """Block constants in float32, before and after their offset is added; both stay until the product is made.
+
+    Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
+    """
+    if not quantization.double_quant:
+        return []
+    blocks = ceil(prod(module.weight.shape) / quantization.blocksize)
+    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
 
 
 def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
