@@ -81,7 +81,7 @@ def _method_groups() -> tuple[MethodGroup, ...]:
     for method, fields in METHOD.items():
         for field in fields:
             owners.setdefault(field.name, []).append(method)
-            known[field.name] = field
+            known.setdefault(field.name, field)
     sharing: dict[tuple[str, ...], list[Field]] = {}
     for name, methods in owners.items():
         sharing.setdefault(tuple(methods), []).append(known[name])
