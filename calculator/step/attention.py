@@ -84,8 +84,6 @@ def _bias(query: Tensor, key: Tensor) -> Tensor:
     """
     tape, batch, length, width = query.tape, query.shape[0], query.shape[2], key.shape[2]
     bias = tape.new((batch, length, width), query.dtype, "attention bias")
-    negated = tape.new((batch, length, width), "bool", "mask, negated")
-    del negated
     if width % 8:
         bias = tape.new((batch, length, -(-width // 8) * 8), query.dtype, "attention bias, padded")
     return bias
@@ -94,7 +92,7 @@ def _bias(query: Tensor, key: Tensor) -> Tensor:
 def eager(
     context: Context, query: Tensor, key: Tensor, value: Tensor, cap: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Attention written out (eager_attention_forward of transformers' models), in the queries' dtype but the softmax."""
+    """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype."""
     key_states = repeated(query, key, "key, repeated")
     value_states = repeated(query, value, "value, repeated")
     batch, heads, length, _ = query.shape
