@@ -94,6 +94,9 @@ def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model
     """
     if not isinstance(config, dict):
         raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)
+    if config.get("per_layer_config") is not None:
+        message = "sets sizes layer by layer, which is not modelled; leave it out"
+        raise refusal("model.config.per_layer_config", message, config["per_layer_config"])
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))
     if model_type is None:

@@ -61,7 +61,7 @@ _SPARSE = (
 
 def _sparse_kinds(config: Config) -> tuple[str, ...]:
     """Which layers have experts: each `decoder_sparse_step`-th, but those that `mlp_only_layers` names."""
-    dense, step = config["mlp_only_layers"], int(config["decoder_sparse_step"])
+    dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
     return tuple(
         f"{attends}+{'dense' if index in dense or (index + 1) % step else 'moe'}"
         for index, attends in enumerate(config["layer_types"])
@@ -157,7 +157,7 @@ FAMILIES = (
             *grouped_sizes(kv=4, kv_nullable=False),
             *switched_window(4096),
             Computed(name="layer_types", value=window_kinds),
-            *experts(8),
+            *experts(8, aliases=("num_local_experts",)),
             *_SPARSE,
             flag("attention_bias", False),
             *_COMMON,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.config import Check, Computed, Config, Entry, Field, shown
@@ -20,10 +21,10 @@ def window(default: int | None) -> Field:
 
 
 def switched_window(default: int | None, unused: int | None = None) -> tuple[Entry, ...]:
-    """A window that counts only where `use_sliding_window` is on."""
+    """A window that counts only where `use_sliding_window` is on; `unused` is what the class makes of it where off."""
     return (
         flag("use_sliding_window", False),
-        window(default),
+        replace(window(default), minimum=unused),
         Computed(name="sliding_window", value=lambda c: c["sliding_window"] if c["use_sliding_window"] else unused),
     )
 
@@ -66,7 +67,7 @@ def _wrong_layer_types(config: Config) -> str | None:
 
 
 def _missing_window(config: Config) -> str | None:
-    if config["sliding_window"] is None and "sliding_attention" in config["layer_types"]:
+    if not config["sliding_window"] and "sliding_attention" in config["layer_types"]:
         return (
             "no window is in use, but layer_types has sliding_attention;"
             " set it (and use_sliding_window, where the family has that), or full_attention throughout"

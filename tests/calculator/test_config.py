@@ -132,6 +132,7 @@ CONTRADICTIONS = {
         _with(GPT_NEO, attention_types=[[["global"], 3]]),
         _with(GPT_NEO, attention_types=[[["global"], 10**12]]),
         _with(GPT_NEO, attention_types=[[["distant"], 2]]),
+        _with(GPT_NEO, attention_types=[[["global", "local"] * 5000, 4000]]),
         _with(GPT_NEO, attention_types=["global", "local"]),
     ],
     "pad_token_id": [_with(LLAMA, pad_token_id=96), _with(LLAMA, pad_token_id=-97)],
@@ -150,6 +151,7 @@ CONTRADICTIONS = {
         {**SHARED, "model_type": "t5", "d_model": 8, "d_ff": 8, "d_kv": 4, "num_layers": 1, "num_heads": 2}
         | {"feed_forward_proj": "gated-swosh"}
     ],
+    "per_layer_config": [_with(LLAMA, per_layer_config={"0": {"intermediate_size": 8}})],
     "add_cross_attention": [_with(GPT2, add_cross_attention=True)],
     "text_config.head_dim": [_with(GEMMA3, text_config=_with(GEMMA2, head_dim=15))],
     "text_config": [_with(GEMMA3, text_config=[])],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import bitsandbytes
 import pytest
@@ -135,6 +136,15 @@ KEPT_OTHERWISE = {
 
 def _plain(value):
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("use_diff", [True, False])
+def test_a_file_that_the_config_class_saves_is_read_alike(pair, use_diff):
+    config, ours, _real = pair
+    saved = json.loads(real_config(config).to_json_string(use_diff=use_diff))
+    again = model_from_config({"model_type": config["model_type"], **saved})
+    assert list(again.weights()) == list(ours.weights())
+    assert list(again.every_buffer()) == list(ours.every_buffer())
 
 
 @pytest.mark.parametrize("family", OWN_CODE, ids=lambda family: family.model_type)
