@@ -87,7 +87,11 @@ class Optimizer:
 
 
 def _factored(shape: Shape) -> Iterator[State]:
-    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, whole for a vector."""
+    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, whole for a vector.
+
+    The parameter's root mean square is kept too. Source: transformers/optimization.py, Adafactor.step.
+    """
+    yield "RMS", (), "float32"
     if len(shape) < 2:
         yield "exp_avg_sq", shape, "float32"
     else:

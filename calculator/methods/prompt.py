@@ -54,5 +54,7 @@ class Prompt(Method):
         labels = context.tape.new((context.batch, p), "int64", "labels of the prompt")
         context.lengthen(p)
         longer = context.tape.new((context.batch, context.length), "int64", "labels, lengthened")
-        context.during_forward += [prompts, labels, longer]
-        return ops.concatenate((prompts, embeddings), (context.batch, context.length, width), "prompt and embeddings")
+        shape = (context.batch, context.length, width)
+        inputs_embeds = ops.concatenate((prompts, embeddings), shape, "prompt and embeddings")
+        context.during_forward += [prompts, labels, longer, inputs_embeds]
+        return inputs_embeds

@@ -42,7 +42,7 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     logits = context.outer(context.model.head)(hidden_states)
     context.tape.component = "logits_and_loss"
     logits = context.program.logits(context, logits)
-    loss = causal_lm_loss(context, logits, ids)
+    loss = causal_lm_loss(context, logits)
     context.tape.component = "activations"
     context.cache, context.during_forward = None, []
     return loss

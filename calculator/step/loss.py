@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from calculator.step.tape import Tensor
 
 
-def causal_lm_loss(context: Context, logits: Tensor, labels: Tensor) -> Tensor:
+def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
     """The mean negative log-likelihood of the shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
     context.scoped("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
-    labels = context.tape.new((labels.shape[0], labels.shape[1] + 1), "int64", "labels, padded")
+    labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
     shifted = context.tape.new(logits.shape[:2], "int64", "labels, shifted")
     rows = Dim(int(logits.shape[0]) * int(logits.shape[1]), "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.state import Stored
+from calculator.step import adafactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm: float | None) -> tuple[Stored, ...]:
     """The larger of the two: they do not coexist."""
-    candidates = [_foreach(trained, optimizer)]
+    candidates = [_foreach(trained, optimizer) if optimizer.storage != "factored" else adafactor.temporaries(trained)]
     if max_grad_norm:
         candidates.append(_clipping(trained))
     return max(candidates, key=_bytes)
