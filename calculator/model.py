@@ -6,18 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.module import Buffer, Kind, Module
+from calculator.module import Buffer, Kind, Module, OwnDType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from calculator.dimension import Shape
-    from calculator.dtype import DType
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
     """One kind of layer: its modules, named relative to the layer, and what sets it apart from other kinds.
+
+    Layers are told apart by identity, so that counting them costs nothing.
 
     `kind` names what differs between layers of one model ("full_attention", "sliding_attention", "dense", "moe", ...),
     joined by "+" where several things do.
@@ -49,7 +50,7 @@ def _layer(kind: str, owned: tuple[Module | Buffer, ...]) -> Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One parameter as `named_parameters()` lists it; `dtype` None is whatever dtype the model is built in.
+    """One parameter as `named_parameters()` lists it; `dtype` as the parameter's.
 
     `quantizable` says whether 4-bit quantisation takes it; `layer` is the layer's index in its stack.
     """
@@ -57,7 +58,7 @@ class Weight:
     name: str
     shape: Shape
     kind: Kind
-    dtype: DType | None = None
+    dtype: OwnDType = "model"
     quantizable: bool = False
     layer: int | None = None
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from calculator.dimension import Shape, elements
-
-if TYPE_CHECKING:
-    from calculator.dtype import DType
+from calculator.dtype import DType
 
 #: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
 #: embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights fused into 3-D parameters;
@@ -16,16 +14,20 @@ if TYPE_CHECKING:
 Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
 
+#: A dtype that a tensor keeps whatever the model's is, or "model" where it follows the model's.
+OwnDType = DType | Literal["model"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """One tensor that an optimizer could train: the last part of its dotted name, and its shape.
 
-    `dtype` None is whatever dtype the model is built in.
+    `dtype` "model" is whatever dtype the model is built in.
     """
 
     name: str
     shape: Shape
-    dtype: DType | None = None
+    dtype: OwnDType = "model"
 
     @property
     def elements(self) -> int:
@@ -35,11 +37,11 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor that moves with the model and is never trained; `dtype` None is whatever dtype the model is built in."""
+    """A tensor that moves with the model and is never trained; `dtype` as a parameter's."""
 
     name: str
     shape: Shape
-    dtype: DType | None
+    dtype: OwnDType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ def norm(name: str, *shape: int, bias: bool = False) -> Module:
     return Module(name=name, kind="norm", parameters=(weight, *biases))
 
 
-def bare(name: str, kind: Kind, dtype: DType | None = None, **shapes: Shape) -> Module:
+def bare(name: str, kind: Kind, dtype: OwnDType = "model", **shapes: Shape) -> Module:
     """A module of its own kind with bare parameters of these shapes, in order."""
     parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
     return Module(name=name, kind=kind, parameters=parameters)

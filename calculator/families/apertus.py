@@ -37,8 +37,8 @@ _LLAMA3 = {
 #: The learned activation. Source: transformers/activations.py, XIELUActivation.
 _XIELU: Owned = (
     bare("mlp.act_fn", "other", alpha_p=(1,), alpha_n=(1,)),
-    Buffer(name="mlp.act_fn.beta", shape=(), dtype=None),
-    Buffer(name="mlp.act_fn.eps", shape=(), dtype=None),
+    Buffer(name="mlp.act_fn.beta", shape=(), dtype="model"),
+    Buffer(name="mlp.act_fn.eps", shape=(), dtype="model"),
 )
 
 

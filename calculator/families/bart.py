@@ -65,7 +65,7 @@ def _bart(config: Config) -> Parts:
         embedding("model.shared", vocabulary, hidden),
         *_half(config, "encoder", int(config["num_hidden_layers"]), encodes),
         *_half(config, "decoder", int(config["decoder_layers"]), decodes),
-        Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype=None),
+        Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype="model"),
         linear("lm_head", hidden, vocabulary),
     )
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from calculator.families.rope import frequencies
 from calculator.model import stack
-from calculator.module import Buffer, Module, bare, embedding, linear, norm
+from calculator.module import Buffer, Module, OwnDType, bare, embedding, linear, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.config import Config
-    from calculator.dtype import DType
     from calculator.families.family import Parts
 
 #: What one layer owns.
@@ -63,7 +62,7 @@ def fused_experts(config: Config, width: str, name: str = "mlp.experts") -> Modu
     return bare(name, "experts", gate_up_proj=(among, 2 * inner, hidden), down_proj=(among, hidden, inner))
 
 
-def router(config: Config, name: str = "mlp.gate", dtype: DType | None = None) -> Module:
+def router(config: Config, name: str = "mlp.gate", dtype: OwnDType = "model") -> Module:
     """A router of its own class: a score for each expert."""
     return bare(name, "other", dtype, weight=(config["num_experts"], config["hidden_size"]))
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SANDWICH = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 #: The factor that embeddings are multiplied with.
-EMBED_SCALE = Buffer(name="model.embed_tokens.embed_scale", shape=(), dtype=None)
+EMBED_SCALE = Buffer(name="model.embed_tokens.embed_scale", shape=(), dtype="model")
 
 
 def _gemma(config: Config) -> Parts:

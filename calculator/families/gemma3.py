@@ -126,7 +126,7 @@ def _gemma3(config: Config) -> Parts:
         bare("model.multi_modal_projector", "other", mm_input_projection_weight=(seen, hidden)),
         norm("model.multi_modal_projector.mm_soft_emb_norm", seen),
         embedding(f"{model}.embed_tokens", vocabulary, hidden),
-        Buffer(name=f"{model}.embed_tokens.embed_scale", shape=(), dtype=None),
+        Buffer(name=f"{model}.embed_tokens.embed_scale", shape=(), dtype="model"),
         stack(f"{model}.layers", text["layer_types"], lambda _kind: gemma3_layer(text)),
         norm(f"{model}.norm", hidden),
         *frequencies_per_type(text, f"{model}.rotary_emb"),

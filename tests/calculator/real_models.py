@@ -34,6 +34,6 @@ def real_model(config: dict[str, Any]) -> torch.nn.Module:
         return auto.from_config(real_config(config), dtype=OWN)
 
 
-def dtype_name(tensor: torch.Tensor) -> str | None:
-    """The tensor's dtype, or None where it follows the model's."""
-    return None if tensor.dtype == OWN else str(tensor.dtype).removeprefix("torch.")
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The tensor's dtype, or "model" where it follows the model's."""
+    return "model" if tensor.dtype == OWN else str(tensor.dtype).removeprefix("torch.")
