@@ -154,9 +154,9 @@ class ExpandablePool(Pool):
 
 
 class CachingAllocator:
-    """Small and large requests, each served from its own pool; an allocation is known by a pool and an address."""
+    """Small and large requests, each served from its own pool."""
 
-    __slots__ = ("large", "max_reserved", "small")
+    __slots__ = ("_most", "large", "small")
 
     def __init__(self, *, expandable_segments: bool = False) -> None:
         if expandable_segments:
@@ -165,26 +165,30 @@ class CachingAllocator:
         else:
             self.small = Pool(largest_waste=0)
             self.large = Pool(largest_waste=SMALL_REQUEST)
-        self.max_reserved = 0
+        self._most = 0
 
     @property
     def reserved(self) -> int:
-        """What `torch.cuda.memory_reserved` reads."""
+        """What `torch.cuda.memory_reserved` reads, bytes."""
         return self.small.reserved + self.large.reserved
+
+    @property
+    def max_reserved(self) -> int:
+        """What `torch.cuda.max_memory_reserved` reads, bytes: nothing but `empty_cache` lowers what is reserved."""
+        return max(self._most, self.reserved)
 
     def pool(self, size: int) -> Pool:
         """The pool that serves requests of a size."""
         return self.small if size <= SMALL_REQUEST else self.large
 
     def allocate(self, size: int) -> tuple[Pool, int]:
-        """Serve a request of any size."""
+        """Serve a request of any size: the pool that serves it, which is asked to free it again, and the address."""
         size = -(-size // BLOCK) * BLOCK
         pool = self.pool(size)
-        address = pool.allocate(size)
-        self.max_reserved = max(self.max_reserved, self.reserved)
-        return pool, address
+        return pool, pool.allocate(size)
 
     def empty_cache(self) -> None:
-        """Give back every segment that is wholly free."""
+        """Give back every segment that is wholly free. An expandable segment keeps its pages: that is not modelled."""
+        self._most = self.max_reserved
         self.small.release()
         self.large.release()

@@ -9,28 +9,38 @@ from typing import Self
 class Dim(int):
     """A dimension's size and the name that `config.json` or the papers give it.
 
-    Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`.
+    Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. Names
+    are put together when they are read, which most never are.
     """
 
-    name: str
+    _told: str | tuple[str, int, int]
 
-    def __new__(cls, size: int, name: str) -> Self:
-        """Name a size."""
+    def __new__(cls, size: int, name: str | tuple[str, int, int]) -> Self:
+        """Name a size, or say from which two it comes."""
         self = super().__new__(cls, size)
-        self.name = name
+        self._told = name
         return self
 
+    @property
+    def name(self) -> str:
+        """What it counts."""
+        if isinstance(self._told, tuple):
+            operator, left, right = self._told
+            read = _factor if operator == "×" else dim_name
+            self._told = f"{read(left)} {operator} {read(right)}"
+        return self._told
+
     def __mul__(self, other: int) -> Dim:
-        return Dim(int(self) * int(other), f"{_factor(self)} × {_factor(other)}")
+        return Dim(int.__mul__(self, other), ("×", self, other))
 
     def __rmul__(self, other: int) -> Dim:
-        return Dim(int(self) * int(other), f"{_factor(other)} × {_factor(self)}")
+        return Dim(int.__mul__(self, other), ("×", other, self))
 
     def __add__(self, other: int) -> Dim:
-        return Dim(int(self) + int(other), f"{dim_name(self)} + {dim_name(other)}")
+        return Dim(int.__add__(self, other), ("+", self, other))
 
     def __radd__(self, other: int) -> Dim:
-        return Dim(int(self) + int(other), f"{dim_name(other)} + {dim_name(self)}")
+        return Dim(int.__add__(self, other), ("+", other, self))
 
 
 Shape = tuple[int, ...]
@@ -48,7 +58,7 @@ def _factor(size: int) -> str:
 
 def elements(shape: Shape) -> int:
     """The number of elements of a tensor of this shape."""
-    return prod(int(size) for size in shape)
+    return prod(map(int, shape))
 
 
 def symbolic(shape: Shape) -> str:

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
+    #: Attention without a kernel: (context, query, key, value) to the output.
+    WrittenOut = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
+
 _HALF = ("bfloat16", "float16")
 
 
-def attend(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(
+    context: Context, query: Tensor, key: Tensor, value: Tensor, written_out: WrittenOut | None = None
+) -> Tensor:
     """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS).
 
-    FlashAttention 2 asked for by name gets its inputs in half precision (modeling_flash_attention_utils.py).
+    `written_out` is the family's own eager_attention_forward, where it has one. FlashAttention 2 asked for by name gets
+    its inputs in half precision (modeling_flash_attention_utils.py).
     """
     if context.attention == "eager":
-        out = eager(context, query, key, value)
+        out = (written_out or eager)(context, query, key, value)
     elif context.attention == "sdpa" and (context.mask is not None or query.dtype not in _HALF):
         out = _efficient(context, query, key, value)
     else:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import heapq
 import sys
-from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from calculator.dimension import elements
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:
 
 def _fitted(grad: Tensor, shape: Any, dtype: Any) -> Tensor:
     """A gradient brought to its input's shape and dtype, as the engine's validate_outputs does."""
-    if grad.shape != shape and prod(grad.shape) != prod(shape):
+    if grad.shape != shape and elements(grad.shape) != elements(shape):
         grad = grad.tape.new(shape, grad.dtype, "gradient, summed")
     if grad.dtype != dtype:
         grad = grad.tape.new(shape, dtype, "gradient, cast")

@@ -5,9 +5,10 @@ Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's k
 
 from __future__ import annotations
 
-from math import ceil, prod
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from calculator.dimension import elements
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -325,7 +326,7 @@ def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
 def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
     """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
     shape = module.weight.shape
-    blocks = ceil(prod(shape) / quantization.blocksize)
+    blocks = ceil(elements(shape) / quantization.blocksize)
     absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
     dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
     del absmax
@@ -351,7 +352,7 @@ def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> 
     """
     if not quantization.double_quant:
         return []
-    blocks = ceil(prod(module.weight.shape) / quantization.blocksize)
+    blocks = ceil(elements(module.weight.shape) / quantization.blocksize)
     return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
 
 

@@ -42,7 +42,7 @@ class Tape:
         self, shape: Shape, dtype: DType, name: str, *, component: ComponentName | None = None, node: Node | None = None
     ) -> Tensor:
         """Allocate a tensor."""
-        size = (prod(shape) * ITEMSIZE[dtype] + 511) & -512
+        size = (prod(map(int, shape)) * ITEMSIZE[dtype] + 511) & -512
         storage = Storage(self, (self.scope + name, shape, dtype, component or self.component, size))
         return Tensor(self, storage, shape, dtype, node)
 
