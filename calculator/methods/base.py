@@ -23,6 +23,11 @@ class Method:
     __slots__ = ()
     name: ClassVar[str]
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many tokens come on top of the sequence."""
+        return 0
+
     def check(self, model: Model, training: Training) -> None:
         """Refuse what the real stack refuses.
 

@@ -33,6 +33,11 @@ class Prefix(Method):
         False, label="Prefix projection", help="Train an MLP that produces the prefix (section 4.3 of the paper)."
     )
 
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.num_virtual_tokens
+
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
         if training.gradient_checkpointing:

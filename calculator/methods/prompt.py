@@ -28,6 +28,11 @@ class Prompt(Method):
         20, label="Virtual tokens", help="Learned embeddings in front of the input.", minimum=1, maximum=1_000_000
     )
 
+    @property
+    def virtual_tokens(self) -> int:
+        """All of them."""
+        return self.num_virtual_tokens
+
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever is asked, and the indices into it."""
         p = Dim(self.num_virtual_tokens, "num_virtual_tokens")

@@ -12,7 +12,7 @@ from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
 from calculator.step.programs import program
-from calculator.step.repetition import Repetition, repetition
+from calculator.step.repetition import repetition
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ class Context:
     """One run of the step."""
 
     __slots__ = (
-        "_repetition",
         "attention",
         "attention_dropout",
         "batch",
@@ -45,6 +44,7 @@ class Context:
         "position",
         "prefix",
         "program",
+        "repetition",
         "tape",
         "training",
     )
@@ -61,7 +61,8 @@ class Context:
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         self.dtype: DType = method.hidden_dtype(training)
         self.attention = self.program.attention or training.attention
-        self.attention_dropout = float(model.config.get("attention_dropout") or 0.0)
+        told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
+        self.attention_dropout = float(next(filter(None, told), 0.0))
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
         self.masks: dict[str, Tensor | None] = {}
@@ -70,20 +71,13 @@ class Context:
         self.during_forward: list[Tensor] = []
         self.during_layers: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
-        self._repetition: Repetition | None = None
+        self.repetition = repetition(layer_kinds(self))
         self.kept: list[Tensor] = []
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The decoder's layers."""
         return stack(self.model).layers
-
-    @property
-    def repetition(self) -> Repetition:
-        """Which layers are run for all; asked for once the sequence has its final length."""
-        if self._repetition is None:
-            self._repetition = repetition(layer_kinds(self))
-        return self._repetition
 
     def bind(self, module: Module, prefix: str = "") -> Bound:
         """A module with its parameters on this tape."""

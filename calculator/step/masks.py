@@ -36,7 +36,8 @@ def _needed(context: Context, kind: str) -> bool:
     if context.training.padding or context.past:
         return True
     window = context.config.get("sliding_window")
-    return kind == SLIDING and window is not None and context.length >= window
+    keys = context.training.sequence_length + context.method.virtual_tokens
+    return kind == SLIDING and window is not None and keys >= window
 
 
 def _mask(context: Context, kind: str) -> Tensor | None:
