@@ -39,7 +39,19 @@ frames: list[Frame] = []
 class Node:
     """A step of the backward pass: its rule, what it saved, and the nodes that its gradients go to."""
 
-    __slots__ = ("apply", "context", "edges", "frame", "incoming", "outputs", "pending", "saved", "sequence")
+    __slots__ = (
+        "apply",
+        "component",
+        "context",
+        "edges",
+        "frame",
+        "incoming",
+        "outputs",
+        "pending",
+        "saved",
+        "scope",
+        "sequence",
+    )
 
     def __init__(
         self, tape: Tape, apply: Rule, inputs: Sequence[Tensor | None], context: Any = None, outputs: int = 1
@@ -52,6 +64,8 @@ class Node:
         self.pending = 0
         self.incoming: list[Tensor | None] = [None] * outputs
         self.outputs = outputs
+        self.scope = tape.scope
+        self.component: ComponentName = tape.component
         tape.sequence += 1
         self.sequence = tape.sequence
 
@@ -70,7 +84,7 @@ class Leaf(Node):
     `exists` says that the gradient is there already (from an earlier micro-batch): a new one is added to it and freed.
     """
 
-    __slots__ = ("component", "exists", "kept", "name")
+    __slots__ = ("exists", "kept", "name")
 
     def __init__(self, tape: Tape, name: str, *, exists: bool, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _accumulate, ())
@@ -100,7 +114,10 @@ def backward(tape: Tape, loss: Tensor) -> None:
     root.incoming[0] = ones
     ready = [(-root.sequence, 0, root)]
     while ready:
-        _run(heapq.heappop(ready)[2], ready)
+        node = heapq.heappop(ready)[2]
+        tape.scope, tape.component = node.scope, node.component
+        _run(node, ready)
+    tape.component = "activations"
     del ones
 
 
