@@ -96,30 +96,39 @@ def _bias(query: Tensor, key: Tensor) -> Tensor:
 
 
 def eager(
-    context: Context, query: Tensor, key: Tensor, value: Tensor, cap: Callable[[Tensor], Tensor] | None = None
+    context: Context,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cap: Callable[[Tensor], Tensor] | None = None,
+    *,
+    upcast: bool = True,
 ) -> Tensor:
-    """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype."""
+    """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype.
+
+    `upcast` says that the softmax is in float32.
+    """
     key_states = repeated(query, key, "key, repeated")
     value_states = repeated(query, value, "value, repeated")
     batch, heads, length, _ = query.shape
     width = key_states.shape[2]
     scores = (batch, heads, length, width)
     attn_weights = ops.scale(
-        ops.batched(
-            _mergeable(query, "query, contiguous"), _mergeable(key_states, "key, contiguous"), scores, "scores"
-        ),
+        ops.batched(mergeable(query, "query, contiguous"), mergeable(key_states, "key, contiguous"), scores, "scores"),
         "scores, scaled",
     )
     if cap is not None:
         attn_weights = cap(attn_weights)
     if context.mask is not None:
         attn_weights = ops.add(attn_weights, context.mask, "scores + mask")
-    attn_weights = ops.cast(ops.softmax(attn_weights, "float32"), query.dtype, "probabilities")
+    softmax = ops.softmax(attn_weights, "float32" if upcast else attn_weights.dtype)
+    attn_weights = ops.cast(softmax, query.dtype, "probabilities")
+    del softmax
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
-    out = ops.batched(attn_weights, _mergeable(value_states, "value, contiguous"), query.shape, "attention output")
+    out = ops.batched(attn_weights, mergeable(value_states, "value, contiguous"), query.shape, "attention output")
     return ops.contiguous(out, "attention output, transposed")
 
 
-def _mergeable(x: Tensor, name: str) -> Tensor:
+def mergeable(x: Tensor, name: str) -> Tensor:
     """Batches and heads as one dimension: a copy unless the tensor lies that way, or there is one batch only."""
     return x if x.merged or x.shape[0] == 1 else ops.contiguous(x, name)

@@ -9,6 +9,7 @@ from calculator.step.autograd import Node
 
 if TYPE_CHECKING:
     from calculator.step.bound import Bound
+    from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
 
@@ -46,3 +47,8 @@ def layer_norm(norm: Bound, x: Tensor) -> Tensor:
 
 def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]
+
+
+def left(context: Context, hidden_states: Tensor, name: str) -> Tensor:
+    """The final LayerNorm of a decoder."""
+    return layer_norm(context.outer(name), hidden_states)

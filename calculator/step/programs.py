@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.errors import refusal
-from calculator.step import llama
+from calculator.step import gpt2, llama
 
 if TYPE_CHECKING:
     from calculator.step.program import Program
 
-PROGRAMS: dict[str, Program] = {**llama.PROGRAMS}
+PROGRAMS: dict[str, Program] = {**llama.PROGRAMS, **gpt2.PROGRAMS}
 
 
 def program(model_type: str) -> Program:

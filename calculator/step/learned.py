@@ -1,0 +1,27 @@
+"""Learned position embeddings, as GPT-2 and its kin add them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.step import operations as ops
+from calculator.step.program import looked_up
+
+if TYPE_CHECKING:
+    from calculator.step.context import Context
+    from calculator.step.tape import Tensor
+
+
+def enter(context: Context, inputs_embeds: Tensor, table: str, dropout: str) -> Tensor:
+    """inputs_embeds + positions, dropped. The position embeddings live as long as the decoder's own code runs."""
+    position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
+    context.position = (position_ids,)
+    position_embeds = looked_up(context, position_ids, table)
+    context.during_layers.append(position_embeds)
+    hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
+    return ops.dropout(hidden_states, context.config[dropout], "words + positions, dropped")
+
+
+def positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """What `enter` made, which all layers are given."""
+    return context.position
