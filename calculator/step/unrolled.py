@@ -17,7 +17,7 @@ from calculator.step.context import Context
 from calculator.step.repetition import Repetition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from calculator.methods import Method
     from calculator.model import Model
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Periods of layers that are interpreted.
 PERIODS = 4
+
+#: What stands for a prefix of the layers that are not interpreted (Context.fill_cache); here each has its own.
+_LUMP = "of layers not run"
 
 _PRODUCTS = (": output", ": product", "matmul: gradient", "weight: gradient", "product: gradient")
 
@@ -63,7 +66,7 @@ def events(model: Model, method: Method, training: Training, *, periods: int = P
     if more <= 0 or f"layer {repetition.start} backward" not in marks:
         told, middle = context.tape.events, marks["backward"]
         return _sorted(context.tape.rows, told[:middle], told[middle : marks["end"]])
-    spelled = _Spelled(context.tape, marks, [repetition.start + period * n for n in range(PERIODS)], more)
+    spelled = _Spelled(context.tape, marks, repetition, more)
     return _sorted(spelled.rows, spelled.forward(), spelled.backward())
 
 
@@ -83,21 +86,87 @@ def _sorted(rows: Sequence[Born], forward: list[int], backward: list[int]) -> Ev
 class _Spelled:
     """The events of four periods, of which the third stands for `more` after it.
 
-    Rows of the second period on are numbered anew: `stride` numbers a period, in the order of their births.
+    Rows of the second, third and fourth are numbered anew from `base` on, `stride` to a period, in an order that is the
+    same for each: a row of the next period is `stride` further.
     """
 
-    __slots__ = ("base", "events", "marks", "more", "rows", "starts", "stride")
+    __slots__ = ("base", "events", "lumps", "marks", "more", "places", "rows", "stride")
 
-    def __init__(self, tape: Tape, marks: dict[str, int], starts: list[int], more: int) -> None:
+    def __init__(self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int) -> None:
         self.marks = marks
-        self.starts = starts
         self.more = more
-        births = [self._births(tape.events, n) for n in (1, 2, 3)]
+        before, start, end = repetition.places
+        self.places = range(before, before + (PERIODS + 1) * (end - start), end - start)
+        self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(_LUMP)}
+        self.events = tape.events[: marks["end"]]
+        periods = self._periods(tape.rows)
         self.base = len(tape.rows)
-        self.stride = len(births[1])
+        self.stride = len(periods[1])
         numbers = list(range(self.base))
-        for n, rows in enumerate(births):
+        for n, rows in enumerate(periods):
             for k, row in enumerate(rows):
                 numbers[row] = self.base + n * self.stride + k
-        self.events = [numbers[event] if event >= 0 else ~numbers[~event] for event in tape.events]
-        self.rows = [*tape.rows, *([tape.rows[row] for row in births[1]] * (3 + more))]
+        self.events = [numbers[event] if event >= 0 else ~numbers[~event] for event in self.events]
+        self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + more))]
+
+    def _periods(self, rows: Sequence[Born]) -> list[list[int]]:
+        """The rows of the second, third and fourth period: born in it, or freed in it and born outside all of them."""
+        windows = [self.events[slice(*self._forward(n))] + self.events[slice(*self._backward(n))] for n in (1, 2, 3)]
+        births = [[event for event in window if event >= 0] for window in windows]
+        born = {row for own in births for row in own}
+        outer = [[~event for event in window if event < 0 and ~event not in born] for window in windows]
+        kinds = {rows[row] for row in outer[1]}
+        return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(births, outer, strict=True)]
+
+    def forward(self) -> list[int]:
+        """The forward pass: the middle period once for each that it stands for, in order."""
+        start, end = self._forward(2)
+        _, last = self._forward(3)
+        middle = self.events[start:end]
+        told = self._outside(0, start)
+        for n in range(self.more + 1):
+            told += self._moved(middle, self.base, n)
+        told += self._moved(self.events[end:last], self.base + self.stride, self.more)
+        return told + self._outside(last, self.marks["backward"])
+
+    def backward(self) -> list[int]:
+        """The backward pass: the same in reverse."""
+        start, end = self._backward(2)
+        first, _ = self._backward(3)
+        _, last = self._backward(1)
+        middle = self.events[start:end]
+        told = self._outside(self.marks["backward"], first)
+        told += self._moved(self.events[first:start], self.base + self.stride, self.more)
+        for n in reversed(range(self.more + 1)):
+            told += self._moved(middle, self.base, n)
+        return told + self.events[end:last] + self._outside(last, self.marks["end"])
+
+    def _outside(self, start: int, end: int) -> list[int]:
+        """Events between the layers' windows: what is done with a row of the middle period is done with its copies'."""
+        told: list[int] = []
+        own = range(self.base + self.stride, self.base + 2 * self.stride)
+        events = [event for event in self.events[start:end] if max(event, ~event) not in self.lumps]
+        for of_middle, run in groupby(events, lambda event: max(event, ~event) in own):
+            rows = list(run)
+            if not of_middle:
+                told += self._moved(rows, self.base + 2 * self.stride, self.more)
+                continue
+            (after_last,) = self._moved(rows[:1], self.base, self.more + 1)
+            periods = range(self.more + 1)
+            for n in reversed(periods) if after_last in told else periods:
+                told += self._moved(rows, self.base, n)
+        return told
+
+    def _moved(self, events: list[int], lowest: int, periods: int) -> list[int]:
+        """Events as they are so many periods later; rows below the lowest stay."""
+        by = periods * self.stride
+        return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
+
+    def _forward(self, n: int) -> tuple[int, int]:
+        return self._between(n, n + 1, "forward")
+
+    def _backward(self, n: int) -> tuple[int, int]:
+        return self._between(n + 1, n, "backward")
+
+    def _between(self, n: int, m: int, phase: str) -> tuple[int, int]:
+        return self.marks[f"layer {self.places[n]} {phase}"], self.marks[f"layer {self.places[m]} {phase}"]
