@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
+
+from calculator.dimension import Shape, substituted, symbolic
+from calculator.dtype import ITEMSIZE, DType
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
@@ -22,33 +25,68 @@ ComponentName = Literal[
 PhaseName = Literal["forward", "backward", "optimizer_step"]
 
 
+#: Terms of a component's formula that are written out; the rest is told in number.
+SHOWN_TERMS = 6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One kind of storage alive at the peak: its name, how many there are, their bytes together and the arithmetic.
+    """One kind of storage alive at the peak: its name, how many there are, and their bytes together.
 
-    `formula` is the shape in named dimensions times the bytes of an element (`B × S × hidden_size × 2`); `substituted`
-    is the same with numbers. Each storage is rounded up to 512 bytes, so `bytes` can exceed the product.
+    `shape` is in named dimensions, and None for an overhead that is no tensor. Each storage is rounded up to 512 bytes,
+    so `bytes` can exceed the product.
     """
 
     name: str
     count: int
     bytes: int
-    formula: str
-    substituted: str
+    shape: Shape | None
     dtype: str
     source: str
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic in names: `B × S × hidden_size × 2`, the last factor being an element's bytes."""
+        return f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
+
+    @property
+    def substituted(self) -> str:
+        """The same with numbers."""
+        return f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
+
+    def _times(self, product: str) -> str:
+        size = ITEMSIZE[cast("DType", self.dtype)]
+        return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A subtotal of the peak, with the rows that it folds."""
+    """A subtotal of the peak: the rows that it folds, or the rule that it follows where it counts no storages.
+
+    `rule` is such a rule's arithmetic, in names and with numbers.
+    """
 
     name: ComponentName
     bytes: int
-    formula: str
-    substituted: str
     source: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = ()
+    rule: tuple[str, str] | None = None
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic in names."""
+        return self.rule[0] if self.rule else _sum([row.formula for row in self.rows])
+
+    @property
+    def substituted(self) -> str:
+        """The same with numbers."""
+        return self.rule[1] if self.rule else _sum([row.substituted for row in self.rows])
+
+
+def _sum(terms: list[str]) -> str:
+    more = len(terms) - SHOWN_TERMS
+    tail = [f"… ({more} more rows)"] if more > 0 else []
+    return " + ".join((*terms[:SHOWN_TERMS], *tail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

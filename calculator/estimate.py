@@ -114,8 +114,7 @@ def memory_and_fit(
 
 
 def _overhead(part: Sourced) -> Row:
-    told = f"{part.bytes:,}"
-    return Row(name=part.name, count=1, bytes=part.bytes, formula=told, substituted=told, dtype="", source=part.source)
+    return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
 def _card_caveats(request: Request) -> tuple[str, ...]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
-from calculator.dimension import Shape, substituted, symbolic
-from calculator.dtype import ITEMSIZE, DType
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
     from calculator.step.training_step import Peak
 
 #: Where each component's rows come from.
 SOURCES: dict[ComponentName, str] = {
-    "base_weights": "the model that transformers builds from this config.json; bitsandbytes.nn.Linear4bit where in 4 bits",
+    "base_weights": "the model that transformers builds from this config.json; bitsandbytes.nn.Linear4bit in 4 bits",
     "quantization_constants": "bitsandbytes.functional.QuantState",
     "adapter_weights": "the modules that peft puts in; bottleneck adapters as their definition says",
     "gradients": "torch/csrc/autograd/functions/accumulate_grad.h: a gradient has its parameter's shape and dtype",
@@ -25,16 +24,13 @@ SOURCES: dict[ComponentName, str] = {
     "workspace": "temporaries that the kernels and the optimizer's step allocate",
 }
 
-#: Terms of a component's formula that are written out; the rest is told in number.
-SHOWN_TERMS = 6
-
-
 def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(peak):
         if size:
-            found[component].append(_row(name, shape, dtype, component, count, size))
+            row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=SOURCES[component])
+            found[component].append(row)
     for listed in found.values():
         listed.sort(key=lambda row: -row.bytes)
     return found
@@ -47,40 +43,10 @@ def _storages(peak: Peak) -> Iterator[tuple[str, Shape, DType, ComponentName, in
         yield name, shape, dtype, component, count, size * count
 
 
-def _row(name: str, shape: Shape, dtype: DType, component: ComponentName, count: int, size: int) -> Row:
-    return Row(
-        name=name,
-        count=count,
-        bytes=size,
-        formula=_times(count, symbolic(shape), ITEMSIZE[dtype]),
-        substituted=_times(count, substituted(shape), ITEMSIZE[dtype]),
-        dtype=dtype,
-        source=SOURCES[component],
-    )
-
-
-def _times(count: int, product: str, itemsize: int) -> str:
-    return f"{count:,} × {product} × {itemsize}" if count != 1 else f"{product} × {itemsize}"
-
-
 def components(peak: Peak) -> tuple[Component, ...]:
     """The peak by component; those that are empty there are left out."""
     return tuple(_component(name, listed) for name, listed in rows(peak).items() if listed)
 
 
 def _component(name: ComponentName, listed: list[Row]) -> Component:
-    return Component(
-        name=name,
-        bytes=sum(row.bytes for row in listed),
-        formula=_sum(row.formula for row in listed),
-        substituted=_sum(row.substituted for row in listed),
-        source=SOURCES[name],
-        rows=tuple(listed),
-    )
-
-
-def _sum(terms: Iterable[str]) -> str:
-    terms = list(terms)
-    more = len(terms) - SHOWN_TERMS
-    tail = [f"… ({more} more rows)"] if more > 0 else []
-    return " + ".join((*terms[:SHOWN_TERMS], *tail))
+    return Component(name=name, bytes=sum(row.bytes for row in listed), source=SOURCES[name], rows=tuple(listed))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
+from calculator.dimension import Dim, Shape, elements, symbolic
+
 if TYPE_CHECKING:
-    from calculator.dimension import Shape
     from calculator.dtype import DType
 
 #: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
@@ -23,19 +24,19 @@ class Quantization:
     double_quant: bool
     compute_dtype: DType
 
-    def packed(self, elements: int) -> tuple[Shape, DType]:
+    def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The packed weight: two elements a byte (bitsandbytes.nn.Params4bit)."""
-        return ((elements + 1) // 2, 1), "uint8"
+        return (Dim((elements(shape) + 1) // 2, f"{symbolic(shape)} / 2"), 1), "uint8"
 
-    def constants(self, elements: int) -> tuple[tuple[str, Shape, DType], ...]:
-        """Every constant beside a weight of so many elements (bitsandbytes.functional.QuantState)."""
-        blocks = ceil(elements / self.blocksize)
+    def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
+        """Every constant beside a weight of this shape (bitsandbytes.functional.QuantState)."""
+        blocks = Dim(ceil(elements(shape) / self.blocksize), f"{symbolic(shape)} / {self.blocksize}")
         code: tuple[str, Shape, DType] = ("code", (16,), "float32")
         if not self.double_quant:
             return ("absmax", (blocks,), "float32"), code
         return (
             ("absmax", (blocks,), "uint8"),
-            ("nested_absmax", (ceil(blocks / NESTED_BLOCKSIZE),), "float32"),
+            ("nested_absmax", (Dim(ceil(blocks / NESTED_BLOCKSIZE), f"{blocks.name} / {NESTED_BLOCKSIZE}"),), "float32"),
             ("nested_code", (256,), "float32"),
             ("nested_offset", (), "float32"),
             code,

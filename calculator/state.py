@@ -83,7 +83,7 @@ def _module(
             yield Stored(
                 name=f"{name}.modules_to_save.{parameter.name}",
                 shape=parameter.shape,
-                dtype=treatment.dtype,
+                dtype=treatment.dtype_of(parameter),
                 component="adapter_weights",
                 count=count,
                 parameters=parameter.elements,
@@ -107,7 +107,7 @@ def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> I
     """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
     quantization = treatment.quantization if parameter.name == "weight" else None
     size = parameter.elements
-    shape, dtype = (parameter.shape, treatment.dtype_of(parameter.name)) if not quantization else quantization.packed(size)
+    shape, dtype = (parameter.shape, treatment.dtype_of(parameter)) if not quantization else quantization.packed(parameter.shape)
     yield Stored(
         name=name,
         shape=shape,
@@ -117,7 +117,7 @@ def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> I
         parameters=size,
         trained=parameter.name in treatment.trained and not treatment.copied,
     )
-    for constant, constant_shape, constant_dtype in quantization.constants(size) if quantization else ():
+    for constant, constant_shape, constant_dtype in quantization.constants(parameter.shape) if quantization else ():
         yield Stored(
             name=f"{name}.{constant}",
             shape=constant_shape,

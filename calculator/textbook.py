@@ -65,10 +65,11 @@ def _base_weights(base: int, quantized: int) -> Component:
     return Component(
         name="base_weights",
         bytes=-(-quantized // 2) + WEIGHT_BYTES * kept,
-        formula=f"quantized × 0.5 + (base − quantized) × {WEIGHT_BYTES}",
-        substituted=f"{quantized:,} × 0.5 + {kept:,} × {WEIGHT_BYTES}",
         source=SOURCE,
-        rows=(),
+        rule=(
+            f"quantized × 0.5 + (base − quantized) × {WEIGHT_BYTES}",
+            f"{quantized:,} × 0.5 + {kept:,} × {WEIGHT_BYTES}",
+        ),
     )
 
 
@@ -76,10 +77,8 @@ def _part(name: ComponentName, counted: str, count: int, each: int) -> Component
     return Component(
         name=name,
         bytes=count * each,
-        formula=f"{counted} × {each}",
-        substituted=f"{count:,} × {each}",
         source=SOURCE,
-        rows=(),
+        rule=(f"{counted} × {each}", f"{count:,} × {each}"),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.dimension import Shape
     from calculator.dtype import DType
+    from calculator.module import Parameter
     from calculator.quantization import Quantization
 
 
@@ -36,11 +37,12 @@ class Treatment:
     added: tuple[Added, ...] = ()
     copied: bool = False
 
-    def dtype_of(self, parameter: str) -> DType:
-        """A parameter's dtype: beside a 4-bit weight the bias takes the compute dtype at the first forward.
+    def dtype_of(self, parameter: Parameter) -> DType:
+        """A parameter's dtype: its own where it has one, else the model's.
 
-        Source: bitsandbytes/nn/modules.py, Linear4bit.forward.
+        Beside a 4-bit weight the bias takes the compute dtype at the first forward. Source: bitsandbytes/nn/modules.py,
+        Linear4bit.forward.
         """
-        if parameter == "bias" and self.quantization is not None:
+        if parameter.name == "bias" and self.quantization is not None:
             return self.quantization.compute_dtype
-        return self.dtype
+        return self.dtype if parameter.dtype == "model" else parameter.dtype

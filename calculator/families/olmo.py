@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.config import Check
@@ -64,10 +65,24 @@ def _olmo(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
         embedding("model.embed_tokens", vocabulary, hidden),
-        stack("model.layers", alike(config), lambda _kind: (*_biased_attention(config), *gated_mlp(config))),
+        stack("model.layers", _olmo_kinds(config), lambda kind: _olmo_layer(config, kind)),
         *frequencies("model.rotary_emb", config["rotary_dim"]),
         linear("lm_head", hidden, vocabulary),
     )
+
+
+def _olmo_kinds(config: Config) -> tuple[str, ...]:
+    """With a tied head and norms without weights, the last weight of all is a down_proj, which stays as it is.
+
+    Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+    """
+    kinds = alike(config)
+    return (*kinds[:-1], "full_attention+last") if config["tie_word_embeddings"] else kinds
+
+
+def _olmo_layer(config: Config, kind: str) -> Owned:
+    *mlp, down = gated_mlp(config)
+    return (*_biased_attention(config), *mlp, replace(down, quantizable=not kind.endswith("+last")))
 
 
 def _post_norm_layer(config: Config) -> Owned:

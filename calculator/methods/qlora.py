@@ -42,10 +42,15 @@ class QLoRA(LowRank, Method):
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
-        quantization = self._quantization(training) if module.quantizable and path != model.head else None
+        quantization = self._quantization(training) if self._converted(path, module, model) else None
         return Treatment(
             dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training)
         )
+
+    @staticmethod
+    def _converted(path: str, module: Module, model: Model) -> bool:
+        """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
+        return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""

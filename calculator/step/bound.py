@@ -59,7 +59,7 @@ class Bound:
         own_path = f"{path}.modules_to_save" if treatment.copied else path
         self.own = {
             p.name: parameters.new(
-                f"{own_path}.{p.name}", p.shape, treatment.dtype_of(p.name), trained=p.name in treatment.trained
+                f"{own_path}.{p.name}", p.shape, treatment.dtype_of(p), trained=p.name in treatment.trained
             )
             for p in module.parameters
         }
