@@ -114,6 +114,15 @@ class Model:
             yield from layer.modules
         yield from (part for part in self.parts if isinstance(part, Module))
 
+    def paths(self) -> Iterator[tuple[str, Module]]:
+        """Every kind of module with its path, in which a layer's number is `*`."""
+        for part in self.parts:
+            if isinstance(part, Stack):
+                for layer in {id(layer): layer for layer in part.layers}.values():
+                    yield from ((f"{part.name}.*.{module.name}", module) for module in layer.modules)
+            else:
+                yield part.name, part
+
     @property
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""

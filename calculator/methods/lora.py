@@ -31,3 +31,7 @@ class LoRA(LowRank, Method):
     def forward(self, bound: Bound, x: Tensor) -> Tensor:
         """The frozen product and the update beside it."""
         return low_rank.forward(self, bound, x)
+
+    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor) -> Tensor:
+        """The frozen rows and the update beside them."""
+        return low_rank.embedded(bound, ids, rows)

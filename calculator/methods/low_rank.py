@@ -34,6 +34,11 @@ def adapted(method: LowRank, path: str, module: Module, model: Model, training: 
 def _updates(method: LowRank, module: Module, training: Training) -> tuple[Added, ...]:
     own = training.added_dtype
     r = Dim(method.r, "r")
+    if module.kind == "embedding":
+        return (
+            Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),
+            Added(name="lora_embedding_B", shape=(module.out_features, r), dtype=own),
+        )
     a = Added(name="lora_A.weight", shape=(r, module.in_features), dtype=own)
     b = Added(name="lora_B.weight", shape=(module.out_features, r), dtype=own)
     if not method.use_dora:
@@ -53,6 +58,14 @@ def forward(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
     else:
         result = ops.add(result, low_rank(method, bound, x), "result + update")
     return ops.cast(result, dtype, "output")
+
+
+def embedded(bound: Bound, ids: Tensor, result: Tensor) -> Tensor:
+    """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows."""
+    a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
+    after_a = ops.embedding(ids, a, a.shape[0], "rows of A")
+    update = ops.scale(ops.matmul(after_a, b, None, b.shape[0], "B·A·x"), "update, scaled")
+    return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
 
 
 def _forward_4bit(method: LowRank, bound: Bound, x: Tensor) -> Tensor:

@@ -1,9 +1,16 @@
 """Settings that LoRA and QLoRA share, named and defaulted as in `peft.LoraConfig`."""
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.methods import targets
 from calculator.settings import setting
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +45,7 @@ class LowRank:
         help="Modules that are copied and trained in full, by name.",
         example=("lm_head",),
     )
+
+    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+        """Refuse targets and modules to save that PEFT refuses."""
+        targets.check(self, model)

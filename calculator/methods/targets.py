@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.errors import refusal
+from calculator.errors import PlanError, Problem, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.methods.settings import LowRank
     from calculator.model import Model
     from calculator.module import Module
@@ -65,8 +67,12 @@ def is_named(path: str, names: tuple[str, ...]) -> bool:
 
 
 def is_saved(path: str, method: LowRank) -> bool:
-    """Whether a module is, or lies in, one of `modules_to_save`."""
-    return any(re.match(rf"(^|.*\.){re.escape(name)}($|\..*)", path) for name in method.modules_to_save or ())
+    """Whether a module is, or lies in, one of `modules_to_save`, found by how a path ends (peft.utils.other)."""
+    if not method.modules_to_save:
+        return False
+    parts = path.split(".")
+    owners = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(owner.endswith(name) for owner in owners for name in method.modules_to_save)
 
 
 def is_target(path: str, module: Module, method: LowRank, model: Model) -> bool:
@@ -76,3 +82,55 @@ def is_target(path: str, module: Module, method: LowRank, model: Model) -> bool:
     if method.target_modules == "all-linear":
         return module.kind in ("linear", "conv1d") and path != model.head
     return is_named(path, target_names(method, model))
+
+
+def check(method: LowRank, model: Model) -> None:
+    """Refuse targets that PEFT refuses, and those that are not modelled.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    names = target_names(method, model)
+    problems = [*_numbered(method), *_unknown(method, model)]
+    paths = dict(model.paths())
+    found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
+    if not found and not problems:
+        known = ", ".join(sorted({path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}))
+        message = f"no module is named {' or '.join(names)}; those that can be adapted are {known}"
+        problems.append(Problem(loc="method.target_modules", msg=message, input=_listed(method.target_modules)))
+    problems += (
+        Problem(loc="method.target_modules", msg=f"{path} is no linear layer: PEFT can't adapt it", input=path)
+        for path, module in found.items()
+        if not _adaptable(module)
+    )
+    if method.use_dora and any(module.kind == "embedding" for module in found.values()):
+        message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
+        problems.append(Problem(loc="method.use_dora", msg=message, input=True))
+    if problems:
+        raise PlanError(*problems)
+
+
+def _adaptable(module: Module) -> bool:
+    return module.kind in ("linear", "conv1d", "embedding")
+
+
+def _numbered(method: LowRank) -> Iterator[Problem]:
+    """Names that pick single layers: every layer of a kind is planned alike."""
+    named = method.target_modules if isinstance(method.target_modules, tuple) else ()
+    for field, names in (("target_modules", named), ("modules_to_save", method.modules_to_save or ())):
+        for name in names:
+            if any(part.isdigit() for part in name.split(".")):
+                message = f"{name} picks one layer; plans that treat layers differently are not modelled"
+                yield Problem(loc=f"method.{field}", msg=message, input=list(names))
+
+
+def _unknown(method: LowRank, model: Model) -> Iterator[Problem]:
+    paths = [path for path, _ in model.paths()]
+    for name in method.modules_to_save or ():
+        if not any(is_saved(path, replace(method, modules_to_save=(name,))) for path in paths):
+            message = f"no module's name ends in {name}"
+            yield Problem(loc="method.modules_to_save", msg=message, input=list(method.modules_to_save or ()))
+
+
+def _listed(names: str | tuple[str, ...] | None) -> str | list[str] | None:
+    return list(names) if isinstance(names, tuple) else names

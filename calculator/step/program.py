@@ -19,7 +19,8 @@ def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens") -
     """The word embeddings of the ids: (batch, sequence, hidden_size)."""
     embed = context.outer(name)
     context.scoped(f"{name}: ")
-    return ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
+    rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
+    return context.method.looked_up(embed, ids, rows) if embed.added else rows
 
 
 def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
@@ -36,6 +37,11 @@ def rotary_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]
     return (*rotary.cos_and_sin(context.tape, 1, length, width, hidden_states.dtype), position_ids)
 
 
+def all_tables(tables: tuple[Tensor, ...], attends: str) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
+    """The same for all."""
+    return tables
+
+
 def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
     """The final RMSNorm of most decoders."""
     return norms.rms_norm(context.outer("model.norm"), hidden_states)
@@ -46,10 +52,11 @@ class Program:
     """A decoder's step. The defaults are llama's.
 
     `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
-    share of positions; tensors that a checkpointed layer is given keep it alive. `layer`: one layer. `leave`: the last
+    share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention type gets. `layer`: one layer. `leave`: the last
     layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types whose masks are
     made even where no layer is of that type. `attention`: the only implementation that the family runs, where it has
-    one. `source`: the file of transformers that the code follows.
+    one. `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until
+    the next has run. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -57,7 +64,9 @@ class Program:
     embeddings: Callable[[Context, Tensor], Tensor] = looked_up
     enter: Callable[[Context, Tensor], Tensor] = unchanged
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
+    share: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
     leave: Callable[[Context, Tensor], Tensor] = rms_normed
     logits: Callable[[Context, Tensor], Tensor] = unchanged
     masks: tuple[str, ...] = ()
     attention: str | None = None
+    returns_weights: bool = False
