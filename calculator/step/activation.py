@@ -23,7 +23,7 @@ def _from_result(x: Tensor) -> Tensor:
 
 def _relu_squared(x: Tensor) -> Tensor:
     relu = ops.unary(x, "relu", saves="result")
-    return ops.unary(relu, "activation", saves="input", temporaries=1)
+    return ops.unary(relu, "activation", saves="input", temporaries=2)
 
 
 def _new_gelu(x: Tensor) -> Tensor:

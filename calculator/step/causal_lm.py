@@ -57,10 +57,9 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = program.enter(context, inputs_embeds)
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
-    layers = stack(context.model)
-    for place, number in enumerate(context.repetition.numbers):
+    for place in range(len(context.repetition.numbers)):
         hidden_states = marked(hidden_states, f"layer {place}")
-        hidden_states = _layer(context, layers.name, layers.layers[number], hidden_states)
+        hidden_states = _layer(context, place, hidden_states)
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
     return program.leave(context, hidden_states)
 
@@ -77,14 +76,27 @@ def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _layer(context: Context, prefix: str, layer: Layer, hidden_states: Tensor) -> Tensor:
-    modules = context.layer(layer, f"{prefix}.*.")
-    position, mask = context.position, context.masks[masks.attends(layer.kind)]
+def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
+    layers = stack(context.model)
+    layer = layers.layers[context.repetition.numbers[place]]
+    modules = context.layer(layer, f"{layers.name}.*.")
+    position, mask = _shared(context, masks.attends(layer.kind))
 
     def run(x: Tensor) -> Tensor:
+        outer = context.position, context.mask
         context.position, context.mask = position, mask
-        return context.program.layer(context, modules, x)
+        try:
+            return context.program.layer(context, modules, x)
+        finally:
+            context.left(*outer)
 
     if context.training.gradient_checkpointing:
-        return checkpoint(run, hidden_states)
+        until = layers.layers[: context.repetition.last(place) + 1]
+        beside = [_shared(context, kind) for kind in {masks.attends(each.kind) for each in until}]
+        return checkpoint(run, hidden_states, beside=beside)
     return run(hidden_states)
+
+
+def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The tables of positions and the mask that layers of an attention type are given."""
+    return context.program.share(context.position, attends), context.masks[attends]

@@ -32,11 +32,12 @@ class Holder:
 class Checkpoint:
     """A function's frame: it numbers the tensors that its nodes save, and recomputes those still wanted, once."""
 
-    __slots__ = ("function", "holders", "inputs", "recomputed")
+    __slots__ = ("beside", "function", "holders", "inputs", "recomputed")
 
-    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], beside: object) -> None:
         self.function = function
         self.inputs = inputs
+        self.beside = beside
         self.holders: list[weakref.ref[Holder]] = []
         self.recomputed: list[Tensor | None] | None = None
 
@@ -88,9 +89,9 @@ class _Recomputation:
         return held
 
 
-def checkpoint(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Run a function so that its backward pass keeps its inputs only."""
-    frames.append(Checkpoint(function, inputs))
+def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, beside: object = None) -> Tensor:
+    """Run a function so that its backward pass keeps its inputs only, and what is `beside` them."""
+    frames.append(Checkpoint(function, inputs, beside))
     try:
         return function(*inputs)
     finally:

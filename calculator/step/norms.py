@@ -18,10 +18,10 @@ def rms_norm(norm: Bound, x: Tensor) -> Tensor:
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
     hidden_states = ops.cast(x, "float32", "input in float32")
-    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=1), "variance")
+    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
     hidden_states = ops.mul(
         hidden_states,
-        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=1),
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
         "normalised in float32",
     )
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")

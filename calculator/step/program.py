@@ -52,11 +52,12 @@ class Program:
     """A decoder's step. The defaults are llama's.
 
     `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
-    share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention type gets. `layer`: one layer. `leave`: the last
-    layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types whose masks are
-    made even where no layer is of that type. `attention`: the only implementation that the family runs, where it has
-    one. `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until
-    the next has run. `source`: the file of transformers that the code follows.
+    share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention
+    type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what follows the
+    head. `masks`: the attention types whose masks are made even where no layer is of that type. `attention`: the only
+    implementation that the family runs, where it has one. `returns_weights`: whether a layer hands the attention's
+    weights to the decoder's code, which keeps them until the next has run. `source`: the file of transformers that the
+    code follows.
     """
 
     source: str

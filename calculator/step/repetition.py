@@ -26,6 +26,11 @@ class Repetition:
         """Where the period before the repeating one begins, where that begins, and where it ends."""
         return 2 * self.start - self.end, self.start, self.end
 
+    def last(self, place: int) -> int:
+        """The number of the last layer that the one at a place stands for."""
+        repeated = self.copies * (self.end - self.start) if self.start <= place < self.end else 0
+        return self.numbers[place] + repeated
+
 
 def repetition(kinds: Sequence[Any]) -> Repetition:
     """Find where a sequence of layers becomes periodic, and leave out all periods but two.

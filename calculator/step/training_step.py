@@ -61,7 +61,7 @@ class TrainingStep:
         forward = self.recording.peak(marks["forward"], marks["backward"])
         backward = self.recording.peak(marks["backward"], marks["end"])
         return (
-            self._peak("forward", accumulated, forward, left),
+            self._peak("forward", accumulated, forward, left - self._given(marks["forward"])),
             self._peak("backward", accumulated, backward, Counter()),
             Peak(
                 phase="optimizer_step",
@@ -80,11 +80,12 @@ class TrainingStep:
         operation = rows[event if event >= 0 else ~event][0]
         return Peak(phase=phase, stored=state, born=self.recording.rows(moment) + left, operation=operation)
 
-    def _left(self) -> Counter[Born]:
-        """What the loss and its graph keep alive until the next forward's loss takes its name.
+    def _given(self, end: int) -> Counter[Born]:
+        """The caller's tensors, which are on the tape before the forward pass."""
+        return Counter(self.context.tape.rows[event] for event in self.context.tape.events[:end])
 
-        The input ids are the caller's, and are counted with the forward pass already.
-        """
+    def _left(self) -> Counter[Born]:
+        """What the caller, the loss and its graph keep alive until the next forward's loss takes its name."""
         end = len(self.context.tape.events)
         born = self.recording.rows(Moment(event=end, bytes=0, repeats=tuple(w.copies for w in self.recording.windows)))
         return Counter({row: count for row, count in born.items() if row[3] != "gradients"})
