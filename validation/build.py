@@ -16,15 +16,18 @@ from validation import methods
 if TYPE_CHECKING:
     from torch import nn
 
+    from transformers import PreTrainedConfig
+
     from calculator.request import Request
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
     """A model ready to train, and what the trace needs to know of it.
 
-    `base` names the parameters that the model had before the method; `head` and `root` are the module paths whose
-    operations are the logits' and the loss's.
+    `base` names the parameters that the model had before the method; `head` is the path of the output head in it, and
+    `root` the path that a method's wrapper gives the model itself.
     """
 
     model: nn.Module
@@ -53,16 +56,24 @@ def built(request: Request) -> Built:
     dtype = getattr(torch, training.dtype)
     config = AutoConfig.for_model(**config_of(request))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=training.attention)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config, training))
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
     if isinstance(request.method, QLoRA):
         methods.quantize(model, request.method, dtype)
     base = frozenset(name for name, _ in model.named_parameters())
     with torch.device("meta"):
-        model = methods.apply(model, request)
-    model.train()
-    return Built(model=model, base=base, base_parameters=base_parameters, head=head, root="")
+        wrapped = methods.apply(model, request)
+    wrapped.train()
+    root = _path(wrapped, model) or ""
+    return Built(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
+
+
+def _attention(config: PreTrainedConfig, training: Training) -> str:
+    """What a request's attention comes to: a family without SDPA runs eager."""
+    if training.attention == "sdpa" and not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
+        return "eager"
+    return training.attention
 
 
 def _path(model: nn.Module, wanted: nn.Module | None) -> str | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bitsandbytes as bnb
 import peft
 import torch
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
-from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.utils.quantization_config import QuantizationMethod
 
 from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from validation import bottleneck
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +42,7 @@ def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype) -> None:
     model.is_quantized = True
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
     model.config.quantization_config = config
+    _assign_is_quantized(model)
 
 
 def apply(model: nn.Module, request: Request) -> nn.Module:
@@ -53,8 +55,25 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not isinstance(method, Full):
             model.enable_input_require_grads()
     if isinstance(method, LoRA | QLoRA):
-        model = _low_rank(model, request)
+        return _low_rank(model, request)
+    if isinstance(method, Adapter):
+        bottleneck.insert(model, method, _adapter_dtype(request))
+    elif isinstance(method, Prefix):
+        config = peft.PrefixTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=method.num_virtual_tokens,
+            prefix_projection=method.prefix_projection,
+        )
+        return peft.get_peft_model(model, config)
+    elif isinstance(method, Prompt):
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=method.num_virtual_tokens)
+        return peft.get_peft_model(model, config)
     return model
+
+
+def _adapter_dtype(request: Request) -> torch.dtype:
+    training = request.training
+    return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
 def _low_rank(model: nn.Module, request: Request) -> nn.Module:
@@ -72,7 +91,7 @@ def _low_rank(model: nn.Module, request: Request) -> nn.Module:
         modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
     )
     model = peft.get_peft_model(model, config)
-    dtype = torch.float32 if request.training.adapter_dtype == "float32" else getattr(torch, request.training.dtype)
+    dtype = _adapter_dtype(request)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)

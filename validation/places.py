@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-#: What PEFT puts in front of a wrapped model's module paths.
-WRAPPERS = ("base_model.model.", "base_model.model")
+#: What wrappers put between a module's path and its own weights: PEFT before a base layer, an adapter before a sublayer.
+WRAPPERS = re.compile(r"\.(base_layer|original_module|sublayer)(?=\.|$)")
 
 
-def plain(path: str) -> str:
-    """A module's path without PEFT's wrappers."""
-    return path.removeprefix(WRAPPERS[0]) if path.startswith(WRAPPERS[0]) else path.removeprefix(WRAPPERS[1])
+def plain(path: str, root: str) -> str:
+    """A module's or parameter's path as it was before a method wrapped the model at `root`."""
+    inner = path.removeprefix(root).removeprefix(".") if path == root or path.startswith(f"{root}.") else path
+    return WRAPPERS.sub("", inner)
 
 
 class Places:
@@ -29,8 +31,8 @@ class Places:
     backward pass is traced back to the module whose forward it undoes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._paths = {id(module): plain(path) for path, module in model.named_modules()}
+    def __init__(self, model: nn.Module, root: str) -> None:
+        self._paths = {id(module): plain(path, root) for path, module in model.named_modules()}
         self._stack: list[str] = []
         self._nodes: dict[int, tuple[str, str]] = {}
 

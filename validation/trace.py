@@ -11,7 +11,7 @@ import torch
 
 from validation.build import Built, built
 from validation.ledger import Ledger, Storage
-from validation.optimizers import optimizer_for, states
+from validation.optimizers import on_meta, optimizer_for, states
 from validation.places import Places, plain
 from validation.shims import as_on_cuda
 from validation.watch import Emulated, Watch, total
@@ -64,7 +64,7 @@ class Trace:
 
 def trace(request: Request) -> Trace:
     """Run the reference step of a request on the meta device and book every storage."""
-    with as_on_cuda():
+    with as_on_cuda(), on_meta():
         model = built(request)
         return _Step(model, request).traced()
 
@@ -74,16 +74,19 @@ class _Step:
 
     def __init__(self, built: Built, request: Request) -> None:
         self.model, self.training, self.built = built.model, request.training, built
-        self.named = [(plain(n), p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.named = [(plain(n, built.root), p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.trained = [parameter for _, parameter in self.named]
         self.optimizer = optimizer_for(self.training.optimizer, self.trained)
         self.ledger = Ledger()
-        self.places = Places(self.model)
-        self.watch = Watch(self.ledger, self.places, built.head, built.root)
+        self.places = Places(self.model, built.root)
+        self.watch = Watch(self.ledger, self.places, built.head)
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self._first()
+
+    def _plain(self, name: str) -> str:
+        return plain(name, self.built.root)
 
     def traced(self) -> Trace:
         self._adopt()
@@ -105,13 +108,13 @@ class _Step:
 
     def _adopt(self) -> None:
         for name, parameter in self.model.named_parameters():
-            base = plain(name).replace(".base_layer", "") in self.built.base
-            self.watch.adopt(plain(name), parameter, "base_weights" if base else "adapter_weights")
+            base = self._plain(name) in self.built.base
+            self.watch.adopt(self._plain(name), parameter, "base_weights" if base else "adapter_weights")
             quant_state = getattr(parameter, "quant_state", None)
             if quant_state is not None:
-                self._adopt_constants(plain(name), quant_state)
+                self._adopt_constants(self._plain(name), quant_state)
         for name, buffer in self.model.named_buffers():
-            self.watch.adopt(plain(name), buffer, "base_weights")
+            self.watch.adopt(self._plain(name), buffer, "base_weights")
         names = {id(parameter): name for name, parameter in self.named}
         for parameter, name, tensor in states(self.optimizer):
             self.watch.adopt(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
@@ -163,7 +166,7 @@ class _Step:
         added = sum(
             p.numel()
             for n, p in self.model.named_parameters()
-            if plain(n).replace(".base_layer", "") not in self.built.base
+            if self._plain(n) not in self.built.base
         )
         base = self.built.base_parameters
         return {"base": base, "added": added, "trainable": trainable, "total": base + added}

@@ -35,11 +35,11 @@ class Emulated(TorchDispatchMode):
 class Watch(TorchDispatchMode):
     """Books every storage on the meta device, those of the emulated kernels too."""
 
-    def __init__(self, ledger: Ledger, places: Places, head: str | None, root: str) -> None:
+    def __init__(self, ledger: Ledger, places: Places, head: str | None) -> None:
         super().__init__()
         self.ledger = ledger
         self._places = places
-        self._loss = {root, head}
+        self._loss = {"", head}
         self._numbers: dict[int, int] = {}
         self._guards: dict[int, weakref.ref] = {}
         self._phase: PhaseName = "forward"

@@ -12,9 +12,11 @@ _ATEN = torch.ops.aten
 
 #: The operations that a trace runs as emulated here.
 KERNELS: dict[Any, Callable[..., Any]] = {
+    _ATEN._scaled_dot_product_flash_attention.default: attention.flash_forward,
     _ATEN._scaled_dot_product_flash_attention_backward.default: attention.flash_backward,
     _ATEN._scaled_dot_product_efficient_attention.default: attention.efficient_forward,
     _ATEN._scaled_dot_product_efficient_attention_backward.default: attention.efficient_backward,
+    _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,
 }
 

@@ -10,6 +10,24 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def flash_forward(
+    query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
+) -> tuple[Tensor, Tensor, None, None, int, int, Tensor, Tensor, Tensor]:
+    """Output, logarithms of sums, and the dropout's state, which lies on the device here.
+
+    The output is laid out (batch, seq, heads, head_dim). `mha_fwd` gives it the queries' layout, which is this one
+    wherever queries come from a projection without a copy in between (a partial rotary embedding makes one).
+
+    References:
+        ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_fwd`.
+    """
+    batch, heads, seq, head_dim = query.shape
+    out = query.new_empty((batch, seq, heads, head_dim)).transpose(1, 2)
+    logsumexp = query.new_empty((batch, heads, seq), dtype=torch.float32)
+    rng_state, unused = query.new_empty((2,), dtype=torch.uint64), query.new_empty((), dtype=torch.uint64)
+    return out, logsumexp, None, None, seq, key.shape[2], rng_state, unused, query.new_empty((0,))
+
+
 def flash_backward(
     grad_out: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor, Tensor]:

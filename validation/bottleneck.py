@@ -1,0 +1,63 @@
+"""Bottleneck adapters as real modules, behind a model's attention and MLP submodules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from calculator.methods import Adapter
+
+#: What the families call the submodules that an adapter follows.
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+MLP = ("mlp", "block_sparse_moe", "feed_forward")
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class Bottleneck(nn.Module):
+    """up(act(down(x))) + x over (..., hidden_size), in the adapter's own dtype (Houlsby et al. 2019)."""
+
+    def __init__(self, width: int, method: Adapter, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, method.bottleneck_size, dtype=dtype)
+        self.act = ACTIVATIONS[method.non_linearity]()
+        self.up = nn.Linear(method.bottleneck_size, width, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapt a sublayer's output."""
+        return self.up(self.act(self.down(x.to(self.down.weight.dtype)))).to(x.dtype) + x
+
+
+class Adapted(nn.Module):
+    """A sublayer and the adapter behind it."""
+
+    def __init__(self, sublayer: nn.Module, adapter: Bottleneck) -> None:
+        super().__init__()
+        self.sublayer, self.adapter = sublayer, adapter
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the sublayer and adapt its (first) output."""
+        out = self.sublayer(*args, **kwargs)
+        if isinstance(out, tuple):
+            return self.adapter(out[0]), *out[1:]
+        return self.adapter(out)
+
+
+def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
+    """Freeze a model and put adapters behind its sublayers, as the method places them."""
+    model.requires_grad_(False)
+    names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
+    width = model.config.hidden_size
+    for layer in layers(model):
+        for name in names:
+            if isinstance(getattr(layer, name, None), nn.Module):
+                setattr(layer, name, Adapted(getattr(layer, name), Bottleneck(width, method, dtype)))
+
+
+def layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers of a causal language model."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return next(found for found in lists if len(found) == model.config.num_hidden_layers)
