@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.devices.verdict import card_of
 from calculator.errors import PlanError, Problem
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def _kernels(request: Request) -> Iterator[Problem]:
     if training.attention != "flash_attention_2":
         return
     where = "training.attention"
+    card = card_of(request.device)
+    if card is not None and not card.has_flash:
+        yield Problem(
+            loc=where,
+            msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: take sdpa",
+            input="flash_attention_2",
+        )
     if training.dtype == "float32" and training.autocast is None:
         yield Problem(
             loc=where,

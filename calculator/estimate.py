@@ -36,7 +36,8 @@ def estimate(request: Request) -> Estimate:
         return _by_the_textbook(request)
     model = model_of(request.model)
     check(request, model)
-    step = TrainingStep(model, request.method, request.training)
+    card = card_of(request.device)
+    step = TrainingStep(model, request.method, request.training, has_flash=card is None or card.has_flash)
     memory, verdict = _memory(request, step)
     return Estimate(
         model=_summary(model),

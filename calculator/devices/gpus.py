@@ -57,6 +57,11 @@ class GPU:
         return int(self.compute_capability.split(".")[0]) if self.compute_capability else None
 
     @property
+    def has_flash(self) -> bool:
+        """Whether PyTorch's flash attention runs on it: compute capability 8.0 and up (sdp_utils.cpp)."""
+        return self.compute_major is None or self.compute_major >= 8
+
+    @property
     def usable_bytes(self) -> int:
         """Bytes that a torch process sees on the card."""
         return usable(self).bytes
@@ -124,8 +129,11 @@ def caveats(card: GPU) -> tuple[str, ...]:
     told = []
     if not card.bf16_native:
         told.append(f"{card.name} has no native bfloat16")
-    if not card.flash_attention_2:
-        told.append(f"{card.name} has no flash attention: sdpa takes another kernel, whose memory these figures miss")
+    if not card.has_flash:
+        told.append(
+            f"{card.name} has no flash attention: sdpa takes the memory-efficient kernel, whose scratch is taken as on "
+            "compute capability 8.0"
+        )
     return tuple(told)
 
 

@@ -33,7 +33,7 @@ def attend(
     """
     if context.attention == "eager":
         out = (written_out or eager)(context, query, key, value)
-    elif context.attention == "sdpa" and (context.mask is not None or query.dtype not in _HALF):
+    elif context.attention == "sdpa" and not _takes_flash(context, query):
         out = _efficient(context, query, key, value)
     else:
         half = context.training.dtype
@@ -41,6 +41,11 @@ def attend(
         out = _flash(query, key, value)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
+
+
+def _takes_flash(context: Context, query: Tensor) -> bool:
+    """Whether sdpa takes flash: half precision, no mask, and a card that has it (sdp_utils.cpp)."""
+    return context.mask is None and query.dtype in _HALF and context.has_flash
 
 
 def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
@@ -125,6 +130,7 @@ def eager(
     attn_weights = ops.cast(softmax, query.dtype, "probabilities")
     del softmax
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    context.attn_weights = attn_weights
     out = ops.batched(attn_weights, mergeable(value_states, "value, contiguous"), query.shape, "attention output")
     return ops.contiguous(out, "attention output, transposed")
 

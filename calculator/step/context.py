@@ -27,12 +27,14 @@ class Context:
     __slots__ = (
         "attention",
         "attention_dropout",
+        "attn_weights",
         "batch",
         "cache",
         "config",
         "dtype",
         "during_forward",
         "during_layers",
+        "has_flash",
         "kept",
         "length",
         "mask",
@@ -45,12 +47,14 @@ class Context:
         "prefix",
         "program",
         "repetition",
+        "returned",
         "tape",
         "training",
     )
 
-    def __init__(self, model: Model, method: Method, training: Training) -> None:
+    def __init__(self, model: Model, method: Method, training: Training, *, has_flash: bool = True) -> None:
         self.tape = Tape()
+        self.has_flash = has_flash
         self.model = model
         self.config = model.config
         self.program = program(model.model_type)
@@ -63,6 +67,8 @@ class Context:
         self.attention = self.program.attention or training.attention
         told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
         self.attention_dropout = float(next(filter(None, told), 0.0))
+        self.attn_weights: Tensor | None = None
+        self.returned: Tensor | None = None
         self.cache: list[Tensor] | None = None
         self.mask: Tensor | None = None
         self.masks: dict[str, Tensor | None] = {}
@@ -91,7 +97,13 @@ class Context:
 
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
-        self.position, self.mask, self.masks, self.during_layers = (), None, {}, []
+        self.position, self.mask, self.masks, self.during_layers, self.returned = (), None, {}, [], None
+
+    def left(self, position: tuple[Tensor, ...], mask: Tensor | None) -> None:
+        """Leave a layer: its code drops the attention's weights, unless the layer returns them to the decoder's."""
+        self.position, self.mask = position, mask
+        returned = self.program.returns_weights and bool(self.masks)
+        self.returned, self.attn_weights = (self.attn_weights if returned else None), None
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
         """A layer's modules by their names within the layer."""

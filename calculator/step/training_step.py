@@ -37,15 +37,15 @@ class Peak:
 
 
 class TrainingStep:
-    """A plan's step, interpreted."""
+    """A plan's step, interpreted. `has_flash` says whether the card has flash attention (compute capability 8.0)."""
 
     __slots__ = ("context", "model", "recording", "state", "training")
 
-    def __init__(self, model: Model, method: Method, training: Training) -> None:
+    def __init__(self, model: Model, method: Method, training: Training, *, has_flash: bool = True) -> None:
         self.model = model
         self.training = training
         self.state = stored(model, method, training)
-        self.context = Context(model, method, training)
+        self.context = Context(model, method, training, has_flash=has_flash)
         micro_batch(self.context)
         self.recording = _recording(self.context)
 
