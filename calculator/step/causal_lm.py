@@ -35,7 +35,8 @@ def micro_batch(context: Context) -> None:
 
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
-    context.cache = [] if context.config["use_cache"] and not context.training.gradient_checkpointing else None
+    if context.config["use_cache"] and not context.training.gradient_checkpointing:
+        context.cache = _windows(context)
     context.method.begin(context)
     hidden_states = _decoder(context, ids)
     context.release()
@@ -46,6 +47,13 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     context.tape.component = "activations"
     context.cache, context.during_forward = None, []
     return loss
+
+
+def _windows(context: Context) -> list[Tensor]:
+    """A cache holds each window's size as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    context.scoped("cache: ")
+    sliding = [layer for layer in context.layers if masks.attends(layer.kind) == masks.SLIDING]
+    return [context.tape.new((), "int64", "window") for _ in sliding]
 
 
 def _decoder(context: Context, ids: Tensor) -> Tensor:

@@ -21,13 +21,10 @@ def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
     context.scoped("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
     labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
-    shifted = context.tape.new(logits.shape[:2], "int64", "labels, shifted")
+    shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")
     rows = Dim(int(logits.shape[0]) * int(logits.shape[1]), "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
-    del logits
-    log_probabilities = _log_softmax(flat)
-    del flat
-    return _nll_loss(log_probabilities, shifted)
+    return _nll_loss(_log_softmax(flat), shifted)
 
 
 def _log_softmax(x: Tensor) -> Tensor:
