@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import attention, learned, norms
+from calculator.step import attention, learned, mlp, norms
 from calculator.step import operations as ops
-from calculator.step.activation import activation
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     #: Queries, keys and values of a layer's normed input.
     Projection = Callable[[Context, LayerModules, Tensor], list[Tensor]]
 
+_MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
+
 
 def layer(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """One block: (batch, sequence, hidden_size) to the same. The attention's output lives until the block is left."""
@@ -29,7 +30,7 @@ def layer(project: Projection, context: Context, modules: LayerModules, hidden_s
     hidden_states = ops.add(attn_output, residual, "residual after attention")
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
-    feed_forward_hidden_states = plain_mlp(context, modules, hidden_states)
+    feed_forward_hidden_states = _MLP(context, modules, hidden_states)
     feed_forward_hidden_states = context.method.after(context, modules, "mlp", feed_forward_hidden_states)
     return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
 
@@ -40,17 +41,6 @@ def _attention(project: Projection, context: Context, modules: LayerModules, hid
     attn_output = attention.attend(context, query_states, key_states, value_states, written_out(context))
     attn_output = modules["attn.c_proj"](attn_output)
     return ops.dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
-
-
-def plain_mlp(
-    context: Context, modules: LayerModules, x: Tensor, up: str = "mlp.c_fc", down: str = "mlp.c_proj"
-) -> Tensor:
-    """down(act(up(x))), then dropout."""
-    x = modules[up](x)
-    context.scoped(f"{modules.prefix}mlp: ")
-    x = activation(context.config["hidden_act"])(x)
-    x = modules[down](x)
-    return ops.dropout(x, context.config["resid_pdrop"], "MLP, dropped")
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
@@ -81,6 +71,7 @@ def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: T
     attn_weights = ops.softmax(attn_weights, "float32")
     attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    context.attn_weights = attn_weights
     out = ops.batched(attn_weights, attention.mergeable(value, "value, contiguous"), query.shape, "attention output")
     return ops.contiguous(out, "attention output, transposed")
 

@@ -21,7 +21,10 @@ def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DTy
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """The two halves swapped, the second negated: two slices, a negation and a concatenation."""
+    """The two halves swapped, the second negated: two slices, a negation and a concatenation.
+
+    Where pairs of neighbours take the halves' place, the slices skip and the parts are stacked: the same memory.
+    """
     half = (*x.shape[:-1], x.shape[-1] // 2)
     x1 = ops.narrow(x, half)
     x2 = ops.narrow(x, half)
@@ -31,3 +34,22 @@ def rotate_half(x: Tensor) -> Tensor:
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     """x · cos + rotate_half(x) · sin."""
     return ops.add(ops.mul(x, cos, f"{name} · cos"), ops.mul(rotate_half(x), sin, f"{name}, rotated · sin"), name)
+
+
+def parts(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first dimensions of each head, and the others: queries', then keys'."""
+    inner, rest = (*query.shape[:-1], width), (*query.shape[:-1], query.shape[-1] - width)
+    q_rot, q_pass = ops.narrow(query, inner), ops.narrow(query, rest)
+    inner, rest = (*key.shape[:-1], width), (*key.shape[:-1], key.shape[-1] - width)
+    k_rot, k_pass = ops.narrow(key, inner), ops.narrow(key, rest)
+    return q_rot, q_pass, k_rot, k_pass
+
+
+def partly_rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The first dimensions of each head rotated, the others beside them (GPT-NeoX's apply_rotary_pos_emb)."""
+    q_rot, q_pass, k_rot, k_pass = parts(query, key, cos.shape[-1])
+    q_embed = rotated(q_rot, cos, sin, "query, rotated")
+    k_embed = rotated(k_rot, cos, sin, "key, rotated")
+    q_embed = ops.concatenate((q_embed, q_pass), query.shape, "query, whole again")
+    k_embed = ops.concatenate((k_embed, k_pass), key.shape, "key, whole again")
+    return q_embed, k_embed
