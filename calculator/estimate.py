@@ -149,7 +149,7 @@ def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
     if request.method.name != "full":
         raise refusal(
             "model.parameters",
-            f"{request.method.name} needs a model's shapes: give an id or a config; a bare count serves full fine-tuning",
+            f"{request.method.name} needs a model's shapes, an id or a config; a bare count serves full fine-tuning",
             parameters,
         )
     counts = ParameterCounts(base=parameters, added=0, trainable=parameters, total=parameters)

@@ -1,6 +1,6 @@
-"""Adafactor's step (Shazeer & Stern 2018) as `transformers.optimization.Adafactor` writes it: one parameter after the other.
+"""Adafactor's step (Shazeer & Stern 2018) as `transformers.optimization.Adafactor` writes it.
 
-Its locals live until the next parameter gives them new values, so neighbours' temporaries meet.
+It takes one parameter after the other. Its locals live until the next parameter gives them new values, so neighbours' temporaries meet.
 """
 
 from __future__ import annotations

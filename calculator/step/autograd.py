@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import elements
 from calculator.step.tape import Tape, Tensor
@@ -17,23 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.answer import ComponentName
+    from calculator.step.tape import Frame
 
     #: A node's rule: from itself and its output's gradient to its inputs' gradients, in the order of its edges.
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
-
-
-class Frame(Protocol):
-    """A checkpoint, seen from a node inside it."""
-
-    def pack(self, tensor: Tensor) -> Any:
-        """Take a tensor that a node saves, and give what the node should hold instead."""
-
-    def unpack(self, held: list[Any]) -> list[Any]:
-        """Give the tensors back for what a node held."""
-
-
-#: The checkpoints that the running code lies in; the innermost is last.
-frames: list[Frame] = []
 
 
 class Node:
@@ -71,8 +58,8 @@ class Node:
 
     def save(self, tensor: Tensor) -> None:
         """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in."""
-        if frames:
-            self.frame = frames[-1]
+        if tensor.tape.frames:
+            self.frame = tensor.tape.frames[-1]
             self.saved.append(self.frame.pack(tensor))
         else:
             self.saved.append(Tensor(tensor.tape, tensor.storage, tensor.shape, tensor.dtype, None))

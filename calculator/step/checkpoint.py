@@ -8,8 +8,6 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from calculator.step.autograd import frames
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -68,6 +66,7 @@ class _Recomputation:
         self.kept: list[Tensor | None] = []
 
     def run(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
+        frames = inputs[0].tape.frames
         frames.append(self)
         try:
             function(*inputs)
@@ -91,6 +90,7 @@ class _Recomputation:
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, beside: object = None) -> Tensor:
     """Run a function so that its backward pass keeps its inputs only, and what is `beside` them."""
+    frames = inputs[0].tape.frames
     frames.append(Checkpoint(function, inputs, beside))
     try:
         return function(*inputs)

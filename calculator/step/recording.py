@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Recording:
         first = self._repeats(start)
         best = Moment(event=start, bytes=self._at(start) + self._offset(start, first), repeats=first)
         cuts = sorted({start, end, *(p for p in self._turns() if start < p < end)})
-        for low, high in zip(cuts, cuts[1:], strict=False):
+        for low, high in pairwise(cuts):
             repeats = self._repeats(low)
             offset = self._offset(low, repeats)
             highest = max(self.live[low:high], default=0) + offset

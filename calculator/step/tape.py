@@ -8,7 +8,7 @@ PyTorch too, so a program written with the locals that the real module holds fre
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.dtype import ITEMSIZE, DType
 
@@ -21,14 +21,28 @@ if TYPE_CHECKING:
 Born = tuple[str, "Shape", DType, "ComponentName", int]
 
 
-class Tape:
-    """The events of a step: `n` for the birth of row `n`, `~n` for its end, with marks between them."""
+class Frame(Protocol):
+    """A checkpoint, seen from a node inside it."""
 
-    __slots__ = ("component", "events", "marks", "rows", "scope", "sequence")
+    def pack(self, tensor: Tensor) -> Any:
+        """Take a tensor that a node saves, and give what the node should hold instead."""
+
+    def unpack(self, held: list[Any]) -> list[Any]:
+        """Give the tensors back for what a node held."""
+
+
+class Tape:
+    """The events of a step: `n` for the birth of row `n`, `~n` for its end, with marks between them.
+
+    `frames` are the checkpoints that the running code lies in; the innermost is last.
+    """
+
+    __slots__ = ("component", "events", "frames", "marks", "rows", "scope", "sequence")
 
     def __init__(self) -> None:
         self.rows: list[Born] = []
         self.events: list[int] = []
+        self.frames: list[Frame] = []
         self.marks: list[tuple[int, str]] = []
         self.scope = ""
         self.component: ComponentName = "activations"

@@ -1,0 +1,58 @@
+"""The layers that are run stand for all: interpreting every layer one by one gives the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calculator.families import model_from_config
+from calculator.request import parse_request
+from calculator.step import context as context_module
+from calculator.step.repetition import Repetition, repetition
+from calculator.step.training_step import TrainingStep
+
+CASES = [json.loads(line) for line in (Path(__file__).parents[2] / "cases" / "public.jsonl").read_text().splitlines()]
+#: One traced case of every family and method.
+CHOSEN = {
+    (case["request"]["model"]["config"]["model_type"], case["request"]["method"]["name"]): case
+    for case in CASES
+    if "phases" in case["expected"] and isinstance(case["request"]["model"], dict)
+}
+
+
+def phases(case):
+    request = parse_request(case["request"])
+    model = model_from_config(case["request"]["model"]["config"])
+    return {peak.phase: peak.bytes for peak in TrainingStep(model, request.method, request.training).peaks()}
+
+
+def one_by_one(kinds):
+    return Repetition(numbers=tuple(range(len(kinds))), start=len(kinds), end=len(kinds), copies=0)
+
+
+def test_equal_layers_are_run_twice():
+    assert repetition("aaaaaaaa") == Repetition(numbers=(0, 1), start=1, end=2, copies=6)
+
+
+def test_a_pattern_of_layers_is_run_twice_with_what_is_left_over():
+    found = repetition("ssfssfssfss")
+    assert found == Repetition(numbers=(0, 1, 2, 3, 4, 5, 9, 10), start=3, end=6, copies=1)
+
+
+def test_what_comes_before_the_pattern_is_run_too():
+    assert repetition("dddmmmmm") == Repetition(numbers=(0, 1, 2, 3, 4), start=4, end=5, copies=3)
+
+
+def test_layers_without_a_pattern_are_all_run():
+    assert repetition("abcd") == one_by_one("abcd")
+
+
+def test_a_single_layer_is_run():
+    assert repetition("a") == one_by_one("a")
+
+
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=["-".join(key) for key in CHOSEN])
+def test_running_every_layer_gives_the_same_peaks(case, monkeypatch):
+    folded = phases(case)
+    monkeypatch.setattr(context_module, "repetition", one_by_one)
+    assert phases(case) == folded
