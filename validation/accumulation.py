@@ -19,13 +19,13 @@ def in_place(first: torch.Tensor, second: object, *_: object) -> bool:
     """Whether CUDA would add this pair in place: both gradients of one tensor, the first held by nobody else."""
     if torch.is_grad_enabled() or not isinstance(second, torch.Tensor) or first.shape != second.shape:
         return False
-    return _from_engine() and first.is_contiguous() and _uses(first) == _uses_when_only()
+    return _from_engine() and first.is_contiguous() and _uses(first) == uses_when_only()
 
 
 def _from_engine() -> bool:
     """Whether the engine itself asked, and no Python function of the backward pass."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name in {"_from_engine", "in_place", "__torch_dispatch__", "_fn"}:
+    while frame is not None and frame.f_code.co_name in {"_from_engine", "in_place", "__torch_dispatch__", "_fn", "inner"}:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
@@ -44,8 +44,11 @@ class _Counting(TorchDispatchMode):
 
 
 @cache
-def _uses_when_only() -> tuple[int, int]:
-    """The reference counts that this version of torch shows of a gradient that only its buffer holds."""
+def uses_when_only() -> tuple[int, int]:
+    """The reference counts that this version of torch shows of a gradient that only its buffer holds.
+
+    To be asked for once before a dispatch mode watches: autograd records nothing below one.
+    """
     x = torch.ones(4, device="meta", requires_grad=True)
     y = x * 2
     with _Counting() as counting:

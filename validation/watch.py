@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from validation.accumulation import in_place
+from validation.accumulation import in_place, uses_when_only
 from validation.emulations import KERNELS
 from validation.ledger import Ledger, Storage
 
@@ -37,6 +37,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self, ledger: Ledger, places: Places, head: str | None) -> None:
         super().__init__()
+        uses_when_only()
         self.ledger = ledger
         self._places = places
         self._loss = {"", head}

@@ -75,4 +75,5 @@ class Adapter(Method):
         x = ops.matmul(x, weights["down.weight"], weights["down.bias"], self.bottleneck_size, "down")
         x = activation(self.non_linearity)(x)
         x = ops.matmul(x, weights["up.weight"], weights["up.bias"], hidden_states.shape[-1], "up")
-        return ops.add(ops.cast(x, hidden_states.dtype, "update"), hidden_states, "output")
+        x = ops.cast(x, hidden_states.dtype, "update")
+        return ops.add(x, hidden_states, "output")

@@ -10,7 +10,6 @@ from calculator.step import operations as ops
 from calculator.treatment import Added
 
 if TYPE_CHECKING:
-    from calculator.dtype import DType
     from calculator.methods.settings import LowRank
     from calculator.model import Model
     from calculator.module import Module
@@ -88,7 +87,8 @@ def low_rank(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
 
 def _product(bound: Bound, x: Tensor) -> Tensor:
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
-    return ops.matmul(ops.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
+    x = ops.matmul(x, a, None, a.shape[0], "A·x")
+    return ops.matmul(x, b, None, b.shape[0], "B·A·x")
 
 
 def _dora(method: LowRank, bound: Bound, x: Tensor, result: Tensor) -> Tensor:

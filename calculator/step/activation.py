@@ -27,16 +27,17 @@ def _relu_squared(x: Tensor) -> Tensor:
 
 
 def _new_gelu(x: Tensor) -> Tensor:
-    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), one operation at a time."""
-    half = ops.scale(x, "half of x")
-    inner = ops.add(x, ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2), "cubed, scaled"), "inner sum")
-    tanh = ops.unary(_scaled(inner), "tanh", saves="result")
-    del inner
-    return ops.mul(half, ops.shift(tanh, "1 + tanh"), "activation")
+    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), one operation at a time; nothing has a name."""
+    return ops.mul(ops.scale(x, "half of x"), ops.shift(_tanh_of_polynomial(x), "1 + tanh"), "activation")
 
 
-def _scaled(x: Tensor) -> Tensor:
-    return ops.scale(x, "inner sum, scaled")
+def _tanh_of_polynomial(x: Tensor) -> Tensor:
+    return ops.unary(ops.scale(_polynomial(x), "inner sum, scaled"), "tanh", saves="result")
+
+
+def _polynomial(x: Tensor) -> Tensor:
+    cubed = ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2), "cubed, scaled")
+    return ops.add(x, cubed, "inner sum")
 
 
 #: By the name that `config.json` gives. Source: transformers.activations.ACT2CLS.
