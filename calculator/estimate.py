@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
@@ -16,10 +15,11 @@ from calculator.ledger import components
 from calculator.remarks import assumptions, warnings
 from calculator.reserved import fragmentation, reserved_by_rule
 from calculator.state import Stored, stored
+from calculator.step.timeline import timeline
 from calculator.step.training_step import Peak, TrainingStep
 
 if TYPE_CHECKING:
-    from calculator.answer import Component
+    from calculator.answer import Component, Moment
     from calculator.devices import Fit
     from calculator.model import Model
     from calculator.request import ModelReference, Request
@@ -79,11 +79,16 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
         components(highest),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         highest,
+        timeline(step, peaks),
     )
 
 
 def memory_and_fit(
-    request: Request, parts: tuple[Component, ...], phases: tuple[Phase, ...], highest: Peak
+    request: Request,
+    parts: tuple[Component, ...],
+    phases: tuple[Phase, ...],
+    highest: Peak,
+    line: tuple[Moment, ...] = (),
 ) -> tuple[Memory, Fit | None]:
     """What the peak takes of a card beside its own bytes, and the verdict."""
     card = card_of(request.device)
@@ -96,7 +101,7 @@ def memory_and_fit(
         phases=phases,
         peak_phase=highest.phase,
         peak_operation=highest.operation,
-        timeline=(),
+        timeline=line,
         peak_allocated_bytes=allocated,
         library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,
@@ -136,8 +141,8 @@ def _by_the_textbook(request: Request) -> Estimate:
     parts = textbook.accounting(
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
     ).components
-    peak = Peak(phase="optimizer_step", stored=(), born=Counter(), operation="everything counted once")
     total = sum(part.bytes for part in parts)
+    peak = Peak(phase="optimizer_step", bytes=total, operation="everything counted once")
     memory, verdict = memory_and_fit(request, parts, (Phase(name="optimizer_step", peak_bytes=total),), peak)
     return Estimate(
         model=summary, parameters=counts, memory=memory, fit=verdict, assumptions=textbook.ASSUMPTIONS, warnings=()

@@ -1,6 +1,7 @@
 """Adafactor's step (Shazeer & Stern 2018) as `transformers.optimization.Adafactor` writes it.
 
-It takes one parameter after the other. Its locals live until the next parameter gives them new values, so neighbours' temporaries meet.
+It takes one parameter after the other. Its locals live until the next parameter gives them new values, so neighbours'
+temporaries meet.
 """
 
 from __future__ import annotations

@@ -114,8 +114,10 @@ def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:
     incoming, node.incoming = node.incoming, [None] * node.outputs
     passed = list(node.apply(node, incoming[0] if node.outputs == 1 else incoming))
     for index, edge in enumerate(node.edges):
-        if edge is not None and passed[index] is not None:
-            passed[index] = _fitted(passed[index], edge[2], edge[3])
+        given = passed[index]
+        if edge is not None and given is not None:
+            passed[index] = _fitted(given, edge[2], edge[3])
+        del given
     del incoming
     node.saved = []
     node.frame = None

@@ -73,7 +73,7 @@ class Context:
         self.mask: Tensor | None = None
         self.masks: dict[str, Tensor | None] = {}
         self.past = 0
-        self.prefix: list[list[Tensor]] = []
+        self.prefix: list[list[Tensor | None]] = []
         self.during_forward: list[Tensor] = []
         self.during_layers: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
@@ -113,7 +113,7 @@ class Context:
         """Keys and values through the cache, which copies them (transformers.cache_utils.DynamicLayer.update)."""
         if self.cache is None:
             return key, value
-        before = self.prefix.pop(0) if self.prefix else [None, None]
+        before: list[Tensor | None] = self.prefix.pop(0) if self.prefix else [None, None]
         key = self._with(before, 0, key, "key, cached")
         value = self._with(before, 1, value, "value, cached")
         self.cache += [key, value]

@@ -116,6 +116,17 @@ class Recording:
                 best = Moment(event=event + 1, bytes=highest, repeats=repeats)
         return best
 
+    def window_in(self, start: int, end: int) -> Window | None:
+        """The window that lies between two positions, if one does."""
+        return next((w for w in self.windows if start <= w.start and w.end <= end), None)
+
+    def highest(self, start: int, end: int, window: Window, copy: int) -> int:
+        """The most bytes between two positions inside a window, in one of its copies, the first being 0."""
+        repeats = list(self._repeats(start))
+        place = self.windows.index(window)
+        repeats[place] = copy
+        return max(self.live[start:end], default=0) + self._offset(start, tuple(repeats))
+
     def _turns(self) -> Iterator[int]:
         """Positions at which what the copies hold changes."""
         for window in self.windows:

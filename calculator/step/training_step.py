@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.optimizers import OPTIMIZERS
@@ -14,26 +15,34 @@ from calculator.step.optimizer_step import temporaries
 from calculator.step.recording import Moment, Recording, Window
 
 if TYPE_CHECKING:
-    from calculator.answer import ComponentName, PhaseName
+    from calculator.answer import PhaseName
     from calculator.methods import Method
     from calculator.model import Model
     from calculator.step.tape import Born
     from calculator.training import Training
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Peak:
-    """A phase's peak: what is stored throughout, what the step's own storages are, what ran."""
+    """A phase's peak: what is stored throughout, what the step's own storages take, what ran.
+
+    `moment` is where it is in the recording; `left` is alive too, from the step before. `bytes` is everything.
+    """
 
     phase: PhaseName
-    stored: tuple[Stored, ...]
-    born: Counter[Born]
+    bytes: int
     operation: str
+    stored: tuple[Stored, ...] = ()
+    left: Counter[Born] = field(default_factory=Counter)
+    moment: Moment | None = None
+    recording: Recording | None = None
 
-    @property
-    def bytes(self) -> int:
-        """Everything alive."""
-        return sum(s.bytes for s in self.stored) + sum(born[4] * count for born, count in self.born.items())
+    @cached_property
+    def born(self) -> Counter[Born]:
+        """How many of each kind of the step's own storages are alive."""
+        if self.recording is None or self.moment is None:
+            return self.left
+        return self.recording.rows(self.moment) + self.left
 
 
 class TrainingStep:
@@ -60,16 +69,24 @@ class TrainingStep:
         marks = self._marks()
         forward = self.recording.peak(marks["forward"], marks["backward"])
         backward = self.recording.peak(marks["backward"], marks["end"])
+        in_step = (*always, *kept, *temporaries(trained, optimizer, self.training.max_grad_norm))
         return (
             self._peak("forward", accumulated, forward, left - self._given(marks["forward"])),
             self._peak("backward", accumulated, backward, Counter()),
             Peak(
                 phase="optimizer_step",
-                stored=(*always, *kept, *temporaries(trained, optimizer, self.training.max_grad_norm)),
-                born=left,
+                bytes=_bytes(in_step, left),
                 operation=f"{optimizer.name}: step",
+                stored=in_step,
+                left=left,
             ),
         )
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has."""
+        repetition = self.context.repetition
+        return len(repetition.numbers) + repetition.copies * (repetition.end - repetition.start)
 
     def _marks(self) -> dict[str, int]:
         return {label: position for position, label in self.context.tape.marks}
@@ -78,7 +95,15 @@ class TrainingStep:
         rows = self.context.tape.rows
         event = self.context.tape.events[moment.event - 1] if moment.event else 0
         operation = rows[event if event >= 0 else ~event][0]
-        return Peak(phase=phase, stored=state, born=self.recording.rows(moment) + left, operation=operation)
+        return Peak(
+            phase=phase,
+            bytes=_bytes(state, left) + moment.bytes,
+            operation=operation,
+            stored=state,
+            left=left,
+            moment=moment,
+            recording=self.recording,
+        )
 
     def _given(self, end: int) -> Counter[Born]:
         """The caller's tensors, which are on the tape before the forward pass."""
@@ -89,6 +114,10 @@ class TrainingStep:
         end = len(self.context.tape.events)
         born = self.recording.rows(Moment(event=end, bytes=0, repeats=tuple(w.copies for w in self.recording.windows)))
         return Counter({row: count for row, count in born.items() if row[3] != "gradients"})
+
+
+def _bytes(state: tuple[Stored, ...], born: Counter[Born]) -> int:
+    return sum(s.bytes for s in state) + sum(row[4] * count for row, count in born.items())
 
 
 def _recording(context: Context) -> Recording:
