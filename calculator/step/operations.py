@@ -97,7 +97,12 @@ def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def narrow(x: Tensor, shape: Shape) -> Tensor:
-    """A view of a part; the backward pass writes the gradient into zeros of the whole shape."""
+    """A view of a part; the backward pass writes the gradient into zeros of the whole shape.
+
+    A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
+    """
+    if shape == x.shape:
+        return view(x, shape)
     node = Node(x.tape, _narrow_back, (x,), x.shape) if x.node else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -158,7 +163,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 
 
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """a + b: nothing is saved; both inputs get the same gradient."""
+    """A + b: nothing is saved; both inputs get the same gradient."""
     node = Node(a.tape, _add_back, (a, b)) if a.node or b.node else None
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
 
@@ -168,7 +173,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """a · b: each factor is saved where the other needs a gradient."""
+    """A · b: each factor is saved where the other needs a gradient."""
     node = None
     if a.node or b.node:
         node = Node(a.tape, _mul_back, (a, b))
@@ -187,7 +192,7 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def scale(x: Tensor, name: str) -> Tensor:
-    """x times (or plus, or over) a number."""
+    """X times (or plus, or over) a number."""
     node = Node(x.tape, _scale_back, (x,)) if x.node else None
     return x.tape.new(x.shape, x.dtype, name, node=node)
 
@@ -197,7 +202,7 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def shift(x: Tensor, name: str) -> Tensor:
-    """x plus a number: the gradient passes unchanged."""
+    """X plus a number: the gradient passes unchanged."""
     node = Node(x.tape, _pass_on, (x,)) if x.node else None
     return x.tape.new(x.shape, x.dtype, name, node=node)
 
@@ -226,17 +231,21 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def softmax(x: Tensor, dtype: DType) -> Tensor:
-    """Softmax over the last dimension in another dtype: x is cast first, and the result is saved."""
-    x = cast(x, dtype, f"scores in {dtype}")
-    node = Node(x.tape, _softmax_back, (x,)) if x.node else None
+    """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
+
+    Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
+    """
+    if (x.dtype, dtype) != ("float16", "float32"):
+        x = cast(x, dtype, f"scores in {dtype}")
+    node = Node(x.tape, _softmax_back, (x,), x.dtype) if x.node else None
     out = x.tape.new(x.shape, dtype, "softmax", node=node)
     if node is not None:
         node.save(out)
     return out
 
 
-def _softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, grad.dtype, "softmax: gradient"),)
+def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, node.context, "softmax: gradient"),)
 
 
 def mean(x: Tensor, name: str) -> Tensor:
@@ -270,7 +279,7 @@ def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """x · weight (+ bias) over the last dimension: F.linear, or Conv1D's addmm.
+    """X · weight (+ bias) over the last dimension: F.linear, or Conv1D's addmm.
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """

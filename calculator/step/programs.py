@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.errors import refusal
-from calculator.step import gpt2, llama
+from calculator.step import gpt2, gpt_neox, llama, phi
 
 if TYPE_CHECKING:
     from calculator.step.program import Program
 
-PROGRAMS: dict[str, Program] = {**llama.PROGRAMS, **gpt2.PROGRAMS}
+PROGRAMS: dict[str, Program] = {
+    name: each for group in (gpt2, gpt_neox, llama, phi) for name, each in group.PROGRAMS.items()
+}
 
 
 def program(model_type: str) -> Program:

@@ -81,6 +81,54 @@ def rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple
     )
 
 
+def partly_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head; queries and keys are put together again at the end."""
+    return rotary.partly_rotated(query_states, key_states, *context.position[:2])
+
+
+def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head, written out in the attention itself, whose names stay."""
+    cos, sin = context.position[:2]
+    query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
+    query_rot, key_rot = rotated(context, query_rot, key_rot)
+    query_whole = ops.concatenate((query_rot, query_pass), query_states.shape, "query, whole again")
+    key_whole = ops.concatenate((key_rot, key_pass), key_states.shape, "key, whole again")
+    return query_whole, key_whole, query_rot, query_pass, key_rot, key_pass
+
+
+def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head; queries are whole again before keys are begun."""
+    cos, sin = context.position[:2]
+    q_rot, q_pass, k_rot, k_pass = rotary.parts(query_states, key_states, cos.shape[-1])
+    return (
+        ops.concatenate(
+            (rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"
+        ),
+        ops.concatenate((rotary.rotated(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
+    )
+
+
+def rotated_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """Every dimension of every head, in float32 where the tables are."""
+    q_embed, k_embed = rotated(context, query_states, key_states)
+    dtype = query_states.dtype
+    return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
+
+
+def cast_and_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """Every dimension of every head, in float32 whatever the tables are in."""
+    q, k = ops.cast(query_states, "float32", "query in float32"), ops.cast(key_states, "float32", "key in float32")
+    q_embed, k_embed = rotated(context, q, k)
+    dtype = query_states.dtype
+    return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
+
+
+def partly_rotated_by_pairs(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head, with tables that each layer spreads over pairs for itself."""
+    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position[:2])
+    return rotary.partly_rotated(query_states, key_states, cos, sin)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
     """Grouped-query attention. The defaults are llama's.

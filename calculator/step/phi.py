@@ -1,0 +1,41 @@
+"""Phi-3's block with fused projections, and Phi's with attention and MLP side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.step import mlp
+from calculator.step import operations as ops
+from calculator.step.decoder_layer import Sequential
+from calculator.step.program import Program
+from calculator.step.self_attention import SelfAttention, heads, partly_rotated_in_turn
+
+if TYPE_CHECKING:
+    from calculator.step.context import Context, LayerModules
+    from calculator.step.tape import Tensor
+
+
+def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """One projection, sliced; its whole stays under its own name."""
+    qkv = modules["self_attn.qkv_proj"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attn: ")
+    queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
+    head_dim = context.config["head_dim"]
+    parts = [ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim)) for count in (queries, keys, keys)]
+    return *(heads(context, x, count) for x, count in zip(parts, (queries, keys, keys), strict=True)), qkv
+
+
+def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
+    return ops.dropout(hidden_states, context.config["resid_pdrop"], "residual, dropped")
+
+
+PROGRAMS = {
+    "phi3": Program(
+        layer=Sequential(
+            attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
+            mlp=mlp.fused_gated,
+            scaled=_dropped,
+        ),
+        source="transformers/models/phi3/modeling_phi3.py",
+    ),
+}
