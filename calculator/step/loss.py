@@ -36,7 +36,7 @@ def _log_softmax(x: Tensor) -> Tensor:
 
 
 def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, grad.dtype, "logits: gradient"),)
+    return (grad.tape.new(grad.shape, grad.dtype, "gradient of the logits"),)
 
 
 def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
@@ -53,4 +53,4 @@ def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
 
 def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     log_probabilities = node.saved[0]
-    return (grad.tape.new(log_probabilities.shape, grad.dtype, "log-probabilities: gradient"),)
+    return (grad.tape.new(log_probabilities.shape, grad.dtype, "gradient of the log-probabilities"),)
