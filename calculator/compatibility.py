@@ -78,5 +78,3 @@ def _not_yet(request: Request) -> Iterator[Problem]:
         )
     if device.count > 1:
         yield Problem(loc="device.count", msg="runs over several cards are not modelled yet: 1", input=device.count)
-    if request.reserved == "replay":
-        yield Problem(loc="reserved", msg="the allocator's replay is not modelled yet: rule", input=request.reserved)

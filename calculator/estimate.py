@@ -13,7 +13,8 @@ from calculator.errors import refusal
 from calculator.families import model_from_config
 from calculator.ledger import components
 from calculator.remarks import assumptions, warnings
-from calculator.reserved import fragmentation, reserved_by_rule
+from calculator.replay import peak_reserved
+from calculator.reserved import by_rule, fragmentation, whole_segments
 from calculator.state import Stored, stored
 from calculator.step.timeline import timeline
 from calculator.step.training_step import Peak, TrainingStep
@@ -74,11 +75,17 @@ def parameter_counts(state: tuple[Stored, ...]) -> ParameterCounts:
 def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
     peaks = step.peaks()
     highest = max(peaks, key=lambda peak: peak.bytes)
+    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    if request.reserved == "replay":
+        reserved = peak_reserved(step.model, request.method, request.training, (forward, backward))
+    else:
+        reserved = by_rule(step, (forward, backward))
     return memory_and_fit(
         request,
         components(highest),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         highest,
+        reserved,
         timeline(step, peaks),
     )
 
@@ -88,14 +95,19 @@ def memory_and_fit(
     parts: tuple[Component, ...],
     phases: tuple[Phase, ...],
     highest: Peak,
+    reserved: int | None = None,
     line: tuple[Moment, ...] = (),
 ) -> tuple[Memory, Fit | None]:
-    """What the peak takes of a card beside its own bytes, and the verdict."""
+    """What the peak takes of a card beside its own bytes, and the verdict.
+
+    Without a figure for `reserved`, what is allocated counts in whole segments.
+    """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
     allocated = sum(part.bytes for part in parts)
     workspace = sum(part.bytes for part in workspaces)
-    reserved = reserved_by_rule(allocated + workspace)
+    if reserved is None:
+        reserved = whole_segments(allocated + workspace)
     memory = Memory(
         components=parts,
         phases=phases,
@@ -106,7 +118,9 @@ def memory_and_fit(
         library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
-        overheads=tuple(_overhead(part) for part in (*workspaces, fragmentation(allocated + workspace), context)),
+        overheads=tuple(
+            _overhead(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+        ),
     )
     verdict = fit(
         request.device,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.optimizers import OPTIMIZERS
-from calculator.reserved import RESERVED_OVER_ALLOCATED, SOURCE
+from calculator.reserved import REPLAY, RULE
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
@@ -21,7 +21,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     """What the figures take for granted."""
     told = [
         f"The figures speak of {STACK}; the step is one of a run's later ones, so that optimizer states exist.",
-        f"Reserved memory is taken as {float(RESERVED_OVER_ALLOCATED):.3f} times what is allocated ({SOURCE}).",
+        REPLAY if request.reserved == "replay" else RULE,
         "Data loading, evaluation and whatever a Trainer adds are not counted.",
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit":

@@ -68,7 +68,18 @@ class Batch:
 class Run:
     """A training run's allocations, in order, from one allocator."""
 
-    __slots__ = ("allocator", "first", "gradients", "later", "left", "optimizer", "state", "steps", "training", "workspaces")
+    __slots__ = (
+        "allocator",
+        "first",
+        "gradients",
+        "later",
+        "left",
+        "optimizer",
+        "state",
+        "steps",
+        "training",
+        "workspaces",
+    )
 
     def __init__(
         self,

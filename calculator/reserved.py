@@ -1,30 +1,140 @@
-"""What the caching allocator holds beyond the live tensors."""
+"""What the caching allocator holds beyond the live tensors, by a rule; `replay` finds it by running the allocator.
+
+Once a run has settled, the allocator holds about as many blocks of every size as are alive at once at most: best fit
+hands a block back to the size that it was cut for, and gives it to another only where that saves a segment. Each block
+counts with what a segment of its kind rounds it to. The largest block of all counts twice where layers leave as much
+alive (activations until the loss, gradients until the optimizer's step): some of that settles in it while it is free.
+docs/decisions/0004-reserved-memory.md holds the rule against replays.
+"""
 
 from __future__ import annotations
 
-from fractions import Fraction
+from collections import Counter, defaultdict
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
+from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
+from calculator.dtype import ITEMSIZE
+from calculator.optimizers import OPTIMIZERS
 from calculator.sourced import Sourced
+from calculator.state import gradients, optimizer_states
+from calculator.step.optimizer_step import temporaries
 
-#: Reserved over allocated memory, as the rule takes it: the most seen among the published L40S runs of PEFT's method
-#: comparison, whose median is 1.035. Long histories of changing sequence lengths can need more.
-RESERVED_OVER_ALLOCATED = Fraction(1104, 1000)
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
-SOURCE = (
-    "huggingface/peft, method_comparison/MetaMathQA: max_memory_reserved over the traced live tensors, 1.024 to 1.104"
+    from calculator.state import Stored
+    from calculator.step.recording import Recording
+    from calculator.step.training_step import TrainingStep
+    from calculator.training import Training
+
+RULE = (
+    "Reserved memory is by a rule, held against replays: blocks for the most tensors of each size alive at once,"
+    " and the largest block twice where layers leave as much alive. Ask for reserved: replay to replay the allocator."
+)
+REPLAY = (
+    "Reserved memory is from a replay of PyTorch's caching allocator: loading, then steps of one batch shape until they"
+    " take nothing more. Batches of changing lengths can need more."
 )
 
-
-def reserved_by_rule(allocated_bytes: int) -> int:
-    """`max_memory_reserved` by the rule, in whole 2 MiB segments."""
-    segment = 2 << 20
-    return -(-allocated_bytes * RESERVED_OVER_ALLOCATED // segment) * segment
+SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 
-def fragmentation(allocated_bytes: int) -> Sourced:
-    """What the rule adds to the live tensors and workspaces."""
-    return Sourced(
-        name="caching allocator, fragmentation",
-        bytes=reserved_by_rule(allocated_bytes) - allocated_bytes,
-        source=SOURCE,
+def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
+    """`torch.cuda.max_memory_reserved` by the rule, bytes."""
+    state, optimizer = step.state, OPTIMIZERS[step.training.optimizer]
+    trained = tuple(tensor for tensor in state if tensor.trained)
+    alive = list(gradients(state))
+    added = [tensor for tensor in state if not tensor.base]
+    accumulated = alive if step.training.gradient_accumulation_steps > 1 else []
+    stays = _counted((*added, *optimizer_states(state, optimizer), *accumulated))
+    stays.update(workspaces)
+    steps = _most_alive(step.recording, temporaries(trained, optimizer, step.training.max_grad_norm))
+    loaded = sum(tensor.bytes for tensor in state if tensor.base) + _read_and_dropped(state, step.training)
+    largest = max(steps)
+    again = largest if _left_by_layers(step) + sum(tensor.bytes for tensor in alive) >= largest else 0
+    return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + segment_bytes(again)
+
+
+def whole_segments(size: int) -> int:
+    """Bytes in whole 2 MiB."""
+    return -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
+
+
+def fragmentation(reserved: int, allocated: int) -> Sourced:
+    """What is reserved beside the live tensors and workspaces."""
+    return Sourced(name="caching allocator, fragmentation", bytes=reserved - allocated, source=SOURCE)
+
+
+def _counted(tensors: Iterable[Stored]) -> Counter[int]:
+    """How many tensors of each size."""
+    counts: Counter[int] = Counter()
+    for tensor in tensors:
+        counts[tensor.bytes // tensor.count] += tensor.count
+    return counts
+
+
+def _in_segments(counts: Counter[int]) -> int:
+    """Blocks of each size in segments of their own; small ones share theirs."""
+    total = small = 0
+    for size, count in counts.items():
+        if size <= SMALL_REQUEST:
+            small += size * count
+        elif size < OWN_SEGMENT:
+            total += -(-count // (LARGE_SEGMENT // size)) * LARGE_SEGMENT
+        else:
+            total += segment_bytes(size) * count
+    return total + whole_segments(small)
+
+
+def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
+    """Weights that were read in half precision and are kept in float32: their first places stay with the allocator."""
+    half = ITEMSIZE[training.dtype]
+    return sum(
+        tensor.parameters * half * tensor.count
+        for tensor in state
+        if tensor.base and tensor.parameters and tensor.dtype not in (training.dtype, "uint8")
     )
+
+
+def _left_by_layers(step: TrainingStep) -> int:
+    """What the layers leave alive for the backward pass."""
+    recording, marks = step.recording, {label: position for position, label in step.context.tape.marks}
+    start, end = marks["layer 0 forward"], marks[f"layer {len(step.context.repetition.numbers)} forward"]
+    once = recording.live[end - 1] - recording.live[start - 1]
+    return once + sum(w.copies * g for w, g in zip(recording.windows[:1], recording.growth, strict=False))
+
+
+def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> Counter[int]:
+    """Of each size, the most that are alive at once during a step; `last` is made at its end."""
+    changes: defaultdict[int, list[int]] = defaultdict(list)
+    events, sizes = recording.tape.events, [row[4] for row in recording.tape.rows]
+    told = 0
+    for position, size, count in sorted(_of_copies(recording)):
+        _tell(changes, events[told:position], sizes)
+        changes[size].append(count)
+        told = position
+    _tell(changes, events[told:], sizes)
+    for size, count in _counted(last).items():
+        changes[size].append(count)
+    return Counter({size: max(0, *accumulate(counts)) for size, counts in changes.items()})
+
+
+def _tell(changes: defaultdict[int, list[int]], events: list[int], sizes: list[int]) -> None:
+    for event in events:
+        if event >= 0:
+            changes[sizes[event]].append(1)
+        else:
+            changes[sizes[~event]].append(-1)
+
+
+def _of_copies(recording: Recording) -> Iterator[tuple[int, int, int]]:
+    """What the layers that a window stands for add: position, size, how many. Gains count from its start on."""
+    for window, gained in zip(recording.windows, recording.gained, strict=True):
+        by_size: Counter[int] = Counter()
+        for born, count in gained.items():
+            by_size[born[4]] += count
+        for size, count in by_size.items():
+            yield window.start if count > 0 else window.end, size, window.copies * count
+    for position, copies, born in recording.dropped:
+        yield position, born[4], -copies
