@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: What the families call the submodules that an adapter follows.
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-MLP = ("mlp", "block_sparse_moe", "feed_forward")
+MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

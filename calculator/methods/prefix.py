@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.dimension import Dim, elements
 from calculator.errors import refusal
+from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.settings import setting
 from calculator.state import Stored
@@ -27,7 +28,11 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
 
     num_virtual_tokens: int = setting(
-        20, label="Virtual tokens", help="Learned positions in front of each layer's keys.", minimum=1, maximum=1_000_000
+        20,
+        label="Virtual tokens",
+        help="Learned positions in front of each layer's keys.",
+        minimum=1,
+        maximum=1_000_000,
     )
     prefix_projection: bool = setting(
         False, label="Prefix projection", help="Train an MLP that produces the prefix (section 4.3 of the paper)."
@@ -38,8 +43,9 @@ class Prefix(Method):
         """All of them."""
         return self.num_virtual_tokens
 
-    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+    def check(self, model: Model, training: Training) -> None:
         """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
+        heads.check(model)
         if training.gradient_checkpointing:
             message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or take another method"
             raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)
@@ -100,10 +106,14 @@ class Prefix(Method):
         return ops.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
 
 
+#: Families whose config.json has another name for num_key_value_heads, which PEFT then misses.
+_UNNAMED_GROUPS = ("falcon", "gpt_bigcode")
+
+
 def _width(model: Model) -> int:
     """Keys' or values' width of one layer (peft.utils.other._prepare_prompt_learning_config)."""
     config = model.config
-    if "num_key_value_heads" not in config:
+    if model.model_type in _UNNAMED_GROUPS:
         return int(config["hidden_size"])
     return int(config["num_key_value_heads"]) * _head_dim(model)
 

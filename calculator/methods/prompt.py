@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.dimension import Dim, elements
+from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.settings import setting
 from calculator.state import Stored
@@ -32,6 +33,10 @@ class Prompt(Method):
     def virtual_tokens(self) -> int:
         """All of them."""
         return self.num_virtual_tokens
+
+    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+        """PEFT asks for the number of heads, though a prompt has none."""
+        heads.check(model)
 
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever is asked, and the indices into it."""

@@ -45,6 +45,19 @@ DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
 }
 
 
+_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
+
+#: Names that PEFT turns into whole parameters, experts and routers being no linear layers in transformers 5.
+#: Source: peft 0.21, peft/utils/transformers_weight_conversion.py, _MOE_TARGET_MODULE_MAPPING.
+FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
+    "deepseek_v2": _EXPERTS,
+    "deepseek_v3": _EXPERTS,
+    "mixtral": ("gate", "w1", "w2", "w3"),
+    "olmoe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+}
+
+
 def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
     """The names that a module's path is matched with; empty for `all-linear`.
 
@@ -91,7 +104,7 @@ def check(method: LowRank, model: Model) -> None:
         PlanError: with every reason found.
     """
     names = target_names(method, model)
-    problems = [*_numbered(method), *_unknown(method, model)]
+    problems = [*_numbered(method), *_unknown(method, model), *_experts(method, model)]
     paths = dict(model.paths())
     found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
     if not found and not problems:
@@ -108,6 +121,21 @@ def check(method: LowRank, model: Model) -> None:
         problems.append(Problem(loc="method.use_dora", msg=message, input=True))
     if problems:
         raise PlanError(*problems)
+
+
+def _experts(method: LowRank, model: Model) -> Iterator[Problem]:
+    """Fused experts, which PEFT adapts as whole parameters: not modelled; without names it finds nothing at all."""
+    fused = FUSED_EXPERTS.get(model.model_type, ())
+    asked = method.target_modules
+    if not fused or (isinstance(asked, tuple) and not any(is_named(name, fused) for name in asked)):
+        return
+    way_out = "name the attention's projections, such as q_proj and v_proj"
+    message = (
+        f"PEFT finds no default in {model.model_type}, whose experts are fused: {way_out}"
+        if asked is None
+        else f"adapting the fused experts or the router of {model.model_type} is not modelled: {way_out}"
+    )
+    yield Problem(loc="method.target_modules", msg=message, input=_listed(asked))
 
 
 def _adaptable(module: Module) -> bool:
