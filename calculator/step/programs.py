@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.errors import refusal
-from calculator.step import gpt2, gpt_neox, llama, phi
+from calculator.step import gemma, gpt2, gpt_neox, llama, mixture, phi
 
 if TYPE_CHECKING:
     from calculator.step.program import Program
 
 PROGRAMS: dict[str, Program] = {
-    name: each for group in (gpt2, gpt_neox, llama, phi) for name, each in group.PROGRAMS.items()
+    name: each for group in (gemma, gpt2, gpt_neox, llama, mixture, phi) for name, each in group.PROGRAMS.items()
 }
 
 

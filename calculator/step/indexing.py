@@ -1,0 +1,137 @@
+"""Operations that choose: rows by index, the largest of a row, products of each group of rows with its own matrix.
+
+Source: tools/autograd/derivatives.yaml; torch/csrc/autograd/FunctionsManual.cpp, index_backward and
+value_selecting_reduction_backward, which write into zeros; out of place wherever a dispatch mode watches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.step.autograd import Node
+from calculator.step.tape import Tensor
+
+if TYPE_CHECKING:
+    from calculator.dimension import Shape
+
+
+def rows(x: Tensor, index: Tensor, name: str) -> Tensor:
+    """x[index]: as many rows of x as there are indices, which are saved."""
+    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    if node is not None:
+        node.save(index)
+    return x.tape.new((*index.shape, *x.shape[1:]), x.dtype, name, node=node)
+
+
+def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """The gradient put into its places among zeros."""
+    zeros = grad.tape.new(node.context, grad.dtype, "zeros")
+    out = grad.tape.new(node.context, grad.dtype, "gradient in its place")
+    del zeros
+    return (out,)
+
+
+def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their indices."""
+    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    shape = (*x.shape[:-1], k)
+    values = x.tape.new(shape, x.dtype, name, node=node)
+    indices = x.tape.new(shape, "int64", f"{name}: indices")
+    if node is not None:
+        node.save(indices)
+    return values, indices
+
+
+def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
+    """x.gather(-1, indices)."""
+    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    if node is not None:
+        node.save(indices)
+    return x.tape.new(indices.shape, x.dtype, name, node=node)
+
+
+def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
+    """Each group of rows times its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
+    node = None
+    if x.node or weight.node:
+        node = Node(x.tape, _grouped_back, (x, weight))
+        if weight.node:
+            node.save(x)
+        if x.node:
+            node.save(weight)
+        node.save(offsets)
+    return x.tape.new((x.shape[0], out_features), x.dtype, name, node=node)
+
+
+def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The gradient of the weights is dense: it has every group's matrix, whichever rows there were."""
+    left, right = node.edges
+    weight_grad = grad.tape.new(right[2], grad.dtype, "grouped product: weight's gradient") if right else None
+    x_grad = grad.tape.new(left[2], grad.dtype, "grouped product: gradient") if left else None
+    return x_grad, weight_grad
+
+
+def summed(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width)."""
+    node = Node(x.tape, _summed_back, (x,), x.shape) if x.node else None
+    return x.tape.new(shape, x.dtype, name, node=node)
+
+
+def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "sum: gradient"),)
+
+
+def share(x: Tensor, name: str, *, in_place: bool = False) -> Tensor:
+    """x / x.sum(-1, keepdim): where it is done in place, a copy of x is saved."""
+    total = _total(x)
+    node = Node(x.tape, _share_back, (x, total)) if x.node else None
+    if in_place:
+        out = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+        divided = x.tape.new(x.shape, x.dtype, f"{name}: before the division") if node is not None else x
+    else:
+        out, divided = x.tape.new(x.shape, x.dtype, name, node=node), x
+    if node is not None:
+        node.save(divided)
+        node.save(total)
+    return out
+
+
+def _total(x: Tensor) -> Tensor:
+    node = Node(x.tape, _expanded, (x,), x.shape) if x.node else None
+    return x.tape.new((*x.shape[:-1], 1), x.dtype, "sum of a row", node=node)
+
+
+def _expanded(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
+
+
+def _share_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the sum first: -grad · ((x / sum) / sum), then of x: grad / sum."""
+    tape, divided = grad.tape, node.saved[0]
+    held = [tape.new(divided.shape, grad.dtype, "division: temporary") for _ in range(3)]
+    of_total = tape.new(divided.shape, grad.dtype, "division: gradient of the sum")
+    del held
+    return tape.new(divided.shape, grad.dtype, "division: gradient"), of_total
+
+
+def added_in_place(x: Tensor, other: Tensor) -> Tensor:
+    """x.add_(other) of the same shape: nothing is saved."""
+    node = Node(x.tape, _to_both, (x, other)) if x.node or other.node else None
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return grad, grad
+
+
+def jittered(x: Tensor) -> Tensor:
+    """x times noise of its own shape, in place: the noise is saved."""
+    noise = x.tape.new(x.shape, x.dtype, "noise")
+    node = Node(x.tape, _jittered_back, (x,)) if x.node else None
+    if node is not None:
+        node.save(noise)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _jittered_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "jitter: gradient"),)
