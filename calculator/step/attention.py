@@ -105,13 +105,13 @@ def eager(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    cap: Callable[[Tensor], Tensor] | None = None,
     *,
+    capped: bool = False,
     upcast: bool = True,
 ) -> Tensor:
     """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype.
 
-    `upcast` says that the softmax is in float32.
+    `capped` says that the scores go through cap · tanh(x / cap); `upcast`, that the softmax is in float32.
     """
     key_states = repeated(query, key, "key, repeated")
     value_states = repeated(query, value, "value, repeated")
@@ -122,8 +122,10 @@ def eager(
         ops.batched(mergeable(query, "query, contiguous"), mergeable(key_states, "key, contiguous"), scores, "scores"),
         "scores, scaled",
     )
-    if cap is not None:
-        attn_weights = cap(attn_weights)
+    if capped:
+        attn_weights = ops.scale(attn_weights, "scores / cap")
+        attn_weights = ops.unary(attn_weights, "tanh", saves="result")
+        attn_weights = ops.scale(attn_weights, "scores, capped")
     if context.mask is not None:
         attn_weights = ops.add(attn_weights, context.mask, "scores + mask")
     softmax = ops.softmax(attn_weights, "float32" if upcast else attn_weights.dtype)

@@ -5,17 +5,12 @@ Two layers are interpreted, the first and one that stands for all the others: se
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from calculator.step import masks
 from calculator.step.autograd import Node, backward
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
 from calculator.step.loss import causal_lm_loss
 from calculator.step.tape import Tensor
-
-if TYPE_CHECKING:
-    from calculator.model import Layer
 
 
 def micro_batch(context: Context) -> None:
@@ -67,7 +62,7 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
     context.masks = masks.by_kind(context)
     for place in range(len(context.repetition.numbers)):
         hidden_states = marked(hidden_states, f"layer {place}")
-        hidden_states = _layer(context, place, hidden_states)
+        hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
     return program.leave(context, hidden_states)
 
@@ -99,10 +94,29 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
             context.left(*outer)
 
     if context.training.gradient_checkpointing:
-        until = layers.layers[: context.repetition.last(place) + 1]
-        beside = [_shared(context, kind) for kind in {masks.attends(each.kind) for each in until}]
-        return checkpoint(run, hidden_states, beside=beside)
+        return checkpoint(run, hidden_states, beside=[_shared(context, kind) for kind in _types(context, place)])
     return run(hidden_states)
+
+
+def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
+    """A layer's input, with which the tables stay that only layers save for which it stands."""
+    layer = context.layers[context.repetition.numbers[place]]
+    others = _types(context, place) - {masks.attends(layer.kind)}
+    if not others or x.node is None or context.training.gradient_checkpointing:
+        return x
+    node = Node(x.tape, _kept_back, (x,))
+    for table in (table for attends in others for table in context.program.share(context.position, attends)[:2]):
+        node.save(table)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad,)
+
+
+def _types(context: Context, place: int) -> set[str]:
+    """The attention types of the layers up to the last that the one at a place stands for."""
+    return {masks.attends(layer.kind) for layer in context.layers[: context.repetition.last(place) + 1]}
 
 
 def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:

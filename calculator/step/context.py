@@ -64,7 +64,7 @@ class Context:
         self.length = Dim(training.sequence_length, "S")
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         self.dtype: DType = method.hidden_dtype(training)
-        self.attention = self.program.attention or training.attention
+        self.attention = self.program.sdpa if training.attention == "sdpa" else training.attention
         told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
         self.attention_dropout = float(next(filter(None, told), 0.0))
         self.attn_weights: Tensor | None = None

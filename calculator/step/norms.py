@@ -27,6 +27,22 @@ def rms_norm(norm: Bound, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
+def offset_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+    """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    output = _normalised(ops.cast(x, "float32", "input in float32"))
+    weight = ops.cast(norm.own["weight"], "float32", "weight in float32")
+    output = ops.mul(output, ops.shift(weight, "1 + weight"), "scaled")
+    return ops.cast(output, x.dtype, "output")
+
+
+def _normalised(x: Tensor) -> Tensor:
+    variance = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
+    return ops.mul(
+        x, ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2), "normalised"
+    )
+
+
 def layer_norm(norm: Bound, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm: saves its input and two statistics a row."""
     weight, bias = norm.own.get("weight"), norm.own.get("bias")

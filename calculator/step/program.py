@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.step import norms, rotary
+from calculator.step import masks, norms, rotary
 from calculator.step import operations as ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.dtype import DType
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
 
 
-def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens") -> Tensor:
-    """The word embeddings of the ids: (batch, sequence, hidden_size)."""
+def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
+    """The word embeddings of the ids: (batch, sequence, hidden_size); `scaled` says that the table's module does so."""
     embed = context.outer(name)
     context.scoped(f"{name}: ")
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
+    if scaled:
+        rows = ops.scale(rows, "output, scaled")
     return context.method.looked_up(embed, ids, rows) if embed.added else rows
 
 
@@ -28,13 +31,35 @@ def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG00
     return hidden_states
 
 
-def rotary_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """cos, sin and position_ids, shared by all layers."""
+def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
+    """cos, sin and position_ids, shared by all layers; in the hidden states' dtype where no other is told."""
     context.scoped("model.")
-    length = hidden_states.shape[1]
-    position_ids = context.tape.new((1, length), "int64", "position_ids")
+    position_ids = _position_ids(context, hidden_states)
+    return (*_cos_and_sin(context, hidden_states, dtype), position_ids)
+
+
+def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
+    """cos and sin for each attention type that layers have, full attention first, and position_ids."""
+    context.scoped("model.")
+    position_ids = _position_ids(context, hidden_states)
+    types = {masks.attends(layer.kind) for layer in context.layers}
+    tables = [table for _ in types for table in _cos_and_sin(context, hidden_states, dtype)]
+    return *tables, position_ids
+
+
+def tables_of_type(tables: tuple[Tensor, ...], attends: str) -> tuple[Tensor, ...]:
+    """One attention type's part of `rotary_tables_per_type`."""
+    *pairs, position_ids = tables
+    return (*(pairs[:2] if attends == masks.FULL else pairs[-2:]), position_ids)
+
+
+def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
+    return context.tape.new((1, hidden_states.shape[1]), "int64", "position_ids")
+
+
+def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -> tuple[Tensor, Tensor]:
     width = context.config.get("rotary_dim") or context.config["head_dim"]
-    return (*rotary.cos_and_sin(context.tape, 1, length, width, hidden_states.dtype), position_ids)
+    return rotary.cos_and_sin(context.tape, 1, hidden_states.shape[1], width, dtype or hidden_states.dtype)
 
 
 def all_tables(tables: tuple[Tensor, ...], attends: str) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
@@ -54,10 +79,9 @@ class Program:
     `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
     share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention
     type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what follows the
-    head. `masks`: the attention types whose masks are made even where no layer is of that type. `attention`: the only
-    implementation that the family runs, where it has one. `returns_weights`: whether a layer hands the attention's
-    weights to the decoder's code, which keeps them until the next has run. `source`: the file of transformers that the
-    code follows.
+    head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`: what runs where
+    that is asked for. `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which
+    keeps them until the next has run. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -69,5 +93,5 @@ class Program:
     leave: Callable[[Context, Tensor], Tensor] = rms_normed
     logits: Callable[[Context, Tensor], Tensor] = unchanged
     masks: tuple[str, ...] = ()
-    attention: str | None = None
+    sdpa: str = "sdpa"
     returns_weights: bool = False

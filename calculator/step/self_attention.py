@@ -11,6 +11,7 @@ from calculator.step import operations as ops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.step.attention import WrittenOut
     from calculator.step.bound import Bound
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
@@ -133,11 +134,13 @@ def partly_rotated_by_pairs(context: Context, query_states: Tensor, key_states: 
 class SelfAttention:
     """Grouped-query attention. The defaults are llama's.
 
-    `output` names the output projection; `dropout` the probability in the config of dropping from its result.
+    `written_out` is the family's own eager_attention_forward, where it has one. `output` names the output projection;
+    `dropout` the probability in the config of dropping from its result.
     """
 
     project: Project = projected
     rotate: Rotate = rotated
+    written_out: WrittenOut | None = None
     output: str = "self_attn.o_proj"
     dropout: str | None = None
 
@@ -148,7 +151,7 @@ class SelfAttention:
         if not modules.kind.endswith(NOT_ROTATED):
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
         key_states, value_states = context.cached(key_states, value_states)
-        attn_output = attention.attend(context, query_states, key_states, value_states)
+        attn_output = attention.attend(context, query_states, key_states, value_states, self.written_out)
         attn_output = modules[self.output](attn_output)
         if self.dropout is None:
             return attn_output
