@@ -113,6 +113,8 @@ def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:
         node.saved = node.frame.unpack(node.saved)
     incoming, node.incoming = node.incoming, [None] * node.outputs
     passed = list(node.apply(node, incoming[0] if node.outputs == 1 else incoming))
+    if node.frame is not None:
+        node.saved = []  # what was recomputed is only the rule's own
     for index, edge in enumerate(node.edges):
         given = passed[index]
         if edge is not None and given is not None:
