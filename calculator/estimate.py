@@ -16,6 +16,7 @@ from calculator.remarks import assumptions, warnings
 from calculator.replay import peak_reserved
 from calculator.reserved import by_rule, fragmentation, whole_segments
 from calculator.state import Stored, stored
+from calculator.step.kernels import Kernels
 from calculator.step.timeline import timeline
 from calculator.step.training_step import Peak, TrainingStep
 
@@ -38,7 +39,7 @@ def estimate(request: Request) -> Estimate:
     model = model_of(request.model)
     check(request, model)
     card = card_of(request.device)
-    step = TrainingStep(model, request.method, request.training, has_flash=card is None or card.has_flash)
+    step = TrainingStep(model, request.method, request.training, kernels=Kernels(flash=card is None or card.has_flash))
     memory, verdict = _memory(request, step)
     return Estimate(
         model=_summary(model),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step import operations as ops
 from calculator.step.kernels import efficient, flash
+from calculator.step.math_attention import math_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def attend(
 
 def _takes_flash(context: Context, query: Tensor) -> bool:
     """Whether sdpa takes flash: half precision, no mask, and a card that has it (sdp_utils.cpp)."""
-    return context.mask is None and query.dtype in _HALF and context.has_flash
+    return context.mask is None and query.dtype in _HALF and context.kernels.flash
 
 
 def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
@@ -70,8 +71,10 @@ def _padded(x: Tensor, name: str) -> Tensor:
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The memory-efficient kernel: with a mask it needs a bias and as many key/value heads as queries."""
-    if context.mask is None:
+    if context.mask is None and (key.shape[1] == query.shape[1] or context.kernels.grouped_efficient):
         return efficient(query, key, value, None)
+    if context.mask is None:
+        return math_attention(query, key, value)
     key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
     return efficient(query, key, value, _bias(query, key))
 

@@ -11,6 +11,7 @@ from calculator.step import masks
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
+from calculator.step.kernels import Kernels
 from calculator.step.programs import program
 from calculator.step.repetition import repetition
 from calculator.step.tape import Tape, Tensor
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.methods.base import Method
     from calculator.training import Training
+
+
+#: What a current card and PyTorch have.
+KERNELS = Kernels()
 
 
 class Context:
@@ -34,8 +39,8 @@ class Context:
         "dtype",
         "during_forward",
         "during_layers",
-        "has_flash",
         "kept",
+        "kernels",
         "length",
         "mask",
         "masks",
@@ -52,9 +57,9 @@ class Context:
         "training",
     )
 
-    def __init__(self, model: Model, method: Method, training: Training, *, has_flash: bool = True) -> None:
+    def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
         self.tape = Tape()
-        self.has_flash = has_flash
+        self.kernels = kernels
         self.model = model
         self.config = model.config
         self.program = program(model.model_type)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import Stored, gradients, optimizer_states, stored
 from calculator.step.causal_lm import micro_batch
-from calculator.step.context import Context
+from calculator.step.context import KERNELS, Context
 from calculator.step.optimizer_step import temporaries
 from calculator.step.recording import Moment, Recording, Window
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
     from calculator.model import Model
     from calculator.step.tape import Born
+    from calculator.step.kernels import Kernels
     from calculator.training import Training
 
 
@@ -46,15 +47,15 @@ class Peak:
 
 
 class TrainingStep:
-    """A plan's step, interpreted. `has_flash` says whether the card has flash attention (compute capability 8.0)."""
+    """A plan's step, interpreted with the attention kernels that there are."""
 
     __slots__ = ("context", "model", "recording", "state", "training")
 
-    def __init__(self, model: Model, method: Method, training: Training, *, has_flash: bool = True) -> None:
+    def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
         self.model = model
         self.training = training
         self.state = stored(model, method, training)
-        self.context = Context(model, method, training, has_flash=has_flash)
+        self.context = Context(model, method, training, kernels=kernels)
         micro_batch(self.context)
         self.recording = _recording(self.context)
 
