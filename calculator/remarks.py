@@ -43,6 +43,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
         )
     if isinstance(request.method, QLoRA):
         told += _not_quantised(model)
+    told += _before_2_14(request, model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:
         told.append(
@@ -59,3 +60,19 @@ def _not_quantised(model: Model) -> list[str]:
     if any(module.kind == "linear" and not module.quantizable for module in model.modules()):
         told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
     return told
+
+
+def _before_2_14(request: Request, model: Model) -> list[str]:
+    """What the math kernel keeps, where PyTorch before 2.14 takes it (calculator/step/math_attention.py)."""
+    training, config = request.training, model.config
+    heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
+    masked = training.padding or isinstance(request.method, Prefix)
+    float32 = request.method.hidden_dtype(training) == "float32"
+    if training.attention != "sdpa" or masked or not float32 or heads == groups:
+        return []
+    scores = 4 * int(heads) * training.micro_batch_size * training.sequence_length**2
+    where = "three times over in the layer at work" if training.gradient_checkpointing else "in every layer"
+    return [
+        "PyTorch before 2.14 computes float32 attention with grouped heads on its math kernel, which keeps the scores: "
+        f"{scores / 2**30:.2f} GiB {where}. These figures take 2.14's memory-efficient kernel."
+    ]

@@ -26,8 +26,9 @@ def math_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     del lower
     key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
     scores = (batch, heads, length, width)
-    key = ops.scale(key, "key, scaled")
-    attn = ops.batched(_mergeable(query, "query, contiguous"), key, scores, "scores")
+    query_rows = _mergeable(query, "query, contiguous")
+    attn = ops.batched(query_rows, ops.scale(key, "key, scaled"), scores, "scores")
+    del query_rows
     attn = _safe_softmax(attn)
     del mask
     return ops.batched(attn, value, (*query.shape[:-1], value.shape[-1]), "attention output")
@@ -51,8 +52,9 @@ def _safe_softmax(x: Tensor) -> Tensor:
     plain = tape.new(x.shape, x.dtype, "softmax")
     masked = tape.new(x.shape, "bool", "masked scores")
     rows = tape.new((*x.shape[:-1], 1), "bool", "masked rows")
+    zero = tape.new((), x.dtype, "zero")
     out = tape.new(x.shape, x.dtype, "probabilities", node=node)
-    del plain, masked, rows
+    del plain, masked, rows, zero
     if node is not None:
         node.save(out)
     return out
