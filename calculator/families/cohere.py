@@ -59,7 +59,9 @@ def _cohere(config: Config) -> Parts:
 
 
 def _cohere2(config: Config) -> Parts:
-    return decoder(config, config["layer_types"], lambda _kind: _layer(config))
+    rotated = "sliding_attention"
+    kinds = tuple(kind if kind == rotated else f"{kind}+nope" for kind in config["layer_types"])
+    return decoder(config, kinds, lambda _kind: _layer(config))
 
 
 FAMILIES = (

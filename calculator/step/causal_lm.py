@@ -58,6 +58,8 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = program.enter(context, inputs_embeds)
+    if program.enters_alone:
+        inputs_embeds = hidden_states
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
     for place in range(len(context.repetition.numbers)):

@@ -27,6 +27,15 @@ def by(norm: Callable[[Bound, Tensor], Tensor]) -> Normed:
     return lambda modules, name, x: norm(modules[name], x)
 
 
+_LLAMA_NORM = by(norms.rms_norm)
+_LLAMA_ATTENTION = SelfAttention()
+
+
+def dropped(context: Context, name: str, x: Tensor) -> Tensor:
+    """What is left of a sublayer's output; `config[name]` is the probability, and no name drops nothing."""
+    return ops.dropout(x, context.config[name], "dropped") if name else x
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequential:
     """Attention, then the MLP, each with its residual. The defaults are llama's.
@@ -35,9 +44,9 @@ class Sequential:
     happens to a sublayer's output in its residual's sum: dropout, a multiplier.
     """
 
-    attention: Sublayer = SelfAttention()
+    attention: Sublayer = _LLAMA_ATTENTION
     mlp: Sublayer = mlp.gated
-    norm: Normed = by(norms.rms_norm)
+    norm: Normed = _LLAMA_NORM
     before: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
     after: tuple[str, str] = ("", "")
     scaled: Callable[[Context, Tensor], Tensor] = unchanged
@@ -59,3 +68,32 @@ class Sequential:
 
     def _normed(self, modules: LayerModules, name: str, x: Tensor) -> Tensor:
         return self.norm(modules, name, x) if name else x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """Attention and the MLP side by side, both of the same normed input.
+
+    `dropouts` name the probabilities in the config of dropping from each. `residual_last` says that the residual is
+    added to their sum; where not, they are added to it one after the other.
+    """
+
+    attention: Sublayer
+    norm: Normed
+    mlp: Sublayer = mlp.gated
+    dropouts: tuple[str, str] = ("", "")
+    residual_last: bool = False
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        residual = hidden_states
+        hidden_states = self.norm(modules, "input_layernorm", hidden_states)
+        attn_output = self.attention(context, modules, hidden_states)
+        attn_output = context.method.after(context, modules, "attention", attn_output)
+        attn_output = dropped(context, self.dropouts[0], attn_output)
+        mlp_output = self.mlp(context, modules, hidden_states)
+        mlp_output = context.method.after(context, modules, "mlp", mlp_output)
+        mlp_output = dropped(context, self.dropouts[1], mlp_output)
+        if self.residual_last:
+            return ops.add(ops.add(attn_output, mlp_output, "attention + MLP"), residual, "residual")
+        return ops.add(ops.add(residual, attn_output, "residual + attention"), mlp_output, "residual")

@@ -41,13 +41,18 @@ def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     return modules["mlp.down_proj"](up_states)
 
 
-def plain(up: str, down: str, *, dropout: str | None = None) -> Sublayer:
+def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  as every such hook
+    """The activation that the config names."""
+    return activation(context.config["hidden_act"])(x)
+
+
+def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None = None) -> Sublayer:
     """down(act(up(x))), with what `config[dropout]` says of its result dropped."""
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         hidden_states = modules[up](x)
         context.scoped(f"{modules.prefix}mlp: ")
-        hidden_states = activation(context.config["hidden_act"])(hidden_states)
+        hidden_states = act(context, modules, hidden_states)
         hidden_states = modules[down](hidden_states)
         if dropout is None:
             return hidden_states

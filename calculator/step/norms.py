@@ -27,6 +27,20 @@ def rms_norm(norm: Bound, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
+def late_cast_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+    """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    dtype = x.dtype
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
+    hidden_states = ops.mul(
+        hidden_states,
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
+        "normalised",
+    )
+    return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
+
+
 def offset_rms_norm(norm: Bound, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
@@ -43,16 +57,46 @@ def _normalised(x: Tensor) -> Tensor:
     )
 
 
+def centred_norm(norm: Bound, x: Tensor) -> Tensor:
+    """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    dtype = x.dtype
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    mean = ops.mean(hidden_states, "mean")
+    centred = ops.subtract(hidden_states, mean, "input - mean")
+    variance = ops.mean(ops.unary(centred, "squared", saves="input", temporaries=2), "variance")
+    del centred
+    hidden_states = ops.mul(
+        ops.subtract(hidden_states, mean, "input - mean"),
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
+        "normalised",
+    )
+    hidden_states = ops.mul(ops.cast(norm.own["weight"], "float32", "weight in float32"), hidden_states, "scaled")
+    return ops.cast(hidden_states, dtype, "output")
+
+
+def offset_layer_norm(norm: Bound, x: Tensor) -> Tensor:
+    """NemotronLayerNorm1P: torch's layer norm with 1 + weight."""
+    x.tape.scope = f"{norm.name}: "
+    return layer_normed(x, ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"])
+
+
 def layer_norm(norm: Bound, x: Tensor) -> Tensor:
-    """torch.nn.LayerNorm: saves its input and two statistics a row."""
-    weight, bias = norm.own.get("weight"), norm.own.get("bias")
+    """torch.nn.LayerNorm."""
+    x.tape.scope = f"{norm.name}: "
+    return layer_normed(x, norm.own.get("weight"), norm.own.get("bias"))
+
+
+def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """torch.nn.functional.layer_norm: saves its input, its weight and two statistics a row."""
     tape = x.tape
-    tape.scope = f"{norm.name}: "
     trained = (weight is not None and weight.node) or (bias is not None and bias.node)
     node = Node(tape, _layer_norm_back, (x, weight, bias)) if x.node or trained else None
     statistics = (*x.shape[:-1], 1)
     if node is not None:
         node.save(x)
+        if weight is not None:
+            node.save(weight)
     out = tape.new(x.shape, x.dtype, "output", node=node)
     kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
     if node is not None:

@@ -172,6 +172,36 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
 
 
+def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """The difference: nothing is saved; the second input's gradient is negated."""
+    node = Node(a.tape, _subtract_back, (a, b)) if a.node or b.node else None
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+
+
+def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    return grad, grad.tape.new(grad.shape, grad.dtype, "subtract: gradient") if node.edges[1] else None
+
+
+def clamped_in_place(x: Tensor, name: str) -> Tensor:
+    """`x.clamp_()`: what x was is copied and saved."""
+    if x.node is None:
+        return x
+    node = Node(x.tape, _clamped_back, (x,))
+    node.save(x.tape.new(x.shape, x.dtype, name))
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _clamped_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    tape = grad.tape
+    above = tape.scratch(grad.shape, "bool", "clamp: above the least")
+    below = tape.scratch(grad.shape, "bool", "clamp: below the most")
+    within = tape.scratch(grad.shape, "bool", "clamp: within")
+    del above, below
+    out = tape.new(grad.shape, grad.dtype, "clamp: gradient")
+    del within
+    return (out,)
+
+
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
     """A · b: each factor is saved where the other needs a gradient."""
     node = None
@@ -228,6 +258,36 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     out = grad.tape.new(like.shape, dtype, "gradient")
     del held
     return (out,)
+
+
+def minimum(x: Tensor, name: str) -> Tensor:
+    """The smaller of x and a buffer that is not trained."""
+    node = Node(x.tape, _minimum_back, (x,)) if x.node else None
+    if node is not None:
+        node.save(x)
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    tape = grad.tape
+    equal = tape.scratch(grad.shape, "bool", "minimum: equal")
+    half = tape.scratch(grad.shape, grad.dtype, "minimum: half the gradient")
+    out = tape.new(grad.shape, grad.dtype, "minimum: gradient")
+    larger = tape.scratch(grad.shape, "bool", "minimum: larger")
+    del equal, half, larger
+    return (out,)
+
+
+def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
+    """Elements of one or the other; the condition is saved."""
+    node = Node(a.tape, _where_back, (a, b)) if a.node or b.node else None
+    if node is not None:
+        node.save(condition)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+
+
+def _where_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(grad.shape, grad.dtype, "where: gradient") if edge else None for edge in node.edges]
 
 
 def softmax(x: Tensor, dtype: DType) -> Tensor:

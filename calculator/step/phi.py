@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import mlp
+from calculator.step import mlp, norms
 from calculator.step import operations as ops
-from calculator.step.decoder_layer import Sequential
+from calculator.step.decoder_layer import Parallel, Sequential, by, dropped
 from calculator.step.program import Program
-from calculator.step.self_attention import SelfAttention, heads, partly_rotated_in_turn
+from calculator.step.self_attention import (
+    SelfAttention,
+    heads,
+    normed_later,
+    partly_rotated_beside,
+    partly_rotated_in_turn,
+)
 
 if TYPE_CHECKING:
     from calculator.step.context import Context, LayerModules
@@ -26,10 +33,32 @@ def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> t
 
 
 def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
-    return ops.dropout(hidden_states, context.config["resid_pdrop"], "residual, dropped")
+    return dropped(context, "resid_pdrop", hidden_states)
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.scoped("model.embeddings: ")
+    return dropped(context, "embd_pdrop", inputs_embeds)
 
 
 PROGRAMS = {
+    "phi": Program(
+        enter=_enter,
+        enters_alone=True,
+        layer=Parallel(
+            attention=SelfAttention(
+                project=normed_later(norms.layer_norm, "layernorm"),
+                rotate=partly_rotated_beside,
+                output="self_attn.dense",
+            ),
+            mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
+            norm=by(norms.layer_norm),
+            dropouts=("resid_pdrop", "resid_pdrop"),
+            residual_last=True,
+        ),
+        leave=partial(norms.left, name="model.final_layernorm"),
+        source="transformers/models/phi/modeling_phi.py",
+    ),
     "phi3": Program(
         layer=Sequential(
             attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),

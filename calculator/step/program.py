@@ -76,7 +76,8 @@ def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
 class Program:
     """A decoder's step. The defaults are llama's.
 
-    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `tables`: what all layers
+    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `enters_alone`: whether that takes the word
+    embeddings' name, which lets them go. `tables`: what all layers
     share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention
     type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what follows the
     head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`: what runs where
@@ -88,6 +89,7 @@ class Program:
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
     embeddings: Callable[[Context, Tensor], Tensor] = looked_up
     enter: Callable[[Context, Tensor], Tensor] = unchanged
+    enters_alone: bool = False
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
     share: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
     leave: Callable[[Context, Tensor], Tensor] = rms_normed

@@ -5,13 +5,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.errors import refusal
-from calculator.step import gemma, gpt2, gpt_neox, llama, mixture, phi
+from calculator.step import (
+    apertus,
+    cohere,
+    gemma,
+    glm,
+    gpt2,
+    gpt_neox,
+    granite,
+    llama,
+    mixture,
+    nemotron,
+    olmo,
+    phi,
+    stablelm,
+    starcoder2,
+)
 
 if TYPE_CHECKING:
     from calculator.step.program import Program
 
 PROGRAMS: dict[str, Program] = {
-    name: each for group in (gemma, gpt2, gpt_neox, llama, mixture, phi) for name, each in group.PROGRAMS.items()
+    name: each
+    for group in (
+        apertus,
+        cohere,
+        gemma,
+        glm,
+        gpt2,
+        gpt_neox,
+        granite,
+        llama,
+        mixture,
+        nemotron,
+        olmo,
+        phi,
+        stablelm,
+        starcoder2,
+    )
+    for name, each in group.PROGRAMS.items()
 }
 
 

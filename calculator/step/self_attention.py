@@ -89,7 +89,7 @@ def partly_rotated(context: Context, query_states: Tensor, key_states: Tensor) -
 
 def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head, written out in the attention itself, whose names stay."""
-    cos, sin = context.position[:2]
+    cos = context.position[0]
     query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
     query_rot, key_rot = rotated(context, query_rot, key_rot)
     query_whole = ops.concatenate((query_rot, query_pass), query_states.shape, "query, whole again")

@@ -1,0 +1,56 @@
+"""Apertus: normed queries and keys, a plain MLP with a learned activation (xIELU, Huang 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.step import mlp, norms
+from calculator.step import operations as ops
+from calculator.step.decoder_layer import Sequential
+from calculator.step.program import Program
+from calculator.step.self_attention import SelfAttention, normed_later
+
+if TYPE_CHECKING:
+    from calculator.step.context import Context, LayerModules
+    from calculator.step.tape import Tensor
+
+
+def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """XIELUActivation without its CUDA extension, one operation at a time (transformers/activations.py)."""
+    if "mlp.act_fn" not in modules:
+        return mlp.configured(context, modules, x)
+    context.scoped(f"{modules.prefix}mlp.act_fn: ")
+    own = modules["mlp.act_fn"].own
+    alpha_p = _softplus(own["alpha_p"], "alpha_p")
+    alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
+    positive = x.tape.new(x.shape, "bool", "above 0")
+    return ops.where(positive, _convex(x, alpha_p), _concave(x, alpha_n), "output")
+
+
+def _softplus(alpha: Tensor, name: str) -> Tensor:
+    return ops.unary(alpha, f"{name}, softplus", saves="input")
+
+
+def _convex(x: Tensor, alpha_p: Tensor) -> Tensor:
+    """alpha_p · x · x + beta · x."""
+    squared = ops.mul(ops.mul(alpha_p, x, "alpha_p · x"), x, "alpha_p · x · x")
+    return ops.add(squared, ops.scale(x, "beta · x"), "positive part")
+
+
+def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
+    """(expm1(min(x, eps)) - x) · alpha_n + beta · x."""
+    exponential = ops.unary(ops.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1)
+    product = ops.mul(ops.subtract(exponential, x, "expm1 - x"), alpha_n, "· alpha_n")
+    return ops.add(product, ops.scale(x, "beta · x"), "negative part")
+
+
+PROGRAMS = {
+    "apertus": Program(
+        layer=Sequential(
+            attention=SelfAttention(project=normed_later(norms.rms_norm)),
+            mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
+            before=("attention_layernorm", "feedforward_layernorm"),
+        ),
+        source="transformers/models/apertus/modeling_apertus.py",
+    ),
+}
