@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError, Problem
+from calculator.module import Module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,12 +54,34 @@ def _kernels(request: Request) -> Iterator[Problem]:
         )
 
 
+def learned_positions(model: Model) -> int | None:
+    """How many positions a model has embeddings for: those with a second embedding outside the layers."""
+    tables = [part for part in model.parts if isinstance(part, Module) and part.kind == "embedding"]
+    return model.config.get("max_position_embeddings") if len(tables) > 1 else None
+
+
+def within_positions(request: Request, model: Model) -> Request:
+    """The request with the usual sequence length cut to the model's learned positions, where it named none."""
+    learned = learned_positions(model)
+    if request.length_given or learned is None:
+        return request
+    room = max(2, learned - _virtual_tokens(request))
+    length = min(request.training.sequence_length, room)
+    return replace(request, training=replace(request.training, sequence_length=length))
+
+
+def _virtual_tokens(request: Request) -> int:
+    return int(getattr(request.method, "num_virtual_tokens", 0))
+
+
 def _positions(request: Request, model: Model) -> Iterator[Problem]:
-    learned = model.config.get("learned_positions")
-    if learned is not None and request.training.sequence_length > learned:
+    learned, virtual = learned_positions(model), _virtual_tokens(request)
+    length = request.training.sequence_length + virtual
+    if learned is not None and length > learned:
+        beside = f", {virtual:,} of them virtual tokens" if virtual else ""
         yield Problem(
             loc="training.sequence_length",
-            msg=f"the model has learned embeddings for {learned:,} positions only",
+            msg=f"{length:,} positions are needed{beside}; the model has learned embeddings for {learned:,} only",
             input=request.training.sequence_length,
         )
 

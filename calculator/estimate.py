@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
 from calculator.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
-from calculator.compatibility import check
+from calculator.compatibility import check, within_positions
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.errors import refusal
@@ -37,6 +37,7 @@ def estimate(request: Request) -> Estimate:
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     model = model_of(request.model)
+    request = within_positions(request, model)
     check(request, model)
     card = card_of(request.device)
     step = TrainingStep(model, request.method, request.training, kernels=Kernels(flash=card is None or card.has_flash))

@@ -28,6 +28,8 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         told.append("8-bit optimizers keep embeddings in 8 bits too; the Hugging Face Trainer keeps those in 32 bits.")
     if model.config.get("use_cache") and not request.training.gradient_checkpointing:
         told.append("use_cache is on, as in the config: keys and values are cached while the forward pass runs.")
+    if not request.length_given:
+        told.append(f"No sequence_length was given: {request.training.sequence_length:,} tokens are taken.")
     told += model.notes
     if verdict is not None and verdict.assumption:
         told.append(verdict.assumption)

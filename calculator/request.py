@@ -35,7 +35,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One estimate asked for."""
+    """One estimate asked for. `length_given` says whether it named a sequence length, or takes the usual one."""
 
     model: ModelReference
     method: Method
@@ -43,6 +43,7 @@ class Request:
     device: Device = field(default_factory=Device)
     reserved: Literal["rule", "replay"] = "rule"
     accounting: Literal["exact", "textbook"] = "exact"
+    length_given: bool = True
 
 
 def parse_request(body: Any) -> Request:
@@ -83,6 +84,7 @@ def parse_request(body: Any) -> Request:
         device=device,
         reserved=switches.reserved,
         accounting=switches.accounting,
+        length_given="sequence_length" in body.get("training", {}),
     )
 
 
