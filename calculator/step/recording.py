@@ -52,7 +52,7 @@ class Recording:
         self.tape = tape
         self.windows = windows
         self.live = _running(tape)
-        self.gained = tuple(self._gain(window) for window in windows)
+        self.gained = _unreplaced([self._gain(window) for window in windows])
         self.growth = tuple(sum(born[4] * n for born, n in gained.items()) for gained in self.gained)
         self.dropped = tuple(self._drops())
 
@@ -171,6 +171,20 @@ class Recording:
         for row in alive:
             counts[rows[row]] += 1
         return counts
+
+
+def _unreplaced(gained: list[Counter[Born]]) -> tuple[Counter[Born], ...]:
+    """Gains without those that take the place of what no copy gained: a gradient goes on in another of its shape."""
+    held: Counter[Born] = Counter()
+    for own in gained:
+        held.update(own)
+        for lost in [born for born, count in held.items() if count < 0]:
+            for born in [born for born, count in own.items() if count > 0 and born[1:3] == lost[1:3]]:
+                moved = min(own[born], -held[lost])
+                for counts in (own, held):
+                    counts[born] -= moved
+                    counts[lost] += moved
+    return tuple(gained)
 
 
 def _running(tape: Tape) -> list[int]:
