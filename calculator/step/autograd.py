@@ -83,12 +83,25 @@ class Leaf(Node):
 
 
 def _accumulate(node: Node, grad: Tensor) -> tuple[()]:
-    if isinstance(node, Leaf) and not node.exists and grad.storage is not None:
-        node.kept = grad
+    """Keep a first gradient: itself, or a copy where it is a part of something larger that lies apart."""
+    if not isinstance(node, Leaf) or node.exists or grad.storage is None:
+        return ()
+    if _is_scattered(grad):
+        grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
+    node.kept = grad
+    if grad.storage is not None:
         row = grad.storage.row
         _, shape, dtype, _, size = grad.tape.rows[row]
         grad.tape.rows[row] = (f"{node.name}: gradient", shape, dtype, node.component, size)
     return ()
+
+
+def _is_scattered(grad: Tensor) -> bool:
+    """Whether a gradient is a slice of each of several batches of its storage, and so not laid out as its leaf."""
+    if grad.storage is None:
+        return False
+    whole = grad.tape.rows[grad.storage.row][1]
+    return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and int(grad.shape[0]) > 1
 
 
 def backward(tape: Tape, loss: Tensor) -> None:

@@ -77,7 +77,12 @@ def marked(x: Tensor, label: str) -> Tensor:
 
 
 def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    grad.tape.mark(f"{node.context} backward")
+    """Mark the point, and give the gradient one name between any two layers, so that copies can be counted."""
+    tape = grad.tape
+    tape.mark(f"{node.context} backward")
+    if grad.storage is not None:
+        _, shape, dtype, component, size = tape.rows[grad.storage.row]
+        tape.rows[grad.storage.row] = ("layers: gradient of the hidden states", shape, dtype, component, size)
     return (grad,)
 
 
