@@ -17,7 +17,7 @@ from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMAL
 from calculator.dtype import ITEMSIZE
 from calculator.optimizers import OPTIMIZERS
 from calculator.sourced import Sourced
-from calculator.state import gradients, optimizer_states
+from calculator.state import optimizer_states
 from calculator.step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """`torch.cuda.max_memory_reserved` by the rule, bytes."""
     state, optimizer = step.state, OPTIMIZERS[step.training.optimizer]
     trained = tuple(tensor for tensor in state if tensor.trained)
-    alive = list(gradients(state))
     added = [tensor for tensor in state if not tensor.base]
-    accumulated = alive if step.training.gradient_accumulation_steps > 1 else []
-    stays = _counted((*added, *optimizer_states(state, optimizer), *accumulated))
+    gradients = trained if step.training.gradient_accumulation_steps > 1 else ()
+    stays = _counted((*added, *optimizer_states(state, optimizer), *gradients))
     stays.update(workspaces)
     steps = _most_alive(step.recording, temporaries(trained, optimizer, step.training.max_grad_norm))
     loaded = sum(tensor.bytes for tensor in state if tensor.base) + _read_and_dropped(state, step.training)
     largest = max(steps)
-    again = largest if _left_by_layers(step) + sum(tensor.bytes for tensor in alive) >= largest else 0
-    return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + segment_bytes(again)
+    left = _left_by_layers(step) + sum(tensor.bytes for tensor in trained)
+    again = segment_bytes(largest) if left >= largest else 0
+    return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
 
 def whole_segments(size: int) -> int:
