@@ -171,6 +171,8 @@ def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -
 
 
 def _own(tensors: list[Any], index: int) -> bool:
+    if tensors[index].viewed:
+        return False
     return sys.getrefcount(tensors[index]) == 2 and sys.getrefcount(tensors[index].storage) == 2
 
 

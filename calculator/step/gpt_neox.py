@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
 
-_MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h", dropout="hidden_dropout")
+_MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -32,7 +32,8 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     mlp_output = _MLP(context, modules, norms.layer_norm(modules["post_attention_layernorm"], hidden_states))
-    return context.method.after(context, modules, "mlp", mlp_output)
+    mlp_output = context.method.after(context, modules, "mlp", mlp_output)
+    return ops.dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:

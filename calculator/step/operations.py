@@ -60,7 +60,9 @@ def view(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
+    out = Tensor(grad.tape, grad.storage, node.context, grad.dtype, None)
+    out.viewed = True
+    return (out,)
 
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
@@ -358,6 +360,8 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     left, right, bias = node.edges
     bias_grad = tape.new(bias[2], grad.dtype, "bias: gradient") if bias else None
     x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
+    if x_grad is not None and len(x_grad.shape) > 2:
+        x_grad.viewed = True  # the product is one of matrices
     weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
     return x_grad, weight_grad, bias_grad
 
@@ -428,7 +432,7 @@ def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> 
 def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     module, quantization = node.context
     left, bias = node.edges
-    bias_grad = grad.tape.new(bias[2], bias[3], "bias: gradient") if bias else None
+    bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
     if left is None:
         return None, bias_grad
     dense = dequantized(grad.tape, module, quantization)

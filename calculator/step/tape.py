@@ -84,10 +84,11 @@ class Tensor:
     """A shape and dtype over a storage; `node` is what made it, where a gradient flows back through it.
 
     `merged` says that batches and heads lie one after the other, so that a product of batches needs no copy of it.
+    `viewed` says that it is a gradient seen through a view, whose base counts as another owner of the storage.
     `storage` is None for a parameter, whose bytes are counted with the model's state.
     """
 
-    __slots__ = ("dtype", "index", "merged", "node", "shape", "storage", "tape")
+    __slots__ = ("dtype", "index", "merged", "node", "shape", "storage", "tape", "viewed")
 
     def __init__(
         self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, node: Node | None, index: int = 0
@@ -99,6 +100,7 @@ class Tensor:
         self.node = node
         self.index = index
         self.merged = False
+        self.viewed = False
 
     def detach(self) -> Tensor:
         """The same storage without a gradient."""
