@@ -39,9 +39,12 @@ def _convex(x: Tensor, alpha_p: Tensor) -> Tensor:
 
 def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
     """(expm1(min(x, eps)) - x) · alpha_n + beta · x."""
-    exponential = ops.unary(ops.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1)
-    product = ops.mul(ops.subtract(exponential, x, "expm1 - x"), alpha_n, "· alpha_n")
+    product = ops.mul(ops.subtract(_exponential(x), x, "expm1 - x"), alpha_n, "· alpha_n")
     return ops.add(product, ops.scale(x, "beta · x"), "negative part")
+
+
+def _exponential(x: Tensor) -> Tensor:
+    return ops.unary(ops.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1)
 
 
 PROGRAMS = {

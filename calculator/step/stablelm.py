@@ -27,7 +27,7 @@ def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Ten
 
 def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
     batch, count, length, head_dim = x.shape
-    states = ops.split(x, [(batch, 1, length, head_dim)] * count)
+    states = ops.split(x, [(batch, 1, length, head_dim)] * int(count))
     normed = [norms.layer_norm(modules[f"{name}.norms.{index}"], state) for index, state in enumerate(states)]
     return ops.concatenate(normed, x.shape, "heads, normed")
 
