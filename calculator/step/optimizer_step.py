@@ -45,8 +45,9 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
 
 
 def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
-    """A norm for each gradient, and the norms stacked (torch/nn/utils/clip_grad.py, foreach)."""
+    """A norm for each gradient, the norms stacked, and theirs (torch/nn/utils/clip_grad.py, foreach)."""
     count = sum(tensor.count for tensor in trained)
     norm = Stored(name="gradient norm", shape=(), dtype="float32", component="workspace", count=count)
     stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype="float32", component="workspace")
-    return (norm, stacked) if trained else ()
+    total = Stored(name="total norm", shape=(), dtype="float32", component="workspace")
+    return (norm, stacked, total) if trained else ()
