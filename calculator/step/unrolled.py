@@ -30,7 +30,9 @@ PERIODS = 4
 #: What stands for a prefix of the layers that are not interpreted (Context.fill_cache); here each has its own.
 _LUMP = "of layers not run"
 
-_PRODUCTS = (": output", ": product", "matmul: gradient", "weight: gradient", "product: gradient")
+#: What a pass's first matrix product makes: rotary angles or what the first layer makes, and the head's gradients.
+_PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
+_IN_A_LAYER = ".*."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,8 @@ class Events:
 
     def first_product(self, events: Sequence[int]) -> int:
         """The place of the first matrix product in a pass."""
-        rows = self.rows
-        return next((at for at, row in enumerate(events) if row >= 0 and rows[row][0].endswith(_PRODUCTS)), 0)
+        named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
+        return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), 0)
 
 
 def events(model: Model, method: Method, training: Training, *, periods: int = PERIODS) -> Events:
