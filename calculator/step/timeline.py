@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -61,13 +60,18 @@ def _moments(recording: Recording, peak: Peak, stretches: list[Stretch], ends: t
 def _copies(
     recording: Recording, phase: PhaseName, repeated: list[Stretch], window: Window, constant: int
 ) -> Iterator[Moment]:
+    """The window's stretches once for each copy: each lies by the window's growth above the one before."""
+    growth = recording.growth[recording.windows.index(window)]
+    first = [constant + recording.highest(low, high, window, 0) for low, high, _ in repeated]
     for copy in range(window.copies + 1):
-        for low, high, _ in repeated:
-            yield Moment(phase=phase, operation="layer", bytes=constant + recording.highest(low, high, window, copy))
+        for most in first:
+            yield Moment(phase=phase, operation="layer", bytes=most + copy * growth)
 
 
 def _numbered(line: Iterator[Moment], numbers: range) -> Iterator[Moment]:
     upcoming = iter(numbers)
     for moment in line:
-        layer = moment.operation == "layer"
-        yield replace(moment, operation=f"layer {next(upcoming)}") if layer else moment
+        if moment.operation == "layer":
+            yield Moment(phase=moment.phase, operation=f"layer {next(upcoming)}", bytes=moment.bytes)
+        else:
+            yield moment
