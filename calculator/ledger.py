@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ SOURCES: dict[ComponentName, str] = {
     "logits_and_loss": "transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy",
     "workspace": "temporaries that the kernels and the optimizer's step allocate",
 }
+
 
 def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
     """Everything alive at a peak, by component, the largest first."""

@@ -36,7 +36,11 @@ class Quantization:
             return ("absmax", (blocks,), "float32"), code
         return (
             ("absmax", (blocks,), "uint8"),
-            ("nested_absmax", (Dim(ceil(blocks / NESTED_BLOCKSIZE), f"{blocks.name} / {NESTED_BLOCKSIZE}"),), "float32"),
+            (
+                "nested_absmax",
+                (Dim(ceil(blocks / NESTED_BLOCKSIZE), f"{blocks.name} / {NESTED_BLOCKSIZE}"),),
+                "float32",
+            ),
             ("nested_code", (256,), "float32"),
             ("nested_offset", (), "float32"),
             code,

@@ -123,7 +123,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 def _is(kind: Any, value: Any) -> bool:
     if kind is float:
-        return _is(int, value) or isinstance(value, float) and math.isfinite(value)
+        return _is(int, value) or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if get_origin(kind) is Literal:

@@ -107,7 +107,9 @@ def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> I
     """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
     quantization = treatment.quantization if parameter.name == "weight" else None
     size = parameter.elements
-    shape, dtype = (parameter.shape, treatment.dtype_of(parameter)) if not quantization else quantization.packed(parameter.shape)
+    shape, dtype = (
+        (parameter.shape, treatment.dtype_of(parameter)) if not quantization else quantization.packed(parameter.shape)
+    )
     yield Stored(
         name=name,
         shape=shape,

@@ -32,7 +32,7 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
-    """x · cos + rotate_half(x) · sin."""
+    """X · cos + rotate_half(x) · sin."""
     return ops.add(ops.mul(x, cos, f"{name} · cos"), ops.mul(rotate_half(x), sin, f"{name}, rotated · sin"), name)
 
 
