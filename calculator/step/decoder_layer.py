@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from calculator.step import mlp, norms
 from calculator.step import operations as ops
@@ -31,6 +31,14 @@ _LLAMA_NORM = by(norms.rms_norm)
 _LLAMA_ATTENTION = SelfAttention()
 
 
+def adapted(
+    context: Context, modules: LayerModules, name: Literal["attention", "mlp"], sublayer: Sublayer, x: Tensor
+) -> Tensor:
+    """A sublayer and what the method puts behind it, while which the sublayer's input stays."""
+    out = sublayer(context, modules, x)
+    return context.method.after(context, modules, name, out)
+
+
 def dropped(context: Context, name: str, x: Tensor) -> Tensor:
     """What is left of a sublayer's output; `config[name]` is the probability, and no name drops nothing."""
     return ops.dropout(x, context.config[name], "dropped") if name else x
@@ -55,14 +63,12 @@ class Sequential:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = self._normed(modules, self.before[0], hidden_states)
-        hidden_states = self.attention(context, modules, hidden_states)
-        hidden_states = context.method.after(context, modules, "attention", hidden_states)
+        hidden_states = adapted(context, modules, "attention", self.attention, hidden_states)
         hidden_states = self._normed(modules, self.after[0], hidden_states)
         hidden_states = ops.add(residual, self.scaled(context, hidden_states), "residual after attention")
         residual = hidden_states
         hidden_states = self._normed(modules, self.before[1], hidden_states)
-        hidden_states = self.mlp(context, modules, hidden_states)
-        hidden_states = context.method.after(context, modules, "mlp", hidden_states)
+        hidden_states = adapted(context, modules, "mlp", self.mlp, hidden_states)
         hidden_states = self._normed(modules, self.after[1], hidden_states)
         return ops.add(residual, self.scaled(context, hidden_states), "residual after MLP")
 
@@ -88,11 +94,9 @@ class Parallel:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = self.norm(modules, "input_layernorm", hidden_states)
-        attn_output = self.attention(context, modules, hidden_states)
-        attn_output = context.method.after(context, modules, "attention", attn_output)
+        attn_output = adapted(context, modules, "attention", self.attention, hidden_states)
         attn_output = dropped(context, self.dropouts[0], attn_output)
-        mlp_output = self.mlp(context, modules, hidden_states)
-        mlp_output = context.method.after(context, modules, "mlp", mlp_output)
+        mlp_output = adapted(context, modules, "mlp", self.mlp, hidden_states)
         mlp_output = dropped(context, self.dropouts[1], mlp_output)
         if self.residual_last:
             return ops.add(ops.add(attn_output, mlp_output, "attention + MLP"), residual, "residual")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step import mlp, norms
 from calculator.step import operations as ops
-from calculator.step.decoder_layer import Parallel, by, dropped
+from calculator.step.decoder_layer import Parallel, adapted, by, dropped
 from calculator.step.program import Program
 from calculator.step.self_attention import SelfAttention, partly_rotated_beside, projected
 
@@ -46,11 +46,11 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
     """Attention, then the MLP; each step's result has a name of its own, which stays."""
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["input_layernorm"], hidden_states)
-    self_attn_output = _ATTENTION(context, modules, hidden_states)
-    self_attn_output = context.method.after(context, modules, "attention", self_attn_output)
+    self_attn_output = adapted(context, modules, "attention", _ATTENTION, hidden_states)
     residual = ops.add(residual, self_attn_output, "residual after attention")
-    mlp_output = mlp.gated(context, modules, norms.layer_norm(modules["post_attention_layernorm"], residual))
-    mlp_output = context.method.after(context, modules, "mlp", mlp_output)
+    normed = norms.layer_norm(modules["post_attention_layernorm"], residual)
+    mlp_output = adapted(context, modules, "mlp", mlp.gated, normed)
+    del normed
     mlp_output = dropped(context, "hidden_dropout", mlp_output)
     return ops.add(residual, mlp_output, "residual after MLP")
 
