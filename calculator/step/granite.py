@@ -18,7 +18,8 @@ def _embeddings(context: Context, inputs_embeds: Tensor) -> Tensor:
     return ops.scale(inputs_embeds, "embeddings, multiplied")
 
 
-def _residual(_: Context, hidden_states: Tensor) -> Tensor:
+def multiplied(_: Context, hidden_states: Tensor) -> Tensor:
+    """A sublayer's output, times a number."""
     return ops.scale(hidden_states, "output, multiplied")
 
 
@@ -32,7 +33,7 @@ PROGRAMS = {
     "granite": Program(
         enter=_embeddings,
         enters_alone=True,
-        layer=Sequential(scaled=_residual),
+        layer=Sequential(scaled=multiplied),
         logits=scaled_logits,
         source="transformers/models/granite/modeling_granite.py",
     ),

@@ -82,7 +82,7 @@ def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def share(x: Tensor, name: str, *, in_place: bool = False) -> Tensor:
-    """x / x.sum(-1, keepdim): where it is done in place, a copy of x is saved."""
+    """Each row over its sum: where it is done in place, a copy of x is saved."""
     total = _total(x)
     node = Node(x.tape, _share_back, (x, total)) if x.node else None
     if in_place:
@@ -125,7 +125,7 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jittered(x: Tensor) -> Tensor:
-    """x times noise of its own shape, in place: the noise is saved."""
+    """Noise of its own shape times x, in place: the noise is saved."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     node = Node(x.tape, _jittered_back, (x,)) if x.node else None
     if node is not None:
