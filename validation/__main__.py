@@ -1,4 +1,4 @@
-"""The command line: `python -m validation trace REQUEST.json`, `python -m validation cases FILE.jsonl`."""
+"""The command line: `python -m validation COMMAND ...`; each command tells its arguments with --help."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from importlib import import_module
 COMMANDS = {
     "trace": "validation.show",
     "cases": "validation.cases",
+    "compare": "validation.compare",
+    "grid": "validation.grid",
+    "bench": "validation.bench",
 }
 
 

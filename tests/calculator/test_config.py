@@ -8,12 +8,12 @@ from typing import get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_configs import random_config
 
 from calculator.config import REQUIRED, Check, Computed, ContradictionError, Field, FieldType, read, shown
 from calculator.dimension import dim_name
 from calculator.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
+from validation.random_configs import random_config
 
 LLAMA = {
     "model_type": "llama",

@@ -8,7 +8,6 @@ import json
 import bitsandbytes
 import pytest
 import torch
-from random_configs import random_config
 from real_models import dtype_name, real_config, real_model
 from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
@@ -20,6 +19,7 @@ from calculator.catalogue import models
 from calculator.config import REQUIRED, Field
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.gemma import GEMMA3_TEXT
+from validation.random_configs import random_config
 
 pytestmark = pytest.mark.trace
 

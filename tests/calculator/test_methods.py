@@ -8,11 +8,14 @@ from calculator.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
 from calculator.request import parse_request
 from calculator.state import stored
-from tests.calculator.random_configs import random_config
 from validation.build import built
+from validation.random_configs import random_config
 
 #: The libraries warn of their own deprecations, and of names that a family's PEFT support is still without.
-pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning")]
+pytestmark = [
+    pytest.mark.trace,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"),
+]
 
 LINEAR = {"name": "lora", "r": 3, "target_modules": "all-linear"}
 METHODS = {
@@ -40,7 +43,7 @@ def planned(request, *, trained):
     request.method.check(model, request.training)
     counts = Counter()
     for tensor in stored(model, request.method, request.training):
-        if (tensor.trained if trained else not tensor.base and tensor.parameters):
+        if tensor.trained if trained else not tensor.base and tensor.parameters:
             counts[tuple(map(int, tensor.shape))] += tensor.count
     return counts
 

@@ -4,11 +4,11 @@ import timeit
 from math import prod
 
 import pytest
-from random_configs import random_config
 
 from calculator.catalogue import model as catalogue_model
 from calculator.families import FAMILIES, model_from_config
 from calculator.model import Stack
+from validation.random_configs import random_config
 
 LLAMA_70B = catalogue_model("meta-llama/Llama-3.1-70B").config
 TINY = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}

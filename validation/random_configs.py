@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from calculator.config import REQUIRED, Field
@@ -11,29 +12,90 @@ from calculator.families.fields import DIVISIBLE
 from calculator.families.gemma import GEMMA3_TEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from calculator.config import Entry
     from calculator.families import Family
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """From what the sizes of a model are drawn.
+
+    `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
+    not; `share`: the hidden size for each head where the head's width is free. `width`: of an MLP, an expert, a latent.
+    `omitted`: how many of the optional fields are left to their defaults. `dropouts`: what a dropout may be; where
+    there is none, it is always left out. `activations`: those to draw from; all, where there is none.
+    """
+
+    layers: Sequence[int]
+    kv: Sequence[int]
+    groups: Sequence[int]
+    rotary: Sequence[int]
+    head: Sequence[int]
+    share: Sequence[int]
+    vocab: Sequence[int]
+    experts: Sequence[int]
+    window: Sequence[int]
+    width: Sequence[int]
+    positions: Sequence[int]
+    omitted: float = 0.3
+    dropouts: tuple[float, ...] = ()
+    activations: tuple[str, ...] = ()
+
+
+#: Models of some kilobytes: for shapes.
+TINY = Sizes(
+    layers=range(1, 5),
+    kv=range(1, 4),
+    groups=range(1, 4),
+    rotary=range(16, 33, 16),
+    head=range(3, 10),
+    share=range(2, 10),
+    vocab=range(4, 100),
+    experts=range(4, 9, 2),
+    window=range(1, 10),
+    width=range(1, 41),
+    positions=range(5, 100),
+)
+
+#: Models whose layers are of real sizes, odd ones too, but of few layers: for a step's memory.
+MIDDLING = Sizes(
+    layers=(2, 3, 3, 4, 5, 6),
+    kv=range(1, 9),
+    groups=(1, 1, 2, 3, 4, 7),
+    rotary=(32, 64, 64, 72, 80, 96, 104, 128, 128, 256),
+    head=(32, 50, 64, 64, 80, 96, 128),
+    share=range(24, 161),
+    vocab=range(1_000, 160_000),
+    experts=range(4, 17, 2),
+    window=(16, 128, 500, 1024, 4096),
+    width=range(64, 8_193),
+    positions=(1024, 2048, 4096, 8192, 32_768),
+    omitted=0.6,
+    dropouts=(0.0, 0.1),
+    activations=("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh"),
+)
+
+
 class Draw:
     """A random shape that holds together, and the random choices made from it."""
 
-    def __init__(self, entries: tuple[Entry, ...], seed: str) -> None:
+    def __init__(self, entries: tuple[Entry, ...], seed: str, sizes: Sizes) -> None:
         rng = self.rng = random.Random(seed)
+        self.sizes = sizes
         self.fields = {entry.name: entry for entry in entries if isinstance(entry, Field)}
         rotary = "rope_parameters" in self.fields
-        self.layers = rng.randint(1, 4)
-        self.kv = rng.randint(1, 3)
-        self.heads = self.kv * rng.randint(1, 3)
-        self.head = 16 * rng.randint(1, 2) if rotary else rng.randint(3, 9)
+        self.layers = rng.choice(sizes.layers)
+        self.kv = rng.choice(sizes.kv)
+        self.heads = self.kv * rng.choice(sizes.groups)
+        self.head = rng.choice(sizes.rotary if rotary else sizes.head)
         self.free = "head_dim" in self.fields and rng.random() < 0.5
         odd = 0 if DIVISIBLE in entries else rng.randint(0, 1)
-        self.hidden = self.heads * rng.randint(2, 9) + odd if self.free else self.heads * self.head
-        self.vocab = rng.randint(4, 99)
-        self.experts = 2 * rng.randint(2, 4)
-        self.window = rng.choice([None, rng.randint(1, 9), rng.randint(1, 9)])
+        self.hidden = self.heads * rng.choice(sizes.share) + odd if self.free else self.heads * self.head
+        self.vocab = rng.choice(sizes.vocab)
+        self.experts = rng.choice(sizes.experts)
+        self.window = rng.choice([None, rng.choice(sizes.window), rng.choice(sizes.window)])
         self.slides = self.window is not None and rng.random() < 0.5
 
     @property
@@ -53,7 +115,7 @@ class Draw:
             "layer_types": self.windowed or "use_sliding_window" in self.fields,
         }
         optional = field.default is not REQUIRED and field.name not in ALWAYS and fits.get(field.name, True)
-        return optional and self.rng.random() < 0.3
+        return optional and self.rng.random() < self.sizes.omitted
 
 
 OMIT = object()
@@ -79,7 +141,7 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "num_key_value_heads": lambda d: d.kv,
     "head_dim": lambda d: d.head,
     "pad_token_id": lambda d: d.rng.choice([0, 3]),
-    "max_position_embeddings": lambda d: d.rng.randint(5, 99),
+    "max_position_embeddings": lambda d: d.rng.choice(d.sizes.positions),
     "num_experts": lambda d: d.experts,
     "num_experts_per_tok": lambda d: d.rng.randint(1, 2),
     "n_group": lambda d: d.experts // 2,
@@ -117,6 +179,12 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "mm_tokens_per_image": lambda _d: 4,
 }
 
+#: Sizes that are drawn with the model's; others are small numbers whatever its size.
+WIDTHS = {
+    *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_ffn_dim"),
+    *("kv_lora_rank", "qk_nope_head_dim", "v_head_dim", "window_size"),
+}
+
 #: Fields whose default fits the class's default sizes only.
 ALWAYS = {
     *("num_key_value_heads", "pad_token_id", "num_experts_per_tok", "n_group", "topk_group", "attention_types"),
@@ -124,10 +192,10 @@ ALWAYS = {
 }
 
 
-def random_config(family: Family, seed: int) -> dict[str, Any]:
+def random_config(family: Family, seed: int | str, sizes: Sizes = TINY) -> dict[str, Any]:
     """The content of a valid `config.json`."""
     entries = GEMMA3_TEXT if family.model_type == "gemma3" else family.entries
-    draw = Draw(entries, f"{family.model_type} {seed}")
+    draw = Draw(entries, f"{family.model_type} {seed}", sizes)
     told = {draw.rng.choice([field.own_name, *field.aliases]): _value(field, draw) for field in draw.fields.values()}
     given = {name: value for name, value in told.items() if value is not OMIT}
     adapt = QUIRKS.get(family.model_type, lambda config, _draw: config)
@@ -140,10 +208,17 @@ def _value(field: Field, draw: Draw) -> Any:
     if field.name in DRAWN:
         return DRAWN[field.name](draw)
     if field.choices:
-        return draw.rng.choice(field.choices)
+        usual = draw.sizes.activations if field.name == "hidden_act" else ()
+        return draw.rng.choice(usual or field.choices)
     if field.type == "flag":
         return draw.rng.random() < 0.5
-    return draw.rng.randint(1, 40) if field.type == "size" else OMIT
+    if field.type == "size":
+        return draw.rng.choice(draw.sizes.width if field.name in WIDTHS else TINY.width)
+    return draw.rng.choice(draw.sizes.dropouts) if draw.sizes.dropouts and _drops(field) else OMIT
+
+
+def _drops(field: Field) -> bool:
+    return field.type == "number" and (field.minimum, field.maximum) == (0, 1) and "rotary" not in field.name
 
 
 def _with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:

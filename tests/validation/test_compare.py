@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from validation.__main__ import main
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+REQUEST = {
+    "model": {
+        "config": {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 300,
+        }
+    },
+    "method": {"name": "lora", "target_modules": "all-linear"},
+    "training": {"sequence_length": 48},
+}
+
+
+@pytest.fixture
+def request_file(tmp_path):
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(REQUEST))
+    return str(path)
+
+
+def test_rows_of_a_small_plan_all_have_their_counterpart(request_file, capsys):
+    assert main(["compare", request_file]) == 0
+    assert capsys.readouterr().out.count("every row has its counterpart") == 3
+
+
+def test_the_comparison_as_json_has_both_sides_of_every_phase(request_file, capsys):
+    assert main(["compare", request_file, "--json"]) == 0
+    phases = json.loads(capsys.readouterr().out)["phases"]
+    assert list(phases) == ["forward", "backward", "optimizer_step"]
+    for phase in phases.values():
+        assert phase["bytes"]["estimated"] == phase["bytes"]["traced"]
+        assert phase["differences"] == []

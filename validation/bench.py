@@ -1,0 +1,123 @@
+"""Time an estimate, a sweep of estimates, and the trace of the same request side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from itertools import product
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from calculator.estimate import estimate
+from calculator.request import parse_request
+from validation.quiet import quieten
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator
+
+LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
+QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}
+
+#: The request whose trace is timed beside its estimate.
+LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": LORA}
+LLAMA_70B = {"model": "meta-llama/Llama-3.1-70B", "method": QLORA}
+
+#: What is timed: a title, a request, and the most milliseconds that an estimate of it may take.
+ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("Llama-3.1-8B, LoRA r 16 all-linear", LLAMA_8B, 1.0),
+    ("Llama-3.1-8B, the same, checkpointed", {**LLAMA_8B, "training": {"gradient_checkpointing": True}}, 1.0),
+    ("Llama-3.1-70B, QLoRA r 16 all-linear", LLAMA_70B, 1.0),
+    ("Llama-3.1-70B, the same, reserved by replay", {**LLAMA_70B, "reserved": "replay"}, 100.0),
+)
+
+#: A sweep's grid: ranks, lengths and batches of one model.
+SWEPT = {"r": (4, 8, 16, 32, 64), "sequence_length": (512, 1024, 2048, 4096), "micro_batch_size": (1, 2, 4, 8)}
+
+#: How many times faster than its trace an estimate must be.
+FASTER = 1000
+
+#: What is said where the libraries are not installed.
+WITHOUT_TORCH = "the trace is left out: it needs torch, transformers, peft and bitsandbytes; `make bench` installs them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One figure of the table: how long it took, and what it should keep to."""
+
+    title: str
+    figure: str
+    target: str = ""
+    met: bool = True
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--runs", type=int, default=15, help="timed runs of each estimate; their median counts (15)")
+    parser.add_argument("--traces", type=int, default=3, help="timed traces; their median counts (3, 0 for none)")
+
+
+def run(told: argparse.Namespace) -> int:
+    """Time everything and print one table; returns 1 where a target is missed."""
+    quieten()
+    lines = [*_estimates(told.runs), _sweep()]
+    missing = find_spec("torch") is None
+    if told.traces and not missing:
+        lines += _beside_a_trace(told.traces)
+    width = max(len(line.title) for line in lines)
+    for line in lines:
+        verdict = f"{'met' if line.met else 'MISSED'}  {line.target}" if line.target else ""
+        print(f"{line.title:{width}}  {line.figure:>22}  {verdict}".rstrip())
+    if missing:
+        print(WITHOUT_TORCH)
+    return int(not all(line.met for line in lines))
+
+
+def _estimates(runs: int) -> Iterator[Line]:
+    for title, body, most in ESTIMATES:
+        request = parse_request(body)
+        taken = seconds(partial(estimate, request), runs) * 1e3
+        yield Line(title=title, figure=f"{taken:.2f} ms", target=f"under {most:g} ms", met=taken < most)
+
+
+def _sweep() -> Line:
+    requests = [parse_request(body) for body in swept()]
+    taken = seconds(lambda: [estimate(request) for request in requests], 3)
+    rate = len(requests) / taken
+    return Line(title=f"sweep of {len(requests)} plans, one core", figure=f"{rate:,.0f} estimates/s")
+
+
+def swept() -> Iterator[dict[str, Any]]:
+    """The request with every combination of the sweep's settings."""
+    for r, length, batch in product(*SWEPT.values()):
+        training = {"sequence_length": length, "micro_batch_size": batch}
+        yield {**LLAMA_8B, "method": {**LORA, "r": r}, "training": training}
+
+
+def _beside_a_trace(runs: int) -> Iterator[Line]:
+    """The estimate and the trace of one request, in turn."""
+    from validation.trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+    request = parse_request(LLAMA_8B)
+    trace(request)
+    pairs = [(seconds(partial(estimate, request), 15), seconds(partial(trace, request), 1)) for _ in range(runs)]
+    quick, slow = (median(times) for times in zip(*pairs, strict=True))
+    yield Line(title="Llama-3.1-8B, LoRA: its trace", figure=f"{slow:.2f} s")
+    yield Line(title="Llama-3.1-8B, LoRA: its estimate, beside it", figure=f"{quick * 1e3:.2f} ms")
+    ratio = slow / quick
+    target = f"at least {FASTER:,} times"
+    yield Line(title="trace / estimate", figure=f"{ratio:,.0f} times", target=target, met=ratio >= FASTER)
+
+
+def seconds(timed: Callable[[], object], runs: int) -> float:
+    """The median of several runs' seconds, after one that is not counted."""
+    timed()
+    return median(_once(timed) for _ in range(runs))
+
+
+def _once(timed: Callable[[], object]) -> float:
+    start = perf_counter()
+    timed()
+    return perf_counter() - start
