@@ -10,22 +10,31 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
+from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+#: Functions between the engine's call and the question, torch's decorators of a dispatch mode among them.
+_BETWEEN = frozenset({"_from_engine", "in_place", "__torch_dispatch__", "_fn", "inner"})
 
 
 def in_place(first: torch.Tensor, second: object, *_: object) -> bool:
     """Whether CUDA would add this pair in place: both gradients of one tensor, the first held by nobody else."""
     if torch.is_grad_enabled() or not isinstance(second, torch.Tensor) or first.shape != second.shape:
         return False
-    return _from_engine() and first.is_contiguous() and _uses(first) == uses_when_only()
+    return _from_engine() and is_non_overlapping_and_dense_or_false(first) and _uses(first) == uses_when_only()
 
 
 def _from_engine() -> bool:
     """Whether the engine itself asked, and no Python function of the backward pass."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name in {"_from_engine", "in_place", "__torch_dispatch__", "_fn", "inner"}:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name in _BETWEEN:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name == "_engine_run_backward"
 
@@ -37,7 +46,7 @@ def _uses(tensor: torch.Tensor) -> tuple[int, int]:
 class _Counting(TorchDispatchMode):
     seen: tuple[int, int] | None = None
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204, ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204
         if func is torch.ops.aten.add.Tensor:
             self.seen = _uses(args[0])
         return func(*args, **(kwargs or {}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +11,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from calculator import catalogue
-from calculator.errors import refusal
+from calculator.errors import PlanError, refusal
 from calculator.methods import QLoRA
 from validation import methods
+from validation.places import plain
+from validation.refusals import check
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterator
 
+    from torch import nn
     from transformers import PreTrainedConfig
 
     from calculator.request import Request
@@ -36,6 +41,28 @@ class Built:
     head: str | None
     root: str
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter, by the name that it had before the method."""
+        return ((plain(name, self.root), parameter) for name, parameter in self.model.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every buffer, by the name that it had before the method."""
+        return ((plain(name, self.root), buffer) for name, buffer in self.model.named_buffers())
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the base model has, the method adds, and the step trains."""
+        added = sum(p.numel() for name, p in self.named_parameters() if name not in self.base)
+        return {
+            "base": self.base_parameters,
+            "added": added,
+            "trainable": sum(parameter.numel() for parameter in self.trained().values()),
+            "total": self.base_parameters + added,
+        }
+
 
 def config_of(request: Request) -> dict[str, Any]:
     """The `config.json` that a request names or holds.
@@ -44,29 +71,50 @@ def config_of(request: Request) -> dict[str, Any]:
         PlanError: where there is none.
     """
     if request.model.config is not None:
-        return dict(request.model.config)
+        return deepcopy(request.model.config)
     if request.model.id is not None:
-        return dict(catalogue.model(request.model.id).config)
+        return deepcopy(catalogue.model(request.model.id).config)
     raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
 
 
 def built(request: Request) -> Built:
-    """Build a request's model on the meta device and apply its method."""
-    training = request.training
-    dtype = getattr(torch, training.dtype)
-    config = AutoConfig.for_model(**config_of(request))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config, training))
+    """Build a request's model on the meta device and apply its method.
+
+    Raises:
+        PlanError: where transformers or peft refuse it, or a GPU would.
+    """
+    dtype = getattr(torch, request.training.dtype)
+    with _refusing("model"), torch.device("meta"):
+        model = _model(request, dtype)
+    check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
     if isinstance(request.method, QLoRA):
         methods.quantize(model, request.method, dtype)
     base = frozenset(name for name, _ in model.named_parameters())
-    with torch.device("meta"):
+    with _refusing("method"), torch.device("meta"):
         wrapped = methods.apply(model, request)
     wrapped.train()
     root = _path(wrapped, model) or ""
     return Built(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
+
+
+def _model(request: Request, dtype: torch.dtype) -> nn.Module:
+    config = AutoConfig.for_model(**config_of(request))
+    return AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation=_attention(config, request.training)
+    )
+
+
+@contextmanager
+def _refusing(loc: str) -> Iterator[None]:
+    """Tell a library's refusal as the request's."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise refusal(loc, f"the libraries refuse it: {error}") from error
 
 
 def _attention(config: PreTrainedConfig, training: Training) -> str:

@@ -59,7 +59,7 @@ class Peak:
 
 @dataclass(slots=True)
 class Ledger:
-    """Storages by number; events in order: a storage's number where it is born, its complement (~number) where freed."""
+    """Storages by number, and events in order: a storage's number where it is born, its complement where freed."""
 
     storages: list[Storage] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
@@ -83,6 +83,12 @@ class Ledger:
         """Record that a storage was freed."""
         self.events.append(~number)
         self.live -= self.storages[number].bytes
+
+    def static(self) -> dict[str, int]:
+        """Bytes of the components that are there before the step."""
+        told = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
+        before = [storage for storage in self.storages if storage.moment == "static"]
+        return {name: sum(s.bytes for s in before if s.component == name) for name in told}
 
     def alive(self, event: int) -> Iterator[Storage]:
         """The storages alive right after an event."""

@@ -55,7 +55,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not isinstance(method, Full):
             model.enable_input_require_grads()
     if isinstance(method, LoRA | QLoRA):
-        return _low_rank(model, request)
+        return _low_rank(model, method, _adapter_dtype(request))
     if isinstance(method, Adapter):
         bottleneck.insert(model, method, _adapter_dtype(request))
     elif isinstance(method, Prefix):
@@ -76,8 +76,7 @@ def _adapter_dtype(request: Request) -> torch.dtype:
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
-def _low_rank(model: nn.Module, request: Request) -> nn.Module:
-    method = request.method
+def _low_rank(model: nn.Module, method: LoRA | QLoRA, dtype: torch.dtype) -> nn.Module:
     modules = method.target_modules
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -91,7 +90,6 @@ def _low_rank(model: nn.Module, request: Request) -> nn.Module:
         modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
     )
     model = peft.get_peft_model(model, config)
-    dtype = _adapter_dtype(request)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-#: What wrappers put between a module's path and its own weights: PEFT before a base layer, an adapter before a sublayer.
+#: What wrappers put into a path: PEFT before a base layer and a saved module, an adapter before its sublayer.
 WRAPPERS = re.compile(r"\.(base_layer|original_module|sublayer)(?=\.|$)")
 
 
@@ -33,6 +33,8 @@ class Places:
 
     def __init__(self, model: nn.Module, root: str) -> None:
         self._paths = {id(module): plain(path, root) for path, module in model.named_modules()}
+        if root:
+            self._paths[id(model)] = type(model).__name__
         self._stack: list[str] = []
         self._nodes: dict[int, tuple[str, str]] = {}
 

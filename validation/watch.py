@@ -14,7 +14,7 @@ from validation.emulations import KERNELS
 from validation.ledger import Ledger, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from calculator.answer import ComponentName, PhaseName
     from validation.places import Places
@@ -26,7 +26,7 @@ SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_bl
 class Emulated(TorchDispatchMode):
     """Runs the kernels whose scratch their meta versions hide as they are written out in `emulations`."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
         kernel = KERNELS.get(func, func)
         return kernel(*args, **(kwargs or {}))
@@ -51,7 +51,18 @@ class Watch(TorchDispatchMode):
         self._phase = phase
         self.ledger.enter(phase)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the context lasts."""
+        with self._places.followed(), self:
+            yield
+
+    def alive(self, component: ComponentName) -> int:
+        """Bytes of a component that are alive now."""
+        booked = (self.ledger.storages[number] for number in self._numbers.values())
+        return sum(storage.bytes for storage in booked if storage.component == component)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and book what it allocates."""
         kwargs = kwargs or {}
         if self._phase == "backward" and func is torch.ops.aten.add.Tensor and in_place(*args):
@@ -103,7 +114,7 @@ class Watch(TorchDispatchMode):
         return module, f"{op}<{node}>", "backward"
 
     def _component(self, module: str, op: str) -> ComponentName:
-        if self._phase == "optimizer_step" or "/" in op or op.split("<")[0] in SCRATCH:
+        if self._phase == "optimizer_step" or "/" in op or op.partition("<")[0] in SCRATCH:
             return "workspace"
         return "logits_and_loss" if module in self._loss else "activations"
 
@@ -143,8 +154,3 @@ class Watch(TorchDispatchMode):
 def _name(func: Any) -> str:
     namespace, _, name = func._schema.name.partition("::")
     return f"{namespace}.{name}"
-
-
-def total(storages: Iterable[Storage], component: ComponentName) -> int:
-    """Bytes of the storages of one component."""
-    return sum(storage.bytes for storage in storages if storage.component == component)

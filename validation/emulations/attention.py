@@ -90,7 +90,7 @@ def efficient_backward(
     """
     query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     grad_out, out = grad_out.transpose(1, 2).contiguous(), out.transpose(1, 2)
-    batch, seq, heads, head_dim = query.shape
+    batch, seq, heads, _ = query.shape
     grad_q = torch.empty_like(query, memory_format=torch.contiguous_format)
     grad_k, grad_v = (t.new_empty((batch, t.shape[1], heads, t.shape[3])) for t in (key, value))
     if query.dtype == torch.float32:

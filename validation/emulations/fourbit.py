@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from validation.emulations.autocast import lowered
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,7 +26,7 @@ def gemm_4bit(
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
 ) -> Tensor:
-    """A (..., in_features) times the transpose of a 4-bit B (out_features, in_features).
+    """A (..., in_features) times the transpose of a 4-bit B (out_features, in_features); under autocast, in its dtype.
 
     References:
         bitsandbytes/backends/cuda/ops.py, `_dequant_linear_fallback`.
@@ -33,4 +35,5 @@ def gemm_4bit(
         absmax_dq = torch.ops.bitsandbytes.dequantize_blockwise(absmax_8bit, absmax, absmax_code, 256, torch.float32)
         absmax = absmax_dq + absmax_offset
     B_dq = torch.ops.bitsandbytes.dequantize_4bit(B, absmax, blocksize, quant_type, shapeB, A.dtype)
+    A, B_dq, bias = lowered(A, B_dq, bias)
     return torch.nn.functional.linear(A, B_dq, bias)

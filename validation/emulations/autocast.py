@@ -1,0 +1,141 @@
+"""Autocast for the meta device, which torch knows none for: the casts that CUDA's makes, written out.
+
+References:
+    torch/include/ATen/autocast_mode.h, the lists of operations; ATen/autocast_mode.cpp, `cached_cast`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LOWER = _names("""
+    addmm addmv addr matmul einsum mm mv linalg_vecdot vecdot linear addbmm baddbmm bmm chain_matmul
+    multi_dot conv1d conv2d conv3d prelu
+""")
+FLOAT32 = _names("""
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow softplus
+    layer_norm native_layer_norm rms_norm group_norm cosine_similarity nll_loss kl_div l1_loss
+    smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp norm
+""")
+FLOAT32_OUTPUT = _names("prod softmax log_softmax cumprod cumsum vector_norm matrix_norm sum")
+WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add")
+
+
+class Autocast(TorchFunctionMode):
+    """Casts the arguments of the operations that CUDA's autocast casts; the innermost one decides."""
+
+    active: ClassVar[list[Autocast]] = []
+    _weights: ClassVar[dict[int, tuple[Tensor, Tensor]]] = {}
+
+    def __init__(self, dtype: torch.dtype, *, enabled: bool = True) -> None:
+        super().__init__()
+        self.dtype, self.enabled = dtype, enabled
+
+    def __enter__(self) -> Self:
+        self.active.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *told: object) -> None:
+        super().__exit__(*told)
+        self.active.pop()
+        if not self.active:
+            self._weights.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function with its arguments cast."""
+        kwargs = kwargs or {}
+        if not self.enabled or self.active[-1] is not self:
+            return func(*args, **kwargs)
+        name = func.__name__.strip("_") if func.__name__.startswith("__") else func.__name__
+        if name in LOWER:
+            args, kwargs = tree_map(self.lowered, (args, kwargs))
+        elif name in FLOAT32:
+            args, kwargs = tree_map(_raised, (args, kwargs))
+        elif name in FLOAT32_OUTPUT and _eligible(args[0]) and kwargs.get("dtype") is None:
+            kwargs = {**kwargs, "dtype": torch.float32}
+        elif name in WIDEST and any(_eligible(arg) and arg.dtype == torch.float32 for arg in args):
+            args, kwargs = tree_map(_raised, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def lowered(self, value: Any) -> Any:
+        """A tensor in the lower precision; a trained weight's copy is kept until autocast ends."""
+        if not _eligible(value) or value.dtype == self.dtype:
+            return value
+        if value.dtype != torch.float32 or not (value.requires_grad and value.is_leaf):
+            return value.to(self.dtype)
+        if id(value) not in self._weights:
+            self._weights[id(value)] = value, value.to(self.dtype)
+        return self._weights[id(value)][1]
+
+
+def _eligible(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+
+
+def _raised(value: Any) -> Any:
+    return value.to(torch.float32) if _eligible(value) else value
+
+
+def current() -> Autocast | None:
+    """The autocast that decides now, if one does."""
+    return Autocast.active[-1] if Autocast.active and Autocast.active[-1].enabled else None
+
+
+def lowered(*values: Any) -> tuple[Any, ...]:
+    """Tensors as an operation in the list of lower precision gets them."""
+    mode = current()
+    return values if mode is None else tuple(mode.lowered(value) for value in values)
+
+
+_on_real_device = torch.autocast
+_is_enabled, _is_available, _dtype = (
+    torch.is_autocast_enabled,
+    torch.amp.is_autocast_available,
+    torch.get_autocast_dtype,
+)
+
+
+def autocast(
+    device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
+) -> AbstractContextManager[Any]:
+    """What `torch.autocast` gives, for the meta device too."""
+    if device_type != "meta":
+        return _on_real_device(device_type, dtype, enabled, cache_enabled)
+    if not Autocast.active and not enabled:
+        return nullcontext()
+    return Autocast(dtype or get_autocast_dtype("meta"), enabled=enabled)
+
+
+def maybe_autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+    """What transformers.utils.generic.maybe_autocast gives, for the meta device too."""
+    return autocast(device_type, *args, **kwargs)
+
+
+def is_autocast_enabled(device_type: str | None = None) -> bool:
+    """Whether autocast is on; asked of no device, of CUDA, which stands for meta here."""
+    if device_type in (None, "cuda", "meta"):
+        return current() is not None
+    return _is_enabled(device_type)
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Whether a device has autocast."""
+    return bool(Autocast.active) if device_type == "meta" else _is_available(device_type)
+
+
+def get_autocast_dtype(device_type: str) -> torch.dtype:
+    """The dtype that autocast lowers to."""
+    if device_type != "meta":
+        return _dtype(device_type)
+    return Autocast.active[-1].dtype if Autocast.active else torch.float16

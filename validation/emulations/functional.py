@@ -1,0 +1,28 @@
+"""Functions of `torch.nn.functional` that run fused on CUDA and in pieces elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
+    """Fused dropout with a boolean mask (ATen/native/Dropout.cpp, `is_fused_kernel_acceptable`)."""
+    if not training or p == 0:
+        return input
+    return torch.native_dropout(input, p, train=True)[0]
+
+
+def softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002
+    """Softmax that reads float16 and writes float32 without a copy (ATen/native/SoftMax.cpp, `half_to_float`)."""
+    if input.dtype == torch.float16 and dtype == torch.float32:
+        return torch._softmax(input, dim, half_to_float=True)
+    return input.softmax(dim, dtype=dtype)
+
+
+def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002
+    """The math kernel's softmax, 0 where a whole row is masked (ATen/native/transformers/attention.cpp)."""
+    out = torch.softmax(input, dim, dtype=dtype)
+    masked = input.eq(float("-inf"))
+    rows = torch.all(masked, dim, keepdim=True)
+    return torch.where(rows, torch.zeros((), dtype=out.dtype, device=out.device), out)
