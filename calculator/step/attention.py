@@ -34,19 +34,36 @@ def attend(
     """
     if context.attention == "eager":
         out = (written_out or eager)(context, query, key, value)
-    elif context.attention == "sdpa" and not _takes_flash(context, query):
+    elif context.attention == "sdpa" and not _takes_flash(context, query, value):
         out = _efficient(context, query, key, value)
     else:
         half = context.training.dtype
+        value, width = _widened(query, value), value.shape[-1]
         query, key, value = (ops.cast(t, half, f"{name} in half precision") for t, name in _named(query, key, value))
-        out = _flash(query, key, value)
+        out = _cut(_flash(query, key, value), width)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
 
 
-def _takes_flash(context: Context, query: Tensor) -> bool:
-    """Whether sdpa takes flash: half precision, no mask, and a card that has it (sdp_utils.cpp)."""
-    return context.mask is None and query.dtype in _HALF and context.kernels.flash
+def _widened(query: Tensor, value: Tensor) -> Tensor:
+    """Values padded to the queries' head size (integrations/flash_attention.py)."""
+    shape = (*value.shape[:-1], query.shape[-1])
+    return value if shape == value.shape else ops.padded(value, shape, "value, padded")
+
+
+def _cut(out: Tensor, width: int) -> Tensor:
+    """The output cut back to the values' head size."""
+    shape = (*out.shape[:-1], width)
+    return out if shape == out.shape else ops.contiguous(ops.narrow(out, shape), "attention output, cut back")
+
+
+def _takes_flash(context: Context, query: Tensor, value: Tensor) -> bool:
+    """Whether sdpa takes flash: half precision, no mask, one head size up to 256, and a card that has it.
+
+    Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
+    """
+    fits = query.shape[-1] == value.shape[-1] <= 256
+    return fits and context.mask is None and query.dtype in _HALF and context.kernels.flash
 
 
 def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
@@ -136,7 +153,8 @@ def eager(
     del softmax
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     context.attn_weights = attn_weights
-    out = ops.batched(attn_weights, mergeable(value_states, "value, contiguous"), query.shape, "attention output")
+    value_states = mergeable(value_states, "value, contiguous")
+    out = ops.batched(attn_weights, value_states, (batch, heads, length, value.shape[-1]), "attention output")
     return ops.contiguous(out, "attention output, transposed")
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.step import operations as ops
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.dimension import Shape
 
 
@@ -81,19 +84,16 @@ def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "sum: gradient"),)
 
 
-def share(x: Tensor, name: str, *, in_place: bool = False) -> Tensor:
-    """Each row over its sum: where it is done in place, a copy of x is saved."""
+def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
+    """Each row over its sum, in place; a copy of what it was is saved. `guarded` says that the sum is kept from 0."""
     total = _total(x)
+    if guarded:
+        total = ops.shift(total, "sum of a row, guarded")
     node = Node(x.tape, _share_back, (x, total)) if x.node else None
-    if in_place:
-        out = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
-        divided = x.tape.new(x.shape, x.dtype, f"{name}: before the division") if node is not None else x
-    else:
-        out, divided = x.tape.new(x.shape, x.dtype, name, node=node), x
     if node is not None:
-        node.save(divided)
+        node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
         node.save(total)
-    return out
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
 def _total(x: Tensor) -> Tensor:
@@ -135,3 +135,34 @@ def jittered(x: Tensor) -> Tensor:
 
 def _jittered_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "jitter: gradient"),)
+
+
+def filled(x: Tensor, mask: Tensor, name: str) -> Tensor:
+    """x.masked_fill(mask, number): the mask is saved."""
+    node = Node(x.tape, _filled_back, (x,)) if x.node else None
+    if node is not None:
+        node.save(mask)
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def _filled_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "filled: gradient"),)
+
+
+def assembled(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
+    """An empty tensor into whose slices parts are copied, one after the other."""
+    whole = parts[0].tape.new(shape, parts[0].dtype, name)
+    for part in parts:
+        node = Node(part.tape, _assembled_back, (whole, part), part.shape) if part.node or whole.node else None
+        whole = Tensor(part.tape, whole.storage, shape, part.dtype, node)
+    return whole
+
+
+def _assembled_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """CopySlices: a copy of the whole gradient, and of the slice, which is zeroed in the former where that goes on."""
+    tape, (rest, part) = grad.tape, node.edges
+    whole = tape.new(grad.shape, grad.dtype, "slices: gradient")
+    cut = tape.new(node.context, grad.dtype, "slice: gradient")
+    if rest:
+        tape.new(node.context, grad.dtype, "slice: zeros")
+    return (whole if rest else None), (cut if part else None)

@@ -102,11 +102,13 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
         for t, name in ((key, "key"), (value, "value"))
     ]
     if query.dtype == "float32":
-        product = tape.scratch(query.shape, "float32", "memory-efficient attention: output · gradient")
+        product = tape.scratch(
+            (*query.shape[:-1], value.shape[-1]), "float32", "memory-efficient attention: output · gradient"
+        )
         delta = tape.scratch((batch, length, heads), "float32", "memory-efficient attention: delta, summed")
         del product
     delta = tape.scratch((batch, heads, length), "float32", "memory-efficient attention: delta")
-    workspace = tape.scratch((_workspace_bytes(query, key),), "uint8", "memory-efficient attention: workspace")
+    workspace = tape.scratch((_workspace_bytes(query, key, value),), "uint8", "memory-efficient attention: workspace")
     del delta, workspace
     if key.shape[1] == heads:
         return [query_grad, *wide]
@@ -116,15 +118,15 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [query_grad, key_grad, value_grad]
 
 
-def _workspace_bytes(query: Tensor, key: Tensor) -> int:
+def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
     """The backward kernel's workspace on compute capability 8.0 and up.
 
     Source: mem_eff_attention/kernels/generate_kernels.py (which kernel runs) and kernel_backward.h,
     Params::workspace_size.
     """
     batch, heads, length, head_dim = query.shape
-    half = query.dtype != "float32"
-    largest = next(k for k in (32, 64, 128, 1 << 16) if head_dim <= k)
+    half, value_dim = query.dtype != "float32", value.shape[-1]
+    largest = next(k for k in (32, 64, 128, 1 << 16) if max(head_dim, value_dim) <= k)
     block_i = 128 if largest > 64 else 64
     in_registers = half and largest <= block_i
     block_j = 128 if in_registers and largest > 64 else 64
@@ -132,5 +134,5 @@ def _workspace_bytes(query: Tensor, key: Tensor) -> int:
     elements = ceil(length / block_i) * ceil(head_dim / block_j) * tile
     if half and not in_registers:
         splits = max(1, min(ceil(key.shape[2] / block_j), 200 // (batch * heads)))
-        elements += 2 * splits * block_j * _multiple(head_dim, block_i)
+        elements += splits * block_j * (_multiple(head_dim, block_i) + _multiple(value_dim, block_i))
     return batch * heads * _multiple(elements, 4) * 4

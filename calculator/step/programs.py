@@ -8,6 +8,7 @@ from calculator.errors import refusal
 from calculator.step import (
     apertus,
     cohere,
+    deepseek,
     gemma,
     glm,
     gpt2,
@@ -30,6 +31,7 @@ PROGRAMS: dict[str, Program] = {
     for group in (
         apertus,
         cohere,
+        deepseek,
         gemma,
         glm,
         gpt2,
