@@ -97,11 +97,13 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> T
 
 
 def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
-    """Grouped heads repeated to the queries' number (repeat_kv), a copy where there are fewer."""
+    """Grouped heads repeated to the queries' number (repeat_kv): a copy, but a single head is seen again and again."""
     batch, heads, length, head_dim = x.shape
     count = query.shape[1]
     if heads == count:
         return x
+    if heads == 1:
+        return ops.expand(x, (batch, count, length, head_dim))
     expanded = ops.expand(
         ops.view(x, (batch, heads, 1, length, head_dim)), (batch, heads, count // heads, length, head_dim)
     )

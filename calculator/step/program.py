@@ -23,7 +23,11 @@ def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
     if scaled:
         rows = ops.scale(rows, "output, scaled")
-    return context.method.looked_up(embed, ids, rows) if embed.added else rows
+    if not embed.added:
+        return rows
+    if context.training.gradient_checkpointing:
+        rows = context.input_requiring_grad(rows)
+    return context.method.looked_up(embed, ids, rows)
 
 
 def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
