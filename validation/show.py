@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calculator.errors import PlanError
 from calculator.request import parse_request
 from validation.quiet import quieten
 
@@ -24,16 +25,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("request", help="a file with an estimate's request as JSON; - for standard input")
     parser.add_argument("--json", action="store_true", help="the whole trace as JSON: storages, events, peaks")
+    parser.add_argument("--before-2.14", action="store_true", dest="before_2_14", help="as PyTorch before 2.14 runs it")
     parser.add_argument("--rows", type=int, default=0, metavar="N", help="also the N largest storages of each peak")
 
 
 def run(told: argparse.Namespace) -> int:
-    """Trace and print."""
+    """Trace and print; returns 2 where the request is refused."""
     quieten()
     from validation.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
     text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
-    traced = trace(parse_request(json.loads(text)))
+    try:
+        traced = trace(parse_request(json.loads(text)), before_2_14=told.before_2_14)
+    except PlanError as error:
+        print(error, file=sys.stderr)
+        return 2
     if told.json:
         json.dump(document(traced), sys.stdout)
         print()

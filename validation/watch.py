@@ -96,9 +96,19 @@ class Watch(TorchDispatchMode):
 
     def _meet(self, tensor: torch.Tensor, op: str) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._numbers and tensor.device.type == "meta":
+        if tensor.device.type != "meta":
+            return
+        number = self._numbers.get(storage._cdata)
+        if number is None:
             module, op, moment = self._place(op)
             self._birth(storage, tensor, module=module, op=op, moment=moment, component=self._component(module, op))
+        elif self.ledger.storages[number].op.startswith(f"{op}/"):
+            self._return(self.ledger.storages[number], op)
+
+    def _return(self, booked: Storage, op: str) -> None:
+        """Book what an emulated kernel allocated and gives back as its output, no longer as its scratch."""
+        module, booked.op, _ = self._place(op)
+        booked.component = self._component(module, booked.op)
 
     def _place(self, op: str) -> tuple[str, str, str]:
         if self._scratch is not None and op != self._scratch:

@@ -41,7 +41,7 @@ class Attention:
         """Attention of (batch, heads, seq, head_dim) queries over keys and values that may have fewer heads."""
         query, key, value, attn_mask = lowered(query, key, value, attn_mask)
         grouped = key.shape[1] != query.shape[1]
-        if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] <= FLASH_HEAD_DIM:
+        if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] == value.shape[-1] <= FLASH_HEAD_DIM:
             return flash(query, key, value, dropout_p, is_causal, scale)
         if query.shape[-1] % ALIGNMENT[query.dtype] or value.shape[-1] % ALIGNMENT[query.dtype]:
             return _math(query, key, value, attn_mask, dropout_p, is_causal, scale)

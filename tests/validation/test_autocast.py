@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from validation.emulations.autocast import Autocast, autocast, current, is_autocast_enabled
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+
+def tensor(*shape, dtype=torch.float32):
+    return torch.ones(*shape, dtype=dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("run", "dtype"),
+    [
+        (lambda x: x @ x, torch.bfloat16),
+        (lambda x: torch.bmm(x[None], x[None]), torch.bfloat16),
+        (lambda x: functional.linear(x, x), torch.bfloat16),
+        (lambda x: torch.einsum("ij,jk->ik", x, x), torch.bfloat16),
+        (lambda x: x.bfloat16().pow(2), torch.float32),
+        (lambda x: x.bfloat16() ** 2, torch.float32),
+        (lambda x: functional.layer_norm(x.bfloat16(), (8,)), torch.float32),
+        (lambda x: x.bfloat16().softmax(-1), torch.float32),
+        (lambda x: x.bfloat16().sum(-1), torch.float32),
+        (lambda x: x.bfloat16().softmax(-1, dtype=torch.bfloat16), torch.bfloat16),
+        (lambda x: x.bfloat16() + x, torch.float32),
+        (lambda x: functional.silu(x.bfloat16()), torch.bfloat16),
+        (lambda x: x.long().sum(), torch.int64),
+    ],
+)
+def test_an_operation_runs_in_the_dtype_that_cudas_lists_give_it(run, dtype):
+    with Autocast(torch.bfloat16):
+        assert run(tensor(8, 8)).dtype == dtype
+
+
+def test_a_trained_weight_is_cast_once_and_its_copy_dropped_at_the_end():
+    layer = nn.Linear(8, 8, device="meta")
+    with Autocast(torch.bfloat16) as mode:
+        assert mode.lowered(layer.weight) is mode.lowered(layer.weight)
+        layer(tensor(4, 8))
+    assert not Autocast._weights
+
+
+def test_a_frozen_weight_is_cast_at_every_use():
+    layer = nn.Linear(8, 8, device="meta").requires_grad_(False)
+    with Autocast(torch.bfloat16) as mode:
+        assert mode.lowered(layer.weight) is not mode.lowered(layer.weight)
+
+
+def test_the_innermost_autocast_decides():
+    with Autocast(torch.bfloat16):
+        with Autocast(torch.bfloat16, enabled=False):
+            assert (tensor(8, 8) @ tensor(8, 8)).dtype == torch.float32
+            assert current() is None
+        assert (tensor(8, 8) @ tensor(8, 8)).dtype == torch.bfloat16
+
+
+def test_autocast_that_is_off_leaves_no_trace():
+    with autocast("meta", torch.bfloat16, enabled=False):
+        assert not Autocast.active
+    assert not is_autocast_enabled("meta")
+
+
+def test_gradients_of_cast_products_come_back_in_the_weights_dtype():
+    layer = nn.Linear(8, 8, device="meta")
+    with Autocast(torch.bfloat16):
+        loss = layer(tensor(4, 8)).sum()
+    loss.backward()
+    assert layer.weight.grad.dtype == torch.float32

@@ -1,0 +1,68 @@
+import io
+import json
+
+import pytest
+
+from validation.__main__ import main
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+REQUEST = {
+    "model": {
+        "config": {
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 300,
+        }
+    },
+    "method": {"name": "lora", "target_modules": ["q_proj"]},
+    "training": {"sequence_length": 48},
+}
+
+
+@pytest.fixture
+def told(tmp_path, capsys):
+    """What the command prints about the request."""
+
+    def run(*arguments):
+        path = tmp_path / "request.json"
+        path.write_text(json.dumps(REQUEST))
+        assert main(["trace", str(path), *arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_each_phase_shows_its_peak_and_the_components_at_it(told):
+    shown = told()
+    for text in ("forward: ", "backward: ", "optimizer_step: ", "base_weights", "activations", "optimizer_states"):
+        assert text in shown
+    assert "model.layers.0" not in shown.split("at model")[0]
+
+
+def test_the_largest_storages_are_rows_with_name_shape_and_dtype(told):
+    assert "model.embed_tokens.weight 300×64 bfloat16 base_weights" in told("--rows", "3")
+
+
+def test_the_json_is_the_whole_trace(told):
+    document = json.loads(told("--json"))
+    assert document["peak_allocated_bytes"] == max(document["phases"].values())
+    assert len(document["storages"]) == sum(event >= 0 for event in document["events"])
+    assert document["emulations"]
+
+
+def test_a_request_may_come_from_standard_input(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(REQUEST)))
+    assert main(["trace", "-"]) == 0
+    assert "peak" in capsys.readouterr().out
+
+
+def test_a_refused_request_ends_with_its_reason(tmp_path, capsys):
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({**REQUEST, "training": {"attention": "flash_attention_2", "padding": True}}))
+    assert main(["trace", str(path)]) == 2
+    assert "training.attention" in capsys.readouterr().err
