@@ -166,3 +166,26 @@ def _assembled_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | N
     if rest:
         tape.new(node.context, grad.dtype, "slice: zeros")
     return (whole if rest else None), (cut if part else None)
+
+
+def jittered_view(x: Tensor) -> Tensor:
+    """The same in place through a view, whose base's history is written anew (CopySlices, AsStridedBackward)."""
+    noise = x.tape.new(x.shape, x.dtype, "noise")
+    if x.node is None:
+        return Tensor(x.tape, x.storage, x.shape, x.dtype, None)
+    node = Node(x.tape, _jittered_view_back, (x,))
+    node.save(noise)
+    whole = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole,)))
+
+
+def _strided_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "view: gradient in its place"),)
+
+
+def _jittered_view_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    whole = grad.tape.new(grad.shape, grad.dtype, "slices: gradient")
+    cut = grad.tape.new(grad.shape, grad.dtype, "slice: gradient")
+    product = grad.tape.new(grad.shape, grad.dtype, "jitter: gradient")
+    del cut, product
+    return (whole,)

@@ -22,21 +22,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """A router and the experts that it chooses from: an MLP. `gate` and `experts` name their modules."""
+    """A router and the experts that it chooses from: an MLP.
+
+    `gate` and `experts` name their modules; `jitter`, what in the config says that the input is multiplied by noise;
+    `jitters_twice`, that the router does so again, to a view of it.
+    """
 
     router: Router = routers.softmax_first
     gate: str = "mlp.gate"
     experts: str = "mlp.experts"
+    jitter: str | None = None
+    jitters_twice: bool = False
     activate: Gate = gated
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
-        if context.config.get("router_jitter_noise"):
-            x = indexing.jittered(x)
-        hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        hidden_states = self._input(context, x)
         weights, indices, *_beside = self.router(context, modules[self.gate], hidden_states)
         hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         return ops.view(hidden_states, x.shape)
+
+    def _input(self, context: Context, x: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
+        jitters = bool(self.jitter and context.config[self.jitter])
+        if jitters:
+            x = indexing.jittered(x)
+        hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        return indexing.jittered_view(hidden_states) if jitters and self.jitters_twice else hidden_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +59,7 @@ class SharedFirst(Mixture):
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
-        hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        hidden_states = self._input(context, x)
         shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
         weights, indices, *_beside = self.router(context, modules[self.gate], hidden_states)
         expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
@@ -91,7 +103,10 @@ PROGRAMS = {
         layer=Sequential(mlp=_GRANITE, scaled=granite.multiplied),
         source="transformers/models/granitemoe/modeling_granitemoe.py",
     ),
-    "mixtral": Program(layer=Sequential(mlp=Mixture()), source="transformers/models/mixtral/modeling_mixtral.py"),
+    "mixtral": Program(
+        layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")),
+        source="transformers/models/mixtral/modeling_mixtral.py",
+    ),
     "olmoe": Program(
         layer=Sequential(attention=SelfAttention(project=_normed_and_clipped), mlp=_QWEN),
         source="transformers/models/olmoe/modeling_olmoe.py",

@@ -19,6 +19,7 @@ from calculator.step import (
     nemotron,
     olmo,
     phi,
+    phimoe,
     stablelm,
     starcoder2,
 )
@@ -42,6 +43,7 @@ PROGRAMS: dict[str, Program] = {
         nemotron,
         olmo,
         phi,
+        phimoe,
         stablelm,
         starcoder2,
     )
