@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError, Problem
 from calculator.module import Module
+from calculator.step.programs import program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +23,13 @@ def check(request: Request, model: Model) -> None:
     Raises:
         PlanError: with every reason found.
     """
-    problems = [*_kernels(request), *_positions(request, model), *_not_yet(request)]
+    problems = [*_kernels(request, model), *_positions(request, model), *_not_yet(request)]
     if problems:
         raise PlanError(*problems)
     request.method.check(model, request.training)
 
 
-def _kernels(request: Request) -> Iterator[Problem]:
+def _kernels(request: Request, model: Model) -> Iterator[Problem]:
     training = request.training
     if training.attention != "flash_attention_2":
         return
@@ -46,6 +47,9 @@ def _kernels(request: Request) -> Iterator[Problem]:
             msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16",
             input="flash_attention_2",
         )
+    refusal = program(model.model_type).refuses_flash(model.config)
+    if refusal:
+        yield Problem(loc=where, msg=refusal, input="flash_attention_2")
     if training.padding:
         yield Problem(
             loc=where,

@@ -189,3 +189,20 @@ def _jittered_view_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     product = grad.tape.new(grad.shape, grad.dtype, "jitter: gradient")
     del cut, product
     return (whole,)
+
+
+def clamped(x: Tensor, name: str, *, both: bool = True) -> Tensor:
+    """x.clamp(): x is saved. `both` says that it is kept from below too."""
+    node = Node(x.tape, _clamped_back, (x,), both) if x.node else None
+    if node is not None:
+        node.save(x)
+    return x.tape.new(x.shape, x.dtype, name, node=node)
+
+
+def _clamped_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    tape, sides = grad.tape, ("above the least", "below the most") if node.context else ("below the most",)
+    zero = tape.scratch((), grad.dtype, "clamp: zero")
+    within = [tape.scratch(grad.shape, "bool", f"clamp: {side}") for side in sides]
+    out = tape.new(grad.shape, grad.dtype, "clamp: gradient")
+    del zero, within
+    return (out,)

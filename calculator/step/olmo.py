@@ -32,10 +32,6 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
     return _bare_norm(hidden_states)
 
 
-def _late_cast_left(context: Context, hidden_states: Tensor) -> Tensor:
-    return norms.late_cast_rms_norm(context.outer("model.norm"), hidden_states)
-
-
 def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Three projections, clamped in place where the config says so."""
     states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
@@ -65,14 +61,14 @@ PROGRAMS = {
     "olmo2": Program(
         tables=_IN_FLOAT32,
         layer=_OLMO2,
-        leave=_late_cast_left,
+        leave=norms.late_cast_left,
         source="transformers/models/olmo2/modeling_olmo2.py",
     ),
     "olmo3": Program(
         tables=partial(rotary_tables_per_type, dtype="float32"),
         share=tables_of_type,
         layer=_OLMO2,
-        leave=_late_cast_left,
+        leave=norms.late_cast_left,
         masks=(masks.FULL, masks.SLIDING),
         source="transformers/models/olmo3/modeling_olmo3.py",
     ),

@@ -11,6 +11,7 @@ from calculator.step import operations as ops
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.config import Config
     from calculator.dtype import DType
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
@@ -76,6 +77,10 @@ def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
     return norms.rms_norm(context.outer("model.norm"), hidden_states)
 
 
+def accepted(_: Config) -> None:
+    """Nothing against it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A decoder's step. The defaults are llama's.
@@ -86,7 +91,7 @@ class Program:
     type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what follows the
     head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`: what runs where
     that is asked for. `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which
-    keeps them until the next has run. `source`: the file of transformers that the code follows.
+    keeps them until the next has run. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -101,3 +106,4 @@ class Program:
     masks: tuple[str, ...] = ()
     sdpa: str = "sdpa"
     returns_weights: bool = False
+    refuses_flash: Callable[[Config], str | None] = accepted

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from calculator.errors import refusal
 from calculator.step import (
     apertus,
+    bloom,
     cohere,
     deepseek,
     gemma,
     glm,
     gpt2,
     gpt_neox,
+    gpt_oss,
     granite,
     llama,
     mixture,
@@ -31,12 +33,14 @@ PROGRAMS: dict[str, Program] = {
     name: each
     for group in (
         apertus,
+        bloom,
         cohere,
         deepseek,
         gemma,
         glm,
         gpt2,
         gpt_neox,
+        gpt_oss,
         granite,
         llama,
         mixture,

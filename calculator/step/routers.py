@@ -46,7 +46,7 @@ def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Ten
 
 
 def softmax_last(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The k largest scores, and softmax over those (Granite's experts)."""
+    """The k largest scores in float32, and softmax over those (Granite's experts)."""
     router_logits = logits_of(context, gate, hidden_states)
     router_logits = ops.cast(router_logits, "float32", "logits in float32")
     top_k_logits, top_k_index = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
