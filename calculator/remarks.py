@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: How far peaks were from traced training steps (tests/calculator/test_traced_cases.py holds this sentence).
 ACCURACY = (
-    "Held against more than 300 training steps of the real modules, traced on PyTorch's meta device, every peak was right "
-    "to a millionth. No GPU has measured them yet."
+    "Held against more than 300 training steps of the real modules, traced on PyTorch's meta device, every peak was "
+    "right to a millionth. No GPU has measured them yet."
 )
 
 #: The versions that every figure speaks of.
@@ -82,6 +82,8 @@ def _before_2_14(request: Request, model: Model) -> list[str]:
     scores = 4 * int(heads) * training.micro_batch_size * training.sequence_length**2
     where = "three times over in the layer at work" if training.gradient_checkpointing else "in every layer"
     return [
-        "PyTorch before 2.14 computes float32 attention with grouped heads on its math kernel, which keeps the scores: "
-        f"{scores / 2**30:.2f} GiB {where}. These figures take 2.14's memory-efficient kernel."
+        (
+            "PyTorch before 2.14 computes float32 attention with grouped heads on its math kernel, which keeps the "
+            f"scores: {scores / 2**30:.2f} GiB {where}. These figures take 2.14's memory-efficient kernel."
+        )
     ]

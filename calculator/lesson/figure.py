@@ -28,7 +28,7 @@ class Figure:
         return self.low <= round(self.exact, self.decimals) <= self.high
 
 
-def figure(  # noqa: PLR0917  the table's columns, in its order
+def figure(
     section: str,
     claim: str,
     stated: float | tuple[float, float],

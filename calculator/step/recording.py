@@ -52,12 +52,33 @@ class Recording:
         self.tape = tape
         self.windows = windows
         self.live = _running(tape)
-        self.gained = _unreplaced([self._gain(window) for window in windows])
+        self.gained = _unreplaced(
+            [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
+        )
         self.growth = tuple(sum(born[4] * n for born, n in gained.items()) for gained in self.gained)
         self.dropped = tuple(self._drops())
 
     def _at(self, position: int) -> int:
         return self.live[position - 1] if position else 0
+
+    def _kept(self, window: Window) -> Counter[Born]:
+        """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
+
+        The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
+        too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
+        """
+        events, rows = self.tape.events, self.tape.rows
+        born = {event for event in events[window.start : window.end] if event >= 0}
+        freed = {~event for event in events[window.start : window.end] if event < 0}
+        before = {event for event in events[window.before : window.start] if event >= 0}
+        left = Counter(rows[event] for event in born - freed)
+        by_this = Counter(rows[event] for event in before & freed)
+        after = Counter(kind for _, kind in self._freed_between(window.start, window.end, window.end, self._until()))
+        return left - (by_this & after)
+
+    def _until(self) -> int:
+        """Where the backward pass through the repeated layers begins."""
+        return self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
 
     def _gain(self, window: Window) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
@@ -78,7 +99,7 @@ class Recording:
         (a prefix's gradients).
         """
         for window, gained in zip(self.windows[:1], self.gained, strict=False):
-            until = self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
+            until = self._until()
             here = Counter(born for _, born in self._freed_between(window.start, window.end, window.end, until))
             before = self._freed_between(window.before, window.start, window.end, until)
             left = here & Counter({born: count for born, count in gained.items() if count > 0})

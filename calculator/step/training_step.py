@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from calculator.answer import PhaseName
     from calculator.methods import Method
     from calculator.model import Model
-    from calculator.step.tape import Born
     from calculator.step.kernels import Kernels
+    from calculator.step.tape import Born
     from calculator.training import Training
 
 
