@@ -55,7 +55,7 @@ class Line:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--runs", type=int, default=15, help="timed runs of each estimate; their median counts (15)")
+    parser.add_argument("--runs", type=int, default=31, help="timed runs of each estimate; their median counts (31)")
     parser.add_argument("--traces", type=int, default=3, help="timed traces; their median counts (3, 0 for none)")
 
 

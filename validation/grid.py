@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-#: Cases that a worker traces before another takes its place, so that what a library keeps is given back.
+#: Cases that a worker traces before another takes its place, so that what libraries keep is given back.
 CASES_A_WORKER = 250
 
 
@@ -84,19 +84,17 @@ def _trace(cases: list[Case], journal: Journal, processes: int) -> None:
 
 
 def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-    if not cases:
-        return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        min(processes, len(cases)), context, initializer=quieten, max_tasks_per_child=CASES_A_WORKER
-    ) as pool:
-        waiting = {pool.submit(traced, case.request): case for case in cases}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Each case with its trace's result, as they come; workers are replaced now and then."""
+    for start in range(0, len(cases), CASES_A_WORKER * processes):
+        batch = cases[start : start + CASES_A_WORKER * processes]
+        with ProcessPoolExecutor(min(processes, len(batch)), get_context("spawn"), initializer=quieten) as pool:
+            waiting = {pool.submit(traced, case.request): case for case in batch}
+            try:
+                for done in as_completed(waiting):
+                    yield waiting[done], done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def traced(request: dict[str, Any]) -> dict[str, Any]:

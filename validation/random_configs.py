@@ -23,7 +23,7 @@ class Sizes:
     """From what the sizes of a model are drawn.
 
     `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
-    not; `share`: the hidden size for each head where the head's width is free. `width`: of an MLP, an expert, a latent.
+    not, `latent_head` of one that comes from a latent; `share`: the hidden size for each head where the head's width is free. `width`: of an MLP, an expert, a latent.
     `omitted`: how many of the optional fields are left to their defaults. `dropouts`: what a dropout may be; where
     there is none, it is always left out. `activations`: those to draw from; all, where there is none.
     """
@@ -36,6 +36,7 @@ class Sizes:
     share: Sequence[int]
     vocab: Sequence[int]
     experts: Sequence[int]
+    latent_head: Sequence[int]
     window: Sequence[int]
     width: Sequence[int]
     positions: Sequence[int]
@@ -54,6 +55,7 @@ TINY = Sizes(
     share=range(2, 10),
     vocab=range(4, 100),
     experts=range(4, 9, 2),
+    latent_head=range(1, 41),
     window=range(1, 10),
     width=range(1, 41),
     positions=range(5, 100),
@@ -69,6 +71,7 @@ MIDDLING = Sizes(
     share=range(24, 161),
     vocab=range(1_000, 160_000),
     experts=range(4, 17, 2),
+    latent_head=(32, 64, 96, 128, 128, 192),
     window=(16, 128, 500, 1024, 4096),
     width=range(64, 8_193),
     positions=(1024, 2048, 4096, 8192, 32_768),
@@ -148,6 +151,8 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "topk_group": lambda d: d.rng.randint(1, d.experts // 2),
     "first_k_dense_replace": lambda d: d.rng.randint(0, 3),
     "qk_rope_head_dim": lambda d: d.head,
+    "qk_nope_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
+    "v_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
     "q_lora_rank": lambda d: d.rng.choice([None, 7]),
     "sliding_window": lambda d: d.window,
     "use_sliding_window": lambda d: d.slides,
@@ -182,7 +187,7 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
 #: Sizes that are drawn with the model's; others are small numbers whatever its size.
 WIDTHS = {
     *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_ffn_dim"),
-    *("kv_lora_rank", "qk_nope_head_dim", "v_head_dim", "window_size"),
+    *("kv_lora_rank", "window_size"),
 }
 
 #: Fields whose default fits the class's default sizes only.
