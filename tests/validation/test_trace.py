@@ -155,3 +155,9 @@ def test_autocast_keeps_a_copy_of_each_trained_weight():
     assert len(copies) == 3 * 7
     assert "autocast" in cast.emulations[-1]
     assert not any("autocast" in told for told in plain.emulations)
+
+
+def test_a_checkpointed_layer_is_recomputed_under_autocast():
+    traced = trace(request({"name": "full"}, dtype="float32", autocast="bfloat16", gradient_checkpointing=True))
+    again = [s for s in traced.ledger.storages if s.moment == "recompute" and s.op == "aten._to_copy"]
+    assert {s.dtype for s in again if s.module.endswith("up_proj")} == {"bfloat16"}
