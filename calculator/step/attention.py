@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.dtype import ITEMSIZE
 from calculator.step import operations as ops
 from calculator.step.kernels import efficient, flash
 from calculator.step.math_attention import math_attention
@@ -87,13 +88,19 @@ def _padded(x: Tensor, name: str) -> Tensor:
 
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The memory-efficient kernel: with a mask it needs a bias and as many key/value heads as queries."""
-    if context.mask is None and (key.shape[1] == query.shape[1] or context.kernels.grouped_efficient):
-        return efficient(query, key, value, None)
-    if context.mask is None:
-        return math_attention(query, key, value)
-    key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
-    return efficient(query, key, value, _bias(query, key))
+    """The memory-efficient kernel where it takes the heads; with a mask, a bias and as many keys as queries."""
+    masked = context.mask is not None
+    if masked:
+        key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
+    grouped = key.shape[1] != query.shape[1]
+    if not _aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+        return math_attention(query, key, value, masked=masked, dropout=context.attention_dropout)
+    return efficient(query, key, value, _bias(query, key) if masked else None)
+
+
+def _aligned(query: Tensor, value: Tensor) -> bool:
+    """Whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
+    return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
 
 
 def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:

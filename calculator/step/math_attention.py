@@ -1,4 +1,7 @@
-"""SDPA's math kernel, which PyTorch before 2.14 takes for float32 inputs with grouped heads and no mask."""
+"""SDPA's math kernel: for head sizes that the others' alignment excludes, and before PyTorch 2.14 for grouped heads.
+
+The latter in float32 and without a mask.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +14,43 @@ if TYPE_CHECKING:
     from calculator.step.tape import Tensor
 
 
-def math_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention written out in C++, with a causal mask, grouped heads repeated, and a softmax safe for masked rows.
+def math_attention(query: Tensor, key: Tensor, value: Tensor, *, masked: bool = False, dropout: float = 0.0) -> Tensor:
+    """Attention written out in C++, in float32: a causal mask or one's own, grouped heads repeated, a safe softmax.
 
     Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
-    tape, (batch, heads, length, _) = query.tape, query.shape
-    width = key.shape[2]
+    dtype, (batch, heads, length, _) = query.dtype, query.shape
+    merged = key.merged
+    query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
     query = ops.scale(query, "query, scaled")
+    mask = _additive(query, key.shape[2], batch if masked else None)
+    if key.shape[1] != heads:
+        key, value, merged = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated"), True
+    scores = (batch, heads, length, key.shape[2])
+    query_rows = _mergeable(query, "query, contiguous")
+    key_rows = ops.scale(key, "key, scaled")
+    key_rows.merged = merged
+    attn = ops.batched(query_rows, _mergeable(key_rows, "key, contiguous"), scores, "scores")
+    del query_rows, key_rows
+    attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
+    del mask
+    out = ops.batched(
+        attn, _mergeable(value, "value, contiguous"), (*query.shape[:-1], value.shape[-1]), "attention output"
+    )
+    return ops.cast(out, dtype, "attention output, cast back")
+
+
+def _additive(query: Tensor, width: int, batch: int | None) -> Tensor:
+    """0 or minus infinity: a causal mask, or one of its own for each sequence of a batch."""
+    tape, length = query.tape, query.shape[2]
+    if batch is not None:
+        return tape.new((batch, length, width), query.dtype, "mask, additive")
     ones = tape.new((length, width), "bool", "causal mask, ones")
     lower = tape.new((length, width), "bool", "causal mask")
     del ones
-    mask = tape.new((length, width), query.dtype, "causal mask, additive")
+    additive = tape.new((length, width), query.dtype, "causal mask, additive")
     del lower
-    key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
-    scores = (batch, heads, length, width)
-    query_rows = _mergeable(query, "query, contiguous")
-    attn = ops.batched(query_rows, ops.scale(key, "key, scaled"), scores, "scores")
-    del query_rows
-    attn = _safe_softmax(attn)
-    del mask
-    return ops.batched(attn, value, (*query.shape[:-1], value.shape[-1]), "attention output")
+    return additive
 
 
 def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
