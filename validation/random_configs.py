@@ -23,9 +23,10 @@ class Sizes:
     """From what the sizes of a model are drawn.
 
     `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
-    not, `latent_head` of one that comes from a latent; `share`: the hidden size for each head where the head's width is free. `width`: of an MLP, an expert, a latent.
-    `omitted`: how many of the optional fields are left to their defaults. `dropouts`: what a dropout may be; where
-    there is none, it is always left out. `activations`: those to draw from; all, where there is none.
+    not, `latent_head` of one that comes from a latent. `share`: the hidden size for each head where the head's width is
+    free. `width`: of an MLP, an expert, a latent. `omitted`: how many of the optional fields are left to their
+    defaults. `dropouts`: what a dropout may be; where there is none, it is always left out. `activations`: those to
+    draw from; all, where there is none.
     """
 
     layers: Sequence[int]
