@@ -33,7 +33,7 @@ def sliding_differs(context: Context) -> bool:
 
 def _needed(context: Context, kind: str) -> bool:
     """Whether sdpa needs the mask as a tensor."""
-    if context.training.padding or context.past:
+    if context.training.padding or context.past or context.program.always_masked:
         return True
     window = context.config.get("sliding_window")
     keys = context.training.sequence_length + context.method.virtual_tokens

@@ -85,13 +85,15 @@ def accepted(_: Config) -> None:
 class Program:
     """A decoder's step. The defaults are llama's.
 
-    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `enters_alone`: whether that takes the word
-    embeddings' name, which lets them go. `tables`: what all layers
-    share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an attention
-    type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what follows the
-    head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`: what runs where
-    that is asked for. `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which
-    keeps them until the next has run. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `source`: the file of transformers that the code follows.
+    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `enters_alone`: whether
+    that takes the word embeddings' name, which lets them go. `tables`: what all layers share of positions; tensors that
+    a checkpointed layer is given keep it alive. `share`: which of them an attention type gets. `layer`: one layer.
+    `leave`: the last layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types
+    whose masks are made even where no layer is of that type. `sdpa`: what runs where that is asked for.
+    `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until the
+    next has run. `always_masked`: whether a mask is made where the kernel would need none. `refuses_flash`: why
+    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a first
+    version only; its eager attention is refused. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -106,4 +108,6 @@ class Program:
     masks: tuple[str, ...] = ()
     sdpa: str = "sdpa"
     returns_weights: bool = False
+    always_masked: bool = False
+    approximate: str = ""
     refuses_flash: Callable[[Config], str | None] = accepted
