@@ -100,6 +100,10 @@ class Context:
         """A module outside the layers, by its name."""
         return self.bind(next(p for p in self.model.parts if isinstance(p, Module) and p.name == name))
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a module outside the layers."""
+        return any(isinstance(part, Module) and part.name == name for part in self.model.parts)
+
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
         self.position, self.mask, self.masks, self.during_layers, self.returned = (), None, {}, [], None
