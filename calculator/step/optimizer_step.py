@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from calculator.state import Stored
 from calculator.step import adafactor
+from calculator.step.operations import promoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,8 +48,11 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
 
 def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
     """A norm for each gradient, the norms stacked, and theirs (torch/nn/utils/clip_grad.py, foreach)."""
+    if not trained:
+        return ()
     count = sum(tensor.count for tensor in trained)
-    norm = Stored(name="gradient norm", shape=(), dtype="float32", component="workspace", count=count)
-    stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype="float32", component="workspace")
-    total = Stored(name="total norm", shape=(), dtype="float32", component="workspace")
-    return (norm, stacked, total) if trained else ()
+    dtype = reduce(promoted, (tensor.dtype for tensor in trained))
+    norm = Stored(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
+    stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
+    total = Stored(name="total norm", shape=(), dtype=dtype, component="workspace")
+    return norm, stacked, total
