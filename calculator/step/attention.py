@@ -6,6 +6,7 @@ query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.dtype import ITEMSIZE
@@ -16,6 +17,7 @@ from calculator.step.math_attention import math_attention
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.dtype import DType
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
@@ -144,26 +146,51 @@ def eager(
     """
     key_states = repeated(query, key, "key, repeated")
     value_states = repeated(query, value, "value, repeated")
-    batch, heads, length, _ = query.shape
-    width = key_states.shape[2]
-    scores = (batch, heads, length, width)
-    attn_weights = ops.scale(
-        ops.batched(mergeable(query, "query, contiguous"), mergeable(key_states, "key, contiguous"), scores, "scores"),
-        "scores, scaled",
-    )
+    attn_weights = partial(_scores, context, query, key_states, capped=capped)
+    return weighted(context, probabilities(attn_weights(), query.dtype, upcast=upcast), value_states)
+
+
+def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Tensor:
+    attn_weights = ops.scale(scores(query, key), "scores, scaled")
     if capped:
         attn_weights = ops.scale(attn_weights, "scores / cap")
         attn_weights = ops.unary(attn_weights, "tanh", saves="result")
         attn_weights = ops.scale(attn_weights, "scores, capped")
-    if context.mask is not None:
-        attn_weights = ops.add(attn_weights, context.mask, "scores + mask")
-    softmax = ops.softmax(attn_weights, "float32" if upcast else attn_weights.dtype)
-    attn_weights = ops.cast(softmax, query.dtype, "probabilities")
-    del softmax
+    return masked(context, attn_weights)
+
+
+def scores(query: Tensor, key: Tensor) -> Tensor:
+    """Every query's product with every key: (batch, heads, sequence, sequence)."""
+    query, key = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
+    return ops.batched(query, key, (*query.shape[:3], key.shape[2]), "scores")
+
+
+def masked(context: Context, x: Tensor) -> Tensor:
+    """Scores and the mask, where there is one."""
+    return x if context.mask is None else ops.add(x, context.mask, "scores + mask")
+
+
+def probabilities(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
+    """Scores through softmax in float32, or in their own dtype, and cast while they are still there."""
+    return ops.cast(ops.softmax(x, "float32" if upcast else x.dtype), dtype, "probabilities")
+
+
+def scores_in_float32(query: Tensor, key: Tensor) -> Tensor:
+    """The same of queries and keys that are cast for it."""
+    return scores(ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32"))
+
+
+def weighted(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+    """Values weighted by probabilities, of which some are dropped first: (batch, heads, sequence, head_dim)."""
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    return applied(context, attn_weights, value)
+
+
+def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+    """Values weighted by probabilities, which the layer's code holds."""
     context.attn_weights = attn_weights
-    value_states = mergeable(value_states, "value, contiguous")
-    out = ops.batched(attn_weights, value_states, (batch, heads, length, value.shape[-1]), "attention output")
+    shape = (*attn_weights.shape[:3], value.shape[3])
+    out = ops.batched(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
     return ops.contiguous(out, "attention output, transposed")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step import attention, learned, mlp, norms
 from calculator.step import operations as ops
+from calculator.step.decoder_layer import adapted
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
@@ -25,20 +26,18 @@ def layer(project: Projection, context: Context, modules: LayerModules, hidden_s
     """One block: (batch, sequence, hidden_size) to the same. The attention's output lives until the block is left."""
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
-    attn_output = _attention(project, context, modules, hidden_states)
-    attn_output = context.method.after(context, modules, "attention", attn_output)
+    attn_output = adapted(context, modules, "attention", partial(_attention, project), hidden_states)
     hidden_states = ops.add(attn_output, residual, "residual after attention")
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
-    feed_forward_hidden_states = _MLP(context, modules, hidden_states)
-    feed_forward_hidden_states = context.method.after(context, modules, "mlp", feed_forward_hidden_states)
+    feed_forward_hidden_states = adapted(context, modules, "mlp", _MLP, hidden_states)
     return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
 
 
 def _attention(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     query_states, key_states, value_states = project(context, modules, hidden_states)
     key_states, value_states = context.cached(key_states, value_states)
-    attn_output = attention.attend(context, query_states, key_states, value_states, written_out(context))
+    attn_output = attention.attend(context, query_states, key_states, value_states, _written_out(context))
     attn_output = modules["attn.c_proj"](attn_output)
     return ops.dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
 
@@ -52,31 +51,54 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
     return [ops.view(part, (part.shape[0], heads, part.shape[1], head_dim)) for part in parts]
 
 
-def written_out(context: Context) -> attention.WrittenOut:
+def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
+    """Queries, one key and one value for all heads, or each head's query, key and value side by side (GPT-BigCode)."""
+    fused = modules["attn.c_attn"](hidden_states)
+    context.scoped(f"{modules.prefix}attn: ")
+    (batch, length, hidden), heads = hidden_states.shape, context.config["num_attention_heads"]
+    head_dim = context.config["head_dim"]
+    if not context.config["multi_query"]:
+        return ops.split(ops.view(fused, (batch, heads, length, 3 * head_dim)), [(batch, heads, length, head_dim)] * 3)
+    one = (batch, 1, length)
+    query, key, value = ops.split(ops.view(fused, (*one, fused.shape[2])), [(*one, hidden), *[(*one, head_dim)] * 2])
+    return [ops.view(query, (batch, heads, length, head_dim)), key, value]
+
+
+def _written_out(context: Context) -> attention.WrittenOut | None:
     """The softmax is in the scores' dtype, unless scores are upcast before they are made."""
-    if context.config["reorder_and_upcast_attn"]:
-        return _upcast_and_reordered
-    return partial(attention.eager, upcast=False)
+    if "reorder_and_upcast_attn" not in context.config:
+        return None
+    return _upcast_and_reordered if context.config["reorder_and_upcast_attn"] else _not_upcast
+
+
+_not_upcast = partial(attention.eager, upcast=False)
 
 
 def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scores in float32 throughout, by baddbmm into an empty tensor."""
-    tape, (batch, heads, length, _) = query.tape, query.shape
-    scores = (batch, heads, length, key.shape[2])
-    attn_weights = tape.new(scores, "float32", "scores, empty")
+    probabilities = ops.softmax(attention.masked(context, _upcast_scores(query, key)), "float32")
+    probabilities = ops.cast(probabilities, value.dtype, "probabilities")
+    return attention.weighted(context, probabilities, value)
+
+
+def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Scores in float32, by baddbmm into an empty tensor, from queries and keys that are cast after they are copied."""
+    scores = (*query.shape[:3], key.shape[2])
+    empty = query.tape.new(scores, "float32", "scores, empty")
     q, k = attention.mergeable(query, "query, contiguous"), attention.mergeable(key, "key, contiguous")
-    attn_weights = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
-    if context.mask is not None:
-        attn_weights = ops.add(attn_weights, context.mask, "scores + mask")
-    attn_weights = ops.softmax(attn_weights, "float32")
-    attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
-    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
-    context.attn_weights = attn_weights
-    out = ops.batched(attn_weights, attention.mergeable(value, "value, contiguous"), query.shape, "attention output")
-    return ops.contiguous(out, "attention output, transposed")
+    out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
+    del empty
+    return out
 
 
 PROGRAMS = {
+    "gpt_bigcode": Program(
+        layer=partial(layer, _split_one_key),
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=partial(learned.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
+        tables=learned.positions,
+        leave=partial(norms.left, name="transformer.ln_f"),
+        source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
+    ),
     "gpt2": Program(
         layer=partial(layer, _split),
         embeddings=partial(looked_up, name="transformer.wte"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step import attention, mlp, norms, rotary
 from calculator.step import operations as ops
+from calculator.step.decoder_layer import adapted
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """One block: (batch, sequence, hidden_size) to the same."""
-    attn_output = _attention(context, modules, norms.layer_norm(modules["input_layernorm"], hidden_states))
-    attn_output = context.method.after(context, modules, "attention", attn_output)
+    normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
+    attn_output = adapted(context, modules, "attention", _attention, normed)
+    del normed
     attn_output = ops.dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
     if context.config["use_parallel_residual"]:
         mlp_output = _mlp(context, modules, hidden_states)
@@ -31,8 +33,9 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    mlp_output = _MLP(context, modules, norms.layer_norm(modules["post_attention_layernorm"], hidden_states))
-    mlp_output = context.method.after(context, modules, "mlp", mlp_output)
+    normed = norms.layer_norm(modules["post_attention_layernorm"], hidden_states)
+    mlp_output = adapted(context, modules, "mlp", _MLP, normed)
+    del normed
     return ops.dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
 
 

@@ -48,18 +48,11 @@ def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, val
     probs = ops.softmax(combined_logits, combined_logits.dtype)
     kept = ops.narrow(probs, scores)
     attn_weights = ops.dropout(kept, context.attention_dropout, "probabilities, dropped")
-    attn_weights = ops.cast(attn_weights, value_states.dtype, "probabilities")
-    context.attn_weights = attn_weights
-    value_states = attention.mergeable(value_states, "value, contiguous")
-    out = ops.batched(attn_weights, value_states, query.shape, "attention output")
-    return ops.contiguous(out, "attention output, transposed")
+    return attention.applied(context, attn_weights, value_states)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
-    shape = (*query.shape[:3], key.shape[2])
-    query, key = attention.mergeable(query, "query, contiguous"), attention.mergeable(key, "key, contiguous")
-    scores = ops.scale(ops.batched(query, key, shape, "scores"), "scores, scaled")
-    return scores if context.mask is None else ops.add(scores, context.mask, "scores + mask")
+    return attention.masked(context, ops.scale(attention.scores(query, key), "scores, scaled"))
 
 
 def _less_the_largest(x: Tensor) -> Tensor:

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from calculator.step.tape import Tensor
 
 
-def enter(context: Context, inputs_embeds: Tensor, table: str, dropout: str) -> Tensor:
-    """inputs_embeds + positions, dropped. The position embeddings live as long as the decoder's own code runs."""
+def enter(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *, given: bool = True) -> Tensor:
+    """inputs_embeds + positions, dropped. The position embeddings live as long as the decoder's own code runs.
+
+    `given` says that the layers are given the position_ids.
+    """
     position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
-    context.position = (position_ids,)
     position_embeds = looked_up(context, position_ids, table)
-    context.during_layers.append(position_embeds)
+    context.position = (position_ids,) if given else ()
+    context.during_layers += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
     return ops.dropout(hidden_states, context.config[dropout], "words + positions, dropped")
 

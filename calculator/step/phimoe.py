@@ -44,8 +44,9 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
     best_number = tape.new(one, "int64", "best expert")
     midpoint = tape.new(one, scores.dtype, "midpoint")
     node = Node(tape, _drawn_back, (scores,)) if scores.node else None
-    for saved in (weight, selected, masked_gates, mask) if node is not None else ():
-        node.save(saved)
+    if node is not None:
+        for saved in (weight, selected, masked_gates, mask):
+            node.save(saved)
     return tape.new(one, scores.dtype, "weight", node=node), selected, factor, best, best_number, midpoint
 
 
