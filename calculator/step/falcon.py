@@ -1,4 +1,4 @@
-"""Falcon, a first version: fused queries, keys and values, attention and MLP side by side (7B, 40B) or in sequence (RW, with ALiBi)."""
+"""Falcon, a first version: fused projections, attention and MLP side by side (7B, 40B) or in sequence (RW, ALiBi)."""
 
 from __future__ import annotations
 

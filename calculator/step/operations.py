@@ -110,7 +110,9 @@ def narrow(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(node.context, grad.dtype, "slice: gradient"),)
+    out = grad.tape.new(node.context, grad.dtype, "slice: gradient")
+    out.merged = True
+    return (out,)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

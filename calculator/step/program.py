@@ -92,8 +92,8 @@ class Program:
     whose masks are made even where no layer is of that type. `sdpa`: what runs where that is asked for.
     `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until the
     next has run. `always_masked`: whether a mask is made where the kernel would need none. `refuses_flash`: why
-    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a first
-    version only; its eager attention is refused. `source`: the file of transformers that the code follows.
+    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a
+    first version only; its eager attention is refused. `source`: the file of transformers that the code follows.
     """
 
     source: str

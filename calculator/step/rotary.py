@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.step import operations as ops
-from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
+    from calculator.step.tape import Tape, Tensor
 
 
 def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DType) -> tuple[Tensor, Tensor]:
