@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.step.context import Context, LayerModules
+    from calculator.step.mlp import Sublayer
     from calculator.step.tape import Tensor
 
     #: Queries, keys and values of a layer's normed input.
@@ -22,16 +24,23 @@ if TYPE_CHECKING:
 _MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
 
 
-def layer(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same. The attention's output lives until the block is left."""
-    residual = hidden_states
-    hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
-    attn_output = adapted(context, modules, "attention", partial(_attention, project), hidden_states)
-    hidden_states = ops.add(attn_output, residual, "residual after attention")
-    residual = hidden_states
-    hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
-    feed_forward_hidden_states = adapted(context, modules, "mlp", _MLP, hidden_states)
-    return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """GPT-2's block, whose attention's output lives until the block is left."""
+
+    attention: Sublayer
+    mlp: Sublayer
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        residual = hidden_states
+        hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
+        attn_output = adapted(context, modules, "attention", self.attention, hidden_states)
+        hidden_states = ops.add(attn_output, residual, "residual after attention")
+        residual = hidden_states
+        hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
+        feed_forward_hidden_states = adapted(context, modules, "mlp", self.mlp, hidden_states)
+        return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
 
 
 def _attention(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -92,7 +101,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
 
 PROGRAMS = {
     "gpt_bigcode": Program(
-        layer=partial(layer, _split_one_key),
+        layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=partial(learned.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
         tables=learned.positions,
@@ -100,7 +109,7 @@ PROGRAMS = {
         source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
     ),
     "gpt2": Program(
-        layer=partial(layer, _split),
+        layer=Block(attention=partial(_attention, _split), mlp=_MLP),
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=partial(learned.enter, table="transformer.wpe", dropout="embd_pdrop"),
         tables=learned.positions,

@@ -1,0 +1,56 @@
+"""GPT-Neo: learned positions, and scores in float32 through each layer's own causal mask, a buffer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.step import attention, learned, mlp, norms
+from calculator.step import operations as ops
+from calculator.step.decoder_layer import dropped
+from calculator.step.gpt2 import Block
+from calculator.step.program import Program, looked_up
+from calculator.step.self_attention import heads
+from calculator.step.tape import Tensor
+
+if TYPE_CHECKING:
+    from calculator.step.context import Context, LayerModules
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
+    context.scoped(f"{modules.prefix}attn: ")
+    query, key, value = (heads(context, x, context.config["num_attention_heads"]) for x in projections)
+    del projections
+    key, value = context.cached(key, value)
+    attn_output = attention.attend(context, query, key, value, _in_float32)
+    if context.attention == "flash_attention_2":
+        context.attn_weights = attn_output
+    attn_output = modules["attn.attention.out_proj"](attn_output)
+    return dropped(context, "resid_dropout", attn_output)
+
+
+def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
+    smallest = query.tape.new((), "float32", "smallest number")
+    causal = Tensor(query.tape, None, (1, 1, query.shape[2], key.shape[2]), "bool", None)
+    attn_weights = ops.where(causal, attention.scores(query, key), smallest, "scores, causal")
+    attn_weights = attention.masked(context, attn_weights)
+    attn_weights = ops.softmax(attn_weights, "float32")
+    attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
+    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    return attention.applied(context, attn_weights, value)
+
+
+PROGRAMS = {
+    "gpt_neo": Program(
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=partial(learned.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
+        tables=learned.positions,
+        layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
+        leave=partial(norms.left, name="transformer.ln_f"),
+        sdpa="eager",
+        returns_weights=True,
+        source="transformers/models/gpt_neo/modeling_gpt_neo.py",
+    ),
+}
