@@ -66,9 +66,9 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
 
 
 def _additive(context: Context, kind: str) -> Tensor:
-    """The same in the hidden states' dtype, 0 or the smallest number."""
+    """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
     boolean = _boolean(context, kind)
     shape = (context.batch, 1, context.length, context.length + context.past)
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
-    return mask
+    return context.tape.new(shape, "bool", "boolean again") if context.program.boolean_masks else mask

@@ -90,10 +90,11 @@ class Program:
     a checkpointed layer is given keep it alive. `share`: which of them an attention type gets. `layer`: one layer.
     `leave`: the last layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types
     whose masks are made even where no layer is of that type. `sdpa`: what runs where that is asked for.
-    `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until the
-    next has run. `always_masked`: whether a mask is made where the kernel would need none. `refuses_flash`: why
-    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a
-    first version only; its eager attention is refused. `source`: the file of transformers that the code follows.
+    `boolean_masks`: whether eager masks are made boolean again. `returns_weights`: whether a layer hands the
+    attention's weights to the decoder's code, which keeps them until the next has run. `always_masked`: whether a
+    mask is made where the kernel would need none. `refuses_flash`: why flash_attention_2 cannot be asked for, if
+    so. `approximate`: how far traced steps were off, where a family is a first version only; its eager attention is
+    refused. `source`: the file of transformers that the code follows.
     """
 
     source: str
@@ -107,6 +108,7 @@ class Program:
     logits: Callable[[Context, Tensor], Tensor] = unchanged
     masks: tuple[str, ...] = ()
     sdpa: str = "sdpa"
+    boolean_masks: bool = False
     returns_weights: bool = False
     always_masked: bool = False
     approximate: str = ""
