@@ -20,16 +20,14 @@ def math_attention(query: Tensor, key: Tensor, value: Tensor, *, masked: bool = 
     Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
-    merged = key.merged
     query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
     query = ops.scale(query, "query, scaled")
     mask = _additive(query, key.shape[2], batch if masked else None)
     if key.shape[1] != heads:
-        key, value, merged = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated"), True
+        key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
     scores = (batch, heads, length, key.shape[2])
     query_rows = _mergeable(query, "query, contiguous")
     key_rows = ops.scale(key, "key, scaled")
-    key_rows.merged = merged
     attn = ops.batched(query_rows, _mergeable(key_rows, "key, contiguous"), scores, "scores")
     del query_rows, key_rows
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")

@@ -45,8 +45,9 @@ def offset_rms_norm(norm: Bound, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     output = _normalised(ops.cast(x, "float32", "input in float32"))
-    weight = ops.cast(norm.own["weight"], "float32", "weight in float32")
-    output = ops.mul(output, ops.shift(weight, "1 + weight"), "scaled")
+    output = ops.mul(
+        output, ops.shift(ops.cast(norm.own["weight"], "float32", "weight in float32"), "1 + weight"), "scaled"
+    )
     return ops.cast(output, x.dtype, "output")
 
 

@@ -132,7 +132,9 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x,), x.dtype) if x.node else None
-    return x.tape.new(x.shape, dtype, name, node=node)
+    out = x.tape.new(x.shape, dtype, name, node=node)
+    out.merged = x.merged
+    return out
 
 
 def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -174,6 +176,12 @@ def add(a: Tensor, b: Tensor, name: str) -> Tensor:
 
 def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
+
+
+def add_in_place(a: Tensor, b: Tensor) -> Tensor:
+    """`a += b` of one shape and dtype: nothing is made, and both inputs get the same gradient."""
+    node = Node(a.tape, _add_back, (a, b)) if a.node or b.node else None
+    return Tensor(a.tape, a.storage, a.shape, a.dtype, node)
 
 
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
@@ -228,7 +236,9 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def scale(x: Tensor, name: str) -> Tensor:
     """X times (or plus, or over) a number."""
     node = Node(x.tape, _scale_back, (x,)) if x.node else None
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out.merged = x.merged
+    return out
 
 
 def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
