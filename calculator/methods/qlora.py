@@ -57,12 +57,13 @@ class QLoRA(LowRank, Method):
         return "float32" if self.prepare_model_for_kbit_training else training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
-        """The code book of nested constants, which bitsandbytes keeps once beside each matrix's own copy.
+        """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
 
         Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
         """
         code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
-        return (code,) if self.double_quant else ()
+        converts = any(self._converted(path, module, model) for path, module in model.paths())
+        return (code,) if self.double_quant and converts else ()
 
     def _quantization(self, training: Training) -> Quantization:
         return Quantization(

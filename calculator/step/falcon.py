@@ -30,6 +30,8 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
         del dropped
         mlp_norm = norms.layer_norm(modules["post_attention_layernorm"], residual)
     mlp_output = context.method.after(context, modules, "mlp", _MLP(context, modules, mlp_norm))
+    if "post_attention_layernorm" not in modules:
+        mlp_output = ops.add_in_place(mlp_output, attention_output)
     context.scoped(f"{modules.prefix}mlp: ")
     mlp_output = ops.dropout(mlp_output, context.config["hidden_dropout"], "dropped")
     return ops.add(residual, mlp_output, "residual after MLP")
@@ -69,7 +71,7 @@ PROGRAMS = {
         tables=rotary_tables,
         leave=partial(norms.left, name="transformer.ln_f"),
         always_masked=True,
-        approximate="traced steps of four layers needed up to 6 % more than this",
+        approximate="with ALiBi, traced steps of four layers needed up to 4 % more; with rotary positions, none did",
         source="transformers/models/falcon/modeling_falcon.py",
     ),
 }

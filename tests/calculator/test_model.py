@@ -72,7 +72,7 @@ def test_tied_heads_are_counted_once_and_not_listed():
 def test_layers_of_several_kinds_stand_in_their_order():
     window = {"sliding_window": 8, "sliding_window_pattern": 2, "num_key_value_heads": 4, "pad_token_id": 0}
     stack = _stack(model_from_config({"model_type": "cohere2", **TINY, **window}))
-    assert [layer.kind for layer in stack.layers] == ["sliding_attention", "full_attention", "sliding_attention"]
+    assert [layer.kind for layer in stack.layers] == ["sliding_attention", "full_attention+nope", "sliding_attention"]
 
 
 def test_distinct_layers_are_counted():
