@@ -11,6 +11,7 @@ from calculator.step.autograd import Node
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
+    from calculator.config import Config
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
 
@@ -29,7 +30,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
-    query_layer, key_layer, value_layer = _heads(context, modules, hidden_states)
+    query_layer, key_layer, value_layer, _fused_qkv = _heads(context, modules, hidden_states)
     key_layer, value_layer = context.cached(key_layer, value_layer)
     query_layer = _rows(query_layer, "query, contiguous")
     key_layer = _rows(key_layer, "key, contiguous")
@@ -46,14 +47,17 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
     return _dropped_and_added(context, output_tensor, residual, "residual after attention")
 
 
-def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each head's query, key and value lie side by side; each is picked by itself, which its gradient pays for."""
+def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each head's query, key and value lie side by side; each is picked by itself, which its gradient pays for.
+
+    The whole stays under its own name.
+    """
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
     context.scoped(f"{modules.prefix}self_attention: ")
     batch, length, _ = hidden_states.shape
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
     fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
-    return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head)
+    return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), fused_qkv
 
 
 def _rows(x: Tensor, name: str) -> Tensor:
@@ -139,6 +143,10 @@ def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     return (ops.cast(repeated, hidden_states.dtype, "bias"),)
 
 
+def _refused(_: Config) -> str:
+    return "transformers has no FlashAttention 2 for BLOOM: take sdpa, which comes to eager"
+
+
 PROGRAMS = {
     "bloom": Program(
         layer=layer,
@@ -148,6 +156,7 @@ PROGRAMS = {
         leave=partial(norms.left, name="transformer.ln_f"),
         sdpa="eager",
         returns_weights=True,
+        refuses_flash=_refused,
         source="transformers/models/bloom/modeling_bloom.py",
     ),
 }

@@ -58,15 +58,17 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = program.enter(context, inputs_embeds)
-    if program.enters_alone:
-        inputs_embeds = hidden_states
+    kept = {"words": inputs_embeds, "input": hidden_states}.get(program.keeps)
+    del inputs_embeds
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
     for place in range(len(context.repetition.numbers)):
         hidden_states = marked(hidden_states, f"layer {place}")
         hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
-    return program.leave(context, hidden_states)
+    hidden_states = program.leave(context, hidden_states)
+    del kept
+    return hidden_states
 
 
 def marked(x: Tensor, label: str) -> Tensor:

@@ -32,7 +32,7 @@ def scaled_logits(context: Context, logits: Tensor) -> Tensor:
 PROGRAMS = {
     "granite": Program(
         enter=_embeddings,
-        enters_alone=True,
+        keeps="input",
         layer=Sequential(scaled=multiplied),
         logits=scaled_logits,
         source="transformers/models/granite/modeling_granite.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import attention, indexing, mlp, norms
+from calculator.step import attention, indexing, norms
 from calculator.step import operations as ops
 from calculator.step.activation import activation
 from calculator.step.decoder_layer import adapted
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from calculator.config import Config
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
-
-
-def _gelu(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  as every such hook
-    return activation("gelu")(x)
-
-
-_MLP = mlp.plain("ffn.up_proj", "ffn.down_proj", act=_gelu)
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -40,7 +33,10 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 
 def _with_residual(context: Context, modules: LayerModules, x: Tensor, residual: Tensor) -> Tensor:
-    intermediate_output = _MLP(context, modules, x)
+    x = modules["ffn.up_proj"](x)
+    context.scoped(f"{modules.prefix}ffn: ")
+    x = activation("gelu")(x)
+    intermediate_output = modules["ffn.down_proj"](x)
     context.scoped(f"{modules.prefix}ffn: ")
     output = ops.dropout(intermediate_output, context.attention_dropout, "MLP, dropped")
     return ops.add(output, residual, "residual after MLP")

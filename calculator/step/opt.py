@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.step import attention, norms
 from calculator.step import operations as ops
 from calculator.step.activation import activation
+from calculator.step.decoder_layer import adapted
 from calculator.step.program import Program, looked_up
 from calculator.step.self_attention import heads
 
@@ -20,25 +21,35 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     before = context.config["do_layer_norm_before"]
     residual = hidden_states
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=before)
-    hidden_states = _attention(context, modules, hidden_states)
-    hidden_states = context.method.after(context, modules, "attention", hidden_states)
+    hidden_states = adapted(context, modules, "attention", _attention, hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "attention, dropped")
     hidden_states = ops.add(residual, hidden_states, "residual after attention")
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=not before)
+    batch, length, hidden = hidden_states.shape
+    hidden_states = ops.view(hidden_states, (batch * length, hidden))
     residual = hidden_states
     hidden_states = _normed(modules, "final_layer_norm", hidden_states, here=before)
     hidden_states = modules["fc1"](hidden_states)
     context.scoped(f"{modules.prefix}mlp: ")
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
-    hidden_states = modules["fc2"](hidden_states)
-    hidden_states = context.method.after(context, modules, "mlp", hidden_states)
+    hidden_states = adapted(context, modules, "mlp", _fc2, hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
-    hidden_states = ops.add(residual, hidden_states, "residual after MLP")
+    hidden_states = ops.view(ops.add(residual, hidden_states, "residual after MLP"), (batch, length, hidden))
     return _normed(modules, "final_layer_norm", hidden_states, here=not before)
 
 
+def _fc2(_: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    return modules["fc2"](x)
+
+
 def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tensor:
-    return norms.layer_norm(modules[name], x) if here else x
+    """LayerNorm, which may have no parameters."""
+    if not here:
+        return x
+    if name in modules:
+        return norms.layer_norm(modules[name], x)
+    x.tape.scope = f"{modules.prefix}{name}: "
+    return norms.layer_normed(x, None, None)
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -55,13 +66,16 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Words, brought to the layers' width where that is another, + positions."""
-    positions = context.tape.new(inputs_embeds.shape[:2], "int64", "position_ids")
-    context.position = (positions,)
-    pos_embeds = looked_up(context, positions, "model.decoder.embed_positions")
-    context.during_layers.append(pos_embeds)
+    """Words, brought to the layers' width where that is another, + positions, which are counted from the mask."""
+    context.scoped("model.decoder.")
+    tape, shape = context.tape, inputs_embeds.shape[:2]
+    counted = [] if context.training.padding else [tape.new(shape, "float32", "mask of ones")]
+    position_ids = tape.new(shape, "int64", "position_ids")
+    context.position = (position_ids,)
+    pos_embeds = looked_up(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
     if context.has("model.decoder.project_in"):
         inputs_embeds = context.outer("model.decoder.project_in")(inputs_embeds)
+    context.during_layers += [*counted, pos_embeds, inputs_embeds]
     return ops.add(inputs_embeds, pos_embeds, "words + positions")
 
 
@@ -72,6 +86,9 @@ def _positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
 def _leave(context: Context, hidden_states: Tensor) -> Tensor:
     if context.has("model.decoder.final_layer_norm"):
         hidden_states = norms.layer_norm(context.outer("model.decoder.final_layer_norm"), hidden_states)
+    elif context.config["do_layer_norm_before"] and not context.config["_remove_final_layer_norm"]:
+        context.scoped("model.decoder.final_layer_norm: ")
+        hidden_states = norms.layer_normed(hidden_states, None, None)
     if context.has("model.decoder.project_out"):
         hidden_states = context.outer("model.decoder.project_out")(hidden_states)
     return hidden_states
@@ -86,6 +103,7 @@ PROGRAMS = {
         layer=layer,
         embeddings=_words,
         enter=_enter,
+        keeps="neither",
         tables=_positions,
         leave=_leave,
         source="transformers/models/opt/modeling_opt.py",

@@ -44,7 +44,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 PROGRAMS = {
     "phi": Program(
         enter=_enter,
-        enters_alone=True,
+        keeps="input",
         layer=Parallel(
             attention=SelfAttention(
                 project=normed_later(norms.layer_norm, "layernorm"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from calculator.step import masks, norms, rotary
 from calculator.step import operations as ops
@@ -85,23 +85,23 @@ def accepted(_: Config) -> None:
 class Program:
     """A decoder's step. The defaults are llama's.
 
-    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `enters_alone`: whether
-    that takes the word embeddings' name, which lets them go. `tables`: what all layers share of positions; tensors that
-    a checkpointed layer is given keep it alive. `share`: which of them an attention type gets. `layer`: one layer.
-    `leave`: the last layer's output to the head's input. `logits`: what follows the head. `masks`: the attention types
-    whose masks are made even where no layer is of that type. `sdpa`: what runs where that is asked for.
-    `boolean_masks`: whether eager masks are made boolean again. `returns_weights`: whether a layer hands the
-    attention's weights to the decoder's code, which keeps them until the next has run. `always_masked`: whether a
-    mask is made where the kernel would need none. `refuses_flash`: why flash_attention_2 cannot be asked for, if
-    so. `approximate`: how far traced steps were off, where a family is a first version only; its eager attention is
-    refused. `source`: the file of transformers that the code follows.
+    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `keeps`: what the
+    decoder's code holds while its layers run: the word embeddings, that input, or neither. `tables`: what all
+    layers share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an
+    attention type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what
+    follows the head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`:
+    what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again.
+    `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until
+    the next has run. `always_masked`: whether a mask is made where the kernel would need none. `refuses_flash`: why
+    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a
+    first version only; its eager attention is refused. `source`: the file of transformers that the code follows.
     """
 
     source: str
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
     embeddings: Callable[[Context, Tensor], Tensor] = looked_up
     enter: Callable[[Context, Tensor], Tensor] = unchanged
-    enters_alone: bool = False
+    keeps: Literal["words", "input", "neither"] = "words"
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
     share: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
     leave: Callable[[Context, Tensor], Tensor] = rms_normed
