@@ -24,7 +24,6 @@ def check(request: Request, model: Model) -> None:
         PlanError: with every reason found.
     """
     problems = [
-        *_first_versions(request, model),
         *_kernels(request, model),
         *_positions(request, model),
         *_not_yet(request),
@@ -32,14 +31,6 @@ def check(request: Request, model: Model) -> None:
     if problems:
         raise PlanError(*problems)
     request.method.check(model, request.training)
-
-
-def _first_versions(request: Request, model: Model) -> Iterator[Problem]:
-    """A family that is a first version answers for the kernels of SDPA only."""
-    if program(model.model_type).approximate and request.training.attention != "sdpa":
-        asked = request.training.attention
-        message = f"{asked} is not modelled for {model.model_type}: take sdpa"
-        yield Problem(loc="training.attention", msg=message, input=asked)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

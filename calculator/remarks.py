@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.optimizers import OPTIMIZERS
 from calculator.reserved import REPLAY, RULE
-from calculator.step.programs import program
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
@@ -54,11 +53,6 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
     if isinstance(request.method, QLoRA):
         told += _not_quantised(model)
     told += _before_2_14(request, model)
-    approximate = program(model.model_type).approximate
-    if approximate:
-        told.append(
-            f"The step of {model.model_type} is a first version, not held to the others' standard: {approximate}."
-        )
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:
         told.append(

@@ -91,16 +91,16 @@ def _padded(x: Tensor, name: str) -> Tensor:
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The memory-efficient kernel where it takes the heads; with a mask, a bias and as many keys as queries."""
-    masked = context.mask is not None
-    if masked:
+    mask = context.mask
+    if mask is not None:
         key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
     grouped = key.shape[1] != query.shape[1]
-    if not _aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
-        return math_attention(query, key, value, masked=masked, dropout=context.attention_dropout)
-    return efficient(query, key, value, _bias(query, key) if masked else None)
+    if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+        return math_attention(query, key, value, mask, dropout=context.attention_dropout)
+    return efficient(query, key, value, None if mask is None else bias(query, key, mask))
 
 
-def _aligned(query: Tensor, value: Tensor) -> bool:
+def aligned(query: Tensor, value: Tensor) -> bool:
     """Whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
     return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
 
@@ -119,16 +119,17 @@ def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
     return ops.view(ops.contiguous(expanded, name), (batch, count, length, head_dim))
 
 
-def _bias(query: Tensor, key: Tensor) -> Tensor:
-    """A boolean mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
+def bias(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """A mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
 
     Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
     """
     tape, batch, length, width = query.tape, query.shape[0], query.shape[2], key.shape[2]
-    bias = tape.new((batch, length, width), query.dtype, "attention bias")
+    if mask.dtype == "bool":
+        mask = tape.new((batch, length, width), query.dtype, "attention bias")
     if width % 8:
-        bias = tape.new((batch, length, -(-width // 8) * 8), query.dtype, "attention bias, padded")
-    return bias
+        mask = tape.new((*mask.shape[:-1], -(-width // 8) * 8), query.dtype, "attention bias, padded")
+    return mask
 
 
 def eager(

@@ -78,8 +78,14 @@ class Bound:
         """The module's own product with x: (..., in_features) to (..., out_features)."""
         quantization = self.treatment.quantization
         if quantization is None:
-            return ops.matmul(x, self.own["weight"], self.own.get("bias"), self.module.out_features, "output")
+            return self._dense(x)
         x_dtype = x.dtype
         x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
         out = ops.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
         return ops.cast(out, x_dtype, "output")
+
+    def _dense(self, x: Tensor) -> Tensor:
+        weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
+        if bias is None or not self.module.adds_bias:
+            return ops.matmul(x, weight, bias, width, "output")
+        return ops.add(ops.matmul(x, weight, None, width, "output without bias"), bias, "output")

@@ -186,7 +186,10 @@ def stack(model: Model) -> Stack:
 
 
 def layer_kinds(context: Context) -> list[int]:
-    """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked."""
+    """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked.
+
+    So does the first, where its attention's weights are returned and may not be saved.
+    """
     told_apart = masks.sliding_differs(context)
     numbers: dict[int, int] = {}
     known: list[tuple[str, tuple[Module, ...]]] = []
@@ -196,4 +199,5 @@ def layer_kinds(context: Context) -> list[int]:
             if (kind, layer.modules) not in known:
                 known.append((kind, layer.modules))
             numbers[id(layer)] = known.index((kind, layer.modules))
-    return [numbers[id(layer)] for layer in context.layers]
+    told = [numbers[id(layer)] for layer in context.layers]
+    return [-1, *told[1:]] if context.program.returns_weights else told

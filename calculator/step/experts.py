@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.step import indexing
+from calculator.step import in_place, indexing
 from calculator.step import operations as ops
 from calculator.step.activation import activation
 
@@ -72,7 +72,7 @@ def _product(bound: Bound, name: str, x: Tensor, offsets: Tensor, biases: Tensor
     """Every row times its expert's matrix, and its bias added in place."""
     weight = bound.own[name]
     out = indexing.grouped(x, weight, offsets, _other_side(weight, x.shape[1]), name)
-    return out if biases is None else indexing.added_in_place(out, biases)
+    return out if biases is None else in_place.added(out, biases)
 
 
 def _other_side(weight: Tensor, side: int) -> int:

@@ -1,77 +1,95 @@
-"""Falcon, a first version: fused projections, attention and MLP side by side (7B, 40B) or in sequence (RW, ALiBi)."""
+"""Falcon: 7B (multi-query, attention and MLP side by side), 40B (grouped, two norms), RW (ALiBi, in sequence)."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import attention, mlp, norms, rotary
+from calculator.step import in_place, norms
 from calculator.step import operations as ops
+from calculator.step.activation import activation
+from calculator.step.decoder_layer import adapted
+from calculator.step.falcon_attention import self_attention
 from calculator.step.program import Program, looked_up, rotary_tables
 
 if TYPE_CHECKING:
+    from calculator.config import Config
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
-
-_MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """One block: (batch, sequence, hidden_size) to the same."""
-    residual = hidden_states
+    config, residual = context.config, hidden_states
     two = "ln_attn" in modules
-    attention_norm = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
-    mlp_norm = norms.layer_norm(modules["ln_mlp"], hidden_states) if two else attention_norm
-    attention_output = _attention(context, modules, attention_norm)
-    attention_output = context.method.after(context, modules, "attention", attention_output)
+    attention_layernorm_out = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
+    mlp_layernorm_out = norms.layer_norm(modules["ln_mlp"], hidden_states) if two else attention_layernorm_out
+    attention_output = adapted(context, modules, "attention", self_attention, attention_layernorm_out)
     if "post_attention_layernorm" in modules:
-        dropped = ops.dropout(attention_output, context.config["attention_dropout"], "attention, dropped")
-        residual = ops.add(residual, dropped, "residual after attention")
-        del dropped
-        mlp_norm = norms.layer_norm(modules["post_attention_layernorm"], residual)
-    mlp_output = context.method.after(context, modules, "mlp", _MLP(context, modules, mlp_norm))
-    if "post_attention_layernorm" not in modules:
-        mlp_output = ops.add_in_place(mlp_output, attention_output)
+        residual = _dropped_and_added(attention_output, residual, config["attention_dropout"], "after attention")
+        mlp_layernorm_out = norms.layer_norm(modules["post_attention_layernorm"], residual)
+    mlp_output = adapted(context, modules, "mlp", _mlp, mlp_layernorm_out)
+    if config["parallel_attn"] or config["new_decoder_architecture"]:
+        mlp_output = in_place.added(mlp_output, attention_output)
+    context.scoped(modules.prefix)
+    return _dropped_and_added(mlp_output, residual, config["hidden_dropout"], "after MLP")
+
+
+def _dropped_and_added(x: Tensor, residual: Tensor, probability: float, name: str) -> Tensor:
+    out = ops.dropout(x, probability, f"{name}, dropped")
+    return ops.add(residual, out, f"residual {name}")
+
+
+def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    x = modules["mlp.dense_h_to_4h"](x)
     context.scoped(f"{modules.prefix}mlp: ")
-    mlp_output = ops.dropout(mlp_output, context.config["hidden_dropout"], "dropped")
-    return ops.add(residual, mlp_output, "residual after MLP")
+    x = activation(context.config["hidden_act"])(x)
+    return modules["mlp.dense_4h_to_h"](x)
 
 
-def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    fused_qkv = modules["self_attention.query_key_value"](hidden_states)
-    context.scoped(f"{modules.prefix}self_attention: ")
-    query_layer, key_layer, value_layer = _split(context, fused_qkv)
+def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """cos, sin and position_ids, needed or not; ALiBi's bias for each head and position, of one query for all."""
     if not context.config["alibi"]:
-        cos, sin, _ = context.position
-        query_layer, key_layer = (
-            rotary.rotated(query_layer, cos, sin, "query, rotated"),
-            rotary.rotated(key_layer, cos, sin, "key, rotated"),
-        )
-    key_layer, value_layer = context.cached(key_layer, value_layer)
-    attn_output = attention.attend(context, query_layer, key_layer, value_layer)
-    return modules["self_attention.dense"](attn_output)
+        return rotary_tables(context, hidden_states)
+    context.scoped("transformer.ALiBi: ")
+    tape, heads, keys = context.tape, context.config["num_attention_heads"], context.length + context.past
+    if not context.training.padding:
+        context.during_layers.append(tape.new((context.batch, keys), "int64", "mask of ones"))
+    bias = ops.cast(
+        tape.new((context.batch, heads, 1, keys), "bfloat16", "bias in bfloat16"), hidden_states.dtype, "bias"
+    )
+    return (*rotary_tables(context, hidden_states), bias)
 
 
-def _split(context: Context, fused_qkv: Tensor) -> list[Tensor]:
-    """Copies of queries, keys and values by heads; grouped keys and values are spread over their queries first."""
-    config = context.config
-    batch, length, _ = fused_qkv.shape
-    queries = (batch, config["num_attention_heads"], length, config["head_dim"])
-    keys = queries if config["new_decoder_architecture"] else (batch, config["num_key_value_heads"], *queries[2:])
-    parts = [(ops.narrow(fused_qkv, shape), name) for shape, name in zip((queries, keys, keys), _NAMES, strict=True)]
-    return [ops.contiguous(part, f"{name}, by heads") for part, name in parts]
+def _biased(context: Context, mask: Tensor | None) -> Tensor | None:
+    """The mask with ALiBi's bias in it, for each head."""
+    if mask is None or not context.config["alibi"]:
+        return mask
+    tape, (*_, alibi) = context.tape, context.position
+    width = alibi.shape[3]
+    if mask.dtype == "bool":
+        mask = tape.new((context.batch, 1, context.length, width), context.dtype, "additive")
+    scaled = ops.scale(alibi, "ALiBi, scaled")
+    hidden = tape.new(mask.shape, "bool", "hidden")
+    out = tape.new((*scaled.shape[:2], context.length, width), scaled.dtype, "with ALiBi")
+    del hidden
+    return out
 
 
-_NAMES = ("query", "key", "value")
+def _refused(config: Config) -> str | None:
+    return "transformers runs no ALiBi under FlashAttention 2: take sdpa" if config["alibi"] else None
+
 
 PROGRAMS = {
     "falcon": Program(
         layer=layer,
         embeddings=partial(looked_up, name="transformer.word_embeddings"),
-        tables=rotary_tables,
+        tables=_tables,
+        biased=_biased,
         leave=partial(norms.left, name="transformer.ln_f"),
         always_masked=True,
-        approximate="with ALiBi, traced steps of four layers needed up to 4 % more; with rotary positions, none did",
+        returns_weights=True,
+        refuses_flash=_refused,
         source="transformers/models/falcon/modeling_falcon.py",
     ),
 }

@@ -23,7 +23,7 @@ def by_kind(context: Context) -> dict[str, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
     kinds = {*context.program.masks, *(attends(layer.kind) for layer in context.layers)}
-    return {kind: _mask(context, kind) for kind in (FULL, SLIDING) if kind in kinds}
+    return {kind: context.program.biased(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds}
 
 
 def sliding_differs(context: Context) -> bool:

@@ -14,35 +14,42 @@ if TYPE_CHECKING:
     from calculator.step.tape import Tensor
 
 
-def math_attention(query: Tensor, key: Tensor, value: Tensor, *, masked: bool = False, dropout: float = 0.0) -> Tensor:
+def math_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, dropout: float = 0.0, grouped: bool = True
+) -> Tensor:
     """Attention written out in C++, in float32: a causal mask or one's own, grouped heads repeated, a safe softmax.
 
+    `grouped` says that it is told to repeat heads (enable_gqa); where it is not, its products broadcast them.
     Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
+    width = key.shape[2]
     query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
     query = ops.scale(query, "query, scaled")
-    mask = _additive(query, key.shape[2], batch if masked else None)
-    if key.shape[1] != heads:
+    mask = _additive(query, width, mask)
+    if key.shape[1] != heads and grouped:
         key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
-    scores = (batch, heads, length, key.shape[2])
     query_rows = _mergeable(query, "query, contiguous")
-    key_rows = ops.scale(key, "key, scaled")
-    attn = ops.batched(query_rows, _mergeable(key_rows, "key, contiguous"), scores, "scores")
+    key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
+    attn = ops.batched(query_rows, _mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
     del query_rows, key_rows
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
     del mask
-    out = ops.batched(
-        attn, _mergeable(value, "value, contiguous"), (*query.shape[:-1], value.shape[-1]), "attention output"
-    )
+    value_rows = _mergeable(_for_all(value, heads), "value, contiguous")
+    out = ops.batched(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     return ops.cast(out, dtype, "attention output, cast back")
 
 
-def _additive(query: Tensor, width: int, batch: int | None) -> Tensor:
+def _for_all(x: Tensor, heads: int) -> Tensor:
+    return x if x.shape[1] == heads else ops.expand(x, (x.shape[0], heads, *x.shape[2:]))
+
+
+def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
     """0 or minus infinity: a causal mask, or one of its own for each sequence of a batch."""
     tape, length = query.tape, query.shape[2]
-    if batch is not None:
-        return tape.new((batch, length, width), query.dtype, "mask, additive")
+    if mask is not None:
+        own = (query.shape[0], length, width)
+        return tape.new(own, query.dtype, "mask, additive") if mask.dtype == "bool" else mask
     ones = tape.new((length, width), "bool", "causal mask, ones")
     lower = tape.new((length, width), "bool", "causal mask")
     del ones

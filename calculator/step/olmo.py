@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import masks, norms
+from calculator.step import in_place, masks, norms
 from calculator.step import operations as ops
 from calculator.step.decoder_layer import Sequential, by
 from calculator.step.program import Program, rotary_tables, rotary_tables_per_type, tables_of_type
@@ -37,7 +37,7 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
     states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
     if context.config["clip_qkv"] is not None:
         context.scoped(f"{modules.prefix}self_attn: ")
-        states = [ops.clamped_in_place(x, "before clamping") for x in states]
+        states = [in_place.clamped(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 

@@ -178,12 +178,6 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
 
 
-def add_in_place(a: Tensor, b: Tensor) -> Tensor:
-    """`a += b` of one shape and dtype: nothing is made, and both inputs get the same gradient."""
-    node = Node(a.tape, _add_back, (a, b)) if a.node or b.node else None
-    return Tensor(a.tape, a.storage, a.shape, a.dtype, node)
-
-
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
     """The difference: nothing is saved; the second input's gradient is negated."""
     node = Node(a.tape, _subtract_back, (a, b)) if a.node or b.node else None
@@ -192,26 +186,6 @@ def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
 
 def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     return grad, grad.tape.new(grad.shape, grad.dtype, "subtract: gradient") if node.edges[1] else None
-
-
-def clamped_in_place(x: Tensor, name: str) -> Tensor:
-    """`x.clamp_()`: what x was is copied and saved."""
-    if x.node is None:
-        return x
-    node = Node(x.tape, _clamped_back, (x,))
-    node.save(x.tape.new(x.shape, x.dtype, name))
-    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
-
-
-def _clamped_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    tape = grad.tape
-    above = tape.scratch(grad.shape, "bool", "clamp: above the least")
-    below = tape.scratch(grad.shape, "bool", "clamp: below the most")
-    within = tape.scratch(grad.shape, "bool", "clamp: within")
-    del above, below
-    out = tape.new(grad.shape, grad.dtype, "clamp: gradient")
-    del within
-    return (out,)
 
 
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:

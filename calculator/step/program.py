@@ -77,6 +77,11 @@ def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
     return norms.rms_norm(context.outer("model.norm"), hidden_states)
 
 
+def as_made(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  as every such hook
+    """The mask that transformers makes for every family."""
+    return mask
+
+
 def accepted(_: Config) -> None:
     """Nothing against it."""
 
@@ -90,11 +95,11 @@ class Program:
     layers share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an
     attention type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what
     follows the head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`:
-    what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again.
-    `returns_weights`: whether a layer hands the attention's weights to the decoder's code, which keeps them until
-    the next has run. `always_masked`: whether a mask is made where the kernel would need none. `refuses_flash`: why
-    flash_attention_2 cannot be asked for, if so. `approximate`: how far traced steps were off, where a family is a
-    first version only; its eager attention is refused. `source`: the file of transformers that the code follows.
+    what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again. `biased`: a mask to
+    what the family's own code makes of it. `returns_weights`: whether a layer hands the attention's weights to the
+    decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
+    would need none. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `source`: the file of
+    transformers that the code follows.
     """
 
     source: str
@@ -109,7 +114,7 @@ class Program:
     masks: tuple[str, ...] = ()
     sdpa: str = "sdpa"
     boolean_masks: bool = False
+    biased: Callable[[Context, Tensor | None], Tensor | None] = as_made
     returns_weights: bool = False
     always_masked: bool = False
-    approximate: str = ""
     refuses_flash: Callable[[Config], str | None] = accepted

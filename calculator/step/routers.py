@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.step import indexing
+from calculator.step import in_place, indexing
 from calculator.step import operations as ops
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def softmax_first(context: Context, gate: Bound, hidden_states: Tensor) -> tuple
     router_logits = logits_of(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
-    return indexing.share(router_top_value, "weights"), router_indices, router_logits
+    return in_place.share(router_top_value, "weights"), router_indices, router_logits
 
 
 def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -41,7 +41,7 @@ def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Ten
     router_probs = ops.softmax(router_logits, "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
     if context.config["norm_topk_prob"]:
-        router_top_value = indexing.share(router_top_value, "weights")
+        router_top_value = in_place.share(router_top_value, "weights")
     return ops.cast(router_top_value, router_logits.dtype, "weights"), router_indices, router_logits
 
 
@@ -77,7 +77,7 @@ def corrected(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Ten
     topk_indices = indexing.top_k(scores_for_choice, context.config["num_experts_per_tok"], "best")[1]
     topk_weights = indexing.gathered(scores, topk_indices, "weights")
     if context.config["norm_topk_prob"]:
-        topk_weights = indexing.share(topk_weights, "weights", guarded=True)
+        topk_weights = in_place.share(topk_weights, "weights", guarded=True)
     return ops.scale(topk_weights, "weights, scaled"), topk_indices, router_logits
 
 

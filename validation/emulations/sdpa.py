@@ -41,6 +41,8 @@ class Attention:
         """Attention of (batch, heads, seq, head_dim) queries over keys and values that may have fewer heads."""
         query, key, value, attn_mask = lowered(query, key, value, attn_mask)
         grouped = key.shape[1] != query.shape[1]
+        if grouped and not enable_gqa:
+            return _math(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa=False)
         if attn_mask is None and query.dtype != torch.float32 and query.shape[-1] == value.shape[-1] <= FLASH_HEAD_DIM:
             return flash(query, key, value, dropout_p, is_causal, scale)
         if query.shape[-1] % ALIGNMENT[query.dtype] or value.shape[-1] % ALIGNMENT[query.dtype]:
@@ -124,6 +126,8 @@ def _math(
     dropout_p: float,
     is_causal: bool,
     scale: float | None,
+    *,
+    enable_gqa: bool = True,
 ) -> Tensor:
     dtype, heads = query.dtype, query.shape[1]
     root = math.sqrt(scale or 1 / math.sqrt(query.shape[-1]))
@@ -133,7 +137,7 @@ def _math(
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None:
         attn_mask = _additive(attn_mask, query.dtype)
-    if key.shape[1] != heads:
+    if enable_gqa and key.shape[1] != heads:
         key, value = (tensor.repeat_interleave(heads // tensor.shape[1], -3) for tensor in (key, value))
     scores = torch.matmul(query, key.transpose(-2, -1) * root)
     if attn_mask is not None:
