@@ -62,18 +62,22 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
-def learned_positions(model: Model) -> int | None:
-    """How many positions a model has embeddings for: those with a second embedding outside the layers."""
+def most_positions(model: Model) -> int | None:
+    """How many positions a model can run: as many as it has embeddings for, or the family's code a bias.
+
+    Learned positions are a second embedding outside the layers.
+    """
     tables = [part for part in model.parts if isinstance(part, Module) and part.kind == "embedding"]
-    return model.config.get("max_position_embeddings") if len(tables) > 1 else None
+    bounded = len(tables) > 1 or program(model.model_type).bounded
+    return model.config.get("max_position_embeddings") if bounded else None
 
 
 def within_positions(request: Request, model: Model) -> Request:
-    """The request with the usual sequence length cut to the model's learned positions, where it named none."""
-    learned = learned_positions(model)
-    if request.length_given or learned is None:
+    """The request with the usual sequence length cut to the positions that the model can run, where it named none."""
+    most = most_positions(model)
+    if request.length_given or most is None:
         return request
-    room = max(2, learned - _virtual_tokens(request))
+    room = max(2, most - _virtual_tokens(request))
     length = min(request.training.sequence_length, room)
     return replace(request, training=replace(request.training, sequence_length=length))
 
@@ -83,13 +87,13 @@ def _virtual_tokens(request: Request) -> int:
 
 
 def _positions(request: Request, model: Model) -> Iterator[Problem]:
-    learned, virtual = learned_positions(model), _virtual_tokens(request)
+    most, virtual = most_positions(model), _virtual_tokens(request)
     length = request.training.sequence_length + virtual
-    if learned is not None and length > learned:
+    if most is not None and length > most:
         beside = f", {virtual:,} of them virtual tokens" if virtual else ""
         yield Problem(
             loc="training.sequence_length",
-            msg=f"{length:,} positions are needed{beside}; the model has learned embeddings for {learned:,} only",
+            msg=f"{length:,} positions are needed{beside}; the model has {most:,} only",
             input=request.training.sequence_length,
         )
 

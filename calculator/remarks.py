@@ -19,6 +19,13 @@ ACCURACY = (
     "right to a millionth. No GPU has measured them yet."
 )
 
+#: transformers/integrations/moe.py, grouped_mm_experts_forward.
+EXPERTS = (
+    "Experts run as grouped products, transformers' choice on CUDA from compute capability 8.0 on: each token brings as "
+    "many rows as it has experts, whichever the router chooses. So a router that sends every token to the same experts "
+    "needs the memory of a balanced one, and every expert's gradient is there from the first step on."
+)
+
 #: The versions that every figure speaks of.
 STACK = "PyTorch 2.13 or later on CUDA, transformers 5.24, peft 0.21, bitsandbytes 0.50"
 
@@ -35,6 +42,8 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         told.append("8-bit optimizers keep embeddings in 8 bits too; the Hugging Face Trainer keeps those in 32 bits.")
     if model.config.get("use_cache") and not request.training.gradient_checkpointing:
         told.append("use_cache is on, as in the config: keys and values are cached while the forward pass runs.")
+    if any(module.kind == "experts" for module in model.modules()):
+        told.append(EXPERTS)
     if not request.length_given:
         told.append(f"No sequence_length was given: {request.training.sequence_length:,} tokens are taken.")
     told += model.notes
@@ -53,6 +62,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
     if isinstance(request.method, QLoRA):
         told += _not_quantised(model)
     told += _before_2_14(request, model)
+    told += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:
         told.append(
@@ -68,6 +78,16 @@ def _not_quantised(model: Model) -> list[str]:
         told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
     if any(module.kind == "linear" and not module.quantizable for module in model.modules()):
         told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
+    return told
+
+
+def _not_counted(model: Model) -> list[str]:
+    """What a config switches on and the step leaves out."""
+    told = []
+    if model.config.get("output_router_logits"):
+        told.append("output_router_logits is on: what the auxiliary loss of the router's choices needs is not counted.")
+    if model.config.get("layerdrop"):
+        told.append("layerdrop is on: the figures are those of a step that drops no layer.")
     return told
 
 

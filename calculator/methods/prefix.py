@@ -46,6 +46,7 @@ class Prefix(Method):
     def check(self, model: Model, training: Training) -> None:
         """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
         heads.check(model)
+        _fits(model)
         if training.gradient_checkpointing:
             message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or take another method"
             raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)
@@ -107,7 +108,20 @@ class Prefix(Method):
 
 
 #: Families whose config.json has another name for num_key_value_heads, which PEFT then misses.
-_UNNAMED_GROUPS = ("falcon", "gpt_bigcode")
+_UNNAMED_GROUPS = ("falcon",)
+
+
+def _fits(model: Model) -> None:
+    """Refuse a family whose cache has one head where PEFT's prefix has the queries' number.
+
+    Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (what is cached
+    is compressed).
+    """
+    config = model.config
+    single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
+    if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):
+        message = f"{model.model_type} caches one head, PEFT's prefix has as many as the queries: take another method"
+        raise refusal("method.name", message, "prefix")
 
 
 def _width(model: Model) -> int:

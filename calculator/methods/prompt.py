@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.dimension import Dim, elements
+from calculator.errors import refusal
 from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.settings import setting
@@ -35,8 +36,12 @@ class Prompt(Method):
         return self.num_virtual_tokens
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
-        """PEFT asks for the number of heads, though a prompt has none."""
+        """PEFT asks for the number of heads, though a prompt has none, and takes embeddings for hidden_size wide."""
         heads.check(model)
+        width, hidden_size = model.embedding.out_features, model.config["hidden_size"]
+        if width != hidden_size:
+            message = f"PEFT makes a prompt {hidden_size} wide, the embeddings are {width}: take another method"
+            raise refusal("method.name", message, self.name)
 
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever is asked, and the indices into it."""

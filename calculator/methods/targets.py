@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.errors import PlanError, Problem, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.methods.settings import LowRank
     from calculator.model import Model
@@ -56,6 +56,11 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
     "olmoe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
 }
+
+
+#: Linear layers of a class that returns more than a tensor, which PEFT's layer can't take.
+#: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter.
+ROUTERS: dict[str, str] = {"phimoe": "router"}
 
 
 def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
@@ -116,6 +121,7 @@ def check(method: LowRank, model: Model) -> None:
         for path, module in found.items()
         if not _adaptable(module)
     )
+    problems += _routers(method, model, found)
     if method.use_dora and any(module.kind == "embedding" for module in found.values()):
         message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
         problems.append(Problem(loc="method.use_dora", msg=message, input=True))
@@ -136,6 +142,14 @@ def _experts(method: LowRank, model: Model) -> Iterator[Problem]:
         else f"adapting the fused experts or the router of {model.model_type} is not modelled: {way_out}"
     )
     yield Problem(loc="method.target_modules", msg=message, input=_listed(asked))
+
+
+def _routers(method: LowRank, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+    """A router that is a linear layer to PEFT, though what it returns is none of a linear layer."""
+    router = ROUTERS.get(model.model_type)
+    if router and any(is_named(path, (router,)) for path in found):
+        message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: name other projections"
+        yield Problem(loc="method.target_modules", msg=message, input=_listed(method.target_modules))
 
 
 def _adaptable(module: Module) -> bool:

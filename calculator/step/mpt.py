@@ -86,6 +86,7 @@ PROGRAMS = {
         sdpa="eager",
         boolean_masks=True,
         returns_weights=True,
+        bounded=True,
         refuses_flash=_refused,
         source="transformers/models/mpt/modeling_mpt.py",
     ),
