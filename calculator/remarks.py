@@ -21,9 +21,9 @@ ACCURACY = (
 
 #: transformers/integrations/moe.py, grouped_mm_experts_forward.
 EXPERTS = (
-    "Experts run as grouped products, transformers' choice on CUDA from compute capability 8.0 on: each token brings as "
-    "many rows as it has experts, whichever the router chooses. So a router that sends every token to the same experts "
-    "needs the memory of a balanced one, and every expert's gradient is there from the first step on."
+    "Experts run as grouped products, as transformers does on CUDA from compute capability 8.0 on: each token brings "
+    "as many rows as it has experts, whichever the router chooses. A router that sends every token to the same "
+    "experts needs the memory of a balanced one, and every expert's gradient is there from the first step on."
 )
 
 #: The versions that every figure speaks of.

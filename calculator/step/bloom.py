@@ -137,6 +137,8 @@ def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     context.scoped("transformer.ALiBi: ")
     tape, heads = context.tape, context.config["num_attention_heads"]
     batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past
+    if not context.training.padding:
+        context.during_layers.append(tape.new((heads,), "float32", "slopes"))
     one = tape.new((batch if context.training.padding else 1, heads, 1, length), "float32", "bias in float32")
     repeated = one if context.training.padding else tape.new((batch, heads, 1, length), "float32", "for every batch")
     del one

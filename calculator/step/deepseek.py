@@ -9,6 +9,7 @@ from calculator.step import attention, indexing, mlp, norms, rotary, routers
 from calculator.step import operations as ops
 from calculator.step.autograd import Node
 from calculator.step.decoder_layer import Sequential
+from calculator.step.experts import experts
 from calculator.step.mixture import Mixture, where_sparse
 from calculator.step.program import Program
 
@@ -126,11 +127,13 @@ def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BesideShared(Mixture):
-    """A mixture, and an MLP for every token beside it."""
+    """A mixture, and an MLP for every token beside it, while which the router's choice stays."""
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
-        hidden_states = Mixture.__call__(self, context, modules, x)
+        tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        weights, indices, *_beside = self.router(context, modules[self.gate], tokens)
+        hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
         shared = mlp.gated(context, modules, x, "mlp.shared_experts")
         context.scoped(f"{modules.prefix}mlp: ")
         return ops.add(hidden_states, shared, "experts + shared experts")

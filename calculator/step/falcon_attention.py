@@ -99,12 +99,10 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
     """
     mask = context.mask
-    if mask is None:
-        raise AssertionError
     dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
     if key.shape[1] != query.shape[1] or not attention.aligned(query, value):
         return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
-    return efficient(query, key, value, attention.bias(query, key, mask))
+    return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
 
 
 def _written_out(context: Context, scores: Tensor, value: Tensor) -> Attended:

@@ -344,12 +344,11 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     tape = grad.tape
     left, right, bias = node.edges
-    bias_grad = tape.new(bias[2], grad.dtype, "bias: gradient") if bias else None
     x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
     if x_grad is not None and len(x_grad.shape) > 2:
         x_grad.viewed = True  # the product is one of matrices
     weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
-    return x_grad, weight_grad, bias_grad
+    return x_grad, weight_grad, (grad if bias else None)  # the bias's is summed by the engine
 
 
 def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:

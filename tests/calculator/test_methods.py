@@ -10,6 +10,7 @@ from calculator.request import parse_request
 from calculator.state import stored
 from validation.build import built
 from validation.random_configs import random_config
+from validation.trace import trace
 
 #: The libraries warn of their own deprecations, and of names that a family's PEFT support is still without.
 pytestmark = [
@@ -73,8 +74,8 @@ def test_added_and_trained_tensors_are_those_of_the_real_modules(family, method)
         added, trained = planned(request, trained=False), planned(request, trained=True)
     except PlanError as error:
         if "not modelled" not in str(error):
-            with pytest.raises((ValueError, TypeError)):
-                built(request)
+            with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)):
+                trace(request)  # some are built, and fail when they run
         return
     assert real(request, trained=False) == added
     assert real(request, trained=True) == trained

@@ -22,12 +22,15 @@ class Names(Emulated):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
-def kernel(dtype=torch.bfloat16, heads=8, kv_heads=8, head_dim=64, mask=None, before_2_14=False, value_dim=None):
+def kernel(
+    dtype=torch.bfloat16, kv_heads=8, head_dim=64, mask=None, before_2_14=False, value_dim=None, enable_gqa=True
+):
     """The attention kernel that a call comes to, forward and backward; gradients have their inputs' shapes."""
+    heads = 8
     shapes = ((heads, head_dim), (kv_heads, head_dim), (kv_heads, value_dim or head_dim))
     q, k, v = (torch.ones(2, h, 48, d, dtype=dtype, device="meta", requires_grad=True) for h, d in shapes)
     with Names() as names:
-        out = Attention(before_2_14=before_2_14)(q, k, v, mask, is_causal=mask is None)
+        out = Attention(before_2_14=before_2_14)(q, k, v, mask, is_causal=mask is None, enable_gqa=enable_gqa)
         out.sum().backward()
     assert out.shape == (2, heads, 48, value_dim or head_dim)
     assert [t.grad.shape for t in (q, k, v)] == [t.shape for t in (q, k, v)]
@@ -53,6 +56,8 @@ MASK = torch.ones(2, 1, 48, 48, dtype=torch.bool, device="meta")
         ({"head_dim": 64, "value_dim": 32}, "efficient"),
         ({"mask": MASK}, "efficient"),
         ({"mask": MASK, "head_dim": 36}, "math"),
+        ({"mask": MASK, "kv_heads": 1, "enable_gqa": False}, "math"),
+        ({"kv_heads": 1, "enable_gqa": False}, "math"),
         ({"dtype": torch.float32}, "efficient"),
         ({"dtype": torch.float32, "head_dim": 36}, "efficient"),
         ({"dtype": torch.float32, "kv_heads": 2}, "efficient"),
@@ -67,7 +72,7 @@ def test_the_kernel_is_the_one_that_cuda_takes(told, expected):
 def test_attention_runs_in_autocasts_dtype():
     q, k = (torch.ones(1, heads, 48, 64, device="meta") for heads in (8, 2))
     with Autocast(torch.bfloat16), Emulated():
-        assert Attention()(q, k, k).dtype == torch.bfloat16
+        assert Attention()(q, k, k, enable_gqa=True).dtype == torch.bfloat16
 
 
 def test_the_flash_attn_package_takes_sequences_before_heads():
@@ -81,10 +86,17 @@ def test_the_flash_attn_package_takes_sequences_before_heads():
 def test_the_math_kernel_is_attention():
     torch.manual_seed(0)
     q, k = (torch.randn(2, heads, 12, 6) for heads in (4, 2))
-    ours = Attention()(q, k, k, is_causal=True)
+    ours = Attention()(q, k, k, is_causal=True, enable_gqa=True)
     assert torch.allclose(
         ours, functional.scaled_dot_product_attention(q, k, k, is_causal=True, enable_gqa=True), atol=1e-6
     )
+
+
+def test_the_math_kernel_broadcasts_a_single_head():
+    torch.manual_seed(0)
+    q, k = (torch.randn(2, heads, 12, 6) for heads in (4, 1))
+    ours = Attention()(q, k, k, is_causal=True)
+    assert torch.allclose(ours, functional.scaled_dot_product_attention(q, k, k, is_causal=True), atol=1e-6)
 
 
 @pytest.mark.parametrize(
