@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from calculator.dimension import Dim
 from calculator.methods.targets import is_saved, is_target
 from calculator.step import operations as ops
+from calculator.step.autograd import Leaf
+from calculator.step.tape import Tensor
 from calculator.treatment import Added
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from calculator.model import Model
     from calculator.module import Module
     from calculator.step.bound import Bound
-    from calculator.step.tape import Tensor
     from calculator.training import Training
 
 
@@ -107,6 +108,7 @@ def _dora_update(bound: Bound, x: Tensor, base_result: Tensor | None) -> Tensor:
     mag_norm_scale = ops.mul(bound.added["lora_magnitude_vector.weight"], weight_norm, "magnitude / norm")
     lora_result = _product(bound, x)
     if base_result is None:
+        weight = _transposed(bound, weight)
         base_result = ops.matmul(x, weight, None, bound.module.out_features, "base result of the dropped input")
     elif bound.module.bias is not None:
         base_result = ops.add(base_result, bound.own["bias"], "base result without bias")
@@ -128,6 +130,17 @@ def _dense(bound: Bound) -> Tensor:
     if quantization is None:
         return bound.own["weight"].detach()
     return ops.dequantized(bound.tape, bound.module, quantization)
+
+
+def _transposed(bound: Bound, weight: Tensor) -> Tensor:
+    """A Conv1D's weight, transposed into a parameter of its own, whose gradient nothing uses; not where it was cast.
+
+    Source: peft/utils/other.py, transpose.
+    """
+    if bound.module.kind != "conv1d" or weight.storage is not None:
+        return weight
+    leaf = Leaf(bound.tape, f"{bound.name}.weight, transposed", exists=False, component="activations")
+    return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
 
 
 def _weight_norm(bound: Bound, weight: Tensor, lora_weight: Tensor) -> Tensor:

@@ -162,8 +162,8 @@ def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Te
 
 def scores(query: Tensor, key: Tensor) -> Tensor:
     """Every query's product with every key: (batch, heads, sequence, sequence)."""
-    query, key = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
-    return ops.batched(query, key, (*query.shape[:3], key.shape[2]), "scores")
+    rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
+    return ops.batched(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
 
 
 def masked(context: Context, x: Tensor) -> Tensor:
