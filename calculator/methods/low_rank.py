@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import Dim
 from calculator.methods.targets import is_saved, is_target
+from calculator.step import four_bit
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.tape import Tensor
@@ -129,7 +130,7 @@ def _dense(bound: Bound) -> Tensor:
     quantization = bound.treatment.quantization
     if quantization is None:
         return bound.own["weight"].detach()
-    return ops.dequantized(bound.tape, bound.module, quantization)
+    return four_bit.dequantized(bound.tape, bound.module, quantization)
 
 
 def _transposed(bound: Bound, weight: Tensor) -> Tensor:

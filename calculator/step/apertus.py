@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.step import mlp, norms
+from calculator.step import mlp, norms, selection
 from calculator.step import operations as ops
 from calculator.step.decoder_layer import Sequential
 from calculator.step.program import Program
@@ -24,7 +24,7 @@ def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     alpha_p = _softplus(own["alpha_p"], "alpha_p")
     alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
     positive = x.tape.new(x.shape, "bool", "above 0")
-    return ops.where(positive, _convex(x, alpha_p), _concave(x, alpha_n), "output")
+    return selection.where(positive, _convex(x, alpha_p), _concave(x, alpha_n), "output")
 
 
 def _softplus(alpha: Tensor, name: str) -> Tensor:
@@ -44,7 +44,7 @@ def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
 
 
 def _exponential(x: Tensor) -> Tensor:
-    return ops.unary(ops.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1)
+    return ops.unary(selection.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1)
 
 
 PROGRAMS = {

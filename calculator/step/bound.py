@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.step import four_bit
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.tape import Tape, Tensor
@@ -81,7 +82,7 @@ class Bound:
             return self._dense(x)
         x_dtype = x.dtype
         x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
-        out = ops.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
+        out = four_bit.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
         return ops.cast(out, x_dtype, "output")
 
     def _dense(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import attention, learned, mlp, norms
+from calculator.step import attention, learned, mlp, norms, selection
 from calculator.step import operations as ops
 from calculator.step.decoder_layer import dropped
 from calculator.step.gpt2 import Block
@@ -34,7 +34,7 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
     query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
     smallest = query.tape.new((), "float32", "smallest number")
     causal = Tensor(query.tape, None, (1, 1, query.shape[2], key.shape[2]), "bool", None)
-    attn_weights = ops.where(causal, attention.scores(query, key), smallest, "scores, causal")
+    attn_weights = selection.where(causal, attention.scores(query, key), smallest, "scores, causal")
     attn_weights = attention.masked(context, attn_weights)
     attn_weights = ops.softmax(attn_weights, "float32")
     attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")

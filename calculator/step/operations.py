@@ -5,10 +5,8 @@ Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's k
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from calculator.dimension import elements
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -17,9 +15,6 @@ if TYPE_CHECKING:
 
     from calculator.dimension import Shape
     from calculator.dtype import DType
-    from calculator.module import Module
-    from calculator.quantization import Quantization
-    from calculator.step.tape import Tape
 
 _RANK: dict[DType, int] = {
     "bool": 0,
@@ -248,36 +243,6 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def minimum(x: Tensor, name: str) -> Tensor:
-    """The smaller of x and a buffer that is not trained."""
-    node = Node(x.tape, _minimum_back, (x,)) if x.node else None
-    if node is not None:
-        node.save(x)
-    return x.tape.new(x.shape, x.dtype, name, node=node)
-
-
-def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    tape = grad.tape
-    equal = tape.scratch(grad.shape, "bool", "minimum: equal")
-    half = tape.scratch(grad.shape, grad.dtype, "minimum: half the gradient")
-    out = tape.new(grad.shape, grad.dtype, "minimum: gradient")
-    larger = tape.scratch(grad.shape, "bool", "minimum: larger")
-    del equal, half, larger
-    return (out,)
-
-
-def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
-    """Elements of one or the other; the condition is saved."""
-    node = Node(a.tape, _where_back, (a, b)) if a.node or b.node else None
-    if node is not None:
-        node.save(condition)
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
-
-
-def _where_back(node: Node, grad: Tensor) -> list[Tensor | None]:
-    return [grad.tape.new(grad.shape, grad.dtype, "where: gradient") if edge else None for edge in node.edges]
-
-
 def softmax(x: Tensor, dtype: DType) -> Tensor:
     """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
 
@@ -379,48 +344,3 @@ def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
 def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
     edge = node.edges[0]
     return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)
-
-
-def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
-    """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
-    shape = module.weight.shape
-    blocks = ceil(elements(shape) / quantization.blocksize)
-    absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
-    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
-    del absmax
-    return dense
-
-
-def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
-    """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
-    node = None
-    if x.node or (bias is not None and bias.node):
-        node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
-    constants = _block_constants(x.tape, module, quantization)
-    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
-    out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node=node)
-    del dense, constants
-    return out
-
-
-def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
-    """Block constants in float32, before and after their offset is added; both stay until the product is made.
-
-    Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
-    """
-    if not quantization.double_quant:
-        return []
-    blocks = ceil(elements(module.weight.shape) / quantization.blocksize)
-    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
-
-
-def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    module, quantization = node.context
-    left, bias = node.edges
-    bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
-    if left is None:
-        return None, bias_grad
-    dense = dequantized(grad.tape, module, quantization)
-    x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
-    del dense
-    return x_grad, bias_grad

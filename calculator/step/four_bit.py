@@ -1,0 +1,59 @@
+"""Products with weights that bitsandbytes stores in 4 bits."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from calculator.dimension import elements
+from calculator.step.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.module import Module
+    from calculator.quantization import Quantization
+    from calculator.step.tape import Tape, Tensor
+
+
+def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
+    """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
+    shape = module.weight.shape
+    blocks = ceil(elements(shape) / quantization.blocksize)
+    absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
+    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
+    del absmax
+    return dense
+
+
+def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
+    """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
+    node = None
+    if x.node or (bias is not None and bias.node):
+        node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
+    constants = _block_constants(x.tape, module, quantization)
+    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
+    out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node=node)
+    del dense, constants
+    return out
+
+
+def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
+    """Block constants in float32, before and after their offset is added; both stay until the product is made.
+
+    Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
+    """
+    if not quantization.double_quant:
+        return []
+    blocks = ceil(elements(module.weight.shape) / quantization.blocksize)
+    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
+
+
+def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    module, quantization = node.context
+    left, bias = node.edges
+    bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
+    if left is None:
+        return None, bias_grad
+    dense = dequantized(grad.tape, module, quantization)
+    x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
+    del dense
+    return x_grad, bias_grad
