@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from app.api import estimate_answer
 from app.bodies import decoded
+from app.endpoints import estimate
 from app.problems import Refusal
 from calculator.errors import PlanError
-from calculator.estimate import estimate
-from calculator.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _estimate(path: Path) -> int:
     try:
         raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        answer = estimate_answer(estimate(parse_request(decoded(raw))))
+        answer = estimate.answered(decoded(raw))
     except PlanError as error:
         for problem in error.problems:
             sys.stderr.write(f"{problem.loc}: {problem.msg}\n" if problem.loc else f"{problem.msg}\n")

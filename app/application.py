@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from app import api, pages
+from app import pages
+from app.endpoints import ROUTERS
 from app.guard import Guard
 from app.openapi import document
 from app.problems import MEANINGS, Refusal, invalid, problem
@@ -59,8 +60,8 @@ def application() -> FastAPI:
     )
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Guard)
-    app.include_router(api.router)
-    app.include_router(pages.router)
+    for router in (*ROUTERS, pages.router):
+        app.include_router(router)
     app.mount("/static", Files(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
     app.add_exception_handler(Refusal, _refusal)
@@ -100,7 +101,7 @@ def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -
 def allowed(request: Request) -> str:
     """Every method that the path answers."""
     found: set[str] = set()
-    for route in (*api.router.routes, *pages.router.routes):
+    for route in (route for router in (*ROUTERS, pages.router) for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             found |= getattr(route, "methods", set())

@@ -9,19 +9,18 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
 from app import docs, plan, verdict
-from app.api import compare_answer, estimate_answer, json
 from app.bodies import body
 from app.charts import methods_figure
+from app.endpoints import compare, estimate
+from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS, Form, read
 from app.problems import MEANINGS
 from app.templates import page
 from calculator import catalogue
 from calculator.answer import Estimate
-from calculator.comparison import AXES, compare, parse_comparison
+from calculator.comparison import AXES
 from calculator.errors import PlanError, Problem, refusal
-from calculator.estimate import estimate
 from calculator.methods import METHODS
-from calculator.request import parse_request
 
 router = APIRouter(include_in_schema=False)
 
@@ -43,13 +42,13 @@ async def post_plan(request: Request) -> Response:
 @router.get("/estimate.json")
 async def get_estimate(request: Request) -> Response:
     """The page's twin: what POST /api/v1/estimate answers to the plan in the address."""
-    return json(estimate_answer(estimate(parse_request(_strict(request).estimate()))))
+    return json(estimate.answered(_strict(request).estimate()))
 
 
 @router.get("/compare.json")
 async def get_compare(request: Request) -> Response:
     """The twin of the page's comparison: what POST /api/v1/compare answers to the plan in the address."""
-    return json(compare_answer(compare(parse_comparison(_strict(request).comparison()))))
+    return json(compare.answered(_strict(request).comparison()))
 
 
 @router.get("/docs")

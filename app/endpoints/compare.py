@@ -1,0 +1,54 @@
+"""`POST /api/v1/compare`: the methods side by side."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from app.answers import CompareAnswer, ComparisonRowAnswer
+from app.bodies import json_body
+from app.endpoints.examples import PLAN, Posted
+from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.schema import CompareRequest
+from calculator.comparison import ComparisonRow, compare, parse_comparison
+
+router = APIRouter(tags=["Plans"])
+
+
+def answered(body: Any) -> CompareAnswer:
+    """The answer to decoded JSON.
+
+    Raises:
+        PlanError: where the request is wrong.
+    """
+    return CompareAnswer(rows=tuple(_row(row) for row in compare(parse_comparison(body))))
+
+
+def _row(row: ComparisonRow) -> ComparisonRowAnswer:
+    method = {"name": row.method.name, **asdict(row.method)}
+    told = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
+    return ComparisonRowAnswer.model_validate({"method": method, **asdict(row.axes), **told}, from_attributes=True)
+
+
+@router.post(
+    "/api/v1/compare",
+    summary="The methods side by side",
+    responses={200: {"model": CompareAnswer}, **problems_of(*REFUSALS)},
+    openapi_extra=takes(CompareRequest),
+)
+async def post_compare(request: Request) -> Response:
+    """Read a plan without its method, answer with a row a method on the same model, training and device."""
+    return json(answered(await json_body(request)))
+
+
+POSTED = Posted(
+    path="/api/v1/compare",
+    takes=CompareRequest,
+    requests={
+        "all": ("All methods with PEFT's defaults", PLAN),
+        "ranks": ("Two ranks of LoRA", {**PLAN, "methods": [{"name": "lora", "r": 8}, {"name": "lora", "r": 64}]}),
+    },
+    answered=answered,
+)
