@@ -1,4 +1,4 @@
-"""The model of a request, built of the real modules on the meta device, ready to train."""
+"""The model of a request, built of the real modules, ready to train: on the meta device, or on a real one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from calculator.request import Request
     from calculator.training import Training
+
+
+META = torch.device("meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +80,44 @@ def config_of(request: Request) -> dict[str, Any]:
     raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
 
 
-def built(request: Request) -> Built:
-    """Build a request's model on the meta device and apply its method.
+def built(request: Request, device: torch.device = META) -> Built:
+    """Build a request's model with random weights on a device and apply its method.
 
     Raises:
         PlanError: where transformers or peft refuse it, or a GPU would.
     """
     dtype = getattr(torch, request.training.dtype)
-    with _refusing("model"), torch.device("meta"):
+    quantized = isinstance(request.method, QLoRA)
+    with _refusing("model"), META if quantized else device:
         model = _model(request, dtype)
     check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
     if isinstance(request.method, QLoRA):
-        methods.quantize(model, request.method, dtype)
+        methods.quantize(model, request.method, dtype, device)
+        _fill(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
-    with _refusing("method"), torch.device("meta"):
+    with _refusing("method"), device:
         wrapped = methods.apply(model, request)
     wrapped.train()
     root = _path(wrapped, model) or ""
     return Built(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
 
 
-def _model(request: Request, dtype: torch.dtype) -> nn.Module:
+def _fill(model: PreTrainedModel, device: torch.device) -> None:
+    """Give what is still on the meta device its random values on a real one; 4-bit layers have theirs."""
+    if device == META:
+        return
+    for module in model.modules():
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(tensor.device == META for tensor in tensors):
+            module.to_empty(device=device, recurse=False)
+        else:
+            module._is_hf_initialized = True
+    model.init_weights()
+
+
+def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.for_model(**config_of(request))
     return AutoModelForCausalLM.from_config(
         config, dtype=dtype, attn_implementation=_attention(config, request.training)

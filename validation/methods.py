@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     from calculator.request import Request
 
 
-def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype) -> None:
-    """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does."""
+#: The spread of random weights, that of transformers' `initializer_range`.
+WEIGHT_STD = 0.02
+
+
+def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype, device: torch.device) -> None:
+    """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
+
+    The model is on the meta device; on a real one, each of these layers gets random weights there, which are quantised.
+    """
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=method.quant_type,
@@ -33,16 +40,30 @@ def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype) -> None:
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            module.weight.blocksize = method.blocksize
-            module.weight.data = module.weight.data.to(dtype)
-            module.weight._quantize(torch.device("meta"))
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(dtype)
+            quantize_layer(module, method.blocksize, dtype, device)
     model.is_loaded_in_4bit = True
     model.is_quantized = True
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
     model.config.quantization_config = config
     _assign_is_quantized(model)
+
+
+def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Quantise a layer's weight, random and of this dtype, on a device; its bias is random too."""
+    old = layer.weight
+    layer.weight = bnb.nn.Params4bit(
+        torch.empty(old.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD),
+        requires_grad=False,
+        blocksize=blocksize,
+        compress_statistics=old.compress_statistics,
+        quant_type=old.quant_type,
+        quant_storage=old.quant_storage,
+        module=layer,
+    )
+    layer.weight._quantize(device)
+    if layer.bias is not None:
+        bias = torch.empty(layer.bias.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
+        layer.bias = torch.nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
 
 
 def apply(model: nn.Module, request: Request) -> nn.Module:
@@ -55,9 +76,9 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not isinstance(method, Full):
             model.enable_input_require_grads()
     if isinstance(method, LoRA | QLoRA):
-        return _low_rank(model, method, _adapter_dtype(request))
+        return low_rank(model, method, adapter_dtype(request))
     if isinstance(method, Adapter):
-        bottleneck.insert(model, method, _adapter_dtype(request))
+        bottleneck.insert(model, method, adapter_dtype(request))
     elif isinstance(method, Prefix):
         config = peft.PrefixTuningConfig(
             task_type="CAUSAL_LM",
@@ -71,15 +92,19 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     return model
 
 
-def _adapter_dtype(request: Request) -> torch.dtype:
+def adapter_dtype(request: Request) -> torch.dtype:
+    """The dtype of added parameters."""
     training = request.training
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
-def _low_rank(model: nn.Module, method: LoRA | QLoRA, dtype: torch.dtype) -> nn.Module:
+def low_rank(
+    model: nn.Module, method: LoRA | QLoRA, dtype: torch.dtype, task_type: str | None = "CAUSAL_LM"
+) -> nn.Module:
+    """A model with PEFT's low-rank layers, their parameters in a dtype."""
     modules = method.target_modules
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=method.r,
         lora_alpha=method.lora_alpha,
         lora_dropout=method.lora_dropout,

@@ -84,14 +84,15 @@ class Prefix(Method):
         """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
         p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
         context.scoped("prompt_encoder: ")
-        encoded = ops.cast(self._encoded(context, p), context.training.dtype, "prefix in the model's dtype")
+        encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")
         count = len(stack(context.model).layers)
         heads = encoded.shape[-1] // (2 * count * _head_dim(context.model))
         layer = (2, context.batch, heads, p, _head_dim(context.model))
         chunks = ops.split(ops.view(encoded, (count, *layer)), [layer] * len(context.repetition.numbers))
         context.fill_cache([ops.split(chunk, [layer[1:], layer[1:]], stacks=True) for chunk in chunks], p)
 
-    def _encoded(self, context: Context, p: Dim) -> Tensor:
+    def encoded(self, context: Context, p: Dim) -> Tensor:
+        """The encoder's output: (batch, num_virtual_tokens, num_hidden_layers · 2 · width) in float32."""
         weights = {
             name: context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
             for name, shape in self._tensors(context.model).items()

@@ -61,10 +61,7 @@ class Prompt(Method):
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
         """The prompt, repeated for the batch, and the word embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
-        context.scoped("prompt_encoder: ")
-        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
-        indices = context.tape.new((1, p), "int64", "indices")
-        prompts = ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
+        prompts = self.encoded(context, p, width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
         labels = context.tape.new((context.batch, p), "int64", "labels of the prompt")
         context.lengthen(p)
@@ -73,3 +70,11 @@ class Prompt(Method):
         inputs_embeds = ops.concatenate((prompts, embeddings), shape, "prompt and embeddings")
         context.during_forward += [prompts, labels, longer, inputs_embeds]
         return inputs_embeds
+
+    @staticmethod
+    def encoded(context: Context, p: Dim, width: int) -> Tensor:
+        """The learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
+        context.scoped("prompt_encoder: ")
+        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
+        indices = context.tape.new((1, p), "int64", "indices")
+        return ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")

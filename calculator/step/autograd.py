@@ -104,21 +104,21 @@ def _is_scattered(grad: Tensor) -> bool:
     return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and int(grad.shape[0]) > 1
 
 
-def backward(tape: Tape, loss: Tensor) -> None:
-    """Run the backward pass from a scalar."""
-    root = loss.node
+def backward(tape: Tape, out: Tensor, gradient: Tensor | None = None) -> None:
+    """Run the backward pass from a scalar, or from any tensor whose gradient the caller gives and holds."""
+    root = out.node
     if root is None:
         return
     _count_dependencies(root)
-    ones = tape.new((), loss.dtype, "loss: gradient", component="logits_and_loss")
-    root.incoming[0] = ones
+    given = gradient or tape.new((), out.dtype, "loss: gradient", component="logits_and_loss")
+    root.incoming[out.index] = given
     ready = [(-root.sequence, 0, root)]
     while ready:
         node = heapq.heappop(ready)[2]
         tape.scope, tape.component = node.scope, node.component
         _run(node, ready)
     tape.component = "activations"
-    del ones
+    del given
 
 
 def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:
