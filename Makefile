@@ -21,7 +21,7 @@ help: ## Show this list
 	@echo "  ARGS=... goes to pytest, bench and grid; TORCH_FLAGS=... to pip where it installs PyTorch"
 
 serve: $(VENV)/.serve ## Start the app on HOST:PORT
-	@$(RUN) -m app --host $(HOST) --port $(PORT)
+	@$(RUN) -m app serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.validation ## Run every test, browser tests included
 	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(ARGS)

@@ -1,57 +1,75 @@
-"""The command line: serve the pages and the API, or estimate one request from a file."""
+"""The command line: `python -m app COMMAND ...`; each command tells its options with --help.
+
+Exit status: 0 where the plan fits, or nothing was asked to fit; 1 where it is tight or does not fit; 2 where the usage
+is wrong or the request has no answer.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-import uvicorn
-
-from app.bodies import decoded
-from app.endpoints import estimate
+from app.commands import COMMANDS, USUAL
 from app.problems import Refusal
 from calculator.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments that are understood."""
-    told = argparse.ArgumentParser(prog="python -m app", description="Headroom: does a fine-tuning run fit a GPU?")
-    told.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"), help="address to serve at")
-    told.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8000")), help="port to serve at")
-    commands = told.add_subparsers(dest="command", metavar="COMMAND")
-    one = commands.add_parser("estimate", help="print the answer to one request, as POST /api/v1/estimate gives it")
-    one.add_argument("request", type=Path, metavar="REQUEST.json", help="the request's file, or - for standard input")
-    return told
+#: The exit status of a process that its reader or its user stopped: 128 and the signal's number.
+CLOSED, INTERRUPTED = 141, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say; 2 where a request has no answer."""
-    asked = parser().parse_args(arguments)
-    if asked.command == "estimate":
-        return _estimate(asked.request)
-    uvicorn.run("app.application:application", factory=True, host=asked.host, port=asked.port, server_header=False)
-    return 0
+    """Run one command; returns the exit status."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv.insert(0, USUAL)
+    told = _parser().parse_args(argv)
+    module = import_module(COMMANDS[told.command])
+    own = argparse.ArgumentParser(
+        prog=f"python -m app {told.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.arguments(own)
+    return _run(module.run, own.parse_args(told.arguments))
 
 
-def _estimate(path: Path) -> int:
+def _parser() -> argparse.ArgumentParser:
+    told = argparse.ArgumentParser(
+        prog="python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
+    told.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own options")
+    return told
+
+
+def _run(run: Callable[[argparse.Namespace], int], told: argparse.Namespace) -> int:
     try:
-        raw = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        answer = estimate.answered(decoded(raw))
+        status = int(run(told))
+        sys.stdout.flush()
     except PlanError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"{problem.loc}: {problem.msg}\n" if problem.loc else f"{problem.msg}\n")
-        return 2
+        return _refused(f"{problem.loc}: {problem.msg}" if problem.loc else problem.msg for problem in error.problems)
+    except BrokenPipeError:
+        # Nobody reads on; without this the interpreter would fail once more on leaving.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (OSError, Refusal) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{answer.model_dump_json(indent=2)}\n")
-    return 0
+        return _refused((str(error),))
+    return status
+
+
+def _refused(lines: Iterable[str]) -> int:
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
+    return 2
 
 
 if __name__ == "__main__":

@@ -118,11 +118,16 @@ def _values(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]
     }
 
 
+def model_named(text: str) -> Any:
+    """What a typed model stands for: a bare number of parameters, or a name."""
+    name = text.strip()
+    digits = name.replace(",", "")
+    return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
+
+
 def _model(typed: Mapping[str, str]) -> Any:
     if not typed["config"].strip():
-        name = typed["model"].strip()
-        digits = name.replace(",", "")
-        return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
+        return model_named(typed["model"])
     try:
         return {"config": decoded(typed["config"].encode("utf-8", "replace"))}
     except Refusal as error:

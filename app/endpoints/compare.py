@@ -1,5 +1,6 @@
 """`POST /api/v1/compare`: the methods side by side."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +24,12 @@ def answered(body: Any) -> CompareAnswer:
     Raises:
         PlanError: where the request is wrong.
     """
-    return CompareAnswer(rows=tuple(_row(row) for row in compare(parse_comparison(body))))
+    return answer_of(compare(parse_comparison(body)))
+
+
+def answer_of(rows: Iterable[ComparisonRow]) -> CompareAnswer:
+    """A comparison's rows as the API answers them."""
+    return CompareAnswer(rows=tuple(_row(row) for row in rows))
 
 
 def _row(row: ComparisonRow) -> ComparisonRowAnswer:

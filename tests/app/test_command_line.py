@@ -1,23 +1,113 @@
-"""The command line prints what the API answers."""
+"""The command line prints what the API answers, or the same as text."""
 
+import io
 import json
+import sys
+from importlib import import_module
 
 import pytest
 
-from app.__main__ import main, parser
+from app.__main__ import main
+from app.commands import COMMANDS, serve
+from app.fields import FIELDS
+
+#: The fixture's plan as options.
+PLAN = (
+    *("--model", "meta-llama/Llama-3.1-8B", "--method", "qlora", "--r", "16", "--target_modules", "all-linear"),
+    *("--training.sequence_length", "2048", "--gradient_checkpointing", "--gpu", "rtx-4090"),
+)
 
 
-def test_an_estimate_is_what_the_api_answers(client, plan, tmp_path, capsys):
-    file = tmp_path / "request.json"
-    file.write_text(json.dumps(plan))
-    assert main(["estimate", str(file)]) == 0
+@pytest.fixture
+def file(tmp_path, plan):
+    """The plan in a file."""
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(plan))
+    return str(path)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "serve"])
+def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in told] == []
+    assert "--json" in told
+    assert import_module(COMMANDS[command]).__doc__.splitlines()[0] in told
+
+
+def test_an_estimate_from_options_is_what_the_api_answers(client, plan, capsys):
+    assert main(["estimate", *PLAN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_an_estimate_from_a_file_is_what_the_api_answers(client, plan, file, capsys):
+    assert main(["estimate", "--request", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_options_are_laid_over_a_request_from_standard_input(client, plan, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(plan).encode())))
+    main(["estimate", "--request", "-", "--json", "--r", "32", "--gradient_checkpointing", "false"])
+    plan["method"]["r"] = 32
+    plan["training"]["gradient_checkpointing"] = False
+    assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_the_text_tells_the_same_figures(client, plan, capsys):
+    answer = client.post("/api/v1/estimate", json=plan).json()
+    assert main(["estimate", *PLAN]) == 0
+    told = capsys.readouterr().out
+    assert "fits with" in told
+    assert f"{answer['memory']['required_bytes']:,}" in told
+    weights = next(part for part in answer["memory"]["components"] if part["name"] == "base_weights")
+    assert f"{weights['bytes']:,}" in told
+    assert answer["assumptions"][0] in told
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (("--memory_gib", "24"), 0),
+        (("--memory_bytes", str(24 << 30)), 0),
+        ((), 0),
+        (("--memory_gib", "0.5"), 1),
+        (("--device.memory_bytes", "500000000"), 1),
+    ],
+)
+def test_the_status_says_whether_it_fits(options, status, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == status
+    capsys.readouterr()
+
+
+def test_a_tight_plan_is_no_success(capsys):
+    plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
+    main(plan)
+    required = json.loads(capsys.readouterr().out)["memory"]["required_bytes"]
+    assert main([*plan, "--memory_bytes", str(required - 1)]) == 1
+    assert json.loads(capsys.readouterr().out)["fit"]["verdict"] == "tight"
+
+
+def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(
+        '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, '
+        '"intermediate_size": 128, "vocab_size": 100}'
+    )
+    assert main(["estimate", "--config", str(config), "--method", "lora"]) == 0
+    assert "LoRA of llama" in capsys.readouterr().out
+    assert main(["estimate", "--model", "70,000,000,000", "--method", "full", "--accounting", "textbook"]) == 0
+    assert "560,000,000,000" in capsys.readouterr().out
+    assert main(["estimate", "--config", str(config), "--model", "gpt2", "--method", "lora"]) == 2
+    assert "not both" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "not JSON"),
+        ("[]", "must be an object"),
         ("{}", "model: "),
         ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1"),
     ],
@@ -25,18 +115,83 @@ def test_an_estimate_is_what_the_api_answers(client, plan, tmp_path, capsys):
 def test_a_request_without_an_answer_is_told_and_exits_with_2(text, said, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(text)
-    assert main(["estimate", str(file)]) == 2
+    assert main(["estimate", "--request", str(file)]) == 2
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--r", "many"), "method.r: must be a whole number"),
+        (("--num_virtual_tokens", "8"), "method.num_virtual_tokens: unknown field"),
+        (("--gradient_checkpointing", "perhaps"), "training.gradient_checkpointing: must be true or false"),
+        (("--optimizer", ""), "training.optimizer: must be one of"),
+        (("--gpu", "abacus"), "device.gpu: "),
+        (("--max_grad_norm", "-1"), "training.max_grad_norm: must be at least 0"),
+    ],
+)
+def test_a_refused_option_is_told_by_its_field(options, said, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_null_is_a_value_where_a_field_admits_it(capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--max_grad_norm", "null"]) == 0
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--r", "null"]) == 2
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("arguments", [["imagine"], ["estimate", "--imagine", "1"], ["estimate", "--sequence", "9"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
-    assert main(["estimate", str(tmp_path / "none.json")]) == 2
+    assert main(["estimate", "--request", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
 
 
-def test_host_and_port_come_from_the_environment_too(monkeypatch):
-    assert (parser().parse_args([]).host, parser().parse_args([]).port) == ("127.0.0.1", 8000)
+def test_a_comparison_is_what_the_api_answers(client, plan, capsys):
+    common = {key: plan[key] for key in ("model", "training", "device")}
+    methods = [{"name": "full"}, {"name": "lora", "r": 16}, {"name": "qlora", "r": 16}, {"name": "prefix"}]
+    options = ["compare", "--model", plan["model"], "--methods", "full,lora,qlora,prefix", "--r", "16"]
+    options += ["--gradient_checkpointing", "--sequence_length", "2048", "--gpu", "rtx-4090"]
+    assert main([*options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == client.post("/api/v1/compare", json={**common, "methods": methods}).json()
+    assert main(options) == 0
+    text = capsys.readouterr().out
+    assert f"{told['rows'][1]['estimate']['parameters']['trainable']:,}" in text
+    assert "Prefix tuning is refused: training.gradient_checkpointing" in text
+
+
+def test_a_comparison_succeeds_where_one_method_fits(capsys):
+    plan = ["compare", "--model", "meta-llama/Llama-3.1-8B", "--gradient_checkpointing", "--gpu", "rtx-4090"]
+    assert main(plan) == 0
+    assert main([*plan, "--methods", "full"]) == 1
+    capsys.readouterr()
+
+
+def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_text('{"model": "gpt2", "methods": [{"name": "lora", "use_dora": true}, {"name": "prompt"}]}')
+    assert main(["compare", "--request", str(file), "--r", "4", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert (rows[0]["method"]["r"], rows[0]["method"]["use_dora"]) == (4, True)
+    assert main(["compare", "--request", str(file), "--bottleneck_size", "4"]) == 2
+    assert "method.bottleneck_size: none of the methods has it" in capsys.readouterr().err
+
+
+def test_serve_is_the_usual_command_and_takes_host_and_port(monkeypatch):
+    asked = []
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))
+    main([])
+    main(["--port", "7"])
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("PORT", "9001")
-    assert (parser().parse_args([]).host, parser().parse_args([]).port) == ("0.0.0.0", 9001)
-    assert parser().parse_args(["--port", "7"]).port == 7
+    main(["serve"])
+    main(["serve", "--host", "::1"])
+    assert asked == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]

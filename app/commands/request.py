@@ -1,0 +1,83 @@
+"""A plan on the command line: a request's file, and options that say more or otherwise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.bodies import decoded
+from app.commands import options
+from app.fields import FIELDS
+from app.form import model_named
+from app.problems import Refusal
+from calculator.errors import refusal
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pydantic import BaseModel
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what gives the request, and how its answer is written."""
+    parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print the API's answer")
+    parser.add_argument("--model", metavar="ID", help="a catalogue id, a hub URL, or a bare number of parameters")
+    parser.add_argument("--config", metavar="FILE", help="a config.json, where the catalogue lacks the model")
+    options.declare(parser, FIELDS.values())
+
+
+def method_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the choice of one method."""
+    parser.add_argument("--method", "--method.name", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+
+
+def body(told: argparse.Namespace) -> Any:
+    """The request with one method, as the API would get it.
+
+    Raises:
+        PlanError, Refusal, OSError: where a file can't be read as what it should be.
+    """
+    given = common(told)
+    if told.method is not None:
+        given = options.merged({"method": {}}, given)
+        given["method"] = {"name": told.method, **given["method"]}
+    return laid_over(told, given)
+
+
+def common(told: argparse.Namespace) -> dict[str, Any]:
+    """What the options give of a request, settings of methods under `method`."""
+    given = options.given(told, FIELDS.values())
+    if told.config is not None:
+        if told.model is not None:
+            raise refusal("model", "give either --model or --config, not both", told.model)
+        given["model"] = {"config": read(told.config)}
+    elif told.model is not None:
+        given["model"] = model_named(told.model)
+    return given
+
+
+def laid_over(told: argparse.Namespace, given: dict[str, Any]) -> Any:
+    """The request's file with the options laid over it."""
+    if told.request is None:
+        return given
+    stated = read(told.request)
+    if not isinstance(stated, dict):
+        raise refusal("", "the request must be an object", stated)
+    return options.merged(stated, given)
+
+
+def read(path: str) -> Any:
+    """A JSON file's value; `-` is standard input."""
+    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        return decoded(raw)
+    except Refusal as error:
+        raise Refusal(error.status, error.detail.replace("the body", path, 1)) from error
+
+
+def shown(told: argparse.Namespace, answer: BaseModel, text: str) -> None:
+    """Print an answer: as the API writes it, or as text."""
+    sys.stdout.write(f"{answer.model_dump_json(indent=2) if told.json else text}\n")

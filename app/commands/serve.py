@@ -1,0 +1,24 @@
+"""Serve the pages and the API."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
+    parser.add_argument("--host", default=host, help="address to serve at; else HOST, or 127.0.0.1")
+    parser.add_argument("--port", type=int, default=port, help="port to serve at; else PORT, or 8000")
+
+
+def run(told: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    uvicorn.run("app.application:application", factory=True, host=told.host, port=told.port, server_header=False)
+    return 0
