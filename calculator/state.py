@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
@@ -53,7 +53,8 @@ def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ..
                 tensors += _layer(part.name, layer, count, model, method, training)
         else:
             tensors += _module(part, part.name, 1, model, method, training)
-    tensors += (_buffer(buffer, buffer.name, 1, training) for buffer in model.buffers)
+    for buffer in model.buffers:
+        tensors += _buffer(buffer, buffer.name, 1, method, training)
     tensors += method.added(model, training)
     return tuple(tensors)
 
@@ -63,12 +64,17 @@ def _layer(stack: str, layer: Layer, count: int, model: Model, method: Method, t
         name = f"{stack}.*.{module.name}"
         yield from _module(module, name, count, model, method, training)
     for buffer in layer.buffers:
-        yield _buffer(buffer, f"{stack}.*.{buffer.name}", count, training)
+        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, method, training)
 
 
-def _buffer(buffer: Buffer, name: str, count: int, training: Training) -> Stored:
+def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[Stored]:
+    """A buffer, and its copy where its owner is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
-    return Stored(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    own = Stored(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    yield own
+    owner, _, last = name.rpartition(".")
+    if method.copies(owner):
+        yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 
 def _module(

@@ -39,6 +39,10 @@ class Method:
         """How one module is stored and trained; `path` is its full name."""
         return Treatment(dtype=training.dtype)
 
+    def copies(self, path: str) -> bool:  # noqa: ARG002
+        """Whether the module at a path is, or lies in, one that is copied, its buffers too."""
+        return False
+
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
         return training.dtype

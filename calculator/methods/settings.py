@@ -49,3 +49,7 @@ class LowRank:
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse targets and modules to save that PEFT refuses."""
         targets.check(self, model)
+
+    def copies(self, path: str) -> bool:
+        """Whether the module at a path is, or lies in, one of `modules_to_save`."""
+        return targets.is_saved(path, self)

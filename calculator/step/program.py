@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.step import masks, norms, rotary
 from calculator.step import operations as ops
+from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from calculator.config import Config
     from calculator.dtype import DType
     from calculator.step.context import Context, LayerModules
-    from calculator.step.tape import Tensor
 
 
 def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
@@ -23,12 +23,18 @@ def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *
     context.scoped(f"{name}: ")
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
     if scaled:
-        rows = ops.scale(rows, "output, scaled")
+        rows = _scaled(context, rows)
     if not embed.added:
         return rows
     if context.training.gradient_checkpointing:
         rows = context.input_requiring_grad(rows)
     return context.method.looked_up(embed, ids, rows)
+
+
+def _scaled(context: Context, rows: Tensor) -> Tensor:
+    """Embeddings times a buffer in the model's dtype, which is cast to the table's where that is another."""
+    factor = Tensor(context.tape, None, (), context.training.dtype, None)
+    return ops.mul(rows, ops.cast(factor, rows.dtype, "scale in the table's dtype"), "output, scaled")
 
 
 def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
