@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from calculator.step.operations import promoted
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from calculator.dtype import DType
     from calculator.optimizers import Optimizer
 
 
@@ -28,18 +30,23 @@ def _bytes(tensors: Iterable[Stored]) -> int:
 
 
 def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored, ...]:
-    """Whole-list temporaries of a foreach step (torch/optim/adam.py, _multi_tensor_adam).
+    """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
-    It runs one dtype after the other, and a list keeps its name until the next dtype's is made: with two dtypes, which
-    is as many as there are, both coexist.
+    It runs one dtype after the other, of which there are two at most, and a list keeps its name until the next dtype's
+    is made. So the second's first list meets all of the first's, its last list the first's last: most is alive where
+    the larger dtype has all of its lists and the other one.
     """
+    sizes: Counter[DType] = Counter()
+    for tensor in trained:
+        sizes[tensor.dtype] += tensor.bytes
+    larger = max(sizes, key=lambda dtype: sizes[dtype], default=None)
     return tuple(
         Stored(
             name=f"{tensor.name}: {optimizer.name} temporary",
             shape=tensor.shape,
             dtype=tensor.dtype,
             component="workspace",
-            count=tensor.count * optimizer.temporaries,
+            count=tensor.count * (optimizer.temporaries if tensor.dtype == larger else 1),
         )
         for tensor in trained
         if optimizer.temporaries

@@ -20,6 +20,7 @@ CASES = [
 REFUSED = [case for case in CASES if case["expected"].get("refused")]
 COUNTED = [case for case in CASES if "parameters" in case["expected"]]
 TRACED = [case for case in CASES if "phases" in case["expected"]]
+EXACT = [case for case in TRACED if "exact" in case["tags"]]
 TEXTBOOK = [case for case in CASES if "textbook" in case["tags"]]
 
 #: Input ids, labels and indices that a step holds or not at a given moment come to some kilobytes.
@@ -57,6 +58,11 @@ def test_the_peak_is_right_to_a_millionth(case):
 def test_every_phase_is_right_to_half_a_mebibyte_or_a_hundred_thousandth(case):
     phases = {phase.name: phase.peak_bytes for phase in answer(case).memory.phases}
     assert phases == pytest.approx(case["expected"]["phases"], rel=1e-5, abs=SMALL)
+
+
+@named(EXACT)
+def test_what_an_estimate_once_got_wrong_is_right_to_the_byte(case):
+    assert {phase.name: phase.peak_bytes for phase in answer(case).memory.phases} == case["expected"]["phases"]
 
 
 @named(TRACED)
