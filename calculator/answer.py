@@ -29,12 +29,12 @@ PhaseName = Literal["forward", "backward", "optimizer_step"]
 SHOWN_TERMS = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Row:
     """One kind of storage alive at the peak: its name, how many there are, and their bytes together.
 
     `shape` is in named dimensions, and None for an overhead that is no tensor. Each storage is rounded up to 512 bytes,
-    so `bytes` can exceed the product.
+    so `bytes` can exceed the product. Not frozen: an answer has a hundred, and frozen ones take twice as long to make.
     """
 
     name: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.dimension import Shape
     from calculator.dtype import DType
     from calculator.step.training_step import Peak
@@ -34,15 +33,17 @@ def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=SOURCES[component])
             found[component].append(row)
     for listed in found.values():
-        listed.sort(key=lambda row: -row.bytes)
+        listed.sort(key=_SIZE, reverse=True)
     return found
 
 
-def _storages(peak: Peak) -> Iterator[tuple[str, Shape, DType, ComponentName, int, int]]:
-    for s in peak.stored:
-        yield s.name, s.shape, s.dtype, s.component, s.count, s.bytes
-    for (name, shape, dtype, component, size), count in peak.born.items():
-        yield name, shape, dtype, component, count, size * count
+_SIZE = attrgetter("bytes")
+
+
+def _storages(peak: Peak) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
+    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in peak.stored]
+    born = [(*born[:4], count, born[4] * count) for born, count in peak.born.items()]
+    return told + born
 
 
 def components(peak: Peak) -> tuple[Component, ...]:

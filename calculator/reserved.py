@@ -9,19 +9,15 @@ docs/decisions/0004-reserved-memory.md holds the rule against replays.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from itertools import accumulate
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
 from calculator.dtype import ITEMSIZE
-from calculator.optimizers import OPTIMIZERS
 from calculator.sourced import Sourced
-from calculator.state import optimizer_states
-from calculator.step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from calculator.state import Stored
     from calculator.step.recording import Recording
@@ -42,16 +38,15 @@ SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """`torch.cuda.max_memory_reserved` by the rule, bytes."""
-    state, optimizer = step.state, OPTIMIZERS[step.training.optimizer]
-    trained = tuple(tensor for tensor in state if tensor.trained)
+    state = step.state
     added = [tensor for tensor in state if not tensor.base]
-    gradients = trained if step.training.gradient_accumulation_steps > 1 else ()
-    stays = _counted((*added, *optimizer_states(state, optimizer), *gradients))
+    gradients = step.gradients if step.training.gradient_accumulation_steps > 1 else ()
+    stays = _counted((*added, *step.states, *gradients))
     stays.update(workspaces)
-    steps = _most_alive(step.recording, temporaries(trained, optimizer, step.training.max_grad_norm))
+    steps = _most_alive(step.recording, step.temporaries)
     loaded = sum(tensor.bytes for tensor in state if tensor.base) + _read_and_dropped(state, step.training)
     largest = max(steps)
-    left = _left_by_layers(step) + sum(tensor.bytes for tensor in trained)
+    left = _left_by_layers(step) + sum([tensor.bytes for tensor in step.gradients])
     again = segment_bytes(largest) if left >= largest else 0
     return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
@@ -74,7 +69,7 @@ def _counted(tensors: Iterable[Stored]) -> Counter[int]:
     return counts
 
 
-def _in_segments(counts: Counter[int]) -> int:
+def _in_segments(counts: Mapping[int, int]) -> int:
     """Blocks of each size in segments of their own; small ones share theirs."""
     total = small = 0
     for size, count in counts.items():
@@ -105,27 +100,36 @@ def _left_by_layers(step: TrainingStep) -> int:
     return once + sum(w.copies * g for w, g in zip(recording.windows[:1], recording.growth, strict=False))
 
 
-def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> Counter[int]:
+def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> dict[int, int]:
     """Of each size, the most that are alive at once during a step; `last` is made at its end."""
-    changes: defaultdict[int, list[int]] = defaultdict(list)
-    events, sizes = recording.tape.events, [row[4] for row in recording.tape.rows]
+    sizes = [row[4] for row in recording.tape.rows]
+    alive = dict.fromkeys(sizes, 0)
+    most = alive.copy()
     told = 0
     for position, size, count in sorted(_of_copies(recording)):
-        _tell(changes, events[told:position], sizes)
-        changes[size].append(count)
+        _tell(recording.tape.events[told:position], sizes, alive, most)
+        _change(size, count, alive, most)
         told = position
-    _tell(changes, events[told:], sizes)
+    _tell(recording.tape.events[told:], sizes, alive, most)
     for size, count in _counted(last).items():
-        changes[size].append(count)
-    return Counter({size: max(0, *accumulate(counts)) for size, counts in changes.items()})
+        _change(size, count, alive, most)
+    return most
 
 
-def _tell(changes: defaultdict[int, list[int]], events: list[int], sizes: list[int]) -> None:
+def _tell(events: list[int], sizes: list[int], alive: dict[int, int], most: dict[int, int]) -> None:
     for event in events:
         if event >= 0:
-            changes[sizes[event]].append(1)
+            size = sizes[event]
+            alive[size] = count = alive[size] + 1
+            if count > most[size]:  # noqa: PLR1730  max() would double the time of this loop
+                most[size] = count
         else:
-            changes[sizes[~event]].append(-1)
+            alive[sizes[~event]] -= 1
+
+
+def _change(size: int, count: int, alive: dict[int, int], most: dict[int, int]) -> None:
+    alive[size] = alive.get(size, 0) + count
+    most[size] = max(most.get(size, 0), alive[size])
 
 
 def _of_copies(recording: Recording) -> Iterator[tuple[int, int, int]]:

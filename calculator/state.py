@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from calculator.treatment import Treatment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Stored:
     """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
 
     `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
-    own from what a method adds.
+    own from what a method adds. `bytes` is all of them, each rounded up to 512 bytes. Nothing changes one; it is not
+    frozen because a step has a hundred, and a frozen one takes twice as long to make.
     """
 
     name: str
@@ -37,11 +38,10 @@ class Stored:
     parameters: int = 0
     trained: bool = False
     base: bool = True
+    bytes: int = field(init=False)
 
-    @property
-    def bytes(self) -> int:
-        """All of them, each rounded up to 512 bytes."""
-        return rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
+    def __post_init__(self) -> None:
+        self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
 
 
 def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,24 +42,36 @@ class Moment:
     repeats: tuple[int, ...]
 
 
-class Recording:
-    """The events of one micro-batch, folded. Rows before `shared` were born before the first layer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Events over which what copies hold is the same: how often each growth has come, and the bytes of all of them."""
 
-    __slots__ = ("dropped", "gained", "growth", "live", "shared", "tape", "windows")
+    start: int
+    end: int
+    repeats: tuple[int, ...]
+    offset: int
+
+
+class Recording:
+    """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
+
+    `live`: bytes alive after each event, without copies. `ends`: the event that frees each row.
+    """
+
+    __slots__ = ("dropped", "ends", "gained", "growth", "live", "sections", "shared", "tape", "windows")
 
     def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int) -> None:
         self.shared = shared
         self.tape = tape
         self.windows = windows
         self.live = _running(tape)
+        self.ends = _ends(tape)
         self.gained = _unreplaced(
             [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
         )
         self.growth = tuple(sum(born[4] * n for born, n in gained.items()) for gained in self.gained)
         self.dropped = tuple(self._drops())
-
-    def _at(self, position: int) -> int:
-        return self.live[position - 1] if position else 0
+        self.sections = self._sections()
 
     def _kept(self, window: Window) -> Counter[Born]:
         """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
@@ -67,29 +79,41 @@ class Recording:
         The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
         too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
         """
-        events, rows = self.tape.events, self.tape.rows
-        born = {event for event in events[window.start : window.end] if event >= 0}
-        freed = {~event for event in events[window.start : window.end] if event < 0}
-        before = {event for event in events[window.before : window.start] if event >= 0}
-        left = Counter(rows[event] for event in born - freed)
-        by_this = Counter(rows[event] for event in before & freed)
-        after = Counter(kind for _, kind in self._freed_between(window.start, window.end, window.end, self._until()))
-        return left - (by_this & after)
-
-    def _until(self) -> int:
-        """Where the backward pass through the repeated layers begins."""
-        return self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
+        by_this = self._kinds(self._freed(self._born(window.before, window.start), window.start, window.end))
+        after = self._kinds(self._freed(self._born(window.start, window.end), window.end, self._until()))
+        return self._left(window) - (by_this & after)
 
     def _gain(self, window: Window) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
-        gained: Counter[Born] = Counter()
-        rows, shared = self.tape.rows, self.shared
-        for event in self.tape.events[window.start : window.end]:
-            if event >= 0:
-                gained[rows[event]] += 1
-            elif ~event >= shared:
-                gained[rows[~event]] -= 1
+        gained = self._left(window)
+        before = range(self.shared, self._next_row(window.start))
+        gained.subtract(self._kinds(self._freed(before, window.start, window.end)))
         return gained
+
+    def _left(self, window: Window) -> Counter[Born]:
+        """What a window leaves alive of what is born in it."""
+        ends, end = self.ends, window.end
+        return self._kinds([row for row in self._born(window.start, end) if ends[row] >= end])
+
+    def _until(self) -> int:
+        """Where the backward pass through the repeated layers begins."""
+        return self.windows[1].start if len(self.windows) > 1 else len(self.live)
+
+    def _born(self, start: int, end: int) -> range:
+        """The rows born between two positions: rows are numbered as they are born."""
+        return range(self._next_row(start), self._next_row(end))
+
+    def _next_row(self, position: int) -> int:
+        return next((event for event in self.tape.events[position:] if event >= 0), len(self.ends))
+
+    def _freed(self, rows: range, start: int, end: int) -> list[int]:
+        """Those of the rows that are freed between two positions."""
+        ends = self.ends
+        return [row for row in rows if start <= ends[row] < end]
+
+    def _kinds(self, rows: list[int]) -> Counter[Born]:
+        told = self.tape.rows
+        return Counter([told[row] for row in rows])
 
     def _drops(self) -> Iterator[tuple[int, int, Born]]:
         """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
@@ -100,42 +124,34 @@ class Recording:
         """
         for window, gained in zip(self.windows[:1], self.gained, strict=False):
             until = self._until()
-            here = Counter(born for _, born in self._freed_between(window.start, window.end, window.end, until))
-            before = self._freed_between(window.before, window.start, window.end, until)
-            left = here & Counter({born: count for born, count in gained.items() if count > 0})
-            for position, born in before:
-                if left[born] > 0:
-                    left[born] -= 1
-                    yield position, window.copies, born
+            here = self._kinds(self._freed(self._born(window.start, window.end), window.end, until))
+            left = here & +gained
+            before = self._freed(self._born(window.before, window.start), window.end, until)
+            yield from self._dropped(left, before, window)
         for window, gained in zip(self.windows[1:], self.gained[1:], strict=True):
             left = +gained
-            for position, born in self._freed_between(window.start, window.end, window.end, len(self.tape.events)):
-                if left[born] > 0:
-                    left[born] -= 1
-                    yield position, window.copies, born
+            after = self._freed(self._born(window.start, window.end), window.end, len(self.live)) if left else []
+            yield from self._dropped(left, after, window)
 
-    def _freed_between(self, start: int, end: int, after: int, until: int) -> Iterator[tuple[int, Born]]:
-        """Frees in `after` to `until` of what was born in `start` to `end`."""
-        events, rows = self.tape.events, self.tape.rows
-        born = {event for event in events[start:end] if event >= 0}
-        for position in range(after, until):
-            event = events[position]
-            if event < 0 and ~event in born:
-                yield position + 1, rows[~event]
+    def _dropped(self, left: Counter[Born], rows: list[int], window: Window) -> Iterator[tuple[int, int, Born]]:
+        """The frees of rows, each kind as often as it is left."""
+        for row in sorted(rows, key=self.ends.__getitem__):
+            born = self.tape.rows[row]
+            if left[born] > 0:
+                left[born] -= 1
+                yield self.ends[row] + 1, window.copies, born
 
     def peak(self, start: int, end: int) -> Moment:
         """The moment with the most bytes between two positions."""
-        first = self._repeats(start)
-        best = Moment(event=start, bytes=self._at(start) + self._offset(start, first), repeats=first)
-        cuts = sorted({start, end, *(p for p in self._turns() if start < p < end)})
-        for low, high in pairwise(cuts):
-            repeats = self._repeats(low)
-            offset = self._offset(low, repeats)
-            highest = max(self.live[low:high], default=0) + offset
-            if highest > best.bytes:
-                event = self.live.index(highest - offset, low, high)
-                best = Moment(event=event + 1, bytes=highest, repeats=repeats)
-        return best
+        first = self._section(start)
+        event, most, repeats = start, (self.live[start - 1] if start else 0) + first.offset, first.repeats
+        for section in self.sections:
+            low, high = max(start, section.start), min(end, section.end)
+            highest = max(self.live[low:high], default=0) + section.offset
+            if low < high and highest > most:
+                event = self.live.index(highest - section.offset, low, high) + 1
+                most, repeats = highest, section.repeats
+        return Moment(event=event, bytes=most, repeats=repeats)
 
     def window_in(self, start: int, end: int) -> Window | None:
         """The window that lies between two positions, if one does."""
@@ -143,18 +159,23 @@ class Recording:
 
     def highest(self, start: int, end: int, window: Window, copy: int) -> int:
         """The most bytes between two positions inside a window, in one of its copies, the first being 0."""
-        repeats = list(self._repeats(start))
-        place = self.windows.index(window)
-        repeats[place] = copy
+        repeats = list(self._section(start).repeats)
+        repeats[self.windows.index(window)] = copy
         return max(self.live[start:end], default=0) + self._offset(start, tuple(repeats))
 
-    def _turns(self) -> Iterator[int]:
-        """Positions at which what the copies hold changes."""
-        for window in self.windows:
-            yield window.start
-            yield window.end
-        for position, _, _ in self.dropped:
-            yield position
+    def _sections(self) -> tuple[Section, ...]:
+        """The whole tape, cut where what the copies hold changes."""
+        end = len(self.live) + 1
+        turns = {turn for window in self.windows for turn in (window.start, window.end)}
+        cuts = sorted({0, *turns, *(position for position, _, _ in self.dropped)} - {end})
+        return tuple(self._from(low, high) for low, high in pairwise([*cuts, end]))
+
+    def _from(self, start: int, end: int) -> Section:
+        repeats = self._repeats(start)
+        return Section(start=start, end=end, repeats=repeats, offset=self._offset(start, repeats))
+
+    def _section(self, position: int) -> Section:
+        return next(section for section in self.sections if position < section.end)
 
     def _offset(self, position: int, repeats: tuple[int, ...]) -> int:
         held = sum(n * g for n, g in zip(repeats, self.growth, strict=True))
@@ -170,28 +191,16 @@ class Recording:
         return tuple(repeats)
 
     def rows(self, moment: Moment) -> Counter[Born]:
-        """How many of each kind of storage are alive at a moment."""
-        alive = self._alive(moment.event)
+        """How many of each kind of storage are alive at a moment, in the order of their births."""
+        ends, position = self.ends, moment.event
+        alive = self._kinds([row for row in range(self._next_row(position)) if ends[row] >= position])
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for born, count in gained.items():
+            for born, count in gained.items() if repeats else ():
                 alive[born] += count * repeats
         for at, copies, born in self.dropped:
-            if at <= moment.event:
+            if at <= position:
                 alive[born] -= copies
         return +alive
-
-    def _alive(self, position: int) -> Counter[Born]:
-        counts: Counter[Born] = Counter()
-        alive: set[int] = set()
-        for event in self.tape.events[:position]:
-            if event >= 0:
-                alive.add(event)
-            else:
-                alive.discard(~event)
-        rows = self.tape.rows
-        for row in alive:
-            counts[rows[row]] += 1
-        return counts
 
 
 def _unreplaced(gained: list[Counter[Born]]) -> tuple[Counter[Born], ...]:
@@ -209,9 +218,16 @@ def _unreplaced(gained: list[Counter[Born]]) -> tuple[Counter[Born], ...]:
 
 
 def _running(tape: Tape) -> list[int]:
+    """Bytes alive after each event: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
     sizes = [row[4] for row in tape.rows]
-    total, live = 0, []
-    for event in tape.events:
-        total += sizes[event] if event >= 0 else -sizes[~event]
-        live.append(total)
-    return live
+    changes = sizes + [-size for size in reversed(sizes)]
+    return list(accumulate(map(changes.__getitem__, tape.events)))
+
+
+def _ends(tape: Tape) -> list[int]:
+    """At which event each row is freed; one past the last where it stays."""
+    ends = [len(tape.events)] * len(tape.rows)
+    for position, event in enumerate(tape.events):
+        if event < 0:
+            ends[~event] = position
+    return ends

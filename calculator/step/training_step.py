@@ -43,41 +43,59 @@ class Peak:
         """How many of each kind of the step's own storages are alive."""
         if self.recording is None or self.moment is None:
             return self.left
-        return self.recording.rows(self.moment) + self.left
+        born = self.recording.rows(self.moment)
+        born.update(self.left)
+        return born
 
 
 class TrainingStep:
     """A plan's step, interpreted with the attention kernels that there are."""
 
-    __slots__ = ("context", "model", "recording", "state", "training")
+    __slots__ = (
+        "context",
+        "gradients",
+        "model",
+        "optimizer",
+        "recording",
+        "state",
+        "states",
+        "temporaries",
+        "training",
+    )
 
     def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
         self.model = model
         self.training = training
+        self.optimizer = OPTIMIZERS[training.optimizer]
         self.state = stored(model, method, training)
+        self.states = tuple(optimizer_states(self.state, self.optimizer))
+        self.gradients = tuple(gradients(self.state))
+        self.temporaries = temporaries(self.trained, self.optimizer, training.max_grad_norm)
         self.context = Context(model, method, training, kernels=kernels)
         micro_batch(self.context)
         self.recording = _recording(self.context)
 
+    @property
+    def trained(self) -> tuple[Stored, ...]:
+        """The parameters that are trained."""
+        return tuple([tensor for tensor in self.state if tensor.trained])
+
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
-        optimizer = OPTIMIZERS[self.training.optimizer]
-        always = (*self.state, *optimizer_states(self.state, optimizer))
-        kept = tuple(gradients(self.state))
-        accumulated = (*always, *kept) if self.training.gradient_accumulation_steps > 1 else always
+        always = (*self.state, *self.states)
+        accumulated = (*always, *self.gradients) if self.training.gradient_accumulation_steps > 1 else always
         left = self._left()
-        trained = tuple(tensor for tensor in self.state if tensor.trained)
         marks = self._marks()
         forward = self.recording.peak(marks["forward"], marks["backward"])
         backward = self.recording.peak(marks["backward"], marks["end"])
-        in_step = (*always, *kept, *temporaries(trained, optimizer, self.training.max_grad_norm))
+        in_step = (*always, *self.gradients, *self.temporaries)
         return (
             self._peak("forward", accumulated, forward, left - self._given(marks["forward"])),
             self._peak("backward", accumulated, backward, Counter()),
             Peak(
                 phase="optimizer_step",
                 bytes=_bytes(in_step, left),
-                operation=f"{optimizer.name}: step",
+                operation=f"{self.optimizer.name}: step",
                 stored=in_step,
                 left=left,
             ),
@@ -118,7 +136,7 @@ class TrainingStep:
 
 
 def _bytes(state: tuple[Stored, ...], born: Counter[Born]) -> int:
-    return sum(s.bytes for s in state) + sum(row[4] * count for row, count in born.items())
+    return sum([tensor.bytes for tensor in state]) + sum([row[4] * count for row, count in born.items()])
 
 
 def _recording(context: Context) -> Recording:
