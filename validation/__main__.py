@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": "validation.compare",
     "grid": "validation.grid",
     "bench": "validation.bench",
+    "published": "validation.published.report",
 }
 
 

@@ -18,12 +18,15 @@ STACK = ("torch", "transformers", "peft", "bitsandbytes")
 #: Modules of this package that no trace depends on.
 APART = frozenset({"bench", "compare", "grid", "journal", "matching", "progress", "random_requests", "table"})
 
+#: Packages of it of which the same is true.
+APART_PACKAGES = frozenset({"published", "rules"})
+
 
 def fingerprint() -> str:
     """Which libraries and which state of this package make traces now."""
     digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in STACK).encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
-        if path.stem not in APART:
+        if path.stem not in APART and path.parent.name not in APART_PACKAGES:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -1,0 +1,28 @@
+"""Every published row says where it stands."""
+
+import re
+
+import pytest
+
+from validation.published.source import address, sources
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
+def test_a_source_has_a_title_a_licence_a_remark_and_rows(source):
+    assert source.title
+    assert source.licence
+    assert source.remark
+    assert source.rows
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
+def test_every_row_has_an_address_at_a_commit_and_its_own_id(source):
+    for row in source.rows:
+        assert re.fullmatch(r"https://github\.com/[\w-]+/[\w-]+/blob/[0-9a-f]{9,40}/\S+", address(row)), row["id"]
+    assert len({row["id"] for row in source.rows}) == len(source.rows)
+
+
+@pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
+def test_every_row_says_what_was_measured(source):
+    for row in source.rows:
+        assert any(value for value in row["measured"].values()) or row.get("status") == "OOM", row["id"]

@@ -1,0 +1,64 @@
+"""What a measured stack is known to hold beside the reference step's tensors: computed from the model, never fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.dtype import ITEMSIZE, rounded
+from calculator.sourced import Sourced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.model import Model
+    from calculator.request import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adjustment:
+    """A tensor, or several: what they are, where that is written, their bytes, and whether they stay between steps."""
+
+    sentence: str
+    source: str
+    bytes: Callable[[Request, Model], int]
+    stays: bool
+
+
+def _logits(request: Request, model: Model) -> int:
+    training = request.training
+    tokens = training.micro_batch_size * training.sequence_length
+    return rounded(tokens * int(model.config["vocab_size"]) * ITEMSIZE[training.dtype])
+
+
+def _rotary_tables(request: Request, model: Model) -> int:
+    config = model.config
+    positions = int(config["max_position_embeddings"])
+    table = rounded(positions * int(config["head_dim"]) * ITEMSIZE[request.training.dtype])
+    return 2 * table * int(config["num_hidden_layers"])
+
+
+ADJUSTMENTS = {
+    "logits_held": Adjustment(
+        sentence="the logits stay alive through the backward pass",
+        source="the runs with transformers 4.48 hold this much more than the same runs with 4.45, to two megabytes",
+        bytes=_logits,
+        stays=False,
+    ),
+    "rotary_tables_of_every_layer": Adjustment(
+        sentence="every layer keeps cosines and sines for all positions that the model knows",
+        source="transformers 4.39, models/mistral/modeling_mistral.py, MistralRotaryEmbedding._set_cos_sin_cache",
+        bytes=_rotary_tables,
+        stays=True,
+    ),
+}
+
+
+def adjusted(names: tuple[str, ...], request: Request, model: Model, *, between_steps: bool) -> tuple[Sourced, ...]:
+    """The adjustments' bytes, each with its source; between steps only what stays."""
+    chosen = [ADJUSTMENTS[name] for name in names]
+    return tuple(
+        Sourced(name=each.sentence, bytes=each.bytes(request, model), source=each.source)
+        for each in chosen
+        if each.stays or not between_steps
+    )

@@ -1,0 +1,75 @@
+"""What the calculator says of a published measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from calculator.compatibility import check
+from calculator.devices import library_workspace
+from calculator.devices.verdict import card_of
+from calculator.estimate import estimate, model_of
+from calculator.request import parse_request
+from validation.published import phases
+from validation.published.adjustments import adjusted
+from validation.published.buckets import max_reserved
+
+if TYPE_CHECKING:
+    from calculator.model import Model
+    from calculator.request import Request
+    from calculator.sourced import Sourced
+    from validation.published.measurement import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Bytes of the statistic that was measured, `adjustments` included, and the phase that the peak lies in."""
+
+    bytes: int
+    phase: str
+    adjustments: tuple[Sourced, ...] = ()
+
+
+def predicted(measured: Measurement) -> Prediction:
+    """The calculator's figure for a measurement with a request.
+
+    Raises:
+        PlanError: where the calculator refuses the request.
+    """
+    request = parse_request({**(measured.run.request or {}), "reserved": "replay"})
+    model = model_of(request.model)
+    check(request, model)
+    if measured.point is not None:
+        return _at_a_point(measured, request, model)
+    if measured.run.protocol == "buckets":
+        size = max_reserved(request, model, _workspaces(request))
+        return Prediction(bytes=size, phase=estimate(replace(request, reserved="rule")).memory.peak_phase)
+    memory = estimate(request).memory
+    in_update = memory.peak_phase == "optimizer_step"
+    extra = adjusted(measured.run.adjustments, request, model, between_steps=in_update)
+    sizes = {
+        "max_memory_allocated": memory.peak_allocated_bytes + memory.library_workspace_bytes,
+        "max_memory_reserved": memory.peak_reserved_bytes,
+        "nvidia_smi": memory.required_bytes,
+    }
+    total = sizes[measured.statistic] + sum(each.bytes for each in extra)
+    return Prediction(bytes=total, phase=memory.peak_phase, adjustments=extra)
+
+
+def _at_a_point(measured: Measurement, request: Request, model: Model) -> Prediction:
+    point = measured.point
+    assert point is not None
+    forward, backward = _workspaces(request)
+    workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
+    extra = adjusted(measured.run.adjustments, request, model, between_steps=True)
+    if measured.run.protocol == "mean_of_logits":
+        size = phases.with_mean_of_logits(request, model, point)
+    else:
+        size = phases.between_steps(request, model)
+    total = size + workspaces + sum(each.bytes for each in extra)
+    return Prediction(bytes=total, phase=point, adjustments=extra)
+
+
+def _workspaces(request: Request) -> tuple[int, int]:
+    forward, backward = library_workspace(card_of(request.device))
+    return forward.bytes, backward.bytes

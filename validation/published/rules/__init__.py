@@ -1,0 +1,40 @@
+"""How each source's rows become requests: one module a source, with `measurements` of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from validation.published.rules import (
+    documents,
+    fms_acceleration,
+    fsdp_qlora,
+    liger_kernel,
+    litgpt,
+    ms_swift,
+    peft_metamathqa,
+    qwen,
+    torchtune,
+)
+from validation.published.source import sources
+
+if TYPE_CHECKING:
+    from validation.published.measurement import Measurement
+
+RULES = {
+    "documents": documents,
+    "fms_acceleration": fms_acceleration,
+    "fsdp_qlora": fsdp_qlora,
+    "liger_kernel": liger_kernel,
+    "litgpt": litgpt,
+    "ms_swift": ms_swift,
+    "peft_metamathqa": peft_metamathqa,
+    "qwen": qwen,
+    "torchtune": torchtune,
+}
+
+
+@cache
+def measurements() -> tuple[Measurement, ...]:
+    """Every figure of every source."""
+    return tuple(told for source in sources() for told in RULES[source.name].measurements(source))

@@ -1,0 +1,89 @@
+"""PEFT's method comparison: Llama-3.2-3B on an L40S, `max_memory_reserved` of a whole run of 5,000 steps.
+
+The script keeps `outputs` until the next step's take their name, sorts batches by length within buckets, and empties
+the cache every ten steps: the protocol `buckets`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from validation.published.buckets import LONGEST
+from validation.published.measurement import Run, measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from validation.published.measurement import Measurement
+    from validation.published.source import Row, Source
+
+#: Settings of a LoRA that the contract's method has no word for.
+BEYOND = {
+    "use_bdlora": "block-diagonal LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "trainable_token_indices": "trainable tokens",
+}
+
+#: Why figures are off.
+REMARKS = {
+    "PREFIX_TUNING": (
+        "the run's maximum probably comes from its evaluation, which generates for 50 questions at once with the"
+        " prefix in every cache and is not replayed"
+    ),
+    "PROMPT_TUNING": "the batches' lengths are taken from a law, and with 200 virtual tokens more of each is kept",
+}
+
+UNKNOWN = (
+    f"the longest padded sequence, taken as {LONGEST} for every row",
+    "the other batches' lengths, taken from a log-normal law with the published mean",
+)
+
+
+def measurements(source: Source) -> Iterator[Measurement]:
+    """The most that was reserved, a row."""
+    for row in source.rows:
+        size = row["measured"]["accelerator_memory_max"]
+        told = {"setting": row["experiment"], "remark": REMARKS.get(row["method"], "")}
+        yield measurement(source, row, "max_memory_reserved", size, _run(row), **told)
+
+
+def _run(row: Row) -> Run:
+    method = _method(row)
+    if isinstance(method, str):
+        return Run(differs=(method,))
+    training = {
+        "micro_batch_size": row["batch_size"],
+        "sequence_length": LONGEST,
+        "dtype": row["dtype"],
+        "adapter_dtype": "float32" if row["autocast_adapter_dtype"] else "model",
+        "gradient_checkpointing": row["gradient_checkpointing"],
+        "padding": True,
+    }
+    request = {"model": row["model"], "method": method, "training": training, "device": {"gpu": "l40s"}}
+    return Run(request=request, protocol="buckets", unknown=UNKNOWN)
+
+
+def _method(row: Row) -> dict[str, Any] | str:
+    """The contract's method, or why it has none."""
+    config = row["peft_config"]
+    if row["method"] == "FULL":
+        return {"name": "full"}
+    if row["method"] == "PROMPT_TUNING":
+        return {"name": "prompt", "num_virtual_tokens": config["num_virtual_tokens"]}
+    if row["method"] == "PREFIX_TUNING":
+        return {"name": "prefix", "num_virtual_tokens": config["num_virtual_tokens"]}
+    if row["method"] == "LORA":
+        return _lora(row)
+    return "a method that the contract does not have"
+
+
+def _lora(row: Row) -> dict[str, Any] | str:
+    config = row["peft_config"]
+    beyond = [said for name, said in BEYOND.items() if config.get(name)]
+    if beyond:
+        return f"{', '.join(beyond)}, which the contract's LoRA has no setting for"
+    if config.get("init_lora_weights") not in (True, None) or row["optimizer"] != "AdamW":
+        return "only B is trained (LoRA-FA, MiCA), which the contract's LoRA has no setting for"
+    names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
+    told = {name: config[name] for name in names if name in config}
+    return {"name": "lora", **told, "target_modules": sorted(config["target_modules"])}
