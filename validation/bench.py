@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from calculator.estimate import estimate
+from calculator.planning.limits import limit, parse_limit
 from calculator.request import parse_request
 from validation.quiet import quieten
 
@@ -31,6 +32,20 @@ ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("Llama-3.1-8B, the same, checkpointed", {**LLAMA_8B, "training": {"gradient_checkpointing": True}}, 1.0),
     ("Llama-3.1-70B, QLoRA r 16 all-linear", LLAMA_70B, 1.0),
     ("Llama-3.1-70B, the same, reserved by replay", {**LLAMA_70B, "reserved": "replay"}, 100.0),
+)
+
+#: Limits that are timed: a title, a request, and the most milliseconds that finding it may take.
+LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
+    (
+        "Llama-3.1-8B, QLoRA on 24 GB: longest sequence",
+        {**LLAMA_8B, "method": QLORA, "device": {"gpu": "rtx-4090"}, "solve_for": "sequence_length"},
+        200.0,
+    ),
+    (
+        "Llama-3.1-70B, QLoRA on 80 GB: highest rank",
+        {**LLAMA_70B, "device": {"gpu": "h100"}, "solve_for": "r"},
+        200.0,
+    ),
 )
 
 #: A sweep's grid: ranks, lengths and batches of one model.
@@ -62,7 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(told: argparse.Namespace) -> int:
     """Time everything and print one table; returns 1 where a target is missed."""
     quieten()
-    lines = [*_estimates(told.runs), _sweep()]
+    lines = [*_estimates(told.runs), *_limits(), _sweep()]
     missing = find_spec("torch") is None
     if told.traces and not missing:
         lines += _beside_a_trace(told.traces)
@@ -80,6 +95,12 @@ def _estimates(runs: int) -> Iterator[Line]:
         request = parse_request(body)
         taken = seconds(partial(estimate, request), runs) * 1e3
         yield Line(title=title, figure=f"{taken:.2f} ms", target=f"under {most:g} ms", met=taken < most)
+
+
+def _limits() -> Iterator[Line]:
+    for title, body, most in LIMITS:
+        taken = seconds(partial(limit, parse_limit(body)), 5) * 1e3
+        yield Line(title=title, figure=f"{taken:.0f} ms", target=f"under {most:g} ms", met=taken < most)
 
 
 def _sweep() -> Line:

@@ -9,6 +9,7 @@ COMMANDS = {
     "serve": "app.commands.serve",
     "estimate": "app.commands.estimate",
     "compare": "app.commands.compare",
+    "limits": "app.commands.limits",
 }
 
 #: What runs where no command is named.

@@ -1,12 +1,12 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, health
+from app.endpoints import catalogues, compare, estimate, health, limits
 
 #: Every module, in the documentation's order.
-ENDPOINTS = (estimate, compare, catalogues, health)
+ENDPOINTS = (estimate, compare, limits, catalogues, health)
 
 ROUTERS = tuple(module.router for module in ENDPOINTS)
 
 #: What the documentation shows of the paths that take a body, and of those that only read.
-POSTED = (estimate.POSTED, compare.POSTED)
+POSTED = (estimate.POSTED, compare.POSTED, limits.POSTED)
 READ = (*catalogues.READ, *health.READ)

@@ -185,6 +185,25 @@ def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, 
     assert "method.bottleneck_size: none of the methods has it" in capsys.readouterr().err
 
 
+def test_a_limit_is_what_the_api_answers(client, plan, capsys):
+    assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == client.post("/api/v1/limits", json={**plan, "solve_for": "r"}).json()
+    assert main(["limits", "--solve_for", "r", *PLAN]) == 0
+    text = capsys.readouterr().out
+    assert f"The largest r that fits: {told['value']:,}" in text
+    assert f"{told['value'] + 1:,}" in text
+    assert told["guarantee"] in text
+
+
+def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
+    plan = ["--model", "meta-llama/Llama-3.1-70B", "--method", "lora", "--gpu", "rtx-4090"]
+    assert main(["limits", "--solve_for", "micro_batch_size", *plan]) == 1
+    assert "No micro_batch_size fits." in capsys.readouterr().out
+    assert main(["limits", *plan]) == 2
+    assert "solve_for: must be one of r" in capsys.readouterr().err
+
+
 def test_serve_is_the_usual_command_and_takes_host_and_port(monkeypatch):
     asked = []
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))

@@ -55,7 +55,7 @@ def plans(seed, count):
     found = []
     while len(found) < count:
         try:
-            request = parse_request(_body(chance))
+            request = parse_request(random_body(chance))
             if estimate(request).memory.peak_allocated_bytes < LARGEST:
                 found.append(request)
         except PlanError:
@@ -63,7 +63,7 @@ def plans(seed, count):
     return found
 
 
-def _body(chance):
+def random_body(chance):
     training = {
         "micro_batch_size": chance.choice([1, 1, 2, 3, 4, 8, 16, 32]),
         "sequence_length": chance.choice([64, 128, 256, 512, 1000, 1024, 1500, 2048, 3000, 4096, 8192]),

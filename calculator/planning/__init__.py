@@ -1,0 +1,1 @@
+"""Planning over many estimates: the largest that fits."""

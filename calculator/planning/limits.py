@@ -1,0 +1,160 @@
+"""The largest value of a setting that still fits the device, everything else fixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from calculator.compatibility import within_positions
+from calculator.errors import PlanError, Problem, refusal
+from calculator.estimate import model_of
+from calculator.planning.bounds import Bound, SolveFor, bound, outgrown, solved
+from calculator.planning.trials import Point, Trials
+from calculator.request import Request, parse_request
+from calculator.settings import declared
+from calculator.training import Training
+
+#: Values tried where only the allocator's slack decides, in case that shrinks again there.
+PROBES = 6
+
+#: Kernels pad lengths to multiples of these, so that the next multiple may need less than its neighbours.
+ALIGNMENTS = (8, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRequest:
+    """A plan, and the setting of it that may grow."""
+
+    request: Request
+    solve_for: SolveFor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The largest value that fits, what bounds it, and the plan there and one step above.
+
+    `at` is None where no value fits. `above` is one step above `at`, or the smallest value where none fits; it is None
+    where that is refused. `guarantee` says what was tried, `warnings` what a value of that size means.
+    """
+
+    solve_for: SolveFor
+    bound: Bound
+    at: Point | None
+    above: Point | None
+    guarantee: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> int | None:
+        """The largest value that fits."""
+        return self.at.value if self.at else None
+
+
+def parse_limit(body: Any) -> LimitRequest:
+    """Read a limit's request from decoded JSON: an estimate's, and `solve_for`.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems: list[Problem] = []
+    name: Any = body.get("solve_for")
+    names = get_args(SolveFor)
+    if name not in names:
+        problems.append(Problem(loc="solve_for", msg=f"must be one of {', '.join(names)}", input=name))
+    request = None
+    try:
+        request = parse_request({key: value for key, value in body.items() if key != "solve_for"})
+    except PlanError as error:
+        problems += error.problems
+    if problems or request is None:
+        raise PlanError(*problems)
+    return LimitRequest(request=request, solve_for=name)
+
+
+def limit(asked: LimitRequest) -> Limit:
+    """Answer a limit's request.
+
+    Raises:
+        PlanError: where no device is given, the method has no such setting, or the plan itself is refused.
+    """
+    name, told = asked.solve_for, solved(asked.request, asked.solve_for)
+    _check(asked)
+    model = model_of(asked.request.model)
+    request = replace(within_positions(asked.request, model), length_given=True)
+    trials, most = Trials(request, name), bound(request, model, name)
+    lowest, highest = int(told.setting.minimum or 0), most.limit
+    first = trials.at(lowest)
+    if highest < lowest:
+        return Limit(solve_for=name, bound=most, at=None, above=first, guarantee="No value is left to try.")
+    if trials.at(highest).fits:
+        found = _found(name, trials, most, highest, f"{highest:,} fits, and nothing beyond it was tried.")
+    else:
+        found = _within_memory(name, trials, lowest, highest)
+    return replace(found, warnings=outgrown(request, model, found.value) if name == "r" and found.value else ())
+
+
+def _check(asked: LimitRequest) -> None:
+    device = asked.request.device
+    if device.gpu is None and device.memory_bytes is None:
+        raise refusal("device", "a limit needs a card: give device.gpu or device.memory_bytes")
+    if asked.request.accounting == "textbook" and asked.solve_for in {told.name for told in declared(Training)}:
+        message = f"textbook accounting counts no activations, so every {asked.solve_for} needs the same: take exact"
+        raise refusal("accounting", message, "textbook")
+
+
+def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) -> Limit:
+    """The limit that memory sets; `highest` does not fit.
+
+    What is required need not grow with the value everywhere, since the allocator's slack may shrink. The live tensors
+    do grow: from some value on not even they fit, and up to there some more values are tried.
+    """
+    first = trials.at(lowest)
+    if first.least_excess > 0:
+        told = f"Not even the live tensors fit with {lowest:,}, the smallest there is."
+        return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
+    end = trials.beyond(lowest, highest)
+    best = trials.edge(lowest, end) if first.fits else lowest - 1
+    while rising := [value for value in _probes(name, best, end) if trials.at(value).fits]:
+        best = trials.edge(rising[-1], end)
+    told = _guarantee(trials, best, end)
+    if best < lowest:
+        return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
+    return _found(name, trials, _memory(trials.at(best + 1)), best, told)
+
+
+def _probes(name: SolveFor, best: int, end: int) -> list[int]:
+    """Values between two that are known, both left out, in order."""
+    room = end - best
+    spread = {best + room * step // (PROBES + 1) for step in range(1, PROBES + 1)}
+    aligned = {-(-(best + 1) // each) * each for each in ALIGNMENTS} if name == "sequence_length" else set()
+    return sorted(value for value in spread | aligned if best + 1 < value < end)
+
+
+def _found(name: SolveFor, trials: Trials, bounded: Bound, value: int, guarantee: str) -> Limit:
+    try:
+        above = trials.at(value + 1) if value < _field_maximum(trials.request, name) else None
+    except PlanError:
+        above = None
+    return Limit(solve_for=name, bound=bounded, at=trials.at(value), above=above, guarantee=guarantee)
+
+
+def _field_maximum(request: Request, name: SolveFor) -> float:
+    return solved(request, name).setting.maximum or 0
+
+
+def _memory(above: Point) -> Bound:
+    fit, required = above.estimate.fit, above.estimate.memory.required_bytes
+    assert fit is not None
+    reason = f"{above.value:,} would require {required:,} bytes of the {fit.usable_bytes:,} that the card offers"
+    return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
+
+
+def _guarantee(trials: Trials, best: int, end: int) -> str:
+    tried = sum(best + 1 < value < end for value in trials.points)
+    reached = "not even the live tensors fit" if trials.at(end).least_excess > 0 else "nothing larger may be asked for"
+    told = f"{best:,} fits and {best + 1:,} does not" if best in trials.points else f"{best + 1:,} does not fit"
+    if end <= best + 1:
+        return f"{told}, where {reached}."
+    return f"{told}. Beyond {end:,} {reached}; of the values between, {tried:,} were tried and none fits."

@@ -1,0 +1,55 @@
+"""`POST /api/v1/limits`: the largest value that fits, as scripts get it."""
+
+import pytest
+
+
+@pytest.fixture
+def limits(client, plan):
+    """What is answered to the plan with changes."""
+    return lambda **changes: client.post("/api/v1/limits", json={**plan, "solve_for": "r", **changes})
+
+
+def test_the_points_are_the_estimates_of_their_values(client, plan, limits):
+    answer = limits().json()
+    assert answer["bound"]["by"] == "memory"
+    for point in (answer["at"], answer["above"]):
+        estimate = client.post(
+            "/api/v1/estimate", json={**plan, "method": {**plan["method"], "r": point["value"]}}
+        ).json()
+        assert point["verdict"] == estimate["fit"]["verdict"]
+        assert point["headroom_bytes"] == estimate["fit"]["headroom_bytes"]
+        assert {name: estimate["memory"][name] for name in point.keys() & estimate["memory"]} == {
+            name: point[name] for name in point.keys() & estimate["memory"]
+        }
+    assert answer["at"]["value"] == answer["value"]
+    assert (answer["at"]["verdict"], answer["above"]["value"]) == ("fits", answer["value"] + 1)
+
+
+def test_the_whole_estimate_of_the_value_stands_beside_it(client, plan, limits):
+    answer = limits(solve_for="micro_batch_size").json()
+    plan["training"]["micro_batch_size"] = answer["value"]
+    assert answer["estimate"] == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_nothing_that_fits_is_an_answer_too(limits):
+    response = limits(model="meta-llama/Llama-3.1-70B", method={"name": "full"}, solve_for="sequence_length")
+    answer = response.json()
+    assert response.status_code == 200
+    assert (answer["value"], answer["at"], answer["estimate"]) == (None, None, None)
+    assert answer["above"]["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"device": {}}, "device"),
+        ({"solve_for": None}, "solve_for"),
+        ({"solve_for": "bottleneck_size"}, "solve_for"),
+        ({"grid": {}}, "grid"),
+        ({"device": {"gpu": "rtx-4090", "count": 2}}, "device.count"),
+    ],
+)
+def test_a_refused_limit_names_its_field(limits, changes, loc):
+    response = limits(**changes)
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    assert [error["loc"] for error in response.json()["errors"]] == [loc]
