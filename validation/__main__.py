@@ -14,6 +14,7 @@ COMMANDS = {
     "grid": "validation.grid",
     "bench": "validation.bench",
     "published": "validation.published.report",
+    "peers": "validation.published.peers.ask",
 }
 
 

@@ -19,7 +19,7 @@ STACK = ("torch", "transformers", "peft", "bitsandbytes")
 APART = frozenset({"bench", "compare", "grid", "journal", "matching", "progress", "random_requests", "table"})
 
 #: Packages of it of which the same is true.
-APART_PACKAGES = frozenset({"published", "rules"})
+APART_PACKAGES = frozenset({"published", "rules", "peers"})
 
 
 def fingerprint() -> str:

@@ -59,6 +59,7 @@ def lines(results: dict[str, Any], worst: int) -> list[str]:
     """The tables for people; errors are the calculator's figure over the measured one, less one."""
     rows = results["rows"]
     shown = [f"{len(rows)} published figures; {_expressed(rows)}", "", *_errors(results["summary"])]
+    shown += ["", *_peers(results["peers"])]
     told = sorted((r for r in rows if r["expressed"] == "whole" and r["error"]), key=lambda row: -abs(row["error"]))
     shown += ["", "The worst of those that a request says whole:"]
     for row in [row for row in told if abs(row["error"]) >= WORTH_TELLING][:worst]:
@@ -82,6 +83,15 @@ def _errors(summary: list[dict[str, Any]]) -> Iterator[str]:
         name = line["name"] if line["by"] == "all" else f"{line['by']}: {line['name']}"
         errors = f"{line['median_absolute_error']:8.3%} {line['lowest_error']:+9.3%} {line['highest_error']:+9.3%}"
         yield f"{name:38} {line['figures']:7} {line['configurations']:15} {errors}"
+
+
+def _peers(peers: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"{'Median errors of peers, where they answer':55} figures    theirs   ours"
+    for peer in peers:
+        for line in peer["sources"]:
+            name = f"{peer['name']} {peer['version']}, {line['source']}"
+            errors = f"{line['median_absolute_error']:8.1%} {line['our_median_absolute_error']:8.3%}"
+            yield f"{name:55} {line['figures']:7} {errors}"
 
 
 def _row(row: Result) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.errors import PlanError
 from calculator.remarks import STACK
+from validation.published.peers.ask import peers
 from validation.published.prediction import predicted
 from validation.published.source import sources
 
@@ -52,6 +53,7 @@ def result(measured: Measurement) -> Result:
         "predicted_bytes": None,
         "phase": None,
         "error": None,
+        "peers": _of_peers(measured),
     }
     if measured.run.request is None:
         return told
@@ -65,6 +67,18 @@ def result(measured: Measurement) -> Result:
     told["predicted_bytes"], told["phase"] = prediction.bytes, prediction.phase
     if measured.bytes:
         told["error"] = round(prediction.bytes / measured.bytes - 1, 6)
+    return told
+
+
+def _of_peers(measured: Measurement) -> list[Result]:
+    """What each peer answered, with its error, or why it did not."""
+    told = []
+    for peer in peers():
+        answer = peer.answers.get(measured.id)
+        if answer and "bytes" in answer and measured.bytes:
+            told.append({"name": peer.name, **answer, "error": round(answer["bytes"] / measured.bytes - 1, 6)})
+        elif answer:
+            told.append({"name": peer.name, **answer})
     return told
 
 
@@ -85,6 +99,10 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
             for s in sources()
         ],
         "summary": summary(rows),
+        "peers": [
+            {"name": peer.name, "version": peer.version, "date": peer.date, "sources": beside(rows, peer.name)}
+            for peer in peers()
+        ],
         "rows": rows,
     }
 
@@ -96,6 +114,30 @@ def summary(rows: Sequence[Result]) -> list[dict[str, Any]]:
         _line("all", "all", whole),
         *(line for group in GROUPS for line in _by(group, whole)),
     ]
+
+
+def beside(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
+    """A peer's errors by source on the rows that a request says whole and that it answers, and ours on the same."""
+    told = []
+    for source in ("all", *sorted({row["source"] for row in rows})):
+        both = [
+            (abs(answer["error"]), abs(row["error"]))
+            for row in rows
+            if source in ("all", row["source"]) and row["expressed"] == "whole" and row["error"] is not None
+            for answer in row["peers"]
+            if answer["name"] == peer and "error" in answer
+        ]
+        if both:
+            theirs, ours = zip(*both, strict=True)
+            told.append(
+                {
+                    "source": source,
+                    "figures": len(both),
+                    "median_absolute_error": round(median(theirs), 6),
+                    "our_median_absolute_error": round(median(ours), 6),
+                }
+            )
+    return told
 
 
 def _by(group: str, rows: Sequence[Result]) -> list[dict[str, Any]]:

@@ -1,0 +1,59 @@
+"""Peers were asked what would be asked now, and what they answered stands beside our figures."""
+
+import json
+import subprocess
+import sys
+
+from validation.published.peers import adapter
+from validation.published.peers.ask import PREDICTIONS, peers
+from validation.published.peers.questions import digest, questions
+from validation.published.results import RESULTS
+
+COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def test_the_committed_answers_are_to_the_questions_of_now():
+    told = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
+    assert told["asked"] == {each["id"]: digest(each) for each in questions()}
+
+
+def test_a_peers_version_and_day_are_told():
+    assert [(peer.name, bool(peer.version), len(peer.date)) for peer in peers()] == [
+        ("fitcheck-llm", True, 10),
+        ("canifinetune", True, 10),
+        ("accelerate", True, 10),
+    ]
+
+
+def test_every_question_is_answered_or_has_its_reason():
+    for peer in peers():
+        assert set(peer.answers) == {each["id"] for each in questions()}
+        assert all(set(answer) in ({"bytes"}, {"reason"}) for answer in peer.answers.values())
+
+
+def test_our_median_error_is_below_every_peers_on_every_source():
+    compared = [line for peer in COMMITTED["peers"] for line in peer["sources"]]
+    assert compared
+    for line in compared:
+        assert line["our_median_absolute_error"] < line["median_absolute_error"]
+
+
+def test_a_peers_error_is_that_of_its_bytes():
+    for row in COMMITTED["rows"]:
+        for answer in row.get("peers", ()):
+            if "bytes" in answer:
+                assert answer["error"] == round(answer["bytes"] / row["measured_bytes"] - 1, 6)
+
+
+def test_the_adapter_runs_alone_on_standard_input():
+    asked = json.dumps(list(questions())[:1])
+    done = subprocess.run(
+        [sys.executable, adapter.__file__], input=asked, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert set(json.loads(done.stdout)) == set(adapter.PEERS)
+
+
+def test_a_peer_that_has_no_word_for_a_method_says_so():
+    (asked,) = (each for each in questions() if each["method"]["name"] == "prefix")
+    told = adapter.answers("accelerate", [asked])["answers"]
+    assert told == {asked["id"]: {"reason": "only full fine-tuning is estimated"}}
