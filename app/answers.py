@@ -180,6 +180,25 @@ class CompareAnswer(Answer):
     rows: tuple[ComparisonRowAnswer, ...] = told("A row a method, in the order asked for.", [{"label": "LoRA"}])
 
 
+class NotExpressedAnswer(Answer):
+    """A setting of the plan that an exported file takes otherwise."""
+
+    loc: str = told("Its path in the request.", "training.autocast")
+    value: Any = told("What the plan says.", None)
+    why: str = told("What the tool does instead.", "axolotl trains bfloat16 weights under autocast (AMP) in bfloat16")
+
+
+class ExportAnswer(Answer):
+    """A file that runs a plan."""
+
+    filename: str = told("What to call it.", "train.py")
+    media_type: str = told("Its media type.", "text/x-python")
+    content: str = told("Its text, with the estimate in its head.", "# QLoRA of meta-llama/Llama-3.1-8B. ...")
+    not_expressed: tuple[NotExpressedAnswer, ...] = told(
+        "Where it differs from the plan.", [{"loc": "training.autocast", "value": None}]
+    )
+
+
 class Health(BaseModel):
     """That the program runs."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from app.exports import FORMATS
 from calculator.comparison import MOST_METHODS
 from calculator.methods import METHODS, Method
 from calculator.request import Choices
@@ -118,18 +119,31 @@ _DEVICE = Field(
     examples=[{"gpu": "rtx-4090"}],
 )
 
+_METHOD = Field(title="Method", description="How it is fine-tuned.", examples=[{"name": "qlora", "r": 16}])
+
 EstimateRequest = model(
     "EstimateRequest",
     Choices,
     model=_MODEL,
-    method=(
-        MethodModel,
-        Field(title="Method", description="How it is fine-tuned.", examples=[{"name": "qlora", "r": 16}]),
-    ),
+    method=(MethodModel, _METHOD),
     training=(TrainingModel, _TRAINING),
     device=(DeviceModel, _DEVICE),
 )
 EstimateRequest.__doc__ = "One plan: a model, a method, how it trains and on what device."
+
+ExportRequest = model(
+    "ExportRequest",
+    Choices,
+    format=(
+        Literal[tuple(FORMATS)],
+        Field(title="Format", description="What the plan is exported as.", examples=["peft"]),
+    ),
+    model=_MODEL,
+    method=(MethodModel, _METHOD),
+    training=(TrainingModel, _TRAINING),
+    device=(DeviceModel, _DEVICE),
+)
+ExportRequest.__doc__ = "One plan, and the format of the file that shall run it."
 
 CompareRequest = model(
     "CompareRequest",

@@ -1,12 +1,24 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, health, limits
+from app.endpoints import catalogues, compare, estimate, export, health, limits
 
 #: Every module, in the documentation's order.
-ENDPOINTS = (estimate, compare, limits, catalogues, health)
+ENDPOINTS = (
+    estimate,
+    compare,
+    limits,
+    export,
+    catalogues,
+    health,
+)
 
 ROUTERS = tuple(module.router for module in ENDPOINTS)
 
 #: What the documentation shows of the paths that take a body, and of those that only read.
-POSTED = (estimate.POSTED, compare.POSTED, limits.POSTED)
+POSTED = (
+    estimate.POSTED,
+    compare.POSTED,
+    limits.POSTED,
+    export.POSTED,
+)
 READ = (*catalogues.READ, *health.READ)
