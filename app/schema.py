@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from app.exports import FORMATS
 from calculator.comparison import MOST_METHODS
 from calculator.methods import METHODS, Method
+from calculator.planning.needs import Needs
+from calculator.planning.request import MOST_OF_A_KIND
 from calculator.request import Choices
 from calculator.settings import Declared, declared
 from calculator.training import Device, Training
@@ -54,7 +56,9 @@ def _limits(told: Declared) -> Any:
 def _jsonable(kind: Any, limits: Any) -> Any:
     """The type with lists for tuples, and the limits on its number."""
     if get_origin(kind) is tuple:
-        return Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+        item = get_args(kind)[0]
+        named = Annotated[str, Field(min_length=1)] if item is str else item
+        return Annotated[list[named], Field(min_length=1)]  # type: ignore[valid-type]
     if kind in (int, float):
         return Annotated[kind, limits] if limits else kind
     if get_origin(kind) is Literal or not get_args(kind):
@@ -162,3 +166,53 @@ CompareRequest = model(
     device=(DeviceModel, _DEVICE),
 )
 CompareRequest.__doc__ = "One model, training and device for several methods."
+
+NeedsModel = model("Needs", Needs)
+
+_PLANNED = Annotated[str, _CATALOGUE_ID] | ModelConfig
+
+_PLAN: dict[str, Any] = {
+    "model": (
+        _PLANNED | None,
+        Field(
+            default=None,
+            title="Model",
+            description="What is fine-tuned: a catalogue id or a config.json.",
+            examples=["meta-llama/Llama-3.1-8B"],
+        ),
+    ),
+    "models": (
+        Annotated[list[_PLANNED], Field(min_length=1, max_length=MOST_OF_A_KIND)] | None,
+        Field(
+            default=None,
+            title="Models",
+            description="Instead of model: a shortlist, each of which is planned for.",
+            examples=[["meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.1"]],
+        ),
+    ),
+    "device": (
+        DeviceModel | None,
+        Field(default=None, title="Device", description="The card at hand.", examples=[{"gpu": "rtx-4090"}]),
+    ),
+    "devices": (
+        Annotated[list[DeviceModel], Field(min_length=1, max_length=MOST_OF_A_KIND)] | None,  # type: ignore[valid-type]
+        Field(
+            default=None,
+            title="Devices",
+            description="Instead of device: several to choose from, each of which is planned for.",
+            examples=[[{"gpu": "rtx-4090"}, {"gpu": "l40s"}]],
+        ),
+    ),
+    "needs": (
+        NeedsModel,
+        Field(
+            default_factory=NeedsModel,
+            title="Needs",
+            description="What the run must do, and what is preferred.",
+            examples=[{"tasks": 20, "switch_per_request": True}],
+        ),
+    ),
+}
+
+PlanRequest: type[BaseModel] = create_model("PlanRequest", __config__=STRICT, **_PLAN)
+PlanRequest.__doc__ = "Models, devices and needs: one model or a list of them, one device or a list of them."

@@ -70,7 +70,7 @@ def parse_request(body: Any) -> Request:
             problems.extend(error.problems)
             return None
 
-    model = part(_model_reference, body.get("model"))
+    model = part(parse_model, body.get("model"))
     method = part(parse_method, body.get("method"))
     training = part(parse, Training, body.get("training", {}), "training")
     device = part(parse, Device, body.get("device", {}), "device")
@@ -105,16 +105,21 @@ def parse_method(body: Any, loc: str = "method") -> Method:
     return parse(METHODS[name], body, loc, ignore=("name",))
 
 
-def _model_reference(body: Any) -> ModelReference:
+def parse_model(body: Any, loc: str = "model") -> ModelReference:
+    """Read what a request says of its model: an id, a `config.json`, or a bare parameter count.
+
+    Raises:
+        PlanError: where it is none of them.
+    """
     if isinstance(body, str) and body.strip():
         return ModelReference(id=body.strip())
     if not isinstance(body, dict) or len(body) != 1:
         way_out = 'a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting'
-        raise refusal("model", f"must be {way_out}", body)
+        raise refusal(loc, f"must be {way_out}", body)
     ((key, value),) = body.items()
     if key == "config" and isinstance(value, dict):
         return ModelReference(config=value)
     if key == "parameters" and isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**15:
         return ModelReference(parameters=value)
     expected = {"config": "must be an object", "parameters": "must be a whole number from 1 to 10^15"}
-    raise refusal(f"model.{key}", expected.get(key, "unknown field; known fields are config, parameters"), value)
+    raise refusal(f"{loc}.{key}", expected.get(key, "unknown field; known fields are config, parameters"), value)

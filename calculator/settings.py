@@ -129,8 +129,13 @@ def _is(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, str) and v for v in value)
+        return isinstance(value, list | tuple) and bool(value) and all(_is_item(get_args(kind)[0], v) for v in value)
     return isinstance(value, kind)
+
+
+def _is_item(kind: Any, value: Any) -> bool:
+    """Whether a list may hold a value: a name that is not empty, or one of the choices."""
+    return _is(kind, value) and bool(value)
 
 
 _WORDS: dict[Any, str] = {
@@ -146,5 +151,6 @@ def _wording(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) is tuple:
-        return "a list of names"
+        choices = get_args(get_args(kind)[0])
+        return f"a list from {', '.join(repr(choice) for choice in choices)}" if choices else "a list of names"
     return _WORDS[kind]

@@ -1,12 +1,13 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, export, health, limits
+from app.endpoints import catalogues, compare, estimate, export, health, limits, plan
 
 #: Every module, in the documentation's order.
 ENDPOINTS = (
     estimate,
     compare,
     limits,
+    plan,
     export,
     catalogues,
     health,
@@ -19,6 +20,7 @@ POSTED = (
     estimate.POSTED,
     compare.POSTED,
     limits.POSTED,
+    plan.POSTED,
     export.POSTED,
 )
 READ = (*catalogues.READ, *health.READ)

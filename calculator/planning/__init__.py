@@ -1,1 +1,1 @@
-"""Planning over many estimates: the largest that fits."""
+"""Planning over many estimates: the largest that fits, and the configurations to choose from."""

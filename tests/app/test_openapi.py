@@ -11,12 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 from app import answers
 from app.answers import EstimateAnswer
 from app.catalogues import GPUAnswer, ModelDetail
-from app.schema import METHOD_MODELS, DeviceModel, MethodModel, TrainingModel
+from app.schema import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, TrainingModel
 from calculator import answer
 from calculator.catalogue import ModelEntry
 from calculator.devices import GPU, Fit
 from calculator.errors import PlanError
 from calculator.methods import METHODS
+from calculator.planning.needs import Needs
 from calculator.request import parse_method
 from calculator.settings import declared, parse
 from calculator.training import Device, Training
@@ -26,6 +27,7 @@ PATHS = {
     "/api/v1/compare": "post",
     "/api/v1/limits": "post",
     "/api/v1/export": "post",
+    "/api/v1/plan": "post",
     "/api/v1/models": "get",
     "/api/v1/models/{id}": "get",
     "/api/v1/gpus": "get",
@@ -91,8 +93,8 @@ def test_the_errors_of_an_operation_are_problem_documents(document):
 
 
 def test_the_inputs_are_those_that_the_calculator_declares():
-    models = {**METHOD_MODELS, "training": TrainingModel, "device": DeviceModel}
-    for name, cls in {**METHODS, "training": Training, "device": Device}.items():
+    models = {**METHOD_MODELS, "training": TrainingModel, "device": DeviceModel, "needs": NeedsModel}
+    for name, cls in {**METHODS, "training": Training, "device": Device, "needs": Needs}.items():
         fields = {field: told for field, told in models[name].model_fields.items() if field != "name"}
         assert list(fields) == [told.name for told in declared(cls)]
         for told in declared(cls):
@@ -153,14 +155,14 @@ def drawn(cls):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), extra=st.dictionaries(st.sampled_from(["r", "dtype", "nope"]), VALUES, max_size=1))
-@pytest.mark.parametrize("name", ["training", "device", *METHODS])
+@pytest.mark.parametrize("name", ["training", "device", "needs", *METHODS])
 def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, data, extra):
-    cls = {"training": Training, "device": Device, **METHODS}[name]
+    cls = {"training": Training, "device": Device, "needs": Needs, **METHODS}[name]
     value = {**data.draw(drawn(cls)), **extra}
     if name in METHODS:
         value["name"] = name
         kind, read = MethodModel, parse_method
     else:
-        kind = TrainingModel if name == "training" else DeviceModel
+        kind = {"training": TrainingModel, "device": DeviceModel, "needs": NeedsModel}[name]
         read = lambda body: parse(cls, body, name)  # noqa: E731
     assert accepted_by_pydantic(kind, value) == accepted_by_the_calculator(read, value)

@@ -1,0 +1,58 @@
+"""`POST /api/v1/plan`: from needs to the configurations that fit, ranked, with the reasons."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from app.bodies import json_body
+from app.configurations import PlanAnswer, answer_of
+from app.endpoints.examples import Posted
+from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.schema import PlanRequest
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
+
+router = APIRouter(tags=["Plans"])
+
+
+def answered(body: Any) -> PlanAnswer:
+    """The answer to decoded JSON.
+
+    Raises:
+        PlanError: where the request is wrong, its needs contradict each other, or every method is refused.
+    """
+    return answer_of(plan(parse_plan(body)))
+
+
+@router.post(
+    "/api/v1/plan",
+    summary="Which configurations to choose from",
+    responses={200: {"model": PlanAnswer}, **problems_of(*REFUSALS)},
+    openapi_extra=takes(PlanRequest),
+)
+async def post_plan(request: Request) -> Response:
+    """Read models, devices and needs, answer with complete configurations that fit, best first, and why."""
+    return json(answered(await json_body(request)))
+
+
+POSTED = Posted(
+    path="/api/v1/plan",
+    takes=PlanRequest,
+    requests={
+        "tasks": (
+            "70B on one 80 GB card, 20 tasks switched from request to request",
+            {
+                "model": "meta-llama/Llama-3.1-70B",
+                "device": {"gpu": "a100-sxm4-80gb"},
+                "needs": {"tasks": 20, "switch_per_request": True},
+            },
+        ),
+        "nothing": (
+            "Nothing fits: what to change, and the smallest card that would do",
+            {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "rtx-4090"}},
+        ),
+    },
+    answered=answered,
+)

@@ -1,0 +1,133 @@
+"""Estimates of one model on one device under the same needs, each asked for once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from calculator.compatibility import within_positions
+from calculator.devices import Verdict
+from calculator.devices.verdict import card_of
+from calculator.errors import PlanError
+from calculator.estimate import estimate, model_of, parameter_counts
+from calculator.request import Request
+from calculator.state import stored
+from calculator.training import Training
+
+if TYPE_CHECKING:
+    from calculator.answer import Estimate
+    from calculator.errors import Problem
+    from calculator.methods import Method
+    from calculator.optimizers import OptimizerName
+    from calculator.planning.needs import Needs
+    from calculator.request import ModelReference
+    from calculator.training import Device
+
+
+#: The share of a card below which what is to spare is called little.
+MARGIN = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a plan chooses: the method with its settings, and what of the training the needs leave open."""
+
+    method: Method
+    optimizer: OptimizerName = "adamw_torch"
+    gradient_checkpointing: bool = True
+    micro_batch_size: int = 1
+
+
+def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
+    """Micro-batches from which accumulation makes up the effective batch exactly, smallest first; none may be."""
+    share, left = divmod(effective_batch_size, cards)
+    return () if left else tuple(size for size in range(1, share + 1) if share % size == 0)
+
+
+class Attempts:
+    """A model and a device to try choices on. `made` counts the estimates."""
+
+    def __init__(self, reference: ModelReference, device: Device, needs: Needs, *, length_given: bool) -> None:
+        self.model = model_of(reference)
+        self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
+        self.card = card_of(device)
+        self.made = 0
+        self.problems: dict[Choice, tuple[Problem, ...]] = {}
+        self._answers: dict[Choice, Estimate | None] = {}
+
+    def request(self, choice: Choice) -> Request:
+        """The complete request that a choice stands for."""
+        accumulated = self.needs.effective_batch_size // (choice.micro_batch_size * self.device.count)
+        training = Training(
+            micro_batch_size=choice.micro_batch_size,
+            sequence_length=self.needs.sequence_length,
+            gradient_accumulation_steps=accumulated,
+            dtype=self._dtype(choice.method),
+            gradient_checkpointing=choice.gradient_checkpointing,
+            optimizer=choice.optimizer,
+        )
+        asked = Request(
+            model=self.reference,
+            method=choice.method,
+            training=training,
+            device=self.device,
+            length_given=self.length_given,
+        )
+        return within_positions(asked, self.model)
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether the card computes in bfloat16 itself; one without a name is taken to."""
+        return self.card is None or bool(self.card.bf16_native)
+
+    def _dtype(self, method: Method) -> Literal["bfloat16", "float16", "float32"]:
+        """The dtype of the base; the rule no_bfloat16 says why."""
+        if self.has_bfloat16:
+            return "bfloat16"
+        return "float32" if method.name == "full" else "float16"
+
+    def answer(self, choice: Choice) -> Estimate | None:
+        """The choice's estimate; None where the real stack refuses it, which `problems` then tells."""
+        if choice not in self._answers:
+            self.made += 1
+            try:
+                self._answers[choice] = estimate(self.request(choice))
+            except PlanError as error:
+                self._answers[choice] = None
+                self.problems[choice] = error.problems
+        return self._answers[choice]
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether the choice is answered and fits the device."""
+        answer = self.answer(choice)
+        return answer is not None and answer.fit is not None and answer.fit.verdict is Verdict.FITS
+
+    def is_close(self, choice: Choice) -> bool:
+        """Whether little of the device is to spare."""
+        answer = self.answer(choice)
+        fit = answer.fit if answer else None
+        return fit is not None and fit.headroom_bytes < MARGIN * fit.usable_bytes
+
+    def largest_micro_batch(self, choice: Choice) -> Choice | None:
+        """The choice with the largest micro-batch that fits, if any does.
+
+        One micro-batch that is the whole batch is tried by itself: it keeps no gradients from one to the next.
+        """
+        sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
+        sized = [replace(choice, micro_batch_size=size) for size in sizes]
+        if self.fits(sized[-1]):
+            return sized[-1]
+        low, high = -1, len(sized) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.fits(sized[middle]) else (low, middle)
+        return sized[low] if low >= 0 else None
+
+    def trained_share(self, method: Method) -> float:
+        """The share of all parameters that a method trains, 0 to 1.
+
+        Raises:
+            PlanError: where the method can't be put on the model.
+        """
+        method.check(self.model, Training())
+        return parameter_counts(stored(self.model, method, Training())).trainable_fraction

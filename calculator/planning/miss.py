@@ -1,0 +1,160 @@
+"""Where nothing fits: the nearest miss, what to change, and the smallest card that would do."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from calculator import catalogue
+from calculator.comparison import AXES, cards
+from calculator.devices import Verdict
+from calculator.errors import PlanError
+from calculator.methods import METHODS
+from calculator.planning.attempts import Attempts
+from calculator.planning.found import found
+from calculator.planning.label import label
+from calculator.planning.limits import LimitRequest, limit
+from calculator.planning.needs import Needs, barred
+from calculator.planning.reason import millions
+from calculator.request import ModelReference
+from calculator.training import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.answer import Estimate
+    from calculator.devices import GPU, Fit
+    from calculator.planning.attempts import Choice
+    from calculator.request import Request
+
+_SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
+
+#: Sequences shorter than so many tokens are not proposed.
+SHORTEST = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change that makes a configuration fit: in words, and what of the plan's request it sets."""
+
+    sentence: str
+    sets: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """The configuration that comes nearest to the device, and the card that it fits.
+
+    `card` is the smallest of the catalogue that holds it, with its verdict in `card_fit`; None where none does.
+    """
+
+    request: Request
+    estimate: Estimate
+    short_bytes: int
+    card: GPU | None
+    card_fit: Fit | None
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return label(self.request.method)
+
+
+def nearest(attempts: Attempts, thriftiest: Iterable[Choice]) -> tuple[Choice, Estimate] | None:
+    """The choice among the thriftiest of the methods that needs least, with its estimate."""
+    answers = [(choice, attempts.answer(choice)) for choice in thriftiest]
+    known = [(choice, answer) for choice, answer in answers if answer is not None]
+    return min(known, key=lambda pair: pair[1].memory.required_bytes, default=None)
+
+
+def missed(attempts: Attempts, choice: Choice, answer: Estimate) -> Miss:
+    """A choice that does not fit, with the smallest card that it does fit."""
+    held = smallest_card(attempts, choice, answer)
+    usable = answer.fit.usable_bytes if answer.fit else 0
+    return Miss(
+        request=attempts.request(choice),
+        estimate=answer,
+        short_bytes=answer.memory.required_bytes - usable,
+        card=held.gpu if held else None,
+        card_fit=held,
+    )
+
+
+def changes(attempts: Attempts, choice: Choice | None) -> tuple[Change, ...]:
+    """What would make something fit, beside another card: changes to the needs, and a smaller model."""
+    shorter = _shorter(attempts, choice) if choice else ()
+    return (*shorter, *_relaxed(attempts), *_smaller_model(attempts))
+
+
+def smallest_card(attempts: Attempts, choice: Choice, answer: Estimate) -> Fit | None:
+    """The smallest card that the figures speak of and that holds a choice, by an estimate for that card."""
+    for held in cards(answer):
+        card = held.gpu
+        if card is None or held.verdict is not Verdict.FITS or card.compute_capability is None or not card.has_flash:
+            continue
+        there = Attempts(attempts.reference, Device(gpu=card.id), attempts.needs, length_given=attempts.length_given)
+        sure = there.answer(choice)
+        if sure is not None and sure.fit is not None and sure.fit.verdict is Verdict.FITS:
+            return sure.fit
+    return None
+
+
+def _shorter(attempts: Attempts, choice: Choice) -> Iterator[Change]:
+    """The longest sequence with which the choice fits, if one worth the name does."""
+    longest = limit(LimitRequest(request=attempts.request(choice), solve_for="sequence_length")).value
+    if longest is not None and SHORTEST <= longest < attempts.needs.sequence_length:
+        sentence = f"With {longest:,} tokens a sequence instead of {attempts.needs.sequence_length:,} it fits."
+        yield Change(sentence=sentence, sets={"sequence_length": longest})
+
+
+def _relaxed(attempts: Attempts) -> Iterator[Change]:
+    """Each need without which a method fits."""
+    usual = Needs()
+    for need in ("must_merge", "frozen_base", "switch_per_request", "max_trainable_fraction"):
+        if getattr(attempts.needs, need) == getattr(usual, need):
+            continue
+        changed = {need: getattr(usual, need)}
+        freer = Attempts(
+            attempts.reference, attempts.device, replace(attempts.needs, **changed), length_given=attempts.length_given
+        )
+        fitting = [
+            AXES[name].label
+            for name in METHODS
+            if not barred(name, freer.needs, freer.model) and found(name, freer).choices
+        ]
+        if fitting:
+            yield Change(sentence=f"Without {need} there fits: {', '.join(fitting)}.", sets=changed)
+
+
+def _smaller_model(attempts: Attempts) -> Iterator[Change]:
+    """The largest smaller model of the same series that fits by the low-rank methods."""
+    series, count = _series(attempts.model.id), attempts.model.parameters
+    family = sorted(
+        (entry for entry in catalogue.models() if series and _series(entry.id) == series and entry.parameters < count),
+        key=lambda entry: entry.parameters,
+    )
+
+    def too_large(entry: catalogue.ModelEntry) -> bool:
+        try:
+            smaller = Attempts(
+                ModelReference(id=entry.id), attempts.device, attempts.needs, length_given=attempts.length_given
+            )
+        except PlanError:
+            return True
+        return not any(found(name, smaller).choices for name in ("qlora", "lora"))
+
+    fitting = bisect_right(family, False, key=too_large)
+    if fitting:
+        entry = family[fitting - 1]
+        yield Change(
+            sentence=f"{entry.id}, of the same series with {millions(entry.parameters)} parameters, fits.",
+            sets={"model": entry.id},
+        )
+
+
+def _series(id: str | None) -> str:  # noqa: A002  the API's word
+    """A model's id up to its size: meta-llama/Llama-3.1 for meta-llama/Llama-3.1-70B; empty where it names none."""
+    name, *rest = _SIZE.split(id or "", maxsplit=1)
+    return name if rest else ""

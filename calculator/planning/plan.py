@@ -1,0 +1,245 @@
+"""A plan: for each model on each device the configurations that fit, ranked, with the reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from calculator.comparison import AXES
+from calculator.errors import PlanError, Problem, refusal
+from calculator.methods import METHODS
+from calculator.planning.attempts import Attempts, micro_batches
+from calculator.planning.cost import step_cost
+from calculator.planning.found import Found, attention_only, found, larger_rank, unprepared
+from calculator.planning.label import label
+from calculator.planning.miss import changes, missed, nearest
+from calculator.planning.needs import barred
+from calculator.planning.ranking import ORDER, place
+from calculator.planning.reason import Judged, Reason, size
+from calculator.planning.rules import RULES
+from calculator.planning.serving import served
+from calculator.planning.training_reasons import quality, trained
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.answer import Estimate
+    from calculator.planning.attempts import Choice
+    from calculator.planning.cost import StepCost
+    from calculator.planning.miss import Change, Miss
+    from calculator.planning.request import PlanRequest
+    from calculator.planning.rules import Rule
+    from calculator.request import ModelReference, Request
+    from calculator.training import Device
+
+#: The most configurations that are proposed for one model on one device.
+MOST_CONFIGURATIONS = 6
+
+#: What the relative costs leave out.
+COSTS = (
+    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches; what the optimizer's own step, "
+    "normalisations, data loading and float32 products take beside is left out."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """A complete configuration: the request of its estimate, the estimate, its cost, and the reasons.
+
+    `task_bytes` are what one task adds beside the base; of full fine-tuning, a model.
+    """
+
+    request: Request
+    estimate: Estimate
+    cost: StepCost
+    task_bytes: int
+    reasons: tuple[Reason, ...]
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return label(self.request.method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuledOut:
+    """A method that is not proposed: the rule that it follows, and why. Without a rule, the real stack refuses it."""
+
+    method: str
+    rule: Rule | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """What is proposed for one model on one device, best first; or how nearly it is missed, and what would change that.
+
+    `model` is the model's id or family, `parameters` its size, `estimates` how many were made.
+    """
+
+    model: str
+    parameters: int
+    device: Device
+    configurations: tuple[Configuration, ...]
+    ruled_out: tuple[RuledOut, ...]
+    miss: Miss | None
+    changes: tuple[Change, ...]
+    estimates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to a plan's request: a part for each model on each device, in the order asked for."""
+
+    plans: tuple[DevicePlan, ...]
+    assumptions: tuple[str, ...]
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Answer a plan's request.
+
+    Raises:
+        PlanError: where a model is not known, the batch can't be divided, or every method is refused.
+    """
+    pairs = product(enumerate(request.models), enumerate(request.devices))
+    parts = tuple(_part(request, model, device) for model, device in pairs)
+    return Plan(plans=parts, assumptions=(ORDER, COSTS))
+
+
+def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, Device]) -> DevicePlan:
+    places = {
+        "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
+        "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
+        "training": "needs",
+    }
+    try:
+        attempts = Attempts(model[1], device[1], request.needs, length_given=request.length_given)
+        return _planned(attempts)
+    except PlanError as error:
+        raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
+
+
+def _placed(problem: Problem, places: dict[str, str]) -> Problem:
+    """A problem of an estimate at its place in the plan's request."""
+    head, dot, rest = problem.loc.partition(".")
+    return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
+
+
+def _planned(attempts: Attempts) -> DevicePlan:
+    needs = attempts.needs
+    if not micro_batches(needs.effective_batch_size, attempts.device.count):
+        message = f"{attempts.device.count:,} cards can't share it evenly: take a multiple"
+        raise refusal("needs.effective_batch_size", message, needs.effective_batch_size)
+    out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
+    tried = {name: found(name, attempts) for name in METHODS if name not in out}
+    _refused(tried)
+    proposed, vain = _proposed(tried, attempts)
+    near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
+    return DevicePlan(
+        model=attempts.model.id or attempts.model.model_type,
+        parameters=attempts.model.parameters,
+        device=attempts.device,
+        configurations=tuple(_configuration(judged) for judged in proposed),
+        ruled_out=(
+            *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
+            *vain,
+            *_unfit(tried, attempts),
+        ),
+        miss=missed(attempts, *near) if near else None,
+        changes=() if proposed else changes(attempts, near[0] if near else None),
+        estimates=attempts.made,
+    )
+
+
+def _refused(tried: dict[str, Found]) -> None:
+    """Raise what every method is refused for."""
+    if tried and all(each.problems for each in tried.values()):
+        told = {(problem.loc, problem.msg): problem for each in tried.values() for problem in each.problems}
+        raise PlanError(*told.values())
+
+
+def _proposed(tried: dict[str, Found], attempts: Attempts) -> tuple[list[Judged], list[RuledOut]]:
+    """The best of each method, then others that better it in something, up to the most that are proposed."""
+    judged = {
+        name: sorted((_judged(choice, attempts) for choice in each.choices), key=place) for name, each in tried.items()
+    }
+    vain = _in_vain(judged)
+    best = sorted((each[0] for each in judged.values() if each), key=place)
+    others = [other for each in judged.values() for other in each[1:] if not _dominated(other, each[0])]
+    others += [_judged(choice, attempts) for choice in _variants(best, attempts)]
+    others.sort(key=place)
+    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), vain
+
+
+def _in_vain(judged: dict[str, list[Judged]]) -> list[RuledOut]:
+    """Take QLoRA out where LoRA needs no more memory and costs no more."""
+    lora, qlora = judged.get("lora"), judged.get("qlora")
+    if not lora or not qlora or not _dominated(qlora[0], lora[0]):
+        return []
+    required, cost = (each.answer.memory.required_bytes for each in (qlora[0], lora[0])), (qlora[0].cost, lora[0].cost)
+    judged["qlora"] = []
+    sentence = "It fits with {}, but LoRA needs {}, and a step costs {:.2f} times the reference instead of {:.2f}."
+    told = sentence.format(*map(size, required), cost[0].relative, cost[1].relative)
+    return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=told)]
+
+
+def _variants(best: Iterable[Judged], attempts: Attempts) -> Iterator[Choice]:
+    """Of the best low-rank configuration: a larger rank, for many tasks a smaller module, and one not prepared."""
+    low_rank = next((judged.choice for judged in best if judged.method.name in ("lora", "qlora")), None)
+    if low_rank is None:
+        return
+    told = (larger_rank(low_rank, attempts), unprepared(low_rank, attempts))
+    smaller = attention_only(low_rank, attempts) if attempts.needs.tasks > 1 else None
+    yield from (choice for choice in (*told, smaller) if choice is not None)
+
+
+def _dominated(judged: Judged, other: Judged) -> bool:
+    """Whether another costs no more and needs no more."""
+    return (
+        other.cost.relative <= judged.cost.relative
+        and other.answer.memory.required_bytes <= judged.answer.memory.required_bytes
+    )
+
+
+def _judged(choice: Choice, attempts: Attempts) -> Judged:
+    answer = attempts.answer(choice)
+    assert answer is not None
+    cost = step_cost(attempts.model, attempts.request(choice), answer)
+    return Judged(attempts=attempts, choice=choice, answer=answer, cost=cost)
+
+
+def _configuration(judged: Judged) -> Configuration:
+    return Configuration(
+        request=judged.attempts.request(judged.choice),
+        estimate=judged.answer,
+        cost=judged.cost,
+        task_bytes=judged.task_bytes,
+        reasons=(*served(judged), *quality(judged), *trained(judged)),
+    )
+
+
+def _unfit(tried: dict[str, Found], attempts: Attempts) -> Iterator[RuledOut]:
+    """The methods of which nothing fits, or that are refused."""
+    for name, each in tried.items():
+        if each.choices:
+            continue
+        if each.problems:
+            sentence = "; ".join(problem.msg for problem in each.problems)
+            yield RuledOut(method=name, rule=None, sentence=f"{AXES[name].label} is refused: {sentence}.")
+        elif each.thriftiest is None:
+            most = attempts.needs.max_trainable_fraction
+            sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
+            yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
+        else:
+            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, attempts))
+
+
+def _too_large(choice: Choice, attempts: Attempts) -> str:
+    answer = attempts.answer(choice)
+    assert answer is not None
+    assert answer.fit is not None
+    return (
+        f"Needs at least {size(answer.memory.required_bytes)}, {size(-answer.fit.headroom_bytes)} more than"
+        f" the {size(answer.fit.usable_bytes)} that the card offers."
+    )

@@ -1,0 +1,40 @@
+"""In what order configurations are proposed: by the priorities, each on a figure of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.methods import LoRA, QLoRA
+from calculator.planning.training_reasons import LARGE_MODEL
+
+if TYPE_CHECKING:
+    from calculator.planning.reason import Judged
+
+#: What the order rests on, for the answer's assumptions.
+ORDER = (
+    "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear layer, "
+    "then adapters and LoRA on attention only, then prefixes and prompts on large models, then prompts on smaller ones "
+    "(rules all_linear, learns_less, adapter_quality, prefix_quality, prompt_scale). Speed is the step's relative cost "
+    "to a twentieth; of equals, a 16-bit base goes before a 4-bit one, whose dequantisation no card does at its rated "
+    "speed. Memory is what is required."
+)
+
+
+def tier(judged: Judged) -> int:
+    """How much a method was seen to learn, 0 first."""
+    method = judged.method
+    if isinstance(method, LoRA | QLoRA):
+        return 0 if method.target_modules == "all-linear" else 1
+    if method.name == "prompt":
+        return 2 if judged.answer.parameters.base >= LARGE_MODEL else 3
+    return {"full": 0, "adapter": 1, "prefix": 2}[method.name]
+
+
+def place(judged: Judged) -> tuple[float, ...]:
+    """What configurations are sorted by."""
+    figures: dict[str, tuple[float, ...]] = {
+        "quality": (tier(judged),),
+        "speed": (round(judged.cost.relative * 20), judged.method.name == "qlora"),
+        "memory": (judged.answer.memory.required_bytes,),
+    }
+    return (*(figure for name in judged.needs.order for figure in figures[name]), judged.cost.relative)
