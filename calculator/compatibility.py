@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError, Problem
 from calculator.module import Module
+from calculator.step import runnable
 from calculator.step.programs import program
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def check(request: Request, model: Model) -> None:
     problems = [
         *_kernels(request, model),
         *_positions(request, model),
+        *runnable.problems(model, request.training),
         *_not_yet(request),
     ]
     if problems:

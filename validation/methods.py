@@ -85,11 +85,19 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
             num_virtual_tokens=method.num_virtual_tokens,
             prefix_projection=method.prefix_projection,
         )
-        return peft.get_peft_model(model, config)
+        return _prompted(model, config)
     elif isinstance(method, Prompt):
         config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=method.num_virtual_tokens)
-        return peft.get_peft_model(model, config)
+        return _prompted(model, config)
     return model
+
+
+def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
+    """A model with virtual tokens, whose numbers PEFT keeps on the CPU and copies to the device in every step."""
+    wrapped = peft.get_peft_model(model, config)
+    for name, tokens in wrapped.prompt_tokens.items():
+        wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
+    return wrapped
 
 
 def adapter_dtype(request: Request) -> torch.dtype:

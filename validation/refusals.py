@@ -29,13 +29,14 @@ def check(model: nn.Module, request: Request) -> None:
         if training.padding:
             told = "with padding its memory depends on how many tokens are padding; use sdpa"
             raise refusal("training.attention", told, training.attention)
-    positions, tokens = _positions(model), _tokens(request)
-    if positions is not None and tokens > positions:
-        told = f"{tokens:,} tokens do not fit the model's {positions:,} learned positions"
+    positions, needed = _positions(model), tokens(request)
+    if positions is not None and needed > positions:
+        told = f"{needed:,} tokens do not fit the model's {positions:,} learned positions"
         raise refusal("training.sequence_length", told, training.sequence_length)
 
 
-def _tokens(request: Request) -> int:
+def tokens(request: Request) -> int:
+    """How many positions a sequence takes, virtual tokens too."""
     virtual = request.method.num_virtual_tokens if isinstance(request.method, Prefix | Prompt) else 0
     return request.training.sequence_length + virtual
 

@@ -28,6 +28,7 @@ ANSWERS: dict[str, Any] = {
     f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
     f"{_MASKS}.fast_all": lambda _: False,
     f"{_FLASH}._is_packed_sequence": lambda *_: False,
+    "transformers.modeling_utils.PreTrainedModel.warn_if_padding_and_no_attention_mask": lambda *_: None,
 }
 
 #: The flash_attn package, which is CUDA only.

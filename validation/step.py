@@ -13,6 +13,8 @@ from validation.emulations.autocast import autocast
 from validation.ledger import Ledger
 from validation.optimizers import optimizer_for
 from validation.places import Places
+from validation.refusals import tokens
+from validation.values import Values
 from validation.watch import Emulated, Watch
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ class Step:
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
+        self.values = Values(tokens(request))
         self.ledger = Ledger()
-        self.watch = Watch(self.ledger, Places(self.model, built.root), built.head)
+        self.watch = Watch(self.ledger, Places(self.model, built.root), built.head, self.values)
 
     def run(self) -> None:
         """Take the first step, then trace the second."""
@@ -58,7 +61,7 @@ class Step:
         return {**self.ledger.static(), "gradients": self.gradients}
 
     def _first(self) -> None:
-        with Emulated():
+        with Emulated(self.values):
             self.loss = self._forward()
             self.loss.backward()
             self.optimizer.step()

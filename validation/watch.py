@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from calculator.answer import ComponentName, PhaseName
     from validation.places import Places
+    from validation.values import Values
 
 #: Operations whose outputs are scratch wherever they run.
 SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_blockwise"})
@@ -26,19 +27,26 @@ SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_bl
 class Emulated(TorchDispatchMode):
     """Runs the kernels whose scratch their meta versions hide as they are written out in `emulations`."""
 
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self._values = values
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
-        kernel = KERNELS.get(func, func)
+        kernel = KERNELS.get(func)
+        if kernel is None:
+            return self._values.run(func, args, kwargs or {})
         return kernel(*args, **(kwargs or {}))
 
 
 class Watch(TorchDispatchMode):
     """Books every storage on the meta device, those of the emulated kernels too."""
 
-    def __init__(self, ledger: Ledger, places: Places, head: str | None) -> None:
+    def __init__(self, ledger: Ledger, places: Places, head: str | None, values: Values) -> None:
         super().__init__()
         uses_when_only()
         self.ledger = ledger
+        self._values = values
         self._places = places
         self._loss = {"", head}
         self._numbers: dict[int, int] = {}
@@ -72,7 +80,7 @@ class Watch(TorchDispatchMode):
             self._places.made(op)
         kernel = KERNELS.get(func)
         if kernel is None:
-            out = func(*args, **kwargs)
+            out = self._values.run(func, args, kwargs)
         else:
             with self._within(op), self:
                 out = kernel(*args, **kwargs)

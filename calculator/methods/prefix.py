@@ -9,6 +9,7 @@ from calculator.dimension import Dim, elements
 from calculator.errors import refusal
 from calculator.methods import heads
 from calculator.methods.base import Method
+from calculator.methods.virtual_tokens import lengthen_mask
 from calculator.settings import setting
 from calculator.state import Stored
 from calculator.step import operations as ops
@@ -84,6 +85,7 @@ class Prefix(Method):
         """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
         p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
         context.scoped("prompt_encoder: ")
+        lengthen_mask(context, p)
         encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")
         count = len(stack(context.model).layers)
         heads = encoded.shape[-1] // (2 * count * _head_dim(context.model))

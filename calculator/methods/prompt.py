@@ -9,6 +9,7 @@ from calculator.dimension import Dim, elements
 from calculator.errors import refusal
 from calculator.methods import heads
 from calculator.methods.base import Method
+from calculator.methods.virtual_tokens import lengthen_mask
 from calculator.settings import setting
 from calculator.state import Stored
 from calculator.step import operations as ops
@@ -61,6 +62,8 @@ class Prompt(Method):
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
         """The prompt, repeated for the batch, and the word embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
+        context.scoped("prompt_encoder: ")
+        lengthen_mask(context, p)
         prompts = self.encoded(context, p, width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
         labels = context.tape.new((context.batch, p), "int64", "labels of the prompt")
@@ -76,5 +79,5 @@ class Prompt(Method):
         """The learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
         context.scoped("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
-        indices = context.tape.new((1, p), "int64", "indices")
+        indices = context.tape.new((context.batch, p), "int64", "indices")
         return ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")

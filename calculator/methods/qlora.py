@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.methods import low_rank
+from calculator.errors import refusal
+from calculator.methods import low_rank, targets
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
 from calculator.quantization import Quantization
@@ -38,6 +39,22 @@ class QLoRA(LowRank, Method):
         label="Prepare for k-bit training",
         help="Cast everything that is not in 4 bits to float32, as PEFT's function of that name does.",
     )
+
+    def check(self, model: Model, training: Training) -> None:
+        """Refuse to train what is stored in 4 bits."""
+        LowRank.check(self, model, training)
+        packed = {name for path, module in model.paths() for name in self._saved(path, module, model)}
+        if packed:
+            told = " and ".join(sorted(packed))
+            message = (
+                f"{told} is stored in 4 bits, which can't be trained: adapt it as a target instead, or leave it out"
+            )
+            raise refusal("method.modules_to_save", message, list(self.modules_to_save or ()))
+
+    def _saved(self, path: str, module: Module, model: Model) -> tuple[str, ...]:
+        """The names among `modules_to_save` by which a module is found that is stored in 4 bits."""
+        names = self.modules_to_save if self.copies(path) and self._converted(path, module, model) else None
+        return tuple(name for name in names or () if targets.is_saved(path, replace(self, modules_to_save=(name,))))
 
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""

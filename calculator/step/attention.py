@@ -55,9 +55,11 @@ def _widened(query: Tensor, value: Tensor) -> Tensor:
 
 
 def _cut(out: Tensor, width: int) -> Tensor:
-    """The output cut back to the values' head size."""
+    """The output, which lies by positions here, cut back to the values' head size."""
     shape = (*out.shape[:-1], width)
-    return out if shape == out.shape else ops.contiguous(ops.narrow(out, shape), "attention output, cut back")
+    if shape == out.shape:
+        return out
+    return ops.contiguous(ops.narrow(out, shape, merged=False), "attention output, cut back")
 
 
 def _takes_flash(context: Context, query: Tensor, value: Tensor) -> bool:
@@ -92,12 +94,17 @@ def _padded(x: Tensor, name: str) -> Tensor:
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """The memory-efficient kernel where it takes the heads; with a mask, a bias and as many keys as queries."""
     mask = context.mask
-    if mask is not None:
+    if mask is not None or not kept_grouped(key.shape[-1], value.shape[-1]):
         key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
     grouped = key.shape[1] != query.shape[1]
     if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
         return math_attention(query, key, value, mask, dropout=context.attention_dropout)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
+
+
+def kept_grouped(key_width: int, value_width: int) -> bool:
+    """Whether grouped keys without a mask stay grouped for sdpa (integrations/sdpa_attention.py, use_gqa_in_sdpa)."""
+    return key_width == value_width <= 256
 
 
 def aligned(query: Tensor, value: Tensor) -> bool:

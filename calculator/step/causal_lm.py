@@ -63,6 +63,8 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
     for place in range(len(context.repetition.numbers)):
+        if place == context.repetition.start:
+            context.others = []
         hidden_states = marked(hidden_states, f"layer {place}")
         hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 KERNELS = Kernels()
 
 
+#: The end of a name of what belongs to layers that are not run.
+NOT_RUN = "of layers not run"
+
+
 class Context:
     """One run of the step."""
 
@@ -46,6 +50,7 @@ class Context:
         "masks",
         "method",
         "model",
+        "others",
         "parameters",
         "past",
         "position",
@@ -81,6 +86,7 @@ class Context:
         self.prefix: list[list[Tensor | None]] = []
         self.during_forward: list[Tensor] = []
         self.during_layers: list[Tensor] = []
+        self.others: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
         self.repetition = repetition(layer_kinds(self))
         self.kept: list[Tensor] = []
@@ -107,6 +113,7 @@ class Context:
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
         self.position, self.mask, self.masks, self.during_layers, self.returned = (), None, {}, [], None
+        self.others = []
 
     def left(self, position: tuple[Tensor, ...], mask: Tensor | None) -> None:
         """Leave a layer: its code drops the attention's weights, unless the layer returns them to the decoder's."""
@@ -138,15 +145,13 @@ class Context:
     def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
         """A prefix in every layer's cache: copies of the given keys and values, for the layers that are run.
 
-        Those of the layers that are not run are one lump, which is dropped after the layers.
+        Those of layers that are not run go where the layer begins that stands for them: the last sees no other's.
         """
         self.past = length
         self.cache = []
         self.prefix = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
-        more = len(stack(self.model).layers) - len(layers)
-        if more:
-            shape = (2 * more, *layers[0][0].shape)
-            self.during_layers = [self.tape.new(shape, layers[0][0].dtype, "prefix, cached, of layers not run")]
+        more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
+        self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
 
     def lengthen(self, tokens: Dim) -> None:
         """Virtual tokens in front of the sequence."""

@@ -14,6 +14,7 @@ from calculator.step.mixture import Mixture, where_sparse
 from calculator.step.program import Program
 
 if TYPE_CHECKING:
+    from calculator.config import Config
     from calculator.step.context import Context, LayerModules
     from calculator.step.self_attention import Rotate
     from calculator.step.tape import Tensor
@@ -139,12 +140,19 @@ class BesideShared(Mixture):
         return ops.add(hidden_states, shared, "experts + shared experts")
 
 
+def _refused(config: Config) -> str | None:
+    """Values that are wider than keys are cut, not padded (integrations/flash_attention.py)."""
+    width, value = config["qk_head_dim"], config["v_head_dim"]
+    return f"transformers cuts v_head_dim {value} to the keys' {width} there: take sdpa" if value > width else None
+
+
 PROGRAMS = {
     "deepseek_v2": Program(
         tables=_complex_tables,
         layer=Sequential(
             attention=LatentAttention(rotate=_turned), mlp=where_sparse(BesideShared(router=routers.greedy))
         ),
+        refuses_flash=_refused,
         source="transformers/models/deepseek_v2/modeling_deepseek_v2.py",
     ),
     "deepseek_v3": Program(
@@ -152,6 +160,7 @@ PROGRAMS = {
             attention=LatentAttention(rotate=_by_halves_or_pairs),
             mlp=where_sparse(BesideShared(router=routers.corrected)),
         ),
+        refuses_flash=_refused,
         source="transformers/models/deepseek_v3/modeling_deepseek_v3.py",
     ),
 }

@@ -12,9 +12,10 @@ from calculator.step.self_attention import SelfAttention, partly_rotated_by_pair
 _GLM = Sequential(attention=SelfAttention(rotate=partly_rotated_by_pairs), mlp=mlp.fused_gated)
 
 PROGRAMS = {
-    "glm": Program(layer=_GLM, source="transformers/models/glm/modeling_glm.py"),
+    "glm": Program(layer=_GLM, rotates_part=True, source="transformers/models/glm/modeling_glm.py"),
     "glm4": Program(
         layer=replace(_GLM, after=("post_self_attn_layernorm", "post_mlp_layernorm")),
+        rotates_part=True,
         source="transformers/models/glm4/modeling_glm4.py",
     ),
 }

@@ -68,6 +68,7 @@ PROGRAMS = {
         embeddings=partial(looked_up, name="gpt_neox.embed_in"),
         enter=_enter,
         leave=partial(norms.left, name="gpt_neox.final_layer_norm"),
+        rotates_part=True,
         source="transformers/models/gpt_neox/modeling_gpt_neox.py",
     ),
 }

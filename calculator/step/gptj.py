@@ -83,6 +83,7 @@ PROGRAMS = {
             residual_last=True,
         ),
         leave=partial(norms.left, name="transformer.ln_f"),
+        rotates_part=True,
         source="transformers/models/gptj/modeling_gptj.py",
     ),
 }

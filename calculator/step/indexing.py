@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.dtype import ITEMSIZE
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -68,15 +69,28 @@ def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name:
         if x.node:
             node.save(weight)
         node.save(offsets)
-    return x.tape.new((x.shape[0], out_features), x.dtype, name, node=node)
+    out = _row_aligned(x, (x.shape[0], out_features), name)
+    out.node = node
+    return out
 
 
 def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The gradient of the weights is dense: it has every group's matrix, whichever rows there were."""
     left, right = node.edges
-    weight_grad = grad.tape.new(right[2], grad.dtype, "grouped product: weight's gradient") if right else None
-    x_grad = grad.tape.new(left[2], grad.dtype, "grouped product: gradient") if left else None
+    weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
+    x_grad = _row_aligned(grad, left[2], "grouped product: gradient") if left else None
     return x_grad, weight_grad
+
+
+def _row_aligned(like: Tensor, shape: Shape, name: str) -> Tensor:
+    """A grouped product, whose rows take whole 16 bytes: one with gaps is never added to in place.
+
+    Source: ATen/native/GroupedMMUtils.h, create_grouped_gemm_output_tensor.
+    """
+    short = -shape[-1] % (16 // ITEMSIZE[like.dtype])
+    out = like.tape.new((*shape[:-1], shape[-1] + short) if short else shape, like.dtype, name)
+    out.shape, out.viewed = shape, bool(short)
+    return out
 
 
 def summed(x: Tensor, shape: Shape, name: str) -> Tensor:

@@ -26,6 +26,7 @@ PROGRAMS = {
             norm=by(norms.offset_layer_norm),
         ),
         leave=_left,
+        rotates_part=True,
         source="transformers/models/nemotron/modeling_nemotron.py",
     ),
 }

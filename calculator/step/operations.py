@@ -93,20 +93,21 @@ def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "repeat: gradient"),)
 
 
-def narrow(x: Tensor, shape: Shape) -> Tensor:
-    """A view of a part; the backward pass writes the gradient into zeros of the whole shape.
+def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+    """A view of a part; the backward pass writes the gradient into zeros of the whole shape, which lie as x is seen.
 
     A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
     """
     if shape == x.shape:
         return view(x, shape)
-    node = Node(x.tape, _narrow_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _narrow_back, (x,), (x.shape, merged)) if x.node else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
 
 def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    out = grad.tape.new(node.context, grad.dtype, "slice: gradient")
-    out.merged = True
+    shape, merged = node.context
+    out = grad.tape.new(shape, grad.dtype, "slice: gradient")
+    out.merged = merged
     return (out,)
 
 

@@ -57,6 +57,7 @@ PROGRAMS = {
             residual_last=True,
         ),
         leave=partial(norms.left, name="model.final_layernorm"),
+        rotates_part=True,
         source="transformers/models/phi/modeling_phi.py",
     ),
     "phi3": Program(
@@ -65,6 +66,7 @@ PROGRAMS = {
             mlp=mlp.fused_gated,
             scaled=_dropped,
         ),
+        rotates_part=True,
         source="transformers/models/phi3/modeling_phi3.py",
     ),
 }

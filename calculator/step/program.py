@@ -104,7 +104,8 @@ class Program:
     what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again. `biased`: a mask to
     what the family's own code makes of it. `returns_weights`: whether a layer hands the attention's weights to the
     decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
-    would need none. `bounded`: whether the code fails on more than max_position_embeddings. `refuses_flash`: why
+    would need none. `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
+    whether the code fails on more than max_position_embeddings. `refuses_flash`: why
     flash_attention_2 cannot be asked for, if so. `source`: the file of transformers that the code follows.
     """
 
@@ -123,5 +124,6 @@ class Program:
     biased: Callable[[Context, Tensor | None], Tensor | None] = as_made
     returns_weights: bool = False
     always_masked: bool = False
+    rotates_part: bool = False
     bounded: bool = False
     refuses_flash: Callable[[Config], str | None] = accepted

@@ -59,6 +59,7 @@ PROGRAMS = {
     "stablelm": Program(
         layer=_layer,
         leave=partial(norms.left, name="model.norm"),
+        rotates_part=True,
         source="transformers/models/stablelm/modeling_stablelm.py",
     ),
 }

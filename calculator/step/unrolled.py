@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.step.causal_lm import micro_batch
-from calculator.step.context import Context
+from calculator.step.context import NOT_RUN, Context
 from calculator.step.repetition import Repetition
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 #: Periods of layers that are interpreted.
 PERIODS = 4
-
-#: What stands for a prefix of the layers that are not interpreted (Context.fill_cache); here each has its own.
-_LUMP = "of layers not run"
 
 #: What a pass's first matrix product makes: rotary angles or what the first layer makes, and the head's gradients.
 _PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
@@ -99,7 +96,7 @@ class _Spelled:
         self.more = more
         before, start, end = repetition.places
         self.places = range(before, before + (PERIODS + 1) * (end - start), end - start)
-        self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(_LUMP)}
+        self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(NOT_RUN)}
         self.events = tape.events[: marks["end"]]
         periods = self._periods(tape.rows)
         self.base = len(tape.rows)

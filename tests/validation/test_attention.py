@@ -5,6 +5,7 @@ from torch.nn import functional
 from validation.emulations.attention import workspace_bytes
 from validation.emulations.autocast import Autocast
 from validation.emulations.sdpa import Attention, flash_attn_func
+from validation.values import Values
 from validation.watch import Emulated
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -14,7 +15,7 @@ class Names(Emulated):
     """Emulates, and notes what ran."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(Values(1))
         self.ran = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -71,13 +72,13 @@ def test_the_kernel_is_the_one_that_cuda_takes(told, expected):
 
 def test_attention_runs_in_autocasts_dtype():
     q, k = (torch.ones(1, heads, 48, 64, device="meta") for heads in (8, 2))
-    with Autocast(torch.bfloat16), Emulated():
+    with Autocast(torch.bfloat16), Emulated(Values(1)):
         assert Attention()(q, k, k, enable_gqa=True).dtype == torch.bfloat16
 
 
 def test_the_flash_attn_package_takes_sequences_before_heads():
     q, k = (torch.ones(2, 48, heads, 36, dtype=torch.float16, device="meta", requires_grad=True) for heads in (8, 2))
-    with Emulated():
+    with Emulated(Values(1)):
         out = flash_attn_func(q, k, k, causal=True)
         out.sum().backward()
     assert (out.shape, k.grad.shape) == (q.shape, k.shape)
@@ -114,4 +115,4 @@ def test_the_math_kernel_broadcasts_a_single_head():
 )
 def test_the_workspace_of_the_memory_efficient_backward(dtype, head_dim, seq, expected):
     query = torch.ones(2, seq, 8, head_dim, dtype=dtype, device="meta")
-    assert workspace_bytes(query, query) == expected
+    assert workspace_bytes(query, query, query) == expected

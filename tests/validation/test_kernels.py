@@ -7,6 +7,7 @@ from validation.emulations.experts import grouped_mm
 from validation.emulations.functional import dropout, safe_softmax, softmax
 from validation.ledger import Ledger
 from validation.places import Places
+from validation.values import Values
 from validation.watch import Watch
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -15,7 +16,7 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 def storages(run):
     """What a call allocates, in order: (bytes, component, alive afterwards)."""
     ledger = Ledger()
-    watch = Watch(ledger, Places(torch.nn.Identity(), ""), None)
+    watch = Watch(ledger, Places(torch.nn.Identity(), ""), None, Values(1))
     watch.enter("forward")
     with watch.watching():
         kept = run()

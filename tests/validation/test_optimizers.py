@@ -6,6 +6,7 @@ import torch
 from calculator.optimizers import OPTIMIZERS as MODELLED
 from calculator.optimizers import OptimizerName
 from validation.optimizers import OPTIMIZERS, on_meta, optimizer_for, states
+from validation.values import Values
 from validation.watch import Emulated
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -20,7 +21,7 @@ def stepped(name, dtype=torch.bfloat16):
         optimizer = optimizer_for(name, parameters)
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-        with Emulated():
+        with Emulated(Values(1)):
             optimizer.step()
     numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
     return [

@@ -4,6 +4,7 @@ from torch import nn
 
 from validation.ledger import Ledger
 from validation.places import Places
+from validation.values import Values
 from validation.watch import Watch
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -15,7 +16,7 @@ FLOATS = T * H * 4
 def watched(model, run):
     """The ledger of `run`, told to enter phases by name."""
     ledger = Ledger()
-    watch = Watch(ledger, Places(model, ""), None)
+    watch = Watch(ledger, Places(model, ""), None, Values(1))
     for name, parameter in model.named_parameters():
         watch.adopt(name, parameter, "base_weights")
     with watch.watching():
@@ -78,7 +79,7 @@ def test_views_are_no_storages_of_their_own():
 def test_a_claimed_storage_changes_its_component_and_name():
     model = nn.Linear(H, H, bias=False, device="meta")
     ledger = Ledger()
-    watch = Watch(ledger, Places(model, ""), None)
+    watch = Watch(ledger, Places(model, ""), None, Values(1))
     model.weight.register_post_accumulate_grad_hook(lambda p: watch.claim("weight.grad", p.grad, "gradients"))
     with watch.watching():
         step(model)(watch)

@@ -97,7 +97,7 @@ def efficient_backward(
         delta = (grad_out * out).sum(-1).transpose(-2, -1).contiguous()
     else:
         delta = query.new_empty((batch, heads, seq), dtype=torch.float32)
-    workspace = query.new_empty((workspace_bytes(query, key),), dtype=torch.uint8)
+    workspace = query.new_empty((workspace_bytes(query, key, value),), dtype=torch.uint8)
     del delta, workspace
     if key.shape[2] != heads:
         grad_k, grad_v = (_reduced(t, key.shape[2]) for t in (grad_k, grad_v))
@@ -109,15 +109,15 @@ def _reduced(grad: Tensor, heads: int) -> Tensor:
     return grad.reshape(batch, seq, heads, many // heads, head_dim).sum(3)
 
 
-def workspace_bytes(query: Tensor, key: Tensor) -> int:
+def workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
     """Bytes of the backward kernel's workspace on compute capability 8.0 and 9.0.
 
     References:
         mem_eff_attention/kernels/generate_kernels.py (which kernel runs), kernel_backward.h, `Params::workspace_size`.
     """
     batch, seq, heads, head_dim = query.shape
-    half = query.dtype != torch.float32
-    max_k = next(k for k in (32, 64, 128, 1 << 16) if head_dim <= k)
+    half, value_dim = query.dtype != torch.float32, value.shape[3]
+    max_k = next(k for k in (32, 64, 128, 1 << 16) if max(head_dim, value_dim) <= k)
     block_i = 128 if max_k > 64 else 64
     in_registers = half and max_k <= block_i
     block_j = 128 if in_registers and max_k > 64 else 64
@@ -125,5 +125,5 @@ def workspace_bytes(query: Tensor, key: Tensor) -> int:
     elements = _up(seq, block_i) // block_i * (_up(head_dim, block_j) // block_j) * tile
     if half and not in_registers:
         splits = max(1, min(_up(key.shape[1], block_j) // block_j, 200 // (batch * heads)))
-        elements += 2 * splits * block_j * _up(head_dim, block_i)
+        elements += splits * block_j * (_up(head_dim, block_i) + _up(value_dim, block_i))
     return batch * heads * _up(elements, 4) * 4
