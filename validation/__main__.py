@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": "validation.bench",
     "published": "validation.published.report",
     "peers": "validation.published.peers.ask",
+    "measure": "validation.measure.command",
 }
 
 

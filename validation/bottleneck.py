@@ -54,7 +54,9 @@ def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
     for layer in layers(model):
         for name in names:
             if isinstance(getattr(layer, name, None), nn.Module):
-                setattr(layer, name, Adapted(getattr(layer, name), Bottleneck(width, method, dtype)))
+                sublayer = getattr(layer, name)
+                adapter = Bottleneck(width, method, dtype).to(next(layer.parameters()).device)
+                setattr(layer, name, Adapted(sublayer, adapter))
 
 
 def layers(model: nn.Module) -> nn.ModuleList:

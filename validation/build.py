@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def built(request: Request, device: torch.device = META) -> Built:
         methods.quantize(model, request.method, dtype, device)
         _fill(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
-    with _refusing("method"), device:
+    with _refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(model, request)
     wrapped.train()
     root = _path(wrapped, model) or ""

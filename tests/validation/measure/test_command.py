@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+import validation.measure
+from validation.__main__ import main
+from validation.measure.agenda import SECTIONS, agenda
+from validation.measure.environment import card_named, environment
+from validation.measure.report import step_line, summary, verdict_line
+from validation.measure.results import AnotherEnvironmentError, Results
+
+SCHEMA = json.loads((Path(validation.measure.__file__).parent / "schema.json").read_text())
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+LOADED = """
+import sys
+import validation.measure.agenda, validation.measure.command
+print(*sorted({"app", "fastapi", "plotly", "pydantic", "starlette", "uvicorn"} & sys.modules.keys()))
+"""
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_run_on_the_cpu_writes_a_valid_file_and_another_run_goes_on_from_it(tmp_path, capsys):
+    path = tmp_path / "measured.json"
+    command = ["measure", "--device", "cpu", "--quick", "--results", str(path), "--match"]
+    assert main([*command, "prompt"]) == 0
+    first = json.loads(path.read_text())
+    Draft202012Validator(SCHEMA).validate(first)
+    assert [row["name"] for row in first["layers"]] == ["prompt, 4096"]
+    assert [row["name"] for row in first["steps"]] == ["two small layers, prompt, 1 × 32"]
+    assert "1 of 1 to the byte" in capsys.readouterr().out
+    assert main([*command, "prompt", "--budget", "0"]) == 0
+    assert json.loads(path.read_text()) == first
+
+
+def test_a_run_whose_time_is_up_says_how_to_go_on(tmp_path, capsys):
+    path = tmp_path / "measured.json"
+    assert main(["measure", "--device", "cpu", "--budget", "0", "--only", "layers", "--results", str(path)]) == 0
+    assert "cases were left for want of time; the same command goes on" in capsys.readouterr().out
+    Draft202012Validator(SCHEMA).validate(json.loads(path.read_text()))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_wrong_usage(capsys):
+    assert main(["measure", "--device", "cuda"]) == 2
+    assert "sees no CUDA device; take --device cpu" in capsys.readouterr().err
+
+
+def test_a_file_of_another_machine_is_not_gone_on_from(tmp_path):
+    here = environment(CPU)
+    path = tmp_path / "measured.json"
+    Results(path, here, SECTIONS).write()
+    Results(path, {**here, "date": "2030-01-01T00:00:00+00:00"}, SECTIONS)
+    with pytest.raises(AnotherEnvironmentError, match=r"device differ.*name another file"):
+        Results(path, {**here, "device": "NVIDIA L4"}, SECTIONS)
+
+
+def test_an_agenda_for_a_gpu_begins_with_every_method_and_with_verdicts():
+    quick = agenda(CUDA, "h100-sxm5-80gb", quick=True)
+    whole = agenda(CUDA, "h100-sxm5-80gb", quick=False)
+    assert [entry.name for entry in whole[: len(quick)]] == [entry.name for entry in quick]
+    assert {entry.section for entry in quick} == set(SECTIONS)
+    assert len({(entry.section, entry.name) for entry in whole}) == len(whole)
+
+
+def test_an_agenda_for_the_cpu_has_every_layer_and_no_verdict():
+    layers = [entry for entry in agenda(CUDA, None, quick=False) if entry.section == "layers"]
+    here = agenda(CPU, None, quick=False)
+    assert [entry.name for entry in here if entry.section == "layers"] == [entry.name for entry in layers]
+    assert {entry.section for entry in here} == {"layers", "steps"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mib", "major", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", 81_089, 9, "h100-sxm5-80gb"),
+        ("NVIDIA GeForce RTX 4090", 24_081, 8, "rtx-4090"),
+        ("NVIDIA A100-SXM4-80GB", 81_153, 8, "a100-sxm4-80gb"),
+        ("NVIDIA H100 MIG 1g.10gb", 9_984, 9, "h100-pcie-80gb"),
+    ],
+)
+def test_a_device_is_found_in_the_catalogue_by_its_name_or_else_by_its_generation(name, mib, major, card):
+    assert card_named(name, mib << 20, major).id == card
+
+
+def test_the_report_tells_peaks_out_of_memory_and_wrong_verdicts():
+    predicted = {"peak_allocated": 990}
+    row = {"name": "a", "predicted": predicted, "measured": {"peak_allocated": 1000, "seconds_per_step": 0.25}}
+    assert step_line(row).split(maxsplit=1) == ["a", "peak -1.000%, 0.250 s a step"]
+    assert "out of memory in backward" in step_line(
+        {"name": "b", "predicted": predicted, "measured": None, "out_of_memory": {"phase": "backward"}}
+    )
+    assert "NOT as predicted" in verdict_line({"name": "c", "runs": [{"should_run": False, "ran": True}]})
+
+
+def test_the_summary_of_nothing_measured_claims_nothing(tmp_path):
+    told = [*summary(Results(tmp_path / "none.json", environment(CPU), SECTIONS))]
+    assert told[0].startswith("layers: 0 of 0")
+    assert told[1].startswith("steps: 0 of 0")
+
+
+def test_measuring_loads_nothing_of_the_web_stack():
+    told = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.split() == []

@@ -1,0 +1,42 @@
+"""What only a GPU can tell; skipped where there is none."""
+
+import pytest
+import torch
+
+from validation.measure import layer, step, verdict
+from validation.measure.environment import environment
+from validation.measure.layer_cases import TOKENS, layer_cases
+from validation.measure.step_cases import rounds
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none here"),
+]
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("case", [case for case in layer_cases(TOKENS) if case.quick], ids=lambda case: case.name)
+def test_a_layer_on_the_gpu_takes_what_the_calculator_says(case):
+    for moment in layer.measured(case, CUDA)["moments"].values():
+        assert moment["measured"]["allocated"] == pytest.approx(moment["predicted"]["allocated"], rel=0.01)
+        if moment["predicted"]["peak_allocated"] is not None:
+            assert moment["measured"]["peak_allocated"] == pytest.approx(
+                moment["predicted"]["peak_allocated"], rel=0.01
+            )
+
+
+@pytest.fixture(scope="module")
+def first_round():
+    return rounds({"gpu": environment(CUDA)["card"]})[0]
+
+
+def test_a_steps_peak_on_the_gpu_is_within_a_per_cent(first_round):
+    for case in first_round[:6]:
+        row = step.measured(case.request, CUDA)
+        assert row["measured"]["peak_allocated"] == pytest.approx(row["predicted"]["peak_allocated"], rel=0.01)
+
+
+def test_a_capped_run_ends_as_predicted(first_round):
+    for run in verdict.capped(first_round[1], CUDA)["runs"]:
+        assert run["ran"] == run["should_run"]

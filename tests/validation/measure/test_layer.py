@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from validation.measure.layer import measured
+from validation.measure.layer_cases import CPU_TOKENS, MATRICES, layer_cases
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CPU = torch.device("cpu")
+CASES = layer_cases(CPU_TOKENS)
+
+
+def allocated(row):
+    """Predicted and measured bytes of every moment."""
+    return [[row["moments"][m][side]["allocated"] for m in row["moments"]] for side in ("predicted", "measured")]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.quick], ids=lambda case: case.name)
+def test_a_real_layer_keeps_what_the_calculator_says_and_computes_what_its_formula_says(case):
+    row = measured(case, CPU)
+    predicted, seen = allocated(row)
+    assert seen == predicted
+    assert min(seen) > 0
+    if "dropout" in case.name:
+        assert row["output_error"] is None
+    else:
+        assert row["output_error"] < 0.005
+
+
+def test_the_quick_cases_cover_every_method_and_both_4_bit_types():
+    quick = [case for case in CASES if case.quick]
+    methods = {case.body["method"]["name"] for case in quick}
+    assert methods == {"full", "lora", "qlora", "adapter", "prefix", "prompt"}
+    assert {case.request.method.quant_type for case in quick if case.body["method"]["name"] == "qlora"} == {
+        "nf4",
+        "fp4",
+    }
+    assert CASES[: len(quick)] == quick
+
+
+def test_every_matrix_size_is_measured_in_4_bits_and_with_lora():
+    for size in MATRICES:
+        methods = [case.body["method"]["name"] for case in CASES if size in case.name.replace("14336x4096", "")]
+        assert size == "14336x4096" or {"lora", "qlora"} <= set(methods)
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_a_case_leaves_nothing_that_the_next_one_would_find():
+    double = next(case for case in CASES if case.name == "nf4, double quantisation, 4096x4096")
+    assert measured(double, CPU)["moments"] == measured(double, CPU)["moments"]

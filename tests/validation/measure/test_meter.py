@@ -1,0 +1,42 @@
+import torch
+
+from validation.measure.meter import StorageMeter, driver_bytes, workspace_bytes
+
+CPU = torch.device("cpu")
+
+
+def test_the_storage_meter_counts_live_storages_in_512_bytes():
+    with StorageMeter() as meter:
+        kept = [torch.empty(1), torch.empty(129)]
+        assert meter.read().allocated == 512 + 1024
+        view = kept[1][3:]
+        assert meter.read().allocated == 512 + 1024
+        kept.pop()
+        assert meter.read().allocated == 512 + 1024
+        del view
+        assert meter.read().allocated == 512
+
+
+def test_the_storage_meter_counts_what_autograd_saves():
+    with StorageMeter() as meter:
+        x = torch.ones(256, requires_grad=True)
+        y = x.exp().sum()
+        assert meter.read().allocated == 1024 + 1024 + 512
+        del y
+        assert meter.read().allocated == 1024
+
+
+def test_tensors_that_a_gpu_run_keeps_on_the_host_are_left_out():
+    with StorageMeter() as meter:
+        counter, weight = torch.zeros(()), torch.zeros(256)
+        assert meter.read(host=[counter]).allocated == 1024
+        del weight
+
+
+def test_the_cpu_tells_no_peaks_and_has_no_driver():
+    with StorageMeter() as meter:
+        told = meter.read().to_json()
+    assert told["allocated"] == 0
+    assert {value for name, value in told.items() if name != "allocated"} == {None}
+    assert driver_bytes(CPU) is None
+    assert workspace_bytes(CPU) is None

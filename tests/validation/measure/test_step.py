@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from calculator.devices import Verdict
+from calculator.estimate import estimate
+from validation.measure import step
+from validation.measure.step_cases import METHODS, rounds, small
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CPU = torch.device("cpu")
+H100 = {"gpu": "h100-sxm5-80gb"}
+
+
+@pytest.mark.parametrize("case", small({}), ids=lambda case: case.name)
+def test_what_stays_after_a_real_step_is_what_the_calculator_says(case):
+    row = step.measured(case.request, CPU)
+    assert row["out_of_memory"] is None
+    assert (row["measured"]["load"], row["measured"]["end"]) == (row["predicted"]["load"], row["predicted"]["end"])
+    assert row["measured"]["peak_allocated"] is None
+
+
+def test_running_out_of_memory_is_a_result(monkeypatch):
+    def full(self):
+        self.phase = "backward"
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(step.Run, "step", full)
+    row = step.measured(small({})[0].request, CPU)
+    assert row["measured"] is None
+    assert row["out_of_memory"] == {"phase": "backward", "message": "CUDA out of memory. Tried to allocate 2.00 GiB."}
+
+
+def test_the_first_round_covers_every_method_with_two_batches_and_two_lengths():
+    first = rounds(H100)[0]
+    shapes = {(c.request.method.name, c.request.training.micro_batch_size) for c in first}
+    assert shapes == {(name, batch) for name in METHODS for batch in (1, 4)}
+    assert {c.request.training.sequence_length for c in first} == {1024, 512}
+
+
+@pytest.mark.parametrize("case", [case for cases in rounds(H100) for case in cases], ids=lambda case: case.name)
+def test_every_step_on_a_gpu_is_one_that_the_calculator_answers_and_that_fits_80_gb(case):
+    assert estimate(case.request).fit.verdict == Verdict.FITS
+
+
+def test_names_tell_every_case_from_every_other():
+    names = [case.name for cases in rounds(H100) for case in cases]
+    assert len(set(names)) == len(names)

@@ -1,0 +1,72 @@
+"""The order in which cases are measured: a run that stops early has covered every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from validation.measure import layer, step, step_cases, verdict
+from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import torch
+
+    from validation.measure.layer_cases import LayerCase
+    from validation.measure.step_cases import StepCase
+
+Section = Literal["layers", "steps", "verdicts"]
+
+SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One case: where its result goes, its name, and how it is measured."""
+
+    section: Section
+    name: str
+    measure: Callable[[], dict[str, Any]]
+
+
+def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry]:
+    """What is measured on a device, in order. `card` is the catalogue's id of a GPU; a CPU runs small steps only."""
+    on_gpu = device.type == "cuda"
+    layers = layer_cases(TOKENS if on_gpu else CPU_TOKENS)
+    first = [*_layers((case for case in layers if case.quick), device)]
+    request_device = {"gpu": card} if card else {}
+    if not on_gpu:
+        first += _steps(step_cases.small(request_device), device)
+        return first if quick else [*first, *_layers((case for case in layers if not case.quick), device)]
+    rounds = step_cases.rounds(request_device)
+    first += [*_steps(rounds[0], device), *_verdicts(rounds[0][:6], device)]
+    if quick:
+        return first
+    rest = [case for cases in rounds[1:] for case in cases]
+    return [
+        *first,
+        *_layers((case for case in layers if not case.quick), device),
+        *_steps(rest, device),
+        *_verdicts(rounds[2][:6], device),
+    ]
+
+
+def _layers(cases: Iterable[LayerCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="layers", name=case.name, measure=partial(layer.measured, case, device))
+
+
+def _steps(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="steps", name=case.name, measure=partial(_step, case, device))
+
+
+def _verdicts(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="verdicts", name=case.name, measure=partial(verdict.capped, case, device))
+
+
+def _step(case: StepCase, device: torch.device) -> dict[str, Any]:
+    return {"request": case.body, **step.measured(case.request, device)}

@@ -1,0 +1,97 @@
+"""Measure real layers and training steps on a device and hold the calculator against them.
+
+Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes; steps are
+whole models with random weights (nothing is downloaded). On a GPU also verdicts: the process's memory capped above and
+below the prediction. On the CPU only storages are compared: it has no allocator whose peaks would speak for a GPU's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from validation.progress import Progress
+from validation.quiet import quieten
+
+if TYPE_CHECKING:
+    import argparse
+
+    from validation.measure.agenda import Entry
+    from validation.measure.results import Results
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu (by default a GPU where there is one)")
+    parser.add_argument("--quick", action="store_true", help="one layer size and one small model, every method")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="begin no further case after so many minutes")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts"), default=None)
+    parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this")
+    parser.add_argument(
+        "--results", type=Path, default=Path("build/measured.json"), help="where results are kept, and gone on from"
+    )
+
+
+def run(told: argparse.Namespace) -> int:
+    """Measure what is not measured yet; 1 where a storage or a verdict is not as predicted, 2 on wrong usage."""
+    quieten()
+    import torch  # noqa: PLC0415  (takes seconds to import)
+
+    from validation.measure.agenda import SECTIONS, agenda  # noqa: PLC0415
+    from validation.measure.environment import environment  # noqa: PLC0415
+    from validation.measure.report import summary  # noqa: PLC0415
+    from validation.measure.results import AnotherEnvironmentError, Results  # noqa: PLC0415
+
+    name = told.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        print(f"--device {name}: torch {torch.__version__} sees no CUDA device; take --device cpu", file=sys.stderr)
+        return 2
+    device = torch.device(name)
+    found = environment(device)
+    try:
+        results = Results(told.results, found, SECTIONS)
+    except AnotherEnvironmentError as error:
+        print(f"--results: {error}", file=sys.stderr)
+        return 2
+    entries = [
+        entry
+        for entry in agenda(device, found["card"], quick=told.quick)
+        if entry.section in (told.only or SECTIONS) and told.match in entry.name
+    ]
+    results.write()
+    left = _measure(entries, results, told.budget)
+    print("\n".join(summary(results)))
+    if left:
+        print(f"{left} cases were left for want of time; the same command goes on with them")
+    print(f"written to {told.results}")
+    return int(not _as_predicted(results))
+
+
+def _measure(entries: list[Entry], results: Results, budget: float | None) -> int:
+    """Measure until the time is up; how many cases are left."""
+    from validation.measure.report import LINES  # noqa: PLC0415
+
+    start = time.monotonic()
+    todo = [entry for entry in entries if (entry.section, entry.name) not in results]
+    progress = Progress(len(todo), "cases")
+    for done, entry in enumerate(todo):
+        if budget is not None and time.monotonic() - start > budget * 60:
+            progress.close()
+            return len(todo) - done
+        row: dict[str, Any] = {"name": entry.name, **entry.measure()}
+        results.add(entry.section, row)
+        progress.close()
+        print(f"{entry.section:8} {LINES[entry.section](row)}", flush=True)
+        progress.step()
+    progress.close()
+    return 0
+
+
+def _as_predicted(results: Results) -> bool:
+    """Whether every layer's storages and every verdict were as predicted, so far as they were measured."""
+    moments = (moment for row in results.rows("layers") for moment in row["moments"].values())
+    storages = all(moment["measured"]["allocated"] == moment["predicted"]["allocated"] for moment in moments)
+    runs = (run for row in results.rows("verdicts") for run in row["runs"])
+    return storages and all(run["should_run"] == run["ran"] for run in runs)

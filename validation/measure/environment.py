@@ -1,0 +1,75 @@
+"""Where and with what a measurement was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from calculator.devices import gpu, gpus
+from calculator.errors import PlanError
+from validation.journal import STACK
+from validation.measure.meter import driver_bytes, workspace_bytes
+
+if TYPE_CHECKING:
+    from calculator.devices import GPU
+
+#: Environment variables that change how PyTorch allocates.
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "CUDA_MODULE_LOADING")
+
+#: What must be the same for two runs to share a results file.
+IDENTITY = ("device", "card", "driver", "cuda", "versions", "variables")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine, its versions and the date; on a GPU its context and workspaces too, before all else."""
+    told: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": "cpu",
+        "card": None,
+        "driver": None,
+        "cuda": torch.version.cuda,
+        "memory": None,
+        "compute_capability": None,
+        "context": None,
+        "library_workspace": workspace_bytes(device),
+        "versions": {name: version(name) for name in STACK},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "variables": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
+    }
+    if device.type != "cuda":
+        return told
+    properties = torch.cuda.get_device_properties(device)
+    return told | {
+        "device": properties.name,
+        "card": card_named(properties.name, properties.total_memory, properties.major).id,
+        "driver": _driver(),
+        "memory": properties.total_memory,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "context": (driver_bytes(device) or 0) - torch.cuda.memory_reserved(device),
+    }
+
+
+def card_named(name: str, memory: int, major: int) -> GPU:
+    """The catalogue's card of a device's name; else the one of the same generation with the nearest memory."""
+    try:
+        return gpu(name)
+    except PlanError:
+        same = [card for card in gpus() if card.compute_major == major] or list(gpus())
+        return min(same, key=lambda card: abs(card.usable_bytes - memory))
+
+
+def _driver() -> str | None:
+    """The driver's version, as nvidia-smi tells it; None where there is none."""
+    command = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603  as written above
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(told.stdout.split()), None)

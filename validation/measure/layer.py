@@ -1,0 +1,65 @@
+"""One layer measured: loaded, run forward and backward, updated; the device's memory read after each."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import bitsandbytes as bnb
+import torch
+
+from validation.emulations import functional
+from validation.measure.arithmetic import output_error
+from validation.measure.layer_prediction import predicted
+from validation.measure.meter import Reading, meter_of
+from validation.measure.subjects import Subject
+from validation.optimizers import optimizer_for, states
+
+if TYPE_CHECKING:
+    from validation.measure.layer_cases import LayerCase
+
+
+def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
+    """A layer's case as a results file has it: predicted and measured by moment, and the output's error."""
+    torch.manual_seed(0)
+    bnb.functional.name2qmap.clear()
+    readings: dict[str, Reading] = {}
+    with meter_of(device) as meter, fused_dropout(device):
+        subject = Subject(case, device)
+        readings["load"] = meter.read()
+        x = subject.input()
+        out = subject.forward(x)
+        readings["forward"] = meter.read()
+        gradient = torch.ones_like(out)
+        out.backward(gradient)
+        readings["backward"] = meter.read()
+        error = output_error(subject, x, out)
+        meter.read()
+        trained = subject.trained()
+        if trained:
+            optimizer = optimizer_for(case.request.training.optimizer, trained)
+            optimizer.step()
+            readings["optimizer_step"] = meter.read(host=counters(optimizer))
+    return {
+        "request": case.body,
+        "module": case.module,
+        "moments": {
+            moment: {"predicted": figures.to_json(), "measured": readings[moment].to_json()}
+            for moment, figures in predicted(case).items()
+        },
+        "output_error": None if error is None else round(error, 6),
+    }
+
+
+def counters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Step counters, which PyTorch keeps on the host unless the optimizer is fused."""
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return [] if fused else [tensor for _, name, tensor in states(optimizer) if name == "step"]
+
+
+def fused_dropout(device: torch.device) -> AbstractContextManager[Any]:
+    """Dropout with a boolean mask on the CPU too, as a GPU runs it."""
+    if device.type == "cuda":
+        return nullcontext()
+    return mock.patch("torch.nn.functional.dropout", functional.dropout)

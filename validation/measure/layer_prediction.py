@@ -1,0 +1,100 @@
+"""The calculator's rows for one layer: its step's own operations, run on a tape for this layer alone."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.dimension import Dim
+from calculator.estimate import model_of
+from calculator.methods import Adapter, Prefix, Prompt
+from calculator.optimizers import OPTIMIZERS
+from calculator.state import optimizer_states, stored
+from calculator.step.autograd import backward
+from calculator.step.context import Context
+from calculator.step.optimizer_step import temporaries
+from validation.measure.meter import Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.state import Stored
+    from calculator.step.bound import Bound
+    from calculator.step.context import LayerModules
+    from calculator.step.tape import Tensor
+    from validation.measure.layer_cases import LayerCase
+
+#: The moments of a layer's case, in order.
+MOMENTS = ("load", "forward", "backward", "optimizer_step")
+
+#: The layer that is taken of the model.
+LAYER = "model.layers.0."
+
+
+def predicted(case: LayerCase) -> dict[str, Reading]:
+    """What is allocated at the end of each moment and the most during it; the most while loading is not told."""
+    state = _state(case)
+    weights = _bytes(state)
+    readings = {"load": Reading(allocated=weights)}
+    context = Context(model_of(case.request.model), case.request.method, case.request.training)
+    tape = context.tape
+    layer = context.layer(context.layers[0], LAYER)
+    x = None if isinstance(case.request.method, Prefix | Prompt) else _input(context, _module(case, layer))
+    out = _output(case, context, layer, x)
+    forward = len(tape.events)
+    gradient = tape.new(out.shape, out.dtype, "output: gradient")
+    backward(tape, out, gradient)
+    live = [*accumulate(_size(context, event) for event in tape.events)]
+    readings["forward"] = Reading(allocated=weights + live[forward - 1], peak_allocated=weights + max(live[:forward]))
+    held = weights + live[-1]
+    readings["backward"] = Reading(allocated=held, peak_allocated=weights + max(live[forward - 1 :]))
+    trained = tuple(tensor for tensor in state if tensor.trained)
+    if trained:
+        optimizer = OPTIMIZERS[case.request.training.optimizer]
+        held += _bytes(optimizer_states(trained, optimizer))
+        most = held + _bytes(temporaries(trained, optimizer, None))
+        readings["optimizer_step"] = Reading(allocated=held, peak_allocated=most)
+    return readings
+
+
+def _size(context: Context, event: int) -> int:
+    rows = context.tape.rows
+    return rows[event][4] if event >= 0 else -rows[~event][4]
+
+
+def _bytes(tensors: Iterable[Stored]) -> int:
+    """Bytes of one of each."""
+    return sum(tensor.bytes // tensor.count for tensor in tensors)
+
+
+def _state(case: LayerCase) -> tuple[Stored, ...]:
+    """What the layer keeps: a module's own and what is beside it, or what the method adds to one place."""
+    request, method = case.request, case.request.method
+    every = stored(model_of(request.model), method, request.training)
+    if case.module is not None:
+        return tuple(s for s in every if f".{case.module}." in s.name or s.name == "name2qmap.dynamic")
+    return tuple(s for s in every if not s.base and ".attention." not in s.name)
+
+
+def _module(case: LayerCase, layer: LayerModules) -> Bound | None:
+    return layer[case.module] if case.module is not None else None
+
+
+def _input(context: Context, module: Bound | None) -> Tensor:
+    width = module.module.in_features if module is not None else context.config["hidden_size"]
+    x = context.tape.new((context.batch, context.length, width), context.dtype, "input")
+    return context.input_requiring_grad(x)
+
+
+def _output(case: LayerCase, context: Context, layer: LayerModules, x: Tensor | None) -> Tensor:
+    method = case.request.method
+    if isinstance(method, Prefix):
+        return method.encoded(context, Dim(method.num_virtual_tokens, "p"))
+    if isinstance(method, Prompt):
+        return method.encoded(context, Dim(method.num_virtual_tokens, "p"), context.config["hidden_size"])
+    assert x is not None
+    if isinstance(method, Adapter):
+        return method.after(context, layer, "mlp", x)
+    module = _module(case, layer)
+    assert module is not None
+    return module(x)

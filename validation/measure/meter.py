@@ -1,0 +1,163 @@
+"""What a device's memory says: CUDA's caching allocator, or, on the CPU, the live storages that PyTorch made.
+
+The allocator counts blocks. A large block that is cut leaves no rest of 1 MiB or less, so `allocated` can exceed its
+tensors' sizes by that much for each; `requested` is what was asked for, before any rounding.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from validation.ledger import rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Bytes at the end of a moment and the most during it; None where the meter can't tell.
+
+    `allocated` and `requested` are less what was there before the case; `reserved` is the process's whole.
+    """
+
+    allocated: int
+    peak_allocated: int | None = None
+    requested: int | None = None
+    peak_requested: int | None = None
+    reserved: int | None = None
+    peak_reserved: int | None = None
+
+    def to_json(self) -> dict[str, int | None]:
+        """As a results file has it."""
+        return asdict(self)
+
+
+class Meter(Protocol):
+    """Reads a device's memory at the end of each moment of a case; a context around the case."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *told: object) -> None: ...
+
+    def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
+        """End a moment. `host` are tensors that lie on the host where the device is a GPU."""
+        ...
+
+
+class CudaMeter:
+    """The caching allocator's own counters."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> Self:
+        gc.collect()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        self._before = torch.cuda.memory_stats(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        """Nothing to give back."""
+
+    def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
+        """The counters, whose peaks begin anew."""
+        torch.cuda.synchronize(self._device)
+        stats = torch.cuda.memory_stats(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        return Reading(
+            allocated=self._since(stats, "allocated_bytes", "current"),
+            peak_allocated=self._since(stats, "allocated_bytes", "peak"),
+            requested=self._since(stats, "requested_bytes", "current"),
+            peak_requested=self._since(stats, "requested_bytes", "peak"),
+            reserved=stats["reserved_bytes.all.current"],
+            peak_reserved=stats["reserved_bytes.all.peak"],
+        )
+
+    def _since(self, stats: dict[str, int], counter: str, statistic: str) -> int:
+        return stats[f"{counter}.all.{statistic}"] - self._before[f"{counter}.all.current"]
+
+
+class StorageMeter:
+    """Live storages on the CPU, each rounded up to 512 bytes as the caching allocator rounds.
+
+    The CPU's kernels make temporaries of their own, so that only what is alive between operations speaks for a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._storages: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
+        self._mode = _Watch(self)
+
+    def __enter__(self) -> Self:
+        self._mode.__enter__()
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        self._mode.__exit__(*told)
+
+    def meet(self, tensor: torch.Tensor) -> None:
+        """Book a tensor's storage, until it dies."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._storages and tensor.device.type == "cpu" and storage.nbytes():
+            guard = weakref.ref(storage, lambda _: self._storages.pop(key, None))
+            self._storages[key] = rounded(storage.nbytes()), guard
+
+    def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
+        """What is alive, less what would lie on the host."""
+        gc.collect()
+        apart = {tensor.untyped_storage()._cdata for tensor in host}
+        return Reading(allocated=sum(size for key, (size, _) in self._storages.items() if key not in apart))
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self, meter: StorageMeter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and book what it gives."""
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self._meter.meet(leaf)
+        return out
+
+
+def meter_of(device: torch.device) -> Meter:
+    """The meter of a device."""
+    return CudaMeter(device) if device.type == "cuda" else StorageMeter()
+
+
+def workspace_bytes(device: torch.device) -> int | None:
+    """What the matrix libraries keep, both threads': allocated after products in a forward and a backward pass.
+
+    Run before anything else, so that every later reading starts with the workspaces there. None without a GPU.
+    """
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.memory_allocated(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.ones(64, 64, dtype=dtype, device=device, requires_grad=True)
+        (x @ x).sum().backward()
+        del x
+    torch.cuda.synchronize(device)
+    gc.collect()
+    return int(torch.cuda.memory_allocated(device) - before)
+
+
+def driver_bytes(device: torch.device) -> int | None:
+    """What the driver says is taken of a card, by every process on it."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free)

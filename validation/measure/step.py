@@ -1,0 +1,150 @@
+"""One step measured: the contract's reference step on a device, from its second on, the memory read by phase."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import AbstractContextManager, nullcontext
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import bitsandbytes as bnb
+import torch
+
+from validation.build import built
+from validation.measure.layer import counters, fused_dropout
+from validation.measure.meter import Meter, Reading, driver_bytes, meter_of
+from validation.measure.step_prediction import predicted
+from validation.optimizers import optimizer_for
+
+if TYPE_CHECKING:
+    from calculator.request import Request
+
+PHASES = ("forward", "backward", "optimizer_step")
+
+#: Steps before the one that is read: the first makes the optimizer's states, the second finds less room for them.
+WARM_UP = 2
+#: Steps that are timed after it.
+TIMED = 3
+
+
+class Run:
+    """A training run of a request on a device."""
+
+    def __init__(self, request: Request, device: torch.device, meter: Meter) -> None:
+        self.training = request.training
+        self.device = device
+        self.meter = meter
+        self.phase = "load"
+        self.phases: dict[str, Reading] = {}
+        model = built(request, device)
+        self.model = model.model
+        self.trained = list(model.trained().values())
+        self.optimizer = optimizer_for(self.training.optimizer, self.trained)
+        self.loss: torch.Tensor | None = None
+        self.load = meter.read(host=self._on_host())
+        shape = (self.training.micro_batch_size, self.training.sequence_length)
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        self.input_ids = torch.randint(0, vocabulary, shape, device=device)
+        self.mask = torch.ones_like(self.input_ids) if self.training.padding else None
+        if self.mask is not None:
+            self.mask[0, -1] = 0
+
+    def step(self, *, read: bool = False) -> None:
+        """Take one step; `read` notes the memory of each phase."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if read:
+            self.meter.read()
+        for _ in range(self.training.gradient_accumulation_steps):
+            self._enter("forward")
+            with self._autocast():
+                self.loss = self.model(input_ids=self.input_ids, labels=self.input_ids, attention_mask=self.mask).loss
+            self._leave(read)
+            self._enter("backward")
+            self.loss.backward()
+            self._leave(read)
+        self._enter("optimizer_step")
+        if self.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.trained, self.training.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self._leave(read)
+
+    def seconds(self) -> float:
+        """How long a step takes: the median of some."""
+        times = []
+        for _ in range(TIMED):
+            start = time.perf_counter()
+            self.step()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter() - start)
+        return median(times)
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+
+    def _leave(self, read: bool) -> None:
+        """Note a phase's reading, the higher one where a phase comes again."""
+        if not read:
+            return
+        reading = self.meter.read(host=self._on_host())
+        known = self.phases.get(self.phase)
+        if known is None or (reading.peak_allocated or 0) >= (known.peak_allocated or 0):
+            self.phases[self.phase] = reading
+
+    def _on_host(self) -> list[torch.Tensor]:
+        """What lies on the host beside a GPU: step counters, and the indices of PEFT's virtual tokens."""
+        return counters(self.optimizer) + list(getattr(self.model, "prompt_tokens", {}).values())
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.training.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.training.autocast))
+
+
+def measured(request: Request, device: torch.device) -> dict[str, Any]:
+    """A step's figures as a results file has them; an out-of-memory is one of them, with the phase that it came in."""
+    torch.manual_seed(0)
+    bnb.functional.name2qmap.clear()
+    figures: dict[str, Any] = {"predicted": predicted(request), "measured": None, "out_of_memory": None}
+    run: Run | None = None
+    try:
+        with meter_of(device) as meter, fused_dropout(device):
+            run = Run(request, device, meter)
+            for _ in range(WARM_UP if device.type == "cuda" else 1):
+                run.step()
+            run.step(read=True)
+            figures["measured"] = _figures(run)
+    except torch.OutOfMemoryError as error:
+        figures["out_of_memory"] = {"phase": run.phase if run else "load", "message": str(error)[:300]}
+    finally:
+        _forget(run)
+        del run
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return figures
+
+
+def _figures(run: Run) -> dict[str, Any]:
+    end = run.phases["optimizer_step"]
+    return {
+        "load": run.load.allocated,
+        "end": end.allocated,
+        "phases": {phase: run.phases[phase].to_json() for phase in PHASES},
+        "peak_allocated": _most(run.phases[phase].peak_allocated for phase in PHASES),
+        "peak_reserved": _most(run.phases[phase].peak_reserved for phase in PHASES),
+        "driver": driver_bytes(run.device),
+        "seconds_per_step": round(run.seconds(), 4) if run.device.type == "cuda" else None,
+    }
+
+
+def _most(figures: Any) -> int | None:
+    told = [figure for figure in figures if figure is not None]
+    return max(told) if told else None
+
+
+def _forget(run: Run | None) -> None:
+    """Drop everything that a run holds, so that what an exception's frames keep alive is little."""
+    if run is not None:
+        vars(run).clear()

@@ -1,0 +1,157 @@
+"""The steps that are measured: real architectures with random weights, in rounds of which each covers every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from calculator.request import parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.request import Request
+
+SMALL, HALF, BILLION = "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B"
+
+#: SmolLM2-135M's widths, two layers of them.
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 4096,
+    "tie_word_embeddings": True,
+}
+
+_ALL = {"target_modules": "all-linear", "r": 16}
+
+#: Each method as it is measured first.
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"name": "full"},
+    "lora": {"name": "lora", **_ALL},
+    "qlora": {"name": "qlora", **_ALL},
+    "adapter": {"name": "adapter"},
+    "prefix": {"name": "prefix"},
+    "prompt": {"name": "prompt"},
+}
+
+#: The batches and sequence lengths of a method's cases: two of each.
+SHAPES = ((1, 1024), (4, 512))
+
+#: What is varied one by one: the method, and what the training has instead of the default.
+OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("checkpointing", METHODS["lora"], {"gradient_checkpointing": True}),
+    ("checkpointing", METHODS["full"], {"gradient_checkpointing": True}),
+    ("padding", METHODS["lora"], {"padding": True}),
+    ("eager attention", METHODS["lora"], {"attention": "eager"}),
+    ("float32", METHODS["full"], {"dtype": "float32"}),
+    ("accumulation", METHODS["full"], {"gradient_accumulation_steps": 2}),
+    ("no clipping", METHODS["full"], {"max_grad_norm": None}),
+    ("adapters in bfloat16", METHODS["lora"], {"adapter_dtype": "model"}),
+    ("dropout", METHODS["lora"] | {"lora_dropout": 0.1}, {}),
+    ("DoRA", METHODS["lora"] | {"use_dora": True}, {}),
+    ("rank 128", METHODS["lora"] | {"r": 128}, {}),
+    ("unprepared", METHODS["qlora"] | {"prepare_model_for_kbit_training": False}, {}),
+    ("fp4, single quantisation", METHODS["qlora"] | {"quant_type": "fp4", "double_quant": False}, {}),
+    (
+        "unprepared, checkpointing",
+        METHODS["qlora"] | {"prepare_model_for_kbit_training": False},
+        {"gradient_checkpointing": True},
+    ),
+    ("pfeiffer", METHODS["adapter"] | {"placement": "pfeiffer"}, {}),
+    ("projection", METHODS["prefix"] | {"prefix_projection": True}, {}),
+    ("fused AdamW", METHODS["full"], {"optimizer": "adamw_torch_fused"}),
+    ("8-bit AdamW", METHODS["full"], {"optimizer": "adamw_8bit"}),
+    ("paged 8-bit AdamW", METHODS["full"], {"optimizer": "paged_adamw_8bit"}),
+    ("Adafactor", METHODS["full"], {"optimizer": "adafactor"}),
+    ("SGD", METHODS["full"], {"optimizer": "sgd"}),
+)
+
+#: Other architectures, small ones, each trained in full and with LoRA.
+FAMILIES = (
+    "openai-community/gpt2",
+    "EleutherAI/pythia-410m",
+    "facebook/opt-350m",
+    "bigscience/bloom-560m",
+    "Qwen/Qwen3-0.6B",
+    "google/gemma-3-270m",
+    "allenai/OLMo-2-0425-1B",
+)
+
+#: Larger models, checkpointed, from 3 to 70 billion parameters: on a card that holds them.
+LARGE: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("meta-llama/Llama-3.2-3B", "full", {}),
+    ("meta-llama/Llama-3.1-8B", "lora", {}),
+    ("meta-llama/Llama-3.1-8B", "qlora", {}),
+    ("Qwen/Qwen2.5-7B", "lora", {"gradient_checkpointing": False}),
+    ("mistralai/Mistral-7B-v0.3", "adapter", {}),
+    ("microsoft/phi-4", "qlora", {}),
+    ("google/gemma-2-9b", "lora", {}),
+    ("Qwen/Qwen2.5-32B", "qlora", {}),
+    ("meta-llama/Llama-3.1-70B", "qlora", {"sequence_length": 1024}),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCase:
+    """One training step: a contract request."""
+
+    name: str
+    body: dict[str, Any]
+
+    @cached_property
+    def request(self) -> Request:
+        """The request."""
+        return parse_request(self.body)
+
+
+def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
+    """The cases in rounds; `device` is the request's, so that workspaces are the card's."""
+    least, half, billion = (list(_by_method(model, device)) for model in (SMALL, HALF, BILLION))
+    options = [
+        _case(HALF, told, method, {"micro_batch_size": 2, **training}, device) for told, method, training in OPTIONS
+    ]
+    families = [
+        _case(model, name, METHODS[name], {"micro_batch_size": 2, "sequence_length": 512}, device)
+        for model in FAMILIES
+        for name in ("full", "lora")
+    ]
+    large = [
+        _case(model, name, METHODS[name], {"sequence_length": 2048, "gradient_checkpointing": True, **training}, device)
+        for model, name, training in LARGE
+    ]
+    return [least, options, billion, families, large, half]
+
+
+def small(device: dict[str, Any]) -> list[StepCase]:
+    """Each method once on a small model and a short sequence, as a CPU runs them in seconds."""
+    return [
+        _case({"config": TINY}, name, method, {"sequence_length": 32}, device, told_model="two small layers")
+        for name, method in METHODS.items()
+    ]
+
+
+def _by_method(model: str, device: dict[str, Any]) -> Iterator[StepCase]:
+    for batch, length in SHAPES:
+        for name, method in METHODS.items():
+            training = {"micro_batch_size": batch, "sequence_length": length}
+            yield _case(model, name, method, training, device)
+
+
+def _case(
+    model: str | dict[str, Any],
+    told: str,
+    method: dict[str, Any],
+    training: dict[str, Any],
+    device: dict[str, Any],
+    told_model: str = "",
+) -> StepCase:
+    training = {"sequence_length": 1024, **training}
+    shape = f"{training.get('micro_batch_size', 1)} × {training['sequence_length']}"
+    option = "" if told == method["name"] else f", {told}"
+    name = f"{told_model or str(model).rpartition('/')[2]}, {method['name']}{option}, {shape}"
+    return StepCase(name=name, body={"model": model, "method": method, "training": training, "device": device})

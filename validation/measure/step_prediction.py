@@ -1,0 +1,49 @@
+"""What the calculator says of a step that is measured: the phases' peaks, what stays, what is reserved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.devices.verdict import card_of
+from calculator.estimate import estimate, model_of
+from calculator.optimizers import OPTIMIZERS
+from calculator.state import gradients, optimizer_states
+from calculator.step.kernels import Kernels
+from calculator.step.training_step import TrainingStep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.request import Request
+    from calculator.state import Stored
+
+
+def predicted(request: Request) -> dict[str, Any]:
+    """Bytes, as a results file has them.
+
+    `load`: weights and constants. `end`: after an optimizer's step, with the gradients still there. `phases`: the most
+    in each. `reserved_rule` and `reserved_replay` are the contract's two ways to `peak_reserved_bytes`.
+    """
+    by_rule = estimate(replace(request, reserved="rule"))
+    replayed = estimate(replace(request, reserved="replay"))
+    card = card_of(request.device)
+    kernels = Kernels(flash=card is None or card.has_flash)
+    step = TrainingStep(model_of(request.model), request.method, request.training, kernels=kernels)
+    state = step.state
+    states = (*optimizer_states(state, OPTIMIZERS[request.training.optimizer]), *gradients(state))
+    left = step.peaks()[-1].left
+    return {
+        "load": _bytes(state),
+        "end": _bytes((*state, *states)) + sum(row[4] * count for row, count in left.items()),
+        "phases": {phase.name: phase.peak_bytes for phase in by_rule.memory.phases},
+        "peak_allocated": by_rule.memory.peak_allocated_bytes,
+        "library_workspace": by_rule.memory.library_workspace_bytes,
+        "reserved_rule": by_rule.memory.peak_reserved_bytes,
+        "reserved_replay": replayed.memory.peak_reserved_bytes,
+        "required": by_rule.memory.required_bytes,
+    }
+
+
+def _bytes(tensors: Iterable[Stored]) -> int:
+    return sum(tensor.bytes for tensor in tensors)

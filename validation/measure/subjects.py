@@ -1,0 +1,124 @@
+"""The real modules of a layer's case, and the arithmetic that their output is held against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import bitsandbytes as bnb
+import peft
+import torch
+from peft.tuners import PrefixEncoder, PromptEmbedding
+from torch import Tensor, nn
+
+from calculator.estimate import model_of
+from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
+from calculator.step.context import Context
+from validation import methods
+from validation.bottleneck import Bottleneck
+
+if TYPE_CHECKING:
+    from calculator.request import Request
+    from validation.measure.layer_cases import LayerCase
+
+
+class Subject:
+    """A layer on a device: how it runs, what of it is trained, and what its output should be."""
+
+    def __init__(self, case: LayerCase, device: torch.device) -> None:
+        self.request: Request = case.request
+        self.method = case.request.method
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, case.request.training.dtype)
+        self.context = Context(model_of(case.request.model), self.method, case.request.training)
+        self.path = case.module
+        self.module = self._built()
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def input(self) -> Tensor | None:
+        """Hidden states that need a gradient: (1, tokens, width); None where the method makes its own."""
+        if isinstance(self.method, Prefix | Prompt):
+            return None
+        width = self._shape()[1] if self.path else int(self.context.config["hidden_size"])
+        shape = (1, self.request.training.sequence_length, width)
+        return torch.randn(shape, dtype=self.dtype, device=self.device).requires_grad_()
+
+    def forward(self, x: Tensor | None) -> Tensor:
+        """The layer's output; of a prompt or prefix the encoder's, made for a batch of one as PEFT makes it."""
+        if x is not None:
+            out: Tensor = self.module(x)
+            return out
+        assert isinstance(self.method, Prefix | Prompt)
+        indices = torch.arange(self.method.num_virtual_tokens, device=self.device).repeat(1, 1)
+        encoded: Tensor = self.module(indices)
+        return encoded.repeat(1, 1, 1) if isinstance(self.method, Prompt) else encoded
+
+    # What is built ----------------------------------------------------------------------------------------------------
+
+    def _shape(self) -> tuple[int, int]:
+        module = next(m for m in self.context.layers[0].modules if m.name == self.path)
+        return int(module.out_features), int(module.in_features)
+
+    def _built(self) -> nn.Module:
+        if self.path is not None:
+            return self._linear()
+        width = int(self.context.config["hidden_size"])
+        added = methods.adapter_dtype(self.request)
+        with self.device:
+            if isinstance(self.method, Adapter):
+                return Bottleneck(width, self.method, added)
+            if isinstance(self.method, Prefix):
+                return PrefixEncoder(self._prefix_config(self.method))
+            assert isinstance(self.method, Prompt)
+            config = peft.PromptTuningConfig(
+                num_virtual_tokens=self.method.num_virtual_tokens, num_transformer_submodules=1, token_dim=width
+            )
+            return PromptEmbedding(config, None)
+
+    def _prefix_config(self, method: Prefix) -> peft.PrefixTuningConfig:
+        config = self.context.config
+        width = int(config["num_key_value_heads"]) * int(config["head_dim"])
+        return peft.PrefixTuningConfig(
+            num_virtual_tokens=method.num_virtual_tokens,
+            prefix_projection=method.prefix_projection,
+            num_transformer_submodules=1,
+            token_dim=width,
+            num_layers=int(config["num_hidden_layers"]),
+            encoder_hidden_size=width,
+        )
+
+    def _linear(self) -> nn.Module:
+        """The base layer, dense or in 4 bits, and PEFT's layer around it where it is a target."""
+        out_features, in_features = self._shape()
+        base = self._base(out_features, in_features)
+        assert self.path is not None
+        name = self.path.rpartition(".")[2]
+        if not isinstance(self.method, LoRA | QLoRA) or name not in (self.method.target_modules or ()):
+            return base
+        holder = nn.Module()
+        holder.register_module(name, base)
+        with self.device:
+            wrapped = methods.low_rank(holder, self.method, methods.adapter_dtype(self.request), task_type=None)
+        layer = next(m for path, m in wrapped.named_modules() if path.endswith(f".{name}"))
+        for parameter_name, parameter in layer.named_parameters():
+            if "lora_B" in parameter_name:
+                nn.init.normal_(parameter, std=methods.WEIGHT_STD)
+        return layer
+
+    def _base(self, out_features: int, in_features: int) -> nn.Module:
+        if not isinstance(self.method, QLoRA):
+            dense = nn.Linear(in_features, out_features, bias=False, dtype=self.dtype, device=self.device)
+            return dense.requires_grad_(not isinstance(self.method, LoRA))
+        layer = bnb.nn.Linear4bit(
+            in_features,
+            out_features,
+            bias=False,
+            compute_dtype=self.dtype,
+            compress_statistics=self.method.double_quant,
+            quant_type=self.method.quant_type,
+            device="meta",
+        )
+        methods.quantize_layer(layer, self.method.blocksize, self.dtype, self.device)
+        return layer
