@@ -15,26 +15,18 @@ if TYPE_CHECKING:
 #: Libraries whose code a trace runs.
 STACK = ("torch", "transformers", "peft", "bitsandbytes")
 
-#: Modules and folders of this package that no trace depends on.
+#: Modules and packages of this package that no trace depends on.
 APART = frozenset(
-    {"bench", "compare", "grid", "journal", "matching", "measure", "progress", "random_requests", "table"}
+    {"bench", "compare", "grid", "journal", "matching", "measure", "progress", "published", "random_requests", "table"}
 )
-
-#: Packages of it of which the same is true.
-APART_PACKAGES = frozenset({"published", "rules", "peers"})
 
 
 def fingerprint() -> str:
     """Which libraries and which state of this package make traces now."""
     digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in STACK).encode())
-<<<<<<< HEAD
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        if path.stem not in APART and path.parent.name not in APART_PACKAGES:
-=======
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         if APART.isdisjoint(path.relative_to(package).with_suffix("").parts):
->>>>>>> 3038dc6 (Measure real layers and steps on a device, and cap the memory to test verdicts)
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
