@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
@@ -16,6 +17,7 @@ from app.endpoints import ROUTERS
 from app.guard import Guard
 from app.openapi import document
 from app.problems import MEANINGS, Refusal, invalid, problem
+from app.sweep import MEDIA_TYPES
 from app.templates import STATIC
 from app.version import VERSION
 from calculator.errors import PlanError
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Scope
+
+#: What is not compressed: images, and rows that should arrive when they are found, not when a block of them is full.
+UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
 
 
 class Application(FastAPI):
@@ -58,7 +63,7 @@ def application() -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(Guard)
     for router in (*ROUTERS, pages.router):
         app.include_router(router)

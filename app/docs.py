@@ -60,7 +60,7 @@ def problem(document: dict[str, Any]) -> tuple[Property, ...]:
 
 def _operation(document: dict[str, Any], origin: str, path: str, verb: str, told: dict[str, Any]) -> Operation:
     body = told.get("requestBody", {}).get("content", {}).get("application/json", {})
-    answer = told["responses"]["200"]["content"]["application/json"]
+    answer = next(iter(told["responses"]["200"]["content"].values()))
     return Operation(
         id=told["operationId"],
         verb=verb.upper(),
@@ -168,7 +168,7 @@ def _resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _curl(address: str, body: Any) -> str:

@@ -38,6 +38,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     bodies: list[type[BaseModel]] = [ProblemDocument, *(posted.takes for posted in POSTED)]
+    bodies += [posted.line for posted in POSTED if posted.line is not None]
     _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=REFS)
     components = told.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])
@@ -71,9 +72,8 @@ def _exemplify(operation: dict[str, Any], posted: Posted) -> None:
     operation["requestBody"]["content"]["application/json"]["examples"] = {
         key: {"summary": sentence, "value": body} for key, (sentence, body) in posted.requests.items()
     }
-    operation["responses"]["200"]["content"]["application/json"]["examples"] = {
-        key: {"summary": sentence, "value": posted.answered(body).model_dump(mode="json")}
-        for key, (sentence, body) in posted.requests.items()
+    operation["responses"]["200"]["content"][posted.media_type]["examples"] = {
+        key: {"summary": sentence, "value": posted.example(body)} for key, (sentence, body) in posted.requests.items()
     }
 
 

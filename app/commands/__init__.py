@@ -10,6 +10,7 @@ COMMANDS = {
     "estimate": "app.commands.estimate",
     "compare": "app.commands.compare",
     "limits": "app.commands.limits",
+    "sweep": "app.commands.sweep",
 }
 
 #: What runs where no command is named.

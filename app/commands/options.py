@@ -18,7 +18,7 @@ def declare(parser: argparse.ArgumentParser, fields: Iterable[Field]) -> None:
         told = _help(field).replace("%", "%%")
         parser.add_argument(*_spellings(field), dest=_place(field), metavar=_metavar(field), help=told, **alone)
         if field.sized:
-            exact = (f"--{field.told.name}", f"--{_path(field)}")
+            exact = (f"--{field.told.name}", f"--{path(field)}")
             parser.add_argument(*exact, dest=f"{_place(field)}_exact", metavar="N", help="The same in bytes.")
 
 
@@ -44,12 +44,12 @@ def _values(told: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple
         text = getattr(told, _place(field))
         exact = getattr(told, f"{_place(field)}_exact", None)
         if text is not None:
-            yield field, _value(field, text)
+            yield field, value(field, text)
         elif exact is not None:
             yield field, int(exact) if exact.isdecimal() else exact
 
 
-def _value(field: Field, text: str) -> Any:
+def value(field: Field, text: str) -> Any:
     """What is typed; unlike in a form, only a field that may be null can be left empty."""
     if field.nullable and text in ("", "null"):
         return None
@@ -57,11 +57,12 @@ def _value(field: Field, text: str) -> Any:
 
 
 def _spellings(field: Field) -> tuple[str, ...]:
-    return (f"--{field.name}",) if field.sized or not field.part else (f"--{field.name}", f"--{_path(field)}")
+    return (f"--{field.name}",) if field.sized or not field.part else (f"--{field.name}", f"--{path(field)}")
 
 
-def _path(field: Field) -> str:
-    return f"{field.part}.{field.told.name}"
+def path(field: Field) -> str:
+    """The dotted path of an input in a request."""
+    return f"{field.part}.{field.told.name}" if field.part else field.told.name
 
 
 def _place(field: Field) -> str:

@@ -1,12 +1,13 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, export, health, limits, plan
+from app.endpoints import catalogues, compare, estimate, export, health, limits, plan, sweep
 
 #: Every module, in the documentation's order.
 ENDPOINTS = (
     estimate,
     compare,
     limits,
+    sweep,
     plan,
     export,
     catalogues,
@@ -20,6 +21,7 @@ POSTED = (
     estimate.POSTED,
     compare.POSTED,
     limits.POSTED,
+    sweep.POSTED,
     plan.POSTED,
     export.POSTED,
 )

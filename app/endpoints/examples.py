@@ -20,12 +20,22 @@ PLAN: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posted:
-    """A path that takes a JSON body: the body's model, requests each with a sentence, and what answers them."""
+    """A path that takes a JSON body: the body's model, requests each with a sentence, and what answers them.
+
+    An answer that is no JSON object is text of the `media_type`, of lines as `line` describes them.
+    """
 
     path: str
     takes: type[BaseModel]
     requests: dict[str, tuple[str, dict[str, Any]]]
-    answered: Callable[[Any], BaseModel]
+    answered: Callable[[Any], BaseModel | str]
+    media_type: str = "application/json"
+    line: type[BaseModel] | None = None
+
+    def example(self, body: dict[str, Any]) -> Any:
+        """The answer to a request, as the documentation shows it."""
+        answer = self.answered(body)
+        return answer if isinstance(answer, str) else answer.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,6 +204,64 @@ def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
     assert "solve_for: must be one of r" in capsys.readouterr().err
 
 
+SWEEP = ("sweep", "--model", "gpt2", "--gpu", "rtx-4090", "--grid", "method=lora,prefix", "--grid", "r=4,8")
+SWEPT = {
+    "request": {"model": "gpt2", "device": {"gpu": "rtx-4090"}},
+    "grid": {"method.name": ["lora", "prefix"], "method.r": [4, 8]},
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+def test_a_sweep_is_what_the_api_answers(kind, client, capsys):
+    assert main([*SWEEP, f"--{kind}"]) == 0
+    asked = {**SWEPT, "format": {"json": "ndjson"}.get(kind, kind)}
+    assert capsys.readouterr().out == client.post("/api/v1/sweep", json=asked).text
+
+
+def test_a_sweep_as_text_has_a_line_a_point(capsys):
+    assert main([*SWEEP, "--grid", "model=gpt2,openai-community/gpt2-xl", "--r", "99"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["method.name", "method.r", "model"]
+    assert len(lines) == 8
+    assert "method.r: unknown field" in lines[-1]
+
+
+def test_a_sweep_in_a_file_takes_more_from_options(tmp_path, capsys):
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps({**SWEPT, "format": "csv"}))
+    options = ["--method.r", "2", "--grid", 'target_modules=["all-linear",["c_attn"],null]', "--sequence_length", "64"]
+    assert main(["sweep", "--request", str(file), *options, "--json"]) == 0
+    points = [json.loads(line)["point"] for line in capsys.readouterr().out.splitlines()]
+    assert points[1] == {"method.name": "lora", "method.r": 4, "method.target_modules": ["c_attn"]}
+    assert len(points) == 12
+
+
+def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
+    plan = ["sweep", "--model", "gpt2", "--method", "lora", "--grid", "device.memory_bytes=1000,2000"]
+    assert main(plan) == 1
+    assert main(["sweep", "--model", "gpt2", "--method", "lora", "--grid", "r=1"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [((), "grid: must be an object of lists"), (("r",), "FIELD=VALUE"), (("colour=red",), "grid.colour: is no field")],
+)
+def test_a_wrong_grid_exits_with_2(grid, said, capsys):
+    plan = ["sweep", "--model", "gpt2", "--method", "lora"]
+    assert main([*plan, *(option for each in grid for option in ("--grid", each))]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_progress_is_told_on_a_terminal_while_rows_go_elsewhere(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("app.commands.sweep.TOLD_SECONDS", 0)
+    main([*SWEEP, "--json"])
+    assert capsys.readouterr().err.split("\r")[1:] == [
+        f"{number} of 4 points" + "\n" * (number == 4) for number in range(1, 5)
+    ]
+
+
 def test_serve_is_the_usual_command_and_takes_host_and_port(monkeypatch):
     asked = []
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))

@@ -1,7 +1,8 @@
 import subprocess
 import sys
 
-from validation.bench import SWEPT, swept
+from calculator.planning.sweep import parse_sweep
+from validation.bench import SWEPT
 
 WITHOUT_TORCH = """
 import sys
@@ -20,5 +21,5 @@ def test_the_calculator_is_timed_without_torch():
 
 
 def test_a_sweep_has_every_combination_once():
-    bodies = [str(body) for body in swept()]
-    assert len(set(bodies)) == len(bodies) == len(SWEPT["r"]) * 4 * 4
+    points = [str(point) for point in parse_sweep(SWEPT).points()]
+    assert len(set(points)) == len(points) == 5 * 4 * 4

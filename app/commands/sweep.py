@@ -1,0 +1,132 @@
+"""A grid of plans, a line each; a field that --grid lists takes its values in turn, the last one's fastest.
+
+python -m app sweep --model meta-llama/Llama-3.1-8B --method lora --grid r=8,16,32 --grid sequence_length=1024,2048
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from app.bodies import decoded
+from app.commands import options, request
+from app.fields import FIELDS, Field
+from app.form import model_named
+from app.format import gib, percent, signed
+from app.sweep import cell, lines
+from app.verdict import WORDS
+from calculator.devices import Verdict
+from calculator.errors import refusal
+from calculator.planning.sweep import Sweep, Swept, answers, parse_sweep
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+#: How often progress is told, in seconds.
+TOLD_SECONDS = 0.5
+
+#: The table's figures and their widths.
+FIGURES = {"Verdict": 12, "Required GiB": 12, "To spare": 14, "Trained": 9}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--grid",
+        metavar="FIELD=VALUE,...",
+        action="append",
+        default=[],
+        help="a field by its option's name or dotted path, and its values; in brackets they are a list in JSON",
+    )
+    parser.add_argument("--csv", action="store_true", help="print comma-separated values, as the API does")
+    request.method_argument(parser)
+    request.arguments(parser)
+
+
+def run(told: argparse.Namespace) -> int:
+    """Print a line a point; 1 where a device is given and no point fits."""
+    sweep = parse_sweep(_body(told), most=None)
+    watch = Watch(sweep.count, shown=sys.stderr.isatty() and not sys.stdout.isatty())
+    points = watch.watched(answers(sweep))
+    if told.json or told.csv:
+        text = lines(sweep.grid, points, "csv" if told.csv else "ndjson")
+    else:
+        text = _table(sweep, points)
+    for line in text:
+        sys.stdout.write(line)
+    return int(watch.held and not watch.fits)
+
+
+class Watch:
+    """Looks at the points on their way: whether any fits, whether any is held against a card, and how far they are."""
+
+    def __init__(self, count: int, *, shown: bool) -> None:
+        self.count, self.shown = count, shown
+        self.held = self.fits = False
+
+    def watched(self, points: Iterator[Swept]) -> Iterator[Swept]:
+        """The points as they come, with progress on standard error where it is shown."""
+        told = monotonic()
+        for number, swept in enumerate(points, 1):
+            fit = swept.estimate.fit if swept.estimate else None
+            self.held = self.held or fit is not None
+            self.fits = self.fits or (fit is not None and fit.verdict is Verdict.FITS)
+            if self.shown and (monotonic() - told >= TOLD_SECONDS or number == self.count):
+                told = monotonic()
+                sys.stderr.write(f"\r{number:,} of {self.count:,} points" + "\n" * (number == self.count))
+            yield swept
+
+
+def _body(told: argparse.Namespace) -> Any:
+    """The sweep's request; the file is an estimate's, or a sweep's whose grid the options extend."""
+    body, grid = request.body(told), dict(_listed(text) for text in told.grid)
+    if not isinstance(body.get("request"), dict):
+        return {"request": body, "grid": grid}
+    given = {key: value for key, value in body.items() if key not in ("request", "grid", "format")}
+    return {"request": options.merged(body["request"], given), "grid": options.merged(body.get("grid") or {}, grid)}
+
+
+def _listed(text: str) -> tuple[str, list[Any]]:
+    """A field's path and its values."""
+    name, _, values = text.partition("=")
+    if not values:
+        raise refusal("grid", "must be FIELD=VALUE,... as r=8,16", text)
+    field = FIELDS.get(name.rpartition(".")[2])
+    path = options.path(field) if field else {"method": "method.name"}.get(name, name)
+    if values.startswith("["):
+        return path, decoded(values.encode())
+    return path, [_value(path, field, value.strip()) for value in values.split(",")]
+
+
+def _value(path: str, field: Field | None, text: str) -> Any:
+    if field is not None:
+        return options.value(field, text)
+    if path == "model":
+        return model_named(text)
+    return int(text) if text.isdecimal() else text
+
+
+def _table(sweep: Sweep, points: Iterator[Swept]) -> Iterator[str]:
+    widths = [max(len(path), *(len(cell(value)) for value in values)) for path, values in sweep.grid.items()]
+    yield _line([*map(str.ljust, sweep.grid, widths), *map(str.rjust, FIGURES, FIGURES.values())])
+    for swept in points:
+        cells = [cell(value).ljust(width) for value, width in zip(swept.point.values(), widths, strict=True)]
+        yield _line([*cells, *map(str.rjust, _figures(swept), FIGURES.values())])
+
+
+def _figures(swept: Swept) -> tuple[str, ...]:
+    plan = swept.estimate
+    if plan is None:
+        return ("Refused:", *(f"{problem.loc}: {problem.msg}" for problem in swept.problems[:1]))
+    return (
+        WORDS[plan.fit.verdict] if plan.fit else "",
+        f"{gib(plan.memory.required_bytes):,.2f}",
+        signed(plan.fit.headroom_bytes) if plan.fit else "",
+        percent(plan.parameters.trainable_fraction),
+    )
+
+
+def _line(cells: list[str]) -> str:
+    return f"{'  '.join(cells).rstrip()}\n"

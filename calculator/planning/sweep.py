@@ -1,0 +1,147 @@
+"""A grid of plans: one request, lists of values for any of its fields, and an answer to every combination in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from calculator.errors import PlanError, Problem, refusal
+from calculator.estimate import estimate
+from calculator.methods import METHODS
+from calculator.request import Choices, parse_request
+from calculator.settings import declared
+from calculator.training import Device, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from calculator.answer import Estimate
+
+#: The most points that one request to the API takes.
+MOST_POINTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A request as decoded JSON, and for each dotted path into it the values that it takes in turn.
+
+    The last path's values change fastest.
+    """
+
+    request: Mapping[str, Any]
+    grid: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def count(self) -> int:
+        """How many points the grid has."""
+        return prod(len(values) for values in self.grid.values())
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The values of each point, by their paths."""
+        return (dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values()))
+
+    def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The request of a point."""
+        body = dict(self.request)
+        for path, value in point.items():
+            body = _with(body, path.split("."), value)
+        return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """A point of the grid: its values, and its estimate or why it is refused."""
+
+    point: Mapping[str, Any]
+    estimate: Estimate | None
+    problems: tuple[Problem, ...] = ()
+
+
+def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
+    """Read a sweep's request from decoded JSON: `request`, an estimate's, and `grid`, lists by dotted path.
+
+    What is wrong with the request whatever the grid says is refused; what is wrong with single points is told of them.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path, and where the grid has more points than `most`.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg="unknown field; known fields are request, grid", input=body[key])
+        for key in body
+        if key not in ("request", "grid")
+    ]
+    request: Any = body.get("request")
+    grid: Any = body.get("grid")
+    if not isinstance(request, dict):
+        problems.append(Problem(loc="request", msg="must be an estimate's request, an object", input=request))
+    if not isinstance(grid, dict) or not grid:
+        message = 'must be an object of lists, such as {"method.r": [8, 16]}'
+        problems.append(Problem(loc="grid", msg=message, input=grid))
+    if problems:
+        raise PlanError(*problems)
+    return _checked(Sweep(request=request, grid=_lists(grid, request)), most)
+
+
+def answers(sweep: Sweep) -> Iterator[Swept]:
+    """The points in order, each answered when it is asked for."""
+    for point in sweep.points():
+        try:
+            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point))))
+        except PlanError as error:
+            yield Swept(point=point, estimate=None, problems=error.problems)
+
+
+def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    problems = []
+    for path, values in grid.items():
+        if not _known(path, request):
+            message = "is no field of a request, as training.sequence_length and method.r are"
+            problems.append(Problem(loc=f"grid.{path}", msg=message, input=values))
+        elif not isinstance(values, list) or not values:
+            problems.append(Problem(loc=f"grid.{path}", msg="must be a list of one value or more", input=values))
+    if problems:
+        raise PlanError(*problems)
+    return {path: tuple(values) for path, values in grid.items()}
+
+
+def _known(path: str, request: dict[str, Any]) -> bool:
+    part, _, name = path.partition(".")
+    if not name:
+        return part in ("model", "method", "training", "device", *(told.name for told in declared(Choices)))
+    if part == "model":
+        return name.startswith("config.") and isinstance(request.get("model"), dict)
+    kinds: dict[str, tuple[type, ...]] = {
+        "method": tuple(METHODS.values()),
+        "training": (Training,),
+        "device": (Device,),
+    }
+    fields = {told.name for kind in kinds.get(part, ()) for told in declared(kind)}
+    return name in fields or path == "method.name"
+
+
+def _checked(sweep: Sweep, most: int | None) -> Sweep:
+    """The sweep, where it is not too large and its request is right in the parts that the grid leaves alone."""
+    if most is not None and sweep.count > most:
+        message = f"has {sweep.count:,} points; a request takes {most:,} at most: send it in parts, with shorter lists"
+        raise refusal("grid", message, {path: len(values) for path, values in sweep.grid.items()})
+    varied = {path.split(".")[0] for path in sweep.grid}
+    try:
+        parse_request(sweep.body(next(sweep.points())))
+    except PlanError as error:
+        wrong = [problem for problem in error.problems if problem.loc.split(".")[0] not in varied]
+        if wrong:
+            raise PlanError(*(Problem(loc=f"request.{p.loc}", msg=p.msg, input=p.input) for p in wrong)) from error
+    return sweep
+
+
+def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """The object with a value at a path; what lies on the way is made an object."""
+    first, *rest = path
+    if not rest:
+        return {**body, first: value}
+    inner = body.get(first)
+    return {**body, first: _with(inner if isinstance(inner, dict) else {}, rest, value)}

@@ -1,0 +1,129 @@
+"""A grid of plans: every combination in order, and what is refused as a whole or point by point."""
+
+from itertools import islice
+
+import pytest
+
+from calculator.errors import PlanError
+from calculator.estimate import estimate
+from calculator.planning import sweep
+from calculator.planning.sweep import MOST_POINTS, answers, parse_sweep
+from calculator.request import parse_request
+
+REQUEST = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}
+
+GPT2 = {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 64, "n_head": 4}
+
+
+def parsed(grid, request=REQUEST, **more):
+    return parse_sweep({"request": request, "grid": grid, **more})
+
+
+def test_every_combination_comes_in_order_the_last_fields_values_fastest():
+    told = parsed({"training.sequence_length": [64, 128], "method.r": [8, 4, 2]})
+    assert told.count == 6
+    assert [tuple(point.values()) for point in told.points()] == [
+        (64, 8),
+        (64, 4),
+        (64, 2),
+        (128, 8),
+        (128, 4),
+        (128, 2),
+    ]
+
+
+def test_a_points_answer_is_the_estimate_of_its_request():
+    grid = {"training.sequence_length": [64, 128], "method.r": [8, 4]}
+    for swept in answers(parsed(grid)):
+        body = {
+            **REQUEST,
+            "method": {"name": "lora", "r": swept.point["method.r"]},
+            "training": {"sequence_length": swept.point["training.sequence_length"]},
+        }
+        assert swept.estimate == estimate(parse_request(body))
+
+
+def test_the_request_itself_is_left_as_it_was():
+    request = {**REQUEST, "training": {"padding": True}}
+    list(answers(parsed({"training.sequence_length": [64], "method.name": ["prompt"]}, request)))
+    assert request == {**REQUEST, "training": {"padding": True}}
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("model", ["gpt2", {"parameters": 10}]),
+        ("model.config.n_layer", [1, 2]),
+        ("method", [{"name": "full"}, {"name": "lora", "r": 4}]),
+        ("method.name", ["lora", "prompt"]),
+        ("method.quant_type", ["nf4"]),
+        ("device.memory_bytes", [1]),
+        ("reserved", ["rule"]),
+        ("training", [{"padding": True}]),
+    ],
+)
+def test_any_field_may_have_a_list(path, values):
+    request = {**REQUEST, "model": {"config": GPT2}} if path.startswith("model.") else REQUEST
+    assert [swept.point for swept in answers(parsed({path: values}, request))] == [{path: value} for value in values]
+
+
+def test_a_list_in_a_config_builds_each_model():
+    told = parsed({"model.config.n_layer": [1, 2]}, {**REQUEST, "model": {"config": GPT2}})
+    one, two = (swept.estimate.model.parameters for swept in answers(told))
+    assert two - one == 12 * 64**2 + 13 * 64
+
+
+def test_a_refused_point_is_a_row_and_the_next_is_answered():
+    grid = {"method.name": ["lora", "prefix", "qlora"], "training.gradient_checkpointing": [True]}
+    rows = list(answers(parsed(grid)))
+    assert [row.estimate is None for row in rows] == [False, True, False]
+    assert rows[1].problems[0].loc == "training.gradient_checkpointing"
+
+
+def test_a_value_of_the_wrong_type_is_refused_in_its_rows():
+    rows = list(answers(parsed({"method.r": ["many", 8]})))
+    assert [(problem.loc, problem.msg) for problem in rows[0].problems] == [("method.r", "must be a whole number")]
+    assert rows[1].estimate is not None
+
+
+def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "estimate", lambda request: asked.append(request) or estimate(request))
+    list(islice(answers(parsed({"method.r": list(range(1, 1001))})), 2))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "loc", "said"),
+    [
+        ([], "", "must be an object"),
+        ({"grid": {"method.r": [1]}}, "request", "an estimate's request"),
+        ({"request": REQUEST}, "grid", "object of lists"),
+        ({"request": REQUEST, "grid": {}}, "grid", "object of lists"),
+        ({"request": REQUEST, "grid": {"method.r": [1]}, "limit": 3}, "limit", "unknown field"),
+        ({"request": REQUEST, "grid": {"method.r": []}}, "grid.method.r", "list of one value or more"),
+        ({"request": REQUEST, "grid": {"method.r": 8}}, "grid.method.r", "list of one value or more"),
+        ({"request": REQUEST, "grid": {"method.rank": [8]}}, "grid.method.rank", "no field"),
+        ({"request": REQUEST, "grid": {"training.method.r": [8]}}, "grid.training.method.r", "no field"),
+        ({"request": REQUEST, "grid": {"model.config.n_layer": [8]}}, "grid.model.config.n_layer", "no field"),
+        ({"request": {**REQUEST, "colour": 1}, "grid": {"method.r": [8]}}, "request.colour", "unknown field"),
+        (
+            {"request": {**REQUEST, "training": {"dtype": "int8"}}, "grid": {"method.r": [8]}},
+            "request.training.dtype",
+            "must be one of",
+        ),
+    ],
+)
+def test_what_is_wrong_whatever_the_grid_says_is_refused_at_once(body, loc, said):
+    with pytest.raises(PlanError) as refused:
+        parse_sweep(body)
+    assert refused.value.problems[0].loc == loc
+    assert said in refused.value.problems[0].msg
+
+
+def test_a_grid_of_too_many_points_is_refused_with_their_number():
+    grid = {"method.r": list(range(1, 102)), "training.sequence_length": list(range(2, 102))}
+    with pytest.raises(PlanError, match="10,100 points; a request takes 10,000 at most"):
+        parsed(grid)
+    assert parse_sweep({"request": REQUEST, "grid": grid}, most=None).count == 10_100
+    assert parsed({"method.r": list(range(1, MOST_POINTS + 1))}).count == MOST_POINTS
