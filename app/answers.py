@@ -1,12 +1,15 @@
 """What the API answers: Pydantic models that describe each field and write the calculator's answers as JSON."""
 
-from typing import Annotated, Any
+from dataclasses import asdict, fields
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from app.accuracy import accuracy
 from app.problems import ProblemError
-from calculator.answer import ComponentName, PhaseName
+from calculator.answer import ComponentName, Estimate, PhaseName
 from calculator.devices import GPU, Verdict
+from calculator.methods import Method
 
 
 class Answer(BaseModel):
@@ -141,15 +144,63 @@ class Fit(Answer):
     advice: str | None = told("What helps a tight plan.", None)
 
 
+class StatisticErrors(Answer):
+    """The errors of measured figures of one statistic; an error is the estimate over what was measured, less one."""
+
+    statistic: str = told(
+        "What was read: max_memory_allocated, memory_allocated at a point of a step, max_memory_reserved, nvidia_smi.",
+        "max_memory_allocated",
+    )
+    figures: int = told("How many figures.", 5)
+    configurations: int = told("How many configurations they are of.", 4)
+    lowest_error: float = told("The lowest error; below 0 where the estimate was too low.", -0.005194)
+    highest_error: float = told("The highest error.", -0.005045)
+    median_absolute_error: float = told("The median of their absolute values.", 0.00517)
+
+
+class Interval(Answer):
+    """Where the required memory of equal runs would have been measured."""
+
+    lowest_bytes: int = told("required_bytes, less the highest error.", 9_640_607_744)
+    highest_bytes: int = told("required_bytes, less the lowest error.", 9_740_607_744)
+
+
+class Accuracy(Answer):
+    """How far estimates of the method were from measurements, from the committed results (GET /api/v1/validation)."""
+
+    method: str = told("The method whose measurements these are; DoRA goes by its own name.", "lora")
+    sentence: str = told("The same in words.", "Estimates of LoRA were held against 17 measured figures: ...")
+    errors: tuple[StatisticErrors, ...] = told("The errors by statistic; empty where nothing was measured.", [])
+    interval: Interval | None = told(
+        "required_bytes with the errors that nvidia-smi's figures of the method had; null where there are none.", None
+    )
+
+
 class EstimateAnswer(Answer):
     """The whole answer to one plan."""
 
     model: ModelSummary = told("What is fine-tuned.", {"id": "meta-llama/Llama-3.1-8B"})
+    method: dict[str, Any] = told("The method with all its settings.", {"name": "lora", "r": 16})
+    accounting: Literal["exact", "textbook"] = told("How it is accounted for.", "exact")
     parameters: ParameterCounts = told("How many parameters there are and are trained.", {"trainable": 41_943_040})
     memory: Memory = told("What one training step needs.", {"peak_allocated_bytes": 9_341_251_584})
     fit: Fit | None = told("The verdict; null where no device was given.", {"verdict": "fits"})
     assumptions: tuple[str, ...] = told("What the figures rest on.", ["PyTorch 2.13, transformers 5, peft 0.21"])
     warnings: tuple[str, ...] = told("Risks worth knowing.", [])
+    accuracy: Accuracy = told("How far estimates like this one were from measurements.", {"method": "lora"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_accuracy(cls, plan: Any) -> Any:
+        if not isinstance(plan, Estimate):
+            return plan
+        said = {field.name: getattr(plan, field.name) for field in fields(plan)}
+        return {**said, "method": settings(plan.method), "accuracy": accuracy(plan)}
+
+
+def settings(method: Method) -> dict[str, Any]:
+    """A method with all its settings, as a request would have it."""
+    return {"name": method.name, **asdict(method)}
 
 
 class AlternativeAnswer(Answer):

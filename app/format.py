@@ -43,6 +43,13 @@ def percent(fraction: float) -> str:
     return f"{share:.2g} %" if share >= 0.0001 else "under 0.0001 %"
 
 
+def deviation(error: float) -> str:
+    """A relative error with its sign: +0.40 %, −4.38 %, −0.0005 %."""
+    share = abs(error) * 100
+    sign = "" if not error else "−" if error < 0 else "+"
+    return f"{sign}{share:.2f} %" if share >= 0.005 or not error else f"{sign}{share:.4f} %"
+
+
 def number(value: float) -> str:
     """A count with its thousands apart: 8,030,261,248."""
     return f"{value:,}"

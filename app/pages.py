@@ -8,13 +8,16 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
-from app import docs, plan, verdict
+from app import docs, evidence, plan, verdict
+from app.accuracy import accuracy
 from app.bodies import body
 from app.charts import methods_figure
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS, Form, read
+from app.measurements import validation
 from app.problems import MEANINGS
+from app.residuals import STATISTICS
 from app.templates import page
 from calculator import catalogue
 from calculator.answer import Estimate
@@ -65,6 +68,20 @@ async def get_docs(request: Request) -> Response:
     )
 
 
+@router.get("/validation")
+async def get_validation() -> Response:
+    """How far estimates were from measurements."""
+    told = validation()
+    return page(
+        "validation/page.html",
+        **evidence.shown(told.published),
+        measured=[{"answer": device, "steps": evidence.steps(device)} for device in told.measured],
+        remark=told.remark,
+        statistics=STATISTICS,
+        title="How far estimates were from measurements",
+    )
+
+
 def plan_page(form: Form, origin: str) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
     told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), **_always()}
@@ -84,6 +101,7 @@ def error_page(status: int, title: str, detail: str) -> Response:
 
 def _always() -> dict[str, Any]:
     return {
+        "accuracy": accuracy,
         "changed": plan.changed,
         "gpu_choices": plan.gpu_choices(),
         "groups": plan.groups(),

@@ -31,6 +31,7 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.filters.update(
+    deviation=told.deviation,
     exact=told.exact,
     number=told.number,
     parameters=told.parameters,

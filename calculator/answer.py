@@ -10,6 +10,7 @@ from calculator.dtype import ITEMSIZE, DType
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
+    from calculator.methods import Method
 
 ComponentName = Literal[
     "base_weights",
@@ -148,9 +149,11 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole answer."""
+    """The whole answer, with the method and the accounting that it is of."""
 
     model: ModelSummary
+    method: Method
+    accounting: Literal["exact", "textbook"]
     parameters: ParameterCounts
     memory: Memory
     fit: Fit | None

@@ -44,6 +44,8 @@ def estimate(request: Request) -> Estimate:
     memory, verdict = _memory(request, step)
     return Estimate(
         model=_summary(model),
+        method=request.method,
+        accounting=request.accounting,
         parameters=parameter_counts(step.state),
         memory=memory,
         fit=verdict,
@@ -161,7 +163,14 @@ def _by_the_textbook(request: Request) -> Estimate:
     peak = Peak(phase="optimizer_step", bytes=total, operation="everything counted once")
     memory, verdict = memory_and_fit(request, parts, (Phase(name="optimizer_step", peak_bytes=total),), peak)
     return Estimate(
-        model=summary, parameters=counts, memory=memory, fit=verdict, assumptions=textbook.ASSUMPTIONS, warnings=()
+        model=summary,
+        method=request.method,
+        accounting=request.accounting,
+        parameters=counts,
+        memory=memory,
+        fit=verdict,
+        assumptions=textbook.ASSUMPTIONS,
+        warnings=(),
     )
 
 

@@ -20,7 +20,9 @@
   const painted = (figure, styles) => {
     const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
     for (const trace of figure.data) {
-      trace.marker = { color: colour(trace.meta), line: { color: colour("surface"), width: 1 } };
+      const tint = colour(trace.meta);
+      if (trace.mode === "lines") trace.line = { ...trace.line, color: tint };
+      else trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
     }
     const ink = colour("ink");
     const layout = figure.layout;

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app import verdict
+from app.accuracy import accuracy
 from app.answers import EstimateAnswer
 from app.commands import request
 from app.commands.table import table
@@ -55,6 +56,7 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
     )
     yield f"{verdict.sentence(plan)}"
     yield f"{verdict.why(plan)}"
+    yield accuracy(plan).sentence
     yield ""
     yield breakdown(plan)
     for title, told in (("Warnings", plan.warnings), ("Assumptions", plan.assumptions)):

@@ -1,6 +1,6 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, export, health, limits, plan, sweep
+from app.endpoints import catalogues, compare, estimate, export, health, limits, plan, sweep, validation
 
 #: Every module, in the documentation's order.
 ENDPOINTS = (
@@ -11,6 +11,7 @@ ENDPOINTS = (
     plan,
     export,
     catalogues,
+    validation,
     health,
 )
 
@@ -25,4 +26,4 @@ POSTED = (
     plan.POSTED,
     export.POSTED,
 )
-READ = (*catalogues.READ, *health.READ)
+READ = (*catalogues.READ, *validation.READ, *health.READ)

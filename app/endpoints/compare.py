@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
-from app.answers import CompareAnswer, ComparisonRowAnswer
+from app.answers import CompareAnswer, ComparisonRowAnswer, settings
 from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
@@ -33,9 +33,10 @@ def answer_of(rows: Iterable[ComparisonRow]) -> CompareAnswer:
 
 
 def _row(row: ComparisonRow) -> ComparisonRowAnswer:
-    method = {"name": row.method.name, **asdict(row.method)}
     told = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
-    return ComparisonRowAnswer.model_validate({"method": method, **asdict(row.axes), **told}, from_attributes=True)
+    return ComparisonRowAnswer.model_validate(
+        {"method": settings(row.method), **asdict(row.axes), **told}, from_attributes=True
+    )
 
 
 @router.post(

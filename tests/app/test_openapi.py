@@ -33,6 +33,7 @@ PATHS = {
     "/api/v1/models/{id}": "get",
     "/api/v1/gpus": "get",
     "/api/v1/methods": "get",
+    "/api/v1/validation": "get",
     "/healthz": "get",
 }
 POSTED = [path for path, verb in PATHS.items() if verb == "post"]

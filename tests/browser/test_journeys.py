@@ -200,3 +200,19 @@ def test_the_keyboard_alone_reaches_the_content_first(opened):
     assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "main"
+
+
+def test_the_validation_report_draws_its_chart_and_unfolds_its_table(opened):
+    page = opened()
+    page.get_by_role("link", name="Validation").click()
+    page.wait_for_selector(".chart-canvas[data-drawn] .scatterlayer .point")
+    page.locator("details[data-fold=whole] summary").click()
+    assert page.locator("details[open] tbody tr").first.is_visible()
+
+
+def test_without_scripts_the_validation_report_has_its_tables(opened):
+    page = opened("/validation", **UNSCRIPTED)
+    assert not page.locator(".chart").is_visible()
+    page.locator("details[data-fold=whole] summary").click()
+    assert page.locator("details[data-fold=whole] tbody tr").first.is_visible()
+    assert page.get_by_role("heading", name="The worst, and why").is_visible()

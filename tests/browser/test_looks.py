@@ -9,6 +9,7 @@ PAGES = {
     "plan-refused": "/?method=prefix",
     "plan-too-large": "/?model=meta-llama/Llama-3.1-70B",
     "docs": "/docs",
+    "validation": "/validation",
 }
 SCHEMES = ["light", "dark"]
 WIDTHS = [1440, 768, 375]
