@@ -250,6 +250,28 @@ class ExportAnswer(Answer):
     )
 
 
+class NotUnderstoodAnswer(Answer):
+    """A key of an imported file that the request does not hold as it stands there."""
+
+    key: str = told("The key.", "sample_packing")
+    value: Any = told("Its value; null where it is left out.", True)
+    why: str = told(
+        "What about it is not held, and what is taken instead.",
+        "packed rows are taken for full sequences, one after the other",
+    )
+
+
+class ImportAnswer(Answer):
+    """A file as a request."""
+
+    format: str = told("What the file was read as.", "axolotl")
+    request: dict[str, Any] = told("A request that the estimate takes.", {"model": "meta-llama/Llama-3.1-8B"})
+    not_understood: tuple[NotUnderstoodAnswer, ...] = told(
+        "What the request does not hold.", [{"key": "sample_packing", "value": True}]
+    )
+    without_effect: tuple[str, ...] = told("Keys that a step's memory does not depend on.", ["learning_rate"])
+
+
 class Health(BaseModel):
     """That the program runs."""
 

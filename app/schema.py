@@ -135,11 +135,13 @@ EstimateRequest = model(
 )
 EstimateRequest.__doc__ = "One plan: a model, a method, how it trains and on what device."
 
+FormatName: Any = Literal[tuple(FORMATS)]
+
 ExportRequest = model(
     "ExportRequest",
     Choices,
     format=(
-        Literal[tuple(FORMATS)],
+        FormatName,
         Field(title="Format", description="What the plan is exported as.", examples=["peft"]),
     ),
     model=_MODEL,

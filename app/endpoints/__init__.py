@@ -1,6 +1,17 @@
 """The JSON API, version 1: one module an endpoint, or a group of them."""
 
-from app.endpoints import catalogues, compare, estimate, export, health, limits, plan, sweep, validation
+from app.endpoints import (
+    catalogues,
+    compare,
+    estimate,
+    export,
+    health,
+    import_,
+    limits,
+    plan,
+    sweep,
+    validation,
+)
 
 #: Every module, in the documentation's order.
 ENDPOINTS = (
@@ -10,6 +21,7 @@ ENDPOINTS = (
     sweep,
     plan,
     export,
+    import_,
     catalogues,
     validation,
     health,
@@ -25,5 +37,6 @@ POSTED = (
     sweep.POSTED,
     plan.POSTED,
     export.POSTED,
+    import_.POSTED,
 )
 READ = (*catalogues.READ, *validation.READ, *health.READ)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from app.exports.exported import Exported, NotExpressed
     from app.exports.planned import Planned
+    from calculator.methods import Method
+    from calculator.model import Model
 
 VERSIONS = "axolotl 0.18 brings transformers 5.14, peft 0.19 and bitsandbytes 0.49."
 
@@ -41,6 +43,8 @@ KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embeddin
 EMBEDDINGS = {"gpt_neox": ("embed_in", "embed_out"), "falcon": ("word_embeddings", "lm_head")}
 USUAL_EMBEDDINGS = ("embed_tokens", "lm_head")
 
+
+PREPARED = "axolotl casts norms and embeddings to float32, then back where it knows their names (norm, embed_tokens)"
 
 #: Ways to say dtypes, by their key. Source: utils/config, resolve_dtype; core/builders/base.py,
 #: _configure_precision_settings, by which bfloat16 brings autocast as bf16 does.
@@ -138,21 +142,22 @@ def _qlora(planned: Planned, method: QLoRA) -> Part:
 
 
 def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
-    """What is not in 4 bits: prepared in float32, then cast back where axolotl knows it by name."""
     asked = method.prepare_model_for_kbit_training
-    back = [_converted(path, planned.model.model_type) for path in _dense(planned)]
-    if asked != (not all(back)) or any(back) != all(back):
-        why = "axolotl casts norms and embeddings to float32, then back where it knows their names (norm, embed_tokens)"
-        yield differs("method.prepare_model_for_kbit_training", asked, why)
+    if asked is not prepared(planned.model):
+        yield differs("method.prepare_model_for_kbit_training", asked, PREPARED)
 
 
-def _dense(planned: Planned) -> list[str]:
-    """The paths of modules that bitsandbytes leaves alone."""
-    model = planned.model
-    return [path for path, module in model.paths() if not module.quantizable or path in model.kept_whole]
+def prepared(model: Model) -> bool | None:
+    """Whether what is not in 4 bits stays in float32, as in a prepared model; None where only some of it does.
+
+    axolotl prepares the model, and then casts back what it knows by name.
+    """
+    dense = [path for path, module in model.paths() if not module.quantizable or path in model.kept_whole]
+    back = {converted(path, model.model_type) for path in dense}
+    return None if len(back) > 1 else True not in back
 
 
-def _converted(path: str, model_type: str) -> bool:
+def converted(path: str, model_type: str) -> bool:
     """Whether axolotl casts a module by its name. Source: loaders/model.py, _convert_embedding_modules_dtype."""
     return "norm" in path or any(name in path for name in EMBEDDINGS.get(model_type, USUAL_EMBEDDINGS))
 
@@ -163,17 +168,21 @@ def _precision(planned: Planned) -> Part:
 
 
 def _float32(planned: Planned) -> Iterator[NotExpressed]:
-    """What axolotl keeps in float32 though the rest is in half precision. Source: loaders/model.py."""
     training = planned.request.training
-    if training.dtype == "float32":
-        return
-    method, paths = planned.request.method, [path for path, _ in planned.model.paths()]
-    converts = any(_converted(path, planned.model.model_type) for path in paths)
-    if isinstance(method, Full) and planned.attention != "flash_attention_2" and converts:
-        why = "without an adapter or flash attention, norms, embed_tokens and lm_head are kept in float32"
+    for why in kept_in_float32(planned.model, planned.request.method, training.dtype, planned.attention):
         yield differs("training.dtype", training.dtype, why)
-    if any(path.endswith(".gate") for path in paths) and not isinstance(method, QLoRA):
-        yield differs("training.dtype", training.dtype, "routers (modules named gate) are kept in float32")
+
+
+def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) -> Iterator[str]:
+    """What axolotl keeps in float32 though the rest is in half precision, in words. Source: loaders/model.py."""
+    if dtype == "float32" or isinstance(method, QLoRA):
+        return
+    paths = [path for path, _ in model.paths()]
+    casts = any(converted(path, model.model_type) for path in paths)
+    if isinstance(method, Full) and attention != "flash_attention_2" and casts:
+        yield "without an adapter or flash attention, norms, embed_tokens and lm_head are kept in float32"
+    if any(path.endswith(".gate") for path in paths):
+        yield "routers (modules named gate) are kept in float32"
 
 
 def _training(planned: Planned) -> Part:

@@ -29,6 +29,7 @@ PATHS = {
     "/api/v1/export": "post",
     "/api/v1/plan": "post",
     "/api/v1/sweep": "post",
+    "/api/v1/import": "post",
     "/api/v1/models": "get",
     "/api/v1/models/{id}": "get",
     "/api/v1/gpus": "get",

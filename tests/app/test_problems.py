@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.bodies import LARGEST_BODY
 from app.problems import MOST_ERRORS, shortened
 
-PATHS = ["/api/v1/estimate", "/api/v1/compare", "/api/v1/export"]
+PATHS = ["/api/v1/estimate", "/api/v1/compare", "/api/v1/export", "/api/v1/import"]
 JSON = {"content-type": "application/json"}
 
 
