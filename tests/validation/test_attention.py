@@ -76,6 +76,16 @@ def test_attention_runs_in_autocasts_dtype():
         assert Attention()(q, k, k, enable_gqa=True).dtype == torch.bfloat16
 
 
+def test_autocast_casts_what_the_math_kernel_gets_and_nothing_in_it():
+    q = torch.ones(1, 2, 12, 6, device="meta", requires_grad=True)
+    mask = torch.ones(1, 1, 12, 12, dtype=torch.bool, device="meta")
+    with Autocast(torch.bfloat16), Emulated():
+        out = Attention()(q, q, q, attn_mask=mask)
+    product = out.grad_fn.next_functions[0][0].next_functions[0][0]
+    assert out.dtype == torch.bfloat16
+    assert product._saved_self.dtype == torch.float32
+
+
 def test_the_flash_attn_package_takes_sequences_before_heads():
     q, k = (torch.ones(2, 48, heads, 36, dtype=torch.float16, device="meta", requires_grad=True) for heads in (8, 2))
     with Emulated(Values(1)):

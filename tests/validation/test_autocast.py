@@ -25,6 +25,10 @@ def tensor(*shape, dtype=torch.float32):
         (lambda x: x.bfloat16().softmax(-1), torch.float32),
         (lambda x: x.bfloat16().sum(-1), torch.float32),
         (lambda x: x.bfloat16().softmax(-1, dtype=torch.bfloat16), torch.bfloat16),
+        (lambda x: x.bfloat16().softmax(-1, torch.bfloat16), torch.bfloat16),
+        (lambda x: x.bfloat16().square(), torch.float32),
+        (lambda x: torch.linalg.norm(x.bfloat16(), dim=1), torch.float32),
+        (lambda x: torch.linalg.vector_norm(x.bfloat16(), dim=1), torch.float32),
         (lambda x: x.bfloat16() + x, torch.float32),
         (lambda x: functional.silu(x.bfloat16()), torch.bfloat16),
         (lambda x: x.long().sum(), torch.int64),
@@ -69,3 +73,32 @@ def test_gradients_of_cast_products_come_back_in_the_weights_dtype():
         loss = layer(tensor(4, 8)).sum()
     loss.backward()
     assert layer.weight.grad.dtype == torch.float32
+
+
+def casts_in_order(device):
+    """Whose gradients are cast, the first first: nodes run by their numbers, the highest first."""
+    x, weight, bias = (torch.ones(*shape, device=device, requires_grad=True) for shape in ((4, 8), (8, 8), (8,)))
+    with autocast(device, torch.bfloat16):
+        product = functional.linear(x * 1, weight, bias).grad_fn
+    nodes = {"bias": product.next_functions[0][0], "x": product.next_functions[1][0]}
+    nodes["weight"] = product.next_functions[2][0].next_functions[0][0]
+    assert {node.name() for node in nodes.values()} == {"ToCopyBackward0"}
+    return sorted(nodes, key=lambda name: -nodes[name]._sequence_nr())
+
+
+def test_arguments_are_cast_from_the_last_to_the_first_as_by_torchs_own_autocast():
+    assert casts_in_order("meta") == casts_in_order("cpu") == ["x", "weight", "bias"]
+
+
+def test_float16_softmax_reads_its_input_without_a_copy():
+    x = tensor(8, 8, dtype=torch.float16).requires_grad_()
+    with Autocast(torch.float16):
+        result = functional.softmax(x, dim=-1)
+    assert result.dtype == torch.float32
+    assert result.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
+
+
+def test_a_view_of_a_trained_weight_is_cast_at_every_use():
+    weight = nn.Parameter(tensor(8, 8))
+    with Autocast(torch.bfloat16) as mode:
+        assert mode.lowered(weight.T) is not mode.lowered(weight.T)

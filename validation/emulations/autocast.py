@@ -1,5 +1,8 @@
 """Autocast for the meta device, which torch knows none for: the casts that CUDA's makes, written out.
 
+Arguments are cast from the last to the first, as g++ evaluates a call's: so does `torch.autocast("cpu")`, which is built
+from the same templates (tests/validation/test_autocast.py). It decides the order of the casts' gradients.
+
 References:
     torch/include/ATen/autocast_mode.h, the lists of operations; ATen/autocast_mode.cpp, `cached_cast`.
 """
@@ -24,11 +27,15 @@ LOWER = _names("""
     multi_dot conv1d conv2d conv3d prelu
 """)
 FLOAT32 = _names("""
-    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow softplus
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow square softplus
     layer_norm native_layer_norm rms_norm group_norm cosine_similarity nll_loss kl_div l1_loss
     smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp norm
 """)
-FLOAT32_OUTPUT = _names("prod softmax log_softmax cumprod cumsum vector_norm matrix_norm sum")
+FLOAT32_OUTPUT = _names("""
+    prod softmax log_softmax cumprod cumsum sum linalg_norm linalg_vector_norm linalg_matrix_norm
+""")
+#: What reads float16 and writes float32 without a copy. Source: ATen/native/SoftMax.cpp.
+HALF_TO_FLOAT = {"softmax": torch._softmax, "log_softmax": torch._log_softmax}
 WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add")
 
 
@@ -59,20 +66,22 @@ class Autocast(TorchFunctionMode):
             return func(*args, **kwargs)
         name = func.__name__.strip("_") if func.__name__.startswith("__") else func.__name__
         if name in LOWER:
-            args, kwargs = tree_map(self.lowered, (args, kwargs))
+            args, kwargs = _mapped(self.lowered, args, kwargs)
         elif name in FLOAT32:
-            args, kwargs = tree_map(_raised, (args, kwargs))
-        elif name in FLOAT32_OUTPUT and _eligible(args[0]) and kwargs.get("dtype") is None:
+            args, kwargs = _mapped(_raised, args, kwargs)
+        elif name in FLOAT32_OUTPUT and _eligible(args[0]) and not _dtype_given(args, kwargs):
+            if name in HALF_TO_FLOAT and args[0].dtype == torch.float16:
+                return HALF_TO_FLOAT[name](args[0], _dim(args, kwargs), half_to_float=True)
             kwargs = {**kwargs, "dtype": torch.float32}
         elif name in WIDEST and any(_eligible(arg) and arg.dtype == torch.float32 for arg in args):
-            args, kwargs = tree_map(_raised, (args, kwargs))
+            args, kwargs = _mapped(_raised, args, kwargs)
         return func(*args, **kwargs)
 
     def lowered(self, value: Any) -> Any:
         """A tensor in the lower precision; a trained weight's copy is kept until autocast ends."""
         if not _eligible(value) or value.dtype == self.dtype:
             return value
-        if value.dtype != torch.float32 or not (value.requires_grad and value.is_leaf):
+        if value.dtype != torch.float32 or not (value.requires_grad and value.is_leaf) or value._is_view():
             return value.to(self.dtype)
         if id(value) not in self._weights:
             self._weights[id(value)] = value, value.to(self.dtype)
@@ -87,6 +96,20 @@ def _raised(value: Any) -> Any:
     return value.to(torch.float32) if _eligible(value) else value
 
 
+def _mapped(cast: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and keywords cast from the last to the first; a list's items in order."""
+    given = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
+    return tuple(reversed([tree_map(cast, value) for value in reversed(args)])), given
+
+
+def _dtype_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("dtype") is not None or any(isinstance(arg, torch.dtype) for arg in args)
+
+
+def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return int(kwargs["dim"] if "dim" in kwargs else args[1])
+
+
 def current() -> Autocast | None:
     """The autocast that decides now, if one does."""
     return Autocast.active[-1] if Autocast.active and Autocast.active[-1].enabled else None
@@ -95,7 +118,13 @@ def current() -> Autocast | None:
 def lowered(*values: Any) -> tuple[Any, ...]:
     """Tensors as an operation in the list of lower precision gets them."""
     mode = current()
-    return values if mode is None else tuple(mode.lowered(value) for value in values)
+    return values if mode is None else _mapped(mode.lowered, values, {})[0]
+
+
+def off() -> AbstractContextManager[Any]:
+    """No casts: what an operation in the lists runs of others is not cast again."""
+    mode = current()
+    return nullcontext() if mode is None else Autocast(mode.dtype, enabled=False)
 
 
 _on_real_device = torch.autocast

@@ -35,5 +35,4 @@ def gemm_4bit(
         absmax_dq = torch.ops.bitsandbytes.dequantize_blockwise(absmax_8bit, absmax, absmax_code, 256, torch.float32)
         absmax = absmax_dq + absmax_offset
     B_dq = torch.ops.bitsandbytes.dequantize_4bit(B, absmax, blocksize, quant_type, shapeB, A.dtype)
-    A, B_dq, bias = lowered(A, B_dq, bias)
-    return torch.nn.functional.linear(A, B_dq, bias)
+    return torch.nn.functional.linear(*lowered(A, B_dq, bias))

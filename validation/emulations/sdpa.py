@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from validation.emulations.autocast import lowered
+from validation.emulations.autocast import lowered, off
 
 #: The widest heads of the flash kernel, and what head_dim must be a multiple of in the memory-efficient one.
 FLASH_HEAD_DIM = 256
@@ -39,7 +39,22 @@ class Attention:
         enable_gqa: bool = False,
     ) -> Tensor:
         """Attention of (batch, heads, seq, head_dim) queries over keys and values that may have fewer heads."""
-        query, key, value, attn_mask = lowered(query, key, value, attn_mask)
+        inputs = lowered(query, key, value, attn_mask)
+        with off():
+            return self._run(*inputs, dropout_p, is_causal, scale, enable_gqa=enable_gqa)
+
+    def _run(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None,
+        dropout_p: float,
+        is_causal: bool,
+        scale: float | None,
+        *,
+        enable_gqa: bool,
+    ) -> Tensor:
         grouped = key.shape[1] != query.shape[1]
         if grouped and not enable_gqa:
             return _math(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa=False)
