@@ -101,11 +101,7 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
 
 
 def _not_yet(request: Request) -> Iterator[Problem]:
-    training, device = request.training, request.device
-    if training.autocast is not None:
-        yield Problem(
-            loc="training.autocast", msg="autocast is not modelled yet: leave it out, or null", input=training.autocast
-        )
+    device = request.device
     if device.sharding not in ("none", "ddp"):
         yield Problem(
             loc="device.sharding", msg="sharded runs are not modelled yet: none, or one card", input=device.sharding

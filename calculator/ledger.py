@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
+from calculator.step.autocast import COPY
 
 if TYPE_CHECKING:
     from calculator.dimension import Shape
@@ -24,13 +25,17 @@ SOURCES: dict[ComponentName, str] = {
     "workspace": "temporaries that the kernels and the optimizer's step allocate",
 }
 
+#: Where autocast's copies come from, whatever component they count to.
+AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
+
 
 def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(peak):
         if size:
-            row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=SOURCES[component])
+            source = AUTOCAST if name.endswith(COPY) else SOURCES[component]
+            row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
             found[component].append(row)
     for listed in found.values():
         listed.sort(key=_SIZE, reverse=True)

@@ -26,6 +26,19 @@ EXPERTS = (
     "experts needs the memory of a balanced one, and every expert's gradient is there from the first step on."
 )
 
+#: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
+AUTOCAST = (
+    "Autocast encloses the forward pass and no more. It keeps a copy of every trained float32 weight from its first "
+    "use to the end of that pass, and casts what is frozen at every use; a checkpointed layer is recomputed under "
+    "autocast too. Grouped products of experts are not in its list: they run in their weights' dtype."
+)
+
+#: torch.amp.GradScaler.
+SCALER = (
+    "Gradients of float16 products underflow without torch.amp.GradScaler, which the reference step has none of: "
+    "it adds a few scalars and changes gradients in place."
+)
+
 #: The versions that every figure speaks of.
 STACK = "PyTorch 2.13 or later on CUDA, transformers 5.24, peft 0.21, bitsandbytes 0.50"
 
@@ -42,6 +55,10 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         told.append("8-bit optimizers keep embeddings in 8 bits too; the Hugging Face Trainer keeps those in 32 bits.")
     if model.config.get("use_cache") and not request.training.gradient_checkpointing:
         told.append("use_cache is on, as in the config: keys and values are cached while the forward pass runs.")
+    if request.training.autocast is not None:
+        told.append(AUTOCAST)
+    if request.training.autocast == "float16":
+        told.append(SCALER)
     if any(module.kind == "experts" for module in model.modules()):
         told.append(EXPERTS)
     if not request.length_given:
@@ -96,7 +113,7 @@ def _before_2_14(request: Request, model: Model) -> list[str]:
     training, config = request.training, model.config
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
     masked = training.padding or isinstance(request.method, Prefix)
-    float32 = request.method.hidden_dtype(training) == "float32"
+    float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None
     if training.attention != "sdpa" or masked or not float32 or heads == groups:
         return []
     scores = 4 * int(heads) * training.micro_batch_size * training.sequence_length**2

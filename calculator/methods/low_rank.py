@@ -65,7 +65,7 @@ def embedded(bound: Bound, ids: Tensor, result: Tensor) -> Tensor:
     """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows."""
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
     after_a = ops.embedding(ids, a, a.shape[0], "rows of A")
-    update = ops.scale(ops.matmul(after_a, b, None, b.shape[0], "B·A·x"), "update, scaled")
+    update = ops.scale(ops.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
 
 
@@ -73,12 +73,15 @@ def _forward_4bit(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
     result = bound.base(x)
     result = ops.contiguous(result, "output, cloned")
     dtype = result.dtype
-    x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
+    converts = bound.tape.autocast is None
+    if converts:
+        x = ops.cast(x, bound.added["lora_A.weight"].dtype, "input in the adapter's dtype")
     if method.use_dora:
         result = _dora(method, bound, x, result)
-        return ops.cast(result, dtype, "output")
+        return ops.cast(result, dtype, "output") if converts else result
     output = low_rank(method, bound, x)
-    output = ops.cast(output, dtype, "update")
+    if converts:
+        output = ops.cast(output, dtype, "update")
     return ops.add(result, output, "result + update")
 
 
@@ -149,6 +152,7 @@ def _weight_norm(bound: Bound, weight: Tensor, lora_weight: Tensor) -> Tensor:
     scaled = tape.scratch(lora_weight.shape, lora_weight.dtype, "B·A, scaled")
     total = tape.scratch(weight.shape, weight.dtype, "W + B·A")
     del scaled
-    norm = tape.new((bound.module.out_features,), total.dtype, "norm of each output's weights")
+    dtype = total.dtype if tape.autocast is None else "float32"
+    norm = tape.new((bound.module.out_features,), dtype, "norm of each output's weights")
     del total
-    return norm
+    return ops.cast(norm, weight.dtype, "norm in the weights' dtype")

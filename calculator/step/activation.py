@@ -23,7 +23,7 @@ def _from_result(x: Tensor) -> Tensor:
 
 def _relu_squared(x: Tensor) -> Tensor:
     relu = ops.unary(x, "relu", saves="result")
-    return ops.unary(relu, "activation", saves="input", temporaries=2)
+    return ops.unary(relu, "activation", saves="input", temporaries=2, delicate=True)
 
 
 def _new_gelu(x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def _tanh_of_polynomial(x: Tensor) -> Tensor:
 
 
 def _polynomial(x: Tensor) -> Tensor:
-    cubed = ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2), "cubed, scaled")
+    cubed = ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2, delicate=True), "cubed, scaled")
     return ops.add(x, cubed, "inner sum")
 
 

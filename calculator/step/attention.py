@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.dtype import ITEMSIZE
+from calculator.step import autocast
 from calculator.step import operations as ops
 from calculator.step.kernels import efficient, flash
 from calculator.step.math_attention import math_attention
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
+
+    #: A kernel, or the choice of one: (query, key, value, mask) to the output.
+    Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
     #: Attention without a kernel: (context, query, key, value) to the output.
     WrittenOut = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
@@ -37,15 +41,42 @@ def attend(
     """
     if context.attention == "eager":
         out = (written_out or eager)(context, query, key, value)
-    elif context.attention == "sdpa" and not _takes_flash(context, query, value):
-        out = _efficient(context, query, key, value)
+    elif context.attention == "sdpa":
+        out = _sdpa(context, query, key, value)
     else:
-        half = context.training.dtype
+        half = context.training.autocast or context.training.dtype
         value, width = _widened(query, value), value.shape[-1]
-        query, key, value = (ops.cast(t, half, f"{name} in half precision") for t, name in _named(query, key, value))
+        if query.dtype == "float32":
+            query, key, value = (ops.cast(t, half, f"{n} in half precision") for t, n in _named(query, key, value))
         out = _cut(_flash(query, key, value), width)
     batch, heads, length, head_dim = out.shape
     return ops.view(out, (batch, length, heads * head_dim))
+
+
+def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """scaled_dot_product_attention, with as many keys as queries where there is a mask."""
+    if context.mask is not None or not kept_grouped(key.shape[-1], value.shape[-1]):
+        key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
+    return in_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    if _takes_flash(context, query, value):
+        return _flash(query, key, value)
+    return _efficient(context, query, key, value, mask)
+
+
+def in_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
+    """What scaled_dot_product_attention runs, on what autocast gives it, which leaves alone what it runs."""
+    region, mask = query.tape.autocast, context.mask
+    if region is None:
+        return kernel(query, key, value, mask)
+    if mask is not None and mask.dtype != "bool":
+        mask = region.lowered(mask, "mask")
+    key, value = region.factors(key, value, ("key", "value"))
+    query = region.lowered(query, "query")
+    with autocast.region(query.tape, None):
+        return kernel(query, key, value, mask)
 
 
 def _widened(query: Tensor, value: Tensor) -> Tensor:
@@ -91,11 +122,8 @@ def _padded(x: Tensor, name: str) -> Tensor:
     return ops.padded(x, shape, f"{name}, padded")
 
 
-def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The memory-efficient kernel where it takes the heads; with a mask, a bias and as many keys as queries."""
-    mask = context.mask
-    if mask is not None or not kept_grouped(key.shape[-1], value.shape[-1]):
-        key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
+def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """The memory-efficient kernel where it takes the heads; with a mask, a bias."""
     grouped = key.shape[1] != query.shape[1]
     if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
         return math_attention(query, key, value, mask, dropout=context.attention_dropout)
@@ -169,8 +197,17 @@ def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Te
 
 def scores(query: Tensor, key: Tensor) -> Tensor:
     """Every query's product with every key: (batch, heads, sequence, sequence)."""
+    if query.tape.autocast is not None:
+        query, key = query.tape.autocast.factors(query, key, ("query", "key"))
+    key = spread(query, key)
     rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
     return ops.batched(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
+
+
+def spread(x: Tensor, single: Tensor) -> Tensor:
+    """A single head for all of x's, again and again, as torch.matmul broadcasts it."""
+    heads = x.shape[1]
+    return single if single.shape[1] == heads else ops.expand(single, (single.shape[0], heads, *single.shape[2:]))
 
 
 def masked(context: Context, x: Tensor) -> Tensor:
@@ -180,7 +217,7 @@ def masked(context: Context, x: Tensor) -> Tensor:
 
 def probabilities(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
     """Scores through softmax in float32, or in their own dtype, and cast while they are still there."""
-    return ops.cast(ops.softmax(x, "float32" if upcast else x.dtype), dtype, "probabilities")
+    return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
 
 
 def scores_in_float32(query: Tensor, key: Tensor) -> Tensor:
@@ -197,6 +234,9 @@ def weighted(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
 def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     """Values weighted by probabilities, which the layer's code holds."""
     context.attn_weights = attn_weights
+    if value.tape.autocast is not None:
+        attn_weights, value = value.tape.autocast.factors(attn_weights, value, ("probabilities", "value"))
+    value = spread(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
     out = ops.batched(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
     return ops.contiguous(out, "attention output, transposed")

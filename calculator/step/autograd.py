@@ -65,6 +65,12 @@ class Node:
             self.saved.append(Tensor(tensor.tape, tensor.storage, tensor.shape, tensor.dtype, None))
 
 
+class Mark(Node):
+    """A point that a tensor and its gradient pass by: the tensor after it is the one before it."""
+
+    __slots__ = ()
+
+
 class Leaf(Node):
     """A trained tensor's AccumulateGrad, where its gradient stays.
 

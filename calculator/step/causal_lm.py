@@ -5,12 +5,17 @@ Two layers are interpreted, the first and one that stands for all the others: se
 
 from __future__ import annotations
 
-from calculator.step import masks
-from calculator.step.autograd import Node, backward
+from typing import TYPE_CHECKING
+
+from calculator.step import autocast, masks
+from calculator.step.autograd import Mark, backward
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
 from calculator.step.loss import causal_lm_loss
 from calculator.step.tape import Tensor
+
+if TYPE_CHECKING:
+    from calculator.step.autograd import Node
 
 
 def micro_batch(context: Context) -> None:
@@ -21,7 +26,8 @@ def micro_batch(context: Context) -> None:
     if context.training.padding:
         given.append(tape.new((context.batch, context.length), "int64", "attention_mask"))
     tape.mark("forward")
-    loss = _forward(context, ids)
+    with autocast.region(tape, context.training.autocast):
+        loss = _forward(context, ids)
     tape.mark("backward")
     backward(tape, loss)
     context.release()
@@ -35,8 +41,8 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     context.method.begin(context)
     hidden_states = _decoder(context, ids)
     context.release()
-    logits = context.outer(context.model.head)(hidden_states)
     context.tape.component = "logits_and_loss"
+    logits = context.outer(context.model.head)(hidden_states)
     logits = context.program.logits(context, logits)
     loss = causal_lm_loss(context, logits)
     context.tape.component = "activations"
@@ -76,7 +82,7 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
 def marked(x: Tensor, label: str) -> Tensor:
     """A point between layers, marked when the forward pass and when the gradient comes by."""
     x.tape.mark(f"{label} forward")
-    node = Node(x.tape, _mark_back, (x,), label) if x.node else None
+    node = Mark(x.tape, _mark_back, (x,), label) if x.node else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
@@ -115,7 +121,7 @@ def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
     others = _types(context, place) - {masks.attends(layer.kind)}
     if not others or x.node is None or context.training.gradient_checkpointing:
         return x
-    node = Node(x.tape, _kept_back, (x,))
+    node = Mark(x.tape, _kept_back, (x,))
     for table in (table for attends in others for table in context.program.share(context.position, attends)[:2]):
         node.save(table)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)

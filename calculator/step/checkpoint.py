@@ -8,9 +8,12 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from calculator.step import autocast
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.dtype import DType
     from calculator.step.tape import Tensor
 
 
@@ -28,14 +31,19 @@ class Holder:
 
 
 class Checkpoint:
-    """A function's frame: it numbers the tensors that its nodes save, and recomputes those still wanted, once."""
+    """A function's frame: it numbers the tensors that its nodes save, and recomputes those still wanted, once.
 
-    __slots__ = ("beside", "function", "holders", "inputs", "recomputed")
+    It is recomputed under autocast where it was run so, in a region of its own.
+    """
+
+    __slots__ = ("beside", "dtype", "function", "holders", "inputs", "recomputed")
 
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], beside: object) -> None:
         self.function = function
         self.inputs = inputs
         self.beside = beside
+        region = inputs[0].tape.autocast
+        self.dtype: DType | None = region.dtype if region is not None else None
         self.holders: list[weakref.ref[Holder]] = []
         self.recomputed: list[Tensor | None] | None = None
 
@@ -48,7 +56,7 @@ class Checkpoint:
     def unpack(self, held: list[Any]) -> list[Any]:
         """Hand recomputed tensors over; the first call recomputes."""
         if self.recomputed is None:
-            self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs)
+            self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
         recomputed = self.recomputed
         given = [recomputed[holder.number] for holder in held]
         for holder in held:
@@ -65,11 +73,14 @@ class _Recomputation:
         self.holders = holders
         self.kept: list[Tensor | None] = []
 
-    def run(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor | None]:
+    def run(
+        self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], dtype: DType | None
+    ) -> list[Tensor | None]:
         frames = inputs[0].tape.frames
         frames.append(self)
         try:
-            function(*inputs)
+            with autocast.region(inputs[0].tape, dtype):
+                function(*inputs)
         except _StopRecomputation:
             pass
         finally:

@@ -71,6 +71,7 @@ def _biases(bound: Bound, name: str, expert_ids: Tensor) -> Tensor | None:
 def _product(bound: Bound, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Every row times its expert's matrix, and its bias added in place."""
     weight = bound.own[name]
+    x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped(x, weight, offsets, _other_side(weight, x.shape[1]), name)
     return out if biases is None else in_place.added(out, biases)
 

@@ -5,6 +5,7 @@ Source: transformers/models/falcon/modeling_falcon.py, FalconAttention.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.step import attention, in_place, indexing, rotary
@@ -13,6 +14,7 @@ from calculator.step.kernels import efficient
 from calculator.step.math_attention import math_attention
 
 if TYPE_CHECKING:
+    from calculator.dtype import DType
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
 
@@ -32,7 +34,7 @@ def self_attention(context: Context, modules: LayerModules, hidden_states: Tenso
             rotary.rotated(key_layer, cos, sin, "key, rotated"),
         )
     key_layer, value_layer = context.cached(key_layer, value_layer)
-    attn_output, _held = _attend(context, query_layer, key_layer, value_layer)
+    attn_output, _held = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)
     return modules["self_attention.dense"](ops.view(attn_output, hidden_states.shape))
 
 
@@ -77,20 +79,15 @@ def _flattened(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     return ops.view(x, shape)
 
 
-def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Attended:
+def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor, dtype: DType) -> Attended:
     if context.attention == "sdpa":
         return _sdpa(context, query, key, value), ()
     if context.attention != "eager":
         return attention.attend(context, query, key, value), ()
-    spread = (query.shape[0], query.shape[1], *key.shape[2:])
-    scores = attention.scores(query, _spread(key, spread))
-    value = _spread(value, spread)
-    return _with_alibi(context, scores, value) if context.config["alibi"] else _written_out(context, scores, value)
-
-
-def _spread(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A single head for all queries, again and again."""
-    return x if x.shape == shape else ops.expand(x, shape)
+    scores = attention.scores(query, key)
+    if context.config["alibi"]:
+        return _with_alibi(context, scores, value, dtype)
+    return _written_out(context, scores, value, dtype)
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -98,24 +95,26 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
     Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
     """
-    mask = context.mask
+    return attention.in_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
     if key.shape[1] != query.shape[1] or not attention.aligned(query, value):
         return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
     return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
 
 
-def _written_out(context: Context, scores: Tensor, value: Tensor) -> Attended:
-    """Scores scaled in place, all in the queries' dtype, and nothing dropped."""
-    dtype = scores.dtype
+def _written_out(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
+    """Scores scaled in place, a softmax in the hidden states' dtype, and nothing dropped."""
     scores = in_place.scaled(scores)
     scores = ops.softmax(attention.masked(context, scores), dtype)
     return attention.applied(context, scores, value), ()
 
 
-def _with_alibi(context: Context, scores: Tensor, value: Tensor) -> Attended:
+def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
     """Scores in float32 with a bias, which the mask has too."""
-    dtype, (*_, alibi) = scores.dtype, context.position
+    *_, alibi = context.position
     attention_scores = ops.cast(scores, "float32", "scores in float32")
     attention_logits = in_place.scaled(ops.add(attention_scores, alibi, "scores + ALiBi"))
     masked = attention.masked(context, attention_logits)

@@ -6,6 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from calculator.dimension import elements
+from calculator.step.autocast import copied
 from calculator.step.autograd import Node
 
 if TYPE_CHECKING:
@@ -31,9 +32,23 @@ def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Ten
         node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
-    out = x.tape.new((*x.shape[:-1], module.out_features), x.dtype, "product", node=node)
-    del dense, constants
+    copies = _as_cast(x, dense, bias)
+    out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node=node)
+    del dense, constants, copies
     return out
+
+
+def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """Bias, weight and input as the product takes them: autocast's copies, which nothing saves, or themselves."""
+    tape, given = x.tape, [(dense, "weight"), (x.detach(), "input")]
+    if bias is not None:
+        given.insert(0, (bias, "bias"))
+    if tape.autocast is None:
+        return [tensor for tensor, _ in given]
+    component, tape.component = tape.component, "workspace"
+    copies = [tape.autocast.lowered(tensor, name) for tensor, name in given]
+    tape.component = component
+    return copies
 
 
 def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
@@ -53,7 +68,7 @@ def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
     bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
     if left is None:
         return None, bias_grad
-    dense = dequantized(grad.tape, module, quantization)
+    dense = copied(dequantized(grad.tape, module, quantization), grad.dtype, "weight")
     x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
     del dense
     return x_grad, bias_grad

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.step import attention, learned, mlp, norms
+from calculator.step import attention, autocast, learned, mlp, norms
 from calculator.step import operations as ops
 from calculator.step.decoder_layer import adapted
 from calculator.step.program import Program, looked_up
@@ -94,7 +94,8 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
     scores = (*query.shape[:3], key.shape[2])
     empty = query.tape.new(scores, "float32", "scores, empty")
     q, k = attention.mergeable(query, "query, contiguous"), attention.mergeable(key, "key, contiguous")
-    out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
+    with autocast.region(query.tape, None):
+        out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
     del empty
     return out
 

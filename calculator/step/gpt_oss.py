@@ -48,6 +48,7 @@ def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, val
     probs = ops.softmax(combined_logits, combined_logits.dtype)
     kept = ops.narrow(probs, scores)
     attn_weights = ops.dropout(kept, context.attention_dropout, "probabilities, dropped")
+    attn_weights = ops.cast(attn_weights, value_states.dtype, "probabilities")
     return attention.applied(context, attn_weights, value_states)
 
 

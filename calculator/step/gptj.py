@@ -20,8 +20,8 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     query, key, value = (ops.view(modules[f"attn.{name}_proj"](hidden_states), heads) for name in "qkv")
     context.scoped(f"{modules.prefix}attn: ")
     q_rot, q_pass, k_rot, k_pass = rotary.parts(query, key, context.config["rotary_dim"])
-    k_rot = _rotated(k_rot, "key, rotated")
-    q_rot = _rotated(q_rot, "query, rotated")
+    k_rot = _rotated(context, k_rot, "key, rotated")
+    q_rot = _rotated(context, q_rot, "query, rotated")
     key = ops.concatenate((k_rot, k_pass), heads, "key, whole again")
     query = ops.concatenate((q_rot, q_pass), heads, "query, whole again")
     query, key, value = _by_heads(query), _by_heads(key), _by_heads(value)
@@ -31,10 +31,10 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     return dropped(context, "resid_pdrop", attn_output)
 
 
-def _rotated(x: Tensor, name: str) -> Tensor:
+def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
     """Neighbours turned against each other, with tables that each call repeats for them."""
-    table = (1, x.shape[1], 1, x.shape[3])
-    sin, cos = x.tape.new(table, x.dtype, "rotary: sin, repeated"), x.tape.new(table, x.dtype, "rotary: cos, repeated")
+    shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position[0].dtype
+    sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
     return rotary.rotated(x, cos, sin, name)
 
 

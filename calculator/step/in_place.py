@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from calculator.step import operations as ops
+from calculator.step.autocast import summed_dtype
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -61,7 +62,7 @@ def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
 
 def _total(x: Tensor) -> Tensor:
     node = Node(x.tape, _expanded, (x,), x.shape) if x.node else None
-    return x.tape.new((*x.shape[:-1], 1), x.dtype, "sum of a row", node=node)
+    return x.tape.new((*x.shape[:-1], 1), summed_dtype(x), "sum of a row", node=node)
 
 
 def _expanded(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -70,11 +71,12 @@ def _expanded(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _share_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of the sum first: -grad · ((x / sum) / sum), then of x: grad / sum."""
-    tape, divided = grad.tape, node.saved[0]
-    held = [tape.new(divided.shape, grad.dtype, "division: temporary") for _ in range(3)]
-    of_total = tape.new(divided.shape, grad.dtype, "division: gradient of the sum")
+    tape, (divided, total) = grad.tape, node.saved
+    dtype = ops.promoted(grad.dtype, total.dtype)
+    held = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
+    of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")
     del held
-    return tape.new(divided.shape, grad.dtype, "division: gradient"), of_total
+    return tape.new(divided.shape, dtype, "division: gradient"), of_total
 
 
 def jittered(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.dtype import ITEMSIZE
+from calculator.step.autocast import summed_dtype
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -94,13 +95,14 @@ def _row_aligned(like: Tensor, shape: Shape, name: str) -> Tensor:
 
 
 def summed(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width)."""
-    node = Node(x.tape, _summed_back, (x,), x.shape) if x.node else None
-    return x.tape.new(shape, x.dtype, name, node=node)
+    """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width); in float32 under autocast."""
+    node = Node(x.tape, _summed_back, (x,), (x.shape, x.dtype)) if x.node else None
+    return x.tape.new(shape, summed_dtype(x), name, node=node)
 
 
 def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(node.context, grad.dtype, "sum: gradient"),)
+    shape, dtype = node.context
+    return (grad.tape.new(shape, dtype, "sum: gradient"),)
 
 
 def filled(x: Tensor, mask: Tensor, name: str) -> Tensor:

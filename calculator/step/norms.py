@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.step import autocast
 from calculator.step import operations as ops
 from calculator.step.autograd import Node
 
@@ -77,9 +78,20 @@ def centred_norm(norm: Bound, x: Tensor) -> Tensor:
 
 
 def offset_layer_norm(norm: Bound, x: Tensor) -> Tensor:
-    """NemotronLayerNorm1P: torch's layer norm with 1 + weight."""
-    x.tape.scope = f"{norm.name}: "
-    return layer_normed(x, ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"])
+    """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
+    tape = x.tape
+    tape.scope = f"{norm.name}: "
+    weight, bias = ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"]
+    if tape.autocast is None:
+        return layer_normed(x, weight, bias)
+    dtype = tape.autocast.dtype
+    x, weight, bias = (
+        ops.cast(x, dtype, "input, cast"),
+        ops.cast(weight, dtype, "weight"),
+        ops.cast(bias, dtype, "bias"),
+    )
+    with autocast.region(tape, None):
+        return layer_normed(x, weight, bias)
 
 
 def layer_norm(norm: Bound, x: Tensor) -> Tensor:
@@ -89,15 +101,20 @@ def layer_norm(norm: Bound, x: Tensor) -> Tensor:
 
 
 def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """torch.nn.functional.layer_norm: saves its input, its weight and two statistics a row."""
+    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics a row."""
     tape = x.tape
+    if tape.autocast is not None:
+        bias = None if bias is None else autocast.copied(bias, "float32", "bias")
+        weight = None if weight is None else autocast.copied(weight, "float32", "weight")
+        x = autocast.copied(x, "float32", "input")
     trained = (weight is not None and weight.node) or (bias is not None and bias.node)
     node = Node(tape, _layer_norm_back, (x, weight, bias)) if x.node or trained else None
     statistics = (*x.shape[:-1], 1)
     if node is not None:
         node.save(x)
-        if weight is not None:
-            node.save(weight)
+        for parameter in (weight, bias):
+            if parameter is not None:
+                node.save(parameter)
     out = tape.new(x.shape, x.dtype, "output", node=node)
     kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
     if node is not None:

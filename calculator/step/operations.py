@@ -5,8 +5,10 @@ Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's k
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from calculator.step.autocast import copied, summed_dtype
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -29,8 +31,12 @@ _RANK: dict[DType, int] = {
 
 
 def promoted(a: DType, b: DType) -> DType:
-    """The dtype of an operation on two tensors (torch.result_type)."""
-    return a if _RANK[a] >= _RANK[b] else b
+    """The dtype of an operation on two tensors (torch.result_type): two different halves make float32."""
+    if a == b:
+        return a
+    if _RANK[a] == _RANK[b] == _RANK["float16"]:
+        return "float32"
+    return a if _RANK[a] > _RANK[b] else b
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:
@@ -151,7 +157,7 @@ def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """torch.cat: the gradients of the parts are views of the whole's gradient."""
     first = parts[0]
     node = Node(first.tape, _cat_back, parts, [p.shape for p in parts]) if any(p.node for p in parts) else None
-    out = first.tape.new(shape, first.dtype, name, node=node)
+    out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node=node)
     out.merged = True
     return out
 
@@ -221,11 +227,14 @@ def shift(x: Tensor, name: str) -> Tensor:
     return x.tape.new(x.shape, x.dtype, name, node=node)
 
 
-def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0) -> Tensor:
+def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: bool = False) -> Tensor:
     """A function of one tensor that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 
-    `temporaries` is how many tensors of x's shape the gradient's formula makes beside its result.
+    `temporaries` is how many tensors of x's shape the gradient's formula makes beside its result; `delicate` says that
+    autocast runs it in float32.
     """
+    if delicate and x.tape.autocast is not None:
+        x = copied(x, "float32", "input")
     node = Node(x.tape, _unary_back, (x,), temporaries) if x.node else None
     if node is not None and saves == "input":
         node.save(x)
@@ -244,11 +253,14 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def softmax(x: Tensor, dtype: DType) -> Tensor:
+def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
     """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
 
+    Where no dtype is told it is x's, but float32 under autocast.
     Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
     """
+    if dtype is None:
+        dtype = summed_dtype(x)
     if (x.dtype, dtype) != ("float16", "float32"):
         x = cast(x, dtype, f"scores in {dtype}")
     node = Node(x.tape, _softmax_back, (x,), x.dtype) if x.node else None
@@ -297,6 +309,10 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """
+    autocast = x.tape.autocast
+    if autocast is not None:
+        bias = None if bias is None else autocast.lowered(bias, "bias")
+        x, weight = autocast.factors(x, weight, ("input", "weight"))
     node = None
     if x.node or weight.node or (bias is not None and bias.node):
         node = Node(x.tape, _matmul_back, (x, weight, bias), x.shape)
@@ -318,7 +334,9 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.matmul of two batches of matrices, laid out so that no copy is made."""
+    """torch.bmm of two batches of matrices, laid out so that no copy is made."""
+    if a.tape.autocast is not None:
+        a, b = a.tape.autocast.factors(a, b, ("first factor", "second factor"))
     node = None
     if a.node or b.node:
         node = Node(a.tape, _batched_back, (a, b))

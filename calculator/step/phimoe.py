@@ -37,17 +37,18 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
     best_number, factor, mask = _far_from_best(scores)
     near = tape.new(scores.shape, scores.dtype, "scores near the best")
     selected = _sampled(near)
-    masked_gates = tape.new(scores.shape, scores.dtype, "probabilities")
+    masked_gates = ops.softmax(near)
     del near
-    weight = tape.new(one, scores.dtype, "probability of the drawn")
-    best = tape.new(one, scores.dtype, "best probability")
+    dtype = masked_gates.dtype
+    weight = tape.new(one, dtype, "probability of the drawn")
+    best = tape.new(one, dtype, "best probability")
     best_number = tape.new(one, "int64", "best expert")
-    midpoint = tape.new(one, scores.dtype, "midpoint")
+    midpoint = tape.new(one, dtype, "midpoint")
     node = Node(tape, _drawn_back, (scores,)) if scores.node else None
     if node is not None:
         for saved in (weight, selected, masked_gates, mask):
             node.save(saved)
-    return tape.new(one, scores.dtype, "weight", node=node), selected, factor, best, best_number, midpoint
+    return tape.new(one, dtype, "weight", node=node), selected, factor, best, best_number, midpoint
 
 
 def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,11 +70,11 @@ def _sampled(scores: Tensor) -> Tensor:
     """The largest of scores with Gumbel noise."""
     tape, rows = scores.tape, scores.shape[:1]
     noise = tape.new(scores.shape, scores.dtype, "noise")
-    log = tape.new(scores.shape, scores.dtype, "noise, logarithm")
+    log = ops.unary(noise, "noise, logarithm", saves="input", delicate=True)
     del noise
-    noisy = tape.new(scores.shape, scores.dtype, "scores with noise")
+    noisy = ops.subtract(scores, log, "scores with noise")
     del log
-    tape.new(rows, scores.dtype, "largest")
+    tape.new(rows, noisy.dtype, "largest")
     selected = tape.new(rows, "int64", "drawn expert")
     del noisy
     return selected

@@ -15,6 +15,7 @@ from calculator.dtype import ITEMSIZE, DType
 if TYPE_CHECKING:
     from calculator.answer import ComponentName
     from calculator.dimension import Shape
+    from calculator.step.autocast import Autocast
     from calculator.step.autograd import Node
 
 #: One kind of storage: where it was born, its shape, dtype and component, and its rounded bytes.
@@ -34,10 +35,11 @@ class Frame(Protocol):
 class Tape:
     """The events of a step: `n` for the birth of row `n`, `~n` for its end, with marks between them.
 
-    `frames` are the checkpoints that the running code lies in; the innermost is last.
+    `frames` are the checkpoints that the running code lies in; the innermost is last. `autocast` is the region of
+    autocast that it lies in, if any.
     """
 
-    __slots__ = ("component", "events", "frames", "marks", "rows", "scope", "sequence")
+    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence")
 
     def __init__(self) -> None:
         self.rows: list[Born] = []
@@ -45,6 +47,7 @@ class Tape:
         self.frames: list[Frame] = []
         self.marks: list[tuple[int, str]] = []
         self.scope = ""
+        self.autocast: Autocast | None = None
         self.component: ComponentName = "activations"
         self.sequence = 0
 

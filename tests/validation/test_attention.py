@@ -79,7 +79,7 @@ def test_attention_runs_in_autocasts_dtype():
 def test_autocast_casts_what_the_math_kernel_gets_and_nothing_in_it():
     q = torch.ones(1, 2, 12, 6, device="meta", requires_grad=True)
     mask = torch.ones(1, 1, 12, 12, dtype=torch.bool, device="meta")
-    with Autocast(torch.bfloat16), Emulated():
+    with Autocast(torch.bfloat16), Emulated(Values(1)):
         out = Attention()(q, q, q, attn_mask=mask)
     product = out.grad_fn.next_functions[0][0].next_functions[0][0]
     assert out.dtype == torch.bfloat16

@@ -73,7 +73,7 @@ def test_refusals_are_counted_by_who_refuses():
         case(snapshot(1000), snapshot(1000)),
         case(None, None, refusal="no heads", real_refusal="ValueError: no heads"),
         case(None, snapshot(1), refusal="too long"),
-        case(None, None, refusal="autocast is not modelled yet"),
+        case(None, None, refusal="sharded runs are not modelled yet"),
         case(snapshot(1), None, real_refusal="TypeError: no"),
     ]
     text, _ = table.document(cases)

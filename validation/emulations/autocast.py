@@ -1,7 +1,7 @@
 """Autocast for the meta device, which torch knows none for: the casts that CUDA's makes, written out.
 
-Arguments are cast from the last to the first, as g++ evaluates a call's: so does `torch.autocast("cpu")`, which is built
-from the same templates (tests/validation/test_autocast.py). It decides the order of the casts' gradients.
+Arguments are cast from the last to the first, as g++ evaluates a call's: so does `torch.autocast("cpu")`, which is
+built from the same templates (tests/validation/test_autocast.py). It decides the order of the casts' gradients.
 
 References:
     torch/include/ATen/autocast_mode.h, the lists of operations; ATen/autocast_mode.cpp, `cached_cast`.

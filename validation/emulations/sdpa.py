@@ -39,9 +39,9 @@ class Attention:
         enable_gqa: bool = False,
     ) -> Tensor:
         """Attention of (batch, heads, seq, head_dim) queries over keys and values that may have fewer heads."""
-        inputs = lowered(query, key, value, attn_mask)
+        query, key, value, attn_mask = lowered(query, key, value, attn_mask)
         with off():
-            return self._run(*inputs, dropout_p, is_causal, scale, enable_gqa=enable_gqa)
+            return self._run(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa=enable_gqa)
 
     def _run(
         self,
