@@ -66,8 +66,8 @@ class Form:
         Raises:
             PlanError: where a pasted config can't be read.
         """
-        methods = [{"name": name, **_values(METHOD[name], self.typed)} for name in METHODS]
-        return {"model": _model(self.typed), "methods": methods, **self._common()}
+        methods = [{"name": name, **said(METHOD[name], self.typed)} for name in METHODS]
+        return {"model": model_typed(self.typed), "methods": methods, **self._common()}
 
     def estimate(self) -> dict[str, Any]:
         """The body of the chosen method's estimate.
@@ -75,14 +75,14 @@ class Form:
         Raises:
             PlanError: where a pasted config can't be read.
         """
-        method = {"name": self.method, **_values(METHOD.get(self.method, ()), self.typed)}
-        return {"model": _model(self.typed), "method": method, **self._common()}
+        method = {"name": self.method, **said(METHOD.get(self.method, ()), self.typed)}
+        return {"model": model_typed(self.typed), "method": method, **self._common()}
 
     def _common(self) -> dict[str, Any]:
         return {
-            "training": _values(TRAINING, self.typed),
-            "device": _values(DEVICE, self.typed),
-            **_values(CHOICES, self.typed),
+            "training": said(TRAINING, self.typed),
+            "device": said(DEVICE, self.typed),
+            **said(CHOICES, self.typed),
         }
 
 
@@ -94,7 +94,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
     given = dict(pairs)
     typed = {name: given.get(name, usual) for name, usual in DEFAULTS.items()}
     if typed["config"].strip():
-        typed["config"] = _compact(typed["config"])
+        typed["config"] = compact(typed["config"])
         typed["model"] = ""
     return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys())))
 
@@ -110,7 +110,7 @@ def input_of(loc: str) -> str | None:
     return named[0] if named else None
 
 
-def _values(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
+def said(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
     """What differs from the API's defaults, so that a request says only what matters."""
     values = {field.told.name: field.value(typed[field.name]) for field in fields}
     return {
@@ -125,7 +125,12 @@ def model_named(text: str) -> Any:
     return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
 
 
-def _model(typed: Mapping[str, str]) -> Any:
+def model_typed(typed: Mapping[str, str]) -> Any:
+    """The model of a form: what is named, or the pasted config.json.
+
+    Raises:
+        PlanError: where that can't be read.
+    """
     if not typed["config"].strip():
         return model_named(typed["model"])
     try:
@@ -135,7 +140,7 @@ def _model(typed: Mapping[str, str]) -> Any:
         raise PlanError(Problem(loc="model.config", msg=message, input=typed["config"])) from error
 
 
-def _compact(config: str) -> str:
+def compact(config: str) -> str:
     """A config without the spaces that an address need not carry; text that is not JSON stays as typed."""
     try:
         return json.dumps(json.loads(config), separators=(",", ":"), ensure_ascii=False)

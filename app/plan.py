@@ -100,10 +100,10 @@ def gpu_choices() -> tuple[tuple[str, tuple[GPU, ...]], ...]:
     return tuple((name, tuple(held)) for name, held in groupby(ordered, shelf))
 
 
-def card(form: Form) -> str:
+def card_id(typed: str) -> str:
     """The id of the card that is typed, whichever of its names that is; empty where the catalogue lacks it."""
     try:
-        return gpu(form.typed["gpu"]).id if form.typed["gpu"] else ""
+        return gpu(typed).id if typed else ""
     except PlanError:
         return ""
 

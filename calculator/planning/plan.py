@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -164,7 +164,7 @@ def _proposed(tried: dict[str, Found], attempts: Attempts) -> tuple[list[Judged]
     judged = {
         name: sorted((_judged(choice, attempts) for choice in each.choices), key=place) for name, each in tried.items()
     }
-    vain = _in_vain(judged)
+    vain = _in_vain(judged, attempts)
     best = sorted((each[0] for each in judged.values() if each), key=place)
     others = [other for each in judged.values() for other in each[1:] if not _dominated(other, each[0])]
     others += [_judged(choice, attempts) for choice in _variants(best, attempts)]
@@ -172,16 +172,21 @@ def _proposed(tried: dict[str, Found], attempts: Attempts) -> tuple[list[Judged]
     return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), vain
 
 
-def _in_vain(judged: dict[str, list[Judged]]) -> list[RuledOut]:
-    """Take QLoRA out where LoRA needs no more memory and costs no more."""
+def _in_vain(judged: dict[str, list[Judged]], attempts: Attempts) -> list[RuledOut]:
+    """Where LoRA betters QLoRA in all, hold the two with LoRA's micro-batch; take QLoRA out where it saves nothing."""
     lora, qlora = judged.get("lora"), judged.get("qlora")
     if not lora or not qlora or not _dominated(qlora[0], lora[0]):
         return []
-    required, cost = (each.answer.memory.required_bytes for each in (qlora[0], lora[0])), (qlora[0].cost, lora[0].cost)
+    like = lora[0].choice
+    alike = _judged(replace(like, method=qlora[0].method, optimizer=qlora[0].choice.optimizer), attempts)
+    if alike.answer.memory.required_bytes < lora[0].answer.memory.required_bytes:
+        judged["qlora"] = [alike]
+        return []
     judged["qlora"] = []
-    sentence = "It fits with {}, but LoRA needs {}, and a step costs {:.2f} times the reference instead of {:.2f}."
-    told = sentence.format(*map(size, required), cost[0].relative, cost[1].relative)
-    return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=told)]
+    mine, other = (size(each.answer.memory.required_bytes) for each in (alike, lora[0]))
+    costs = f"a step costs {alike.cost.relative:.2f} times the reference instead of {lora[0].cost.relative:.2f}"
+    sentence = f"It fits with {mine}, but with the same micro-batch LoRA needs {other}, and {costs}."
+    return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]
 
 
 def _variants(best: Iterable[Judged], attempts: Attempts) -> Iterator[Choice]:

@@ -216,3 +216,28 @@ def test_without_scripts_the_validation_report_has_its_tables(opened):
     page.locator("details[data-fold=whole] summary").click()
     assert page.locator("details[data-fold=whole] tbody tr").first.is_visible()
     assert page.get_by_role("heading", name="The worst, and why").is_visible()
+
+
+def test_without_scripts_needs_lead_to_a_configuration_and_on_to_its_check(opened):
+    page = opened("/plan", **UNSCRIPTED)
+    page.get_by_label("Hub id or URL, or several").fill("meta-llama/Llama-3.1-70B")
+    page.get_by_label("GPU", exact=True).select_option("a100-sxm4-80gb")
+    page.get_by_label("Tasks to serve").fill("20")
+    page.get_by_label("Switch per request").check()
+    page.get_by_role("button", name="Find configurations").click()
+    assert page.get_by_label("Tasks to serve").input_value() == "20"
+    assert page.get_by_label("Switch per request").is_checked()
+    required = page.locator(".ranked td data").first.get_attribute("value")
+    page.get_by_role("link", name="Open this configuration").first.click()
+    assert page.locator(".verdict-word").inner_text() == "Fits"
+    assert page.locator(f".facts data[value='{required}']").count() == 1
+
+
+def test_needs_without_an_answer_lead_to_the_field_and_keep_what_is_typed(opened):
+    page = opened("/plan?tasks=20&must_merge=true&switch_per_request=true")
+    page.get_by_role("link", name="Must merge").click()
+    assert page.url.endswith("#must_merge")
+    page.get_by_label("Must merge").uncheck()
+    page.get_by_role("button", name="Find configurations").click()
+    assert page.locator(".configuration").count() >= 2
+    assert page.get_by_label("Tasks to serve").input_value() == "20"

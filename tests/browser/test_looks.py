@@ -8,6 +8,9 @@ PAGES = {
     "plan-wrong": "/?r=0&sequence_length=abc",
     "plan-refused": "/?method=prefix",
     "plan-too-large": "/?model=meta-llama/Llama-3.1-70B",
+    "needs": "/plan?tasks=20&switch_per_request=true&gpu=l40s",
+    "needs-nothing": "/plan?model=meta-llama/Llama-3.1-70B",
+    "needs-wrong": "/plan?must_merge=true&frozen_base=true",
     "docs": "/docs",
     "validation": "/validation",
 }

@@ -233,6 +233,14 @@ def test_a_four_bit_base_is_not_proposed_where_it_saves_nothing():
     assert out(part) == {"qlora": "four_bits_in_vain"}
 
 
+def test_a_four_bit_base_is_held_with_the_same_micro_batch_where_a_larger_one_saves_nothing():
+    """QLoRA of an 8B model with micro-batches of 2 would need more than LoRA with 1 does."""
+    part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}})
+    lora, qlora = (next(c for c in part.configurations if c.request.method.name == name) for name in ("lora", "qlora"))
+    assert lora.request.training.micro_batch_size == qlora.request.training.micro_batch_size == 1
+    assert qlora.estimate.memory.required_bytes < lora.estimate.memory.required_bytes - 4 * GIB
+
+
 def test_a_card_without_bfloat16_gets_a_float16_base_and_no_float16_weights_to_train():
     part = planned({"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "t4"}})
     dtypes = {c.request.method.name: c.request.training.dtype for c in part.configurations}
