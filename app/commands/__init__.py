@@ -10,6 +10,7 @@ COMMANDS = {
     "estimate": "app.commands.estimate",
     "compare": "app.commands.compare",
     "limits": "app.commands.limits",
+    "plan": "app.commands.plan",
     "sweep": "app.commands.sweep",
 }
 

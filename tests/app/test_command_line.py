@@ -26,7 +26,11 @@ def file(tmp_path, plan):
     return str(path)
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "serve"])
+#: Commands that plan for what they are told, and take an estimate's inputs.
+TOLD = [name for name in COMMANDS if name not in ("serve", "plan")]
+
+
+@pytest.mark.parametrize("command", TOLD)
 def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

@@ -1,0 +1,120 @@
+"""From models, cards and needs to the configurations that fit, best first, with what speaks for and against each.
+
+python -m app plan --model meta-llama/Llama-3.1-70B --gpu "A100 80GB" --tasks 20 --switch_per_request
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app import needs
+from app.commands import options, request
+from app.commands.table import table
+from app.configurations import answer_of
+from app.fields import DEVICE
+from app.format import gib, number, signed, size
+from calculator.comparison import AXES
+from calculator.errors import refusal
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from calculator.planning.plan import Configuration, DevicePlan, Plan
+
+FIELDS = (*needs.NEEDS, *DEVICE)
+
+#: Parts of a request of which it takes one: what the options say of either replaces both.
+RIVALS = (("model", "models"), ("device", "devices"))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print the API's answer")
+    parser.add_argument("--model", metavar="ID,...", help="a catalogue id or hub URL, or several with commas between")
+    parser.add_argument("--config", metavar="FILE", help="a config.json, where the catalogue lacks the model")
+    parser.add_argument("--gpus", metavar="NAME,...", help="cards to plan for beside --gpu, with commas between")
+    options.declare(parser, FIELDS)
+
+
+def run(told: argparse.Namespace) -> int:
+    """Print what fits; 1 where nothing does."""
+    answer = plan(parse_plan(_body(told)))
+    request.shown(told, answer_of(answer), "\n".join(_lines(answer)))
+    return int(not any(part.configurations for part in answer.plans))
+
+
+def _body(told: argparse.Namespace) -> Any:
+    """The request: its file, with what the options say laid over it."""
+    given = {**options.given(told, FIELDS), **_models(told)}
+    more = [name.strip() for name in (told.gpus or "").split(",") if name.strip()]
+    if more:
+        one = [given.pop("device")] if "device" in given else []
+        given["devices"] = [*one, *({"gpu": name} for name in more)]
+    if told.request is None:
+        return given
+    stated = request.read(told.request)
+    if not isinstance(stated, dict):
+        raise refusal("", "the request must be an object", stated)
+    replaced = {name for rivals in RIVALS if given.keys() & set(rivals) for name in rivals}
+    return options.merged({name: value for name, value in stated.items() if name not in replaced}, given)
+
+
+def _models(told: argparse.Namespace) -> dict[str, Any]:
+    if told.config is not None:
+        if told.model is not None:
+            raise refusal("model", "give either --model or --config, not both", told.model)
+        return {"model": {"config": request.read(told.config)}}
+    named = [name.strip() for name in (told.model or "").split(",") if name.strip()]
+    if told.model is None:
+        return {}
+    return {"models": named} if len(named) > 1 else {"model": told.model.strip()}
+
+
+def _lines(answer: Plan) -> Iterator[str]:
+    for part in answer.plans:
+        yield needs.sentence(part)
+        yield ""
+        if part.configurations:
+            rows = [_row(rank, each) for rank, each in enumerate(part.configurations, start=1)]
+            head = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required GiB", "To spare", "Step cost")
+            yield table(head, rows, left=4)
+        for rank, each in enumerate(part.configurations, start=1):
+            yield f"\n{rank}. {each.label}"
+            for sign, stance in (("+", "for"), ("-", "against")):
+                yield from (f"   {sign} {told.sentence}" for told in each.reasons if told.stance == stance)
+        yield from _missed(part)
+        if part.ruled_out:
+            yield "\nNot proposed"
+            yield from (f"- {AXES[out.method].label}: {out.sentence}" for out in part.ruled_out)
+        yield ""
+    yield from (f"- {told}" for told in answer.assumptions)
+
+
+def _row(rank: int, configuration: Configuration) -> tuple[str, ...]:
+    training, estimate = configuration.request.training, configuration.estimate
+    assert estimate.fit is not None
+    return (
+        f"{rank}.",
+        configuration.label,
+        training.optimizer,
+        "on" if training.gradient_checkpointing else "off",
+        f"{number(training.micro_batch_size)} × {number(training.gradient_accumulation_steps)}",
+        f"{gib(estimate.memory.required_bytes):,.2f}",
+        signed(estimate.fit.headroom_bytes),
+        f"{configuration.cost.relative:.2f}",
+    )
+
+
+def _missed(part: DevicePlan) -> Iterator[str]:
+    miss = part.miss
+    if miss is not None:
+        required = size(miss.estimate.memory.required_bytes)
+        yield f"Nearest: {miss.label}, which needs {required}, {size(miss.short_bytes)} too much."
+        if miss.card is not None and miss.card_fit is not None:
+            spare = size(miss.card_fit.headroom_bytes)
+            yield f"The smallest card that holds it: {miss.card.name}, with {spare} to spare."
+    yield from (f"- {change.sentence}" for change in part.changes)
