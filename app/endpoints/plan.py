@@ -41,12 +41,12 @@ POSTED = Posted(
     path="/api/v1/plan",
     takes=PlanRequest,
     requests={
-        "tasks": (
-            "70B on one 80 GB card, 20 tasks switched from request to request",
+        "merged": (
+            "3B on an 8 GB card, to be merged",
             {
-                "model": "meta-llama/Llama-3.1-70B",
-                "device": {"gpu": "a100-sxm4-80gb"},
-                "needs": {"tasks": 20, "switch_per_request": True},
+                "model": "meta-llama/Llama-3.2-3B",
+                "device": {"gpu": "rtx-4060"},
+                "needs": {"must_merge": True},
             },
         ),
         "nothing": (

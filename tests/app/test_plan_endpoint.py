@@ -4,6 +4,12 @@ import pytest
 
 from app.endpoints.plan import POSTED
 
+TASKS = {
+    "model": "meta-llama/Llama-3.1-70B",
+    "device": {"gpu": "a100-sxm4-80gb"},
+    "needs": {"tasks": 20, "switch_per_request": True},
+}
+
 
 def plan(client, body):
     return client.post("/api/v1/plan", json=body)
@@ -11,7 +17,7 @@ def plan(client, body):
 
 @pytest.fixture(scope="module")
 def tasks(client):
-    return plan(client, POSTED.requests["tasks"][1]).json()["plans"][0]
+    return plan(client, TASKS).json()["plans"][0]
 
 
 @pytest.fixture(scope="module")
