@@ -12,7 +12,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from app import pages
+from app import needs_page, pages
 from app.endpoints import ROUTERS
 from app.guard import Guard
 from app.openapi import document
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 #: What is not compressed: images, and rows that should arrive when they are found, not when a block of them is full.
 UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
+
+
+#: Every router, of the API and of the pages.
+EVERY = (*ROUTERS, pages.router, needs_page.router)
 
 
 class Application(FastAPI):
@@ -65,7 +69,7 @@ def application() -> FastAPI:
     )
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(Guard)
-    for router in (*ROUTERS, pages.router):
+    for router in EVERY:
         app.include_router(router)
     app.mount("/static", Files(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
@@ -106,7 +110,7 @@ def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -
 def allowed(request: Request) -> str:
     """Every method that the path answers."""
     found: set[str] = set()
-    for route in (route for router in (*ROUTERS, pages.router) for route in router.routes):
+    for route in (route for router in EVERY for route in router.routes):
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             found |= getattr(route, "methods", set())

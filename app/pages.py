@@ -8,12 +8,11 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
-from app import docs, evidence, needs, plan, verdict
+from app import docs, evidence, plan, verdict
 from app.accuracy import accuracy
 from app.bodies import body
 from app.charts import methods_figure
 from app.endpoints import compare, estimate
-from app.endpoints import plan as planner
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS, Form, read
 from app.measurements import validation
@@ -55,29 +54,6 @@ async def get_compare(request: Request) -> Response:
     return json(compare.answered(_strict(request).comparison()))
 
 
-@router.get("/plan")
-async def get_needs(request: Request) -> Response:
-    """The configurations to choose from for the needs in the address."""
-    return needs_page(needs.read(request.query_params.multi_items()))
-
-
-@router.post("/plan")
-async def post_needs(request: Request) -> Response:
-    """The same by a form too long for an address; where it is not, lead to the address."""
-    form = needs.read(parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True))
-    address = f"/plan{form.address()}"
-    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else needs_page(form)
-
-
-@router.get("/plan.json")
-async def get_needs_json(request: Request) -> Response:
-    """The page's twin: what POST /api/v1/plan answers to the needs in the address."""
-    form = needs.read(request.query_params.multi_items())
-    if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the page's inputs are known", None)
-    return json(planner.answered(form.body()))
-
-
 @router.get("/docs")
 async def get_docs(request: Request) -> Response:
     """The API's documentation, from its OpenAPI document."""
@@ -116,25 +92,6 @@ def plan_page(form: Form, origin: str) -> Response:
     if planned.chosen.estimate is None:
         return _refused(told, planned.chosen.problems, planned)
     return _answered(told, planned, planned.chosen.estimate)
-
-
-def needs_page(form: needs.NeedsForm) -> Response:
-    """The page of needs: with what fits, or with what is wrong beside everything typed."""
-    told: dict[str, Any] = {
-        "address": f"/plan{form.address()}",
-        "form": form,
-        "gpu_choices": plan.gpu_choices(),
-        "labels": needs.LABELS,
-        "models": catalogue.models(),
-        "needs": needs,
-        "shareable": len(form.address()) <= LONGEST_ADDRESS,
-    }
-    try:
-        answer = needs.planned(form)
-    except PlanError as error:
-        wrong = needs.messages(form, error.problems)
-        return page("needs/page.html", 422, **told, answer=None, errors=wrong, title="These needs have no answer")
-    return page("needs/page.html", **told, answer=answer, errors={}, title=needs.sentence(answer.plans[0]))
 
 
 def error_page(status: int, title: str, detail: str) -> Response:
