@@ -48,12 +48,17 @@ class Form:
         """The chosen method's name."""
         return self.typed["method"]
 
-    def address(self, **changes: str) -> str:
-        """The query that leads to this plan, with changes: what differs from the first plan, in its order."""
+    def told(self, **changes: str) -> dict[str, str]:
+        """What differs from the first plan, in its order."""
         typed = {**self.typed, **changes}
         told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
         if told.get("config"):
             told.pop("model", None)
+        return told
+
+    def address(self, **changes: str) -> str:
+        """The query that leads to this plan, with changes."""
+        told = self.told(**changes)
         return f"?{urlencode(told)}" if told else ""
 
     def changed(self, **changes: str) -> Form:
@@ -97,6 +102,16 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
         typed["config"] = compact(typed["config"])
         typed["model"] = ""
     return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys())))
+
+
+def filled(request: Mapping[str, Any]) -> Form:
+    """The form of a request: its model, method and training, with the API's defaults; the card is the first plan's."""
+    model, method, training = request["model"], request["method"], request.get("training", {})
+    config = json.dumps(model["config"]) if isinstance(model, dict) else ""
+    typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
+    for fields, values in ((METHOD[method["name"]], method), (TRAINING, training)):
+        typed |= {field.name: field.text(values.get(field.told.name, field.told.default)) for field in fields}
+    return read(typed.items())
 
 
 def input_of(loc: str) -> str | None:

@@ -1,6 +1,7 @@
 """The pages, and the JSON twins of the plan's page."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,9 +13,11 @@ from app import docs, evidence, plan, verdict
 from app.accuracy import accuracy
 from app.bodies import body
 from app.charts import methods_figure
+from app.downloads import downloads
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS, Form, read
+from app.imports import Imported
 from app.measurements import validation
 from app.problems import MEANINGS
 from app.residuals import STATISTICS
@@ -82,9 +85,18 @@ async def get_validation() -> Response:
     )
 
 
-def plan_page(form: Form, origin: str) -> Response:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The page's box for other tools' files: the file that the plan comes from, or one that can't be read, and why."""
+
+    imported: Imported | None = None
+    content: str = ""
+    wrong: str = ""
+
+
+def plan_page(form: Form, origin: str, box: Box | None = None) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
-    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), **_always()}
+    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box or Box(), **_always()}
     try:
         planned = plan.planned(form)
     except PlanError as error:
@@ -117,8 +129,10 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
     shelves = plan.shelves(chosen)
     return page(
         "plan/page.html",
+        422 if told["box"].wrong else 200,
         **told,
         address=address,
+        downloads=downloads(planned.form.estimate()),
         errors={},
         estimate=chosen,
         figure=methods_figure(planned.estimates, chosen.fit),

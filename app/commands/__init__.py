@@ -12,6 +12,8 @@ COMMANDS = {
     "limits": "app.commands.limits",
     "plan": "app.commands.plan",
     "sweep": "app.commands.sweep",
+    "export": "app.commands.export",
+    "import": "app.commands.import_",
 }
 
 #: What runs where no command is named.

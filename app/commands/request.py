@@ -24,9 +24,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what gives the request, and how its answer is written."""
     parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
     parser.add_argument("--json", action="store_true", help="print the API's answer")
+    model_arguments(parser)
+    options.declare(parser, FIELDS.values())
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what names the model."""
     parser.add_argument("--model", metavar="ID", help="a catalogue id, a hub URL, or a bare number of parameters")
     parser.add_argument("--config", metavar="FILE", help="a config.json, where the catalogue lacks the model")
-    options.declare(parser, FIELDS.values())
 
 
 def method_argument(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +55,17 @@ def body(told: argparse.Namespace) -> Any:
 def common(told: argparse.Namespace) -> dict[str, Any]:
     """What the options give of a request, settings of methods under `method`."""
     given = options.given(told, FIELDS.values())
-    if told.config is not None:
-        if told.model is not None:
-            raise refusal("model", "give either --model or --config, not both", told.model)
-        given["model"] = {"config": read(told.config)}
-    elif told.model is not None:
-        given["model"] = model_named(told.model)
-    return given
+    named = model(told)
+    return given if named is None else {**given, "model": named}
+
+
+def model(told: argparse.Namespace) -> Any:
+    """The model that the options name, if they name one."""
+    if told.config is None:
+        return None if told.model is None else model_named(told.model)
+    if told.model is not None:
+        raise refusal("model", "give either --model or --config, not both", told.model)
+    return {"config": read(told.config)}
 
 
 def laid_over(told: argparse.Namespace, given: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ FORMATS: dict[str, Callable[[Planned], Exported]] = {
     "llama-factory": llama_factory.exported,
 }
 
-__all__ = ["FORMATS", "Exported", "NotExpressed", "export"]
+__all__ = ["FORMATS", "Exported", "NotExpressed", "Planned", "export"]
 
 
 def export(request: Request, format: str) -> Exported:  # noqa: A002  the API's word

@@ -27,7 +27,7 @@ def file(tmp_path, plan):
 
 
 #: Commands that plan for what they are told, and take an estimate's inputs.
-TOLD = [name for name in COMMANDS if name not in ("serve", "plan")]
+TOLD = [name for name in COMMANDS if name not in ("serve", "plan", "import")]
 
 
 @pytest.mark.parametrize("command", TOLD)
@@ -276,3 +276,36 @@ def test_serve_is_the_usual_command_and_takes_host_and_port(monkeypatch):
     main(["serve"])
     main(["serve", "--host", "::1"])
     assert asked == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]
+
+
+def test_an_export_is_the_apis_file_and_tells_where_it_differs(client, plan, tmp_path, capsys):
+    answer = client.post("/api/v1/export", json={**plan, "format": "axolotl"}).json()
+    output = tmp_path / "axolotl.yaml"
+    assert main(["export", "--format", "axolotl", *PLAN, "--output", str(output)]) == 0
+    told = capsys.readouterr()
+    assert (output.read_text(), told.out) == (answer["content"], "")
+    assert [line.split(": ")[0] for line in told.err.splitlines()] == [each["loc"] for each in answer["not_expressed"]]
+    assert main(["export", *PLAN, "--gpu", "rtx-3060-12gb"]) == 1
+    assert "import torch" in capsys.readouterr().out
+
+
+def test_an_imported_file_is_a_request_that_the_estimate_takes(client, tmp_path, capsys):
+    file, request = tmp_path / "axolotl.yaml", tmp_path / "request.json"
+    file.write_text("base_model: gpt2\nadapter: lora\nlora_target_linear: true\nbf16: false\nsample_packing: true\n")
+    answer = client.post("/api/v1/import", json={"content": file.read_text()}).json()
+    assert main(["import", str(file)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == answer["request"]
+    assert "sample_packing: true: packed rows" in told.err
+    request.write_text(told.out)
+    assert main(["estimate", "--request", str(request)]) == 0
+    capsys.readouterr()
+    assert main(["import", str(file), "--json", "--model", "gpt2-xl"]) == 0
+    assert json.loads(capsys.readouterr().out)["request"]["model"] == "gpt2-xl"
+
+
+def test_a_file_that_cannot_be_imported_is_told(tmp_path, capsys):
+    file = tmp_path / "none.yaml"
+    file.write_text("base_model: gpt2\nadapter: magic\n")
+    assert main(["import", str(file)]) == 2
+    assert "content.adapter" in capsys.readouterr().err

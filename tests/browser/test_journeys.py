@@ -241,3 +241,19 @@ def test_needs_without_an_answer_lead_to_the_field_and_keep_what_is_typed(opened
     page.get_by_role("button", name="Find configurations").click()
     assert page.locator(".configuration").count() >= 2
     assert page.get_by_label("Tasks to serve").input_value() == "20"
+
+
+def test_a_plan_is_taken_along_and_a_file_brought_in_without_a_script(opened):
+    page = opened(**UNSCRIPTED)
+    with page.expect_download() as started:
+        page.get_by_role("link", name="axolotl.yaml").click()
+    assert started.value.suggested_filename == "axolotl.yaml"
+    text = started.value.path().read_text()
+    assert "base_model: meta-llama/Llama-3.1-8B" in text
+    page.get_by_text("Start from a file").click()
+    page.get_by_label("adapter_config.json, or a YAML").fill(
+        text.replace("lora_r: 16", "lora_r: 32") + "plugins: [x]\n"
+    )
+    page.get_by_role("button", name="Plan this file").click()
+    assert "plugins" in page.locator("#imported-title ~ ul").inner_text()
+    assert page.get_by_label("Rank", exact=True).input_value() == "32"
