@@ -82,7 +82,7 @@ class PublishedRow(Answer):
     date: str | None = told("When it was measured or written down, where that is told.", "2026-07-15T05:41:18+00:00")
     versions: dict[str, str] = told("The versions that the source names.", {"torch": "2.13.0+cu130"})
     expressed: str = told("Whether a request says the run: whole, in part, or not.", "whole")
-    protocol: str = told("How the measured script is followed.", "buckets")
+    protocol: str | None = told("Which script is followed; null where none is.", "buckets")
     request: dict[str, Any] | None = told("The request; null where there is none.", {"method": {"name": "lora"}})
     adjustments: tuple[AdjustmentAnswer, ...] = told("What the stack holds beside, included in the estimate.", [])
     differs: tuple[str, ...] = told("What the request leaves out or has otherwise.", [])
@@ -101,6 +101,7 @@ EMPTY: dict[str, Any] = {
     "point": None,
     "date": None,
     "versions": {},
+    "protocol": None,
     "request": None,
     "adjustments": (),
     "differs": (),

@@ -17,18 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjustment:
-    """A tensor, or several: what they are, where that is written, their bytes, and whether they stay between steps."""
+    """A tensor, or several, that stay: what they are, where that is written, and their bytes."""
 
     sentence: str
     source: str
     bytes: Callable[[Request, Model], int]
-    stays: bool
-
-
-def _logits(request: Request, model: Model) -> int:
-    training = request.training
-    tokens = training.micro_batch_size * training.sequence_length
-    return rounded(tokens * int(model.config["vocab_size"]) * ITEMSIZE[training.dtype])
 
 
 def _rotary_tables(request: Request, model: Model) -> int:
@@ -39,26 +32,15 @@ def _rotary_tables(request: Request, model: Model) -> int:
 
 
 ADJUSTMENTS = {
-    "logits_held": Adjustment(
-        sentence="the logits stay alive through the backward pass",
-        source="the runs with transformers 4.48 hold this much more than the same runs with 4.45, to two megabytes",
-        bytes=_logits,
-        stays=False,
-    ),
     "rotary_tables_of_every_layer": Adjustment(
         sentence="every layer keeps cosines and sines for all positions that the model knows",
         source="transformers 4.39, models/mistral/modeling_mistral.py, MistralRotaryEmbedding._set_cos_sin_cache",
         bytes=_rotary_tables,
-        stays=True,
     ),
 }
 
 
-def adjusted(names: tuple[str, ...], request: Request, model: Model, *, between_steps: bool) -> tuple[Sourced, ...]:
-    """The adjustments' bytes, each with its source; between steps only what stays."""
+def adjusted(names: tuple[str, ...], request: Request, model: Model) -> tuple[Sourced, ...]:
+    """The adjustments' bytes, each with its source."""
     chosen = [ADJUSTMENTS[name] for name in names]
-    return tuple(
-        Sourced(name=each.sentence, bytes=each.bytes(request, model), source=each.source)
-        for each in chosen
-        if each.stays or not between_steps
-    )
+    return tuple(Sourced(name=each.sentence, bytes=each.bytes(request, model), source=each.source) for each in chosen)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 #: what nvidia-smi showed, or a figure whose statistic its source does not tell.
 Statistic = Literal["max_memory_allocated", "memory_allocated", "max_memory_reserved", "nvidia_smi", "unstated"]
 
-#: How the measured script differs from the reference step, where it is followed: see `protocols`.
-Protocol = Literal["reference", "buckets", "mean_of_logits"]
+#: Which script is followed: the HF Trainer before transformers 5, before and from 4.46 on (`trainer`), PEFT's method
+#: comparison (`buckets`), or phases without a loss (`phases`).
+Protocol = Literal["trainer", "trainer_from_4_46", "buckets", "mean_of_logits"]
 
 #: The point of the step that `memory_allocated` was read at.
 Point = Literal["loaded", "forward", "backward", "between_steps"]
@@ -33,7 +34,7 @@ class Run:
     """
 
     request: dict[str, Any] | None = None
-    protocol: Protocol = "reference"
+    protocol: Protocol | None = None
     adjustments: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()

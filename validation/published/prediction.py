@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.compatibility import check
-from calculator.devices import library_workspace
+from calculator.devices import cuda_context, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimate import estimate, model_of
 from calculator.request import parse_request
-from validation.published import phases
+from validation.published import phases, trainer
 from validation.published.adjustments import adjusted
 from validation.published.buckets import max_reserved
 
@@ -36,24 +36,29 @@ def predicted(measured: Measurement) -> Prediction:
     Raises:
         PlanError: where the calculator refuses the request.
     """
-    request = parse_request({**(measured.run.request or {}), "reserved": "replay"})
+    request = parse_request(measured.run.request)
     model = model_of(request.model)
     check(request, model)
     if measured.point is not None:
         return _at_a_point(measured, request, model)
     if measured.run.protocol == "buckets":
         size = max_reserved(request, model, _workspaces(request))
-        return Prediction(bytes=size, phase=estimate(replace(request, reserved="rule")).memory.peak_phase)
-    memory = estimate(request).memory
-    in_update = memory.peak_phase == "optimizer_step"
-    extra = adjusted(measured.run.adjustments, request, model, between_steps=in_update)
-    sizes = {
-        "max_memory_allocated": memory.peak_allocated_bytes + memory.library_workspace_bytes,
-        "max_memory_reserved": memory.peak_reserved_bytes,
-        "nvidia_smi": memory.required_bytes,
-    }
-    total = sizes[measured.statistic] + sum(each.bytes for each in extra)
-    return Prediction(bytes=total, phase=memory.peak_phase, adjustments=extra)
+        return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
+    return _of_the_trainer(measured, request, model)
+
+
+def _of_the_trainer(measured: Measurement, request: Request, model: Model) -> Prediction:
+    loss = trainer.OlderLoss(request, model, keeps_half=measured.run.protocol == "trainer_from_4_46")
+    told, workspaces = loss.events(), _workspaces(request)
+    most = trainer.peaks(request, model, told)
+    highest = max(most, key=lambda phase: most[phase])
+    if measured.statistic == "nvidia_smi":
+        context = cuda_context(card_of(request.device)).bytes
+        size = trainer.max_reserved(request, model, told, workspaces) + context
+    else:
+        size = most[highest] + sum(workspaces)
+    extra = adjusted(measured.run.adjustments, request, model)
+    return Prediction(bytes=size + sum(each.bytes for each in extra), phase=highest, adjustments=extra)
 
 
 def _at_a_point(measured: Measurement, request: Request, model: Model) -> Prediction:
@@ -61,7 +66,7 @@ def _at_a_point(measured: Measurement, request: Request, model: Model) -> Predic
     assert point is not None
     forward, backward = _workspaces(request)
     workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
-    extra = adjusted(measured.run.adjustments, request, model, between_steps=True)
+    extra = adjusted(measured.run.adjustments, request, model)
     if measured.run.protocol == "mean_of_logits":
         size = phases.with_mean_of_logits(request, model, point)
     else:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from calculator.devices import cuda_context
 from calculator.estimate import estimate
 from calculator.request import parse_request
 from validation.published.prediction import predicted
@@ -13,20 +14,21 @@ MEASURED = {each.id: each for each in measurements()}
 def test_an_allocated_peak_counts_library_workspaces():
     each = MEASURED["fms_acceleration/8/max_memory_allocated"]
     memory = estimate(parse_request(each.run.request)).memory
-    assert predicted(each).bytes == memory.peak_allocated_bytes + memory.library_workspace_bytes
+    told = predicted(each)
+    assert told.phase == memory.peak_phase == "optimizer_step"
+    kept = sum(a.bytes for a in told.adjustments)
+    assert abs(told.bytes - kept - memory.peak_allocated_bytes - memory.library_workspace_bytes) < 1 << 20
 
 
-def test_what_nvidia_smi_shows_is_what_is_required_with_a_replayed_allocator():
-    each = MEASURED["fms_acceleration/156/nvidia_smi"]
-    memory = estimate(parse_request({**each.run.request, "reserved": "replay"})).memory
-    assert predicted(each).bytes == memory.required_bytes
+def test_what_nvidia_smi_shows_is_what_the_replayed_allocator_holds_and_the_context():
+    told = predicted(MEASURED["fms_acceleration/156/nvidia_smi"])
+    assert (told.bytes - cuda_context(None).bytes) % (2 << 20) == 0
 
 
-def test_held_logits_are_an_adjustment_of_the_peak_and_not_of_what_stays():
-    peak = predicted(MEASURED["fms_acceleration/32/max_memory_allocated"])
-    without = predicted(MEASURED["fms_acceleration/156/max_memory_allocated"])
-    assert peak.bytes - without.bytes == sum(a.bytes for a in peak.adjustments) == 4 * 4096 * 32000 * 2
-    assert predicted(MEASURED["fms_acceleration/32/between_steps"]).adjustments == ()
+def test_an_adjustment_counts_at_the_peak_and_between_steps():
+    for point in ("max_memory_allocated", "between_steps"):
+        older, newer = (predicted(MEASURED[f"fms_acceleration/{row}/{point}"]) for row in (561, 481))
+        assert older.bytes - newer.bytes == sum(a.bytes for a in older.adjustments) > 0
 
 
 def test_rotary_tables_of_every_layer_are_the_models_positions():
@@ -39,7 +41,11 @@ def test_rotary_tables_of_every_layer_are_the_models_positions():
     [
         ("fms_acceleration/8/max_memory_allocated", 1e-5),
         ("fms_acceleration/8/between_steps", 2e-5),
-        ("fms_acceleration/156/max_memory_allocated", 6e-3),
+        ("fms_acceleration/32/max_memory_allocated", 6e-5),
+        ("fms_acceleration/156/max_memory_allocated", 6e-5),
+        ("fms_acceleration/398/max_memory_allocated", 6e-5),
+        ("fms_acceleration/571/max_memory_allocated", 6e-5),
+        ("fms_acceleration/504/between_steps", 1e-4),
         ("fms_acceleration/156/between_steps", 4e-5),
         ("fms_acceleration/561/max_memory_allocated", 2e-5),
         ("peft_metamathqa/29/max_memory_reserved", 2e-3),

@@ -27,21 +27,35 @@ KERNELS = {
 
 #: Why figures are off, by statistic and method.
 REMARKS = {
-    ("max_memory_allocated", "LoRA"): (
-        "these runs hold one more tensor of batch × sequence × hidden_size than transformers 5 while the loss's"
-        " gradient is computed, whatever their version; which module holds it is not known"
-    ),
     ("nvidia_smi", "full"): (
-        "2 to 4 GB more than the replayed allocator and the CUDA context take; the LoRA runs of the same table agree,"
+        "1 to 4 GB more than the replayed allocator and the CUDA context take; the LoRA runs of the same table agree,"
         " so it is probably the allocator's share, which depends on the run's history"
     ),
+    ("max_memory_allocated", "QLoRA"): (
+        "4-bit layers of bitsandbytes 0.43 and recomputation by re-entrant checkpoints hold other tensors in the"
+        " backward pass than the stack that the figures speak of"
+    ),
+    ("nvidia_smi", "QLoRA"): "as of the allocated peak of the same run, and the allocator's share",
 }
+
+#: The same of the newest LoRA run.
+LOGITS_FOUND_ROOM = (
+    "1.5 GB above the same run with transformers 4.45, of which the half-precision logits are 1.0; the replayed"
+    " allocator finds room for them in what it holds already, and the real one did not"
+)
 
 #: TRL casts a quantised model's modules after PEFT's preparation (trl.trainer.utils.peft_module_casting_to_bf16).
 TRL_CASTS = "TRL's own casts after PEFT's preparation: adapters, embeddings and head in bfloat16, norms in float32"
 
-#: PEFT keeps adapters in float32 since 0.12 (autocast_adapter_dtype); before, they take the model's dtype.
+#: PEFT keeps adapters in float32 since 0.12 (autocast_adapter_dtype); before, they take the model's dtype, but beside
+#: 4-bit weights, which have no floating-point dtype to take.
 FLOAT32_ADAPTERS = (0, 12)
+
+#: From this release of transformers on, half-precision logits stay beside the loss (models take a loss_function).
+KEEPING_LOGITS = (4, 46)
+
+#: Before this release, every layer keeps its own rotary tables.
+SHARED_TABLES = (4, 43)
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
@@ -57,8 +71,14 @@ def measurements(source: Source) -> Iterator[Measurement]:
                 run,
                 setting=setting,
                 point="between_steps" if statistic == "memory_allocated" else None,
-                remark=REMARKS.get((statistic, row["method"]), ""),
+                remark=_remark(row, statistic),
             )
+
+
+def _remark(row: Row, statistic: Statistic) -> str:
+    if (statistic, row["method"]) == ("nvidia_smi", "LoRA") and _release(row, "transformers") >= KEEPING_LOGITS:
+        return LOGITS_FOUND_ROOM
+    return REMARKS.get((statistic, row["method"]), "")
 
 
 def _figures(told: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
@@ -80,7 +100,13 @@ def _run(row: Row) -> Run:
         differs.append("the weights' dtype is not told")
     if not row["versions"].get("transformers"):
         differs.append("the versions of the stack are not told")
-    return Run(request=_request(row), adjustments=tuple(_adjustments(row)), differs=tuple(differs))
+    transformers = _release(row, "transformers")
+    return Run(
+        request=_request(row),
+        protocol="trainer" if transformers < KEEPING_LOGITS else "trainer_from_4_46",
+        adjustments=("rotary_tables_of_every_layer",) if transformers < SHARED_TABLES else (),
+        differs=tuple(differs),
+    )
 
 
 def _of_qlora(row: Row) -> list[str]:
@@ -98,7 +124,7 @@ def _request(row: Row) -> dict[str, Any]:
             "sequence_length": row["seq_len"],
             "dtype": row.get("weight_dtype") or "float16",
             "autocast": _autocast(row),
-            "adapter_dtype": "float32" if _release(row, "peft") >= FLOAT32_ADAPTERS else "model",
+            "adapter_dtype": _adapter_dtype(row),
             "gradient_checkpointing": row["gradient_checkpointing"],
             "attention": row["attention"],
         },
@@ -118,18 +144,14 @@ def _method(row: Row) -> dict[str, Any]:
     return {"name": "lora", **lora} if row["method"] == "LoRA" else {"name": "qlora", **lora}
 
 
+def _adapter_dtype(row: Row) -> str:
+    return "float32" if row["method"] == "QLoRA" or _release(row, "peft") >= FLOAT32_ADAPTERS else "model"
+
+
 def _autocast(row: Row) -> str | None:
     if str(row.get("bf16_autocast")).lower() == "true":
         return "bfloat16"
     return "float16" if row.get("fp16_autocast") else None
-
-
-def _adjustments(row: Row) -> Iterator[str]:
-    release = _release(row, "transformers")
-    if release < (4, 43):
-        yield "rotary_tables_of_every_layer"
-    if release >= (4, 46) and row["method"] == "LoRA":
-        yield "logits_held"
 
 
 def _release(row: Row, package: str) -> tuple[int, int]:
