@@ -8,9 +8,10 @@ from app.answers import Answer, EstimateAnswer, told
 from app.schema import EstimateRequest
 from calculator.answer import PhaseName
 from calculator.devices import Verdict
-from calculator.planning.bounds import BoundedBy, SolveFor
-from calculator.planning.limits import Limit
+from calculator.planning.bounds import BoundedBy, SolveFor, solvable
+from calculator.planning.limits import Limit, LimitRequest, limit
 from calculator.planning.trials import Point
+from calculator.request import parse_request
 
 #: The input beside an estimate's: its type, and what is told of it.
 SOLVE_FOR: tuple[Any, Any] = (
@@ -68,6 +69,22 @@ class LimitsAnswer(Answer):
     guarantee: str = told("What was tried, and what follows.", "1,064 fits and 1,065 does not.")
     warnings: tuple[str, ...] = told("What a value of that size means.", [])
     estimate: EstimateAnswer | None = told("The whole estimate at the value; null where none fits.", {"fit": None})
+
+
+class LimitsList(Answer):
+    """The largest value of each setting that a plan can be solved for, everything else as it is."""
+
+    limits: tuple[LimitsAnswer, ...] = told("A limit a setting.", [{"solve_for": "r", "value": 1064}])
+
+
+def limits_of(body: Any) -> tuple[Limit, ...]:
+    """The limit of every setting that an estimate's request can be solved for.
+
+    Raises:
+        PlanError: where the request is wrong, names no device, or the real stack refuses the combination.
+    """
+    request = parse_request(body)
+    return tuple(limit(LimitRequest(request=request, solve_for=name)) for name in solvable(request.method))
 
 
 def answer_of(found: Limit) -> LimitsAnswer:

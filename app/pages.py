@@ -48,13 +48,13 @@ async def post_plan(request: Request) -> Response:
 @router.get("/estimate.json")
 async def get_estimate(request: Request) -> Response:
     """The page's twin: what POST /api/v1/estimate answers to the plan in the address."""
-    return json(estimate.answered(_strict(request).estimate()))
+    return json(estimate.answered(strict(request).estimate()))
 
 
 @router.get("/compare.json")
 async def get_compare(request: Request) -> Response:
     """The twin of the page's comparison: what POST /api/v1/compare answers to the plan in the address."""
-    return json(compare.answered(_strict(request).comparison()))
+    return json(compare.answered(strict(request).comparison()))
 
 
 @router.get("/docs")
@@ -171,7 +171,12 @@ def _title(planned: plan.Plan, chosen: Estimate) -> str:
     return f"{verdict.WORDS[chosen.fit.verdict]}: {told}" if chosen.fit else told
 
 
-def _strict(request: Request) -> Form:
+def strict(request: Request) -> Form:
+    """The form in a twin's address.
+
+    Raises:
+        PlanError: where the address has a name that no input has.
+    """
     form = read(request.query_params.multi_items())
     if form.unknown:
         raise refusal(form.unknown[0], "unknown parameter; the plan page's inputs are known", None)

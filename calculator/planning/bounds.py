@@ -43,7 +43,7 @@ def solved(request: Request, name: SolveFor) -> Declared:
     return known[name]
 
 
-def solvable(method: Method) -> dict[str, Declared]:
+def solvable(method: Method) -> dict[SolveFor, Declared]:
     """What a limit can be asked for where this method is used."""
     kinds: tuple[type, ...] = (type(method), Training)
     known = {told.name: told for kind in kinds for told in declared(kind)}

@@ -152,9 +152,9 @@ def _memory(above: Point) -> Bound:
 
 
 def _guarantee(trials: Trials, best: int, end: int) -> str:
-    tried = sum(best + 1 < value < end for value in trials.points)
-    reached = "not even the live tensors fit" if trials.at(end).least_excess > 0 else "nothing larger may be asked for"
     told = f"{best:,} fits and {best + 1:,} does not" if best in trials.points else f"{best + 1:,} does not fit"
-    if end <= best + 1:
-        return f"{told}, where {reached}."
-    return f"{told}. Beyond {end:,} {reached}; of the values between, {tried:,} were tried and none fits."
+    tried = sum(best + 1 < value < end for value in trials.points)
+    between = f"; between, {tried:,} values were tried and none fits" if tried else ""
+    if trials.at(end).least_excess > 0:
+        return f"{told}. From {end:,} on not even the live tensors fit{between}."
+    return f"{told}, nor does {end:,}, the largest that may be asked for{between}."

@@ -53,3 +53,42 @@ def test_a_refused_limit_names_its_field(limits, changes, loc):
     response = limits(**changes)
     assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
     assert [error["loc"] for error in response.json()["errors"]] == [loc]
+
+
+def test_the_page_tells_the_limits_that_the_api_answers(client, plan):
+    text = client.get("/limits").text
+    for told in client.get("/limits.json").json()["limits"]:
+        name, value = told["solve_for"], told["value"]
+        assert told == client.post("/api/v1/limits", json={**plan, "solve_for": name}).json()
+        assert f'<a href="/?{name}={value}">{value:,}</a>' in text
+        assert f'value="{told["at"]["required_bytes"]}"' in text
+        assert told["guarantee"] in text
+
+
+def test_the_plans_page_leads_to_its_limits(client):
+    assert '<a href="/limits?method=prompt">' in client.get("/?method=prompt").text
+    assert "/limits" not in client.get("/?gpu=").text
+
+
+def test_a_limit_of_the_models_own_is_told_on_the_page(client):
+    text = client.get("/limits?model=gpt2&method=prompt").text
+    assert "context length" in text
+    assert "max_position_embeddings" in text
+    assert "no such value" in text
+
+
+def test_a_plan_that_nothing_fits_has_a_page_too(client):
+    text = client.get("/limits?model=meta-llama/Llama-3.1-70B&method=full&gradient_checkpointing=false").text
+    assert text.count('<td class="figure" data-label="Largest that fits">none</td>') == 2
+
+
+@pytest.mark.parametrize(("address", "said"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")])
+def test_a_plan_without_limits_says_why_and_leads_back(client, address, said):
+    response = client.get(f"/limits{address}")
+    assert response.status_code == 422
+    assert said in response.text
+    assert f'<a href="/{address}">Back to the plan</a>' in response.text
+
+
+def test_the_twin_refuses_what_no_input_has(client):
+    assert client.get("/limits.json?seq_len=5").json()["errors"][0]["loc"] == "seq_len"

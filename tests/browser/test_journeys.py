@@ -170,6 +170,16 @@ def test_without_scripts_the_form_answers_and_links_lead_on(opened):
     assert page.locator("#method-qlora").is_checked()
 
 
+def test_without_scripts_the_plan_leads_to_its_limits_and_a_limit_to_its_plan(opened):
+    page = opened(**UNSCRIPTED)
+    page.get_by_role("link", name="the largest batch, sequence and more that fit").click()
+    row = page.get_by_role("row").filter(has=page.get_by_role("rowheader", name="Rank"))
+    value = row.get_by_role("link").inner_text().replace(",", "")
+    row.get_by_role("link").click()
+    assert page.get_by_label("Rank").first.input_value() == value
+    assert "fits with" in page.locator("#verdict").inner_text()
+
+
 def test_without_scripts_wrong_input_leads_to_its_field(opened):
     page = opened("/?r=0", **UNSCRIPTED)
     page.get_by_role("link", name="Rank").click()

@@ -11,6 +11,7 @@ PAGES = {
     "needs": "/plan?tasks=20&switch_per_request=true&gpu=l40s",
     "needs-nothing": "/plan?model=meta-llama/Llama-3.1-70B",
     "needs-wrong": "/plan?must_merge=true&frozen_base=true",
+    "limits": "/limits",
     "docs": "/docs",
     "validation": "/validation",
 }

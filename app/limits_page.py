@@ -1,0 +1,38 @@
+"""The page of the largest values that fit, and its JSON twin."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from app import plan
+from app.endpoints.responses import json
+from app.form import read
+from app.limits import LimitsList, answer_of, limits_of
+from app.pages import strict
+from app.templates import page
+from calculator.errors import PlanError
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/limits")
+async def get_limits(request: Request) -> Response:
+    """The largest batch, sequence, rank, ... that fits, for the plan in the address."""
+    form = read(request.query_params.multi_items())
+    told: dict[str, Any] = {"form": form, "labels": plan.labels()}
+    try:
+        found = await run_in_threadpool(lambda: limits_of(form.estimate()))
+    except PlanError as error:
+        wrong = plan.messages(error.problems)
+        return page("limits.html", 422, **told, found=(), problems=wrong, title="This plan has no limits")
+    return page("limits.html", **told, found=found, problems={}, title="The largest that fits")
+
+
+@router.get("/limits.json")
+async def get_limits_json(request: Request) -> Response:
+    """The twin of that page: what POST /api/v1/limits answers, for each setting in turn."""
+    found = await run_in_threadpool(limits_of, strict(request).estimate())
+    return json(LimitsList(limits=tuple(answer_of(each) for each in found)))
