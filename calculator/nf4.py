@@ -1,9 +1,17 @@
 """The levels of 4-bit NormalFloat, and how much of a Gaussian rounds to each."""
 
+import struct
 from itertools import pairwise
 from statistics import NormalDist
 
-_OFFSET = 0.9677083
+
+def _float32(value: float) -> float:
+    """The nearest number of single precision."""
+    (rounded,) = struct.unpack("f", struct.pack("f", value))
+    return float(rounded)
+
+
+_OFFSET = _float32(0.9677083)
 """The largest quantile taken. Source: bitsandbytes.functional.create_normal_map."""
 
 _GAUSSIAN = NormalDist()
@@ -12,16 +20,22 @@ _GAUSSIAN = NormalDist()
 def levels() -> tuple[float, ...]:
     """The 16 levels, from -1 to 1: eight quantiles above zero, seven below, and zero itself.
 
+    Quantiles and levels are rounded to single precision, as in the table that bitsandbytes ships.
     Source: bitsandbytes.functional.create_normal_map.
     """
     above = [_GAUSSIAN.inv_cdf(q) for q in _quantiles(8)]
     below = [-_GAUSSIAN.inv_cdf(q) for q in _quantiles(7)]
-    return tuple(value / max(above) for value in sorted([*below, 0.0, *above]))
+    values = [_float32(value) for value in sorted([*below, 0.0, *above])]
+    return tuple(_float32(value / values[-1]) for value in values)
 
 
 def bin_masses() -> tuple[float, ...]:
     """The share of a Gaussian that rounds to each level, where level 1 stands for the largest quantile taken."""
-    scale = _GAUSSIAN.inv_cdf(_OFFSET)
+    return masses_at(_GAUSSIAN.inv_cdf(_OFFSET))
+
+
+def masses_at(scale: float) -> tuple[float, ...]:
+    """The share of a Gaussian that rounds to each level, where level 1 stands for `scale` standard deviations."""
     edges = [(low + high) / 2 * scale for low, high in pairwise(levels())]
     below = [0.0, *(_GAUSSIAN.cdf(edge) for edge in edges), 1.0]
     return tuple(high - low for low, high in pairwise(below))
@@ -29,4 +43,4 @@ def bin_masses() -> tuple[float, ...]:
 
 def _quantiles(count: int) -> list[float]:
     step = (_OFFSET - 0.5) / count
-    return [_OFFSET - i * step for i in range(count)]
+    return [_float32(_OFFSET - i * step) for i in range(count)]

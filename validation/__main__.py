@@ -16,6 +16,7 @@ COMMANDS = {
     "published": "validation.published.report",
     "peers": "validation.published.peers.ask",
     "measure": "validation.measure.command",
+    "prove": "validation.prove.command",
 }
 
 

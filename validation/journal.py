@@ -17,7 +17,19 @@ STACK = ("torch", "transformers", "peft", "bitsandbytes")
 
 #: Modules and packages of this package that no trace depends on.
 APART = frozenset(
-    {"bench", "compare", "grid", "journal", "matching", "measure", "progress", "published", "random_requests", "table"}
+    {
+        "bench",
+        "compare",
+        "grid",
+        "journal",
+        "matching",
+        "measure",
+        "progress",
+        "prove",
+        "published",
+        "random_requests",
+        "table",
+    }
 )
 
 

@@ -182,7 +182,7 @@ def test_nf4_levels_are_those_of_bitsandbytes():
         0.7229568362236023,
         1.0,
     )  # bitsandbytes 0.50.2, functional.get_4bit_type("nf4")
-    assert nf4.levels() == pytest.approx(published, abs=1e-6)
+    assert nf4.levels() == published
 
 
 def test_nf4_bins_hold_nearly_but_not_exactly_equal_shares_of_a_gaussian():

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+
+from validation.prove.claim import Check, Claim, Figure, significant, spread, told
+
+
+def check(value, relation, *bounds, tolerance=False, unit=""):
+    figure = Figure(key="x", name="the error", value=value, unit=unit)
+    return Check(figure=figure, relation=relation, bounds=bounds, tolerance=tolerance)
+
+
+def claim(*checks):
+    return Claim(id="a", lesson="", done="", figures=tuple(each.figure for each in checks), checks=checks)
+
+
+@pytest.mark.parametrize(
+    ("relation", "bounds", "right", "wrong"),
+    [
+        ("equal to", (0,), 0, 1),
+        ("at most", (0.5,), 0.5, 0.51),
+        ("at least", (0.5,), 0.5, 0.49),
+        ("between", (1, 3), 3, 3.1),
+        ("between", (1, 3), 1, 0.9),
+    ],
+)
+def test_a_claim_holds_of_the_right_figure_and_not_of_a_wrong_one_or_of_none(relation, bounds, right, wrong):
+    assert claim(check(right, relation, *bounds)).words == "holds"
+    assert claim(check(wrong, relation, *bounds)).kind == "does not hold"
+    assert claim(check(math.nan, relation, *bounds)).kind == "does not hold"
+
+
+def test_a_claim_that_needs_its_tolerance_says_it_and_what_was_found():
+    assert claim(check(0.25, "at most", 0.5, tolerance=True)).words == "holds within 0.5 (the error: 0.25)"
+    assert claim(check(0.0, "at most", 0.5, tolerance=True)).words == "holds"
+
+
+def test_a_claim_that_fails_says_every_figure_that_is_wrong():
+    words = claim(
+        check(0, "equal to", 0),
+        check(45_200_000_000, "at most", 24_000_000_000, unit="bytes"),
+        check(0.02, "between", 0.1, 0.3),
+    ).words
+    assert words == (
+        "does not hold: the error: 45,200,000,000 bytes, not at most 24,000,000,000 bytes;"
+        " the error: 0.02, not between 0.1 and 0.3"
+    )
+
+
+def test_one_failing_check_is_enough():
+    assert claim(check(0, "equal to", 0), check(9, "at most", 1, tolerance=True)).kind == "does not hold"
+
+
+def test_a_spread_has_its_median_and_its_ends():
+    figure = spread("a", "accuracy", [0.5, 0.1, 0.4])
+    assert (figure.value, figure.low, figure.high, figure.of) == (0.4, 0.1, 0.5, 3)
+
+
+def test_numbers_are_told_with_three_significant_digits():
+    assert [told(x) for x in (0, 12_345, 0.012345, 1.2345e-7, 12_345.6)] == [
+        "0",
+        "12,345",
+        "0.0123",
+        "1.2e-07",
+        "12,346",
+    ]
+
+
+def test_numbers_are_kept_with_six_significant_digits_and_what_is_none_as_none():
+    assert [significant(x) for x in (1 / 3, 2**40, math.inf, None)] == [0.333333, 2**40, None, None]

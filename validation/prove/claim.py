@@ -1,0 +1,179 @@
+"""A claim of the lesson: what it says, what was done, the figures, and a verdict that is computed from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Kind = Literal["holds", "holds within", "does not hold"]
+Relation = Literal["equal to", "at most", "at least", "between"]
+
+#: From this size on a whole number is told with separators, and a fraction in powers of ten.
+LONG = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One number that an experiment found.
+
+    `low` and `high` are the spread over `of` values (seeds or rounds), whose median `value` is. `timing` marks what
+    another run of the same seeds doesn't reproduce.
+    """
+
+    key: str
+    name: str
+    value: float
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    of: int | None = None
+    timing: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "value": significant(self.value),
+            "unit": self.unit,
+            "low": significant(self.low),
+            "high": significant(self.high),
+            "of": self.of,
+            "timing": self.timing,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a figure must be for the claim to hold.
+
+    A `tolerance` is a bound on an error, stated because arithmetic is not exact: where it is needed, a claim holds
+    within it.
+    """
+
+    figure: Figure
+    relation: Relation
+    bounds: tuple[float, ...]
+    tolerance: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is as it must be; no comparison holds of what is not a number."""
+        value, low, high = self.figure.value, self.bounds[0], self.bounds[-1]
+        match self.relation:
+            case "equal to":
+                return value == low
+            case "at most":
+                return value <= high
+            case "at least":
+                return value >= low
+            case "between":
+                return low <= value <= high
+
+    @property
+    def wanted(self) -> str:
+        """What the figure must be, in words."""
+        return f"{self.relation} {' and '.join(told(bound) for bound in self.bounds)}{unit(self.figure.unit)}"
+
+    @property
+    def found(self) -> str:
+        """What the figure is, in words."""
+        return f"{self.figure.name}: {told(self.figure.value)}{unit(self.figure.unit)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return {
+            "figure": self.figure.key,
+            "relation": self.relation,
+            "bounds": [significant(bound) for bound in self.bounds],
+            "tolerance": self.tolerance,
+            "holds": self.holds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One claim of the lesson and what became of it.
+
+    `lesson` restates it, `done` says what was run, `remark` where practice departs from it.
+    """
+
+    id: str
+    lesson: str
+    done: str
+    figures: tuple[Figure, ...]
+    checks: tuple[Check, ...]
+    remark: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """How it ends."""
+        if not all(check.holds for check in self.checks):
+            return "does not hold"
+        return "holds within" if self._within else "holds"
+
+    @property
+    def words(self) -> str:
+        """How it ends, with the figures that decide it."""
+        if self.kind == "does not hold":
+            failing = (f"{check.found}, not {check.wanted}" for check in self.checks if not check.holds)
+            return f"does not hold: {'; '.join(failing)}"
+        if not self._within:
+            return "holds"
+        within = (f"{told(check.bounds[-1])}{unit(check.figure.unit)} ({check.found})" for check in self._within)
+        return f"holds within {'; '.join(within)}"
+
+    @property
+    def _within(self) -> list[Check]:
+        """The checks that hold by their tolerance only."""
+        return [check for check in self.checks if check.tolerance and check.figure.value]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the results file has it."""
+        return {
+            "id": self.id,
+            "lesson": self.lesson,
+            "done": self.done,
+            "figures": [figure.to_json() for figure in self.figures],
+            "checks": [check.to_json() for check in self.checks],
+            "verdict": {"kind": self.kind, "words": self.words},
+            "remark": self.remark,
+        }
+
+
+def spread(key: str, name: str, values: Sequence[float], unit: str = "", *, timing: bool = False) -> Figure:
+    """The figure of several seeds: their median, the lowest and the highest."""
+    return Figure(
+        key=key,
+        name=name,
+        value=median(values),
+        unit=unit,
+        low=min(values),
+        high=max(values),
+        of=len(values),
+        timing=timing,
+    )
+
+
+def significant(value: float | None, digits: int = 6) -> float | None:
+    """A number of so many significant digits; whole numbers as they are, and nothing for what is not a number."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if isinstance(value, int) else float(f"{value:.{digits}g}")
+
+
+def told(value: float) -> str:
+    """A number for people, of three significant digits."""
+    if float(value).is_integer() and abs(value) < 10**15:
+        return f"{int(value):,}"
+    return f"{value:.1e}" if abs(value) < 1 / LONG else f"{value:.3g}" if abs(value) < LONG else f"{value:,.0f}"
+
+
+def unit(name: str) -> str:
+    """A unit behind its number."""
+    return f" {name}" if name else ""

@@ -1,0 +1,38 @@
+"""Where and with what the claims were proven."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from validation.journal import STACK
+
+#: What must be the same for results to stand in one file.
+IDENTITY = ("device", "gpu", "cpu", "threads", "versions", "python")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The date, the processor and the versions; no host's name."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device.type,
+        "gpu": gpu,
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in (*STACK, "scikit-learn")},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu(described: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name where the system tells it, and else its architecture."""
+    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
