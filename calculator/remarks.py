@@ -101,8 +101,6 @@ def _not_quantised(model: Model) -> list[str]:
 def _not_counted(model: Model) -> list[str]:
     """What a config switches on and the step leaves out."""
     told = []
-    if model.config.get("output_router_logits"):
-        told.append("output_router_logits is on: what the auxiliary loss of the router's choices needs is not counted.")
     if model.config.get("layerdrop"):
         told.append("layerdrop is on: the figures are those of a step that drops no layer.")
     return told

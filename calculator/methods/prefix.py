@@ -13,6 +13,7 @@ from calculator.methods.virtual_tokens import lengthen_mask
 from calculator.settings import setting
 from calculator.state import Stored
 from calculator.step import operations as ops
+from calculator.step import router_loss
 from calculator.step.context import stack
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class Prefix(Method):
         """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
         heads.check(model)
         _fits(model)
+        if training.padding and router_loss.asked(model):
+            message = "the routers' loss takes no mask that is longer than the input: no padding, or another method"
+            raise refusal("model.config.output_router_logits", message, True)
         if training.gradient_checkpointing:
             message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or take another method"
             raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)

@@ -12,6 +12,7 @@ from calculator.step.autograd import Mark, backward
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
 from calculator.step.loss import causal_lm_loss
+from calculator.step.router_loss import with_router_loss
 from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     logits = context.outer(context.model.head)(hidden_states)
     logits = context.program.logits(context, logits)
     loss = causal_lm_loss(context, logits)
+    loss = with_router_loss(context, loss)
     context.tape.component = "activations"
-    context.cache, context.during_forward = None, []
+    context.cache, context.recorded, context.during_forward = None, None, []
     return loss
 
 

@@ -56,10 +56,12 @@ class Context:
         "position",
         "prefix",
         "program",
+        "recorded",
         "repetition",
         "returned",
         "tape",
         "training",
+        "waiting",
     )
 
     def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
@@ -88,6 +90,8 @@ class Context:
         self.during_layers: list[Tensor] = []
         self.others: list[Tensor] = []
         self.position: tuple[Tensor, ...] = ()
+        self.recorded: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
+        self.waiting: list[Tensor] = []
         self.repetition = repetition(layer_kinds(self))
         self.kept: list[Tensor] = []
 
@@ -152,6 +156,11 @@ class Context:
         self.prefix = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
         more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
         self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
+
+    def record(self, router_logits: Tensor) -> None:
+        """Keep a router's logits to the end of the forward pass, where the config asks for them."""
+        if self.recorded is not None:
+            self.recorded.append(router_logits)
 
     def lengthen(self, tokens: Dim) -> None:
         """Virtual tokens in front of the sequence."""

@@ -133,7 +133,7 @@ class BesideShared(Mixture):
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
-        weights, indices, *_beside = self.router(context, modules[self.gate], tokens)
+        weights, indices, *_beside = self._chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
         shared = mlp.gated(context, modules, x, "mlp.shared_experts")
         context.scoped(f"{modules.prefix}mlp: ")

@@ -118,6 +118,7 @@ PROGRAMS = {
         masks=(masks.FULL, masks.SLIDING),
         sdpa="eager",
         refuses_flash=_refused,
+        router_loss=True,
         source="transformers/models/gpt_oss/modeling_gpt_oss.py",
     ),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from calculator.step import operations as ops
-from calculator.step.autocast import summed_dtype
 from calculator.step.autograd import Node
 from calculator.step.tape import Tensor
 
@@ -50,7 +49,7 @@ def _clamped_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
     """Each row over its sum, in place; a copy of what it was is saved. `guarded` says that the sum is kept from 0."""
-    total = _total(x)
+    total = ops.total(x, (*x.shape[:-1], 1), "sum of a row")
     if guarded:
         total = ops.shift(total, "sum of a row, guarded")
     node = Node(x.tape, _share_back, (x, total)) if x.node else None
@@ -58,15 +57,6 @@ def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
         node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
         node.save(total)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
-
-
-def _total(x: Tensor) -> Tensor:
-    node = Node(x.tape, _expanded, (x,), x.shape) if x.node else None
-    return x.tape.new((*x.shape[:-1], 1), summed_dtype(x), "sum of a row", node=node)
-
-
-def _expanded(node: Node, grad: Tensor) -> tuple[Tensor]:
-    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
 
 
 def _share_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:

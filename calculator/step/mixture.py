@@ -38,9 +38,15 @@ class Mixture:
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         hidden_states = self._input(context, x)
-        weights, indices, *_beside = self.router(context, modules[self.gate], hidden_states)
+        weights, indices, *_beside = self._chosen(context, modules, hidden_states)
         hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         return ops.view(hidden_states, x.shape)
+
+    def _chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """What the router says: weights, indices, and its logits, which may be asked for."""
+        chosen = self.router(context, modules[self.gate], hidden_states)
+        context.record(chosen[2])
+        return chosen
 
     def _input(self, context: Context, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
@@ -61,7 +67,7 @@ class SharedFirst(Mixture):
         """(batch, sequence, hidden_size) to the same."""
         hidden_states = self._input(context, x)
         shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
-        weights, indices, *_beside = self.router(context, modules[self.gate], hidden_states)
+        weights, indices, *_beside = self._chosen(context, modules, hidden_states)
         expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         gate = modules[f"{self.shared}_gate"](hidden_states)
         context.scoped(f"{modules.prefix}mlp: ")
@@ -101,23 +107,28 @@ PROGRAMS = {
     "granitemoe": replace(
         granite.PROGRAMS["granite"],
         layer=Sequential(mlp=_GRANITE, scaled=granite.multiplied),
+        router_loss=True,
         source="transformers/models/granitemoe/modeling_granitemoe.py",
     ),
     "mixtral": Program(
         layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")),
+        router_loss=True,
         source="transformers/models/mixtral/modeling_mixtral.py",
     ),
     "olmoe": Program(
         layer=Sequential(attention=SelfAttention(project=_normed_and_clipped), mlp=_QWEN),
+        router_loss=True,
         source="transformers/models/olmoe/modeling_olmoe.py",
     ),
     "qwen2_moe": Program(
         layer=Sequential(mlp=where_sparse(SharedFirst(router=routers.cast_back))),
         masks=(masks.FULL, masks.SLIDING),
+        router_loss=True,
         source="transformers/models/qwen2_moe/modeling_qwen2_moe.py",
     ),
     "qwen3_moe": Program(
         layer=Sequential(attention=SelfAttention(project=normed_at_once(norms.rms_norm)), mlp=where_sparse(_QWEN)),
+        router_loss=True,
         source="transformers/models/qwen3_moe/modeling_qwen3_moe.py",
     ),
 }

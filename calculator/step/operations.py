@@ -284,6 +284,16 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "mean: gradient"),)
 
 
+def total(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
+    node = Node(x.tape, _total_back, (x,), x.shape) if x.node else None
+    return x.tape.new(shape, summed_dtype(x), name, node=node)
+
+
+def _total_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
+
+
 def dropout(x: Tensor, probability: float, name: str) -> Tensor:
     """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
     if probability == 0:

@@ -96,6 +96,7 @@ PROGRAMS = {
     "phimoe": Program(
         layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
         leave=partial(norms.left, name="model.norm"),
+        router_loss=True,
         source="transformers/models/phimoe/modeling_phimoe.py",
     ),
 }

@@ -105,8 +105,9 @@ class Program:
     what the family's own code makes of it. `returns_weights`: whether a layer hands the attention's weights to the
     decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
     would need none. `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
-    whether the code fails on more than max_position_embeddings. `refuses_flash`: why
-    flash_attention_2 cannot be asked for, if so. `source`: the file of transformers that the code follows.
+    whether the code fails on more than max_position_embeddings. `router_loss`: whether the routers' loss is added where
+    the config asks for their logits. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `source`: the
+    file of transformers that the code follows.
     """
 
     source: str
@@ -126,4 +127,5 @@ class Program:
     always_masked: bool = False
     rotates_part: bool = False
     bounded: bool = False
+    router_loss: bool = False
     refuses_flash: Callable[[Config], str | None] = accepted

@@ -1,6 +1,6 @@
 """Which experts see a token, and how much each counts: (tokens, hidden_size) to weights and indices (tokens, k).
 
-A router's locals that its caller keeps come after the two.
+Its logits come after the two, which its caller keeps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
-    #: Weights, indices, and what stays alive beside them.
+    #: Weights, indices and logits.
     Router = Callable[[Context, Bound, Tensor], tuple[Tensor, ...]]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.config import shown
 from calculator.errors import Problem
-from calculator.step import attention, masks
+from calculator.step import attention, masks, router_loss
 from calculator.step.context import stack
 from calculator.step.programs import program
 from calculator.step.self_attention import NOT_ROTATED
@@ -23,6 +23,7 @@ def problems(model: Model, training: Training) -> Iterator[Problem]:
     yield from _half_rotated(model)
     yield from _windowless(model)
     yield from _ungrouped(model, training)
+    yield from _routerless(model)
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:
@@ -70,3 +71,14 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
         ),
         input=groups,
     )
+
+
+def _routerless(model: Model) -> Iterator[Problem]:
+    """The routers' loss is taken of the first router's logits, whether there is one or not."""
+    routed = any(router_loss.routes(layer) for layer in stack(model).layers)
+    if router_loss.asked(model) and not routed:
+        yield Problem(
+            loc="model.config.output_router_logits",
+            msg="no layer has experts, and the routers' loss fails without: make it false",
+            input=True,
+        )

@@ -16,13 +16,21 @@ from calculator.request import parse_request
 from calculator.state import stored
 from calculator.step.unrolled import events
 
-CASES = [json.loads(line) for line in (Path(__file__).parents[1] / "cases" / "public.jsonl").read_text().splitlines()]
+
+def cases(name):
+    return [json.loads(line) for line in (Path(__file__).parents[1] / "cases" / name).read_text().splitlines()]
+
+
+CASES = cases("public.jsonl")
 #: One traced case of every family and method.
 CHOSEN = {
     (case["request"]["model"]["config"]["model_type"], case["request"]["method"]["name"]): case
     for case in CASES
     if "phases" in case["expected"] and isinstance(case["request"]["model"], dict)
 }
+#: Those where layers leave something behind outside themselves: a prefix's gradients, router logits' gradients.
+BEHIND = [case for key, case in CHOSEN.items() if key[1] == "prefix"]
+BEHIND += [case for case in cases("combinations.jsonl") if "router-loss" in case["id"]]
 #: cuBLAS workspaces of an L40S.
 WORKSPACES = (8_519_680, 8_519_680)
 LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
@@ -62,10 +70,8 @@ def test_layers_spelled_out_are_layers_interpreted_one_by_one(case):
     assert in_order(short) == in_order(full)
 
 
-@pytest.mark.parametrize(
-    "case", [case for key, case in CHOSEN.items() if key[1] == "prefix"], ids=lambda case: case["id"]
-)
-def test_a_prefixs_gradients_told_for_some_layers_only_reserve_as_for_all(case):
+@pytest.mark.parametrize("case", BEHIND, ids=lambda case: case["id"])
+def test_what_is_told_outside_layers_for_some_of_them_only_reserves_as_for_all(case):
     model, method, training = asked(case["request"])
     run = Run(CachingAllocator(), model, method, training, WORKSPACES)
     run.first = Batch(events(model, method, replace(training, gradient_accumulation_steps=1), periods=10**6))

@@ -32,6 +32,8 @@ LATENT = {
 WHOLE = {**LATENT, "num_key_value_heads": 4}
 HALF = {"partial_rotary_factor": 0.5, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}
 
+ROUTED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "output_router_logits": True}
+
 REFUSED = {
     "llama-half": ("model.config.partial_rotary_factor", {"model_type": "llama", **HALF}, {}),
     "deepseek_v2-half": ("model.config.partial_rotary_factor", {"model_type": "deepseek_v2", **WHOLE, **HALF}, {}),
@@ -53,6 +55,11 @@ REFUSED = {
         {"model_type": "deepseek_v2", **WHOLE, "v_head_dim": 64},
         {"attention": "flash_attention_2"},
     ),
+    "qwen3_moe-no-experts": (
+        "model.config.output_router_logits",
+        {"model_type": "qwen3_moe", **ROUTED, "mlp_only_layers": [0, 1]},
+        {},
+    ),
 }
 
 ANSWERED = {
@@ -71,6 +78,7 @@ ANSWERED = {
     ),
     "deepseek_v2-groups-by-flash": ({"model_type": "deepseek_v2", **LATENT}, {"attention": "flash_attention_2"}),
     "deepseek_v2-wide-values": ({"model_type": "deepseek_v2", **WHOLE, "v_head_dim": 64}, {}),
+    "qwen3_moe-one-layer-of-experts": ({"model_type": "qwen3_moe", **ROUTED, "mlp_only_layers": [0]}, {}),
     "deepseek_v2-groups-of-one-width": ({"model_type": "deepseek_v2", **LATENT, "v_head_dim": 32}, {}),
 }
 
@@ -88,7 +96,7 @@ def test_a_config_that_the_familys_code_fails_on_is_refused_by_its_field(loc, co
     with pytest.raises(PlanError) as refused:
         estimate(request(config, training))
     assert [problem.loc for problem in refused.value.problems] == [loc]
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises((RuntimeError, ValueError, IndexError)):
         trace(request(config, training))
 
 
