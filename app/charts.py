@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from app.components import COMPONENTS, parts
+from app.components import COMPONENTS, PHASES, parts
 from app.format import gib, size
 
 if TYPE_CHECKING:
-    from calculator.answer import Estimate
+    from calculator.answer import Estimate, Memory, Moment
     from calculator.devices import Fit
 
 
@@ -27,6 +27,55 @@ def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
     if fit is not None:
         _line(figure, fit)
     return embedded(figure)
+
+
+def timeline_figure(memory: Memory) -> str:
+    """The bytes alive over one step, with the peak marked and the step's parts set apart."""
+    line = memory.timeline
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    words = [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line]
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(len(line))),
+            y=[gib(moment.bytes) for moment in line],
+            customdata=words,
+            hovertemplate="%{customdata}<extra></extra>",
+            mode="lines",
+            line={"shape": "hvh", "width": 2},
+            meta="accent",
+        )
+    )
+    figure.update_layout(
+        height=320,
+        margin={"l": 8, "r": 16, "t": 32, "b": 32},
+        xaxis={"showticklabels": False, "zeroline": False, "showgrid": False, "title": {"text": "the step, in order"}},
+        yaxis={"title": {"text": "GiB alive"}, "rangemode": "tozero", "automargin": True},
+        showlegend=False,
+    )
+    for phase in PHASES:
+        first = next((place for place, moment in enumerate(line) if moment.phase == phase), None)
+        if first is not None:
+            _part_begins(figure, first, PHASES[phase])
+    _mark_peak(figure, line)
+    return embedded(figure)
+
+
+def _part_begins(figure: go.Figure, first: int, label: str) -> None:
+    edge = first - 0.5
+    figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=1, yref="paper", line={"width": 1, "dash": "dot"})
+    last = label == PHASES["optimizer_step"]
+    side = "right" if last else "left"
+    figure.add_annotation(
+        x=edge, y=0 if last else 1, yref="paper", yanchor="bottom", xanchor=side, showarrow=False, text=label
+    )
+
+
+def _mark_peak(figure: go.Figure, line: tuple[Moment, ...]) -> None:
+    place, moment = max(enumerate(line), key=lambda told: told[1].bytes, default=(0, None))
+    if moment is not None:
+        marker = {"symbol": "diamond", "size": 11}
+        peak = go.Scatter(x=[place], y=[gib(moment.bytes)], mode="markers", marker=marker, meta="does_not_fit")
+        figure.add_trace(peak.update(hoverinfo="skip"))
 
 
 def embedded(figure: go.Figure) -> str:

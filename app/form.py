@@ -16,6 +16,8 @@ from calculator.methods import METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from calculator.request import Request
+
 #: What the page plans before anything is asked of it, where that differs from the API's defaults.
 FIRST_PLAN: dict[str, str] = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -112,6 +114,14 @@ def filled(request: Mapping[str, Any]) -> Form:
     for fields, values in ((METHOD[method["name"]], method), (TRAINING, training)):
         typed |= {field.name: field.text(values.get(field.told.name, field.told.default)) for field in fields}
     return read(typed.items())
+
+
+def typed_of(request: Request) -> dict[str, str]:
+    """What is typed of a request's method and training, defaults included."""
+    typed = {"method": request.method.name}
+    for fields, told in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
+        typed |= {field.name: field.text(getattr(told, field.told.name)) for field in fields}
+    return typed
 
 
 def input_of(loc: str) -> str | None:

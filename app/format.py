@@ -25,6 +25,17 @@ def signed(count: int) -> str:
     return size(count) if count < 0 else f"+{size(count)}"
 
 
+def margin(count: int) -> str:
+    """A margin in GiB for a cell whose heading says the unit: +13.1, −0.42."""
+    amount, sign = abs(count) / GIB, "−" if count < 0 else "+"
+    return f"{sign}{amount:,.1f}" if amount >= 1 else f"{sign}{amount:.2f}"
+
+
+def sentence(words: str) -> str:
+    """Words with the first letter as a sentence has it."""
+    return words[:1].upper() + words[1:]
+
+
 def exact(count: int) -> str:
     """Bytes to the last: 9,356,288 bytes."""
     return f"{count:,} bytes".replace("-", "−")

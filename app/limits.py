@@ -11,7 +11,7 @@ from calculator.devices import Verdict
 from calculator.planning.bounds import BoundedBy, SolveFor, solvable
 from calculator.planning.limits import Limit, LimitRequest, limit
 from calculator.planning.trials import Point
-from calculator.request import parse_request
+from calculator.request import Request
 
 #: The input beside an estimate's: its type, and what is told of it.
 SOLVE_FOR: tuple[Any, Any] = (
@@ -71,19 +71,12 @@ class LimitsAnswer(Answer):
     estimate: EstimateAnswer | None = told("The whole estimate at the value; null where none fits.", {"fit": None})
 
 
-class LimitsList(Answer):
-    """The largest value of each setting that a plan can be solved for, everything else as it is."""
-
-    limits: tuple[LimitsAnswer, ...] = told("A limit a setting.", [{"solve_for": "r", "value": 1064}])
-
-
-def limits_of(body: Any) -> tuple[Limit, ...]:
-    """The limit of every setting that an estimate's request can be solved for.
+def limits_of(request: Request) -> tuple[Limit, ...]:
+    """The limit of every setting that a plan can be solved for.
 
     Raises:
-        PlanError: where the request is wrong, names no device, or the real stack refuses the combination.
+        PlanError: where it names no device, or the real stack refuses the combination.
     """
-    request = parse_request(body)
     return tuple(limit(LimitRequest(request=request, solve_for=name)) for name in solvable(request.method))
 
 

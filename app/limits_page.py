@@ -1,4 +1,4 @@
-"""The page of the largest values that fit, and its JSON twin."""
+"""The page of the room that a plan has on its card, and its JSON twin."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from starlette.requests import Request
 from app import plan
 from app.endpoints.responses import json
 from app.form import read
-from app.limits import LimitsList, answer_of, limits_of
 from app.pages import strict
+from app.room import room_of
 from app.templates import page
 from calculator.errors import PlanError
 
@@ -20,19 +20,19 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/limits")
 async def get_limits(request: Request) -> Response:
-    """The largest batch, sequence, rank, ... that fits, for the plan in the address."""
+    """The largest batch, sequence, rank, ... that fits, and the map of what fits, for the plan in the address."""
     form = read(request.query_params.multi_items())
     told: dict[str, Any] = {"form": form, "labels": plan.labels()}
     try:
-        found = await run_in_threadpool(lambda: limits_of(form.estimate()))
+        found = await run_in_threadpool(lambda: room_of(form.estimate()))
     except PlanError as error:
         wrong = plan.messages(error.problems)
-        return page("limits.html", 422, **told, found=(), problems=wrong, title="This plan has no limits")
-    return page("limits.html", **told, found=found, problems={}, title="The largest that fits")
+        return page("limits.html", 422, **told, room=None, problems=wrong, title="This plan has no limits")
+    return page("limits.html", **told, room=found, problems={}, title="The largest that fits")
 
 
 @router.get("/limits.json")
 async def get_limits_json(request: Request) -> Response:
-    """The twin of that page: what POST /api/v1/limits answers, for each setting in turn."""
-    found = await run_in_threadpool(limits_of, strict(request).estimate())
-    return json(LimitsList(limits=tuple(answer_of(each) for each in found)))
+    """The twin of that page: what POST /api/v1/limits answers, for each setting in turn, and the map."""
+    found = await run_in_threadpool(room_of, strict(request).estimate())
+    return json(found.answer())

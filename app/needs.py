@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app import form
-from app.fields import DEVICE, FIELDS, of
+from app.fields import DEVICE, of
 from app.format import size
 from app.plan import card_id
 from calculator.comparison import AXES
@@ -144,12 +144,18 @@ def page_of(request: Request) -> str:
     """The address of the page that shows exactly this configuration."""
     reference = request.model
     config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
-    typed = {"model": reference.id or "", "config": config, "method": request.method.name}
-    for settings in (request.method, request.training, request.device):
-        for field in FIELDS.values():
-            if field.told.name in settings.__slots__ or hasattr(type(settings), field.told.name):
-                typed[field.name] = field.text(getattr(settings, field.told.name))
-    return f"/{form.Form(typed={**form.DEFAULTS, **typed}).address()}"
+    typed = {**form.DEFAULTS, "model": reference.id or "", "config": config, **form.typed_of(request)}
+    typed |= {field.name: field.text(getattr(request.device, field.told.name)) for field in DEVICE}
+    return f"/{form.Form(typed=typed).address()}"
+
+
+def address_of(plan: form.Form, request: Request) -> str:
+    """The address that asks for configurations of a plan's model on its card, for its batch and its sequences."""
+    training = request.training
+    batch = training.micro_batch_size * training.gradient_accumulation_steps
+    kept = {name: plan.typed[name] for name in ("model", "config", "gpu", "memory_gib")}
+    asked = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
+    return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **asked}).address()}"
 
 
 def typed_changes(sets: Mapping[str, Any]) -> dict[str, str]:

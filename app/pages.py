@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
-from app import docs, evidence, plan, verdict
+from app import docs, evidence, needs, plan, verdict
 from app.accuracy import accuracy
 from app.bodies import body
-from app.charts import methods_figure
+from app.charts import methods_figure, timeline_figure
 from app.downloads import downloads
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
@@ -27,6 +27,7 @@ from calculator.answer import Estimate
 from calculator.comparison import AXES
 from calculator.errors import PlanError, Problem, refusal
 from calculator.methods import METHODS
+from calculator.request import parse_request
 
 router = APIRouter(include_in_schema=False)
 
@@ -126,24 +127,29 @@ def _always() -> dict[str, Any]:
 
 def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Response:
     address = f"/{planned.form.address()}"
+    body = planned.form.estimate()
+    asked = parse_request(body)
     shelves = plan.shelves(chosen)
     return page(
         "plan/page.html",
         422 if told["box"].wrong else 200,
         **told,
         address=address,
-        downloads=downloads(planned.form.estimate()),
+        downloads=downloads(body),
         errors={},
         estimate=chosen,
         figure=methods_figure(planned.estimates, chosen.fit),
         gauge=verdict.gauge(chosen),
         gpu=plan.card_id(planned.form.typed["gpu"]),
+        needs_address=needs.address_of(planned.form, asked),
         plan=planned,
         problems={},
-        request=planned.form.estimate(),
+        request=body,
         shareable=len(address) <= LONGEST_ADDRESS,
         near=plan.near(shelves),
         shelves=shelves,
+        suggested=plan.suggested(planned.form, asked, chosen),
+        timeline=timeline_figure(chosen.memory),
         title=_title(planned, chosen),
     )
 

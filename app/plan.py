@@ -8,19 +8,22 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
-from app.form import input_of
+from app.form import input_of, typed_of
 from calculator.comparison import AXES, ComparisonRow, cards, compare, parse_comparison
 from calculator.devices import Verdict, gpu, gpus
 from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
+from calculator.planning.suggestions import suggestions
 from calculator.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from app.form import Form
     from calculator.answer import Estimate
     from calculator.devices import GPU, Fit
+    from calculator.planning.suggestions import Suggestion
+    from calculator.request import Request
 
 #: Training inputs that are always in sight; the others are folded away.
 FIRST_TRAINING = (
@@ -141,7 +144,7 @@ class Plan:
         """What the form must say to plan a row: its method, and where that is refused its alternative's settings."""
         told = {"method": row.method.name}
         if row.estimate is None and row.alternative:
-            told |= {loc.split(".")[-1]: _text(value) for loc, value in row.alternative.changes.items()}
+            told |= _typed(row.alternative.changes)
         return told
 
 
@@ -154,6 +157,21 @@ def planned(form: Form) -> Plan:
     if form.method not in METHODS:
         parse_request(form.estimate())
     return Plan(form=form, rows=compare(parse_comparison(form.comparison())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggested:
+    """A change that saves memory, and the query that leads to the plan with it."""
+
+    told: Suggestion
+    address: str
+
+
+def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:
+    """What saves memory in an answered plan, the most first."""
+    return tuple(
+        Suggested(told=each, address=form.address(**typed_of(each.request))) for each in suggestions(request, answer)
+    )
 
 
 def messages(problems: Iterable[Problem]) -> dict[str, str]:
@@ -207,17 +225,20 @@ def near(told: tuple[Shelf, ...]) -> Near:
     return Near(smallest=told[first], shelves=told[max(0, first - 2) : first + 6])
 
 
-def changed(changes: dict[str, object]) -> str:
+def changed(changes: Mapping[str, object]) -> str:
     """Changes of a request in words: without gradient checkpointing, attention sdpa."""
-    return ", ".join(
-        _worded(FIELDS[loc.split(".")[-1]].told.setting.label.lower(), value) for loc, value in changes.items()
-    )
+    return ", ".join(_worded(loc, value) for loc, value in changes.items())
 
 
-def _worded(label: str, value: object) -> str:
+def _worded(loc: str, value: object) -> str:
+    if loc == "method.name":
+        return AXES[str(value)].label
+    field = FIELDS[loc.rsplit(".", 1)[-1]]
+    label = field.told.setting.label
+    label = label[0].lower() + label[1:] if label[1:2].islower() else label
     if isinstance(value, bool):
         return f"with {label}" if value else f"without {label}"
-    return f"{label} {_text(value)}"
+    return f"{label} {field.text(value) or 'none'}"
 
 
 @cache
@@ -231,5 +252,5 @@ def labels() -> dict[str, str]:
     }
 
 
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _typed(changes: Mapping[str, object]) -> dict[str, str]:
+    return {name: FIELDS[name].text(value) for loc, value in changes.items() for name in (loc.split(".")[-1],)}

@@ -33,9 +33,11 @@ environment = Environment(
 environment.filters.update(
     deviation=told.deviation,
     exact=told.exact,
+    margin=told.margin,
     number=told.number,
     parameters=told.parameters,
     percent=told.percent,
+    sentence=told.sentence,
     signed=told.signed,
     size=told.size,
 )

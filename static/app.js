@@ -7,8 +7,11 @@
 
   const LONGEST_ADDRESS = 8000;
   const TYPING_PAUSE = 250;
+  const ROOM_PAUSE = 300;
   let running = null;
   let timer = 0;
+  let furnishing = null;
+  let roomTimer = 0;
   let lastChanged = "";
   let shownAddress = location.pathname + location.search;
 
@@ -41,18 +44,59 @@
       : fetch("/", { method: "POST", body: new URLSearchParams(typed), signal });
   };
 
+  const openFolds = () => [...document.querySelectorAll("#answer details[open]")].map((fold) => fold.dataset.fold);
+
+  const unfold = (names) => {
+    for (const fold of document.querySelectorAll("#answer details")) {
+      if (names.includes(fold.dataset.fold)) fold.open = true;
+    }
+  };
+
+  const room = () => document.querySelector("#answer [data-room]");
+
+  // What takes some dozens of estimates comes after the answer; until then that of the plan before stands dimmed.
+  const furnish = async () => {
+    const shown = room();
+    if (furnishing) furnishing.abort();
+    if (!shown) return;
+    const mine = new AbortController();
+    furnishing = mine;
+    shown.setAttribute("aria-busy", "true");
+    try {
+      const response = await fetch(shown.dataset.room, { signal: mine.signal });
+      const found = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-room]");
+      if (mine !== furnishing) return;
+      if (!found) throw new Error(`status ${response.status}`);
+      const unfolded = openFolds();
+      shown.replaceChildren(...found.childNodes);
+      unfold(unfolded);
+      shown.removeAttribute("aria-busy");
+    } catch (error) {
+      if (error.name === "AbortError" || mine !== furnishing) return;
+      shown.replaceChildren(...lead);
+      shown.removeAttribute("aria-busy");
+    }
+  };
+
+  let lead = [];
+
   const swap = (answered) => {
-    const unfolded = [...document.querySelectorAll("#answer details[open]")].map((fold) => fold.dataset.fold);
-    const drawn = document.querySelector("#answer .chart-canvas");
+    const unfolded = openFolds();
+    const drawn = [...document.querySelectorAll("#answer .chart-canvas")];
+    const furnished = room() ? [...room().childNodes] : [];
     for (const fresh of answered.querySelectorAll("[data-live]")) {
       const shown = document.querySelector(`[data-live="${fresh.dataset.live}"]`);
       if (shown) shown.replaceChildren(...fresh.childNodes);
     }
-    const canvas = document.querySelector("#answer .chart-canvas");
-    if (drawn && canvas) canvas.replaceWith(drawn);
-    for (const fold of document.querySelectorAll("#answer details")) {
-      if (unfolded.includes(fold.dataset.fold)) fold.open = true;
+    for (const canvas of drawn) {
+      document.querySelector(`#answer .chart-canvas[data-figure="${canvas.dataset.figure}"]`)?.replaceWith(canvas);
     }
+    if (room()) {
+      lead = [...room().childNodes];
+      if (furnished.length) room().replaceChildren(...furnished);
+      room().setAttribute("aria-busy", "true");
+    }
+    unfold(unfolded);
     document.title = answered.title;
   };
 
@@ -94,6 +138,8 @@
       remember(answered, name);
       document.dispatchEvent(new Event("answered"));
       answer.removeAttribute("aria-busy");
+      clearTimeout(roomTimer);
+      roomTimer = setTimeout(furnish, ROOM_PAUSE);
     } catch (error) {
       if (error.name === "AbortError" || mine !== running) return;
       document.querySelector("[data-live=status]").textContent =
@@ -130,6 +176,9 @@
     const fold = link && document.getElementById(link.hash.slice(1))?.closest("details");
     if (fold) fold.open = true;
   });
+
+  if (room()) lead = [...room().childNodes];
+  furnish();
 
   window.addEventListener("popstate", () => {
     if (shownAddress !== location.pathname + location.search) location.reload();

@@ -2,7 +2,7 @@
 
 import json
 
-from app.charts import methods_figure
+from app.charts import methods_figure, timeline_figure
 from app.components import COMPONENTS
 from app.form import read
 from app.format import gib
@@ -31,3 +31,11 @@ def test_a_figure_can_stand_in_a_page():
     assert "<" not in figure
     assert "color" not in figure
     assert json.loads(figure)["data"][0]["y"] == ["</script><b>"]
+
+
+def test_the_timeline_has_every_stretch_and_marks_the_peak():
+    memory = planned(read([])).chosen.estimate.memory
+    line, peak = json.loads(timeline_figure(memory))["data"]
+    assert line["y"] == [gib(moment.bytes) for moment in memory.timeline]
+    assert peak["y"] == [gib(memory.peak_allocated_bytes)]
+    assert line["y"][peak["x"][0]] == peak["y"][0]

@@ -12,6 +12,8 @@ PAGES = {
     "needs-nothing": "/plan?model=meta-llama/Llama-3.1-70B",
     "needs-wrong": "/plan?must_merge=true&frozen_base=true",
     "limits": "/limits",
+    "difference": "/difference?plan=%2F&plan=%2F%3Fr%3D32%26micro_batch_size%3D4&plan=%2F%3Fmethod%3Dlora",
+    "difference-wrong": "/difference?plan=%2F&plan=%2F%3Fr%3D0",
     "docs": "/docs",
     "validation": "/validation",
 }
@@ -20,8 +22,8 @@ WIDTHS = [1440, 768, 375]
 
 
 def drawn(page):
-    if page.locator(".chart-canvas").count():
-        page.wait_for_selector(".chart-canvas[data-drawn]")
+    """Wait until every chart is drawn, and what comes after the answer is there."""
+    page.wait_for_function("() => !document.querySelector('.chart-canvas:not([data-drawn]), [data-room][aria-busy]')")
 
 
 def unfolded(page):

@@ -1,0 +1,72 @@
+"""Two or more plans by their links: the page, its twin, and what is no plan."""
+
+from html import unescape
+from urllib.parse import urlencode
+
+import pytest
+
+
+def address(*plans):
+    return f"?{urlencode([('plan', plan) for plan in plans])}"
+
+
+def test_plans_stand_side_by_side_with_the_twins_figures(client):
+    query = address("/", "/?r=32&micro_batch_size=4", "http://127.0.0.1:8000/?method=lora")
+    response = client.get(f"/difference{query}")
+    told = client.get(f"/difference.json{query}").json()
+    assert response.status_code == 200
+    assert [line["path"] for line in told["settings"]][:2] == ["method.name", "method.r"]
+    for part in told["components"]:
+        for count in filter(None, part["bytes"]):
+            assert f'value="{count}"' in response.text
+    for plan, query in zip(told["plans"], ("", "?r=32&micro_batch_size=4", "?method=lora"), strict=True):
+        estimate = client.get(f"/estimate.json{query}").json()
+        assert plan["required_bytes"] == estimate["memory"]["required_bytes"]
+        assert plan["address"] == f"/{query}"
+
+
+def test_a_single_plan_asks_for_another(client):
+    response = client.get(f"/difference{address('/?r=32')}")
+    assert response.status_code == 200
+    assert 'value="/?r=32"' in response.text
+    assert 'id="plan-2"' in response.text
+    assert "Row by row" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("/plan?tasks=2", "is no plan's link"),
+        ("/?seq_len=5", "has seq_len, which no input of a plan has"),
+        ("/?r=0", "Rank: must be at least 1"),
+        ("?model=no-such-model", "no-such-model' is not in the catalogue"),
+    ],
+)
+def test_what_is_no_plan_is_told_at_its_field_and_kept(client, typed, said):
+    response = client.get(f"/difference{address('/', typed)}")
+    text = unescape(response.text)
+    assert response.status_code == 422
+    assert said in text
+    assert f'value="{typed}"' in text
+    assert '<a href="#plan-2">' in text
+    assert client.get(f"/difference.json{address('/', typed)}").status_code == 422
+
+
+def test_more_plans_than_stand_side_by_side_are_refused(client):
+    assert client.get(f"/difference{address(*['/'] * 6)}").status_code == 200
+    response = client.get(f"/difference{address(*['/'] * 8)}")
+    assert response.status_code == 422
+    assert "at most 6 plans" in response.text
+    assert client.get(f"/difference.json{address(*['/'] * 7)}").json()["errors"][0]["loc"] == "plan"
+
+
+def test_the_same_plan_twice_differs_in_nothing(client):
+    text = client.get(f"/difference{address('/', '/?r=16')}").text
+    assert "They are the same plan." in text
+    assert "No row differs." in text
+
+
+def test_a_plan_leads_to_the_comparison_and_each_suggestion_to_its_rows(client):
+    text = unescape(client.get("/?r=32").text)
+    assert "/difference?plan=%2F%3Fr%3D32" in text
+    assert "/difference?plan=%2F%3Fr%3D32&plan=%2F%3Fr%3D32%26prepare_model_for_kbit_training%3Dfalse" in text

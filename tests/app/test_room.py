@@ -1,0 +1,33 @@
+"""The room on the card: the page, its twin and the API tell the same figures."""
+
+import re
+
+
+def test_the_map_on_the_page_is_the_twins(client):
+    text = client.get("/limits").text
+    told = client.get("/limits.json").json()["map"]
+    shown = re.findall(r'<a class="cell" data-verdict="(\w+)" href="/(\?[^"]*)?"', text)
+    cells = [cell for row in told["rows"] for cell in row]
+    assert [verdict for verdict, _ in shown] == [cell["verdict"] for cell in cells]
+    assert text.count('aria-current="true"') == 1
+
+
+def test_a_cell_of_the_map_leads_to_its_plan(client):
+    cell = client.get("/limits.json").json()["map"]["rows"][0][1]
+    told = client.get(f"/estimate.json?micro_batch_size=2&sequence_length={cell['sequence_length']}").json()
+    assert (told["memory"]["required_bytes"], told["fit"]["headroom_bytes"]) == (
+        cell["required_bytes"],
+        cell["headroom_bytes"],
+    )
+
+
+def test_a_refused_pair_is_told_with_its_reason(client):
+    address = "?model=gpt2&method=prompt&num_virtual_tokens=1000&sequence_length=24"
+    rows = client.get(f"/limits.json{address}").json()["map"]["rows"]
+    assert {cell["verdict"] for row in rows for cell in row} <= {"fits", "tight", "does_not_fit", None}
+
+
+def test_the_plans_page_holds_a_place_for_the_room(client):
+    assert '<div class="room" data-room="/limits?r=32">' in client.get("/?r=32").text
+    assert "data-room" not in client.get("/?gpu=").text
+    assert "data-room" not in client.get("/?accounting=textbook").text
