@@ -22,13 +22,13 @@ def adopt_model(watch: Watch, built: Built) -> None:
     """Book a model's parameters, buffers and quantisation constants."""
     for name, parameter in built.named_parameters():
         watch.adopt(name, parameter, "base_weights" if name in built.base else "adapter_weights")
-        for constant, tensor in _constants(getattr(parameter, "quant_state", None)):
+        for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             watch.adopt(f"{name}.{constant}", tensor, "quantization_constants")
     for name, buffer in built.named_buffers():
         watch.adopt(name, buffer, "base_weights")
 
 
-def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """A quantisation state's tensors; the code book that bitsandbytes quantised the constants with stays alive too."""
     if state is None:
         return
@@ -36,7 +36,7 @@ def _constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if getattr(state, field, None) is not None:
             yield field, getattr(state, field)
     if state.nested:
-        yield from ((f"state2.{field}", tensor) for field, tensor in _constants(state.state2))
+        yield from ((f"state2.{field}", tensor) for field, tensor in quantization_constants(state.state2))
         yield "name2qmap", bnb.functional.name2qmap["dynamic"]
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 #: The experiments, in the lesson's order.
-NAMES: tuple[str, ...] = ("identity",)
+NAMES: tuple[str, ...] = ("identity", "nf4")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

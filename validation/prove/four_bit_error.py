@@ -1,0 +1,200 @@
+"""What 4-bit formats lose at an equal block size: on Gaussian numbers and on a trained network's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+from typing import TYPE_CHECKING, get_args
+
+import torch
+
+from validation.prove import digits
+from validation.prove.claim import Check, Claim, Figure, spread
+from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, by_bitsandbytes, relative_error, through
+from validation.prove.drawing import Axis, Curve, Series, Table
+from validation.prove.experiment import Findings, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+SEEDS = 3
+WIDTH, STEPS, LR = 256, 200, 3e-3
+
+GAUSSIAN = "Gaussian numbers"
+
+#: The formats in the keys of figures.
+KEYS = ("nf4", "fp4", "int4", "even")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One kind of weights, a tensor a seed."""
+
+    key: str
+    name: str
+    drawn: tuple[Tensor, ...]
+
+    def errors(self, levels: tuple[float, ...], *, double_quant: bool) -> list[float]:
+        """The relative error of a format, by seed."""
+        return [relative_error(each, through(each, levels, double_quant=double_quant)) for each in self.drawn]
+
+    @property
+    def kurtosis(self) -> Figure:
+        """The fourth moment over the square of the second."""
+        values = [float((each - each.mean()).pow(4).mean() / each.var(correction=0) ** 2) for each in self.drawn]
+        return spread(
+            f"{self.key}_kurtosis", f"kurtosis of {self.name} (a Gaussian's is 3, an even spread's 1.8)", values
+        )
+
+    @property
+    def against_best(self) -> Figure:
+        """NF4's error over the least of the other formats', in the worst seed."""
+        by_format = {told: self.errors(levels, double_quant=False) for told, levels in LEVELS.items()}
+        own = by_format.pop(NF4)
+        ratios = [mine / min(others) for mine, *others in zip(own, *by_format.values(), strict=True)]
+        name = f"NF4's error over the least of the others', {self.name}, worst seed"
+        return Figure(key=f"{self.key}_against_best", name=name, value=max(ratios))
+
+    def to_figures(self) -> tuple[Figure, ...]:
+        """Each format's error."""
+        return tuple(
+            spread(
+                f"{self.key}_{key}",
+                f"relative error of {told}, {self.name}",
+                self.errors(LEVELS[told], double_quant=False),
+            )
+            for key, told in zip(KEYS, LEVELS, strict=True)
+        )
+
+
+def run(setting: Setting) -> Findings:
+    """The formats' errors, and which is the least."""
+    seeds = range(1 if setting.quick else SEEDS)
+    gaussian = Weights(key="gaussian", name=GAUSSIAN, drawn=tuple(_gaussian(seed, setting) for seed in seeds))
+    trained = [
+        Weights(
+            key=f"from_{initial.lower()}",
+            name=f"weights trained from {initial} ones",
+            drawn=tuple(_trained(seed, initial, setting) for seed in seeds),
+        )
+        for initial in get_args(digits.Initial)
+    ]
+    kinds = [gaussian, *trained]
+    return Findings(
+        claims=(
+            _least(
+                [gaussian],
+                id="nf4-gaussian",
+                lesson="NF4 suits what is normally distributed: no other 4-bit format has a smaller error.",
+                done=f"Gaussian numbers in blocks of {BLOCKSIZE} through NF4, FP4, INT4 and sixteen even levels.",
+            ),
+            _least(
+                trained,
+                id="nf4-trained",
+                lesson="Trained weights are normally distributed, so that NF4 suits them too.",
+                done=f"The same for the hidden layers, {WIDTH} wide, of networks trained on scikit-learn's digits from"
+                " nn.Linear's uniform weights and from Gaussian ones of the same spread.",
+            ),
+            _own(gaussian),
+        ),
+        curves=(_drawn(kinds),),
+        tables=(_table(kinds),),
+    )
+
+
+def _gaussian(seed: int, setting: Setting) -> Tensor:
+    setting.step()
+    drawn = torch.randn(1 << (16 if setting.quick else 20), generator=torch.Generator().manual_seed(seed))
+    return drawn.to(setting.device)
+
+
+def _trained(seed: int, initial: digits.Initial, setting: Setting) -> Tensor:
+    """The weights of the hidden layers, whose sizes are whole blocks."""
+    torch.manual_seed(seed)
+    on = digits.task(seed, setting.device)
+    model = digits.network(WIDTH, setting.device, initial)
+    digits.train(model, model.parameters(), on, steps=20 if setting.quick else STEPS, lr=LR)
+    setting.step()
+    return torch.cat([layer.weight.detach().flatten() for layer in digits.linear_layers(model)[:-1]])
+
+
+def _least(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Claim:  # noqa: A002  as Claim has it
+    ratios = [kind.against_best for kind in kinds]
+    return Claim(
+        id=id,
+        lesson=lesson,
+        done=done,
+        figures=(*ratios, *(figure for kind in kinds for figure in (*kind.to_figures(), kind.kurtosis))),
+        checks=tuple(Check(figure=ratio, relation="at most", bounds=(1,)) for ratio in ratios),
+    )
+
+
+def _own(weights: Weights) -> Claim:
+    """Whether the tables of levels give what bitsandbytes' kernels give."""
+    differing = sum(
+        int(
+            (
+                through(each, LEVELS[told], double_quant=double)
+                != by_bitsandbytes(each, told.lower(), double_quant=double)
+            ).sum()
+        )
+        for told in (NF4, FP4)
+        for double in (False, True)
+        for each in weights.drawn
+    )
+    figure = Figure(key="differing", name="numbers that bitsandbytes gives back otherwise", value=differing)
+    return Claim(
+        id="nf4-kernels",
+        lesson="A weight is stored as the nearest level of its block, times the block's constant.",
+        done=f"NF4 and FP4, with and without double quantisation, by that rule and by bitsandbytes; {GAUSSIAN}.",
+        figures=(figure,),
+        checks=(Check(figure=figure, relation="equal to", bounds=(0,)),),
+    )
+
+
+def _drawn(kinds: Sequence[Weights]) -> Curve:
+    return Curve(
+        id="nf4-error",
+        title=f"Relative error of 4-bit formats in blocks of {BLOCKSIZE}",
+        x=Axis(label="format"),
+        y=Axis(label="root mean square error over that of the weights"),
+        series=tuple(_series(kind) for kind in kinds),
+    )
+
+
+def _series(kind: Weights) -> Series:
+    figures = [spread("error", told, kind.errors(levels, double_quant=False)) for told, levels in LEVELS.items()]
+    return Series(
+        name=kind.name,
+        x=list(LEVELS),
+        y=[figure.value for figure in figures],
+        low=[figure.low or 0 for figure in figures],
+        high=[figure.high or 0 for figure in figures],
+    )
+
+
+def _table(kinds: Sequence[Weights]) -> Table:
+    columns = {
+        "weights": Axis(label="weights"),
+        "format": Axis(label="format"),
+        "single": Axis(label="relative error"),
+        "double": Axis(label="with double quantisation"),
+    }
+    rows = tuple(
+        (
+            kind.name,
+            told,
+            median(kind.errors(levels, double_quant=False)),
+            median(kind.errors(levels, double_quant=True)),
+        )
+        for kind, (told, levels) in product(kinds, LEVELS.items())
+    )
+    return Table(id="nf4-error-table", title="Error with and without double quantisation", columns=columns, rows=rows)
+
+
+def steps(quick: bool) -> int:
+    """How many steps it takes: a kind of weights a seed."""
+    return (1 + len(get_args(digits.Initial))) * (1 if quick else SEEDS)
