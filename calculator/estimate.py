@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
@@ -19,6 +20,7 @@ from calculator.state import Stored, stored
 from calculator.step.kernels import Kernels
 from calculator.step.timeline import timeline
 from calculator.step.training_step import Peak, TrainingStep
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from calculator.answer import Component, Moment
@@ -60,8 +62,13 @@ def model_of(reference: ModelReference) -> Model:
         return model_from_config(reference.config)
     if reference.id is None:
         raise refusal("model.parameters", 'a bare parameter count needs "accounting": "textbook"', reference.parameters)
-    entry = catalogue.model(reference.id)
-    return model_from_config(entry.config, id=entry.id)
+    return _catalogued(catalogue.model(reference.id).id)
+
+
+@cache
+def _catalogued(id: str) -> Model:  # noqa: A002  the API's word
+    """A model of the catalogue, built once: nothing changes it, and there are no more than the catalogue has."""
+    return model_from_config(catalogue.model(id).config, id=id)
 
 
 def _summary(model: Model) -> ModelSummary:
@@ -152,7 +159,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         summary, counts, quantized = _bare(request)
     else:
         model = model_of(request.model)
-        state = stored(model, request.method, request.training)
+        state = stored(Treated(model, request.method, request.training))
         request.method.check(model, request.training)
         summary, counts = _summary(model), parameter_counts(state)
         quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calculator.module import Buffer, Kind, Module, OwnDType
@@ -36,6 +37,10 @@ class Stack:
     name: str
     layers: tuple[Layer, ...]
 
+    def distinct(self) -> tuple[tuple[Layer, int], ...]:
+        """Each layer of its own kind, in order, and how often it stands here."""
+        return tuple(Counter(self.layers).items())
+
 
 def stack(name: str, kinds: Sequence[str], layer: Callable[[str], tuple[Module | Buffer, ...]]) -> Stack:
     """A stack whose layers are of these kinds, in order; `layer` lists what one of each kind owns."""
@@ -63,9 +68,11 @@ class Weight:
     layer: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A model built from a `config.json`, as `transformers`' `AutoModelForCausalLM.from_config` would build it.
+
+    Nothing changes one, so what is asked of it again and again is worked out once.
 
     `config` holds every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults
     filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`; `buffers` are those
@@ -108,34 +115,50 @@ class Model:
                 for index, layer in enumerate(part.layers):
                     yield from (replace(each, name=f"{part.name}.{index}.{each.name}") for each in layer.buffers)
 
-    def modules(self) -> Iterator[Module]:
+    @cached_property
+    def modules(self) -> tuple[Module, ...]:
         """Every kind of module once: each outer one, and those of each kind of layer."""
-        for layer, _times in self.distinct_layers():
-            yield from layer.modules
-        yield from (part for part in self.parts if isinstance(part, Module))
+        inner = [module for layer, _times in self.distinct_layers for module in layer.modules]
+        return (*inner, *self.outer.values())
 
-    def paths(self) -> Iterator[tuple[str, Module]]:
+    @cached_property
+    def paths(self) -> tuple[tuple[str, Module], ...]:
         """Every kind of module with its path, in which a layer's number is `*`."""
+        return tuple(self._paths())
+
+    def _paths(self) -> Iterator[tuple[str, Module]]:
         for part in self.parts:
             if isinstance(part, Stack):
-                for layer in {id(layer): layer for layer in part.layers}.values():
+                for layer, _times in part.distinct():
                     yield from ((f"{part.name}.*.{module.name}", module) for module in layer.modules)
             else:
                 yield part.name, part
 
-    @property
+    @cached_property
+    def outer(self) -> dict[str, Module]:
+        """The modules outside the layers, by name."""
+        return {part.name: part for part in self.parts if isinstance(part, Module)}
+
+    @cached_property
+    def decoder(self) -> Stack:
+        """The decoder's layers: the first stack."""
+        return next(part for part in self.parts if isinstance(part, Stack))
+
+    @cached_property
     def parameters(self) -> int:
         """The number of parameters, tied ones counted once."""
         layers = sum(
             sum(p.elements for module in layer.modules for p in module.parameters) * times
-            for layer, times in self.distinct_layers()
+            for layer, times in self.distinct_layers
         )
-        outer = (part for part in self.parts if isinstance(part, Module))
         return layers + sum(
-            p.elements for module in outer for p in module.parameters if f"{module.name}.{p.name}" not in self.tied
+            p.elements
+            for module in self.outer.values()
+            for p in module.parameters
+            if f"{module.name}.{p.name}" not in self.tied
         )
 
-    @property
+    @cached_property
     def kept_whole(self) -> frozenset[str]:
         """The paths of modules that quantisation leaves alone: the head, tied ones, and the owner of the last weight.
 
@@ -146,16 +169,19 @@ class Model:
         return frozenset(owners | ({self.head} if self.head else set()))
 
     @property
+    def output(self) -> Module:
+        """The output projection."""
+        return next(module for module in self.outer.values() if module.name == self.head)
+
+    @property
     def embedding(self) -> Module:
         """The word embeddings: the first embedding outside the layers."""
-        return next(part for part in self.parts if isinstance(part, Module) and part.kind == "embedding")
+        return next(module for module in self.outer.values() if module.kind == "embedding")
 
-    def distinct_layers(self) -> Iterator[tuple[Layer, int]]:
+    @cached_property
+    def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
         """Each layer of its own kind, and how often it stands in its stack."""
-        for part in self.parts:
-            if isinstance(part, Stack):
-                times = Counter(map(id, part.layers))
-                yield from ((layer, times[id(layer)]) for layer in {id(layer): layer for layer in part.layers}.values())
+        return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct())
 
     def _placed(self) -> Iterator[tuple[Module, str, int | None]]:
         """Every module with its path, and its layer's index where it is in one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from calculator.dimension import Shape, elements
@@ -18,7 +19,7 @@ Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 OwnDType = DType | Literal["model"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Parameter:
     """One tensor that an optimizer could train: the last part of its dotted name, and its shape.
 
@@ -29,7 +30,7 @@ class Parameter:
     shape: Shape
     dtype: OwnDType = "model"
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many numbers it holds."""
         return elements(self.shape)
@@ -44,7 +45,7 @@ class Buffer:
     dtype: OwnDType
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Module:
     """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order.
 
@@ -60,22 +61,22 @@ class Module:
     quantizable: bool = False
     adds_bias: bool = False
 
-    @property
+    @cached_property
     def weight(self) -> Parameter:
         """The parameter named `weight`."""
         return next(p for p in self.parameters if p.name == "weight")
 
-    @property
+    @cached_property
     def bias(self) -> Parameter | None:
         """The parameter named `bias`, if there is one."""
         return next((p for p in self.parameters if p.name == "bias"), None)
 
-    @property
+    @cached_property
     def in_features(self) -> int:
         """A linear's or conv1d's input width; an embedding's number of rows."""
         return self.weight.shape[0 if self.kind in ("conv1d", "embedding") else 1]
 
-    @property
+    @cached_property
     def out_features(self) -> int:
         """A linear's or conv1d's output width; an embedding's width."""
         return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]

@@ -59,7 +59,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         told.append(AUTOCAST)
     if request.training.autocast == "float16":
         told.append(SCALER)
-    if any(module.kind == "experts" for module in model.modules()):
+    if any(module.kind == "experts" for module in model.modules):
         told.append(EXPERTS)
     if not request.length_given:
         told.append(f"No sequence_length was given: {request.training.sequence_length:,} tokens are taken.")
@@ -89,11 +89,11 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
 
 
 def _not_quantised(model: Model) -> list[str]:
-    kinds = {module.kind for module in model.modules()}
+    kinds = {module.kind for module in model.modules}
     told = []
     if "experts" in kinds:
         told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
-    if any(module.kind == "linear" and not module.quantizable for module in model.modules()):
+    if any(module.kind == "linear" and not module.quantizable for module in model.modules):
         told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
     return told
 

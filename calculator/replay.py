@@ -16,6 +16,7 @@ from calculator.optimizers import OPTIMIZERS
 from calculator.state import optimizer_states, stored
 from calculator.step.optimizer_step import temporaries
 from calculator.step.unrolled import Events, events
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +93,7 @@ class Run:
         self.allocator = allocator
         self.training = training
         self.workspaces = workspaces
-        self.state = stored(model, method, training)
+        self.state = stored(Treated(model, method, training))
         self.optimizer = OPTIMIZERS[training.optimizer]
         alone = replace(training, gradient_accumulation_steps=1)
         self.first = Batch(events(model, method, alone))

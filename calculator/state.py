@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
 from calculator.dtype import ITEMSIZE, DType, rounded
-from calculator.model import Layer, Model, Stack
+from calculator.model import Layer, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.module import Buffer, Module, Parameter
     from calculator.optimizers import Optimizer
     from calculator.training import Training
-    from calculator.treatment import Treatment
+    from calculator.treatment import Treated, Treatment
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -44,27 +43,27 @@ class Stored:
         self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
 
 
-def stored(model: Model, method: Method, training: Training) -> tuple[Stored, ...]:
-    """Every kind of tensor of the model under the method, without gradients and optimizer states."""
+def stored(treated: Treated) -> tuple[Stored, ...]:
+    """Every kind of tensor of a model under its method, without gradients and optimizer states."""
+    model, method, training = treated.model, treated.method, treated.training
     tensors: list[Stored] = []
     for part in model.parts:
         if isinstance(part, Stack):
-            for layer, count in Counter(part.layers).items():
-                tensors += _layer(part.name, layer, count, model, method, training)
+            for layer, count in part.distinct():
+                tensors += _layer(part.name, layer, count, treated)
         else:
-            tensors += _module(part, part.name, 1, model, method, training)
+            tensors += _module(part, part.name, 1, treated)
     for buffer in model.buffers:
         tensors += _buffer(buffer, buffer.name, 1, method, training)
     tensors += method.added(model, training)
     return tuple(tensors)
 
 
-def _layer(stack: str, layer: Layer, count: int, model: Model, method: Method, training: Training) -> Iterator[Stored]:
+def _layer(stack: str, layer: Layer, count: int, treated: Treated) -> Iterator[Stored]:
     for module in layer.modules:
-        name = f"{stack}.*.{module.name}"
-        yield from _module(module, name, count, model, method, training)
+        yield from _module(module, f"{stack}.*.{module.name}", count, treated)
     for buffer in layer.buffers:
-        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, method, training)
+        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, treated.method, treated.training)
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[Stored]:
@@ -77,13 +76,11 @@ def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Tra
         yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 
-def _module(
-    module: Module, name: str, count: int, model: Model, method: Method, training: Training
-) -> Iterator[Stored]:
-    treatment = method.treatment(name, module, model, training)
+def _module(module: Module, name: str, count: int, treated: Treated) -> Iterator[Stored]:
+    treatment, tied = treated.treatment(name, module), treated.model.tied
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
-        if full_name not in model.tied:
+        if full_name not in tied:
             yield from _own(parameter, full_name, count, treatment)
         if treatment.copied:
             yield Stored(

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.dimension import Shape
     from calculator.dtype import DType
-    from calculator.module import Parameter
+    from calculator.methods.base import Method
+    from calculator.model import Model
+    from calculator.module import Module, Parameter
     from calculator.quantization import Quantization
+    from calculator.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +49,23 @@ class Treatment:
         if parameter.name == "bias" and self.quantization is not None:
             return self.quantization.compute_dtype
         return self.dtype if parameter.dtype == "model" else parameter.dtype
+
+
+class Treated:
+    """A model under a method: what becomes of each of its modules, each worked out once."""
+
+    __slots__ = ("known", "method", "model", "training")
+
+    def __init__(self, model: Model, method: Method, training: Training) -> None:
+        self.model = model
+        self.method = method
+        self.training = training
+        self.known: dict[tuple[str, int], Treatment] = {}
+
+    def treatment(self, path: str, module: Module) -> Treatment:
+        """What becomes of a module; two kinds of layers may have different ones at the same path."""
+        known = self.known.get((path, id(module)))
+        if known is None:
+            known = self.method.treatment(path, module, self.model, self.training)
+            self.known[path, id(module)] = known
+        return known

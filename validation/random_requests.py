@@ -107,7 +107,7 @@ def _training(rng: random.Random, model: Model, method: str) -> dict[str, Any]:
 
 def _targets(rng: random.Random, model: Model) -> dict[str, Any]:
     """What a low-rank method adapts and what it trains in full."""
-    linear = sorted({path.rpartition(".")[2] for path, module in model.paths() if module.kind in ("linear", "conv1d")})
+    linear = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")})
     embedding = model.embedding.name.rpartition(".")[2]
     some = rng.sample(linear, rng.randint(1, min(4, len(linear))))
     default = 25 if model.model_type in DEFAULT_TARGETS else 1

@@ -152,7 +152,7 @@ def prepared(model: Model) -> bool | None:
 
     axolotl prepares the model, and then casts back what it knows by name.
     """
-    dense = [path for path, module in model.paths() if not module.quantizable or path in model.kept_whole]
+    dense = [path for path, module in model.paths if not module.quantizable or path in model.kept_whole]
     back = {converted(path, model.model_type) for path in dense}
     return None if len(back) > 1 else True not in back
 
@@ -177,7 +177,7 @@ def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) ->
     """What axolotl keeps in float32 though the rest is in half precision, in words. Source: loaders/model.py."""
     if dtype == "float32" or isinstance(method, QLoRA):
         return
-    paths = [path for path, _ in model.paths()]
+    paths = [path for path, _ in model.paths]
     casts = any(converted(path, model.model_type) for path in paths)
     if isinstance(method, Full) and attention != "flash_attention_2" and casts:
         yield "without an adapter or flash attention, norms, embed_tokens and lm_head are kept in float32"

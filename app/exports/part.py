@@ -71,7 +71,7 @@ def targets(method: LoRA | QLoRA, model: Model) -> tuple[str, ...] | None:
     """
     if method.target_modules != "all-linear":
         return target_names(method, model)
-    linear = [(path, module) for path, module in model.paths() if module.kind in ("linear", "conv1d")]
+    linear = [(path, module) for path, module in model.paths if module.kind in ("linear", "conv1d")]
     usual_head = model.head in (None, "lm_head") and model.model_type != "gpt_neox"
     if usual_head and all(module.kind == "linear" for _, module in linear):
         return None

@@ -43,7 +43,7 @@ class QLoRA(LowRank, Method):
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train what is stored in 4 bits."""
         LowRank.check(self, model, training)
-        packed = {name for path, module in model.paths() for name in self._saved(path, module, model)}
+        packed = {name for path, module in model.paths for name in self._saved(path, module, model)}
         if packed:
             told = " and ".join(sorted(packed))
             message = (
@@ -79,7 +79,7 @@ class QLoRA(LowRank, Method):
         Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
         """
         code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
-        converts = any(self._converted(path, module, model) for path, module in model.paths())
+        converts = any(self._converted(path, module, model) for path, module in model.paths)
         return (code,) if self.double_quant and converts else ()
 
     def _quantization(self, training: Training) -> Quantization:

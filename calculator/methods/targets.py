@@ -110,7 +110,7 @@ def check(method: LowRank, model: Model) -> None:
     """
     names = target_names(method, model)
     problems = [*_numbered(method), *_unknown(method, model), *_experts(method, model)]
-    paths = dict(model.paths())
+    paths = dict(model.paths)
     found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
     if not found and not problems:
         known = ", ".join(sorted({path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}))
@@ -167,7 +167,7 @@ def _numbered(method: LowRank) -> Iterator[Problem]:
 
 
 def _unknown(method: LowRank, model: Model) -> Iterator[Problem]:
-    paths = [path for path, _ in model.paths()]
+    paths = [path for path, _ in model.paths]
     for name in method.modules_to_save or ():
         if not any(is_saved(path, replace(method, modules_to_save=(name,))) for path in paths):
             message = f"no module's name ends in {name}"

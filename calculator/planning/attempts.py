@@ -13,6 +13,7 @@ from calculator.estimate import estimate, model_of, parameter_counts
 from calculator.request import Request
 from calculator.state import stored
 from calculator.training import Training
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
@@ -130,4 +131,4 @@ class Attempts:
             PlanError: where the method can't be put on the model.
         """
         method.check(self.model, Training())
-        return parameter_counts(stored(self.model, method, Training())).trainable_fraction
+        return parameter_counts(stored(Treated(self.model, method, Training()))).trainable_fraction

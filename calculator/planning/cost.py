@@ -14,6 +14,7 @@ from calculator.devices import gpu
 from calculator.devices.verdict import card_of
 from calculator.planning.products import products
 from calculator.state import stored
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,7 +153,7 @@ class _Step:
     def _moved(self) -> Iterator[CostTerm]:
         """Bytes that take time of their own: dequantised weights, and reads that small micro-batches don't hide."""
         request = self.request
-        state = stored(self.model, request.method, request.training) if request.method.name == "qlora" else ()
+        state = stored(Treated(self.model, request.method, request.training)) if request.method.name == "qlora" else ()
         quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")
         if quantised:
             moved = round(self.micro_batches * self.passes * quantised * 2.5)

@@ -70,7 +70,7 @@ def targets(attempts: Attempts) -> tuple[Any, ...]:
 
 def attention_names(model: Model) -> tuple[str, ...]:
     """The names of attention's linear layers, as PEFT matches them."""
-    paths = [path for path, module in model.paths() if module.kind in ("linear", "conv1d")]
+    paths = [path for path, module in model.paths if module.kind in ("linear", "conv1d")]
     inside = [path for path in paths if "att" in path.lower()]
     return tuple(dict.fromkeys(_named(path, paths, inside) for path in inside))
 

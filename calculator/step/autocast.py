@@ -53,11 +53,10 @@ class Autocast:
 
 def _leaf(x: Tensor) -> Leaf | None:
     """The leaf that a tensor is, if it is one: a trained parameter, or embeddings that were told to get a gradient."""
-    node = x.node
-    while isinstance(node, Mark):
-        edge = node.edges[0]
-        node = edge[0] if edge else None
-    return node if isinstance(node, Leaf) else None
+    edge = x.edge
+    while edge is not None and isinstance(edge[0], Mark):
+        edge = edge[0].edges[0]
+    return edge[0] if edge is not None and isinstance(edge[0], Leaf) else None
 
 
 def summed_dtype(x: Tensor) -> DType:
@@ -69,7 +68,7 @@ def copied(x: Tensor, dtype: DType, name: str) -> Tensor:
     """A tensor in another dtype; itself where it is of that dtype already."""
     if x.dtype == dtype:
         return x
-    node = Node(x.tape, _copied_back, (x,), x.dtype) if x.node else None
+    node = Node(x.tape, _copied_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name + COPY, node=node)
     out.merged = x.merged or _is_spread(x)
     return out

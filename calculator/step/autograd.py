@@ -11,20 +11,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import elements
-from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.answer import ComponentName
-    from calculator.step.tape import Frame
+    from calculator.dimension import Shape
+    from calculator.dtype import DType
+    from calculator.step.tape import Edge, Frame, Tape, Tensor
 
     #: A node's rule: from itself and its output's gradient to its inputs' gradients, in the order of its edges.
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
 
 
 class Node:
-    """A step of the backward pass: its rule, what it saved, and the nodes that its gradients go to."""
+    """A step of the backward pass: its rule, what it saved, where its gradients go, and what has come in."""
 
     __slots__ = (
         "apply",
@@ -41,28 +42,29 @@ class Node:
     )
 
     def __init__(
-        self, tape: Tape, apply: Rule, inputs: Sequence[Tensor | None], context: Any = None, outputs: int = 1
+        self, tape: Tape, apply: Rule, edges: tuple[Edge | None, ...], context: Any = None, outputs: int = 1
     ) -> None:
         self.apply = apply
-        self.edges = [(t.node, t.index, t.shape, t.dtype) if t is not None and t.node else None for t in inputs]
-        self.saved: list[Any] = []
+        self.edges = edges
+        self.saved: Sequence[Any] = ()
         self.context = context
         self.frame: Frame | None = None
         self.pending = 0
-        self.incoming: list[Tensor | None] = [None] * outputs
+        self.incoming: list[Tensor | None] | None = None
         self.outputs = outputs
         self.scope = tape.scope
         self.component: ComponentName = tape.component
-        tape.sequence += 1
-        self.sequence = tape.sequence
+        self.sequence = tape.sequence = tape.sequence + 1
 
     def save(self, tensor: Tensor) -> None:
         """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in."""
-        if tensor.tape.frames:
-            self.frame = tensor.tape.frames[-1]
-            self.saved.append(self.frame.pack(tensor))
+        frames = tensor.tape.frames
+        if frames:
+            self.frame = frames[-1]
+            held = self.frame.pack(tensor)
         else:
-            self.saved.append(Tensor(tensor.tape, tensor.storage, tensor.shape, tensor.dtype, None))
+            held = tensor if tensor.edge is None else tensor.detach()
+        self.saved = [*self.saved, held]
 
 
 class Mark(Node):
@@ -80,25 +82,25 @@ class Leaf(Node):
     __slots__ = ("exists", "kept", "name")
 
     def __init__(self, tape: Tape, name: str, *, exists: bool, component: ComponentName = "gradients") -> None:
-        super().__init__(tape, _accumulate, ())
-        self.sequence = sys.maxsize
+        super().__init__(tape, _no_further, ())
         self.exists = exists
         self.name = name
         self.component = component
         self.kept: Tensor | None = None
 
+    def accumulate(self) -> None:
+        """Keep a first gradient: itself, or a copy where it is a part of something larger that lies apart."""
+        grad = self.incoming[0] if self.incoming else None
+        self.incoming = None
+        if grad is None or self.exists or grad.storage is None:
+            return
+        if _is_scattered(grad):
+            grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
+        self.kept = grad
+        grad.rename(f"{self.name}: gradient", self.component)
 
-def _accumulate(node: Node, grad: Tensor) -> tuple[()]:
-    """Keep a first gradient: itself, or a copy where it is a part of something larger that lies apart."""
-    if not isinstance(node, Leaf) or node.exists or grad.storage is None:
-        return ()
-    if _is_scattered(grad):
-        grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
-    node.kept = grad
-    if grad.storage is not None:
-        row = grad.storage.row
-        _, shape, dtype, _, size = grad.tape.rows[row]
-        grad.tape.rows[row] = (f"{node.name}: gradient", shape, dtype, node.component, size)
+
+def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  a leaf accumulates and hands nothing on
     return ()
 
 
@@ -112,47 +114,63 @@ def _is_scattered(grad: Tensor) -> bool:
 
 def backward(tape: Tape, out: Tensor, gradient: Tensor | None = None) -> None:
     """Run the backward pass from a scalar, or from any tensor whose gradient the caller gives and holds."""
-    root = out.node
-    if root is None:
+    if out.edge is None:
         return
+    root = out.edge[0]
     _count_dependencies(root)
     given = gradient or tape.new((), out.dtype, "loss: gradient", component="logits_and_loss")
-    root.incoming[out.index] = given
-    ready = [(-root.sequence, 0, root)]
+    root.incoming = [None] * root.outputs
+    root.incoming[out.edge[1]] = given
+    ready = [(-root.sequence, root)]
     while ready:
-        node = heapq.heappop(ready)[2]
+        node = heapq.heappop(ready)[1]
         tape.scope, tape.component = node.scope, node.component
         _run(node, ready)
     tape.component = "activations"
     del given
 
 
-def _run(node: Node, ready: list[tuple[int, int, Node]]) -> None:
+def _run(node: Node, ready: list[tuple[int, Node]]) -> None:
+    """Apply a node's rule, let go of what it saved, and hand its gradients on."""
     if node.frame is not None:
         node.saved = node.frame.unpack(node.saved)
-    incoming, node.incoming = node.incoming, [None] * node.outputs
-    passed = list(node.apply(node, incoming[0] if node.outputs == 1 else incoming))
+    incoming, node.incoming = node.incoming or [None], None
+    passed = [*node.apply(node, incoming[0] if node.outputs == 1 else incoming)]
     if node.frame is not None:
-        node.saved = []  # what was recomputed is only the rule's own
-    for index, edge in enumerate(node.edges):
-        given = passed[index]
-        if edge is not None and given is not None:
-            passed[index] = _fitted(given, edge[2], edge[3])
-        del given
+        node.saved = ()  # what was recomputed is only the rule's own
+    _fit(passed, node.edges)
     del incoming
-    node.saved = []
+    node.saved = ()
     node.frame = None
-    for index, edge in enumerate(node.edges):
+    _hand_on(passed, node.edges, ready)
+
+
+def _fit(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
+    """Bring gradients to their inputs' shapes and dtypes, as the engine's validate_outputs does."""
+    for index, edge in enumerate(edges):
+        given = passed[index]
+        if edge is not None and given is not None and (given.dtype != edge[3] or given.shape != edge[2]):
+            passed[index] = _fitted(given, edge[2], edge[3])
+
+
+def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...], ready: list[tuple[int, Node]]) -> None:
+    """Give each gradient to the node that it belongs to; what is ready then waits its turn, but leaves run at once."""
+    leaves: list[Leaf] = []
+    for index, edge in enumerate(edges):
         if edge is not None:
-            target = edge[0]
-            _deposit(target, edge[1], passed, index)
+            target, slot = edge[0], edge[1]
+            _deposit(target, slot, passed, index)
             target.pending -= 1
-            if target.pending == 0:
-                heapq.heappush(ready, (-target.sequence, id(target), target))
+            if not target.pending:
+                if isinstance(target, Leaf):
+                    leaves.append(target)
+                else:
+                    heapq.heappush(ready, (-target.sequence, target))
+    for leaf in leaves:
+        leaf.accumulate()
 
 
-def _fitted(grad: Tensor, shape: Any, dtype: Any) -> Tensor:
-    """A gradient brought to its input's shape and dtype, as the engine's validate_outputs does."""
+def _fitted(grad: Tensor, shape: Shape, dtype: DType) -> Tensor:
     if grad.shape != shape and elements(grad.shape) != elements(shape):
         grad = grad.tape.new(shape, grad.dtype, "gradient, summed")
     if grad.dtype != dtype:
@@ -166,9 +184,11 @@ def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -
     A tied weight's first gradient comes from a product as a transposed view, whose base counts as another owner.
     Tensors are looked at inside their lists only, so that no local name adds to their reference counts.
     """
-    buffer = target.incoming
     if passed[index] is None:
         return
+    buffer = target.incoming
+    if buffer is None:
+        buffer = target.incoming = [None] * target.outputs
     if buffer[slot] is None:
         buffer[slot] = passed[index]
     elif isinstance(target, Leaf) or not _own(buffer, slot):
@@ -188,13 +208,11 @@ def _fresh(like: Any) -> Tensor:
 
 
 def _count_dependencies(root: Node) -> None:
-    stack, seen = [root], {id(root)}
+    stack = [root]
     while stack:
         for edge in stack.pop().edges:
-            if edge is None:
-                continue
-            target = edge[0]
-            target.pending += 1
-            if id(target) not in seen:
-                seen.add(id(target))
-                stack.append(target)
+            if edge is not None:
+                target = edge[0]
+                if not target.pending:
+                    stack.append(target)
+                target.pending += 1

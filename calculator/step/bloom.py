@@ -82,7 +82,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residua
 def _gelu(x: Tensor) -> Tensor:
     """BloomGelu: a function of its own, which saves its input; five products and a tanh, one at a time."""
     tape = x.tape
-    node = Node(tape, _gelu_back, (x,)) if x.node else None
+    node = Node(tape, _gelu_back, (x.edge,)) if x.edge else None
     half = tape.new(x.shape, x.dtype, "half of x")
     inner = _tanh(x)
     shifted = tape.new(x.shape, x.dtype, "1 + tanh")

@@ -43,7 +43,7 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     hidden_states = _decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
-    logits = context.outer(context.model.head)(hidden_states)
+    logits = context.bind(context.model.output)(hidden_states)
     logits = context.program.logits(context, logits)
     loss = causal_lm_loss(context, logits)
     loss = with_router_loss(context, loss)
@@ -62,7 +62,7 @@ def _windows(context: Context) -> list[Tensor]:
 def _decoder(context: Context, ids: Tensor) -> Tensor:
     program = context.program
     inputs_embeds = program.embeddings(context, ids)
-    if context.training.gradient_checkpointing and not inputs_embeds.node:
+    if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = program.enter(context, inputs_embeds)
@@ -84,17 +84,14 @@ def _decoder(context: Context, ids: Tensor) -> Tensor:
 def marked(x: Tensor, label: str) -> Tensor:
     """A point between layers, marked when the forward pass and when the gradient comes by."""
     x.tape.mark(f"{label} forward")
-    node = Mark(x.tape, _mark_back, (x,), label) if x.node else None
+    node = Mark(x.tape, _mark_back, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
 def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Mark the point, and give the gradient one name between any two layers, so that copies can be counted."""
-    tape = grad.tape
-    tape.mark(f"{node.context} backward")
-    if grad.storage is not None:
-        _, shape, dtype, component, size = tape.rows[grad.storage.row]
-        tape.rows[grad.storage.row] = ("layers: gradient of the hidden states", shape, dtype, component, size)
+    grad.tape.mark(f"{node.context} backward")
+    grad.rename("layers: gradient of the hidden states")
     return (grad,)
 
 
@@ -121,9 +118,9 @@ def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
     """A layer's input, with which the tables stay that only layers save for which it stands."""
     layer = context.layers[context.repetition.numbers[place]]
     others = _types(context, place) - {masks.attends(layer.kind)}
-    if not others or x.node is None or context.training.gradient_checkpointing:
+    if not others or x.edge is None or context.training.gradient_checkpointing:
         return x
-    node = Mark(x.tape, _kept_back, (x,))
+    node = Mark(x.tape, _kept_back, (x.edge,))
     for table in (table for attends in others for table in context.program.share(context.position, attends)[:2]):
         node.save(table)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.step import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from calculator.dtype import DType
     from calculator.step.tape import Tensor
@@ -53,7 +53,7 @@ class Checkpoint:
         self.holders.append(weakref.ref(holder))
         return holder
 
-    def unpack(self, held: list[Any]) -> list[Any]:
+    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
         """Hand recomputed tensors over; the first call recomputes."""
         if self.recomputed is None:
             self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
@@ -95,7 +95,7 @@ class _Recomputation:
             raise _StopRecomputation
         return saved
 
-    def unpack(self, held: list[Any]) -> list[Any]:
+    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
         return held
 
 

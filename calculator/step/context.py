@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import Dim
-from calculator.model import Layer, Model, Stack
-from calculator.module import Module
 from calculator.step import masks
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
@@ -18,8 +16,9 @@ from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
-    from calculator.methods.base import Method
-    from calculator.training import Training
+    from calculator.model import Layer, Model, Stack
+    from calculator.module import Module
+    from calculator.treatment import Treated
 
 
 #: What a current card and PyTorch have.
@@ -61,11 +60,14 @@ class Context:
         "returned",
         "tape",
         "training",
+        "treated",
         "waiting",
     )
 
-    def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
+    def __init__(self, treated: Treated, *, kernels: Kernels = KERNELS) -> None:
+        model, method, training = treated.model, treated.method, treated.training
         self.tape = Tape()
+        self.treated = treated
         self.kernels = kernels
         self.model = model
         self.config = model.config
@@ -103,16 +105,15 @@ class Context:
     def bind(self, module: Module, prefix: str = "") -> Bound:
         """A module with its parameters on this tape."""
         path = f"{prefix}{module.name}"
-        treatment = self.method.treatment(path, module, self.model, self.training)
-        return Bound(self.parameters, path, module, treatment, self.method.forward)
+        return Bound(self.parameters, path, module, self.treated.treatment(path, module), self.method.forward)
 
-    def outer(self, name: str | None) -> Bound:
+    def outer(self, name: str) -> Bound:
         """A module outside the layers, by its name."""
-        return self.bind(next(p for p in self.model.parts if isinstance(p, Module) and p.name == name))
+        return self.bind(self.model.outer[name])
 
     def has(self, name: str) -> bool:
         """Whether there is such a module outside the layers."""
-        return any(isinstance(part, Module) and part.name == name for part in self.model.parts)
+        return name in self.model.outer
 
     def release(self) -> None:
         """Drop what the decoder's own code holds while its layers run."""
@@ -196,7 +197,7 @@ class LayerModules:
 
 def stack(model: Model) -> Stack:
     """The decoder's layers."""
-    return next(p for p in model.parts if isinstance(p, Stack))
+    return model.decoder
 
 
 def layer_kinds(context: Context) -> list[int]:

@@ -95,7 +95,7 @@ def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
 
 
 def _product(x: Tensor, turns: Tensor, name: str) -> Tensor:
-    node = Node(x.tape, _product_back, (x,)) if x.node else None
+    node = Node(x.tape, _product_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(turns)
     return x.tape.new(x.shape, "float32", name, node=node)

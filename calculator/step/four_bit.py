@@ -28,8 +28,9 @@ def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tenso
 def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
     """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
     node = None
-    if x.node or (bias is not None and bias.node):
-        node = Node(x.tape, _matmul_4bit_back, (x, bias), (module, quantization))
+    bias_edge = None if bias is None else bias.edge
+    if x.edge or bias_edge:
+        node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization))
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
     copies = _as_cast(x, dense, bias)

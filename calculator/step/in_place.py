@@ -9,7 +9,7 @@ from calculator.step.tape import Tensor
 
 def added(x: Tensor, other: Tensor) -> Tensor:
     """`x += other` of the same shape and dtype: nothing is saved, and both get the same gradient."""
-    node = Node(x.tape, _to_both, (x, other)) if x.node or other.node else None
+    node = Node(x.tape, _to_both, (x.edge, other.edge)) if x.edge or other.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
@@ -19,7 +19,7 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def scaled(x: Tensor) -> Tensor:
     """`x *= number` or `x /= number`: nothing is saved."""
-    node = Node(x.tape, _scaled_back, (x,)) if x.node else None
+    node = Node(x.tape, _scaled_back, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
@@ -29,9 +29,9 @@ def _scaled_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def clamped(x: Tensor, name: str) -> Tensor:
     """`x.clamp_()`: what x was is copied and saved."""
-    if x.node is None:
+    if x.edge is None:
         return x
-    node = Node(x.tape, _clamped_back, (x,))
+    node = Node(x.tape, _clamped_back, (x.edge,))
     node.save(x.tape.new(x.shape, x.dtype, name))
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
@@ -52,7 +52,7 @@ def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
     total = ops.total(x, (*x.shape[:-1], 1), "sum of a row")
     if guarded:
         total = ops.shift(total, "sum of a row, guarded")
-    node = Node(x.tape, _share_back, (x, total)) if x.node else None
+    node = Node(x.tape, _share_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
         node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
         node.save(total)
@@ -72,7 +72,7 @@ def _share_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 def jittered(x: Tensor) -> Tensor:
     """Noise of its own shape times x, in place: the noise is saved."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
-    node = Node(x.tape, _jittered_back, (x,)) if x.node else None
+    node = Node(x.tape, _jittered_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(noise)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
@@ -85,12 +85,12 @@ def _jittered_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 def jittered_view(x: Tensor) -> Tensor:
     """The same in place through a view, whose base's history is written anew (CopySlices, AsStridedBackward)."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
-    if x.node is None:
+    if x.edge is None:
         return Tensor(x.tape, x.storage, x.shape, x.dtype, None)
-    node = Node(x.tape, _jittered_view_back, (x,))
+    node = Node(x.tape, _jittered_view_back, (x.edge,))
     node.save(noise)
     whole = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
-    return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole,)))
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole.edge,)))
 
 
 def _strided_back(_: Node, grad: Tensor) -> tuple[Tensor]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def rows(x: Tensor, index: Tensor, name: str) -> Tensor:
     """x[index]: as many rows of x as there are indices, which are saved."""
-    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(index)
     return x.tape.new((*index.shape, *x.shape[1:]), x.dtype, name, node=node)
@@ -37,13 +37,13 @@ def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def picked(x: Tensor, shape: Shape, name: str) -> Tensor:
     """x[..., [index]]: a copy of the parts at the places that a list tells."""
-    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node=node)
 
 
 def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     """The k largest of each row and their indices."""
-    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     shape = (*x.shape[:-1], k)
     values = x.tape.new(shape, x.dtype, name, node=node)
     indices = x.tape.new(shape, "int64", f"{name}: indices")
@@ -54,7 +54,7 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """x.gather(-1, indices)."""
-    node = Node(x.tape, _written_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
     return x.tape.new(indices.shape, x.dtype, name, node=node)
@@ -63,16 +63,14 @@ def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
 def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
     """Each group of rows times its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
     node = None
-    if x.node or weight.node:
-        node = Node(x.tape, _grouped_back, (x, weight))
-        if weight.node:
+    if x.edge or weight.edge:
+        node = Node(x.tape, _grouped_back, (x.edge, weight.edge))
+        if weight.edge:
             node.save(x)
-        if x.node:
+        if x.edge:
             node.save(weight)
         node.save(offsets)
-    out = _row_aligned(x, (x.shape[0], out_features), name)
-    out.node = node
-    return out
+    return _row_aligned(x, (x.shape[0], out_features), name, node)
 
 
 def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -83,20 +81,23 @@ def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | Non
     return x_grad, weight_grad
 
 
-def _row_aligned(like: Tensor, shape: Shape, name: str) -> Tensor:
+def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:
     """A grouped product, whose rows take whole 16 bytes: one with gaps is never added to in place.
 
     Source: ATen/native/GroupedMMUtils.h, create_grouped_gemm_output_tensor.
     """
     short = -shape[-1] % (16 // ITEMSIZE[like.dtype])
-    out = like.tape.new((*shape[:-1], shape[-1] + short) if short else shape, like.dtype, name)
-    out.shape, out.viewed = shape, bool(short)
+    if not short:
+        return like.tape.new(shape, like.dtype, name, node=node)
+    whole = like.tape.new((*shape[:-1], shape[-1] + short), like.dtype, name)
+    out = Tensor(like.tape, whole.storage, shape, like.dtype, node)
+    out.viewed = True
     return out
 
 
 def summed(x: Tensor, shape: Shape, name: str) -> Tensor:
     """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width); in float32 under autocast."""
-    node = Node(x.tape, _summed_back, (x,), (x.shape, x.dtype)) if x.node else None
+    node = Node(x.tape, _summed_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
     return x.tape.new(shape, summed_dtype(x), name, node=node)
 
 
@@ -107,7 +108,7 @@ def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def filled(x: Tensor, mask: Tensor, name: str) -> Tensor:
     """x.masked_fill(mask, number): the mask is saved."""
-    node = Node(x.tape, _filled_back, (x,)) if x.node else None
+    node = Node(x.tape, _filled_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(mask)
     return x.tape.new(x.shape, x.dtype, name, node=node)
@@ -121,7 +122,9 @@ def assembled(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """An empty tensor into whose slices parts are copied, one after the other."""
     whole = parts[0].tape.new(shape, parts[0].dtype, name)
     for part in parts:
-        node = Node(part.tape, _assembled_back, (whole, part), part.shape) if part.node or whole.node else None
+        node = (
+            Node(part.tape, _assembled_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
+        )
         whole = Tensor(part.tape, whole.storage, shape, part.dtype, node)
     return whole
 
@@ -138,7 +141,7 @@ def _assembled_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | N
 
 def clamped(x: Tensor, name: str, *, both: bool = True) -> Tensor:
     """x.clamp(): x is saved. `both` says that it is kept from below too."""
-    node = Node(x.tape, _clamped_back, (x,), both) if x.node else None
+    node = Node(x.tape, _clamped_back, (x.edge,), both) if x.edge else None
     if node is not None:
         node.save(x)
     return x.tape.new(x.shape, x.dtype, name, node=node)

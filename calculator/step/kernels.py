@@ -34,7 +34,8 @@ def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     tape = query.tape
     inputs = (query, key, value)
-    node = Node(tape, _flash_back, inputs) if any(t.node for t in inputs) else None
+    edges = (query.edge, key.edge, value.edge)
+    node = Node(tape, _flash_back, edges) if any(edges) else None
     if node is not None:
         for tensor in inputs:
             node.save(tensor)
@@ -80,7 +81,8 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
     """
     tape = query.tape
     inputs = (query, key, value)
-    node = Node(tape, _efficient_back, inputs) if any(t.node for t in inputs) else None
+    edges = (query.edge, key.edge, value.edge)
+    node = Node(tape, _efficient_back, edges) if any(edges) else None
     if node is not None:
         for tensor in (*inputs, *((bias,) if bias is not None else ())):
             node.save(tensor)

@@ -28,7 +28,7 @@ def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
 
 
 def _log_softmax(x: Tensor) -> Tensor:
-    node = Node(x.tape, _log_softmax_back, (x,)) if x.node else None
+    node = Node(x.tape, _log_softmax_back, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, "log-probabilities", node=node)
     if node is not None:
         node.save(out)
@@ -40,7 +40,7 @@ def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
-    node = Node(x.tape, _nll_loss_back, (x,)) if x.node else None
+    node = Node(x.tape, _nll_loss_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
         node.save(target)

@@ -72,7 +72,7 @@ def _mergeable(x: Tensor, name: str) -> Tensor:
 def _safe_softmax(x: Tensor) -> Tensor:
     """A softmax whose fully masked rows are zero; it saves its result (derivatives.yaml, _safe_softmax)."""
     tape = x.tape
-    node = Node(tape, _softmax_back, (x,)) if x.node else None
+    node = Node(tape, _softmax_back, (x.edge,)) if x.edge else None
     plain = tape.new(x.shape, x.dtype, "softmax")
     masked = tape.new(x.shape, "bool", "masked scores")
     rows = tape.new((*x.shape[:-1], 1), "bool", "masked rows")

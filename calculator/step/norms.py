@@ -107,8 +107,8 @@ def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
         bias = None if bias is None else autocast.copied(bias, "float32", "bias")
         weight = None if weight is None else autocast.copied(weight, "float32", "weight")
         x = autocast.copied(x, "float32", "input")
-    trained = (weight is not None and weight.node) or (bias is not None and bias.node)
-    node = Node(tape, _layer_norm_back, (x, weight, bias)) if x.node or trained else None
+    edges = (x.edge, None if weight is None else weight.edge, None if bias is None else bias.edge)
+    node = Node(tape, _layer_norm_back, edges) if any(edges) else None
     statistics = (*x.shape[:-1], 1)
     if node is not None:
         node.save(x)

@@ -54,7 +54,7 @@ def broadcast(a: Shape, b: Shape) -> Shape:
 
 def view(x: Tensor, shape: Shape) -> Tensor:
     """The same storage in another shape (view, transpose, unsqueeze, expand)."""
-    node = Node(x.tape, _view_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _view_back, (x.edge,), x.shape) if x.edge else None
     out = Tensor(x.tape, x.storage, shape, x.dtype, node)
     out.merged = x.merged
     return out
@@ -68,7 +68,7 @@ def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
     """The same storage, repeated; the gradient is summed by the engine."""
-    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
 
@@ -79,8 +79,8 @@ def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
 def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[Tensor]:
     """Views of consecutive parts; the backward pass concatenates (of unbind: stacks) their gradients."""
     node = None
-    if x.node:
-        node = Node(x.tape, _split_back, (x,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
+    if x.edge:
+        node = Node(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
     return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
 
 
@@ -91,7 +91,7 @@ def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noq
 
 def repeated(x: Tensor, times: int, name: str) -> Tensor:
     """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
-    node = Node(x.tape, _repeated_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _repeated_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((times, *x.shape[1:]), x.dtype, name, node=node)
 
 
@@ -106,7 +106,7 @@ def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
     """
     if shape == x.shape:
         return view(x, shape)
-    node = Node(x.tape, _narrow_back, (x,), (x.shape, merged)) if x.node else None
+    node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
 
@@ -123,7 +123,7 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def contiguous(x: Tensor, name: str) -> Tensor:
     """A copy in another layout or of an expanded view."""
-    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node=node)
     out.merged = True
     return out
@@ -133,7 +133,7 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
     """`x.to(dtype)`: x itself where it is of that dtype already."""
     if x.dtype == dtype:
         return x
-    node = Node(x.tape, _cast_back, (x,), x.dtype) if x.node else None
+    node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name, node=node)
     out.merged = x.merged
     return out
@@ -145,7 +145,7 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def padded(x: Tensor, shape: Shape, name: str) -> Tensor:
     """A copy with zeros around it; its gradient is the inner part, copied."""
-    node = Node(x.tape, _padded_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _padded_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node=node)
 
 
@@ -156,7 +156,8 @@ def _padded_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """torch.cat: the gradients of the parts are views of the whole's gradient."""
     first = parts[0]
-    node = Node(first.tape, _cat_back, parts, [p.shape for p in parts]) if any(p.node for p in parts) else None
+    edges = tuple([p.edge for p in parts])
+    node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
     out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node=node)
     out.merged = True
     return out
@@ -172,7 +173,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
     """A + b: nothing is saved; both inputs get the same gradient."""
-    node = Node(a.tape, _add_back, (a, b)) if a.node or b.node else None
+    node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
 
 
@@ -182,7 +183,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
     """The difference: nothing is saved; the second input's gradient is negated."""
-    node = Node(a.tape, _subtract_back, (a, b)) if a.node or b.node else None
+    node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
 
 
@@ -193,11 +194,11 @@ def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
     """A · b: each factor is saved where the other needs a gradient."""
     node = None
-    if a.node or b.node:
-        node = Node(a.tape, _mul_back, (a, b))
-        if a.node:
+    if a.edge or b.edge:
+        node = Node(a.tape, _mul_back, (a.edge, b.edge))
+        if a.edge:
             node.save(b)
-        if b.node:
+        if b.edge:
             node.save(a)
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
 
@@ -211,7 +212,7 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 def scale(x: Tensor, name: str) -> Tensor:
     """X times (or plus, or over) a number."""
-    node = Node(x.tape, _scale_back, (x,)) if x.node else None
+    node = Node(x.tape, _scale_back, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node=node)
     out.merged = x.merged
     return out
@@ -223,7 +224,7 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def shift(x: Tensor, name: str) -> Tensor:
     """X plus a number: the gradient passes unchanged."""
-    node = Node(x.tape, _pass_on, (x,)) if x.node else None
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return x.tape.new(x.shape, x.dtype, name, node=node)
 
 
@@ -235,7 +236,7 @@ def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: b
     """
     if delicate and x.tape.autocast is not None:
         x = copied(x, "float32", "input")
-    node = Node(x.tape, _unary_back, (x,), temporaries) if x.node else None
+    node = Node(x.tape, _unary_back, (x.edge,), temporaries) if x.edge else None
     if node is not None and saves == "input":
         node.save(x)
     out = x.tape.new(x.shape, x.dtype, name, node=node)
@@ -263,7 +264,7 @@ def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
         dtype = summed_dtype(x)
     if (x.dtype, dtype) != ("float16", "float32"):
         x = cast(x, dtype, f"scores in {dtype}")
-    node = Node(x.tape, _softmax_back, (x,), x.dtype) if x.node else None
+    node = Node(x.tape, _softmax_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, "softmax", node=node)
     if node is not None:
         node.save(out)
@@ -276,7 +277,7 @@ def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def mean(x: Tensor, name: str) -> Tensor:
     """The mean over the last dimension, kept."""
-    node = Node(x.tape, _mean_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _mean_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node=node)
 
 
@@ -298,11 +299,11 @@ def dropout(x: Tensor, probability: float, name: str) -> Tensor:
     """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
     if probability == 0:
         return x
-    out = x.tape.new(x.shape, x.dtype, name)
+    node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None
+    out = x.tape.new(x.shape, x.dtype, name, node=node)
     mask = x.tape.new(x.shape, "bool", f"{name}, mask")
-    if x.node:
-        out.node = Node(x.tape, _dropout_back, (x,))
-        out.node.save(mask)
+    if node is not None:
+        node.save(mask)
     return out
 
 
@@ -324,11 +325,12 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
         bias = None if bias is None else autocast.lowered(bias, "bias")
         x, weight = autocast.factors(x, weight, ("input", "weight"))
     node = None
-    if x.node or weight.node or (bias is not None and bias.node):
-        node = Node(x.tape, _matmul_back, (x, weight, bias), x.shape)
-        if weight.node:
+    bias_edge = None if bias is None else bias.edge
+    if x.edge or weight.edge or bias_edge:
+        node = Node(x.tape, _matmul_back, (x.edge, weight.edge, bias_edge))
+        if weight.edge:
             node.save(x)
-        if x.node:
+        if x.edge:
             node.save(weight)
     return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node=node)
 
@@ -348,11 +350,11 @@ def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
     if a.tape.autocast is not None:
         a, b = a.tape.autocast.factors(a, b, ("first factor", "second factor"))
     node = None
-    if a.node or b.node:
-        node = Node(a.tape, _batched_back, (a, b))
-        if b.node:
+    if a.edge or b.edge:
+        node = Node(a.tape, _batched_back, (a.edge, b.edge))
+        if b.edge:
             node.save(a)
-        if a.node:
+        if a.edge:
             node.save(b)
     return a.tape.new(shape, a.dtype, name, node=node)
 
@@ -364,8 +366,8 @@ def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
     """Rows of a table; the indices are saved, and the gradient is dense."""
     node = None
-    if weight.node:
-        node = Node(weight.tape, _embedding_back, (weight,))
+    if weight.edge:
+        node = Node(weight.tape, _embedding_back, (weight.edge,))
         node.save(ids)
     return ids.tape.new((*ids.shape, width), weight.dtype, name, node=node)
 

@@ -44,7 +44,7 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
     best = tape.new(one, dtype, "best probability")
     best_number = tape.new(one, "int64", "best expert")
     midpoint = tape.new(one, dtype, "midpoint")
-    node = Node(tape, _drawn_back, (scores,)) if scores.node else None
+    node = Node(tape, _drawn_back, (scores.edge,)) if scores.edge else None
     if node is not None:
         for saved in (weight, selected, masked_gates, mask):
             node.save(saved)

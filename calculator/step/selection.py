@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def minimum(x: Tensor, name: str) -> Tensor:
     """The smaller of x and a buffer that is not trained."""
-    node = Node(x.tape, _minimum_back, (x,)) if x.node else None
+    node = Node(x.tape, _minimum_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
     return x.tape.new(x.shape, x.dtype, name, node=node)
@@ -31,7 +31,7 @@ def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
     """Elements of one or the other; the condition is saved."""
-    node = Node(a.tape, _where_back, (a, b)) if a.node or b.node else None
+    node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(condition)
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)

@@ -7,16 +7,21 @@ PyTorch too, so a program written with the locals that the real module holds fre
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from calculator.dtype import ITEMSIZE, DType
+from calculator.dimension import elements
+from calculator.dtype import ITEMSIZE, DType, rounded
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.answer import ComponentName
     from calculator.dimension import Shape
     from calculator.step.autocast import Autocast
     from calculator.step.autograd import Node
+
+#: Where a tensor's gradient goes: a node, which of its outputs the tensor is, and the tensor's shape and dtype.
+Edge = tuple["Node", int, "Shape", DType]
 
 #: One kind of storage: where it was born, its shape, dtype and component, and its rounded bytes.
 Born = tuple[str, "Shape", DType, "ComponentName", int]
@@ -28,8 +33,19 @@ class Frame(Protocol):
     def pack(self, tensor: Tensor) -> Any:
         """Take a tensor that a node saves, and give what the node should hold instead."""
 
-    def unpack(self, held: list[Any]) -> list[Any]:
+    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
         """Give the tensors back for what a node held."""
+
+
+class Sizes(dict[tuple["Shape", DType], int]):
+    """Rounded bytes by shape and dtype, each worked out once: a step makes many tensors of few sizes."""
+
+    __slots__ = ()
+
+    def __missing__(self, key: tuple[Shape, DType]) -> int:
+        shape, dtype = key
+        size = self[key] = rounded(elements(shape) * ITEMSIZE[dtype])
+        return size
 
 
 class Tape:
@@ -39,7 +55,7 @@ class Tape:
     autocast that it lies in, if any.
     """
 
-    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence")
+    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence", "sizes")
 
     def __init__(self) -> None:
         self.rows: list[Born] = []
@@ -50,6 +66,7 @@ class Tape:
         self.autocast: Autocast | None = None
         self.component: ComponentName = "activations"
         self.sequence = 0
+        self.sizes = Sizes()
 
     def mark(self, label: str) -> None:
         """Name this point of the step."""
@@ -59,8 +76,9 @@ class Tape:
         self, shape: Shape, dtype: DType, name: str, *, component: ComponentName | None = None, node: Node | None = None
     ) -> Tensor:
         """Allocate a tensor."""
-        size = (prod(map(int, shape)) * ITEMSIZE[dtype] + 511) & -512
-        storage = Storage(self, (self.scope + name, shape, dtype, component or self.component, size))
+        rows = self.rows
+        storage = Storage(len(rows), self.events)
+        rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
         return Tensor(self, storage, shape, dtype, node)
 
     def scratch(self, shape: Shape, dtype: DType, name: str) -> Tensor:
@@ -71,27 +89,26 @@ class Tape:
 class Storage:
     """Bytes on the device, alive while something refers to them."""
 
-    __slots__ = ("row", "tape")
+    __slots__ = ("events", "row")
 
-    def __init__(self, tape: Tape, born: Born) -> None:
-        self.row = len(tape.rows)
-        self.tape = tape
-        tape.rows.append(born)
-        tape.events.append(self.row)
+    def __init__(self, row: int, events: list[int]) -> None:
+        self.row = row
+        self.events = events
+        events.append(row)
 
     def __del__(self) -> None:
-        self.tape.events.append(~self.row)
+        self.events.append(~self.row)
 
 
 class Tensor:
-    """A shape and dtype over a storage; `node` is what made it, where a gradient flows back through it.
+    """A shape and dtype over a storage; `edge` leads to what made it, where a gradient flows back through it.
 
     `merged` says that batches and heads lie one after the other, so that a product of batches needs no copy of it.
     `viewed` says that it is a gradient seen through a view, whose base counts as another owner of the storage.
     `storage` is None for a parameter, whose bytes are counted with the model's state.
     """
 
-    __slots__ = ("dtype", "index", "merged", "node", "shape", "storage", "tape", "viewed")
+    __slots__ = ("dtype", "edge", "merged", "shape", "storage", "tape", "viewed")
 
     def __init__(
         self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, node: Node | None, index: int = 0
@@ -100,10 +117,16 @@ class Tensor:
         self.storage = storage
         self.shape = shape
         self.dtype = dtype
-        self.node = node
-        self.index = index
+        self.edge: Edge | None = None if node is None else (node, index, shape, dtype)
         self.merged = False
         self.viewed = False
+
+    def rename(self, name: str, component: ComponentName | None = None) -> None:
+        """Give its storage a name that it has whatever made it."""
+        if self.storage is not None:
+            rows, row = self.tape.rows, self.storage.row
+            _, shape, dtype, born_as, size = rows[row]
+            rows[row] = (name, shape, dtype, component or born_as, size)
 
     def detach(self) -> Tensor:
         """The same storage without a gradient."""

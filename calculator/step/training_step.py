@@ -13,6 +13,7 @@ from calculator.step.causal_lm import micro_batch
 from calculator.step.context import KERNELS, Context
 from calculator.step.optimizer_step import temporaries
 from calculator.step.recording import Moment, Recording, Window
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from calculator.answer import PhaseName
@@ -67,11 +68,12 @@ class TrainingStep:
         self.model = model
         self.training = training
         self.optimizer = OPTIMIZERS[training.optimizer]
-        self.state = stored(model, method, training)
+        treated = Treated(model, method, training)
+        self.state = stored(treated)
         self.states = tuple(optimizer_states(self.state, self.optimizer))
         self.gradients = tuple(gradients(self.state))
         self.temporaries = temporaries(self.trained, self.optimizer, training.max_grad_norm)
-        self.context = Context(model, method, training, kernels=kernels)
+        self.context = Context(treated, kernels=kernels)
         micro_batch(self.context)
         self.recording = _recording(self.context)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from calculator.step.causal_lm import micro_batch
 from calculator.step.context import NOT_RUN, Context
 from calculator.step.repetition import Repetition
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Events:
 
 def events(model: Model, method: Method, training: Training, *, periods: int = PERIODS) -> Events:
     """Interpret a micro-batch and spell its layers out. With `periods` as many as there are, all are interpreted."""
-    context = Context(model, method, training)
+    context = Context(Treated(model, method, training))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period

@@ -8,6 +8,7 @@ from calculator.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
 from calculator.request import parse_request
 from calculator.state import stored
+from calculator.treatment import Treated
 from validation.build import built
 from validation.random_configs import random_config
 from validation.trace import trace
@@ -44,7 +45,7 @@ def planned(request, *, trained):
     model = model_from_config(request.model.config)
     request.method.check(model, request.training)
     counts = Counter()
-    for tensor in stored(model, request.method, request.training):
+    for tensor in stored(Treated(model, request.method, request.training)):
         if tensor.trained if trained else not tensor.base and tensor.parameters:
             counts[tuple(map(int, tensor.shape))] += tensor.count
     return counts

@@ -78,7 +78,7 @@ def test_layers_of_several_kinds_stand_in_their_order():
 def test_distinct_layers_are_counted():
     moe = {"num_key_value_heads": 4, "num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 1}
     model = model_from_config({"model_type": "qwen3_moe", **TINY, **moe, "mlp_only_layers": [1]})
-    told = {layer.kind: times for layer, times in model.distinct_layers()}
+    told = {layer.kind: times for layer, times in model.distinct_layers}
     assert told == {"full_attention+moe": 2, "full_attention+dense": 1}
 
 

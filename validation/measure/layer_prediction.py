@@ -13,6 +13,7 @@ from calculator.state import optimizer_states, stored
 from calculator.step.autograd import backward
 from calculator.step.context import Context
 from calculator.step.optimizer_step import temporaries
+from calculator.treatment import Treated
 from validation.measure.meter import Reading
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
-    context = Context(model_of(case.request.model), case.request.method, case.request.training)
+    context = Context(Treated(model_of(case.request.model), case.request.method, case.request.training))
     tape = context.tape
     layer = context.layer(context.layers[0], LAYER)
     x = None if isinstance(case.request.method, Prefix | Prompt) else _input(context, _module(case, layer))
@@ -70,7 +71,7 @@ def _bytes(tensors: Iterable[Stored]) -> int:
 def _state(case: LayerCase) -> tuple[Stored, ...]:
     """What the layer keeps: a module's own and what is beside it, or what the method adds to one place."""
     request, method = case.request, case.request.method
-    every = stored(model_of(request.model), method, request.training)
+    every = stored(Treated(model_of(request.model), method, request.training))
     if case.module is not None:
         return tuple(s for s in every if f".{case.module}." in s.name or s.name == "name2qmap.dynamic")
     return tuple(s for s in every if not s.base and ".attention." not in s.name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from calculator.estimate import model_of
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
 from calculator.step.context import Context
+from calculator.treatment import Treated
 from validation import methods
 from validation.bottleneck import Bottleneck
 
@@ -29,7 +30,7 @@ class Subject:
         self.method = case.request.method
         self.device = device
         self.dtype: torch.dtype = getattr(torch, case.request.training.dtype)
-        self.context = Context(model_of(case.request.model), self.method, case.request.training)
+        self.context = Context(Treated(model_of(case.request.model), self.method, case.request.training))
         self.path = case.module
         self.module = self._built()
 

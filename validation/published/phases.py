@@ -8,6 +8,7 @@ from calculator.dtype import ITEMSIZE, rounded
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import gradients, optimizer_states, stored
 from calculator.step.unrolled import events
+from calculator.treatment import Treated
 from validation.published.outputs import held
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def between_steps(request: Request, model: Model) -> int:
     """Weights, what the method adds, and the optimizer's states; gradients are gone."""
-    state = stored(model, request.method, request.training)
+    state = stored(Treated(model, request.method, request.training))
     states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
     return sum(tensor.bytes for tensor in (*state, *states))
 
@@ -32,7 +33,7 @@ def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
 
     transformers before 4.45 keeps the logits in float32 (`logits = logits.float()`), and their mean saves nothing.
     """
-    state = stored(model, request.method, request.training)
+    state = stored(Treated(model, request.method, request.training))
     loaded = sum(tensor.bytes for tensor in state)
     if point == "loaded":
         return loaded

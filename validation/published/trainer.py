@@ -21,6 +21,7 @@ from calculator.replay import MOST_STEPS, Batch, Run
 from calculator.state import optimizer_states, stored
 from calculator.step.training_step import TrainingStep
 from calculator.step.unrolled import Events, events
+from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from calculator.model import Model
@@ -85,7 +86,7 @@ class OlderLoss:
 
 def peaks(request: Request, model: Model, told: Events) -> dict[str, int]:
     """The most that is allocated in each phase, library workspaces left out, bytes."""
-    state = stored(model, request.method, request.training)
+    state = stored(Treated(model, request.method, request.training))
     states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
     always = sum(tensor.bytes for tensor in (*state, *states))
     alive = list(accumulate(_sizes(told), initial=0))

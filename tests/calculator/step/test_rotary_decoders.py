@@ -9,6 +9,7 @@ from calculator.families import model_from_config
 from calculator.request import parse_request
 from calculator.step.context import Context, layer_kinds
 from calculator.step.training_step import TrainingStep
+from calculator.treatment import Treated
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[2] / "cases" / "rotary.jsonl").read_text().splitlines()]
 
@@ -41,7 +42,7 @@ def phases(config, **training):
 
 
 def kinds(config, **training):
-    return "".join("abc"[kind] for kind in layer_kinds(Context(*parsed(config, training))))
+    return "".join("abc"[kind] for kind in layer_kinds(Context(Treated(*parsed(config, training)))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
