@@ -287,7 +287,7 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def total(x: Tensor, shape: Shape, name: str) -> Tensor:
     """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
-    node = Node(x.tape, _total_back, (x,), x.shape) if x.node else None
+    node = Node(x.tape, _total_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, summed_dtype(x), name, node=node)
 
 

@@ -111,7 +111,7 @@ def routes(layer: Layer) -> bool:
 
 def _stand_in(context: Context, logits: Tensor) -> Tensor:
     """Logits of a layer that is not run: its copy has their bytes, and frees their gradient."""
-    node = Node(context.tape, _waiting, (), context) if logits.node else None
+    node = Node(context.tape, _waiting, (), context) if logits.edge else None
     return Tensor(context.tape, None, logits.shape, logits.dtype, node)
 
 
