@@ -5,9 +5,9 @@ Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)", by section. GB are 
 
 from calculator.lesson.exercises import EXAMPLES, PROBLEMS
 from calculator.lesson.figure import Figure
-from calculator.lesson.methods import ADDITIVE, FULL, QUANTIZED
+from calculator.lesson.methods import ADAPTERS, FULL, NORMAL_FLOAT, PREFIX, QUANTIZED
 
-LESSON: tuple[Figure, ...] = (*FULL, *QUANTIZED, *ADDITIVE, *EXAMPLES, *PROBLEMS)
+LESSON: tuple[Figure, ...] = (*FULL, *QUANTIZED, *NORMAL_FLOAT, *ADAPTERS, *PREFIX, *EXAMPLES, *PROBLEMS)
 """The lesson's figures, in its order."""
 
 __all__ = ["LESSON", "Figure"]

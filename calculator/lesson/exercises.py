@@ -14,11 +14,13 @@ from calculator.lesson.runs import (
     R16_13B,
     R256_13B,
 )
+from calculator.lesson.worked.product import Product, vectors
 from calculator.textbook import cards_needed, compression, lora_parameters, prefix_parameters
 
 _ONE = "Example 1: LoRA on 7B"
 _TWO = "Example 2: 13B on a 24 GB card"
 _THREE = "Example 3: a product by hand"
+_BY_HAND = vectors(Product())
 _NO_ACTIVATIONS = "0.5 GB of activations are the lesson's assumption."
 EXAMPLES = (
     figure(_ONE, "r 8 on one 4096 × 4096 matrix", 65_536, "parameters", "r × (d + k)", lora_parameters(4096, 4096, 8)),
@@ -83,26 +85,45 @@ EXAMPLES = (
         QLORA_13B_R256.bytes / GB + 0.5,
         "It does not by the lesson's own rules, but still fits a 24 GB card by them.",
     ),
-    figure(_THREE, "first component", 3.045, "", "3 + ½ × 0.09", 3 + 0.5 * 0.3 * (0.1 + 0.2), decimals=3),
-    figure(_THREE, "second component", 7.06, "", "7 + ½ × 0.12", 7 + 0.5 * 0.4 * (0.1 + 0.2), decimals=3),
+    figure(_THREE, "first component of W₀x", 3, "", "1 × 1 + 2 × 1", _BY_HAND["W₀x"][0]),
+    figure(_THREE, "second component of W₀x", 7, "", "3 × 1 + 4 × 1", _BY_HAND["W₀x"][1]),
+    figure(_THREE, "first component of BAx", 0.09, "", "0.3 × (0.1 + 0.2)", _BY_HAND["BAx"][0], decimals=2),
+    figure(_THREE, "second component of BAx", 0.12, "", "0.4 × (0.1 + 0.2)", _BY_HAND["BAx"][1], decimals=2),
+    figure(_THREE, "first component", 3.045, "", "3 + ½ × 0.09", _BY_HAND["h"][0], decimals=3),
+    figure(_THREE, "second component", 7.06, "", "7 + ½ × 0.12", _BY_HAND["h"][1], decimals=3),
     figure(
         _THREE,
         "change of the first component",
         1.5,
         "%",
         "0.045 ÷ 3",
-        100 * 0.5 * 0.3 * (0.1 + 0.2) / 3,
+        100 * (_BY_HAND["h"][0] / _BY_HAND["W₀x"][0] - 1),
         "The second changes by 0.9 %. A and B have rank 1: r = 2 enters only through α ÷ r.",
         decimals=1,
     ),
 )
 
 _P1 = "Problem 1"
+_P2 = "Problem 2"
+_ASSUMED = "The activations are the lesson's assumption."
 _P3 = "Problem 3: QLoRA r 64 on 70B"
 _P5 = "Problem 5"
 PROBLEMS = (
+    figure(_P1, "A of r 16 beside W 1024 × 4096", 65_536, "parameters", "r × k", 16 * 4096),
+    figure(_P1, "B", 16_384, "parameters", "d × r", 1024 * 16),
     figure(_P1, "W 1024 × 4096, r 16", 81_920, "parameters", "r × (d + k)", lora_parameters(1024, 4096, 16)),
     figure(_P1, "compression", 51.2, "×", "d × k ÷ (r × (d + k))", compression(1024, 4096, 16), decimals=1),
+    *(
+        figure(
+            _P2,
+            f"largest change of W₀x with B = 0, where A is {A}",
+            0,
+            "",
+            "(α ÷ r) × 0 · Ax",
+            max(abs(v) for v in vectors(Product(A=A, B="0; 0"))["scaled"]),
+        )
+        for A in ("0.1, 0.2", "-3, 1e5", "0, 0")
+    ),
     figure(
         _P3,
         "inference: 35 GB and one dequantised layer",
@@ -115,12 +136,31 @@ PROBLEMS = (
     ),
     figure(
         _P3,
+        "LoRA parameters in 16 bits, and as much for their gradients",
+        0.17,
+        "GB",
+        "2 × 80 × r × (8192 + 8192)",
+        QLORA_70B.gradients.bytes / GB,
+        decimals=2,
+    ),
+    figure(
+        _P3,
+        "Adam's states of the LoRA parameters",
+        0.68,
+        "GB",
+        "8 × 80 × r × (8192 + 8192)",
+        QLORA_70B.optimizer_states.bytes / GB,
+        "0.67: the lesson takes four times 0.17, which is rounded.",
+        decimals=2,
+    ),
+    figure(
+        _P3,
         "training with 2 GB of activations",
         38,
         "GB",
         "35 + 0.17 + 0.17 + 0.68 + 2",
         QLORA_70B.bytes / GB + 2,
-        "The activations are the lesson's assumption.",
+        _ASSUMED,
     ),
     figure(
         _P3,
@@ -129,7 +169,7 @@ PROBLEMS = (
         "GB",
         "35 + 0.17 + 0.17 + 0.68 + 3",
         QLORA_70B.bytes / GB + 3,
-        "The activations are the lesson's assumption.",
+        _ASSUMED,
     ),
     figure(_P3, "A100 80GB cards in full", 11, "cards", "⌈840 GB ÷ 80 GB⌉", cards_needed(FULL_70B.bytes, 80 * GB)),
     figure(_P5, "prefix p 20, d 4096, L 40", 6_553_600, "parameters", "2 × p × d × L", prefix_parameters(20, 4096, 40)),

@@ -97,8 +97,12 @@ QUANTIZED = (
         QLORA_70B.bytes / GB,
         "It can't: 36 GB do not fit 24 GB, and the real run needs more than 36.",
     ),
+)
+
+_NF4 = "3. QLoRA: NF4"
+NORMAL_FLOAT = (
     figure(
-        _QLORA,
+        _NF4,
         "share of a Gaussian in each of NF4's 16 bins: the smallest",
         6.25,
         "%",
@@ -108,7 +112,7 @@ QUANTIZED = (
         decimals=2,
     ),
     figure(
-        _QLORA,
+        _NF4,
         "share of a Gaussian in each of NF4's 16 bins: the largest",
         6.25,
         "%",
@@ -119,10 +123,10 @@ QUANTIZED = (
     ),
 )
 
-_ADDED = "4. and 5. Adapters, prefix, prompt"
-ADDITIVE = (
+_ADAPTERS = "4. Adapters"
+ADAPTERS = (
     figure(
-        _ADDED,
+        _ADAPTERS,
         "two adapters a layer: d 4096, r 64, L 32",
         33,
         "million parameters",
@@ -130,8 +134,12 @@ ADDITIVE = (
         2 * 32 * adapter_parameters(4096, 64) / 10**6,
         "4 × d × r × L is 33,554,432; with the biases 33,820,672. The lesson cuts the decimals.",
     ),
+)
+
+_PREFIX = "5. Prefix tuning"
+PREFIX = (
     figure(
-        _ADDED,
+        _PREFIX,
         "prefix on GPT-2 Medium: p 10, d 1024, L 24",
         490,
         "thousand parameters",

@@ -1,0 +1,136 @@
+"""The lesson's chapters, in the order in which they build on each other."""
+
+from __future__ import annotations
+
+from calculator.lesson.chapter import Chapter, Formula
+from calculator.lesson.methods import ADAPTERS, FULL, NORMAL_FLOAT, PREFIX, QUANTIZED
+from calculator.lesson.worked import accounts, block, counts, product, spectrum
+from calculator.lesson.worked.on_model import ON_MODEL
+
+CHAPTERS: tuple[Chapter, ...] = (
+    Chapter(
+        name="full",
+        title="Full fine-tuning",
+        summary="Why anything else is needed: every weight brings a gradient and two Adam states.",
+        formulas=(
+            Formula(text=r"M = (2 + 2 + 4 + 4) N", says="bytes, by the lesson's rules, for N parameters"),
+            Formula(text=r"'cards' = \ceil{\frac{M}{C}}", says="the fewest cards of C bytes that hold so much"),
+        ),
+        worked=(accounts.FULL, ON_MODEL["full"]),
+        figures=FULL,
+        experiments=("savings",),
+        method="full",
+    ),
+    Chapter(
+        name="lora",
+        title="LoRA",
+        summary="A low-rank update beside frozen weights, which leaves the model as it was when training begins.",
+        formulas=(
+            Formula(text=r"h = W_0 x + \frac{α}{r} B A x", says="the forward pass"),
+            Formula(text=r"W_0 ∈ ℝ^{d×k}, B ∈ ℝ^{d×r}, A ∈ ℝ^{r×k}", says="the shapes; only B and A are trained"),
+            Formula(text=r"r (d + k)", says="trained parameters a matrix, instead of d k"),
+        ),
+        worked=(counts.LORA, product.FORWARD, ON_MODEL["lora"]),
+        experiments=("identity",),
+        method="lora",
+    ),
+    Chapter(
+        name="rank",
+        title="Why a low rank is enough",
+        summary="A task moves the weights in few directions: the intrinsic dimension, and the spectrum of the update.",
+        formulas=(
+            Formula(text=r"θ = θ_0 + P z, z ∈ ℝ^d", says="training in a random subspace of d dimensions"),
+            Formula(
+                text=r"'share' \apply (r) = \frac{σ_1^2 + … + σ_r^2}{σ_1^2 + … + σ_n^2}",
+                says="the energy of the update that rank r can hold",
+            ),
+        ),
+        worked=(spectrum.SPECTRUM,),
+        experiments=("intrinsic",),
+    ),
+    Chapter(
+        name="merging",
+        title="Merging",
+        summary="The update is a matrix like any other, so that it can be added in, and inference costs nothing more.",
+        formulas=(
+            Formula(text=r"W = W_0 + \frac{α}{r} B A", says="merged once, after training"),
+            Formula(
+                text=r"W x = W_0 x + \frac{α}{r} B A x", says="the same output, since products distribute over sums"
+            ),
+        ),
+        worked=(product.MERGE,),
+        experiments=("merging",),
+    ),
+    Chapter(
+        name="quantisation",
+        title="Quantisation to NF4",
+        summary="Sixteen levels where a normal distribution's weights are, and a constant for every block.",
+        formulas=(
+            Formula(text=r"\hat{w} = c q_i, c = 'max' |w|", says="a weight is its block's constant times a level"),
+            Formula(text=r"q_i ∝ Φ^{-1} \apply (p_i)", says="a level is a quantile of the normal distribution"),
+            Formula(
+                text=r"4 + \frac{8}{b} + \frac{32}{256 b}",
+                says="bits a weight in blocks of b, the constants quantised in turn",
+            ),
+        ),
+        worked=(block.BLOCK, block.BITS),
+        figures=NORMAL_FLOAT,
+        experiments=("nf4",),
+    ),
+    Chapter(
+        name="qlora",
+        title="QLoRA",
+        summary="LoRA over a base in 4 bits, dequantised for each product and discarded again.",
+        formulas=(
+            Formula(text=r"h = 'dequantised' \apply (W_0) x + \frac{α}{r} B A x", says="the forward pass, in 16 bits"),
+            Formula(
+                text=r"M = \frac{N}{2} + (2 + 2 + 8) n", says="bytes, by the lesson's rules, for n trained parameters"
+            ),
+        ),
+        worked=(accounts.QLORA, ON_MODEL["qlora"]),
+        figures=QUANTIZED,
+        experiments=("savings",),
+        method="qlora",
+    ),
+    Chapter(
+        name="adapters",
+        title="Adapters",
+        summary="A bottleneck after attention and after the feed-forward part, added to its own input.",
+        formulas=(
+            Formula(
+                text=r"'Adapter' \apply (x) = x + W_u σ \apply (W_d x + b_d) + b_u", says="down to r features, then up"
+            ),
+            Formula(text=r"2 d r + r + d", says="parameters an adapter"),
+            Formula(text=r"4 d r L", says="about as many for two in each of L layers"),
+        ),
+        worked=(counts.ADAPTER, ON_MODEL["adapter"]),
+        figures=ADAPTERS,
+        experiments=("identity", "overhead"),
+        method="adapter",
+    ),
+    Chapter(
+        name="prefix",
+        title="Prefix tuning",
+        summary="Learned keys and values in front of every layer's own: what is attended to changes, no weight does.",
+        formulas=(
+            Formula(text=r"'softmax' \apply (\frac{Q [P_K; K]^T}{\sqrt{h}}) [P_V; V]", says="attention with a prefix"),
+            Formula(text=r"2 p d L", says="trained parameters; d is the keys' width where queries are grouped"),
+        ),
+        worked=(counts.PREFIX, ON_MODEL["prefix"]),
+        figures=PREFIX,
+        experiments=("overhead",),
+        method="prefix",
+    ),
+    Chapter(
+        name="prompt",
+        title="Prompt tuning",
+        summary="Learned embeddings in front of the input, and nothing else.",
+        formulas=(
+            Formula(text=r"[P; E \apply (x)], P ∈ ℝ^{p×d}", says="what the first layer reads"),
+            Formula(text=r"p d", says="trained parameters"),
+        ),
+        worked=(counts.PROMPT, ON_MODEL["prompt"]),
+        experiments=("overhead",),
+        method="prompt",
+    ),
+)

@@ -1,0 +1,141 @@
+"""The lesson's comparison of the methods, each cell beside what is computed for the model at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from calculator.comparison import compare, parse_comparison
+from calculator.lesson.worked.line import Line
+from calculator.lesson.worked.on_model import ATTENTION, OnModel
+from calculator.methods import METHODS
+from calculator.settings import setting
+
+if TYPE_CHECKING:
+    from calculator.answer import Estimate
+    from calculator.comparison import ComparisonRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared(OnModel):
+    """One model and training for all six, and each method's size."""
+
+    gpu: str = setting("rtx-4090", label="Card", help="A card of the catalogue, whose line the chart has.")
+    gradient_checkpointing: bool = setting(
+        False, label="Gradient checkpointing", help="PEFT refuses it with a prefix: its row then is without."
+    )
+    r: int = setting(8, label="Rank", help="Of LoRA and QLoRA.", minimum=1, maximum=65_536)
+    target_modules: Literal["attention", "all-linear"] = setting(
+        "attention", label="Adapted", help="Q, K, V and O of the Llama family, or every linear layer."
+    )
+    bottleneck_size: int = setting(64, label="Bottleneck", help="Of the adapters.", minimum=1, maximum=65_536)
+    num_virtual_tokens: int = setting(
+        20, label="Virtual tokens", help="Of prefix and prompt.", minimum=1, maximum=1_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The lesson's row of a method, in its words."""
+
+    trainable: str
+    memory: str
+    overhead: str
+    mergeable: str
+    best_for: str
+
+
+CLAIMS: dict[str, Claim] = {
+    "full": Claim(trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training"),
+    "lora": Claim(
+        trainable="r(d + k) a matrix",
+        memory="medium",
+        overhead="none (merged)",
+        mergeable="yes",
+        best_for="most fine-tuning",
+    ),
+    "qlora": Claim(
+        trainable="r(d + k) a matrix", memory="low", overhead="none (merged)", mergeable="yes", best_for="consumer GPUs"
+    ),
+    "adapter": Claim(
+        trainable="~4drL", memory="medium", overhead="small latency", mergeable="no", best_for="multi-task switching"
+    ),
+    "prefix": Claim(trainable="2pdL", memory="low", overhead="none", mergeable="no", best_for="task conditioning"),
+    "prompt": Claim(trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableRow:
+    """A method: the lesson's words, the comparison's row, and what it costs at inference."""
+
+    claim: Claim
+    row: ComparisonRow
+    overhead: Line | None
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The row's estimate, or that of the nearest plan where the row is refused."""
+        alternative = self.row.alternative
+        return self.row.estimate or (alternative.estimate if alternative else None)
+
+
+def body(typed: Compared) -> dict[str, Any]:
+    """The comparison's request."""
+    low_rank = {
+        "r": typed.r,
+        "target_modules": list(ATTENTION) if typed.target_modules == "attention" else typed.target_modules,
+    }
+    virtual = {"num_virtual_tokens": typed.num_virtual_tokens}
+    sizes: dict[str, dict[str, Any]] = {
+        "full": {},
+        "lora": low_rank,
+        "qlora": low_rank,
+        "adapter": {"bottleneck_size": typed.bottleneck_size},
+        "prefix": virtual,
+        "prompt": virtual,
+    }
+    return {
+        "model": typed.model,
+        "methods": [{"name": name, **sizes[name]} for name in METHODS],
+        "training": {
+            "micro_batch_size": typed.micro_batch_size,
+            "sequence_length": typed.sequence_length,
+            "gradient_checkpointing": typed.gradient_checkpointing,
+        },
+        "device": {"gpu": typed.gpu} if typed.gpu else {},
+    }
+
+
+def table(typed: Compared) -> tuple[TableRow, ...]:
+    """The six methods on what is typed.
+
+    Raises:
+        PlanError: where every one of them is refused.
+    """
+    rows = compare(parse_comparison(body(typed)))
+    return tuple(TableRow(claim=CLAIMS[row.method.name], row=row, overhead=_overhead(row, typed)) for row in rows)
+
+
+def _overhead(row: ComparisonRow, typed: Compared) -> Line | None:
+    """What a token costs beside the base model; none where nothing is added."""
+    held = TableRow(claim=CLAIMS[row.method.name], row=row, overhead=None).estimate
+    if held is None or not held.parameters.added:
+        return None
+    counts, name = held.parameters, row.method.name
+    if name in ("lora", "qlora", "adapter"):
+        unmerged = "unmerged: " if row.axes.mergeable else ""
+        return Line(
+            name=f"{unmerged}weights that each token passes besides",
+            formula="added ÷ base",
+            substituted=f"{counts.added:,} ÷ {counts.base:,}",
+            value=100 * counts.added / counts.base,
+            unit="%",
+        )
+    return Line(
+        name="positions that each token attends to besides",
+        formula="p ÷ S",
+        substituted=f"{typed.num_virtual_tokens:,} ÷ {typed.sequence_length:,}",
+        value=100 * typed.num_virtual_tokens / typed.sequence_length,
+        unit="%",
+    )

@@ -1,0 +1,110 @@
+"""Memory by the lesson's accounting: full fine-tuning and QLoRA from bare counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.lesson.runs import GB, qlora
+from calculator.lesson.worked.line import Line, Worked
+from calculator.settings import setting
+from calculator.textbook import accounting, cards_needed, lora_parameters
+
+if TYPE_CHECKING:
+    from calculator.textbook import Accounting
+
+_NAMES = {
+    "base_weights": "base weights",
+    "adapter_weights": "added weights",
+    "gradients": "gradients",
+    "optimizer_states": "Adam's m and v",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullAccount:
+    """A bare count of parameters, and a card's size as it is sold."""
+
+    base: int = setting(70 * 10**9, label="Parameters", help="N, all of them trained.", minimum=1, maximum=10**15)
+    card: int = setting(80, label="Card", help="GB on its data sheet.", minimum=1, maximum=10_000, unit="GB")
+
+
+def full(typed: FullAccount) -> tuple[Line, ...]:
+    """Twelve bytes a parameter, and the cards that hold so much."""
+    told = accounting(base=typed.base, added=0, trainable=typed.base)
+    return (
+        *_parts(told),
+        Line(
+            name="cards, for memory alone",
+            formula="⌈in all ÷ card⌉",
+            substituted=f"⌈{told.bytes / GB:,.4g} GB ÷ {typed.card:,} GB⌉",
+            value=cards_needed(told.bytes, typed.card * GB),
+            unit="cards",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QloraAccount:
+    """A bare count of parameters in 4 bits, and the low-rank update on it."""
+
+    base: int = setting(70 * 10**9, label="Parameters", help="N, all of them in 4 bits.", minimum=1, maximum=10**15)
+    d: int = setting(8192, label="Rows", help="d of an adapted matrix.", minimum=1, maximum=10**6)
+    k: int = setting(8192, label="Columns", help="k of an adapted matrix.", minimum=1, maximum=10**6)
+    r: int = setting(64, label="Rank", help="r of the update.", minimum=1, maximum=65_536)
+    matrices: int = setting(1, label="Matrices a layer", help="The lesson counts one.", minimum=1, maximum=1000)
+    layers: int = setting(80, label="Layers", help="L.", minimum=1, maximum=1000)
+
+
+def quantised(typed: QloraAccount) -> tuple[Line, ...]:
+    """Half a byte a parameter, twelve for each that is added, and how much less than in full."""
+    added = typed.layers * typed.matrices * lora_parameters(typed.d, typed.k, typed.r)
+    told = qlora(typed.base, added)
+    whole = accounting(base=typed.base, added=0, trainable=typed.base)
+    return (
+        Line(
+            name="trained parameters",
+            formula="L × matrices × r × (d + k)",
+            substituted=f"{typed.layers:,} × {typed.matrices:,} × {typed.r:,} × ({typed.d:,} + {typed.k:,})",
+            value=added,
+            unit="parameters",
+        ),
+        *_parts(told),
+        Line(
+            name="less than in full",
+            formula="12 × N ÷ in all",
+            substituted=f"{whole.bytes:,} ÷ {told.bytes:,}",
+            value=whole.bytes / told.bytes,
+            unit="×",
+        ),
+    )
+
+
+def _parts(told: Accounting) -> tuple[Line, ...]:
+    parts = tuple(
+        Line(
+            name=_NAMES[part.name],
+            formula=part.formula,
+            substituted=part.substituted,
+            value=part.bytes,
+            unit="bytes",
+        )
+        for part in told.components
+    )
+    return (*parts, Line(name="in all", formula="the sum", substituted="", value=told.bytes, unit="bytes", main=True))
+
+
+FULL = Worked(
+    name="account",
+    title="By the lesson's rules",
+    told="The lesson's 70B model. Its rules count weights, gradients and Adam's two states, and nothing else.",
+    settings=FullAccount,
+    lines=full,
+)
+QLORA = Worked(
+    name="account",
+    title="By the lesson's rules",
+    told="The lesson's table of a 70B model at r 64, gradients included.",
+    settings=QloraAccount,
+    lines=quantised,
+)

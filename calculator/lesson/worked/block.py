@@ -1,0 +1,176 @@
+"""A block of weights in 4 bits, by hand; and what the constants beside the weights cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import sqrt
+from typing import TYPE_CHECKING, Literal
+
+from calculator import nf4
+from calculator.dimension import elements
+from calculator.dtype import ITEMSIZE
+from calculator.errors import refusal
+from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.matrices import matrix
+from calculator.quantization import NESTED_BLOCKSIZE, Quantization
+from calculator.settings import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.lesson.worked.matrices import Matrix
+
+#: FP4's magnitudes, in twelfths. Source: bitsandbytes.functional.get_4bit_type.
+_FP4 = (0.0625, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+
+LEVELS: dict[str, tuple[float, ...]] = {
+    "nf4": nf4.levels(),
+    "fp4": tuple(sorted({0.0, *(sign * level / 12 for level in _FP4 for sign in (-1, 1))})),
+    "int4": tuple(level / 7 for level in range(-7, 8)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantised:
+    """A block as it is stored: its constant, and each weight's level."""
+
+    absmax: float
+    levels: tuple[float, ...]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What the block stands for."""
+        return tuple(self.absmax * level for level in self.levels)
+
+
+def quantised(weights: Sequence[float], levels: Sequence[float]) -> Quantised:
+    """A block rounded to the nearest levels, its largest magnitude being level 1."""
+    absmax = max(abs(weight) for weight in weights)
+    scaled = [weight / absmax if absmax else 0.0 for weight in weights]
+    return Quantised(absmax=absmax, levels=tuple(min(levels, key=lambda level: abs(level - s)) for s in scaled))
+
+
+def nf4_block(told: Matrix) -> Matrix:
+    """A matrix of at most 64 numbers as one block of NF4."""
+    held = iter(quantised([float(value) for row in told for value in row], LEVELS["nf4"]).weights)
+    return tuple(tuple(Fraction(next(held)) for _ in row) for row in told)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Weights that share a constant, and the 4-bit type."""
+
+    weights: str = setting(
+        "0.8, -0.31, 0.05, 0.12, -0.02, 0.4, -0.66, 0.21", label="Weights", help="Numbers of one block, at most 64."
+    )
+    quant_type: Literal["nf4", "fp4", "int4"] = setting(
+        "nf4", label="4-bit type", help="NormalFloat, floating point, or 15 even steps."
+    )
+
+
+def stored_block(typed: Block) -> tuple[Line, ...]:
+    """A block's constant, levels and errors."""
+    weights = [float(value) for row in _rows(typed.weights) for value in row]
+    held = quantised(weights, LEVELS[typed.quant_type])
+    errors = [told - weight for told, weight in zip(held.weights, weights, strict=True)]
+    square = sqrt(sum(error * error for error in errors) / len(errors))
+    scale = sqrt(sum(weight * weight for weight in weights) / len(weights))
+    return (
+        Line(name="absmax", formula="max |w|", substituted="the block's constant", value=held.absmax),
+        Line(name="levels", formula="nearest level to w ÷ absmax", substituted="", value=(held.levels,)),
+        Line(name="dequantised", formula="absmax × level", substituted="", value=(held.weights,), main=True),
+        Line(name="errors", formula="dequantised − w", substituted="", value=(tuple(errors),)),
+        Line(
+            name="error",
+            formula="RMS of the errors ÷ RMS of w",
+            substituted=f"{square:.4g} ÷ {scale:.4g}",
+            value=100 * square / scale if scale else 0.0,
+            unit="%",
+            main=True,
+        ),
+    )
+
+
+def _rows(text: str) -> Matrix:
+    words = text.replace(",", " ").replace(";", " ").split()
+    if len(words) > 64:
+        raise refusal("weights", f"has {len(words)} numbers; a block has at most 64", text)
+    return tuple(matrix(word, "weights")[0] for word in words) or matrix(text, "weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bits:
+    """A matrix in 4 bits, by its shape and the settings of its constants."""
+
+    d: int = setting(4096, label="Rows", help="d, out_features.", minimum=1, maximum=10**6)
+    k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
+    blocksize: int = setting(64, label="Block size", help="Weights that share one constant.", minimum=32, maximum=4096)
+    double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants to 8 bits in turn.")
+
+
+def stored_bits(typed: Bits) -> tuple[Line, ...]:
+    """Bits a weight by the formula, and the bytes that bitsandbytes holds for the matrix."""
+    b, count = typed.blocksize, typed.d * typed.k
+    if typed.double_quant:
+        formula, numbers = "4 + 8 ÷ b + 32 ÷ (256 × b)", f"4 + 8 ÷ {b} + 32 ÷ ({NESTED_BLOCKSIZE} × {b})"
+        bits = 4 + 8 / b + 32 / (NESTED_BLOCKSIZE * b)
+    else:
+        formula, numbers, bits = "4 + 32 ÷ b", f"4 + 32 ÷ {b}", 4 + 32 / b
+    packed, held = _held(typed)
+    return (
+        Line(name="bits a weight", formula=formula, substituted=numbers, value=bits, unit="bits", main=True),
+        Line(
+            name="the matrix, packed",
+            formula="⌈d × k ÷ 2⌉",
+            substituted=f"⌈{typed.d:,} × {typed.k:,} ÷ 2⌉",
+            value=packed,
+            unit="bytes",
+        ),
+        Line(
+            name="every constant beside it",
+            formula="absmax, its own constants, and the tables",
+            substituted="as bitsandbytes' QuantState holds them",
+            value=held,
+            unit="bytes",
+        ),
+        Line(
+            name="bits a weight, all told",
+            formula="8 × bytes ÷ (d × k)",
+            substituted=f"8 × {packed + held:,} ÷ {count:,}",
+            value=8 * (packed + held) / count,
+            unit="bits",
+        ),
+        Line(
+            name="smaller than bfloat16",
+            formula="2 × d × k ÷ bytes",
+            substituted=f"2 × {count:,} ÷ {packed + held:,}",
+            value=2 * count / (packed + held),
+            unit="×",
+        ),
+    )
+
+
+def _held(typed: Bits) -> tuple[int, int]:
+    """Bytes of the packed weight and of its constants."""
+    rule = Quantization(
+        quant_type="nf4", blocksize=typed.blocksize, double_quant=typed.double_quant, compute_dtype="bfloat16"
+    )
+    (shape, dtype), constants = rule.packed((typed.d, typed.k)), rule.constants((typed.d, typed.k))
+    return elements(shape) * ITEMSIZE[dtype], sum(elements(told) * ITEMSIZE[kind] for _, told, kind in constants)
+
+
+BLOCK = Worked(
+    name="block",
+    title="A block by hand",
+    told="Each weight goes to the nearest level of its block's scale. The largest is always held exactly.",
+    settings=Block,
+    lines=stored_block,
+)
+BITS = Worked(
+    name="bits",
+    title="Bits a weight",
+    told="The lesson counts 4; the constants are on top.",
+    settings=Bits,
+    lines=stored_bits,
+)

@@ -1,0 +1,147 @@
+"""LoRA's forward pass by hand, and merging: two small matrices beside a frozen one, in exact arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from calculator.errors import refusal
+from calculator.lesson.worked.line import Line, Worked
+from calculator.lesson.worked.matrices import column, floats, matrix, product, shape, times, total
+from calculator.lesson.worked.rounding import STORED
+from calculator.settings import setting
+
+if TYPE_CHECKING:
+    from calculator.lesson.worked.matrices import Matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """W₀, A, B and x, typed; the update is scaled by lora_alpha / r."""
+
+    W: str = setting("1, 2; 3, 4", label="W₀", help="Frozen, d × k: rows apart by semicolons.")
+    B: str = setting("0.3; 0.4", label="B", help="d × r. Write zeros to see where training begins.")
+    A: str = setting("0.1, 0.2", label="A", help="r × k.")
+    x: str = setting("1, 1", label="x", help="The input, k numbers.")
+    lora_alpha: float = setting(1, label="Alpha", help="α, which scales the update.", minimum=0, maximum=1e6)
+    r: int = setting(2, label="Rank", help="The r of α / r.", minimum=1, maximum=65_536)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge(Product):
+    """The same, with the format that the merged weights are stored in."""
+
+    stored: Literal["float32", "bfloat16", "nf4"] = setting(
+        "bfloat16", label="Stored in", help="W₀ before, and the merged matrix after."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """The matrices as numbers, of shapes that go together."""
+
+    W: Matrix
+    B: Matrix
+    A: Matrix
+    x: Matrix
+    scale: Fraction
+
+    @property
+    def update(self) -> Matrix:
+        """(α / r) · B A."""
+        return times(self.scale, product(self.B, self.A))
+
+
+def read(typed: Product) -> Read:
+    """What is typed, as matrices.
+
+    Raises:
+        PlanError: where one is no matrix, or its shape does not go with the others.
+    """
+    W, B, A, x = (matrix(typed.W, "W"), matrix(typed.B, "B"), matrix(typed.A, "A"), column(typed.x, "x"))
+    (d, k), r = shape(W), len(A)
+    wanted = {"A": (typed.A, shape(A), (r, k)), "B": (typed.B, shape(B), (d, r)), "x": (typed.x, shape(x), (k, 1))}
+    for name, (text, seen, due) in wanted.items():
+        if seen != due:
+            message = f"is {seen[0]} × {seen[1]}; beside a W₀ of {d} × {k} and an A of {r} rows it must be"
+            raise refusal(name, f"{message} {due[0]} × {due[1]}", text)
+    return Read(W=W, B=B, A=A, x=x, scale=Fraction(str(typed.lora_alpha)) / typed.r)
+
+
+def forward(typed: Product) -> tuple[Line, ...]:
+    """h = W₀x + (α / r)·BAx, a line a product."""
+    told = read(typed)
+    frozen, thin = product(told.W, told.x), product(told.A, told.x)
+    wide = product(told.B, thin)
+    path = times(told.scale, wide)
+    return (
+        Line(name="W₀x", formula="W₀ · x", substituted="the frozen path", value=floats(frozen)),
+        Line(name="Ax", formula="A · x", substituted="down to r numbers", value=floats(thin)),
+        Line(name="BAx", formula="B · Ax", substituted="up to d numbers", value=floats(wide)),
+        Line(
+            name="scaled",
+            formula="(α / r) · BAx",
+            substituted=f"{typed.lora_alpha:g} / {typed.r} = {float(told.scale):g}",
+            value=floats(path),
+        ),
+        Line(name="h", formula="W₀x + (α / r) · BAx", substituted="", value=floats(total(frozen, path)), main=True),
+        Line(
+            name="change of h, at most",
+            formula="max |h − W₀x| ÷ |W₀x|",
+            substituted="none: the model is where it was" if not any(v for (v,) in path) else "",
+            value=_change(frozen, path),
+            unit="%",
+        ),
+    )
+
+
+def vectors(typed: Product) -> dict[str, tuple[float, ...]]:
+    """Every vector of the forward pass, by its name."""
+    return {line.name: tuple(row[0] for row in line.value) for line in forward(typed) if isinstance(line.value, tuple)}
+
+
+def _change(frozen: Matrix, path: Matrix) -> float:
+    """The largest relative change of an output that is not zero, in per cent."""
+    shares = [abs(change / base) for (base,), (change,) in zip(frozen, path, strict=True) if base]
+    return 100 * float(max(shares, default=Fraction(0)))
+
+
+def merged(typed: Merge) -> tuple[Line, ...]:
+    """W₀ + (α / r)·BA as it is stored, and what its output loses."""
+    told = read(typed)
+    stored = STORED[typed.stored]
+    base = stored(told.W)
+    apart = total(product(base, told.x), product(told.update, told.x))
+    whole = stored(total(base, told.update))
+    together = product(whole, told.x)
+    lost = max(abs(a - b) for (a,), (b,) in zip(apart, together, strict=True))
+    return (
+        Line(name="ΔW", formula="(α / r) · B A", substituted="", value=floats(told.update)),
+        Line(name="W₀ as it is stored", formula=f"{typed.stored}(W₀)", substituted="", value=floats(base)),
+        Line(name="merged", formula=f"{typed.stored}(W₀ + ΔW)", substituted="", value=floats(whole), main=True),
+        Line(name="output, unmerged", formula="W₀x + ΔWx", substituted="", value=floats(apart)),
+        Line(name="output, merged", formula="(W₀ + ΔW)x", substituted="", value=floats(together), main=True),
+        Line(
+            name="largest difference",
+            formula="max |unmerged − merged|",
+            substituted="" if lost else "exactly none",
+            value=float(lost),
+        ),
+    )
+
+
+FORWARD = Worked(
+    name="forward",
+    title="A forward pass by hand",
+    told="The lesson's third example. With B = 0 the output is W₀x, whatever A holds.",
+    settings=Product,
+    lines=forward,
+)
+MERGE = Worked(
+    name="merge",
+    title="Merging by hand",
+    told="The same matrices. What a format can't hold is rounded off, once for W₀ and once more for the sum.",
+    settings=Merge,
+    lines=merged,
+)

@@ -1,0 +1,37 @@
+"""Number formats that weights are stored in, as functions from a matrix to the nearest that the format holds."""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from calculator.lesson.worked.block import nf4_block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.lesson.worked.matrices import Matrix
+
+
+def float32(value: Fraction) -> Fraction:
+    """The nearest float32."""
+    return Fraction(struct.unpack("<f", struct.pack("<f", float(value)))[0])
+
+
+def bfloat16(value: Fraction) -> Fraction:
+    """The nearest bfloat16, ties to even: float32's upper half, rounded."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", float(value)))
+    upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return Fraction(struct.unpack("<f", struct.pack("<I", upper << 16))[0])
+
+
+def _each(round_one: Callable[[Fraction], Fraction]) -> Callable[[Matrix], Matrix]:
+    return lambda told: tuple(tuple(round_one(value) for value in row) for row in told)
+
+
+STORED: dict[str, Callable[[Matrix], Matrix]] = {
+    "float32": _each(float32),
+    "bfloat16": _each(bfloat16),
+    "nf4": nf4_block,
+}
