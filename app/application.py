@@ -12,7 +12,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from app import difference_page, exchange, limits_page, needs_page, pages
+from app import difference_page, exchange, lesson_page, limits_page, needs_page, pages
 from app.endpoints import ROUTERS
 from app.guard import Guard
 from app.openapi import document
@@ -32,7 +32,10 @@ UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
 
 
 #: Every router, of the API and of the pages.
-EVERY = (*ROUTERS, pages.router, needs_page.router, exchange.router, limits_page.router, difference_page.router)
+EVERY = (
+    *ROUTERS,
+    *(module.router for module in (pages, needs_page, exchange, limits_page, difference_page, lesson_page)),
+)
 
 
 class Application(FastAPI):

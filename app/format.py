@@ -72,3 +72,23 @@ def parameters(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {word}"
     return f"{count:,}"
+
+
+def decimal(count: int) -> str:
+    """Bytes in the units of data sheets and of the lesson: 36.01 GB, 16.8 MB, 512 bytes."""
+    for scale, digits, unit in ((10**9, 2, "GB"), (10**6, 1, "MB"), (10**3, 1, "kB")):
+        if count >= scale // 10:
+            return f"{count / scale:,.{digits}f} {unit}"
+    return f"{count:,} bytes"
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain(value: float, digits: int = 6) -> str:
+    """A figure to so many digits, a whole one in full: 3.045, −0.31, 13,400,000, 1.2 × 10⁻⁸."""
+    if isinstance(value, int) or value.is_integer():
+        return f"{value:,.0f}".replace("-", "−")
+    told, _, exponent = f"{value:,.{digits}g}".partition("e")
+    power = f" × 10{str(int(exponent)).translate(_RAISED)}" if exponent else ""
+    return f"{told}{power}".replace("-", "−")

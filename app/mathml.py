@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from app.format import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,6 +43,17 @@ def math(text: str, *, block: bool = False) -> Markup:
     row = reader.row(until=None)
     opening = '<math display="block">' if block else "<math>"
     return Markup(f"{opening}{row}</math>")  # noqa: S704  every part is escaped
+
+
+def matrix(rows: tuple[tuple[float, ...], ...]) -> Markup:
+    """A matrix in brackets."""
+    cells = "".join(f"<mtr>{''.join(f'<mtd>{_number(value)}</mtd>' for value in row)}</mtr>" for row in rows)
+    return Markup(f"<math><mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow></math>")  # noqa: S704
+
+
+def _number(value: float) -> str:
+    sign = "<mo>−</mo>" if value < 0 else ""
+    return f"<mrow>{sign}<mn>{plain(abs(value))}</mn></mrow>"
 
 
 class _Reader:

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 RESULTS = ROOT / "validation" / "results"
 PUBLISHED = "published.json"
+LESSON = "lesson.json"
 
 
 @cache
 def published(folder: Path = RESULTS) -> dict[str, Any] | None:
     """What `python -m validation published` wrote."""
-    file = folder / PUBLISHED
-    told: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return told
+    return _read(folder / PUBLISHED)
+
+
+@cache
+def lesson(folder: Path = RESULTS) -> dict[str, Any] | None:
+    """What `python -m validation prove` wrote."""
+    return _read(folder / LESSON)
 
 
 @cache
@@ -31,3 +36,8 @@ def measured(folder: Path = RESULTS) -> tuple[dict[str, Any], ...]:
     """What `python -m validation measure` wrote on CUDA devices, a file a device."""
     files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     return tuple(told for told in files if told.get("environment", {}).get("driver"))
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    told: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return told

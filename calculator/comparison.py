@@ -44,7 +44,8 @@ AXES: dict[str, Axes] = {
         inference_overhead="none",
         mergeable=None,
         best_for="pre-training, and changes too large for an added module",
-        source="the base model itself is what is trained",
+        source="the base model itself is what is trained; where low-rank updates learn less: Biderman et al. 2024,"
+        " arXiv 2405.09673, abstract",
     ),
     "lora": Axes(
         label="LoRA",

@@ -29,6 +29,11 @@ def levels() -> tuple[float, ...]:
     return tuple(_float32(value / values[-1]) for value in values)
 
 
+def scale() -> float:
+    """How many standard deviations level 1 stands for."""
+    return _GAUSSIAN.inv_cdf(_OFFSET)
+
+
 def bin_masses() -> tuple[float, ...]:
     """The share of a Gaussian that rounds to each level, where level 1 stands for the largest quantile taken."""
     return masses_at(_GAUSSIAN.inv_cdf(_OFFSET))

@@ -21,8 +21,8 @@
     const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
     for (const trace of figure.data) {
       const tint = colour(trace.meta);
-      if (trace.mode === "lines") trace.line = { ...trace.line, color: tint };
-      else trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
+      if (trace.mode?.includes("lines")) trace.line = { ...trace.line, color: tint };
+      if (trace.mode !== "lines") trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
     }
     const ink = colour("ink");
     const layout = figure.layout;

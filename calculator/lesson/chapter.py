@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formula:
-    """A formula, written on a line as app/mathml.py reads it, and what it says."""
+    """A formula, written on a line as TeX spells fractions, and what it says."""
 
     text: str
     says: str
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """Its parts between commas, each of which can stand on a line of its own."""
+        return tuple(self.text.split(", "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calculator.lesson.chapter import Chapter, Formula
 from calculator.lesson.methods import ADAPTERS, FULL, NORMAL_FLOAT, PREFIX, QUANTIZED
+from calculator.lesson.table import COMPARISON
 from calculator.lesson.worked import accounts, block, counts, product, spectrum
 from calculator.lesson.worked.on_model import ON_MODEL
 
@@ -97,9 +98,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         title="Adapters",
         summary="A bottleneck after attention and after the feed-forward part, added to its own input.",
         formulas=(
-            Formula(
-                text=r"'Adapter' \apply (x) = x + W_u σ \apply (W_d x + b_d) + b_u", says="down to r features, then up"
-            ),
+            Formula(text=r"x + W_u σ \apply (W_d x + b_d) + b_u", says="down to r features, then up"),
             Formula(text=r"2 d r + r + d", says="parameters an adapter"),
             Formula(text=r"4 d r L", says="about as many for two in each of L layers"),
         ),
@@ -132,5 +131,19 @@ CHAPTERS: tuple[Chapter, ...] = (
         worked=(counts.PROMPT, ON_MODEL["prompt"]),
         experiments=("overhead",),
         method="prompt",
+    ),
+    Chapter(
+        name="comparison",
+        title="The methods compared",
+        summary="What each trains, holds, costs at inference and is best for: computed for a model, or sourced.",
+        formulas=(),
+        worked=(COMPARISON,),
+        experiments=("overhead", "savings"),
+    ),
+    Chapter(
+        name="exercises",
+        title="Worked examples and problems",
+        summary="All of the lesson's, with its answer beside ours, and a remark where they differ.",
+        formulas=(),
     ),
 )

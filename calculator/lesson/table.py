@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.comparison import compare, parse_comparison
-from calculator.lesson.worked.line import Line
+from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.on_model import ATTENTION, OnModel
 from calculator.methods import METHODS
 from calculator.settings import setting
@@ -107,6 +108,7 @@ def body(typed: Compared) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=64)
 def table(typed: Compared) -> tuple[TableRow, ...]:
     """The six methods on what is typed.
 
@@ -139,3 +141,43 @@ def _overhead(row: ComparisonRow, typed: Compared) -> Line | None:
         value=100 * typed.num_virtual_tokens / typed.sequence_length,
         unit="%",
     )
+
+
+def lines(typed: Compared) -> tuple[Line, ...]:
+    """The table's figures in a row, method by method.
+
+    Raises:
+        PlanError: where every method is refused.
+    """
+    return tuple(line for row in table(typed) for line in _of_row(row))
+
+
+def _of_row(row: TableRow) -> tuple[Line, ...]:
+    held, label = row.estimate, row.row.axes.label
+    if held is None:
+        return ()
+    trained = Line(
+        name=f"{label}: trained",
+        formula=row.row.axes.trainable,
+        substituted=f"{held.parameters.trainable:,} of {held.parameters.total:,}",
+        value=held.parameters.trainable,
+        unit="parameters",
+    )
+    required = Line(
+        name=f"{label}: required of a card",
+        formula="peak + allocator + CUDA",
+        substituted=f"peak {held.memory.peak_allocated_bytes:,}",
+        value=held.memory.required_bytes,
+        unit="bytes",
+        main=True,
+    )
+    return (trained, required, *((row.overhead,) if row.overhead else ()))
+
+
+COMPARISON = Worked(
+    name="table",
+    title="The model at hand",
+    told="Every figure of the table and the chart is computed for what is typed here.",
+    settings=Compared,
+    lines=lines,
+)

@@ -16,6 +16,14 @@ PAGES = {
     "difference-wrong": "/difference?plan=%2F&plan=%2F%3Fr%3D0",
     "docs": "/docs",
     "validation": "/validation",
+    "lesson": "/lesson",
+    "lesson-lora": "/lesson/lora",
+    "lesson-wrong": "/lesson/lora?count-r=0&forward-A=abc",
+    "lesson-rank": "/lesson/rank",
+    "lesson-quantisation": "/lesson/quantisation",
+    "lesson-qlora": "/lesson/qlora",
+    "lesson-comparison": "/lesson/comparison",
+    "lesson-exercises": "/lesson/exercises",
 }
 SCHEMES = ["light", "dark"]
 WIDTHS = [1440, 768, 375]

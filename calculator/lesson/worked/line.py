@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Unit = Literal["parameters", "bytes", "bits", "cards", "×", "%", ""]
+Unit = Literal["parameters", "bytes", "bytes a parameter", "bits", "cards", "×", "%", ""]
 
 #: A figure, or a matrix by its rows; a vector is a matrix of one column.
 Value = int | float | tuple[tuple[float, ...], ...]

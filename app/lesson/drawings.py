@@ -1,0 +1,149 @@
+"""The lesson's figures for plotly; colours are the style sheet's, and a series has a mark of its own beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from app.charts import embedded
+from app.format import plain
+from calculator import nf4
+
+if TYPE_CHECKING:
+    from app.lesson.experiments import Axis, CurveAnswer, Series
+
+#: The style sheet's colours for series, and the marks and dashes that set them apart without colour.
+COLOURS = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
+_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+HEIGHT = 360
+
+#: Where the bell is drawn, in units of the largest level.
+_WIDEST = 1.7
+_POINTS = 171
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One of NF4's levels: its number, its place, and the share of a Gaussian that rounds to it."""
+
+    number: int
+    level: float
+    share: float
+
+
+def levels() -> tuple[Level, ...]:
+    """The sixteen."""
+    told = zip(nf4.levels(), nf4.bin_masses(), strict=True)
+    return tuple(Level(number=i, level=level, share=share) for i, (level, share) in enumerate(told))
+
+
+def levels_figure() -> str:
+    """The levels under the bell that they are quantiles of."""
+    bell = NormalDist(sigma=1 / nf4.scale())
+    xs = [round(-_WIDEST + 2 * _WIDEST * i / (_POINTS - 1), 3) for i in range(_POINTS)]
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    figure.add_trace(
+        go.Scatter(
+            x=xs, y=[round(bell.pdf(x), 4) for x in xs], mode="lines", meta="series-1", name="density", hoverinfo="skip"
+        )
+    )
+    told = levels()
+    figure.add_trace(
+        go.Bar(
+            x=[round(each.level, 4) for each in told],
+            y=[round(bell.pdf(each.level), 4) for each in told],
+            width=0.02,
+            meta="series-2",
+            name="levels",
+            customdata=[[each.number, f"{each.level:.4f}", f"{100 * each.share:.2f} %"] for each in told],
+            hovertemplate="level %{customdata[0]}: %{customdata[1]}<br>takes %{customdata[2]}<extra></extra>",
+        )
+    )
+    figure.update_layout(**_layout("weight ÷ absmax", "density"), showlegend=False)
+    return embedded(figure)
+
+
+def shares_figure() -> str:
+    """The share of a Gaussian that rounds to each level, beside a sixteenth."""
+    told = levels()
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    figure.add_trace(
+        go.Bar(
+            x=[f"{each.level:.3f}" for each in told],
+            y=[round(100 * each.share, 3) for each in told],
+            meta="series-2",
+            hovertemplate="level %{x}<br>%{y:.2f} %<extra></extra>",
+        )
+    )
+    figure.add_shape(type="line", x0=0, x1=1, xref="paper", y0=6.25, y1=6.25, line={"width": 2, "dash": "dash"})
+    figure.update_layout(**_layout("level", "share of a Gaussian, %"), showlegend=False)
+    figure.update_xaxes(type="category", tickangle=-60)
+    return embedded(figure)
+
+
+def curve_figure(curve: CurveAnswer) -> str:
+    """A curve of the results file: lines where x counts, bars where it names."""
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    for i, series in enumerate(curve.series):
+        figure.add_trace(_bars(series, i) if series.bars else _line(series, i))
+    figure.update_layout(**_layout(titled(curve.x), titled(curve.y)), showlegend=len(curve.series) > 1)
+    if all(series.bars for series in curve.series):
+        figure.update_layout(barmode="group", bargap=0.25)
+    return embedded(figure)
+
+
+def titled(axis: Axis) -> str:
+    """An axis in words: rank; share of the energy, %."""
+    return f"{axis.label}, {axis.unit}" if axis.unit else axis.label
+
+
+def _line(series: Series, i: int) -> go.Scatter:
+    return go.Scatter(
+        **_points(series, i),
+        mode="lines+markers",
+        line={"dash": _DASHES[i % len(_DASHES)], "width": 2},
+        marker={"symbol": _MARKS[i % len(_MARKS)], "size": 7},
+    )
+
+
+def _bars(series: Series, i: int) -> go.Bar:
+    return go.Bar(**_points(series, i))
+
+
+def _points(series: Series, i: int) -> dict[str, Any]:
+    told = {
+        "x": list(series.x),
+        "y": list(series.y),
+        "name": series.name,
+        "meta": COLOURS[i % len(COLOURS)],
+        "customdata": [plain(y) if y is not None else "–" for y in series.y],
+        "hovertemplate": f"{series.name}<br>%{{x}}: %{{customdata}}<extra></extra>",
+    }
+    if series.low and series.high:
+        told["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": _apart(series.high, series.y),
+            "arrayminus": _apart(series.y, series.low),
+            "thickness": 1.5,
+        }
+    return told
+
+
+def _apart(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> list[float | None]:
+    return [None if a is None or b is None else a - b for a, b in zip(above, below, strict=True)]
+
+
+def _layout(x: str, y: str) -> dict[str, Any]:
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
+        "xaxis": {"title": {"text": x}, "automargin": True},
+        "yaxis": {"title": {"text": y}, "automargin": True},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    }

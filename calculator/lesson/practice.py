@@ -1,0 +1,121 @@
+"""Where practice departs from the lesson's rules of thumb, in figures of the traced step."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from calculator.estimate import estimate
+from calculator.lesson.worked.line import Line
+from calculator.lesson.worked.on_model import ATTENTION
+from calculator.request import parse_request
+
+if TYPE_CHECKING:
+    from calculator.answer import Estimate
+
+#: The model that the lines speak of.
+MODEL = "meta-llama/Llama-2-7b-hf"
+
+_STATE = ("base_weights", "gradients", "optimizer_states")
+
+_LORA = {"name": "lora", "r": 8, "target_modules": list(ATTENTION)}
+
+#: Virtual tokens whose activations outweigh LoRA's parameters.
+_PROMPT = 200
+
+
+def _of(method: dict[str, Any], **training: Any) -> Estimate:
+    return estimate(parse_request({"model": MODEL, "method": method, "training": training}))
+
+
+@cache
+def full() -> tuple[Line, ...]:
+    """Bytes a parameter that full fine-tuning keeps, and holds at its peak, by precision."""
+    told = {
+        "bfloat16 throughout": _of({"name": "full"}),
+        "float32 weights under autocast": _of({"name": "full"}, dtype="float32", autocast="bfloat16"),
+    }
+    return tuple(line for name, plan in told.items() for line in _bytes_a_parameter(name, plan))
+
+
+def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
+    kept = sum(part.bytes for part in plan.memory.components if part.name in _STATE)
+    peak, count = plan.memory.peak_allocated_bytes, plan.parameters.base
+    return (
+        Line(
+            name=f"{name}: weights, gradients, states",
+            formula="bytes ÷ N",
+            substituted=f"{kept:,} ÷ {count:,}",
+            value=kept / count,
+            unit="bytes a parameter",
+        ),
+        Line(
+            name=f"{name}: at the peak",
+            formula="bytes ÷ N",
+            substituted=f"{peak:,} ÷ {count:,}, in the {plan.memory.peak_phase.replace('_', ' ')}",
+            value=peak / count,
+            unit="bytes a parameter",
+            main=True,
+        ),
+    )
+
+
+@cache
+def lora() -> tuple[Line, ...]:
+    """Bytes that each trained parameter of LoRA really brings, and what the rest of the step holds."""
+    with_checkpoints, without = _of(_LORA, gradient_checkpointing=True), _of(_LORA)
+    added = with_checkpoints.parameters.added
+    return (
+        Line(
+            name="weights and Adam's states of A and B",
+            formula="float32: (4 + 4 + 4) × added, and 4 more while there are gradients",
+            substituted=f"(4 + 4 + 4) × {added:,}",
+            value=_part(without, "adapter_weights", "optimizer_states"),
+            unit="bytes",
+        ),
+        _step("activations and logits, checkpointing on", with_checkpoints),
+        _step("activations and logits, checkpointing off", without),
+    )
+
+
+@cache
+def prompt() -> tuple[Line, ...]:
+    """A long prompt beside LoRA, checkpointing on."""
+    return (
+        _peak("LoRA, r 8 on Q, K, V, O", _of(_LORA, gradient_checkpointing=True)),
+        *(
+            _peak(
+                f"prompt of {p} tokens",
+                _of({"name": "prompt", "num_virtual_tokens": p}, gradient_checkpointing=True),
+            )
+            for p in (20, _PROMPT)
+        ),
+    )
+
+
+def _peak(name: str, plan: Estimate) -> Line:
+    return Line(
+        name=f"{name}: the step's peak",
+        formula="every tensor alive at once",
+        substituted=f"{plan.parameters.trainable:,} parameters trained",
+        value=plan.memory.peak_allocated_bytes,
+        unit="bytes",
+    )
+
+
+def _step(name: str, plan: Estimate) -> Line:
+    return Line(
+        name=name,
+        formula="alive at the peak",
+        substituted="1 × 2,048 tokens",
+        value=_part(plan, "activations", "logits_and_loss", "workspace"),
+        unit="bytes",
+        main=True,
+    )
+
+
+def _part(plan: Estimate, *names: str) -> int:
+    return sum(part.bytes for part in plan.memory.components if part.name in names)
+
+
+PRACTICE = {"full": full, "lora": lora, "prompt": prompt}
