@@ -309,7 +309,7 @@ def test_a_plan_is_taken_along_and_a_file_brought_in_without_a_script(opened):
 
 def test_without_scripts_a_changed_number_has_another_answer(opened):
     page = opened("/lesson", **UNSCRIPTED)
-    page.get_by_role("link", name="LoRA", exact=True).click()
+    page.get_by_role("heading").get_by_role("link", name="LoRA", exact=True).click()
     answer = page.locator("#count .worked-answer")
     assert "8,388,608 parameters" in answer.inner_text()
     page.get_by_label("Rows").fill("1024")
