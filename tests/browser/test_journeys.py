@@ -359,6 +359,6 @@ def test_the_lesson_draws_its_figures(opened):
 def test_the_comparison_follows_the_model_and_draws_again(opened):
     page = opened("/lesson/comparison")
     page.wait_for_selector(".chart-canvas[data-drawn] .bars .point")
-    answered(page, lambda: page.get_by_label("Model").fill("TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
+    answered(page, lambda: page.locator("#table-model").fill("TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
     assert "1,100,048,384" in page.locator("table.comparison tbody tr").first.inner_text()
     assert page.locator(".chart-canvas .trace.bars").count() >= 6
