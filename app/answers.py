@@ -185,6 +185,9 @@ class EstimateAnswer(Answer):
     parameters: ParameterCounts = told("How many parameters there are and are trained.", {"trainable": 41_943_040})
     memory: Memory = told("What one training step needs.", {"peak_allocated_bytes": 9_341_251_584})
     fit: Fit | None = told("The verdict; null where no device was given.", {"verdict": "fits"})
+    saved_bytes: int = told(
+        "The file of what is trained, less its header: an adapter, or for full fine-tuning a model.", 167_772_160
+    )
     assumptions: tuple[str, ...] = told("What the figures rest on.", ["PyTorch 2.13, transformers 5, peft 0.21"])
     warnings: tuple[str, ...] = told("Risks worth knowing.", [])
     accuracy: Accuracy = told("How far estimates like this one were from measurements.", {"method": "lora"})

@@ -149,7 +149,10 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole answer, with the method and the accounting that it is of."""
+    """The whole answer, with the method and the accounting that it is of.
+
+    `saved_bytes` is the file of what is trained, less its header: an adapter, or for full fine-tuning a model.
+    """
 
     model: ModelSummary
     method: Method
@@ -157,5 +160,6 @@ class Estimate:
     parameters: ParameterCounts
     memory: Memory
     fit: Fit | None
+    saved_bytes: int
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -51,6 +51,7 @@ def estimate(request: Request) -> Estimate:
         parameters=parameter_counts(step.state),
         memory=memory,
         fit=verdict,
+        saved_bytes=request.method.saved_bytes(step.state, model),
         assumptions=assumptions(request, model, verdict),
         warnings=warnings(request, model) + _card_caveats(request),
     )
@@ -176,6 +177,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         parameters=counts,
         memory=memory,
         fit=verdict,
+        saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
         assumptions=textbook.ASSUMPTIONS,
         warnings=(),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from calculator.dimension import elements
+from calculator.dtype import ITEMSIZE
 from calculator.treatment import Treatment
 
 if TYPE_CHECKING:
@@ -50,6 +52,16 @@ class Method:
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
         """What no module of the model owns, for the whole model."""
         return ()
+
+    def saved_bytes(self, state: tuple[Stored, ...], model: Model) -> int:
+        """What `save_pretrained` writes of what is trained, less the file's header."""
+        beside = self.written_beside(model)
+        written = (held for held in state if held.trained or held.name in beside)
+        return sum(elements(held.shape) * ITEMSIZE[held.dtype] * held.count for held in written)
+
+    def written_beside(self, model: Model) -> frozenset[str]:  # noqa: ARG002
+        """Parameters of the base that are written with what is trained though they are not."""
+        return frozenset()
 
     def forward(self, bound: Bound, x: Tensor) -> Tensor:
         """How a module with added parameters runs: (..., in_features) to (..., out_features)."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.dimension import Dim, elements
+from calculator.dtype import ITEMSIZE
 from calculator.errors import refusal
 from calculator.methods import heads
 from calculator.methods.base import Method
@@ -84,6 +85,13 @@ class Prefix(Method):
             )
             for name, shape in self._tensors(model).items()
         )
+
+    def saved_bytes(self, state: tuple[Stored, ...], model: Model) -> int:  # noqa: ARG002
+        """The keys and values that the encoder makes, without the encoder (PeftModel.get_prompt_embedding_to_save)."""
+        last = "transform.2.weight" if self.prefix_projection else "embedding.weight"
+        encoder = next(held for held in state if held.name == f"prompt_encoder.{last}")
+        out = encoder.shape[0 if self.prefix_projection else 1]
+        return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
     def begin(self, context: Context) -> None:
         """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""

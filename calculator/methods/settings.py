@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from calculator.model import Model
     from calculator.training import Training
 
+#: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRank:
@@ -49,6 +52,14 @@ class LowRank:
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse targets and modules to save that PEFT refuses."""
         targets.check(self, model)
+
+    def written_beside(self, model: Model) -> frozenset[str]:
+        """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
+        if not isinstance(self.target_modules, tuple):
+            return frozenset()
+        named = set(_EMBEDDINGS).intersection(self.target_modules)
+        weights = (f"{path}.weight" for path, _ in model.paths() if path.rsplit(".", 1)[-1] in named)
+        return frozenset(model.tied.get(weight, weight) for weight in weights)
 
     def copies(self, path: str) -> bool:
         """Whether the module at a path is, or lies in, one of `modules_to_save`."""
