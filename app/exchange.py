@@ -8,11 +8,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app import imports, pages
+from app import imports, pages, rows
 from app.bodies import body
 from app.exports import FORMATS, export
 from app.form import LONGEST_ADDRESS, Form, filled, read
 from calculator.errors import PlanError
+from calculator.estimate import estimate
 from calculator.request import parse_request
 
 router = APIRouter(include_in_schema=False)
@@ -28,6 +29,22 @@ async def get_export(request: Request, name: str) -> Response:
 async def post_export(request: Request, name: str) -> Response:
     """The same by a form too long for an address."""
     return _file(name, read(await _posted(request)))
+
+
+@router.get("/estimate.csv")
+async def get_csv(request: Request) -> Response:
+    """Every row of the plan in the address, for a spreadsheet."""
+    answer = estimate(parse_request(pages.strict(request).estimate()))
+    return _attached("estimate.csv", rows.as_csv(answer), "text/csv")
+
+
+@router.get("/estimate.md")
+async def get_markdown(request: Request) -> Response:
+    """The plan in the address as a summary."""
+    form = pages.strict(request)
+    asked = parse_request(form.estimate())
+    address = f"{str(request.base_url).rstrip('/')}/{form.address()}"
+    return _attached("estimate.md", rows.as_markdown(asked, estimate(asked), address), "text/markdown")
 
 
 @router.get("/import")
@@ -62,8 +79,12 @@ def _file(name: str, form: Form) -> Response:
     except PlanError as error:
         told = "; ".join(problem.msg for problem in error.problems)
         return pages.error_page(422, "No file for this plan", told)
-    headers = {"Content-Disposition": f'attachment; filename="{file.filename}"'}
-    return Response(file.content, headers=headers, media_type=f"{file.media_type}; charset=utf-8")
+    return _attached(file.filename, file.content, file.media_type)
+
+
+def _attached(filename: str, content: str, media_type: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{filename}"'}
+    return Response(content, headers=headers, media_type=f"{media_type}; charset=utf-8")
 
 
 async def _posted(request: Request) -> list[tuple[str, str]]:

@@ -162,12 +162,27 @@
     update("submit").then(() => document.getElementById("verdict").focus());
   });
 
-  const chooser = document.getElementById("config-file");
-  chooser.addEventListener("change", async () => {
-    if (!chooser.files.length) return;
-    field("config").value = await chooser.files[0].text();
+  const plan = async (file) => {
+    field("config").value = await file.text();
+    field("config").closest("details").open = true;
     clear("model");
     update("config");
+  };
+
+  const chooser = document.getElementById("config-file");
+  chooser.addEventListener("change", () => {
+    if (chooser.files.length) plan(chooser.files[0]);
+  });
+
+  // A config.json may be dropped anywhere on the form.
+  const carriesFile = (event) => event.dataTransfer.types.includes("Files");
+  form.addEventListener("dragover", (event) => {
+    if (carriesFile(event)) event.preventDefault();
+  });
+  form.addEventListener("drop", (event) => {
+    if (!carriesFile(event)) return;
+    event.preventDefault();
+    plan(event.dataTransfer.files[0]);
   });
 
   // A folded field that an error leads to is unfolded first.

@@ -138,6 +138,20 @@ def test_a_chosen_config_file_is_planned(opened, origin, tmp_path):
     assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
 
 
+def test_a_config_file_may_be_dropped_on_the_form(opened, origin):
+    page = opened()
+    config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
+    dropped = """(text) => {
+      const files = new DataTransfer();
+      files.items.add(new File([text], "config.json", { type: "application/json" }));
+      document.getElementById("plan").dispatchEvent(
+        new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+    }"""
+    answered(page, lambda: page.evaluate(dropped, json.dumps(config)))
+    assert "a llama" in page.locator("#verdict .eyebrow").inner_text()
+    assert page.locator("#model").input_value() == ""
+
+
 def test_a_memory_size_takes_the_place_of_a_named_card(opened):
     page = opened()
     answered(page, lambda: page.get_by_label("Memory, in GiB").fill("6"))
