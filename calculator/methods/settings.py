@@ -58,7 +58,7 @@ class LowRank:
         if not isinstance(self.target_modules, tuple):
             return frozenset()
         named = set(_EMBEDDINGS).intersection(self.target_modules)
-        weights = (f"{path}.weight" for path, _ in model.paths() if path.rsplit(".", 1)[-1] in named)
+        weights = (f"{path}.weight" for path, _ in model.paths if path.rsplit(".", 1)[-1] in named)
         return frozenset(model.tied.get(weight, weight) for weight in weights)
 
     def copies(self, path: str) -> bool:
