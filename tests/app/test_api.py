@@ -26,7 +26,7 @@ def estimate(client, body):
 def test_an_estimate_answers_with_every_part_of_the_contract(client, plan):
     answer = estimate(client, plan).json()
     contract = {"model", "parameters", "memory", "fit", "assumptions", "warnings"}
-    assert set(answer) == contract | {"method", "accounting", "accuracy"}
+    assert set(answer) == contract | {"method", "accounting", "accuracy", "saved_bytes"}
     assert answer["method"]["r"] == plan["method"]["r"]
     assert answer["model"]["id"] == "meta-llama/Llama-3.1-8B"
     assert answer["model"]["model_type"] == "llama"
@@ -34,6 +34,7 @@ def test_an_estimate_answers_with_every_part_of_the_contract(client, plan):
     counts = answer["parameters"]
     assert counts["total"] == counts["base"] + counts["added"]
     assert counts["trainable"] == counts["added"] == 41_943_040
+    assert answer["saved_bytes"] == 4 * counts["trainable"]
     assert counts["trainable_fraction"] == counts["trainable"] / counts["total"]
     fit = answer["fit"]
     assert fit["gpu"] == "rtx-4090"
