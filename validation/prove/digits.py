@@ -85,4 +85,14 @@ def train(model: nn.Module, parameters: Iterable[nn.Parameter], on: Task, *, ste
 @torch.no_grad()
 def accuracy(model: nn.Module, on: Task) -> float:
     """The share of the test images that are told right."""
-    return float((model(on.test_images).argmax(1) == on.test_digits).float().mean())
+    return _right(model, on.test_images, on.test_digits)
+
+
+@torch.no_grad()
+def gap(model: nn.Module, on: Task) -> float:
+    """By how much more of the training images are told right than of the test images."""
+    return _right(model, on.images, on.digits) - accuracy(model, on)
+
+
+def _right(model: nn.Module, images: Tensor, told: Tensor) -> float:
+    return float((model(images).argmax(1) == told).double().mean())

@@ -1,0 +1,101 @@
+"""W₀ + (alpha/r)·BA in one matrix: what it keeps in each data type, what it loses in NF4, and what can't be merged."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+
+from validation.prove import merged_update, unmergeable
+from validation.prove.claim import Check, Claim, Figure, told
+from validation.prove.experiment import Experiment, Findings, Setting
+from validation.prove.merged_layer import Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: The update's norm over the weight's.
+SIZE = 0.05
+TOKENS = 256
+
+
+def run(setting: Setting) -> Findings:
+    """Merging in float32, in bfloat16 and into NF4, and what has no merged form."""
+    width = 256 if setting.quick else 1024
+    claims = [_dense(width, dtype, setting) for dtype in (torch.float32, torch.bfloat16)]
+    claims += [_four_bit(width, setting)]
+    kept = merged_update.run(width, setting)
+    return Findings(claims=(*claims, *kept.claims, unmergeable.claim(setting)), curves=kept.curves)
+
+
+def tolerance(width: int, dtype: torch.dtype) -> float:
+    """Rounding the merged weight and two outputs in a dtype, and sums of so many products in single precision."""
+    return (3 * torch.finfo(dtype).eps + sqrt(width) * torch.finfo(torch.float32).eps) / 2
+
+
+def _dense(width: int, dtype: torch.dtype, setting: Setting) -> Claim:
+    layer = Layer(width, dtype, setting.device, size=SIZE)
+    x = torch.randn(TOKENS, width, dtype=dtype, device=setting.device)
+    before, weight = layer.output(x), layer.weight()
+    layer.merge()
+    error = Figure(key="error", name="relative error of the output", value=_relative(layer.output(x), before))
+    layer.unmerge()
+    changed = _relative(layer.weight(), weight)
+    setting.step()
+    name = str(dtype).removeprefix("torch.")
+    return Claim(
+        id=f"merge-{name}",
+        lesson="A merged weight W₀ + (alpha/r)·BA gives the output of W₀x + (alpha/r)·BAx.",
+        done=f"A {width} × {width} layer in {name} with PEFT's LoRA, whose update is {SIZE:.0%} of the weight in norm,"
+        f" merged by PEFT; {TOKENS} tokens.",
+        figures=(error, Figure(key="unmerged", name="change of the weight once unmerged again", value=changed)),
+        checks=(Check(figure=error, relation="at most", bounds=(tolerance(width, dtype),), tolerance=True),),
+        remark=f"Unmerging does not give the weight back: {told(changed)} of its norm is changed." if changed else None,
+    )
+
+
+def _four_bit(width: int, setting: Setting) -> Claim:
+    layer = Layer(width, torch.bfloat16, setting.device, size=SIZE, four_bit=True)
+    x = torch.randn(TOKENS, width, dtype=torch.bfloat16, device=setting.device)
+    before, weight = layer.output(x), layer.weight()
+    dense = _relative(x @ (weight + layer.update()).to(x.dtype).T, before)
+    effect = _relative(x @ weight.to(x.dtype).T, before)
+    layer.merge()
+    bound = tolerance(width, torch.bfloat16)
+    error = Figure(
+        key="error", name="relative error of the output, merged into NF4", value=_relative(layer.output(x), before)
+    )
+    whole = Figure(key="effect", name="what the whole update does to the output", value=effect)
+    into_dense = Figure(key="error_dense", name="the same, merged into the dequantised weight in bfloat16", value=dense)
+    setting.step()
+    return Claim(
+        id="merge-nf4",
+        lesson="QLoRA merges as LoRA does, at no cost.",
+        done="The same with the base in NF4, by PEFT: it dequantises, adds the update and quantises again.",
+        figures=(error, into_dense, whole),
+        checks=(
+            Check(figure=error, relation="at most", bounds=(bound,), tolerance=True),
+            Check(figure=into_dense, relation="at most", bounds=(bound,), tolerance=True),
+        ),
+        remark=f"The error is {error.value / effect:.0%} of what the update does: most weights round to the level they had."
+        " A merge that keeps the update goes into a dequantised base, which is as large as an unquantised one.",
+    )
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def steps(quick: bool) -> int:
+    """How many steps the experiment takes."""
+    return 3 + merged_update.steps(quick) + unmergeable.STEPS
+
+
+EXPERIMENT = Experiment(
+    name="merging",
+    title="Merging",
+    section="2. LoRA; 4. Adapters; 5. Prefix and prompt tuning; 6. Comparison",
+    steps=steps,
+    run=run,
+)
