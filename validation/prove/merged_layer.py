@@ -59,6 +59,11 @@ class Layer:
             return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).double()
         return weight.double()
 
+    def codes(self) -> Tensor:
+        """The 4-bit codes of the base layer's weight, one each: a copy."""
+        packed = self.module.get_submodule("base_layer").get_parameter("weight").data
+        return torch.cat([packed >> 4, packed & 15])
+
 
 def _dense(width: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
     layer = nn.Linear(width, width, bias=False, dtype=dtype, device=device)

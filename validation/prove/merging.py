@@ -61,7 +61,9 @@ def _four_bit(width: int, setting: Setting) -> Claim:
     before, weight = layer.output(x), layer.weight()
     dense = _relative(x @ (weight + layer.update()).to(x.dtype).T, before)
     effect = _relative(x @ weight.to(x.dtype).T, before)
+    codes = layer.codes()
     layer.merge()
+    kept = float((layer.codes() == codes).double().mean())
     bound = tolerance(width, torch.bfloat16)
     error = Figure(
         key="error", name="relative error of the output, merged into NF4", value=_relative(layer.output(x), before)
@@ -73,13 +75,13 @@ def _four_bit(width: int, setting: Setting) -> Claim:
         id="merge-nf4",
         lesson="QLoRA merges as LoRA does, at no cost.",
         done="The same with the base in NF4, by PEFT: it dequantises, adds the update and quantises again.",
-        figures=(error, into_dense, whole),
+        figures=(error, into_dense, whole, Figure(key="kept", name="share of the codes that stay", value=kept)),
         checks=(
             Check(figure=error, relation="at most", bounds=(bound,), tolerance=True),
             Check(figure=into_dense, relation="at most", bounds=(bound,), tolerance=True),
         ),
-        remark=f"The error is {error.value / effect:.0%} of what the update does: most weights round to the level they had."
-        " A merge that keeps the update goes into a dequantised base, which is as large as an unquantised one.",
+        remark=f"The error is {error.value / effect:.0%} of what the update does: {kept:.0%} of the weights round to"
+        " the level that they had. A merge that keeps it goes into a dequantised base, as large as an unquantised one.",
     )
 
 
