@@ -53,7 +53,7 @@ def matrix(rows: tuple[tuple[float, ...], ...]) -> Markup:
 
 def _number(value: float) -> str:
     sign = "<mo>−</mo>" if value < 0 else ""
-    return f"<mrow>{sign}<mn>{plain(abs(value))}</mn></mrow>"
+    return f"<mrow>{sign}<mn>{plain(abs(value), 7)}</mn></mrow>"
 
 
 class _Reader:

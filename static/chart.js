@@ -19,12 +19,13 @@
 
   const painted = (figure, styles) => {
     const colour = (name) => styles.getPropertyValue(`--${name}`).trim();
+    const ink = colour("ink");
     for (const trace of figure.data) {
       const tint = colour(trace.meta);
+      if (trace.error_y) trace.error_y.color = ink;
       if (trace.mode?.includes("lines")) trace.line = { ...trace.line, color: tint };
       if (trace.mode !== "lines") trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
     }
-    const ink = colour("ink");
     const layout = figure.layout;
     Object.assign(layout, { paper_bgcolor: "transparent", plot_bgcolor: "transparent" });
     layout.font = { color: ink, family: styles.fontFamily, size: 14 };

@@ -91,7 +91,7 @@ def curve_figure(curve: CurveAnswer) -> str:
     figure = go.Figure(layout={"template": go.layout.Template()})
     for i, series in enumerate(curve.series):
         figure.add_trace(_bars(series, i) if series.bars else _line(series, i))
-    figure.update_layout(**_layout(titled(curve.x), titled(curve.y)), showlegend=len(curve.series) > 1)
+    figure.update_layout(**_layout(titled(curve.x), ""), showlegend=len(curve.series) > 1)
     if all(series.bars for series in curve.series):
         figure.update_layout(barmode="group", bargap=0.25)
     return embedded(figure)

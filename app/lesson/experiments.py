@@ -52,6 +52,17 @@ class ClaimAnswer(Answer):
     verdict: VerdictAnswer = told("What became of it.", {"kind": "holds", "words": "holds"})
     remark: str | None = told("Where practice departs from it.", None)
 
+    @property
+    def held(self) -> tuple[Figure, ...]:
+        """The figures that decide."""
+        deciding = {check.figure for check in self.checks}
+        return tuple(figure for figure in self.figures if figure.key in deciding)
+
+    @property
+    def beside(self) -> tuple[Figure, ...]:
+        """The others."""
+        return tuple(figure for figure in self.figures if figure not in self.held)
+
 
 class Axis(Answer):
     """What a curve is over, or of."""
@@ -122,9 +133,20 @@ class ProvenAnswer(Answer):
     environment: dict[str, Any] = told("Where, when and with which versions.", {"date": "2026-11-26"})
     experiments: tuple[ExperimentAnswer, ...] = told("What was run.", [{"name": "identity"}])
 
-    def of(self, names: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
-        """The experiments of these names, as far as they were run."""
-        return tuple(experiment for experiment in self.experiments if experiment.name in names)
+    def of(self, named: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
+        """The experiments that a chapter names, as far as they were run; `identity/dora` is its claims on that."""
+        by_name = {experiment.name: experiment for experiment in self.experiments}
+        pairs = [name.partition("/") for name in named]
+        found = [_about(by_name[name], part) for name, _, part in pairs if name in by_name]
+        return tuple(experiment for experiment in found if experiment.claims)
+
+
+def _about(experiment: ExperimentAnswer, part: str) -> ExperimentAnswer:
+    """An experiment, or only its claims on one thing."""
+    if not part:
+        return experiment
+    claims = tuple(claim for claim in experiment.claims if part in claim.id.split("-"))
+    return experiment.model_copy(update={"claims": claims, "curves": (), "tables": ()})
 
 
 @cache

@@ -27,7 +27,8 @@ class Formula:
 class Chapter:
     """A chapter: what it is about, its formulas, what a reader can try, and the figures of the lesson that it holds.
 
-    `method` is the calculator's name of the method that it is about; `experiments` name what was run for it.
+    `method` is the calculator's name of the method that it is about; `experiments` name what was run for it, whole, or
+    (`identity/adapter`) its claims on one thing.
     """
 
     name: str

@@ -19,7 +19,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(accounts.FULL, ON_MODEL["full"]),
         figures=FULL,
-        experiments=("savings",),
+        experiments=("savings/full",),
         method="full",
     ),
     Chapter(
@@ -29,7 +29,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         formulas=(
             Formula(text=r"h = W_0 x + \frac{α}{r} B A x", says="the forward pass"),
             Formula(text=r"W_0 ∈ ℝ^{d×k}, B ∈ ℝ^{d×r}, A ∈ ℝ^{r×k}", says="the shapes; only B and A are trained"),
-            Formula(text=r"r (d + k)", says="trained parameters a matrix, instead of d k"),
+            Formula(text=r"r (d + k)", says="trained parameters a matrix, instead of dk"),
         ),
         worked=(counts.LORA, product.FORWARD, ON_MODEL["lora"]),
         experiments=("identity",),
@@ -90,7 +90,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(accounts.QLORA, ON_MODEL["qlora"]),
         figures=QUANTIZED,
-        experiments=("savings",),
+        experiments=("identity/qlora", "savings/qlora"),
         method="qlora",
     ),
     Chapter(
@@ -104,7 +104,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(counts.ADAPTER, ON_MODEL["adapter"]),
         figures=ADAPTERS,
-        experiments=("identity", "overhead"),
+        experiments=("identity/adapter", "overhead/adapter"),
         method="adapter",
     ),
     Chapter(
@@ -117,7 +117,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(counts.PREFIX, ON_MODEL["prefix"]),
         figures=PREFIX,
-        experiments=("overhead",),
+        experiments=("overhead/prefix",),
         method="prefix",
     ),
     Chapter(
@@ -129,7 +129,7 @@ CHAPTERS: tuple[Chapter, ...] = (
             Formula(text=r"p d", says="trained parameters"),
         ),
         worked=(counts.PROMPT, ON_MODEL["prompt"]),
-        experiments=("overhead",),
+        experiments=("overhead/prompt",),
         method="prompt",
     ),
     Chapter(

@@ -5,16 +5,19 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate import estimate
+from calculator.estimate import estimate, model_of
 from calculator.lesson.worked.line import Line
 from calculator.lesson.worked.on_model import ATTENTION
 from calculator.request import parse_request
+from calculator.textbook import prefix_parameters
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
 
-#: The model that the lines speak of.
+#: The models that the lines speak of: the lesson's 7B and 70B, and one whose queries share keys.
 MODEL = "meta-llama/Llama-2-7b-hf"
+LARGE = "meta-llama/Meta-Llama-3-70B"
+GROUPED = "meta-llama/Llama-3.1-8B"
 
 _STATE = ("base_weights", "gradients", "optimizer_states")
 
@@ -24,8 +27,8 @@ _LORA = {"name": "lora", "r": 8, "target_modules": list(ATTENTION)}
 _PROMPT = 200
 
 
-def _of(method: dict[str, Any], **training: Any) -> Estimate:
-    return estimate(parse_request({"model": MODEL, "method": method, "training": training}))
+def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate:
+    return estimate(parse_request({"model": model, "method": method, "training": training}))
 
 
 @cache
@@ -79,6 +82,72 @@ def lora() -> tuple[Line, ...]:
 
 
 @cache
+def qlora() -> tuple[Line, ...]:
+    """What the lesson's 70B run really holds, r 64 on Q, K, V and O."""
+    method = {"name": "qlora", "r": 64, "target_modules": list(ATTENTION)}
+    plain, prepared = (
+        _of(
+            {**method, "prepare_model_for_kbit_training": prepare},
+            LARGE,
+            gradient_checkpointing=True,
+        )
+        for prepare in (False, True)
+    )
+    return (
+        Line(
+            name="the base, with what is not in 4 bits",
+            formula="packed weights + constants + embeddings, head and norms",
+            substituted="the lesson: 0.5 × N",
+            value=_part(plain, "base_weights", "quantization_constants"),
+            unit="bytes",
+        ),
+        Line(
+            name="of it constants of the blocks",
+            formula="1 ÷ b + 4 ÷ (256 × b) bytes a weight",
+            substituted="the lesson: none",
+            value=_part(plain, "quantization_constants"),
+            unit="bytes",
+        ),
+        Line(
+            name="weights of A and B",
+            formula="4 × added",
+            substituted=f"4 × {plain.parameters.added:,}",
+            value=_part(plain, "adapter_weights"),
+            unit="bytes",
+        ),
+        _peak("as it is loaded", plain),
+        _peak("prepared for k-bit training", prepared),
+    )
+
+
+@cache
+def prefix() -> tuple[Line, ...]:
+    """A prefix beside LoRA, which can checkpoint; and one under grouped queries."""
+    method = {"name": "prefix", "num_virtual_tokens": 20}
+    grouped = _of(method, GROUPED)
+    config = model_of(parse_request({"model": GROUPED, "method": method}).model).config
+    d, L = config["hidden_size"], config["num_hidden_layers"]
+    return (
+        _peak("LoRA, r 8 on Q, K, V, O, checkpointing on", _of(_LORA, gradient_checkpointing=True)),
+        _peak("prefix of 20 tokens, which can't checkpoint", _of(method)),
+        Line(
+            name="prefix of 20 tokens on Llama-3.1-8B, by the lesson's formula",
+            formula="2 × p × d × L",
+            substituted=f"2 × 20 × {d:,} × {L:,}",
+            value=prefix_parameters(20, d, L),
+            unit="parameters",
+        ),
+        Line(
+            name="the same, as its grouped keys have it",
+            formula="2 × p × kv heads × head_dim × L",
+            substituted=f"2 × 20 × {config['num_key_value_heads']} × {d // config['num_attention_heads']} × {L}",
+            value=grouped.parameters.trainable,
+            unit="parameters",
+        ),
+    )
+
+
+@cache
 def prompt() -> tuple[Line, ...]:
     """A long prompt beside LoRA, checkpointing on."""
     return (
@@ -118,4 +187,4 @@ def _part(plan: Estimate, *names: str) -> int:
     return sum(part.bytes for part in plan.memory.components if part.name in names)
 
 
-PRACTICE = {"full": full, "lora": lora, "prompt": prompt}
+PRACTICE = {"full": full, "lora": lora, "qlora": qlora, "prefix": prefix, "prompt": prompt}

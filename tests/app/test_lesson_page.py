@@ -37,7 +37,7 @@ def test_a_chapter_has_its_formulas_its_examples_and_its_neighbours(client, name
     assert response.status_code == 200
     chapter, text = BY_NAME[name], response.text
     for formula in chapter.formulas:
-        assert all(str(math(clause)) in text for clause in formula.clauses)
+        assert all(str(math(clause, block=True)) in text for clause in formula.clauses)
     for worked in chapter.worked:
         assert f'action="/lesson/{name}#{worked.name}"' in text
         for field in fields_of(worked):

@@ -181,6 +181,20 @@ def test_practice_departs_from_twelve_bytes_a_parameter():
     }
 
 
+def test_the_70b_run_of_the_lesson_holds_more_than_the_lesson_counts():
+    told = {line.name: line.value for line in PRACTICE["qlora"]()}
+    assert told["the base, with what is not in 4 bits"] > 35 * 10**9
+    assert told["weights of A and B"] == 4 * 262_144_000
+    assert told["as it is loaded: the step's peak"] < told["prepared for k-bit training: the step's peak"]
+    assert told["as it is loaded: the step's peak"] > 24 * 10**9
+
+
+def test_a_prefix_has_fewer_parameters_than_lora_and_takes_more_memory():
+    lora, prefix, counted, grouped = (line.value for line in PRACTICE["prefix"]())
+    assert lora < prefix
+    assert counted == 4 * grouped
+
+
 def test_a_long_prompt_takes_more_than_lora():
     lora, short, long = (line.value for line in PRACTICE["prompt"]())
     assert short < lora < long
