@@ -171,7 +171,8 @@ def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...], ready:
 
 
 def _fitted(grad: Tensor, shape: Shape, dtype: DType) -> Tensor:
-    if grad.shape != shape and elements(grad.shape) != elements(shape):
+    """A gradient summed and cast; leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to)."""
+    if grad.shape != shape and (len(grad.shape) > len(shape) or elements(grad.shape) != elements(shape)):
         grad = grad.tape.new(shape, grad.dtype, "gradient, summed")
     if grad.dtype != dtype:
         grad = grad.tape.new(shape, dtype, "gradient, cast")

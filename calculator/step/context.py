@@ -203,7 +203,8 @@ def stack(model: Model) -> Stack:
 def layer_kinds(context: Context) -> list[int]:
     """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked.
 
-    So does the first, where its attention's weights are returned and may not be saved.
+    So does the first, where its attention's weights are returned and may not be saved, or its input is of another dtype
+    than its output: two different halves under autocast.
     """
     told_apart = masks.sliding_differs(context)
     numbers: dict[int, int] = {}
@@ -215,4 +216,6 @@ def layer_kinds(context: Context) -> list[int]:
                 known.append((kind, layer.modules))
             numbers[id(layer)] = known.index((kind, layer.modules))
     told = [numbers[id(layer)] for layer in context.layers]
-    return [-1, *told[1:]] if context.program.returns_weights else told
+    lowered = context.training.autocast or context.dtype
+    apart = context.program.returns_weights or ops.promoted(context.dtype, lowered) != context.dtype
+    return [-1, *told[1:]] if apart else told

@@ -54,12 +54,18 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
 
 
 def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
-    """A norm for each gradient, the norms stacked, and theirs (torch/nn/utils/clip_grad.py, foreach)."""
+    """A norm for each gradient, the norms stacked, and theirs; then, where that is more, what the factor is made of.
+
+    Source: torch/nn/utils/clip_grad.py, foreach.
+    """
     if not trained:
         return ()
     count = sum(tensor.count for tensor in trained)
     dtype = reduce(promoted, (tensor.dtype for tensor in trained))
     norm = Stored(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
     stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
-    total = Stored(name="total norm", shape=(), dtype=dtype, component="workspace")
-    return norm, stacked, total
+    total, *factor = (
+        Stored(name=name, shape=(), dtype=dtype, component="workspace")
+        for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
+    )
+    return max((norm, stacked, total), (total, *factor), key=_bytes)
