@@ -40,7 +40,8 @@ class Training:
     adapter_dtype: Literal["float32", "model"] = setting(
         "float32",
         label="Adapter precision",
-        help="The data type of added parameters; PEFT's autocast_adapter_dtype=True makes them float32.",
+        help="The data type of added parameters: float32 (PEFT's autocast_adapter_dtype=True), or what the layer "
+        "beside them computes in, which is float32 where a prepared model is not in 4 bits.",
     )
     gradient_checkpointing: bool = setting(
         False,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import bitsandbytes as bnb
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from calculator.request import Request
 
+
+#: As `training.adapter_dtype`.
+AdapterDType = Literal["float32", "model"]
 
 #: The spread of random weights, that of transformers' `initializer_range`.
 WEIGHT_STD = 0.02
@@ -76,7 +80,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         if not isinstance(method, Full):
             model.enable_input_require_grads()
     if isinstance(method, LoRA | QLoRA):
-        return low_rank(model, method, adapter_dtype(request))
+        return low_rank(model, method, training.adapter_dtype)
     if isinstance(method, Adapter):
         bottleneck.insert(model, method, adapter_dtype(request))
     elif isinstance(method, Prefix):
@@ -107,9 +111,12 @@ def adapter_dtype(request: Request) -> torch.dtype:
 
 
 def low_rank(
-    model: nn.Module, method: LoRA | QLoRA, dtype: torch.dtype, task_type: str | None = "CAUSAL_LM"
+    model: nn.Module, method: LoRA | QLoRA, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM"
 ) -> nn.Module:
-    """A model with PEFT's low-rank layers, their parameters in a dtype."""
+    """A model with PEFT's low-rank layers, their parameters in float32, or in what each base layer computes in.
+
+    PEFT itself leaves the dtype alone on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
+    """
     modules = method.target_modules
     config = peft.LoraConfig(
         task_type=task_type,
@@ -123,7 +130,9 @@ def low_rank(
         modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
     )
     model = peft.get_peft_model(model, config)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        for name, parameter in layer.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)
     return model

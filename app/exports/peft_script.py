@@ -80,7 +80,7 @@ def _context(planned: Planned) -> dict[str, Any]:
     return {
         **_kinds(request),
         "activation": ACTIVATIONS[method.non_linearity] if isinstance(method, Adapter) else None,
-        "added_dtype": training.added_dtype if isinstance(method, LoRA | QLoRA | Adapter) else None,
+        "added_dtype": training.added_dtype if isinstance(method, Adapter) else None,
         "attention": planned.attention,
         "by_hand": by_hand,
         "config": request.model.config,

@@ -67,8 +67,11 @@ class Method:
         """How a module with added parameters runs: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002
-        """What an embedding with added parameters gives: `rows` are its own rows of the ids."""
+    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
+        """What an embedding with added parameters gives.
+
+        `rows` are its own rows of the ids, multiplied with `scale` where it has one.
+        """
         return rows
 
     def after(

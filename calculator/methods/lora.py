@@ -26,12 +26,13 @@ class LoRA(LowRank, Method):
 
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """Frozen, with A and B beside each target."""
-        return Treatment(dtype=training.dtype, **low_rank.adapted(self, path, module, model, training))
+        dtype = training.dtype
+        return Treatment(dtype=dtype, **low_rank.adapted(self, path, module, model, training, dtype))
 
     def forward(self, bound: Bound, x: Tensor) -> Tensor:
         """The frozen product and the update beside it."""
         return low_rank.forward(self, bound, x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor) -> Tensor:
+    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows and the update beside them."""
-        return low_rank.embedded(bound, ids, rows)
+        return low_rank.embedded(bound, ids, rows, scale)

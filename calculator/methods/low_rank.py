@@ -13,6 +13,7 @@ from calculator.step.tape import Tensor
 from calculator.treatment import Added
 
 if TYPE_CHECKING:
+    from calculator.dtype import DType
     from calculator.methods.settings import LowRank
     from calculator.model import Model
     from calculator.module import Module
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
     from calculator.training import Training
 
 
-def adapted(method: LowRank, path: str, module: Module, model: Model, training: Training) -> dict[str, Any]:
-    """What a low-rank method adds to a module and trains of it, as fields of a Treatment."""
+def adapted(
+    method: LowRank, path: str, module: Module, model: Model, training: Training, base: DType
+) -> dict[str, Any]:
+    """What a low-rank method adds to a module and trains of it, as fields of a Treatment.
+
+    `base` is the dtype that the module computes in, which is its weight's where that is dense.
+    """
     if is_saved(path, method):
         return {"trained": tuple(p.name for p in module.parameters), "copied": True}
     target = is_target(path, module, method, model)
@@ -29,11 +35,11 @@ def adapted(method: LowRank, path: str, module: Module, model: Model, training: 
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
         return {"trained": trained}
-    return {"trained": trained, "added": _updates(method, module, training)}
+    own: DType = "float32" if training.adapter_dtype == "float32" else base
+    return {"trained": trained, "added": _updates(method, module, own)}
 
 
-def _updates(method: LowRank, module: Module, training: Training) -> tuple[Added, ...]:
-    own = training.added_dtype
+def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
     r = Dim(method.r, "r")
     if module.kind == "embedding":
         return (
@@ -61,11 +67,16 @@ def forward(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
     return ops.cast(result, dtype, "output")
 
 
-def embedded(bound: Bound, ids: Tensor, result: Tensor) -> Tensor:
-    """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows."""
+def embedded(bound: Bound, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
+    """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows.
+
+    A scale of the frozen rows is applied to the others too.
+    """
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
     after_a = ops.embedding(ids, a, a.shape[0], "rows of A")
     update = ops.scale(ops.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
+    if scale is not None:
+        update = ops.mul(update, ops.cast(scale, update.dtype, "scale in the update's dtype"), "update, scaled as rows")
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
 
 

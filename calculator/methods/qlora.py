@@ -60,8 +60,9 @@ class QLoRA(LowRank, Method):
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
         quantization = self._quantization(training) if self._converted(path, module, model) else None
+        base = quantization.compute_dtype if quantization else dense
         return Treatment(
-            dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training)
+            dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training, base)
         )
 
     @staticmethod
@@ -94,6 +95,6 @@ class QLoRA(LowRank, Method):
         """The dequantised product and the update beside it."""
         return low_rank.forward(self, bound, x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor) -> Tensor:
+    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows and the update beside them."""
-        return low_rank.embedded(bound, ids, rows)
+        return low_rank.embedded(bound, ids, rows, scale)

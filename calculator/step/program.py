@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 
 
 def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
-    """The word embeddings of the ids: (batch, sequence, hidden_size); `scaled` says that the table's module does so."""
+    """The word embeddings of the ids: (batch, sequence, hidden_size).
+
+    `scaled` says that the table's module multiplies them with a buffer in the model's dtype.
+    """
     embed = context.outer(name)
     context.scoped(f"{name}: ")
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
-    if scaled:
-        rows = _scaled(context, rows)
+    scale = Tensor(context.tape, None, (), context.training.dtype, None) if scaled else None
+    if scale is not None:
+        rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
     if not embed.added:
         return rows
     if context.training.gradient_checkpointing:
         rows = context.input_requiring_grad(rows)
-    return context.method.looked_up(embed, ids, rows)
-
-
-def _scaled(context: Context, rows: Tensor) -> Tensor:
-    """Embeddings times a buffer in the model's dtype, which is cast to the table's where that is another."""
-    factor = Tensor(context.tape, None, (), context.training.dtype, None)
-    return ops.mul(rows, ops.cast(factor, rows.dtype, "scale in the table's dtype"), "output, scaled")
+    return context.method.looked_up(embed, ids, rows, scale)
 
 
 def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook

@@ -85,6 +85,13 @@ def test_added_parameters_have_the_dtype_asked_for(method, adapter_dtype, dtype)
     assert {p.dtype for name, p in model.named_parameters() if name not in model.base} == {dtype}
 
 
+def test_added_parameters_in_the_models_dtype_follow_their_base_layer():
+    method = {"name": "qlora", "target_modules": ["q_proj", "lm_head"]}
+    added = {name: p.dtype for name, p in build(method, adapter_dtype="model").named_parameters() if "lora_A" in name}
+    assert {dtype for name, dtype in added.items() if "q_proj" in name} == {torch.bfloat16}
+    assert {dtype for name, dtype in added.items() if "lm_head" in name} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", ["prefix", "prompt"])
 def test_prefix_and_prompt_parameters_are_float32_whatever_is_asked(name):
     model = build({"name": name}, adapter_dtype="model")

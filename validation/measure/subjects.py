@@ -101,7 +101,8 @@ class Subject:
         holder = nn.Module()
         holder.register_module(name, base)
         with self.device:
-            wrapped = methods.low_rank(holder, self.method, methods.adapter_dtype(self.request), task_type=None)
+            dtype = self.request.training.adapter_dtype
+            wrapped = methods.low_rank(holder, self.method, dtype, task_type=None)
         layer = next(m for path, m in wrapped.named_modules() if path.endswith(f".{name}"))
         for parameter_name, parameter in layer.named_parameters():
             if "lora_B" in parameter_name:

@@ -60,12 +60,11 @@ class Pair:
         told = self.request.method
         base = self._base(device, quantized=isinstance(told, QLoRA))
         self.base = self._logits(base)
-        added = methods.adapter_dtype(self.request)
         if isinstance(told, LoRA | QLoRA):
-            self.model = methods.low_rank(base, told, added).eval()
+            self.model = methods.low_rank(base, told, self.request.training.adapter_dtype).eval()
         else:
             assert isinstance(told, Adapter)
-            bottleneck.insert(base, told, added)
+            bottleneck.insert(base, told, methods.adapter_dtype(self.request))
             self.model = base.eval()
 
     def _base(self, device: torch.device, *, quantized: bool) -> nn.Module:
