@@ -16,6 +16,8 @@ from calculator.training import Training
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.answer import Estimate
     from calculator.errors import Problem
     from calculator.methods import Method
@@ -110,19 +112,16 @@ class Attempts:
         return fit is not None and fit.headroom_bytes < MARGIN * fit.usable_bytes
 
     def largest_micro_batch(self, choice: Choice) -> Choice | None:
-        """The choice with the largest micro-batch that fits, if any does.
+        """The choice with the largest micro-batch that leaves a margin; else with the largest that fits, if any does.
 
         One micro-batch that is the whole batch is tried by itself: it keeps no gradients from one to the next.
         """
         sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
         sized = [replace(choice, micro_batch_size=size) for size in sizes]
-        if self.fits(sized[-1]):
-            return sized[-1]
-        low, high = -1, len(sized) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.fits(sized[middle]) else (low, middle)
-        return sized[low] if low >= 0 else None
+        fitting = _largest(sized, self.fits)
+        if fitting is None or not self.is_close(fitting):
+            return fitting
+        return _largest(sized, lambda each: self.fits(each) and not self.is_close(each)) or fitting
 
     def trained_share(self, method: Method) -> float:
         """The share of all parameters that a method trains, 0 to 1.
@@ -132,3 +131,14 @@ class Attempts:
         """
         method.check(self.model, Training())
         return parameter_counts(stored(Treated(self.model, method, Training()))).trainable_fraction
+
+
+def _largest(sized: list[Choice], suits: Callable[[Choice], bool]) -> Choice | None:
+    """The last choice that suits, where all before it do; the very last is tried first, since it may suit alone."""
+    if suits(sized[-1]):
+        return sized[-1]
+    low, high = -1, len(sized) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if suits(sized[middle]) else (low, middle)
+    return sized[low] if low >= 0 else None

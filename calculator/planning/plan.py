@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -10,31 +10,27 @@ from calculator.comparison import AXES
 from calculator.errors import PlanError, Problem, refusal
 from calculator.methods import METHODS
 from calculator.planning.attempts import Attempts, micro_batches
-from calculator.planning.cost import step_cost
-from calculator.planning.found import Found, attention_only, found, larger_rank, unprepared
+from calculator.planning.found import Found, found
 from calculator.planning.label import label
 from calculator.planning.miss import changes, missed, nearest
 from calculator.planning.needs import barred
-from calculator.planning.ranking import ORDER, place
+from calculator.planning.proposals import RuledOut, proposals
+from calculator.planning.ranking import ORDER
 from calculator.planning.reason import Judged, Reason, size
 from calculator.planning.rules import RULES
 from calculator.planning.serving import served
 from calculator.planning.training_reasons import quality, trained
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from calculator.answer import Estimate
     from calculator.planning.attempts import Choice
     from calculator.planning.cost import StepCost
     from calculator.planning.miss import Change, Miss
     from calculator.planning.request import PlanRequest
-    from calculator.planning.rules import Rule
     from calculator.request import ModelReference, Request
     from calculator.training import Device
-
-#: The most configurations that are proposed for one model on one device.
-MOST_CONFIGURATIONS = 6
 
 #: What the relative costs leave out.
 COSTS = (
@@ -60,15 +56,6 @@ class Configuration:
     def label(self) -> str:
         """The configuration in words."""
         return label(self.request.method)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuledOut:
-    """A method that is not proposed: the rule that it follows, and why. Without a rule, the real stack refuses it."""
-
-    method: str
-    rule: Rule | None
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +121,7 @@ def _planned(attempts: Attempts) -> DevicePlan:
     out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
     tried = {name: found(name, attempts) for name in METHODS if name not in out}
     _refused(tried)
-    proposed, vain = _proposed(tried, attempts)
+    proposed, vain = proposals(tried, attempts)
     near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
     return DevicePlan(
         model=attempts.model.id or attempts.model.model_type,
@@ -157,61 +144,6 @@ def _refused(tried: dict[str, Found]) -> None:
     if tried and all(each.problems for each in tried.values()):
         told = {(problem.loc, problem.msg): problem for each in tried.values() for problem in each.problems}
         raise PlanError(*told.values())
-
-
-def _proposed(tried: dict[str, Found], attempts: Attempts) -> tuple[list[Judged], list[RuledOut]]:
-    """The best of each method, then others that better it in something, up to the most that are proposed."""
-    judged = {
-        name: sorted((_judged(choice, attempts) for choice in each.choices), key=place) for name, each in tried.items()
-    }
-    vain = _in_vain(judged, attempts)
-    best = sorted((each[0] for each in judged.values() if each), key=place)
-    others = [other for each in judged.values() for other in each[1:] if not _dominated(other, each[0])]
-    others += [_judged(choice, attempts) for choice in _variants(best, attempts)]
-    others.sort(key=place)
-    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), vain
-
-
-def _in_vain(judged: dict[str, list[Judged]], attempts: Attempts) -> list[RuledOut]:
-    """Where LoRA betters QLoRA in all, hold the two with LoRA's micro-batch; take QLoRA out where it saves nothing."""
-    lora, qlora = judged.get("lora"), judged.get("qlora")
-    if not lora or not qlora or not _dominated(qlora[0], lora[0]):
-        return []
-    like = lora[0].choice
-    alike = _judged(replace(like, method=qlora[0].method, optimizer=qlora[0].choice.optimizer), attempts)
-    if alike.answer.memory.required_bytes < lora[0].answer.memory.required_bytes:
-        judged["qlora"] = [alike]
-        return []
-    judged["qlora"] = []
-    mine, other = (size(each.answer.memory.required_bytes) for each in (alike, lora[0]))
-    costs = f"a step costs {alike.cost.relative:.2f} times the reference instead of {lora[0].cost.relative:.2f}"
-    sentence = f"It fits with {mine}, but with the same micro-batch LoRA needs {other}, and {costs}."
-    return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]
-
-
-def _variants(best: Iterable[Judged], attempts: Attempts) -> Iterator[Choice]:
-    """Of the best low-rank configuration: a larger rank, for many tasks a smaller module, and one not prepared."""
-    low_rank = next((judged.choice for judged in best if judged.method.name in ("lora", "qlora")), None)
-    if low_rank is None:
-        return
-    told = (larger_rank(low_rank, attempts), unprepared(low_rank, attempts))
-    smaller = attention_only(low_rank, attempts) if attempts.needs.tasks > 1 else None
-    yield from (choice for choice in (*told, smaller) if choice is not None)
-
-
-def _dominated(judged: Judged, other: Judged) -> bool:
-    """Whether another costs no more and needs no more."""
-    return (
-        other.cost.relative <= judged.cost.relative
-        and other.answer.memory.required_bytes <= judged.answer.memory.required_bytes
-    )
-
-
-def _judged(choice: Choice, attempts: Attempts) -> Judged:
-    answer = attempts.answer(choice)
-    assert answer is not None
-    cost = step_cost(attempts.model, attempts.request(choice), answer)
-    return Judged(attempts=attempts, choice=choice, answer=answer, cost=cost)
 
 
 def _configuration(judged: Judged) -> Configuration:

@@ -52,6 +52,14 @@ def test_each_method_is_told_what_it_can_change():
     assert [each["method.name"] for each in changes(PLANS["full"]) if "method.name" in each] == ["qlora", "lora"]
 
 
+def test_the_rules_that_no_plan_follows_are_followed_here():
+    thrifty = {"name": "qlora", "double_quant": False, "target_modules": "all-linear", "r": 256}
+    bodies = (*PLANS.values(), {**LLAMA, "method": thrifty, "training": {"optimizer": "adamw_8bit"}})
+    used = {each.rule.name for body in bodies for each in found(body)[1]}
+    rules = {"double_quantisation", "fused_attention", "fused_optimizer", "half_precision", "paged_states"}
+    assert {*rules, "shorter_sequences"} <= used
+
+
 def test_what_is_done_already_or_refused_is_not_suggested():
     assert {"training.gradient_checkpointing": True} not in changes(PLANS["full"])
     assert {"training.gradient_checkpointing": True} not in changes({**LLAMA, "method": {"name": "prefix"}})
