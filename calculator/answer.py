@@ -9,6 +9,8 @@ from calculator.dimension import Shape, substituted, symbolic
 from calculator.dtype import ITEMSIZE, DType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.devices import Fit
     from calculator.methods import Method
 
@@ -64,14 +66,20 @@ class Row:
 class Component:
     """A subtotal of the peak: the rows that it folds, or the rule that it follows where it counts no storages.
 
-    `rule` is such a rule's arithmetic, in names and with numbers.
+    `listed` gives the rows, which are made when they are read. `rule` is such a rule's arithmetic, in names and with
+    numbers.
     """
 
     name: ComponentName
     bytes: int
     source: str
-    rows: tuple[Row, ...] = ()
+    listed: Callable[[], tuple[Row, ...]] = tuple
     rule: tuple[str, str] | None = None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The storages, the largest first."""
+        return self.listed()
 
     @property
     def formula(self) -> str:
@@ -109,18 +117,23 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is alive at the peak of one step, and what that takes of a card."""
+    """What is alive at the peak of one step, and what that takes of a card. `line` gives the timeline, once read."""
 
     components: tuple[Component, ...]
     phases: tuple[Phase, ...]
     peak_phase: PhaseName
     peak_operation: str
-    timeline: tuple[Moment, ...]
+    line: Callable[[], tuple[Moment, ...]]
     peak_allocated_bytes: int
     library_workspace_bytes: int
     peak_reserved_bytes: int
     required_bytes: int
     overheads: tuple[Row, ...]
+
+    @property
+    def timeline(self) -> tuple[Moment, ...]:
+        """The most that is alive in each stretch of the step, in order."""
+        return self.line()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
 from calculator.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.compatibility import check, within_positions
+from calculator.deferred import Deferred
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.errors import refusal
@@ -23,6 +24,8 @@ from calculator.step.training_step import Peak, TrainingStep
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.answer import Component, Moment
     from calculator.devices import Fit
     from calculator.model import Model
@@ -98,7 +101,7 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         highest,
         reserved,
-        timeline(step, peaks),
+        Deferred(partial(timeline, step, peaks)),
     )
 
 
@@ -108,7 +111,7 @@ def memory_and_fit(
     phases: tuple[Phase, ...],
     highest: Peak,
     reserved: int | None = None,
-    line: tuple[Moment, ...] = (),
+    line: Callable[[], tuple[Moment, ...]] = tuple,
 ) -> tuple[Memory, Fit | None]:
     """What the peak takes of a card beside its own bytes, and the verdict.
 
@@ -125,7 +128,7 @@ def memory_and_fit(
         phases=phases,
         peak_phase=highest.phase,
         peak_operation=highest.operation,
-        timeline=line,
+        line=line,
         peak_allocated_bytes=allocated,
         library_workspace_bytes=workspace,
         peak_reserved_bytes=reserved,

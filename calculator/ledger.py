@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
+from calculator.deferred import Deferred
 from calculator.step.autocast import COPY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.dimension import Shape
     from calculator.dtype import DType
     from calculator.step.training_step import Peak
@@ -29,7 +33,7 @@ SOURCES: dict[ComponentName, str] = {
 AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
 
 
-def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
+def rows(peak: Peak) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(peak):
@@ -37,9 +41,7 @@ def rows(peak: Peak) -> dict[ComponentName, list[Row]]:
             source = AUTOCAST if name.endswith(COPY) else SOURCES[component]
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
             found[component].append(row)
-    for listed in found.values():
-        listed.sort(key=_SIZE, reverse=True)
-    return found
+    return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in found.items()}
 
 
 _SIZE = attrgetter("bytes")
@@ -52,9 +54,16 @@ def _storages(peak: Peak) -> list[tuple[str, Shape, DType, ComponentName, int, i
 
 
 def components(peak: Peak) -> tuple[Component, ...]:
-    """The peak by component; those that are empty there are left out."""
-    return tuple(_component(name, listed) for name, listed in rows(peak).items() if listed)
+    """The peak by component; those that are empty there are left out. Their rows are made when one is read."""
+    ledger = Deferred(partial(rows, peak))
+    return tuple(
+        [
+            Component(name=name, bytes=size, source=SOURCES[name], listed=partial(_of, ledger, name))
+            for name, size in peak.by_component().items()
+            if size
+        ]
+    )
 
 
-def _component(name: ComponentName, listed: list[Row]) -> Component:
-    return Component(name=name, bytes=sum(row.bytes for row in listed), source=SOURCES[name], rows=tuple(listed))
+def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
+    return ledger()[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
@@ -25,8 +25,8 @@ class Stored:
     """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
 
     `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
-    own from what a method adds. `bytes` is all of them, each rounded up to 512 bytes. Nothing changes one; it is not
-    frozen because a step has a hundred, and a frozen one takes twice as long to make.
+    own from what a method adds. `bytes` is all of them, each rounded up to 512 bytes; 0 has it worked out. Nothing
+    changes one; it is not frozen because a step has a hundred, and a frozen one takes twice as long to make.
     """
 
     name: str
@@ -37,10 +37,22 @@ class Stored:
     parameters: int = 0
     trained: bool = False
     base: bool = True
-    bytes: int = field(init=False)
+    bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
+        if not self.bytes:
+            self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
+
+    def beside(self, name: str, component: ComponentName, times: int = 1) -> Stored:
+        """So many tensors of its shape and dtype for each one of it."""
+        return Stored(
+            name=f"{self.name}: {name}",
+            shape=self.shape,
+            dtype=self.dtype,
+            component=component,
+            count=self.count * times,
+            bytes=self.bytes * times,
+        )
 
 
 def stored(treated: Treated) -> tuple[Stored, ...]:
@@ -137,6 +149,9 @@ def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Itera
     trained = [tensor for tensor in tensors if tensor.trained]
     for tensor in trained:
         for name, shape, dtype in optimizer.states(tensor.shape, tensor.dtype):
+            if shape is tensor.shape and dtype == tensor.dtype:
+                yield tensor.beside(name, "optimizer_states")
+                continue
             yield Stored(
                 name=f"{tensor.name}: {name}",
                 shape=shape,
@@ -150,12 +165,4 @@ def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Itera
 
 def gradients(tensors: tuple[Stored, ...]) -> Iterator[Stored]:
     """The gradient of every trained parameter, in its dtype."""
-    for tensor in tensors:
-        if tensor.trained:
-            yield Stored(
-                name=f"{tensor.name}: gradient",
-                shape=tensor.shape,
-                dtype=tensor.dtype,
-                component="gradients",
-                count=tensor.count,
-            )
+    return (tensor.beside("gradient", "gradients") for tensor in tensors if tensor.trained)

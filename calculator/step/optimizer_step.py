@@ -40,17 +40,11 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
     for tensor in trained:
         sizes[tensor.dtype] += tensor.bytes
     larger = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    return tuple(
-        Stored(
-            name=f"{tensor.name}: {optimizer.name} temporary",
-            shape=tensor.shape,
-            dtype=tensor.dtype,
-            component="workspace",
-            count=tensor.count * (optimizer.temporaries if tensor.dtype == larger else 1),
-        )
-        for tensor in trained
-        if optimizer.temporaries
-    )
+    times = optimizer.temporaries
+    if not times:
+        return ()
+    name = f"{optimizer.name} temporary"
+    return tuple([t.beside(name, "workspace", times if t.dtype == larger else 1) for t in trained])
 
 
 def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.answer import ComponentName
     from calculator.step.tape import Born, Tape
 
 
@@ -190,15 +191,30 @@ class Recording:
             repeats.append(window.copies if counted else 0)
         return tuple(repeats)
 
+    def count(self, moment: Moment, totals: dict[ComponentName, int]) -> None:
+        """Add to each component the bytes of its storages that are alive at a moment."""
+        for born in self._alive(moment.event):
+            totals[born[3]] += born[4]
+        for gained, repeats in zip(self.gained, moment.repeats, strict=True):
+            for born, count in gained.items() if repeats else ():
+                totals[born[3]] += born[4] * count * repeats
+        for at, copies, born in self.dropped:
+            if at <= moment.event:
+                totals[born[3]] -= born[4] * copies
+
+    def _alive(self, position: int) -> list[Born]:
+        """The interpreted storages alive at a position, in the order of their births."""
+        ends, told = self.ends, self.tape.rows
+        return [told[row] for row in range(self._next_row(position)) if ends[row] >= position]
+
     def rows(self, moment: Moment) -> Counter[Born]:
         """How many of each kind of storage are alive at a moment, in the order of their births."""
-        ends, position = self.ends, moment.event
-        alive = self._kinds([row for row in range(self._next_row(position)) if ends[row] >= position])
+        alive = Counter(self._alive(moment.event))
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
             for born, count in gained.items() if repeats else ():
                 alive[born] += count * repeats
         for at, copies, born in self.dropped:
-            if at <= position:
+            if at <= moment.event:
                 alive[born] -= copies
         return +alive
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from calculator.answer import ComponentName
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import Stored, gradients, optimizer_states, stored
 from calculator.step.causal_lm import micro_batch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from calculator.step.tape import Born
     from calculator.training import Training
 
+COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
@@ -38,6 +41,17 @@ class Peak:
     left: Counter[Born] = field(default_factory=Counter)
     moment: Moment | None = None
     recording: Recording | None = None
+
+    def by_component(self) -> dict[ComponentName, int]:
+        """Everything alive in bytes, folded without a row being made."""
+        totals = dict.fromkeys(COMPONENTS, 0)
+        for tensor in self.stored:
+            totals[tensor.component] += tensor.bytes
+        for born, count in self.left.items():
+            totals[born[3]] += born[4] * count
+        if self.recording is not None and self.moment is not None:
+            self.recording.count(self.moment, totals)
+        return totals
 
     @cached_property
     def born(self) -> Counter[Born]:

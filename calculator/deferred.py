@@ -1,0 +1,28 @@
+"""A value that is worked out when it is first asked for, and kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class Deferred(Generic[T]):
+    """Call it for the value; `make` is let go of when it has run, with what it holds."""
+
+    __slots__ = ("make", "values")
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.make: Callable[[], T] | None = make
+        self.values: list[T] = []
+
+    def __call__(self) -> T:
+        """The value."""
+        make = self.make
+        if make is not None:
+            self.values = [make()]
+            self.make = None
+        return self.values[0]
