@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 class Deferred(Generic[T]):
-    """Call it for the value; `make` is let go of when it has run, with what it holds."""
+    """Call it for the value; `make` is let go of when it has run, with what it holds. Equal where the values are."""
 
     __slots__ = ("make", "values")
+    __hash__ = None  # type: ignore[assignment]  # a value need not have one
 
     def __init__(self, make: Callable[[], T]) -> None:
         self.make: Callable[[], T] | None = make
@@ -26,3 +27,6 @@ class Deferred(Generic[T]):
             self.values = [make()]
             self.make = None
         return self.values[0]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Deferred) and bool(self() == other())

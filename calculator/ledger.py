@@ -58,7 +58,7 @@ def components(peak: Peak) -> tuple[Component, ...]:
     ledger = Deferred(partial(rows, peak))
     return tuple(
         [
-            Component(name=name, bytes=size, source=SOURCES[name], listed=partial(_of, ledger, name))
+            Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
             for name, size in peak.by_component().items()
             if size
         ]
