@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Kind = Literal["holds", "holds within", "does not hold"]
 Relation = Literal["equal to", "at most", "at least", "between"]
 
+GB = 10**9
+
 #: From this size on a whole number is told with separators, and a fraction in powers of ten.
 LONG = 10_000
 
@@ -78,12 +80,12 @@ class Check:
     @property
     def wanted(self) -> str:
         """What the figure must be, in words."""
-        return f"{self.relation} {' and '.join(told(bound) for bound in self.bounds)}{unit(self.figure.unit)}"
+        return f"{self.relation} {' and '.join(measure(bound, self.figure.unit) for bound in self.bounds)}"
 
     @property
     def found(self) -> str:
         """What the figure is, in words."""
-        return f"{self.figure.name}: {told(self.figure.value)}{unit(self.figure.unit)}"
+        return f"{self.figure.name}: {measure(self.figure.value, self.figure.unit)}"
 
     def to_json(self) -> dict[str, Any]:
         """As the results file has it."""
@@ -125,7 +127,7 @@ class Claim:
             return f"does not hold: {'; '.join(failing)}"
         if not self._within:
             return "holds"
-        within = (f"{told(check.bounds[-1])}{unit(check.figure.unit)} ({check.found})" for check in self._within)
+        within = (f"{measure(check.bounds[-1], check.figure.unit)} ({check.found})" for check in self._within)
         return f"holds within {'; '.join(within)}"
 
     @property
@@ -174,6 +176,8 @@ def told(value: float) -> str:
     return f"{value:.1e}" if abs(value) < 1 / LONG else f"{value:.3g}" if abs(value) < LONG else f"{value:,.0f}"
 
 
-def unit(name: str) -> str:
-    """A unit behind its number."""
-    return f" {name}" if name else ""
+def measure(value: float, unit: str) -> str:
+    """A number with its unit; large sizes in GB, as the lesson has them."""
+    if unit == "bytes" and value >= GB:
+        value, unit = value / GB, "GB"
+    return f"{told(value)} {unit}".rstrip()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from validation.prove.claim import Check, Claim, Figure, significant, spread, told
+from validation.prove.claim import Check, Claim, Figure, measure, significant, spread, told
 
 
 def check(value, relation, *bounds, tolerance=False, unit=""):
@@ -41,10 +41,12 @@ def test_a_claim_that_fails_says_every_figure_that_is_wrong():
         check(45_200_000_000, "at most", 24_000_000_000, unit="bytes"),
         check(0.02, "between", 0.1, 0.3),
     ).words
-    assert words == (
-        "does not hold: the error: 45,200,000,000 bytes, not at most 24,000,000,000 bytes;"
-        " the error: 0.02, not between 0.1 and 0.3"
-    )
+    assert words == ("does not hold: the error: 45.2 GB, not at most 24 GB; the error: 0.02, not between 0.1 and 0.3")
+
+
+def test_sizes_are_told_in_gb_and_few_bytes_in_bytes():
+    assert [measure(x, "bytes") for x in (512, 48_568_560_640)] == ["512 bytes", "48.6 GB"]
+    assert [measure(0.5, ""), measure(99, "%")] == ["0.5", "99 %"]
 
 
 def test_one_failing_check_is_enough():

@@ -1,0 +1,113 @@
+"""The lesson's runs as requests: its 70B, 13B and 7B models, each as it says and as people run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from calculator import catalogue
+from calculator.estimate import estimate
+from calculator.lesson import LESSON
+from calculator.request import parse_request
+from validation import compare, snapshot
+from validation.prove.claim import GB
+from validation.trace import trace
+
+B70, B13, B7 = "meta-llama/Meta-Llama-3-70B", "meta-llama/Llama-2-13b-hf", "meta-llama/Llama-2-7b-hf"
+
+#: What the lesson speaks of: one sequence of so many tokens, and what lets 70B train at all.
+TRAINING = {"sequence_length": 2048, "gradient_checkpointing": True}
+ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+MIXED = {"dtype": "float32", "autocast": "bfloat16"}
+
+#: How many layers a model has in the quick form.
+FEW = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of the lesson's: what it is called, its request, and which of the lesson's figures are of it.
+
+    A quick run is traced with few layers; what is said of the whole model is the calculator's then.
+    """
+
+    name: str
+    body: dict[str, Any]
+    stated: dict[str, str]
+    quick: bool
+
+    @cached_property
+    def exact(self) -> snapshot.Snapshot:
+        """What the calculator says."""
+        return compare.estimate(parse_request(self.body))
+
+    @cached_property
+    def found(self) -> snapshot.Snapshot:
+        """What the real modules allocate on the meta device."""
+        return self.exact if self.quick else self.compared[1]
+
+    @cached_property
+    def compared(self) -> tuple[snapshot.Snapshot, snapshot.Snapshot]:
+        """What the calculator says and what is traced, of the same model."""
+        request = parse_request({**self.body, "model": {"config": self._few_layers()}} if self.quick else self.body)
+        return compare.estimate(request), snapshot.traced(trace(request))
+
+    def _few_layers(self) -> dict[str, Any]:
+        return {**catalogue.model(self.body["model"]).config, "num_hidden_layers": FEW}
+
+    @cached_property
+    def textbook(self) -> dict[str, int]:
+        """What the lesson's rules say of the real model, by component."""
+        answer = estimate(parse_request({**self.body, "accounting": "textbook"}))
+        return {part.name: part.bytes for part in answer.memory.components}
+
+    def lesson(self, component: str) -> int | None:
+        """The lesson's own figure in bytes, where it has one."""
+        claim = self.stated.get(component)
+        return None if claim is None else round(stated(claim)[1] * GB)
+
+
+def stated(claim: str) -> tuple[float, float]:
+    """A figure of the lesson as it states it: from where to where."""
+    (found,) = [figure for figure in LESSON if figure.claim == claim]
+    return found.low, found.high
+
+
+def runs(*, quick: bool) -> dict[str, Run]:
+    """Every run, by a key."""
+    full = {"name": "full"}
+    prepared = {"name": "qlora", **ATTENTION}
+    plain = {**prepared, "prepare_model_for_kbit_training": False}
+    return {
+        "full": _run("70B, full, bfloat16", B70, full, {}, _FULL, quick=quick),
+        "mixed": _run("70B, full, float32 under autocast", B70, full, MIXED, _FULL, quick=quick),
+        "qlora": _run("70B, QLoRA, r 64", B70, {**plain, "r": 64}, {}, _QLORA, quick=quick),
+        "prepared": _run("70B, QLoRA, r 64, prepared by PEFT", B70, {**prepared, "r": 64}, {}, _QLORA, quick=quick),
+        "r16": _run("13B, QLoRA, r 16", B13, {**plain, "r": 16}, {}, _R16, quick=quick),
+        "r256": _run("13B, QLoRA, r 256", B13, {**plain, "r": 256}, {}, _R256, quick=quick),
+        "lora": _run("7B, LoRA, r 8", B7, {"name": "lora", "r": 8, **ATTENTION}, {}, {}, quick=quick),
+    }
+
+
+_FULL = {
+    "base_weights": "70B parameters in fp16",
+    "gradients": "their gradients in fp16",
+    "optimizer_states": "FP16 optimizer states",
+    "peak": "full fine-tuning of 70B with Adam",
+}
+_QLORA = {
+    "base_weights": "70B in NF4",
+    "adapter_weights": "LoRA parameters, r = 64",
+    "optimizer_states": "LoRA optimizer states",
+    "peak": "training with 3 GB of activations",
+}
+_R16 = {"base_weights": "13B in NF4", "peak": "in all, batch 1"}
+_R256 = {"base_weights": "13B in NF4", "peak": "r 256 stays under"}
+
+
+def _run(
+    name: str, model: str, method: dict[str, Any], training: dict[str, Any], told: dict[str, str], *, quick: bool
+) -> Run:
+    body = {"model": model, "method": method, "training": {**TRAINING, **training}}
+    return Run(name=name, body=body, stated=told, quick=quick)
