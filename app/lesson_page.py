@@ -14,7 +14,6 @@ from app.lesson.answers import chapter_answer, lesson_answer
 from app.lesson.experiments import proven
 from app.lesson.form import BY_NAME, ChapterForm, Tried, read
 from app.templates import page
-from calculator import catalogue
 from calculator.errors import PlanError, Problem, refusal
 from calculator.lesson import LESSON
 from calculator.lesson.chapter import Chapter
@@ -84,7 +83,6 @@ def chapter_page(form: ChapterForm) -> Response:
         environment=results.environment if results else None,
         experiments=results.of(chapter.experiments) if results else (),
         form=form,
-        models=catalogue.models(),
         number=number + 1,
         practice=PRACTICE[chapter.name]() if chapter.name in PRACTICE else (),
         tried=tried,

@@ -14,10 +14,11 @@ from calculator.textbook import prefix_parameters
 if TYPE_CHECKING:
     from calculator.answer import Estimate
 
-#: The models that the lines speak of: the lesson's 7B and 70B, and one whose queries share keys.
+#: The models that the lines speak of: the lesson's 7B and 70B, one whose queries share keys, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"
 LARGE = "meta-llama/Meta-Llama-3-70B"
 GROUPED = "meta-llama/Llama-3.1-8B"
+SMALL = "openai-community/gpt2"
 
 _STATE = ("base_weights", "gradients", "optimizer_states")
 
@@ -117,6 +118,10 @@ def qlora() -> tuple[Line, ...]:
         ),
         _peak("as it is loaded", plain),
         _peak("prepared for k-bit training", prepared),
+        *(
+            _peak(f"{label} on GPT-2", _of({"name": name, "target_modules": "all-linear"}, SMALL, sequence_length=1024))
+            for name, label in (("lora", "LoRA"), ("qlora", "QLoRA"))
+        ),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Question:
     """One of them: what it asks, its figures, and what is said in words.
 
-    `chapter` and `typed` lead to the worked example that it is an instance of.
+    `chapter`, `example` and `typed` lead to the worked example that it is an instance of.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Question:
     lesson: str
     ours: str
     chapter: str
+    example: str
     typed: Mapping[str, str]
     figures: tuple[Figure, ...] = ()
     lines: tuple[Line, ...] = ()
@@ -60,6 +61,7 @@ QUESTIONS = (
         lesson="8,388,608 parameters, 0.12 % of 7B.",
         ours="The same. The share is of the round 7B that the lesson takes.",
         chapter="lora",
+        example="count",
         typed={},
         figures=_figures("Example 1"),
     ),
@@ -69,8 +71,9 @@ QUESTIONS = (
         asks="Does QLoRA of Llama-2-13B with r = 16 fit an RTX 4090 of 24 GB, and would r = 256?",
         lesson="7.3 GB at r = 16, so that 16.7 GB are left; about 268M parameters at r = 256, still under 8 GB.",
         ours="It fits by the lesson's rules at both ranks. But the 268 million are those of the 7B: the 13B is wider"
-        " and deeper. The last column of each row has its own numbers.",
+        " and deeper. Each row has the 13B's own numbers.",
         chapter="qlora",
+        example="account",
         typed={
             "account-base": "13000000000",
             "account-d": "5120",
@@ -90,6 +93,7 @@ QUESTIONS = (
         lesson="[3.045, 7.06], about 1.5 % away from W₀x.",
         ours="The same.",
         chapter="lora",
+        example="forward",
         typed={},
         figures=_figures("Example 3"),
     ),
@@ -100,6 +104,7 @@ QUESTIONS = (
         lesson="65,536 + 16,384 = 81,920; 51.2 times smaller.",
         ours="The same.",
         chapter="lora",
+        example="count",
         typed={"count-d": "1024", "count-r": "16", "count-matrices": "1", "count-layers": "1"},
         figures=_figures("Problem 1"),
     ),
@@ -112,6 +117,7 @@ QUESTIONS = (
         " entry of B A is a sum of zeros times finite numbers. (An A with an infinity in it would make it not a"
         " number.)",
         chapter="lora",
+        example="forward",
         typed={"forward-B": "0; 0"},
         figures=_figures("Problem 2"),
     ),
@@ -125,6 +131,7 @@ QUESTIONS = (
         ours="By the lesson's rules, yes. On the real model more is trained and more is kept: the chapter has its"
         " peak.",
         chapter="qlora",
+        example="model",
         typed={},
         figures=_figures("Problem 3"),
     ),
@@ -137,6 +144,7 @@ QUESTIONS = (
         ours="LoRA that is not merged serves all three as well: it too leaves the base alone, and a task is a small"
         " file. At the lesson's sizes a task of LoRA is the smaller one. What decides is quality and latency.",
         chapter="adapters",
+        example="count",
         typed={},
         lines=(
             _of_tasks(
@@ -161,6 +169,7 @@ QUESTIONS = (
         lesson="6,553,600, which is 0.05 %.",
         ours="The same, for a model whose keys are as wide as it is.",
         chapter="prefix",
+        example="count",
         typed={},
         figures=_figures("Problem 5"),
     ),

@@ -114,6 +114,8 @@ def test_wrong_input_is_a_422_with_a_summary_that_leads_to_each_field(client):
     response = client.get("/lesson/lora", params=WRONG)
     assert response.status_code == 422
     assert "<title>Error: LoRA" in response.text
+    for worked in BY_NAME["lora"].worked:
+        assert f'<a href="#{worked.name}">{worked.title}</a>' in response.text
     for name in WRONG:
         assert f'<a href="#{name}">' in response.text
         assert re.search(rf'id="{name}"[^>]*aria-invalid="true"', response.text), name
@@ -177,7 +179,8 @@ def test_all_questions_have_the_lessons_answer_and_ours(client):
     for question in QUESTIONS:
         assert all(part in text for part in (question.asks, question.lesson, question.ours))
         address = f"/lesson/{question.chapter}" + (f"?{urlencode(question.typed)}" if question.typed else "")
-        assert client.get(address).status_code == 200
+        assert f'id="{question.example}"' in client.get(address).text
+        assert f'href="{address}#{question.example}"' in text
         assert set(question.typed) <= set(defaults(BY_NAME[question.chapter]))
 
 

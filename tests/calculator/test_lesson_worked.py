@@ -187,6 +187,7 @@ def test_the_70b_run_of_the_lesson_holds_more_than_the_lesson_counts():
     assert told["weights of A and B"] == 4 * 262_144_000
     assert told["as it is loaded: the step's peak"] < told["prepared for k-bit training: the step's peak"]
     assert told["as it is loaded: the step's peak"] > 24 * 10**9
+    assert told["LoRA on GPT-2: the step's peak"] < told["QLoRA on GPT-2: the step's peak"]
 
 
 def test_a_prefix_has_fewer_parameters_than_lora_and_takes_more_memory():
