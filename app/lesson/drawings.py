@@ -22,6 +22,14 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 HEIGHT = 360
 
+#: From so many points on, a line has no marks, and spreads stand in its table alone.
+MANY = 40
+
+#: The ratio of largest to smallest from which an axis is logarithmic, and its marks.
+_MAGNITUDES = 30
+_MOST_TICKS = 12
+_DOUBLINGS = tuple(2**i for i in range(24))
+
 #: Where the bell is drawn, in units of the largest level.
 _WIDEST = 1.7
 _POINTS = 171
@@ -94,7 +102,23 @@ def curve_figure(curve: CurveAnswer) -> str:
     figure.update_layout(**_layout(titled(curve.x), ""), showlegend=len(curve.series) > 1)
     if all(series.bars for series in curve.series):
         figure.update_layout(barmode="group", bargap=0.25)
+    else:
+        figure.update_xaxes(**_axis(curve))
     return embedded(figure)
+
+
+def _axis(curve: CurveAnswer) -> dict[str, Any]:
+    """A logarithmic axis where what is tried is spread over magnitudes."""
+    xs = sorted({x for series in curve.series for x in series.x if not isinstance(x, str)})
+    if not xs or xs[0] <= 0 or xs[-1] / xs[0] < _MAGNITUDES:
+        return {}
+    ticks = xs if len(xs) <= _MOST_TICKS else [x for x in _DOUBLINGS if xs[0] <= x <= xs[-1]]
+    return {"type": "log", "tickvals": ticks, "ticktext": [plain(tick) for tick in ticks]}
+
+
+def shared(curve: CurveAnswer) -> bool:
+    """Whether every series has the same x, so that one table has them side by side."""
+    return len({series.x for series in curve.series}) == 1
 
 
 def titled(axis: Axis) -> str:
@@ -103,11 +127,12 @@ def titled(axis: Axis) -> str:
 
 
 def _line(series: Series, i: int) -> go.Scatter:
+    turn = (i + i // len(COLOURS)) % len(_DASHES)
     return go.Scatter(
         **_points(series, i),
-        mode="lines+markers",
-        line={"dash": _DASHES[i % len(_DASHES)], "width": 2},
-        marker={"symbol": _MARKS[i % len(_MARKS)], "size": 7},
+        mode="lines" if len(series.x) > MANY else "lines+markers",
+        line={"dash": _DASHES[turn], "width": 2},
+        marker={"symbol": _MARKS[turn], "size": 7},
     )
 
 
@@ -116,15 +141,14 @@ def _bars(series: Series, i: int) -> go.Bar:
 
 
 def _points(series: Series, i: int) -> dict[str, Any]:
-    told = {
+    told: dict[str, Any] = {
         "x": list(series.x),
         "y": list(series.y),
         "name": series.name,
         "meta": COLOURS[i % len(COLOURS)],
-        "customdata": [plain(y) if y is not None else "–" for y in series.y],
-        "hovertemplate": f"{series.name}<br>%{{x}}: %{{customdata}}<extra></extra>",
+        "hovertemplate": f"{series.name}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
     }
-    if series.low and series.high:
+    if series.low and series.high and len(series.x) <= MANY:
         told["error_y"] = {
             "type": "data",
             "symmetric": False,

@@ -19,7 +19,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(accounts.FULL, ON_MODEL["full"]),
         figures=FULL,
-        experiments=("savings/full",),
+        experiments=("savings/cards",),
         method="full",
     ),
     Chapter(
@@ -32,13 +32,13 @@ CHAPTERS: tuple[Chapter, ...] = (
             Formula(text=r"r (d + k)", says="trained parameters a matrix, instead of dk"),
         ),
         worked=(counts.LORA, product.FORWARD, ON_MODEL["lora"]),
-        experiments=("identity",),
+        experiments=("identity", "savings/lora"),
         method="lora",
     ),
     Chapter(
         name="rank",
-        title="Why a low rank is enough",
-        summary="A task moves the weights in few directions: the intrinsic dimension, and the spectrum of the update.",
+        title="Intrinsic dimension and low rank",
+        summary="Why few directions may be enough: how small a subspace can learn a task, and what rank an update has.",
         formulas=(
             Formula(text=r"θ = θ_0 + P z, z ∈ ℝ^d", says="training in a random subspace of d dimensions"),
             Formula(
@@ -90,7 +90,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(accounts.QLORA, ON_MODEL["qlora"]),
         figures=QUANTIZED,
-        experiments=("identity/qlora", "savings/qlora"),
+        experiments=("identity/qlora", "savings"),
         method="qlora",
     ),
     Chapter(
@@ -138,7 +138,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         summary="What each trains, holds, costs at inference and is best for: computed for a model, or sourced.",
         formulas=(),
         worked=(COMPARISON,),
-        experiments=("overhead", "savings"),
+        experiments=("overhead",),
     ),
     Chapter(
         name="exercises",
