@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from app.exports import FORMATS, Exported
 from app.exports.planned import planned
 from calculator.errors import PlanError
-from calculator.request import parse_request
 
 if TYPE_CHECKING:
     from app.exports import Planned
+    from calculator.answer import Estimate
+    from calculator.request import Request
 
 #: What each format is called.
 LABELS = {"peft": "transformers and PEFT", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory"}
@@ -27,10 +28,10 @@ class Download:
     refusal: str = ""
 
 
-def downloads(body: Any) -> tuple[Download, ...]:
-    """Every format of a plan that has an answer; none where no file can tell its figures."""
+def downloads(request: Request, answer: Estimate) -> tuple[Download, ...]:
+    """Every format of an answered plan; none where no file can tell its figures."""
     try:
-        told = planned(parse_request(body))
+        told = planned(request, answer)
     except PlanError:
         return ()
     return tuple(_download(name, told) for name in FORMATS)

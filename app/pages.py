@@ -135,7 +135,7 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
         422 if told["box"].wrong else 200,
         **told,
         address=address,
-        downloads=downloads(body),
+        downloads=downloads(asked, chosen),
         errors={},
         estimate=chosen,
         figure=methods_figure(planned.estimates, chosen.fit),

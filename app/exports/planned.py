@@ -31,8 +31,8 @@ class Planned:
         return program(self.model.model_type).sdpa if asked == "sdpa" else asked
 
 
-def planned(request: Request) -> Planned:
-    """A request with its answer.
+def planned(request: Request, answer: Estimate | None = None) -> Planned:
+    """A request with its answer, which is found where it is not given.
 
     Raises:
         PlanError: where it has none, or no model that could be trained.
@@ -43,5 +43,5 @@ def planned(request: Request) -> Planned:
     if request.accounting == "textbook":
         message = "a file that runs a plan tells the figures of the step that it takes: exact"
         raise refusal("accounting", message, request.accounting)
-    plan, model = estimate(request), model_of(request.model)
+    plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(request, model), plan=plan, model=model)
