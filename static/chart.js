@@ -22,7 +22,7 @@
     const ink = colour("ink");
     for (const trace of figure.data) {
       const tint = colour(trace.meta);
-      if (trace.error_y) trace.error_y.color = ink;
+      if (trace.error_y) trace.error_y.color = trace.type === "bar" ? ink : tint;
       if (trace.mode?.includes("lines")) trace.line = { ...trace.line, color: tint };
       if (trace.mode !== "lines") trace.marker = { ...trace.marker, color: tint, line: { color: colour("surface"), width: 1 } };
     }

@@ -13,12 +13,21 @@ from app.format import plain
 from calculator import nf4
 
 if TYPE_CHECKING:
-    from app.lesson.experiments import Axis, CurveAnswer, Series
+    from app.lesson.experiments import Axis, CurveAnswer, Series, TableAnswer
 
 #: The style sheet's colours for series, and the marks and dashes that set them apart without colour.
 COLOURS = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+#: A line's dashes as plotly names them, and as a legend draws them.
+DASHES = {
+    "solid": "none",
+    "dash": "6 4",
+    "dot": "2 3",
+    "dashdot": "6 3 2 3",
+    "longdash": "11 4",
+    "longdashdot": "11 3 2 3",
+}
 
 HEIGHT = 360
 
@@ -26,13 +35,27 @@ HEIGHT = 360
 MANY = 40
 
 #: The ratio of largest to smallest from which an axis is logarithmic, and its marks.
-_MAGNITUDES = 30
+_MAGNITUDES = 12
 _MOST_TICKS = 12
 _DOUBLINGS = tuple(2**i for i in range(24))
 
 #: Where the bell is drawn, in units of the largest level.
 _WIDEST = 1.7
 _POINTS = 171
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """How a series is drawn: its colour in the style sheet, and its dashes; bars have none."""
+
+    colour: str
+    dash: str
+    bars: bool
+
+    @property
+    def pattern(self) -> str:
+        """Its dashes as SVG spells them."""
+        return DASHES[self.dash]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +84,36 @@ def levels_figure() -> str:
         )
     )
     told = levels()
+    tops = [round(bell.pdf(each.level), 4) for each in told]
+    places = [round(each.level, 4) for each in told]
+    figure.add_trace(_stems(places, tops))
     figure.add_trace(
-        go.Bar(
-            x=[round(each.level, 4) for each in told],
-            y=[round(bell.pdf(each.level), 4) for each in told],
-            width=0.02,
+        go.Scatter(
+            x=places,
+            y=tops,
+            mode="markers",
+            marker={"size": 8},
             meta="series-2",
             name="levels",
-            customdata=[[each.number, f"{each.level:.4f}", f"{100 * each.share:.2f} %"] for each in told],
-            hovertemplate="level %{customdata[0]}: %{customdata[1]}<br>takes %{customdata[2]}<extra></extra>",
+            customdata=[[each.number, f"{100 * each.share:.2f} %"] for each in told],
+            hovertemplate="level %{customdata[0]}: %{x}<br>takes %{customdata[1]}<extra></extra>",
         )
     )
-    figure.update_layout(**_layout("weight ÷ absmax", "density"), showlegend=False)
+    figure.update_layout(**_layout())
     return embedded(figure)
+
+
+def _stems(xs: list[float], ys: list[float]) -> go.Scatter:
+    """A line down from each point."""
+    return go.Scatter(
+        x=[place for x in xs for place in (x, x, None)],
+        y=[height for y in ys for height in (0, y, None)],
+        mode="lines",
+        line={"width": 2},
+        meta="series-2",
+        name="stems",
+        hoverinfo="skip",
+    )
 
 
 def shares_figure() -> str:
@@ -89,7 +129,7 @@ def shares_figure() -> str:
         )
     )
     figure.add_shape(type="line", x0=0, x1=1, xref="paper", y0=6.25, y1=6.25, line={"width": 2, "dash": "dash"})
-    figure.update_layout(**_layout("level", "share of a Gaussian, %"), showlegend=False)
+    figure.update_layout(**_layout())
     figure.update_xaxes(type="category", tickangle=-60)
     return embedded(figure)
 
@@ -99,7 +139,7 @@ def curve_figure(curve: CurveAnswer) -> str:
     figure = go.Figure(layout={"template": go.layout.Template()})
     for i, series in enumerate(curve.series):
         figure.add_trace(_bars(series, i) if series.bars else _line(series, i))
-    figure.update_layout(**_layout(titled(curve.x), ""), showlegend=len(curve.series) > 1)
+    figure.update_layout(**_layout())
     if all(series.bars for series in curve.series):
         figure.update_layout(barmode="group", bargap=0.25)
     else:
@@ -121,18 +161,28 @@ def shared(curve: CurveAnswer) -> bool:
     return len({series.x for series in curve.series}) == 1
 
 
+def told(table: TableAnswer) -> tuple[dict[str, int | float | str | None], ...]:
+    """A table's rows, without those that have nothing but zeros."""
+    return tuple(row for row in table.rows if any(value and not isinstance(value, str) for value in row.values()))
+
+
 def titled(axis: Axis) -> str:
     """An axis in words: rank; share of the energy, %."""
     return f"{axis.label}, {axis.unit}" if axis.unit else axis.label
 
 
+def mark(series: Series, i: int) -> Mark:
+    """How the series of a curve at this place is drawn; after the last colour, dashes move on by one."""
+    names = tuple(DASHES)
+    return Mark(colour=COLOURS[i % len(COLOURS)], dash=names[(i + i // len(COLOURS)) % len(names)], bars=series.bars)
+
+
 def _line(series: Series, i: int) -> go.Scatter:
-    turn = (i + i // len(COLOURS)) % len(_DASHES)
     return go.Scatter(
         **_points(series, i),
         mode="lines" if len(series.x) > MANY else "lines+markers",
-        line={"dash": _DASHES[turn], "width": 2},
-        marker={"symbol": _MARKS[turn], "size": 7},
+        line={"dash": mark(series, i).dash, "width": 2},
+        marker={"symbol": _MARKS[i % len(_MARKS)], "size": 7},
     )
 
 
@@ -145,7 +195,7 @@ def _points(series: Series, i: int) -> dict[str, Any]:
         "x": list(series.x),
         "y": list(series.y),
         "name": series.name,
-        "meta": COLOURS[i % len(COLOURS)],
+        "meta": mark(series, i).colour,
         "hovertemplate": f"{series.name}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
     }
     if series.low and series.high and len(series.x) <= MANY:
@@ -163,11 +213,12 @@ def _apart(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> 
     return [None if a is None or b is None else a - b for a, b in zip(above, below, strict=True)]
 
 
-def _layout(x: str, y: str) -> dict[str, Any]:
+def _layout() -> dict[str, Any]:
+    """Axes' names and the legend stand in the page, where they can wrap."""
     return {
         "height": HEIGHT,
         "margin": {"l": 8, "r": 16, "t": 8, "b": 8},
-        "xaxis": {"title": {"text": x}, "automargin": True},
-        "yaxis": {"title": {"text": y}, "automargin": True},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "xaxis": {"automargin": True},
+        "yaxis": {"automargin": True},
+        "showlegend": False,
     }

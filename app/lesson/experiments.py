@@ -16,7 +16,7 @@ class Figure(Answer):
 
     key: str = told("Its name in the claim.", "differing_float32")
     name: str = told("What it is.", "logits that differ in any bit, in float32")
-    value: float | None = told("The figure; the median of several; null where it is not finite.", 0)
+    value: int | float | None = told("The figure; the median of several; null where it is not finite.", 0)
     unit: str = told("Its unit; empty where it has none.", "logits")
     low: float | None = told("The lowest of several.", None)
     high: float | None = told("The highest of several.", None)
@@ -75,8 +75,8 @@ class Series(Answer):
     """Points of one kind; text on x is a group of bars."""
 
     name: str = told("What they are of.", "LoRA")
-    x: tuple[float | str, ...] = told("Where.", [1, 2, 4])
-    y: tuple[float | None, ...] = told("How much.", [0.91, 0.94, 0.96])
+    x: tuple[int | float | str, ...] = told("Where.", [1, 2, 4])
+    y: tuple[int | float | None, ...] = told("How much.", [0.91, 0.94, 0.96])
     low: tuple[float | None, ...] | None = told("The lowest of several.", None)
     high: tuple[float | None, ...] | None = told("The highest of several.", None)
 
@@ -111,7 +111,7 @@ class TableAnswer(Answer):
     id: str = told("Its name.", "savings")
     title: str = told("What it shows.", "Memory savings")
     columns: tuple[Column, ...] = told("Its columns.", [{"key": "run", "label": "Run", "unit": ""}])
-    rows: tuple[dict[str, float | str | None], ...] = told("Its rows.", [{"run": "70B, full"}])
+    rows: tuple[dict[str, int | float | str | None], ...] = told("Its rows.", [{"run": "70B, full"}])
     timing: bool = told("Whether another run gives other figures.", False)
 
 

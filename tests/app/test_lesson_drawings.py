@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.lesson import drawings
-from app.lesson.experiments import CurveAnswer
+from app.lesson.experiments import CurveAnswer, TableAnswer
 from calculator import nf4
 
 
@@ -62,7 +62,7 @@ def test_no_figure_has_a_colour_of_its_own():
 
 
 def test_the_levels_stand_on_the_bell():
-    bell, levels = json.loads(drawings.levels_figure())["data"]
+    bell, _, levels = json.loads(drawings.levels_figure())["data"]
     assert levels["x"] == [round(level, 4) for level in nf4.levels()]
     for x, y in zip(levels["x"], levels["y"], strict=True):
         nearest = min(range(len(bell["x"])), key=lambda i: abs(bell["x"][i] - x))
@@ -72,3 +72,10 @@ def test_the_levels_stand_on_the_bell():
 def test_the_shares_are_of_a_whole():
     (bars,) = json.loads(drawings.shares_figure())["data"]
     assert sum(bars["y"]) == pytest.approx(100, abs=0.01)
+
+
+def test_rows_of_nothing_are_left_out_of_a_table():
+    columns = [{"key": "run", "label": "run", "unit": ""}, {"key": "b", "label": "b", "unit": "bytes"}]
+    rows = [{"run": "full", "b": 0}, {"run": "lora", "b": 512}, {"run": "none", "b": None}]
+    table = TableAnswer.model_validate({"id": "t", "title": "t", "columns": columns, "rows": rows, "timing": False})
+    assert drawings.told(table) == ({"run": "lora", "b": 512},)

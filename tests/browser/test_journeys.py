@@ -365,7 +365,7 @@ def test_a_wrong_number_is_told_at_its_field_and_put_right_in_place(opened):
 
 def test_the_lesson_draws_its_figures(opened):
     page = opened("/lesson/quantisation")
-    page.wait_for_selector("[data-figure=levels-figure][data-drawn] .bars .point")
+    page.wait_for_selector("[data-figure=levels-figure][data-drawn] .scatterlayer .point")
     page.wait_for_selector("[data-figure=shares-figure][data-drawn] .bars .point")
     assert page.locator("[data-figure=shares-figure] .bars .point").count() == 16
 
