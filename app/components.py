@@ -27,6 +27,7 @@ COMPONENTS: dict[str, Words] = {
         Words(name="gradients", label="Gradients", meaning="one for each trained parameter"),
         Words(name="optimizer_states", label="Optimizer states", meaning="what the optimizer remembers of each"),
         Words(name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"),
+        Words(name="kv_cache", label="KV cache", meaning="keys and values of the tokens before"),
         Words(name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"),
         Words(name="workspace", label="Workspace", meaning="temporaries of what runs at that moment"),
         Words(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),

@@ -21,9 +21,13 @@ ComponentName = Literal[
     "gradients",
     "optimizer_states",
     "activations",
+    "kv_cache",
     "logits_and_loss",
     "workspace",
 ]
+
+#: A pass of `generate`: the whole prompt, the token after it, the last token.
+PassName = Literal["prefill", "first_decode", "last_decode"]
 
 PhaseName = Literal["forward", "backward", "optimizer_step"]
 

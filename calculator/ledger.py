@@ -25,6 +25,7 @@ SOURCES: dict[ComponentName, str] = {
     "gradients": "torch/csrc/autograd/functions/accumulate_grad.h: a gradient has its parameter's shape and dtype",
     "optimizer_states": "the optimizer's own state, from its second step on",
     "activations": "tools/autograd/derivatives.yaml of PyTorch: what each operation saves, and what it makes",
+    "kv_cache": "transformers/cache_utils.py, DynamicLayer.update and DynamicSlidingWindowLayer.update",
     "logits_and_loss": "transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy",
     "workspace": "temporaries that the kernels and the optimizer's step allocate",
 }

@@ -7,9 +7,12 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from calculator.dimension import Dim, Shape, elements, symbolic
+from calculator.state import Stored
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
+    from calculator.model import Model
+    from calculator.module import Module
 
 #: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
 NESTED_BLOCKSIZE = 256
@@ -45,3 +48,18 @@ class Quantization:
             ("nested_offset", (), "float32"),
             code,
         )
+
+
+def converted(path: str, module: Module, model: Model) -> bool:
+    """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
+    return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
+
+
+def code_book(model: Model, quantization: Quantization) -> tuple[Stored, ...]:
+    """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
+
+    Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
+    """
+    code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
+    converts = any(converted(path, module, model) for path, module in model.paths)
+    return (code,) if quantization.double_quant and converts else ()

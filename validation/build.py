@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from calculator.quantization import Quantization
     from calculator.request import Request
     from calculator.training import Training
 
@@ -80,21 +81,23 @@ def config_of(request: Request) -> dict[str, Any]:
     raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
 
 
-def built(request: Request, device: torch.device = META) -> Built:
+def built(request: Request, device: torch.device = META, quantization: Quantization | None = None) -> Built:
     """Build a request's model with random weights on a device and apply its method.
+
+    `quantization` stores the base in 4 bits for a method that does not say so itself.
 
     Raises:
         PlanError: where transformers or peft refuse it, or a GPU would.
     """
     dtype = getattr(torch, request.training.dtype)
-    quantized = isinstance(request.method, QLoRA)
-    with _refusing("model"), META if quantized else device:
+    packed = request.method if isinstance(request.method, QLoRA) else quantization
+    with _refusing("model"), META if packed else device:
         model = _model(request, dtype)
     check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
-    if isinstance(request.method, QLoRA):
-        methods.quantize(model, request.method, dtype, device)
+    if packed:
+        methods.quantize(model, packed, dtype, device)
         _fill(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
     with _refusing("method"), META if device == META else nullcontext():

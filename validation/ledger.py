@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.answer import ComponentName, PhaseName
+    from calculator.answer import ComponentName
 
 #: What the CUDA caching allocator rounds a request up to. Source: c10/cuda/CUDACachingAllocator.h, kMinBlockSize.
 GRANULE = 512
@@ -17,6 +17,10 @@ GRANULE = 512
 def rounded(nbytes: int) -> int:
     """Bytes as the caching allocator counts them."""
     return -(-nbytes // GRANULE) * GRANULE
+
+
+#: The names of what is traced: a step's phases, or the passes of `generate`.
+P = TypeVar("P", bound=str)
 
 
 @dataclass(slots=True)
@@ -58,17 +62,17 @@ class Peak:
 
 
 @dataclass(slots=True)
-class Ledger:
+class Ledger(Generic[P]):
     """Storages by number, and events in order: a storage's number where it is born, its complement where freed."""
 
     storages: list[Storage] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
-    marks: list[tuple[int, PhaseName]] = field(default_factory=list)
-    peaks: dict[PhaseName, Peak] = field(default_factory=dict)
+    marks: list[tuple[int, P]] = field(default_factory=list)
+    peaks: dict[P, Peak] = field(default_factory=dict)
     live: int = 0
 
-    def enter(self, phase: PhaseName) -> None:
-        """Begin a phase: what is alive already counts towards its peak."""
+    def enter(self, phase: P) -> None:
+        """Begin a phase or pass: what is alive already counts towards its peak."""
         self.marks.append((len(self.events), phase))
         self._reach(f"start of {phase}")
 

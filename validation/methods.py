@@ -19,6 +19,7 @@ from validation import bottleneck
 if TYPE_CHECKING:
     from torch import nn
 
+    from calculator.quantization import Quantization
     from calculator.request import Request
 
 
@@ -29,7 +30,7 @@ AdapterDType = Literal["float32", "model"]
 WEIGHT_STD = 0.02
 
 
-def quantize(model: nn.Module, method: QLoRA, dtype: torch.dtype, device: torch.device) -> None:
+def quantize(model: nn.Module, method: QLoRA | Quantization, dtype: torch.dtype, device: torch.device) -> None:
     """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
 
     The model is on the meta device; on a real one, each of these layers gets random weights there, which are quantised.
@@ -130,9 +131,14 @@ def low_rank(
         modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
     )
     model = peft.get_peft_model(model, config)
+    cast(model, dtype)
+    return model
+
+
+def cast(model: nn.Module, dtype: AdapterDType) -> None:
+    """Bring low-rank parameters to their dtype, which PEFT leaves as it is on the meta device."""
     for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
         for name, parameter in layer.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)
-    return model

@@ -20,6 +20,7 @@ from validation.watch import Emulated, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from calculator.answer import PhaseName
     from calculator.request import Request
     from validation.build import Built
 
@@ -38,7 +39,7 @@ class Step:
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self.values = Values(tokens(request))
-        self.ledger = Ledger()
+        self.ledger: Ledger[PhaseName] = Ledger()
         self.watch = Watch(self.ledger, Places(self.model, built.root), built.head, self.values)
 
     def run(self) -> None:
@@ -46,7 +47,7 @@ class Step:
         self._first()
         adopt_model(self.watch, self.built)
         adopt_step(self.watch, self)
-        with _no_collection(), self._gradients_claimed(), self.watch.watching():
+        with no_collection(), self._gradients_claimed(), self.watch.watching():
             for _ in range(min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)):
                 self.watch.enter("forward")
                 self.loss = self._forward()
@@ -97,7 +98,7 @@ class Step:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Keep Python's cycle collector from freeing tensors at a moment of its own."""
     gc.collect()
     gc.disable()

@@ -29,7 +29,7 @@ class Trace:
 
     parameters: dict[str, int]
     static: dict[str, int]
-    ledger: Ledger
+    ledger: Ledger[PhaseName]
     emulations: tuple[str, ...]
 
     @property

@@ -34,6 +34,10 @@ class Values:
     def __init__(self, tokens: int) -> None:
         self._last = tokens - 1
 
+    def grow(self, tokens: int) -> None:
+        """Let the sequence be so many tokens longer."""
+        self._last += tokens
+
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation; where it asks for a number that is known, answer."""
         if func is _ATEN._local_scalar_dense.default and hasattr(args[0], _KNOWN):

@@ -110,7 +110,7 @@ def _product(bound: Bound, x: Tensor) -> Tensor:
 def _dora(method: LowRank, bound: Bound, x: Tensor, result: Tensor) -> Tensor:
     """DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward writes it."""
     base_result: Tensor | None = result
-    if method.lora_dropout:
+    if method.lora_dropout and bound.tape.trains:
         x = ops.dropout(x, method.lora_dropout, "dropout")
         base_result = None
     return ops.add(result, _dora_update(bound, x, base_result), "result + update")

@@ -66,12 +66,10 @@ class Prompt(Method):
         lengthen_mask(context, p)
         prompts = self.encoded(context, p, width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
-        labels = context.tape.new((context.batch, p), "int64", "labels of the prompt")
-        context.lengthen(p)
-        longer = context.tape.new((context.batch, context.length), "int64", "labels, lengthened")
+        context.during_forward += [prompts, *_lengthened(context, p)]
         shape = (context.batch, context.length, width)
         inputs_embeds = ops.concatenate((prompts, embeddings), shape, "prompt and embeddings")
-        context.during_forward += [prompts, labels, longer, inputs_embeds]
+        context.during_forward.append(inputs_embeds)
         return inputs_embeds
 
     @staticmethod
@@ -80,4 +78,15 @@ class Prompt(Method):
         context.scoped("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")
+        if not context.tape.trains:
+            return context.tape.new((context.batch, p, width), "float32", "repeated")
         return ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
+
+
+def _lengthened(context: Context, p: Dim) -> list[Tensor]:
+    """The sequence with the prompt in front; the labels that come with it, where it trains."""
+    labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if context.tape.trains else []
+    context.lengthen(p)
+    if labels:
+        labels.append(context.tape.new((context.batch, context.length), "int64", "labels, lengthened"))
+    return labels

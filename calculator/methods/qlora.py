@@ -9,15 +9,15 @@ from calculator.errors import refusal
 from calculator.methods import low_rank, targets
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.quantization import Quantization
+from calculator.quantization import Quantization, code_book, converted
 from calculator.settings import setting
-from calculator.state import Stored
 from calculator.treatment import Treatment
 
 if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.model import Model
     from calculator.module import Module
+    from calculator.state import Stored
     from calculator.step.bound import Bound
     from calculator.step.tape import Tensor
     from calculator.training import Training
@@ -53,37 +53,28 @@ class QLoRA(LowRank, Method):
 
     def _saved(self, path: str, module: Module, model: Model) -> tuple[str, ...]:
         """The names among `modules_to_save` by which a module is found that is stored in 4 bits."""
-        names = self.modules_to_save if self.copies(path) and self._converted(path, module, model) else None
+        names = self.modules_to_save if self.copies(path) and converted(path, module, model) else None
         return tuple(name for name in names or () if targets.is_saved(path, replace(self, modules_to_save=(name,))))
 
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
-        quantization = self._quantization(training) if self._converted(path, module, model) else None
+        quantization = self.quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
         return Treatment(
             dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training, base)
         )
 
-    @staticmethod
-    def _converted(path: str, module: Module, model: Model) -> bool:
-        """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
-        return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
-
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
         return "float32" if self.prepare_model_for_kbit_training else training.dtype
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
-        """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+        """The code book of nested constants, where bitsandbytes makes any."""
+        return code_book(model, self.quantization(training))
 
-        Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
-        """
-        code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
-        converts = any(self._converted(path, module, model) for path, module in model.paths)
-        return (code,) if self.double_quant and converts else ()
-
-    def _quantization(self, training: Training) -> Quantization:
+    def quantization(self, training: Training) -> Quantization:
+        """How the base is stored."""
         return Quantization(
             quant_type=self.quant_type,
             blocksize=self.blocksize,

@@ -13,6 +13,7 @@ from calculator.dtype import ITEMSIZE
 from calculator.step import autocast
 from calculator.step import operations as ops
 from calculator.step.kernels import efficient, flash
+from calculator.step.layout import by_positions, mergeable
 from calculator.step.math_attention import math_attention
 
 if TYPE_CHECKING:
@@ -54,10 +55,27 @@ def attend(
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """scaled_dot_product_attention, with as many keys as queries where there is a mask."""
-    if context.mask is not None or not kept_grouped(key.shape[-1], value.shape[-1]):
+    """scaled_dot_product_attention: where there is a mask, a group's keys for each query, or its queries packed.
+
+    Source: integrations/sdpa_attention.py.
+    """
+    grouped = key.shape[1] != query.shape[1]
+    if grouped and (context.mask is not None or not kept_grouped(key.shape[-1], value.shape[-1])):
+        if query.shape[2] == 1:
+            return _packed(context, query, key, value)
         key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
     return in_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One position's queries, those of a group as if they were positions; by heads again they are a copy."""
+    batch, heads, _, width = query.shape
+    groups = key.shape[1]
+    packed = ops.view(query, (batch, groups, heads // groups, width))
+    out = in_kernel(context, packed, key, value, partial(_kernel, context))
+    if groups > 1:
+        out = ops.contiguous(out, "attention output, by heads")
+    return ops.view(out, (batch, heads, 1, value.shape[-1]))
 
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -126,7 +144,7 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
     """The memory-efficient kernel where it takes the heads; with a mask, a bias."""
     grouped = key.shape[1] != query.shape[1]
     if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
-        return math_attention(query, key, value, mask, dropout=context.attention_dropout)
+        return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=context.length > 1)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
 
 
@@ -159,9 +177,9 @@ def bias(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
 
     Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
     """
-    tape, batch, length, width = query.tape, query.shape[0], query.shape[2], key.shape[2]
+    tape, batch, width = query.tape, query.shape[0], key.shape[2]
     if mask.dtype == "bool":
-        mask = tape.new((batch, length, width), query.dtype, "attention bias")
+        mask = tape.new((batch, mask.shape[-2], width), query.dtype, "attention bias")
     if width % 8:
         mask = tape.new((*mask.shape[:-1], -(-width // 8) * 8), query.dtype, "attention bias, padded")
     return mask
@@ -239,9 +257,4 @@ def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     value = spread(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
     out = ops.batched(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
-    return ops.contiguous(out, "attention output, transposed")
-
-
-def mergeable(x: Tensor, name: str) -> Tensor:
-    """Batches and heads as one dimension: a copy unless the tensor lies that way, or there is one batch only."""
-    return x if x.merged or x.shape[0] == 1 else ops.contiguous(x, name)
+    return by_positions(out, "attention output, transposed")

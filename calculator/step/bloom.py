@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.step import norms
 from calculator.step import operations as ops
 from calculator.step.autograd import Node
+from calculator.step.layout import by_positions, mergeable
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
     query_layer, key_layer, value_layer, _fused_qkv = _heads(context, modules, hidden_states)
     key_layer, value_layer = context.cached(key_layer, value_layer)
-    query_layer = _rows(query_layer, "query, contiguous")
-    key_layer = _rows(key_layer, "key, contiguous")
-    value_layer = _rows(value_layer, "value, contiguous")
+    query_layer = mergeable(query_layer, "query, contiguous")
+    key_layer = mergeable(key_layer, "key, contiguous")
+    value_layer = mergeable(value_layer, "value, contiguous")
     shape = (*query_layer.shape[:3], key_layer.shape[2])
     attention_scores = ops.batched(query_layer, key_layer, shape, "ALiBi + scores")
     attn_weights = ops.add(attention_scores, context.mask, "scores + mask") if context.mask else attention_scores
@@ -42,7 +43,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
     attention_probs = ops.dropout(attention_probs, context.config["attention_dropout"], "probabilities, dropped")
     context.attn_weights = attention_probs
     context_layer = ops.batched(attention_probs, value_layer, query_layer.shape, "attention output")
-    context_layer = ops.contiguous(context_layer, "heads, merged")
+    context_layer = by_positions(context_layer, "heads, merged")
     output_tensor = modules["self_attention.dense"](ops.view(context_layer, hidden_states.shape))
     return _dropped_and_added(context, output_tensor, residual, "residual after attention")
 
@@ -58,11 +59,6 @@ def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tu
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
     fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
     return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), fused_qkv
-
-
-def _rows(x: Tensor, name: str) -> Tensor:
-    """Batches and heads as one dimension: a copy of what does not lie that way."""
-    return x if x.merged or x.shape[0] == 1 else ops.contiguous(x, name)
 
 
 def _dropped_and_added(context: Context, x: Tensor, residual: Tensor, name: str) -> Tensor:

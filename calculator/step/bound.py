@@ -37,7 +37,7 @@ class Parameters:
         name = self.tied.get(name, name)
         if name in self.known:
             return self.known[name]
-        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained else None
+        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained and self.tape.trains else None
         parameter = Tensor(self.tape, None, shape, dtype, leaf)
         if name in self.tied.values():
             self.known[name] = parameter

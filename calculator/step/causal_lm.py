@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step import autocast, masks
 from calculator.step.autograd import Mark, backward
+from calculator.step.cache import Cache
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
 from calculator.step.loss import causal_lm_loss
@@ -38,9 +39,9 @@ def micro_batch(context: Context) -> None:
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
     if context.config["use_cache"] and not context.training.gradient_checkpointing:
-        context.cache = _windows(context)
+        context.cache = Cache(windowed=True, given=_windows(context))
     context.method.begin(context)
-    hidden_states = _decoder(context, ids)
+    hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
     logits = context.bind(context.model.output)(hidden_states)
@@ -59,7 +60,8 @@ def _windows(context: Context) -> list[Tensor]:
     return [context.tape.new((), "int64", "window") for _ in sliding]
 
 
-def _decoder(context: Context, ids: Tensor) -> Tensor:
+def decoder(context: Context, ids: Tensor) -> Tensor:
+    """Embeddings, layers, and what follows them: (batch, sequence) to (batch, sequence, hidden_size)."""
     program = context.program
     inputs_embeds = program.embeddings(context, ids)
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
@@ -104,6 +106,7 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
     def run(x: Tensor) -> Tensor:
         outer = context.position, context.mask
         context.position, context.mask = position, mask
+        context.windowed = masks.attends(layer.kind) == masks.SLIDING
         try:
             return context.program.layer(context, modules, x)
         finally:

@@ -9,6 +9,7 @@ from calculator.step import masks
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
 from calculator.step.bound import Bound, Parameters
+from calculator.step.cache import Cache
 from calculator.step.kernels import Kernels
 from calculator.step.programs import program
 from calculator.step.repetition import repetition
@@ -53,7 +54,6 @@ class Context:
         "parameters",
         "past",
         "position",
-        "prefix",
         "program",
         "recorded",
         "repetition",
@@ -62,11 +62,12 @@ class Context:
         "training",
         "treated",
         "waiting",
+        "windowed",
     )
 
-    def __init__(self, treated: Treated, *, kernels: Kernels = KERNELS) -> None:
+    def __init__(self, treated: Treated, *, kernels: Kernels = KERNELS, trains: bool = True) -> None:
         model, method, training = treated.model, treated.method, treated.training
-        self.tape = Tape()
+        self.tape = Tape(trains=trains)
         self.treated = treated
         self.kernels = kernels
         self.model = model
@@ -83,11 +84,11 @@ class Context:
         self.attention_dropout = float(next(filter(None, told), 0.0))
         self.attn_weights: Tensor | None = None
         self.returned: Tensor | None = None
-        self.cache: list[Tensor] | None = None
+        self.cache: Cache | None = None
         self.mask: Tensor | None = None
         self.masks: dict[str, Tensor | None] = {}
         self.past = 0
-        self.prefix: list[list[Tensor | None]] = []
+        self.windowed = False
         self.during_forward: list[Tensor] = []
         self.during_layers: list[Tensor] = []
         self.others: list[Tensor] = []
@@ -131,21 +132,8 @@ class Context:
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
 
     def cached(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values through the cache, which copies them (transformers.cache_utils.DynamicLayer.update)."""
-        if self.cache is None:
-            return key, value
-        before: list[Tensor | None] = self.prefix.pop(0) if self.prefix else [None, None]
-        key = self._with(before, 0, key, "key, cached")
-        value = self._with(before, 1, value, "value, cached")
-        self.cache += [key, value]
-        return key, value
-
-    def _with(self, before: list[Tensor | None], index: int, x: Tensor, name: str) -> Tensor:
-        prefix = before[index]
-        shape = (*x.shape[:2], x.shape[2] + self.past, x.shape[3]) if self.past else x.shape
-        out = ops.concatenate((prefix, x) if prefix is not None else (x,), shape, name)
-        before[index] = None
-        return out
+        """Keys and values through the cache, where there is one."""
+        return (key, value) if self.cache is None else self.cache.update(key, value, windowed=self.windowed)
 
     def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
         """A prefix in every layer's cache: copies of the given keys and values, for the layers that are run.
@@ -153,8 +141,12 @@ class Context:
         Those of layers that are not run go where the layer begins that stands for them: the last sees no other's.
         """
         self.past = length
-        self.cache = []
-        self.prefix = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
+        component = self.cache.component if self.cache is not None else "activations"
+        self.cache = Cache(
+            [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers],
+            windowed=False,
+            component=component,
+        )
         more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
         self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
 

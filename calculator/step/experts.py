@@ -1,7 +1,8 @@
 """Experts in one call: rows sorted by expert, two grouped products, and the sum of each token's experts.
 
-Source: transformers/integrations/moe.py, grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on.
-Nothing in it depends on which experts the router chose: there are k rows for every token.
+Source: transformers/integrations/moe.py, grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
+and batched_mm_experts_forward, to which `generate` switches after the prompt. Nothing in them depends on which experts
+the router chose: there are k rows for every token.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def experts(
 ) -> Tensor:
     """(tokens, hidden_size) to the same; indices and weights: (tokens, k)."""
     context.scoped(f"{bound.name}: ")
+    if context.length == 1:
+        return _each_with_its_own(context, bound, hidden_states, weights, gate)
     tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]
     expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
     proj_in = indexing.rows(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
@@ -51,6 +54,34 @@ def experts(
     weighted_out = indexing.rows(weighted_out, inv_perm, "weighted, in the tokens' order")
     final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, "sum of each token's experts")
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
+
+
+def _each_with_its_own(context: Context, bound: Bound, hidden_states: Tensor, weights: Tensor, gate: Gate) -> Tensor:
+    """The same with a copy of its expert's matrices for every row; the first's goes when the second's is there."""
+    count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
+    x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
+    selected = _selected(bound, "gate_up_proj", count)
+    biases = _selected(bound, "gate_up_proj_bias", count)
+    proj_out = _own_product(x, bound, "gate_up_proj", biases)
+    proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden_states.shape[1])))
+    selected = _selected(bound, "down_proj", count)
+    biases = _selected(bound, "down_proj_bias", count)
+    proj_out = _own_product(proj_out, bound, "down_proj", biases)
+    weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
+    final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts")
+    del selected
+    return ops.cast(final_hidden_states, hidden_states.dtype, "output")
+
+
+def _selected(bound: Bound, name: str, count: int) -> Tensor | None:
+    """Every row's matrix or biases, where experts have them."""
+    own = bound.own.get(name)
+    return None if own is None else own.tape.scratch((count, *own.shape[1:]), own.dtype, f"{name}, selected")
+
+
+def _own_product(x: Tensor, bound: Bound, name: str, biases: Tensor | None) -> Tensor:
+    out = x.tape.new((x.shape[0], _other_side(bound.own[name], x.shape[1])), x.dtype, name)
+    return out if biases is None else in_place.added(out, biases)
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from calculator.step.tape import Tape, Tensor
 
 
+#: Tokens up to which every card multiplies without a dense copy of the weight.
+FUSED_TOKENS = 4
+
+
 def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
     """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
     shape = module.weight.shape
@@ -31,12 +35,23 @@ def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Ten
     bias_edge = None if bias is None else bias.edge
     if x.edge or bias_edge:
         node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization))
+    if _fused(x, quantization):
+        return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node=node)
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
     copies = _as_cast(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node=node)
     del dense, constants, copies
     return out
+
+
+def _fused(x: Tensor, quantization: Quantization) -> bool:
+    """Whether one kernel reads the packed weight: on every card for up to 4 tokens, and rows of whole blocks.
+
+    For up to 1,536 it depends on the card; the dense copy is counted.
+    Source: bitsandbytes/backends/cuda/ops.py, gemm_4bit, _GEMM_4BIT_CUSTOM_FLOOR_M.
+    """
+    return elements(x.shape[:-1]) <= FUSED_TOKENS and x.shape[-1] % quantization.blocksize == 0
 
 
 def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.step import attention, autocast, learned, mlp, norms
 from calculator.step import operations as ops
 from calculator.step.decoder_layer import adapted
+from calculator.step.layout import mergeable
 from calculator.step.program import Program, looked_up
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
     """Scores in float32, by baddbmm into an empty tensor, from queries and keys that are cast after they are copied."""
     scores = (*query.shape[:3], key.shape[2])
     empty = query.tape.new(scores, "float32", "scores, empty")
-    q, k = attention.mergeable(query, "query, contiguous"), attention.mergeable(key, "key, contiguous")
+    q, k = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
     with autocast.region(query.tape, None):
         out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
     del empty

@@ -40,7 +40,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    query_states, key_states, value_states = _split(context, modules, hidden_states)
+    query_states, key_states, value_states, _qkv = _split(context, modules, hidden_states)
     cos, sin, _ = context.position
     query_states, key_states = rotary.partly_rotated(query_states, key_states, cos, sin)
     key_states, value_states = context.cached(key_states, value_states)
@@ -49,12 +49,12 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Each head's query, key and value lie side by side."""
+    """Each head's query, key and value lie side by side; the whole stays under its own name."""
     qkv = modules["attention.query_key_value"](hidden_states)
     context.scoped(f"{modules.prefix}attention: ")
     batch, length, _ = hidden_states.shape
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
-    return ops.split(ops.view(qkv, (*head[:3], 3 * head[3])), [head] * 3)
+    return [*ops.split(ops.view(qkv, (*head[:3], 3 * head[3])), [head] * 3), qkv]
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:

@@ -126,6 +126,7 @@ def assembled(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
             Node(part.tape, _assembled_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
         )
         whole = Tensor(part.tape, whole.storage, shape, part.dtype, node)
+    whole.merged = True
     return whole
 
 

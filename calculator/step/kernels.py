@@ -76,6 +76,8 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """The memory-efficient kernel, with an additive bias where there is a mask; its seed and offset lie on the CPU.
 
+    Logarithms of sums are for a backward pass only.
+
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
     """
@@ -88,7 +90,8 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
             node.save(tensor)
     batch, heads, length, _ = query.shape
     out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node=node)
-    kept = [out, tape.new((batch, heads, _multiple(length, 32)), "float32", "attention: logsumexp")]
+    summed = _multiple(length, 32) if node is not None else 0
+    kept = [out, tape.new((batch, heads, summed), "float32", "attention: logsumexp")]
     if node is not None:
         for tensor in kept:
             node.save(tensor)

@@ -31,13 +31,26 @@ def sliding_differs(context: Context) -> bool:
     return context.attention == "sdpa" and not _needed(context, FULL) and _needed(context, SLIDING)
 
 
+def seen(context: Context, kind: str) -> int:
+    """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
+    window, kinds = context.config.get("sliding_window"), {attends(layer.kind) for layer in context.layers}
+    if (
+        (kind if kind in kinds else kinds.pop()) == FULL
+        or context.cache is None
+        or not context.cache.windowed
+        or window is None
+    ):
+        return context.past
+    return context.past if context.past < window else window - 1
+
+
 def _needed(context: Context, kind: str) -> bool:
-    """Whether sdpa needs the mask as a tensor."""
-    if context.training.padding or context.past or context.program.always_masked:
+    """Whether sdpa needs the mask as a tensor: one query alone sees every key there is."""
+    if context.training.padding or (context.past and context.length > 1) or context.program.always_masked:
         return True
     window = context.config.get("sliding_window")
-    keys = context.training.sequence_length + context.method.virtual_tokens
-    return kind == SLIDING and window is not None and keys >= window
+    tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
+    return kind == SLIDING and window is not None and seen(context, kind) + tokens >= window
 
 
 def _mask(context: Context, kind: str) -> Tensor | None:
@@ -50,7 +63,7 @@ def _mask(context: Context, kind: str) -> Tensor | None:
 def _boolean(context: Context, kind: str) -> Tensor:
     """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
     tape, batch, length = context.tape, context.batch, context.length
-    width = length + context.past
+    width = length + seen(context, kind)
     mask = tape.new((1, length, width), "bool", "causal")
     if kind == SLIDING:
         mask = _and(mask, mask, "in the window")
@@ -68,7 +81,7 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
 def _additive(context: Context, kind: str) -> Tensor:
     """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
     boolean = _boolean(context, kind)
-    shape = (context.batch, 1, context.length, context.length + context.past)
+    shape = (context.batch, 1, context.length, context.length + seen(context, kind))
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.program.boolean_masks else mask

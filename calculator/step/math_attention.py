@@ -9,33 +9,42 @@ from typing import TYPE_CHECKING
 
 from calculator.step import operations as ops
 from calculator.step.autograd import Node
+from calculator.step.layout import mergeable
 
 if TYPE_CHECKING:
     from calculator.step.tape import Tensor
 
 
 def math_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, dropout: float = 0.0, grouped: bool = True
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    grouped: bool = True,
+    causal: bool = True,
 ) -> Tensor:
     """Attention written out in C++, in float32: a causal mask or one's own, grouped heads repeated, a safe softmax.
 
-    `grouped` says that it is told to repeat heads (enable_gqa); where it is not, its products broadcast them.
+    `grouped` says that it is told to repeat heads (enable_gqa); where it is not, its products broadcast them. `causal`
+    says that queries without a mask see no later key.
     Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
     width = key.shape[2]
     query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
     query = ops.scale(query, "query, scaled")
-    mask = _additive(query, width, mask)
+    mask = _additive(query, width, mask) if mask is not None or causal else None
     if key.shape[1] != heads and grouped:
         key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
-    query_rows = _mergeable(query, "query, contiguous")
+    query_rows = mergeable(query, "query, contiguous")
     key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
-    attn = ops.batched(query_rows, _mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
+    attn = ops.batched(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
     del query_rows, key_rows
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
     del mask
-    value_rows = _mergeable(_for_all(value, heads), "value, contiguous")
+    value_rows = mergeable(_for_all(value, heads), "value, contiguous")
     out = ops.batched(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     return ops.cast(out, dtype, "attention output, cast back")
 
@@ -48,7 +57,7 @@ def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
     """0 or minus infinity: a causal mask, or one of its own for each sequence of a batch."""
     tape, length = query.tape, query.shape[2]
     if mask is not None:
-        own = (query.shape[0], length, width)
+        own = (query.shape[0], mask.shape[-2], width)
         return tape.new(own, query.dtype, "mask, additive") if mask.dtype == "bool" else mask
     ones = tape.new((length, width), "bool", "causal mask, ones")
     lower = tape.new((length, width), "bool", "causal mask")
@@ -63,10 +72,6 @@ def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
     grouped = ops.view(x, (batch, count, 1, length, head_dim))
     wide = ops.expand(grouped, (batch, count, heads // count, length, head_dim))
     return ops.view(ops.contiguous(wide, name), (batch, heads, length, head_dim))
-
-
-def _mergeable(x: Tensor, name: str) -> Tensor:
-    return x if x.merged or x.shape[0] == 1 else ops.contiguous(x, name)
 
 
 def _safe_softmax(x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Mixture:
 
     def _input(self, context: Context, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
-        jitters = bool(self.jitter and context.config[self.jitter])
+        jitters = bool(self.jitter and context.config[self.jitter]) and context.tape.trains
         if jitters:
             x = in_place.jittered(x)
         hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))

@@ -297,7 +297,7 @@ def _total_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def dropout(x: Tensor, probability: float, name: str) -> Tensor:
     """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
-    if probability == 0:
+    if probability == 0 or not x.tape.trains:
         return x
     node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node=node)

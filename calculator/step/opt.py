@@ -69,8 +69,9 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     """Words, brought to the layers' width where that is another, + positions, which are counted from the mask."""
     context.scoped("model.decoder.")
     tape, shape = context.tape, inputs_embeds.shape[:2]
-    counted = [] if context.training.padding else [tape.new(shape, "float32", "mask of ones")]
-    position_ids = tape.new(shape, "int64", "position_ids")
+    counted_shape = (shape[0], shape[1] + context.past)
+    counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
+    position_ids = tape.new(counted_shape, "int64", "position_ids")
     context.position = (position_ids,)
     pos_embeds = looked_up(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
     if context.has("model.decoder.project_in"):

@@ -30,10 +30,16 @@ def asked(model: Model) -> bool:
 
 def with_router_loss(context: Context, loss: Tensor) -> Tensor:
     """The loss, to which the routers' is added in place where that is asked for."""
+    own = of_routers(context)
+    return loss if own is None else in_place.added(loss, ops.scale(own, "times the coefficient"))
+
+
+def of_routers(context: Context) -> Tensor | None:
+    """The routers' own loss, which is made without labels too, where it is asked for."""
     if not asked(context.model):
-        return loss
+        return None
     context.scoped("router loss: ")
-    return in_place.added(loss, ops.scale(_load_balancing(context), "times the coefficient"))
+    return _load_balancing(context)
 
 
 def _load_balancing(context: Context) -> Tensor:

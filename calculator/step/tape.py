@@ -51,13 +51,15 @@ class Sizes(dict[tuple["Shape", DType], int]):
 class Tape:
     """The events of a step: `n` for the birth of row `n`, `~n` for its end, with marks between them.
 
-    `frames` are the checkpoints that the running code lies in; the innermost is last. `autocast` is the region of
-    autocast that it lies in, if any.
+    `trains` says whether the model trains: where not, nothing is dropped and no parameter gets a gradient. `frames` are
+    the checkpoints that the running code lies in; the innermost is last. `autocast` is the region of autocast that it
+    lies in, if any.
     """
 
-    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence", "sizes")
+    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence", "sizes", "trains")
 
-    def __init__(self) -> None:
+    def __init__(self, *, trains: bool = True) -> None:
+        self.trains = trains
         self.rows: list[Born] = []
         self.events: list[int] = []
         self.frames: list[Frame] = []

@@ -1,0 +1,30 @@
+"""Where a tensor lies, and which views of it are therefore copies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.dimension import elements
+from calculator.step import operations as ops
+
+if TYPE_CHECKING:
+    from calculator.step.tape import Tensor
+
+
+def mergeable(x: Tensor, name: str) -> Tensor:
+    """Batches and heads as one dimension: a copy unless the tensor lies that way, or there is one batch only.
+
+    The heads of a single position lie that way, where they are all of their storage.
+    """
+    return x if x.merged or x.shape[0] == 1 or _one_position(x) else ops.contiguous(x, name)
+
+
+def _one_position(x: Tensor) -> bool:
+    if x.shape[2] != 1 or x.storage is None:
+        return False
+    return elements(x.tape.rows[x.storage.row][1]) == elements(x.shape)
+
+
+def by_positions(x: Tensor, name: str) -> Tensor:
+    """Heads by positions, (batch, heads, positions, head_dim), laid out positions first: a copy but of a single one."""
+    return x if x.shape[2] == 1 else ops.contiguous(x, name)
