@@ -56,7 +56,7 @@ def state(treated: Treated, served: Served, serving: Serving) -> tuple[Stored, .
 
 
 def _for_tasks(tensor: Stored, tasks: int) -> Stored:
-    return replace(tensor, count=tensor.count * tasks)
+    return replace(tensor, count=tensor.count * tasks, bytes=tensor.bytes * tasks)
 
 
 def peaks(model: Model, served: Served, serving: Serving, kernels: Kernels) -> tuple[Peak, ...]:
