@@ -85,7 +85,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
 
 def marked(x: Tensor, label: str) -> Tensor:
     """A point between layers, marked when the forward pass and when the gradient comes by."""
-    x.tape.mark(f"{label} forward")
+    x.tape.mark(f"{label} forward", x)
     node = Mark(x.tape, _mark_back, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 

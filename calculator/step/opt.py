@@ -54,7 +54,9 @@ def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tenso
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     count = context.config["num_attention_heads"]
-    query_states = ops.scale(modules["self_attn.q_proj"](hidden_states), "query, scaled")
+    query_states = modules["self_attn.q_proj"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attn: ")
+    query_states = ops.scale(query_states, "query, scaled")
     query_states = heads(context, query_states, count)
     key_states = modules["self_attn.k_proj"](hidden_states)
     value_states = modules["self_attn.v_proj"](hidden_states)

@@ -56,13 +56,16 @@ class Section:
 class Recording:
     """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
 
-    `live`: bytes alive after each event, without copies. `ends`: the event that frees each row.
+    `live`: bytes alive after each event, without copies. `ends`: the event that frees each row. `handed_on`: the row
+    that a repeating period hands on to the next, where none is interpreted before it: checkpointed layers, each of
+    which holds its input until its own backward pass and frees nothing else of the one before it.
     """
 
-    __slots__ = ("dropped", "ends", "gained", "growth", "live", "sections", "shared", "tape", "windows")
+    __slots__ = ("dropped", "ends", "gained", "growth", "handed_on", "live", "sections", "shared", "tape", "windows")
 
-    def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int) -> None:
+    def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int, handed_on: int | None = None) -> None:
         self.shared = shared
+        self.handed_on = handed_on
         self.tape = tape
         self.windows = windows
         self.live = _running(tape)
@@ -89,6 +92,8 @@ class Recording:
         gained = self._left(window)
         before = range(self.shared, self._next_row(window.start))
         gained.subtract(self._kinds(self._freed(before, window.start, window.end)))
+        if self.handed_on is not None:
+            gained[self.tape.rows[self.handed_on]] -= 1
         return gained
 
     def _left(self, window: Window) -> Counter[Born]:
@@ -127,7 +132,8 @@ class Recording:
             until = self._until()
             here = self._kinds(self._freed(self._born(window.start, window.end), window.end, until))
             left = here & +gained
-            before = self._freed(self._born(window.before, window.start), window.end, until)
+            alike = self._born(window.before, window.start) or self._born(window.start, window.end)
+            before = [row for row in self._freed(alike, window.end, until) if row != self.handed_on]
             yield from self._dropped(left, before, window)
         for window, gained in zip(self.windows[1:], self.gained[1:], strict=True):
             left = +gained

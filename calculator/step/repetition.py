@@ -24,7 +24,15 @@ class Repetition:
     @property
     def places(self) -> tuple[int, int, int]:
         """Where the period before the repeating one begins, where that begins, and where it ends."""
-        return 2 * self.start - self.end, self.start, self.end
+        return max(0, 2 * self.start - self.end), self.start, self.end
+
+    def from_the_first(self) -> Repetition:
+        """The same with the first period standing for all, where no other layer comes before the second."""
+        period = self.end - self.start
+        if self.start != period:
+            return self
+        numbers = (*self.numbers[:period], *self.numbers[self.end :])
+        return Repetition(numbers=numbers, start=0, end=period, copies=self.copies + 1)
 
     def last(self, place: int) -> int:
         """The number of the last layer that the one at a place stands for."""

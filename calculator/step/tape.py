@@ -56,7 +56,19 @@ class Tape:
     lies in, if any.
     """
 
-    __slots__ = ("autocast", "component", "events", "frames", "marks", "rows", "scope", "sequence", "sizes", "trains")
+    __slots__ = (
+        "autocast",
+        "component",
+        "events",
+        "frames",
+        "marks",
+        "passed",
+        "rows",
+        "scope",
+        "sequence",
+        "sizes",
+        "trains",
+    )
 
     def __init__(self, *, trains: bool = True) -> None:
         self.trains = trains
@@ -64,15 +76,18 @@ class Tape:
         self.events: list[int] = []
         self.frames: list[Frame] = []
         self.marks: list[tuple[int, str]] = []
+        self.passed: dict[str, int] = {}
         self.scope = ""
         self.autocast: Autocast | None = None
         self.component: ComponentName = "activations"
         self.sequence = 0
         self.sizes = Sizes()
 
-    def mark(self, label: str) -> None:
-        """Name this point of the step."""
+    def mark(self, label: str, passing: Tensor | None = None) -> None:
+        """Name this point of the step, and keep the row of what passes by."""
         self.marks.append((len(self.events), label))
+        if passing is not None and passing.storage is not None:
+            self.passed[label] = passing.storage.row
 
     def new(
         self, shape: Shape, dtype: DType, name: str, *, component: ComponentName | None = None, node: Node | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from calculator.answer import ComponentName
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import Stored, gradients, optimizer_states, stored
+from calculator.step import masks, router_loss
 from calculator.step.causal_lm import micro_batch
 from calculator.step.context import KERNELS, Context
 from calculator.step.optimizer_step import temporaries
@@ -88,6 +89,8 @@ class TrainingStep:
         self.gradients = tuple(gradients(self.state))
         self.temporaries = temporaries(self.trained, self.optimizer, training.max_grad_norm)
         self.context = Context(treated, kernels=kernels)
+        if _first_is_like_all(self.context):
+            self.context.repetition = self.context.repetition.from_the_first()
         micro_batch(self.context)
         self.recording = _recording(self.context)
 
@@ -155,6 +158,18 @@ def _bytes(state: tuple[Stored, ...], born: Counter[Born]) -> int:
     return sum([tensor.bytes for tensor in state]) + sum([row[4] * count for row, count in born.items()])
 
 
+def _first_is_like_all(context: Context) -> bool:
+    """Whether the first layer can stand for all of its kind, so that no second one need be run.
+
+    A checkpointed layer keeps its input and nothing else of what came before it. Not so where one mask is dropped
+    before another, where autocast keeps a copy of the first one's input, and where all layers' logits go into the loss.
+    """
+    if not context.training.gradient_checkpointing or context.training.autocast is not None:
+        return False
+    types = {masks.attends(layer.kind) for layer, _ in context.model.distinct_layers}
+    return len(types) == 1 and not router_loss.asked(context.model)
+
+
 def _recording(context: Context) -> Recording:
     repetition = context.repetition
     marks = {label: position for position, label in context.tape.marks}
@@ -174,4 +189,5 @@ def _recording(context: Context) -> Recording:
             windows.append(Window(before=begin, start=begin, end=done, copies=repetition.copies))
     first = marks["layer 0 forward"]
     shared = next(event for event in context.tape.events[first:] if event >= 0)
-    return Recording(context.tape, tuple(windows), shared)
+    handed_on = context.tape.passed[f"layer {repetition.end} forward"] if repetition.start == 0 else None
+    return Recording(context.tape, tuple(windows), shared, handed_on)

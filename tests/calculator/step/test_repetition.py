@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from calculator.estimate import model_of
 from calculator.families import model_from_config
 from calculator.request import parse_request
 from calculator.step import context as context_module
 from calculator.step.repetition import Repetition, repetition
+from calculator.step.timeline import timeline
 from calculator.step.training_step import TrainingStep
+from tests.calculator.random_plans import plans
 
 CASES = [json.loads(line) for line in (Path(__file__).parents[2] / "cases" / "public.jsonl").read_text().splitlines()]
 #: One traced case of every family and method.
@@ -43,6 +46,17 @@ def test_what_comes_before_the_pattern_is_run_too():
     assert repetition("dddmmmmm") == Repetition(numbers=(0, 1, 2, 3, 4), start=4, end=5, copies=3)
 
 
+def test_the_first_period_stands_for_all_where_it_is_like_them():
+    found = repetition("sfsfsfsfs").from_the_first()
+    assert found == Repetition(numbers=(0, 1, 8), start=0, end=2, copies=3)
+    assert found.last(1) == 7
+
+
+def test_a_first_period_with_others_before_it_stands_for_none():
+    assert repetition("dmmmm").from_the_first() == repetition("dmmmm")
+    assert repetition("abcd").from_the_first() == repetition("abcd")
+
+
 def test_layers_without_a_pattern_are_all_run():
     assert repetition("abcd") == one_by_one("abcd")
 
@@ -56,3 +70,19 @@ def test_running_every_layer_gives_the_same_peaks(case, monkeypatch):
     folded = phases(case)
     monkeypatch.setattr(context_module, "repetition", one_by_one)
     assert phases(case) == folded
+
+
+def test_a_checkpointed_layer_that_is_run_once_gives_what_two_give(monkeypatch):
+    chosen = [request for request in plans(3, 120) if request.training.gradient_checkpointing]
+    once = [alive(request) for request in chosen]
+    monkeypatch.setattr(Repetition, "from_the_first", lambda self: self)
+    assert len(chosen) > 40
+    for request, told in zip(chosen, once, strict=True):
+        assert alive(request) == told, request
+
+
+def alive(request):
+    """Each phase's peak, the storages alive there, and the most in every stretch of the step."""
+    step = TrainingStep(model_of(request.model), request.method, request.training)
+    peaks = step.peaks()
+    return [(peak.phase, peak.bytes, peak.operation, peak.born) for peak in peaks], timeline(step, peaks)
