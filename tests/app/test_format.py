@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.format import exact, parameters, percent, signed, size
+from app.format import decimal, exact, parameters, percent, plain, signed, size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,40 @@ def test_shares_keep_two_digits_where_they_are_small(fraction, text):
 )
 def test_parameter_counts_are_words_in_sentences(count, text):
     assert parameters(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (36_006_632_960, "36.01 GB"),
+        (840 * 10**9, "840.00 GB"),
+        (167_772_160, "0.17 GB"),
+        (16_777_216, "16.8 MB"),
+        (1_500, "1.5 kB"),
+        (99, "99 bytes"),
+    ],
+)
+def test_sizes_of_data_sheets_are_decimal(count, text):
+    assert decimal(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8_388_608, "8,388,608"),
+        (-2.0, "−2"),
+        (3.045, "3.045"),
+        (51.2, "51.2"),
+        (0.1198372, "0.119837"),
+        (1.2e-8, "1.2 × 10⁻⁸"),
+        (-0.31, "−0.31"),
+        (1234567.5, "1.23457 × 10⁶"),
+    ],
+)
+def test_a_figure_has_six_digits_and_a_whole_one_all(value, text):
+    assert plain(value) == text
+
+
+def test_a_figure_can_have_fewer_digits():
+    assert plain(0.1198372, 2) == "0.12"

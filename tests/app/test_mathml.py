@@ -4,7 +4,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from app.mathml import math
+from app.mathml import math, matrix
 
 
 def tree(text):
@@ -68,3 +68,8 @@ def test_signs_that_html_knows_are_escaped():
 def test_what_is_no_formula_is_refused(text):
     with pytest.raises(ValueError, match=r"has|ends"):
         math(text)
+
+
+def test_a_matrix_has_its_rows_and_signs():
+    rows = ET.fromstring(str(matrix(((1.0, -0.5), (3.045, 7.06))))).find("mrow/mtable")
+    assert [["".join(cell.itertext()) for cell in row] for row in rows] == [["1", "−0.5"], ["3.045", "7.06"]]

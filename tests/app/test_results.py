@@ -7,10 +7,12 @@ from app import results
 
 def test_the_published_results_are_found_in_a_clone():
     assert results.published()["rows"]
+    assert results.lesson()["experiments"]
 
 
 def test_a_folder_without_results_has_none(tmp_path):
     assert results.published(tmp_path) is None
+    assert results.lesson(tmp_path) is None
     assert results.measured(tmp_path) == ()
 
 
