@@ -112,7 +112,9 @@ CHAPTERS: tuple[Chapter, ...] = (
         title="Prefix tuning",
         summary="Learned keys and values in front of every layer's own: what is attended to changes, no weight does.",
         formulas=(
-            Formula(text=r"'softmax' \apply (\frac{Q {[P_K; K]}^T}{\sqrt{h}}) [P_V; V]", says="attention with a prefix"),
+            Formula(
+                text=r"'softmax' \apply (\frac{Q {[P_K; K]}^T}{\sqrt{h}}) [P_V; V]", says="attention with a prefix"
+            ),
             Formula(text=r"2 p d L", says="trained parameters; d is the keys' width where queries are grouped"),
         ),
         worked=(counts.PREFIX, ON_MODEL["prefix"]),
