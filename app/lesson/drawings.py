@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def levels() -> tuple[Level, ...]:
     return tuple(Level(number=i, level=level, share=share) for i, (level, share) in enumerate(told))
 
 
+@cache
 def levels_figure() -> str:
     """The levels under the bell that they are quantiles of."""
     bell = NormalDist(sigma=1 / nf4.scale())
@@ -116,6 +118,7 @@ def _stems(xs: list[float], ys: list[float]) -> go.Scatter:
     )
 
 
+@cache
 def shares_figure() -> str:
     """The share of a Gaussian that rounds to each level, beside a sixteenth."""
     told = levels()
