@@ -58,6 +58,7 @@ environment.filters.update(
     signed=told.signed,
     size=told.size,
 )
+environment.tests["contains"] = lambda held, wanted: wanted in held
 environment.globals.update(
     components=COMPONENTS, math=math, phases=PHASES, static=static, verdicts=WORDS, version=VERSION
 )

@@ -52,7 +52,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="merging",
         title="Merging",
-        summary="The update is a matrix like any other, so that it can be added in, and inference costs nothing more.",
+        summary="The update is a matrix like any other, so that it can be added in, and inference is as it was.",
         formulas=(
             Formula(text=r"W = W_0 + \frac{α}{r} B A", says="merged once, after training"),
             Formula(

@@ -198,6 +198,15 @@ def test_every_result_that_is_committed_is_shown_where_it_belongs(client):
             assert told.title in shown
 
 
+def test_the_contents_count_the_claims_and_lead_to_those_that_do_not_hold(client):
+    text = text_of(client, "")
+    for experiment in proven().experiments:
+        for claim in experiment.claims:
+            link = re.search(rf'href="/lesson/([a-z]+)#{claim.id}"', text)
+            assert bool(link) == (claim.verdict.kind == "does not hold")
+            assert not link or f'id="{claim.id}"' in text_of(client, f"/{link[1]}")
+
+
 def test_the_lesson_as_json_has_all_of_it(client):
     told = client.get("/lesson.json").json()
     assert [chapter["name"] for chapter in told["chapters"]] == NAMES
