@@ -48,7 +48,7 @@ def estimate(request: Request) -> Estimate:
     step = TrainingStep(model, request.method, request.training, kernels=Kernels(flash=card is None or card.has_flash))
     memory, verdict = _memory(request, step)
     return Estimate(
-        model=_summary(model),
+        model=model_summary(model),
         method=request.method,
         accounting=request.accounting,
         parameters=parameter_counts(step.state),
@@ -75,7 +75,8 @@ def _catalogued(id: str) -> Model:  # noqa: A002  the API's word
     return model_from_config(catalogue.model(id).config, id=id)
 
 
-def _summary(model: Model) -> ModelSummary:
+def model_summary(model: Model) -> ModelSummary:
+    """What an answer says of its model."""
     return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
 
 
@@ -134,7 +135,7 @@ def memory_and_fit(
         peak_reserved_bytes=reserved,
         required_bytes=reserved + context.bytes,
         overheads=tuple(
-            _overhead(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+            overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
         ),
     )
     verdict = fit(
@@ -148,7 +149,8 @@ def memory_and_fit(
     return memory, verdict
 
 
-def _overhead(part: Sourced) -> Row:
+def overhead_row(part: Sourced) -> Row:
+    """A figure that no tensor stands for."""
     return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
@@ -165,7 +167,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         model = model_of(request.model)
         state = stored(Treated(model, request.method, request.training))
         request.method.check(model, request.training)
-        summary, counts = _summary(model), parameter_counts(state)
+        summary, counts = model_summary(model), parameter_counts(state)
         quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")
     parts = textbook.accounting(
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized

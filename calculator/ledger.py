@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from calculator.answer import Component, ComponentName, Row
 from calculator.deferred import Deferred
 from calculator.step.autocast import COPY
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
     from calculator.dimension import Shape
     from calculator.dtype import DType
-    from calculator.step.training_step import Peak
+    from calculator.state import Stored
+    from calculator.step.tape import Born
 
 #: Where each component's rows come from.
 SOURCES: dict[ComponentName, str] = {
@@ -34,7 +36,19 @@ SOURCES: dict[ComponentName, str] = {
 AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
 
 
-def rows(peak: Peak) -> dict[ComponentName, tuple[Row, ...]]:
+class Alive(Protocol):
+    """What is alive at a moment: what is stored throughout, and each kind of the run's own storages."""
+
+    @property
+    def stored(self) -> tuple[Stored, ...]: ...  # noqa: D102
+
+    @property
+    def born(self) -> Counter[Born]: ...  # noqa: D102
+
+    def by_component(self) -> dict[ComponentName, int]: ...  # noqa: D102
+
+
+def rows(peak: Alive) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(peak):
@@ -48,13 +62,13 @@ def rows(peak: Peak) -> dict[ComponentName, tuple[Row, ...]]:
 _SIZE = attrgetter("bytes")
 
 
-def _storages(peak: Peak) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
+def _storages(peak: Alive) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
     told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in peak.stored]
     born = [(*born[:4], count, born[4] * count) for born, count in peak.born.items()]
     return told + born
 
 
-def components(peak: Peak) -> tuple[Component, ...]:
+def components(peak: Alive) -> tuple[Component, ...]:
     """The peak by component; those that are empty there are left out. Their rows are made when one is read."""
     ledger = Deferred(partial(rows, peak))
     return tuple(

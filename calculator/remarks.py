@@ -77,7 +77,7 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
             "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
         )
     if isinstance(request.method, QLoRA):
-        told += _not_quantised(model)
+        told += not_quantised(model)
     told += _before_2_14(request, model)
     told += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
@@ -88,7 +88,8 @@ def warnings(request: Request, model: Model) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _not_quantised(model: Model) -> list[str]:
+def not_quantised(model: Model) -> list[str]:
+    """What bitsandbytes leaves as it is."""
     kinds = {module.kind for module in model.modules}
     told = []
     if "experts" in kinds:

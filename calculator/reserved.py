@@ -51,6 +51,14 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
 
+def of_passes(state: Iterable[Stored], passes: Iterable[Recording], workspace: int) -> int:
+    """The same for a served model: what stays, and the blocks of the pass that needs most, bytes."""
+    loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
+    stays = _counted(tensor for tensor in state if not tensor.base)
+    stays[workspace] += 1
+    return loaded + _in_segments(stays) + max(_in_segments(_most_alive(each, ())) for each in passes)
+
+
 def whole_segments(size: int) -> int:
     """Bytes in whole 2 MiB."""
     return -(-size // SMALL_SEGMENT) * SMALL_SEGMENT

@@ -33,19 +33,19 @@ PASSES: tuple[PassName, ...] = get_args(PassName)
 class Generation:
     """Greedy search with a served model: its passes one after the other, and what each allocated."""
 
-    def __init__(self, made: Built, served: Served, serving: Serving) -> None:
-        self.model, self.serving, self.virtual = made.model, serving, served.virtual_tokens
+    def __init__(self, ready: Built, served: Served, serving: Serving) -> None:
+        self.model, self.serving, self.virtual = ready.model, serving, served.virtual_tokens
         #: What a token after the prompt runs through: virtual tokens lie in the cache already.
-        self.base = made.model.get_base_model() if hasattr(made.model, "get_base_model") else made.model
+        self.base = ready.model.get_base_model() if hasattr(ready.model, "get_base_model") else ready.model
         shape = (serving.batch_size, serving.context_length)
         self.ids = torch.zeros(shape, dtype=torch.long, device=META)
         self.mask = torch.ones(shape, dtype=torch.long, device=META) if serving.padding else None
         self.values = Values(serving.context_length + self.virtual)
         self.ledger: Ledger[PassName] = Ledger()
-        self.watch = Watch(self.ledger, Places(self.model, made.root), made.head, self.values)
+        self.watch = Watch(self.ledger, Places(self.model, ready.root), ready.head, self.values)
         with torch.no_grad(), Emulated(self.values):
             self._prefill()
-        adopt_model(self.watch, made)
+        adopt_model(self.watch, ready)
         for name, tensor in (("input_ids", self.ids), ("attention_mask", self.mask)):
             if tensor is not None:
                 self.watch.adopt(name, tensor, "activations")
@@ -102,24 +102,29 @@ def trace(model: ModelReference, served: Served, serving: Serving) -> Generation
         PlanError: where the real stack refuses it.
     """
     with as_on_cuda():
-        made = built(_request(model, served, serving), quantization=served.quantization)
-        _further_tasks(made, served, serving)
-        made.model.eval()
-        for config in getattr(made.model, "peft_config", {}).values():
-            config.inference_mode = True
-        generation = Generation(made, served, serving)
+        generation = Generation(made(model, served, serving), served, serving)
         generation.run()
     return generation
+
+
+def made(model: ModelReference, served: Served, serving: Serving) -> Built:
+    """A served model of real modules, in eval mode."""
+    ready = built(_request(model, served, serving), quantization=served.quantization)
+    _further_tasks(ready, served, serving)
+    ready.model.eval()
+    for config in getattr(ready.model, "peft_config", {}).values():
+        config.inference_mode = True
+    return ready
 
 
 def _request(model: ModelReference, served: Served, serving: Serving) -> Request:
     return Request(model=model, method=Full() if served.merged else served.method, training=serving.training)
 
 
-def _further_tasks(made: Built, served: Served, serving: Serving) -> None:
+def _further_tasks(ready: Built, served: Served, serving: Serving) -> None:
     """More adapters beside the first, as PEFT loads them."""
     for task in range(1, serving.tasks):
         with META:
-            made.model.add_adapter(f"task {task}", made.model.peft_config["default"])
+            ready.model.add_adapter(f"task {task}", ready.model.peft_config["default"])
     if isinstance(served.method, LoRA | QLoRA) and not served.merged:
-        methods.cast(made.model, serving.adapter_dtype)
+        methods.cast(ready.model, serving.adapter_dtype)

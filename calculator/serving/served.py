@@ -39,6 +39,11 @@ class Served(Method):
         """Those of the method."""
         return self.method.virtual_tokens
 
+    @property
+    def mergeable(self) -> bool:
+        """Whether what was trained can be added into the weights."""
+        return isinstance(self.method, LowRank)
+
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """Frozen, and in 4 bits where bitsandbytes converts the module."""
         quantization = self.quantization if converted(path, module, model) else None

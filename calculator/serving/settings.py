@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from calculator.settings import setting
@@ -87,6 +87,11 @@ class Serving:
             attention=self.attention,
             padding=self.padding,
         )
+
+    @property
+    def one_task(self) -> Serving:
+        """The same for one task alone."""
+        return replace(self, tasks=1)
 
     @property
     def added_dtype(self) -> DType:

@@ -1,0 +1,108 @@
+"""What the figures of a served model take for granted, and what may go wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.methods import Prefix, Prompt, QLoRA
+from calculator.remarks import STACK, not_quantised
+from calculator.step import masks
+
+if TYPE_CHECKING:
+    from calculator.devices import Fit
+    from calculator.model import Model
+    from calculator.serving.answer import Merge
+    from calculator.serving.request import InferenceRequest
+    from calculator.serving.served import Served
+
+PASSES = (
+    "The passes are those of greedy generate with a DynamicCache: the whole prompt at once, then a token at a time. Its"
+    " mask of ones, sampling and stopping criteria are not counted."
+)
+RULE = (
+    "Reserved memory is by a rule: blocks for the most tensors of each size that are alive at once in the pass that"
+    " needs most. A cache that grows token by token leaves gaps, so that long answers can need more."
+)
+FUSED = (
+    "With up to 4 tokens a pass, one kernel reads 4-bit weights; from 5 to 1,536 some cards have one too: the"
+    " dequantised copy is counted there."
+)
+SPLIT = (
+    "Over a long cache, flash attention may divide its work; the partial results, as many as the card has room for, are"
+    " not counted."
+)
+ONE_TASK = "A batch is of one task; the other tasks' weights lie beside it."
+WINDOW = (
+    "A layer with a window keeps the prompt's keys and values whole until the next token, and no more than the window"
+    " from then on."
+)
+EXPERTS = (
+    "After the prompt, generate multiplies every token with its own copy of its experts' matrices, which is counted."
+)
+
+#: Checked with peft 0.21.2 and transformers 5.24.0: tests/validation/test_generate.py.
+IGNORED = {
+    "prefix": "PEFT 0.21 hands its prefix to generate by a name that transformers 5.24 ignores: the text comes out"
+    " without it. The figures are those of PeftModel's own forward for the prompt, and of the model's for each token.",
+    "prompt": "PEFT 0.21 puts its prompt before every token that generate makes under transformers 5.24, not before the"
+    " first alone. The figures are those of PeftModel's own forward for the prompt, and of the model's for each token.",
+}
+
+
+def assumptions(request: InferenceRequest, model: Model, served: Served, verdict: Fit | None) -> tuple[str, ...]:
+    """What the figures take for granted."""
+    serving = request.serving
+    told = [f"The figures speak of {STACK}.", PASSES, RULE]
+    if served.quantization is not None:
+        told.append(FUSED)
+    if serving.attention != "eager" and serving.dtype != "float32":
+        told.append(SPLIT)
+    if serving.tasks > 1:
+        told.append(ONE_TASK)
+    if any(masks.attends(layer.kind) == masks.SLIDING for layer, _ in model.distinct_layers):
+        told.append(WINDOW)
+    if any(module.kind == "experts" for module in model.modules):
+        told.append(EXPERTS)
+    told += model.notes
+    if verdict is not None and verdict.assumption:
+        told.append(verdict.assumption)
+    return tuple(told)
+
+
+def warnings(
+    request: InferenceRequest, model: Model, served: Served, merge: Merge | None, usable: int | None
+) -> tuple[str, ...]:
+    """Risks worth knowing."""
+    serving, told = request.serving, []
+    if served.quantization is not None:
+        told += not_quantised(model)
+    if serving.merged:
+        told += _merging(merge, served, usable)
+    told += [sentence for name, sentence in IGNORED.items() if name == request.method.name]
+    if isinstance(request.method, Prefix | Prompt) and serving.adapter_dtype == "model":
+        told.append(
+            "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
+        )
+    if isinstance(request.method, QLoRA) and served.quantization is None:
+        told.append(
+            "The adapter was trained over the base's 4-bit copy; over the dense base it meets weights that differ by"
+            " what rounding took: measure the quality."
+        )
+    tokens, positions = serving.context_length + serving.max_new_tokens, model.config.get("max_position_embeddings")
+    if positions and tokens > positions:
+        told.append(
+            f"Prompt and answer are longer than the model's {positions:,} positions; quality there is another matter."
+        )
+    return tuple(told)
+
+
+def _merging(merge: Merge | None, served: Served, usable: int | None) -> list[str]:
+    if merge is None:
+        return ["What merging a DoRA update takes is not modelled; the merged model is."] if served.mergeable else []
+    told = [merge.loss] if served.quantization is not None else []
+    if usable is not None and merge.peak_bytes > usable:
+        told.append(
+            f"Merging itself needs {merge.peak_bytes:,} bytes, more than the card offers: merge in CPU memory, or on"
+            " another card."
+        )
+    return told

@@ -1,0 +1,60 @@
+"""An inference's request: decoded JSON in, typed values out, every problem named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from calculator.errors import PlanError, Problem, refusal
+from calculator.request import ModelReference, parse_method, parse_model
+from calculator.serving.settings import Serving
+from calculator.settings import parse
+from calculator.training import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.methods import Method
+
+#: The objects of a request.
+KNOWN = ("model", "method", "serving", "device")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """One served model asked for: which, tuned how, and how it is served on what device."""
+
+    model: ModelReference
+    method: Method
+    serving: Serving = field(default_factory=Serving)
+    device: Device = field(default_factory=Device)
+
+
+def parse_inference(body: Any) -> InferenceRequest:
+    """Read an inference's request from decoded JSON.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
+        for key in body
+        if key not in KNOWN
+    ]
+
+    def part(build: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return build(*arguments)
+        except PlanError as error:
+            problems.extend(error.problems)
+            return None
+
+    model = part(parse_model, body.get("model"))
+    method = part(parse_method, body.get("method", {"name": "full"}))
+    serving = part(parse, Serving, body.get("serving", {}), "serving")
+    device = part(parse, Device, body.get("device", {}), "device")
+    if problems:
+        raise PlanError(*problems)
+    return InferenceRequest(model=model, method=method, serving=serving, device=device)
