@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.charts import methods_figure
+from app.components import COMPONENTS, parts
 from app.endpoints.responses import json
 from app.lesson import drawings
 from app.lesson.answers import chapter_answer, lesson_answer
@@ -20,7 +21,7 @@ from calculator.lesson.chapter import Chapter
 from calculator.lesson.chapters import CHAPTERS
 from calculator.lesson.practice import PRACTICE
 from calculator.lesson.questions import QUESTIONS
-from calculator.lesson.table import table
+from calculator.lesson.table import COSTS, table
 
 router = APIRouter(include_in_schema=False)
 
@@ -101,8 +102,10 @@ def _chapter(name: str) -> Chapter:
 def _shown(tried: Tried) -> dict[str, Any]:
     """The comparison's table and chart."""
     if tried.settings is None or tried.errors:
-        return {"rows": (), "figure": None}
+        return {"rows": (), "costs": COSTS, "figure": None, "held": {}}
     rows = table(tried.settings)
     plans = {row.row.axes.label: row.estimate for row in rows if row.estimate is not None}
     fit = next((plan.fit for plan in plans.values() if plan.fit), None)
-    return {"rows": rows, "figure": methods_figure(plans, fit)}
+    named = {part.words.name for plan in plans.values() for part in parts(plan.memory)}
+    held = {name: words for name, words in COMPONENTS.items() if name in named}
+    return {"rows": rows, "costs": COSTS, "figure": methods_figure(plans, fit), "held": held}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.comparison import compare, parse_comparison
+from calculator.errors import PlanError
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.on_model import ATTENTION, OnModel
 from calculator.methods import METHODS
+from calculator.serving.inference import inference
+from calculator.serving.request import parse_inference
 from calculator.settings import setting
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
     from calculator.comparison import ComparisonRow
+    from calculator.serving.answer import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +72,25 @@ CLAIMS: dict[str, Claim] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A method: the lesson's words, the comparison's row, and what it costs at inference."""
+    """A method: the lesson's words, the comparison's row, and what it costs at inference where nothing is merged."""
 
     claim: Claim
     row: ComparisonRow
-    overhead: Line | None
+    overhead: tuple[Cost, ...]
 
     @property
     def estimate(self) -> Estimate | None:
         """The row's estimate, or that of the nearest plan where the row is refused."""
         alternative = self.row.alternative
         return self.row.estimate or (alternative.estimate if alternative else None)
+
+
+#: What a token costs when it is generated, in words.
+COSTS = {
+    "operations_per_token": "operations a token",
+    "bytes_read_per_token": "bytes read a token",
+    "kv_cache_bytes": "bytes of the cache",
+}
 
 
 def body(typed: Compared) -> dict[str, Any]:
@@ -119,28 +131,15 @@ def table(typed: Compared) -> tuple[TableRow, ...]:
     return tuple(TableRow(claim=CLAIMS[row.method.name], row=row, overhead=_overhead(row, typed)) for row in rows)
 
 
-def _overhead(row: ComparisonRow, typed: Compared) -> Line | None:
-    """What a token costs beside the base model; none where nothing is added."""
-    held = TableRow(claim=CLAIMS[row.method.name], row=row, overhead=None).estimate
-    if held is None or not held.parameters.added:
-        return None
-    counts, name = held.parameters, row.method.name
-    if name in ("lora", "qlora", "adapter"):
-        unmerged = "unmerged: " if row.axes.mergeable else ""
-        return Line(
-            name=f"{unmerged}weights that each token passes besides",
-            formula="added ÷ base",
-            substituted=f"{counts.added:,} ÷ {counts.base:,}",
-            value=100 * counts.added / counts.base,
-            unit="%",
-        )
-    return Line(
-        name="positions that each token attends to besides",
-        formula="p ÷ S",
-        substituted=f"{typed.num_virtual_tokens:,} ÷ {typed.sequence_length:,}",
-        value=100 * typed.num_virtual_tokens / typed.sequence_length,
-        unit="%",
-    )
+def _overhead(row: ComparisonRow, typed: Compared) -> tuple[Cost, ...]:
+    """What a token costs beside the base model, unmerged, behind a prompt of as many tokens as a training sequence."""
+    serving = {"batch_size": typed.micro_batch_size, "context_length": typed.sequence_length, "max_new_tokens": 1}
+    asked = replace(parse_inference({"model": typed.model, "serving": serving}), method=row.method)
+    try:
+        costs = inference(asked).costs
+    except PlanError:
+        return ()
+    return tuple(cost for cost in costs if cost.added and cost.name in COSTS)
 
 
 def lines(typed: Compared) -> tuple[Line, ...]:
@@ -171,7 +170,17 @@ def _of_row(row: TableRow) -> tuple[Line, ...]:
         unit="bytes",
         main=True,
     )
-    return (trained, required, *((row.overhead,) if row.overhead else ()))
+    overheads = (
+        Line(
+            name=f"{label}: {COSTS[cost.name]} beside the base's",
+            formula=cost.formula,
+            substituted=cost.substituted,
+            value=100 * cost.share,
+            unit="%",
+        )
+        for cost in row.overhead
+    )
+    return (trained, required, *overheads)
 
 
 COMPARISON = Worked(

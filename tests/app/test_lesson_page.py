@@ -168,6 +168,7 @@ def test_every_cell_of_the_comparison_is_computed_or_has_its_source(client):
         assert re.search(r"<strong>[\d,]+</strong>", trainable)
         assert '<data value="' in memory
         assert 'href="#source-' in inference
+        assert ("operations a token" in inference) == (axes.label != "Full fine-tuning")
         assert 'href="/lesson/merging"' in mergeable
         assert 'href="#source-' in best
         assert axes.best_for in best

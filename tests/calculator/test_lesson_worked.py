@@ -205,7 +205,11 @@ def test_the_table_has_every_method_with_the_lessons_words_and_a_figure():
     rows = table(Compared())
     assert [row.row.method.name for row in rows] == list(METHODS) == list(CLAIMS)
     assert all(row.estimate for row in rows)
-    assert [row.row.method.name for row in rows if row.overhead is None] == ["full"]
+    told = {row.row.method.name: [cost.name for cost in row.overhead] for row in rows}
+    beside = ["operations_per_token", "bytes_read_per_token"]
+    assert told.pop("full") == []
+    assert [told.pop(name) for name in ("lora", "qlora", "adapter")] == [beside] * 3
+    assert [told.pop(name) for name in ("prefix", "prompt")] == [[*beside, "kv_cache_bytes"]] * 2
 
 
 def test_a_method_that_is_refused_has_the_nearest_plans_figures():
