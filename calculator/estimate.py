@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
 from calculator.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.compatibility import check, within_positions
-from calculator.deferred import Deferred
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.errors import refusal
@@ -20,7 +20,7 @@ from calculator.reserved import by_rule, fragmentation, whole_segments
 from calculator.state import Stored, stored
 from calculator.step.kernels import Kernels
 from calculator.step.timeline import timeline
-from calculator.step.training_step import Peak, TrainingStep
+from calculator.step.training_step import TrainingStep
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
@@ -98,19 +98,22 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
         reserved = by_rule(step, (forward, backward))
     return memory_and_fit(
         request,
-        components(highest),
+        components(highest.alive),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
-        highest,
+        highest.operation,
         reserved,
-        Deferred(partial(timeline, step, peaks)),
+        timeline(step, peaks),
     )
+
+
+_PEAK = attrgetter("peak_bytes")
 
 
 def memory_and_fit(
     request: Request,
     parts: tuple[Component, ...],
     phases: tuple[Phase, ...],
-    highest: Peak,
+    operation: str,
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
 ) -> tuple[Memory, Fit | None]:
@@ -127,8 +130,8 @@ def memory_and_fit(
     memory = Memory(
         components=parts,
         phases=phases,
-        peak_phase=highest.phase,
-        peak_operation=highest.operation,
+        peak_phase=max(phases, key=_PEAK).name,
+        peak_operation=operation,
         line=line,
         peak_allocated_bytes=allocated,
         library_workspace_bytes=workspace,
@@ -173,8 +176,8 @@ def _by_the_textbook(request: Request) -> Estimate:
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
     ).components
     total = sum(part.bytes for part in parts)
-    peak = Peak(phase="optimizer_step", bytes=total, operation="everything counted once")
-    memory, verdict = memory_and_fit(request, parts, (Phase(name="optimizer_step", peak_bytes=total),), peak)
+    phases = (Phase(name="optimizer_step", peak_bytes=total),)
+    memory, verdict = memory_and_fit(request, parts, phases, "everything counted once")
     return Estimate(
         model=summary,
         method=request.method,

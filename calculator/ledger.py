@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol, get_args
+from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
 from calculator.deferred import Deferred
 from calculator.step.autocast import COPY
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable
 
     from calculator.dimension import Shape
     from calculator.dtype import DType
-    from calculator.state import Stored
-    from calculator.step.tape import Born
+    from calculator.step.alive import Alive
 
 #: Where each component's rows come from.
 SOURCES: dict[ComponentName, str] = {
@@ -36,22 +34,10 @@ SOURCES: dict[ComponentName, str] = {
 AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
 
 
-class Alive(Protocol):
-    """What is alive at a moment: what is stored throughout, and each kind of the run's own storages."""
-
-    @property
-    def stored(self) -> tuple[Stored, ...]: ...  # noqa: D102
-
-    @property
-    def born(self) -> Counter[Born]: ...  # noqa: D102
-
-    def by_component(self) -> dict[ComponentName, int]: ...  # noqa: D102
-
-
-def rows(peak: Alive) -> dict[ComponentName, tuple[Row, ...]]:
+def rows(alive: Alive) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
-    for name, shape, dtype, component, count, size in _storages(peak):
+    for name, shape, dtype, component, count, size in _storages(alive):
         if size:
             source = AUTOCAST if name.endswith(COPY) else SOURCES[component]
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
@@ -62,19 +48,19 @@ def rows(peak: Alive) -> dict[ComponentName, tuple[Row, ...]]:
 _SIZE = attrgetter("bytes")
 
 
-def _storages(peak: Alive) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
-    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in peak.stored]
-    born = [(*born[:4], count, born[4] * count) for born, count in peak.born.items()]
+def _storages(alive: Alive) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
+    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in alive.stored]
+    born = [(*born[:4], count, born[4] * count) for born, count in alive.kinds().items()]
     return told + born
 
 
-def components(peak: Alive) -> tuple[Component, ...]:
+def components(alive: Alive) -> tuple[Component, ...]:
     """The peak by component; those that are empty there are left out. Their rows are made when one is read."""
-    ledger = Deferred(partial(rows, peak))
+    ledger = Deferred(partial(rows, alive))
     return tuple(
         [
             Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
-            for name, size in peak.by_component().items()
+            for name, size in alive.by_component().items()
             if size
         ]
     )

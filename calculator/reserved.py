@@ -102,15 +102,15 @@ def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
 
 def _left_by_layers(step: TrainingStep) -> int:
     """What the layers leave alive for the backward pass."""
-    recording, marks = step.recording, {label: position for position, label in step.context.tape.marks}
+    level, marks = step.recording.level, step.marks
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.context.repetition.numbers)} forward"]
-    once = recording.live[end - 1] - recording.live[start - 1]
-    return once + sum(w.copies * g for w, g in zip(recording.windows[:1], recording.growth, strict=False))
+    once = level.live[end - 1] - level.live[start - 1]
+    return once + sum(w.copies * g for w, g in zip(level.windows[:1], level.growth, strict=False))
 
 
 def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> dict[int, int]:
     """Of each size, the most that are alive at once during a step; `last` is made at its end."""
-    sizes = [row[4] for row in recording.tape.rows]
+    sizes = recording.sizes
     alive = dict.fromkeys(sizes, 0)
     most = alive.copy()
     told = 0

@@ -85,7 +85,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     peaks = step.peaks()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
-    for stored in last.stored:
+    for stored in last.alive.stored:
         if stored.component in static:
             static[stored.component] += stored.bytes
     kinds = {_of_born(born).kind for born in step.context.tape.rows}
@@ -94,7 +94,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
         static=static,
         alive={peak.phase: _of_peak(peak) for peak in peaks},
         operations={peak.phase: peak.operation for peak in peaks},
-        ever=frozenset(kinds | {_of_stored(stored).kind for stored in last.stored}),
+        ever=frozenset(kinds | {_of_stored(stored).kind for stored in last.alive.stored}),
     )
 
 
@@ -115,9 +115,9 @@ STATIC = ("base_weights", "quantization_constants", "adapter_weights", "optimize
 
 def _of_peak(peak: Peak) -> Counter[Row]:
     rows: Counter[Row] = Counter()
-    for stored in peak.stored:
+    for stored in peak.alive.stored:
         rows[_of_stored(stored)] += stored.count
-    for born, count in peak.born.items():
+    for born, count in peak.alive.kinds().items():
         rows[_of_born(born)] += count
     return Counter({row: count for row, count in rows.items() if row.bytes})
 

@@ -80,7 +80,7 @@ def _memory(device: Device, told: tuple[Peak, ...]) -> tuple[ServingMemory, Fit 
     reserved = of_passes(highest.stored, [peak.ran.recording for peak in told], workspace.bytes)
     slack = fragmentation(reserved, highest.bytes + workspace.bytes)
     memory = ServingMemory(
-        components=components(highest),
+        components=components(highest.alive),
         passes=tuple(PassPeak(name=peak.name, peak_bytes=peak.bytes, operation=peak.operation) for peak in told),
         peak_pass=highest.name,
         peak_operation=highest.operation,

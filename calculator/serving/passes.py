@@ -10,19 +10,16 @@ from calculator.dimension import Dim
 from calculator.methods import Full
 from calculator.state import Stored, stored
 from calculator.step.generation import Generation
-from calculator.step.training_step import COMPONENTS
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
-    from collections import Counter
-
-    from calculator.answer import ComponentName, PassName
+    from calculator.answer import PassName
     from calculator.model import Model
     from calculator.serving.served import Served
     from calculator.serving.settings import Serving
+    from calculator.step.alive import Alive
     from calculator.step.generation import Pass
     from calculator.step.kernels import Kernels
-    from calculator.step.tape import Born
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +40,10 @@ class Peak:
         """Everything that is alive."""
         return sum(tensor.bytes for tensor in self.stored) + self.ran.moment.bytes
 
-    def by_component(self) -> dict[ComponentName, int]:
-        """Everything that is alive, in bytes."""
-        totals = dict.fromkeys(COMPONENTS, 0)
-        for tensor in self.stored:
-            totals[tensor.component] += tensor.bytes
-        for born, count in self.born.items():
-            totals[born[3]] += born[4] * count
-        return totals
-
     @cached_property
-    def born(self) -> Counter[Born]:
-        """How many of each kind of the pass's own storages are alive."""
-        return self.ran.recording.rows(self.ran.moment)
+    def alive(self) -> Alive:
+        """Everything that is alive."""
+        return self.ran.recording.alive(self.ran.moment, self.stored)
 
 
 def state(treated: Treated, served: Served, serving: Serving) -> tuple[Stored, ...]:

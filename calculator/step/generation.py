@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.model import Layer
     from calculator.step.kernels import Kernels
-    from calculator.step.recording import Moment
+    from calculator.step.level import Moment
     from calculator.step.tape import Tensor
     from calculator.treatment import Treated
 
@@ -135,7 +135,7 @@ def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
     _choose(context, given)
     del outputs
     recording = Recording(tape, (), 0)
-    moment = recording.peak(start, len(tape.events))
+    moment = recording.level.peak(start, len(tape.events))
     event = tape.events[moment.event - 1]
     assert context.cache is not None
     operation = tape.rows[event if event >= 0 else ~event][0]

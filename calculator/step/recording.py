@@ -1,81 +1,55 @@
 """A tape with its repeated layers counted: how many bytes are alive at each event, and which.
 
-A layer that stands for `copies` more of its kind is interpreted once. Each copy adds to what is alive what the
-interpreted one adds from its beginning to its end (its growth), in the forward and in the backward pass. Within the
-layer's own window the first copy sees none of the others' growth and the last sees all of it; what is alive is linear
-in between, so the larger end holds the peak. What a copy gained and the code after the layers frees (a cache) is freed
-for all copies there.
+A layer that stands for `copies` more of its kind is interpreted once; what each copy adds in the forward and in the
+backward pass is found here, and how much is alive with them all in `level`. What a copy gained and the code after the
+layers frees (a cache) is freed for all copies there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from calculator.step.alive import Alive
+from calculator.step.level import Level
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from calculator.answer import ComponentName
+    from calculator.state import Stored
+    from calculator.step.alive import Counted
+    from calculator.step.level import Moment, Window
     from calculator.step.tape import Born, Tape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """The events `start` to `end` of a layer's forward or backward pass, and how many more layers it stands for.
-
-    `before` is where the same period before it begins.
-    """
-
-    before: int
-    start: int
-    end: int
-    copies: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """One event of the step: its position, the bytes alive after it, and how often each window's growth has come."""
-
-    event: int
-    bytes: int
-    repeats: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
-    """Events over which what copies hold is the same: how often each growth has come, and the bytes of all of them."""
-
-    start: int
-    end: int
-    repeats: tuple[int, ...]
-    offset: int
 
 
 class Recording:
     """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
 
-    `live`: bytes alive after each event, without copies. `ends`: the event that frees each row. `handed_on`: the row
-    that a repeating period hands on to the next, where none is interpreted before it: checkpointed layers, each of
-    which holds its input until its own backward pass and frees nothing else of the one before it.
+    `sizes`: the bytes of each row, `ends`: the event that frees it. `gained`: what one copy adds, by window; `dropped`:
+    what is freed for all copies at once. `handed_on`: the row that a repeating period hands on to the next, where none
+    is interpreted before it: checkpointed layers, each of which holds its input until its own backward pass and frees
+    nothing else of the one before it.
     """
 
-    __slots__ = ("dropped", "ends", "gained", "growth", "handed_on", "live", "sections", "shared", "tape", "windows")
+    __slots__ = ("dropped", "ends", "gained", "handed_on", "level", "net", "shared", "sizes", "tape", "windows")
 
     def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int, handed_on: int | None = None) -> None:
         self.shared = shared
         self.handed_on = handed_on
         self.tape = tape
         self.windows = windows
-        self.live = _running(tape)
+        self.sizes = [row[4] for row in tape.rows]
         self.ends = _ends(tape)
-        self.gained = _unreplaced(
-            [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
-        )
-        self.growth = tuple(sum(born[4] * n for born, n in gained.items()) for gained in self.gained)
+        self.gained = [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
+        self.net = _unreplaced(self.gained)
         self.dropped = tuple(self._drops())
-        self.sections = self._sections()
+        self.level = Level(
+            _running(tape.events, self.sizes),
+            windows,
+            tuple([sum([born[4] * n for born, n in gained.items()]) for gained in self.gained]),
+            tuple([(at, copies * born[4]) for at, copies, born in self.dropped]),
+        )
 
     def _kept(self, window: Window) -> Counter[Born]:
         """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
@@ -103,7 +77,7 @@ class Recording:
 
     def _until(self) -> int:
         """Where the backward pass through the repeated layers begins."""
-        return self.windows[1].start if len(self.windows) > 1 else len(self.live)
+        return self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
 
     def _born(self, start: int, end: int) -> range:
         """The rows born between two positions: rows are numbered as they are born."""
@@ -128,105 +102,62 @@ class Recording:
         the middle has copies on either side. After the backward window, what waits there for the code before the layers
         (a prefix's gradients).
         """
-        for window, gained in zip(self.windows[:1], self.gained, strict=False):
-            until = self._until()
-            here = self._kinds(self._freed(self._born(window.start, window.end), window.end, until))
-            left = here & +gained
-            alike = self._born(window.before, window.start) or self._born(window.start, window.end)
-            before = [row for row in self._freed(alike, window.end, until) if row != self.handed_on]
-            yield from self._dropped(left, before, window)
-        for window, gained in zip(self.windows[1:], self.gained[1:], strict=True):
-            left = +gained
-            after = self._freed(self._born(window.start, window.end), window.end, len(self.live)) if left else []
-            yield from self._dropped(left, after, window)
+        for place, window in enumerate(self.windows):
+            last = bool(place)
+            here = self._freed(self._born(window.start, window.end), window.end, self._end if last else self._until())
+            if here:
+                yield from self._dropped(self.gained[place], here, window, last=last)
 
-    def _dropped(self, left: Counter[Born], rows: list[int], window: Window) -> Iterator[tuple[int, int, Born]]:
-        """The frees of rows, each kind as often as it is left."""
+    def _dropped(
+        self, gained: Counter[Born], here: list[int], window: Window, *, last: bool
+    ) -> Iterator[tuple[int, int, Born]]:
+        """The frees of rows, each kind as often as a copy gained it."""
+        if last:
+            left, rows = {born: count for born, count in gained.items() if count > 0}, here
+        else:
+            left = {born: min(count, gained[born]) for born, count in self._kinds(here).items()}
+            alike = self._born(window.before, window.start)
+            rows = self._freed(alike, window.end, self._until()) if alike else here
+            rows = [row for row in rows if row != self.handed_on]
         for row in sorted(rows, key=self.ends.__getitem__):
             born = self.tape.rows[row]
-            if left[born] > 0:
+            if left.get(born, 0) > 0:
                 left[born] -= 1
                 yield self.ends[row] + 1, window.copies, born
 
-    def peak(self, start: int, end: int) -> Moment:
-        """The moment with the most bytes between two positions."""
-        first = self._section(start)
-        event, most, repeats = start, (self.live[start - 1] if start else 0) + first.offset, first.repeats
-        for section in self.sections:
-            low, high = max(start, section.start), min(end, section.end)
-            highest = max(self.live[low:high], default=0) + section.offset
-            if low < high and highest > most:
-                event = self.live.index(highest - section.offset, low, high) + 1
-                most, repeats = highest, section.repeats
-        return Moment(event=event, bytes=most, repeats=repeats)
+    @property
+    def _end(self) -> int:
+        return len(self.tape.events)
 
-    def window_in(self, start: int, end: int) -> Window | None:
-        """The window that lies between two positions, if one does."""
-        return next((w for w in self.windows if start <= w.start and w.end <= end), None)
-
-    def highest(self, start: int, end: int, window: Window, copy: int) -> int:
-        """The most bytes between two positions inside a window, in one of its copies, the first being 0."""
-        repeats = list(self._section(start).repeats)
-        repeats[self.windows.index(window)] = copy
-        return max(self.live[start:end], default=0) + self._offset(start, tuple(repeats))
-
-    def _sections(self) -> tuple[Section, ...]:
-        """The whole tape, cut where what the copies hold changes."""
-        end = len(self.live) + 1
-        turns = {turn for window in self.windows for turn in (window.start, window.end)}
-        cuts = sorted({0, *turns, *(position for position, _, _ in self.dropped)} - {end})
-        return tuple(self._from(low, high) for low, high in pairwise([*cuts, end]))
-
-    def _from(self, start: int, end: int) -> Section:
-        repeats = self._repeats(start)
-        return Section(start=start, end=end, repeats=repeats, offset=self._offset(start, repeats))
-
-    def _section(self, position: int) -> Section:
-        return next(section for section in self.sections if position < section.end)
-
-    def _offset(self, position: int, repeats: tuple[int, ...]) -> int:
-        held = sum(n * g for n, g in zip(repeats, self.growth, strict=True))
-        return held - sum(copies * born[4] for at, copies, born in self.dropped if at <= position)
-
-    def _repeats(self, position: int) -> tuple[int, ...]:
-        """How often each window's growth is in what is alive from this position on, at the worse end of its copies."""
-        repeats = []
-        for window, growth in zip(self.windows, self.growth, strict=True):
-            inside = window.start <= position < window.end
-            counted = position >= window.end or (inside and growth > 0)
-            repeats.append(window.copies if counted else 0)
-        return tuple(repeats)
-
-    def count(self, moment: Moment, totals: dict[ComponentName, int]) -> None:
-        """Add to each component the bytes of its storages that are alive at a moment."""
-        for born in self._alive(moment.event):
-            totals[born[3]] += born[4]
+    def alive(self, moment: Moment, stored: Sequence[Stored] = (), left: Counter[Born] | None = None) -> Alive:
+        """What is alive at a moment, beside tensors that stay and what is left of the step before."""
+        counted: Counted = []
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for born, count in gained.items() if repeats else ():
-                totals[born[3]] += born[4] * count * repeats
-        for at, copies, born in self.dropped:
-            if at <= moment.event:
-                totals[born[3]] -= born[4] * copies
+            counted += [(born, count * repeats) for born, count in gained.items()] if repeats else []
+        counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
+        if left:
+            counted += left.items()
+        return Alive(stored, self._single(moment.event), counted)
 
-    def _alive(self, position: int) -> list[Born]:
+    def at_the_end(self) -> Counter[Born]:
+        """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
+        copies = self.windows[0].copies if self.windows else 0
+        counted = [(born, count * copies) for born, count in self.net.items() if count]
+        counted += [(born, -copies) for _, copies, born in self.dropped]
+        kinds = Alive((), self._single(self._end), counted).kinds()
+        return Counter({born: count for born, count in kinds.items() if born[3] != "gradients"})
+
+    def _single(self, position: int) -> list[Born]:
         """The interpreted storages alive at a position, in the order of their births."""
         ends, told = self.ends, self.tape.rows
         return [told[row] for row in range(self._next_row(position)) if ends[row] >= position]
 
-    def rows(self, moment: Moment) -> Counter[Born]:
-        """How many of each kind of storage are alive at a moment, in the order of their births."""
-        alive = Counter(self._alive(moment.event))
-        for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            for born, count in gained.items() if repeats else ():
-                alive[born] += count * repeats
-        for at, copies, born in self.dropped:
-            if at <= moment.event:
-                alive[born] -= copies
-        return +alive
 
+def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
+    """Take out gains that are in the place of what no copy gained: a gradient goes on in another of its shape.
 
-def _unreplaced(gained: list[Counter[Born]]) -> tuple[Counter[Born], ...]:
-    """Gains without those that take the place of what no copy gained: a gradient goes on in another of its shape."""
+    Returns what a copy adds in all windows together.
+    """
     held: Counter[Born] = Counter()
     for own in gained:
         held.update(own)
@@ -236,14 +167,13 @@ def _unreplaced(gained: list[Counter[Born]]) -> tuple[Counter[Born], ...]:
                 for counts in (own, held):
                     counts[born] -= moved
                     counts[lost] += moved
-    return tuple(gained)
+    return held
 
 
-def _running(tape: Tape) -> list[int]:
+def _running(events: list[int], sizes: list[int]) -> list[int]:
     """Bytes alive after each event: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
-    sizes = [row[4] for row in tape.rows]
     changes = sizes + [-size for size in reversed(sizes)]
-    return list(accumulate(map(changes.__getitem__, tape.events)))
+    return list(accumulate(map(changes.__getitem__, events)))
 
 
 def _ends(tape: Tape) -> list[int]:

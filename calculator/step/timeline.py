@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from calculator.answer import Moment
+from calculator.deferred import Deferred
 
 if TYPE_CHECKING:
     from calculator.answer import PhaseName
-    from calculator.step.recording import Recording, Window
+    from calculator.step.level import Level, Window
     from calculator.step.training_step import Peak, TrainingStep
 
 #: A stretch of the tape: its first and last event.
 Stretch = tuple[int, int]
 
 
-def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Moment, ...]:
+def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tuple[Moment, ...]]:
     """Every stretch in order, repeated layers counted out; the optimizer's step is the last."""
     forward, backward, optimizer = peaks
-    recording, layers = step.recording, step.layers
-    marks = {label: position for position, label in step.context.tape.marks}
+    throughout = (forward.throughout, backward.throughout)
+    last = (optimizer.operation, optimizer.bytes)
+    return Deferred(partial(_told, step.recording.level, step.marks, step.layers, throughout, last))
+
+
+def _told(
+    level: Level, marks: dict[str, int], layers: int, throughout: tuple[int, int], last: tuple[str, int]
+) -> tuple[Moment, ...]:
     first = "embeddings" if "layer 0 backward" in marks else "layer 0"
-    ahead = _line(recording, forward, _stretches(marks, "forward", "backward"))
-    back = _line(recording, backward, _stretches(marks, "backward", "end"))
+    ahead = _line(level, throughout[0], _stretches(marks, "forward", "backward"))
+    back = _line(level, throughout[1], _stretches(marks, "backward", "end"))
     return (
         *_moments("forward", ahead, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", back, ("loss and head", first), range(layers - 1, -1, -1)),
-        Moment(phase="optimizer_step", operation=optimizer.operation, bytes=optimizer.bytes),
+        Moment(phase="optimizer_step", operation=last[0], bytes=last[1]),
     )
 
 
@@ -40,24 +48,23 @@ def _stretches(marks: dict[str, int], phase: str, end: str) -> list[Stretch]:
     return list(pairwise(cuts))
 
 
-def _line(recording: Recording, peak: Peak, stretches: list[Stretch]) -> list[int]:
+def _line(level: Level, throughout: int, stretches: list[Stretch]) -> list[int]:
     """The most bytes in each stretch."""
-    constant = peak.bytes - (peak.moment.bytes if peak.moment else 0)
-    window = recording.window_in(stretches[0][0], stretches[-1][1])
+    window = level.window_in(stretches[0][0], stretches[-1][1])
     repeated = [s for s in stretches if window is not None and window.start <= s[0] and s[1] <= window.end]
     line: list[int] = []
     for stretch in stretches:
         if stretch not in repeated or window is None:
-            line.append(constant + recording.peak(*stretch).bytes)
+            line.append(throughout + level.peak(*stretch).bytes)
         elif stretch == repeated[0]:
-            line += _copies(recording, repeated, window, constant)
+            line += _copies(level, repeated, window, throughout)
     return line
 
 
-def _copies(recording: Recording, repeated: list[Stretch], window: Window, constant: int) -> list[int]:
+def _copies(level: Level, repeated: list[Stretch], window: Window, throughout: int) -> list[int]:
     """The window's stretches once for each copy: each lies by the window's growth above the one before."""
-    growth = recording.growth[recording.windows.index(window)]
-    first = [constant + recording.highest(low, high, window, 0) for low, high in repeated]
+    growth = level.growth[level.windows.index(window)]
+    first = [throughout + level.highest(low, high, window, 0) for low, high in repeated]
     return [most + copy * growth for copy in range(window.copies + 1) for most in first]
 
 

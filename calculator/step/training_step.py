@@ -3,65 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
-from calculator.answer import ComponentName
+from calculator.deferred import Deferred
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import Stored, gradients, optimizer_states, stored
 from calculator.step import masks, router_loss
+from calculator.step.alive import Alive
 from calculator.step.causal_lm import micro_batch
 from calculator.step.context import KERNELS, Context
+from calculator.step.level import Window
 from calculator.step.optimizer_step import temporaries
-from calculator.step.recording import Moment, Recording, Window
+from calculator.step.recording import Recording
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.answer import PhaseName
     from calculator.methods import Method
     from calculator.model import Model
     from calculator.step.kernels import Kernels
+    from calculator.step.level import Moment
     from calculator.step.tape import Born
     from calculator.training import Training
 
-COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """A phase's peak: what is stored throughout, what the step's own storages take, what ran.
+    """A phase's peak: all bytes, those among them that are there throughout the phase, and what ran.
 
-    `moment` is where it is in the recording; `left` is alive too, from the step before. `bytes` is everything.
+    `found` gives what is alive, once it is asked for.
     """
 
     phase: PhaseName
     bytes: int
+    throughout: int
     operation: str
-    stored: tuple[Stored, ...] = ()
-    left: Counter[Born] = field(default_factory=Counter)
-    moment: Moment | None = None
-    recording: Recording | None = None
+    found: Deferred[Alive]
 
-    def by_component(self) -> dict[ComponentName, int]:
-        """Everything alive in bytes, folded without a row being made."""
-        totals = dict.fromkeys(COMPONENTS, 0)
-        for tensor in self.stored:
-            totals[tensor.component] += tensor.bytes
-        for born, count in self.left.items():
-            totals[born[3]] += born[4] * count
-        if self.recording is not None and self.moment is not None:
-            self.recording.count(self.moment, totals)
-        return totals
-
-    @cached_property
-    def born(self) -> Counter[Born]:
-        """How many of each kind of the step's own storages are alive."""
-        if self.recording is None or self.moment is None:
-            return self.left
-        born = self.recording.rows(self.moment)
-        born.update(self.left)
-        return born
+    @property
+    def alive(self) -> Alive:
+        """What is alive."""
+        return self.found()
 
 
 class TrainingStep:
@@ -103,21 +89,15 @@ class TrainingStep:
         """Forward, backward and optimizer step."""
         always = (*self.state, *self.states)
         accumulated = (*always, *self.gradients) if self.training.gradient_accumulation_steps > 1 else always
-        left = self._left()
-        marks = self._marks()
-        forward = self.recording.peak(marks["forward"], marks["backward"])
-        backward = self.recording.peak(marks["backward"], marks["end"])
+        left = self.recording.at_the_end()
+        marks, level = self.marks, self.recording.level
+        forward = level.peak(marks["forward"], marks["backward"])
+        backward = level.peak(marks["backward"], marks["end"])
         in_step = (*always, *self.gradients, *self.temporaries)
         return (
             self._peak("forward", accumulated, forward, left - self._given(marks["forward"])),
             self._peak("backward", accumulated, backward, Counter()),
-            Peak(
-                phase="optimizer_step",
-                bytes=_bytes(in_step, left),
-                operation=f"{self.optimizer.name}: step",
-                stored=in_step,
-                left=left,
-            ),
+            _last(f"{self.optimizer.name}: step", in_step, left),
         )
 
     @property
@@ -126,35 +106,36 @@ class TrainingStep:
         repetition = self.context.repetition
         return len(repetition.numbers) + repetition.copies * (repetition.end - repetition.start)
 
-    def _marks(self) -> dict[str, int]:
+    @property
+    def marks(self) -> dict[str, int]:
+        """Where the step's points are."""
         return {label: position for position, label in self.context.tape.marks}
 
-    def _peak(self, phase: PhaseName, state: tuple[Stored, ...], moment: Moment, left: Counter[Born]) -> Peak:
+    def _peak(self, phase: PhaseName, state: Sequence[Stored], moment: Moment, left: Counter[Born]) -> Peak:
         rows = self.context.tape.rows
         event = self.context.tape.events[moment.event - 1] if moment.event else 0
-        operation = rows[event if event >= 0 else ~event][0]
+        throughout = _bytes(state, left)
         return Peak(
             phase=phase,
-            bytes=_bytes(state, left) + moment.bytes,
-            operation=operation,
-            stored=state,
-            left=left,
-            moment=moment,
-            recording=self.recording,
+            bytes=throughout + moment.bytes,
+            throughout=throughout,
+            operation=rows[event if event >= 0 else ~event][0],
+            found=Deferred(partial(self.recording.alive, moment, state, left)),
         )
 
     def _given(self, end: int) -> Counter[Born]:
         """The caller's tensors, which are on the tape before the forward pass."""
         return Counter(self.context.tape.rows[event] for event in self.context.tape.events[:end])
 
-    def _left(self) -> Counter[Born]:
-        """What the caller, the loss and its graph keep alive until the next forward's loss takes its name."""
-        end = len(self.context.tape.events)
-        born = self.recording.rows(Moment(event=end, bytes=0, repeats=tuple(w.copies for w in self.recording.windows)))
-        return Counter({row: count for row, count in born.items() if row[3] != "gradients"})
+
+def _last(operation: str, state: Sequence[Stored], left: Counter[Born]) -> Peak:
+    """The optimizer's step, which is all of its peak."""
+    size = _bytes(state, left)
+    found = Deferred(partial(Alive, state, (), [*left.items()]))
+    return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, found=found)
 
 
-def _bytes(state: tuple[Stored, ...], born: Counter[Born]) -> int:
+def _bytes(state: Sequence[Stored], born: Counter[Born]) -> int:
     return sum([tensor.bytes for tensor in state]) + sum([row[4] * count for row, count in born.items()])
 
 

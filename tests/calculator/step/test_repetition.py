@@ -85,4 +85,4 @@ def alive(request):
     """Each phase's peak, the storages alive there, and the most in every stretch of the step."""
     step = TrainingStep(model_of(request.model), request.method, request.training)
     peaks = step.peaks()
-    return [(peak.phase, peak.bytes, peak.operation, peak.born) for peak in peaks], timeline(step, peaks)
+    return [(peak.phase, peak.bytes, peak.operation, peak.alive.kinds()) for peak in peaks], timeline(step, peaks)

@@ -1,0 +1,48 @@
+"""What is alive at a moment of a step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, get_args
+
+from calculator.answer import ComponentName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from calculator.state import Stored
+    from calculator.step.tape import Born
+
+COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
+
+#: Kinds of storages, and how many of each; fewer than none where copies free what an interpreted layer keeps.
+Counted = list[tuple["Born", int]]
+
+
+class Alive:
+    """Tensors that stay, and the step's own storages: one by one, and by kind."""
+
+    __slots__ = ("counted", "single", "stored")
+
+    def __init__(self, stored: Sequence[Stored], single: Iterable[Born] = (), counted: Counted | None = None) -> None:
+        self.stored = stored
+        self.single = list(single)
+        self.counted = counted or []
+
+    def by_component(self) -> dict[ComponentName, int]:
+        """Bytes, folded without a row being made."""
+        totals = dict.fromkeys(COMPONENTS, 0)
+        for tensor in self.stored:
+            totals[tensor.component] += tensor.bytes
+        for born in self.single:
+            totals[born[3]] += born[4]
+        for born, count in self.counted:
+            totals[born[3]] += born[4] * count
+        return totals
+
+    def kinds(self) -> Counter[Born]:
+        """How many of each kind of the step's own storages there are, in the order of their births."""
+        kinds = Counter(self.single)
+        for born, count in self.counted:
+            kinds[born] += count
+        return +kinds
