@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 class Peak:
     """A phase's peak: all bytes, those among them that are there throughout the phase, and what ran.
 
-    `found` gives what is alive, once it is asked for.
+    `left` is alive too, from the step before. `found` gives all that is alive, once it is asked for.
     """
 
     phase: PhaseName
     bytes: int
     throughout: int
     operation: str
+    left: Counter[Born]
     found: Deferred[Alive]
 
     @property
@@ -120,6 +121,7 @@ class TrainingStep:
             bytes=throughout + moment.bytes,
             throughout=throughout,
             operation=rows[event if event >= 0 else ~event][0],
+            left=left,
             found=Deferred(partial(self.recording.alive, moment, state, left)),
         )
 
@@ -132,7 +134,7 @@ def _last(operation: str, state: Sequence[Stored], left: Counter[Born]) -> Peak:
     """The optimizer's step, which is all of its peak."""
     size = _bytes(state, left)
     found = Deferred(partial(Alive, state, (), [*left.items()]))
-    return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, found=found)
+    return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, found=found)
 
 
 def _bytes(state: Sequence[Stored], born: Counter[Born]) -> int:

@@ -32,7 +32,7 @@ def predicted(request: Request) -> dict[str, Any]:
     step = TrainingStep(model_of(request.model), request.method, request.training, kernels=kernels)
     state = step.state
     states = (*optimizer_states(state, OPTIMIZERS[request.training.optimizer]), *gradients(state))
-    left = step.peaks()[-1].alive.kinds()
+    left = step.peaks()[-1].left
     return {
         "load": _bytes(state),
         "end": _bytes((*state, *states)) + sum(row[4] * count for row, count in left.items()),

@@ -95,7 +95,7 @@ def peaks(request: Request, model: Model, told: Events) -> dict[str, int]:
     return {
         "forward": always + max(alive[: middle + 1]),
         "backward": always + max(alive[middle:]),
-        "optimizer_step": update.bytes - sum(row[4] * count for row, count in update.alive.kinds().items()),
+        "optimizer_step": update.bytes - sum(row[4] * count for row, count in update.left.items()),
     }
 
 
