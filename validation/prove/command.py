@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 #: The experiments, in the lesson's order.
-NAMES: tuple[str, ...] = ("identity", "merging", "nf4", "intrinsic", "savings")
+NAMES: tuple[str, ...] = ("identity", "merging", "nf4", "intrinsic", "overhead", "savings")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

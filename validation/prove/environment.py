@@ -12,9 +12,6 @@ import torch
 
 from validation.journal import STACK
 
-#: What must be the same for results to stand in one file.
-IDENTITY = ("device", "gpu", "cpu", "threads", "versions", "python")
-
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The date, the processor and the versions; no host's name."""

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.prove.environment import IDENTITY
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,6 +14,9 @@ RESULTS = Path(__file__).parent.parent / "results" / "lesson.json"
 
 #: The file's format, which schema.json describes.
 FORMAT = 1
+
+#: What of an environment must be the same for results to stand in one file.
+IDENTITY = ("device", "gpu", "cpu", "threads", "versions", "python")
 
 Result = dict[str, Any]
 

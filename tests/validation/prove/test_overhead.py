@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from validation.prove import overhead_claims
+from validation.prove.claim import Figure
+from validation.prove.experiment import Setting
+from validation.prove.overhead import EXPERIMENT, FULL, LORA, VARIANTS, steps
+from validation.prove.overhead_claims import Cost, Latency
+from validation.prove.paired import Paired, paired, quartiles
+from validation.prove.served import Served
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_quick_run_times_and_weighs_every_variant():
+    done = []
+    found = EXPERIMENT.run(Setting(device=CPU, quick=True, step=lambda: done.append(1)))
+    assert len(done) == steps(True)
+    assert [claim.id.removeprefix("overhead-") for claim in found.claims] == [
+        "lora-merged",
+        "qlora-merged",
+        "adapter",
+        "prefix",
+        "prompt",
+    ]
+    assert [curve.timing for curve in found.curves] == [True, True]
+    (table,) = found.tables
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(rows) == [variant.name for variant in VARIANTS]
+    assert (rows["LoRA, merged"]["more_weights"], rows["LoRA, merged"]["more_cache"]) == (0, 0)
+    assert rows["LoRA"]["more_weights"] == 2 * 4 * 16 * (256 + 256)
+    assert rows["prompt"]["more_weights"] == 4 * 20 * 256  # PEFT keeps a prompt in float32
+    assert rows["prefix"]["more_cache"] == rows["prompt"]["more_cache"] == 2 * 2 * 20 * 256
+
+
+def latency(key, ratio, low=0.98, high=1.02):
+    def figure(name, value, ends):
+        return Figure(key=name, name=name, value=value, unit="×", low=ends[0], high=ends[1], of=9, timing=True)
+
+    return Latency(ratio=figure(key, ratio, (ratio, ratio)), control=figure(f"{key}_control", 1, (low, high)))
+
+
+def cost(key, ratio, **more):
+    told = {"weights": 100, "more_weights": 0, "cache": 10, "more_cache": 0} | more
+    return Cost(prompt=latency(f"{key}_prompt", ratio), token=latency(f"{key}_token", ratio), **told)
+
+
+def kinds(**changed):
+    costs = {variant.key: cost(variant.key, 1.0) for variant in VARIANTS} | {"adapter": cost("adapter", 1.02)}
+    return {claim.id: claim.kind for claim in overhead_claims.claims(costs | changed, "")}
+
+
+def test_no_more_than_the_base_differs_from_itself_is_no_overhead():
+    assert set(kinds().values()) == {"holds"}
+
+
+@pytest.mark.parametrize("key", ["lora_merged", "qlora_merged", "prefix", "prompt"])
+@pytest.mark.parametrize("wrong", [{"ratio": 1.05}, {"ratio": 1, "more_cache": 1}, {"ratio": 1, "more_weights": 1}])
+def test_latency_or_memory_that_is_added_is_overhead(key, wrong):
+    told = kinds(**{key: cost(key, **wrong)})
+    assert [name for name, kind in told.items() if kind != "holds"] == [f"overhead-{key.replace('_', '-')}"]
+
+
+@pytest.mark.parametrize("ratio", [1.005, 1.04])
+def test_adapters_that_add_less_or_more_than_the_lesson_says_are_seen(ratio):
+    assert kinds(adapter=cost("adapter", ratio))["overhead-adapter"] == "does not hold"
+
+
+def test_a_control_that_is_all_above_one_still_allows_none():
+    shifted = Latency(ratio=latency("x", 1.0).ratio, control=latency("x", 1, low=1.01, high=1.02).control)
+    assert shifted.none.holds
+
+
+def test_a_round_is_held_against_the_one_before_or_behind_it_in_turns(monkeypatch):
+    clock = iter([0, 1, 0, 1, 0, 1, 0, 2, 0, 1, 0, 4, 0, 3])
+    monkeypatch.setattr("validation.prove.paired.time.perf_counter", lambda: next(clock))
+    found = paired(lambda: None, lambda: None, rounds=2, device=CPU)
+    assert found == Paired(ratios=[2, 4 / 3], control=[1, 3])
+
+
+def test_a_ratio_has_its_median_and_quartiles():
+    figure = quartiles("a", "a", [1, 2, 3, 4, 5])
+    assert (figure.low, figure.value, figure.high, figure.of, figure.timing) == (2, 3, 4, 5, True)
+
+
+def test_a_served_layer_s_cache_is_as_it_was_after_a_token():
+    layer = Served(FULL, 256, 8, CPU)
+    before = layer.cache_bytes()
+    layer.token()
+    assert layer.cache.get_seq_length() == layer.length == 8
+    assert layer.cache_bytes() == before == 2 * 2 * 8 * 256
+
+
+def test_a_merged_layer_has_the_base_s_parameters_only():
+    merged = Served(LORA, 256, 8, CPU, merged=True)
+    assert [name for name, _ in merged.model.named_parameters() if "lora" in name] == []

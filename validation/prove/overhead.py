@@ -1,0 +1,157 @@
+"""What a method's layer costs when it is served: its latency against the base's in pairs, its weights and its cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from validation.prove import overhead_claims
+from validation.prove.drawing import Axis, Curve, Series, Table
+from validation.prove.experiment import Experiment, Findings, Setting
+from validation.prove.overhead_claims import Cost, Latency
+from validation.prove.paired import Paired, paired, quartiles
+from validation.prove.served import Served
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FULL = {"name": "full"}
+_ATTENTION = {"r": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+LORA = {"name": "lora", **_ATTENTION}
+QLORA = {"name": "qlora", "prepare_model_for_kbit_training": False, **_ATTENTION}
+VIRTUAL_TOKENS = 20
+
+DENSE, FOUR_BIT = "the base", "the base in NF4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A method as it is served, and the base that it is timed against."""
+
+    key: str
+    name: str
+    method: dict[str, Any]
+    merged: bool = False
+    against: str = DENSE
+
+
+VARIANTS = (
+    Variant(key="full", name="full: a copy of the base", method=FULL),
+    Variant(key="lora", name="LoRA", method=LORA),
+    Variant(key="lora_merged", name="LoRA, merged", method=LORA, merged=True),
+    Variant(key="nf4", name=FOUR_BIT, method=QLORA, merged=True),
+    Variant(key="qlora", name="QLoRA", method=QLORA, against=FOUR_BIT),
+    Variant(key="qlora_merged", name="QLoRA, merged", method=QLORA, merged=True, against=FOUR_BIT),
+    Variant(key="adapter", name="adapters", method={"name": "adapter", "bottleneck_size": 64}),
+    Variant(key="prefix", name="prefix", method={"name": "prefix", "num_virtual_tokens": VIRTUAL_TOKENS}),
+    Variant(key="prompt", name="prompt", method={"name": "prompt", "num_virtual_tokens": VIRTUAL_TOKENS}),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The layer's width, the prompt's tokens, and how often each pair is timed: a prompt, and a token."""
+
+    width: int = 2048
+    tokens: int = 128
+    prompts: int = 60
+    single: int = 200
+
+
+QUICK = Size(width=256, tokens=32, prompts=4, single=4)
+
+
+def run(setting: Setting) -> Findings:
+    """Every variant against its base."""
+    size = QUICK if setting.quick else Size()
+    bases = {
+        DENSE: _served(FULL, size, setting),
+        FOUR_BIT: _served(QLORA, size, setting, merged=True),
+    }
+    costs = {each.key: _cost(each, bases[each.against], size, setting) for each in VARIANTS}
+    told = (
+        f"A Llama layer {size.width:,} wide in bfloat16, a prompt of {size.tokens} tokens and a token, timed in turns."
+    )
+    return Findings(
+        claims=overhead_claims.claims(costs, told),
+        curves=(
+            _curve("overhead-prefill", f"a prompt of {size.tokens} tokens", [cost.prompt for cost in costs.values()]),
+            _curve("overhead-decode", "a token", [cost.token for cost in costs.values()]),
+        ),
+        tables=(_table(costs, size),),
+    )
+
+
+def _served(method: dict[str, Any], size: Size, setting: Setting, *, merged: bool = False) -> Served:
+    return Served(method, size.width, size.tokens, setting.device, merged=merged)
+
+
+def _cost(told: Variant, base: Served, size: Size, setting: Setting) -> Cost:
+    """Time a variant in turns with its base, and weigh it."""
+    own = _served(told.method, size, setting, merged=told.merged)
+    prompts = paired(base.prompt, own.prompt, rounds=size.prompts, device=setting.device)
+    setting.step()
+    tokens = paired(base.token, own.token, rounds=size.single, device=setting.device)
+    setting.step()
+    return Cost(
+        prompt=_latency(told, "prompt", prompts),
+        token=_latency(told, "token", tokens),
+        weights=own.weight_bytes,
+        more_weights=own.weight_bytes - base.weight_bytes,
+        cache=own.cache_bytes(),
+        more_cache=own.cache_bytes() - base.cache_bytes(),
+    )
+
+
+def _latency(told: Variant, work: str, found: Paired) -> Latency:
+    return Latency(
+        ratio=quartiles(f"{told.key}_{work}", f"{told.name} over {told.against}, a {work}", found.ratios),
+        control=quartiles(f"{told.key}_{work}_control", f"{told.against} over itself, a {work}", found.control),
+    )
+
+
+def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A002  as Curve has it
+    """Bars, one a variant, with the quartiles."""
+    return Curve(
+        id=id,
+        title=f"Latency of {title} over the base's",
+        x=Axis(label="method"),
+        y=Axis(label="ratio", unit="×"),
+        series=(
+            Series(
+                name="median and quartiles",
+                x=[f"{each.name}, over NF4" if each.against == FOUR_BIT else each.name for each in VARIANTS],
+                y=[latency.ratio.value for latency in found],
+                low=[latency.ratio.low or 0 for latency in found],
+                high=[latency.ratio.high or 0 for latency in found],
+            ),
+        ),
+        timing=True,
+    )
+
+
+def _table(costs: dict[str, Cost], size: Size) -> Table:
+    columns = {
+        "method": Axis(label="method"),
+        "against": Axis(label="beside"),
+        "weights": Axis(label="weights", unit="bytes"),
+        "more_weights": Axis(label="more than the base", unit="bytes"),
+        "cache": Axis(label="keys and values", unit="bytes"),
+        "more_cache": Axis(label="more of them", unit="bytes"),
+    }
+    rows = tuple(
+        (each.name, each.against, cost.weights, cost.more_weights, cost.cache, cost.more_cache)
+        for each, cost in zip(VARIANTS, costs.values(), strict=True)
+    )
+    title = f"Memory of a layer as it is served, after {size.tokens} tokens"
+    return Table(id="overhead-memory", title=title, columns=columns, rows=rows)
+
+
+def steps(quick: bool) -> int:
+    """How many steps the experiment takes: two a variant."""
+    return 2 * len(VARIANTS)
+
+
+EXPERIMENT = Experiment(
+    name="overhead", title="Inference overhead", section="4. Adapters; 6. Comparison", steps=steps, run=run
+)
