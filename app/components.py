@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.answer import Memory
+    from collections.abc import Iterable
+
+    from calculator.answer import Component, Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ COMPONENTS: dict[str, Words] = {
         Words(name="gradients", label="Gradients", meaning="one for each trained parameter"),
         Words(name="optimizer_states", label="Optimizer states", meaning="what the optimizer remembers of each"),
         Words(name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"),
-        Words(name="kv_cache", label="KV cache", meaning="keys and values of the tokens before"),
+        Words(name="kv_cache", label="Cached keys and values", meaning="of every token before, in every layer"),
         Words(name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"),
         Words(name="workspace", label="Workspace", meaning="temporaries of what runs at that moment"),
         Words(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),
@@ -47,7 +49,12 @@ class Part:
 
 def parts(memory: Memory) -> tuple[Part, ...]:
     """What `required_bytes` is made of: the components at the peak, then what is beyond the tensors."""
-    alive = {component.name: component.bytes for component in memory.components}
-    alive["overhead"] = memory.required_bytes - memory.peak_allocated_bytes  # type: ignore[index]
-    told = (Part(words=words, bytes=alive.get(name, 0)) for name, words in COMPONENTS.items())  # type: ignore[call-overload]
+    return filled(memory.components, memory.required_bytes)
+
+
+def filled(components: Iterable[Component], required_bytes: int) -> tuple[Part, ...]:
+    """The same of components at any peak."""
+    alive: dict[str, int] = {component.name: component.bytes for component in components}
+    alive["overhead"] = required_bytes - sum(alive.values())
+    told = (Part(words=words, bytes=alive.get(name, 0)) for name, words in COMPONENTS.items())
     return tuple(part for part in told if part.bytes)

@@ -14,6 +14,7 @@ from calculator.methods import METHODS, Method
 from calculator.planning.needs import Needs
 from calculator.planning.request import MOST_OF_A_KIND
 from calculator.request import Choices
+from calculator.serving.settings import Serving
 from calculator.settings import Declared, declared
 from calculator.training import Device, Training
 
@@ -169,9 +170,44 @@ CompareRequest = model(
 )
 CompareRequest.__doc__ = "One model, training and device for several methods."
 
-NeedsModel = model("Needs", Needs)
+ServingModel = model("Serving", Serving)
 
 _PLANNED = Annotated[str, _CATALOGUE_ID] | ModelConfig
+
+InferenceRequest: type[BaseModel] = create_model(
+    "InferenceRequest",
+    __config__=STRICT,
+    __doc__="A tuned model, how it is served, and on what device.",
+    model=(
+        _PLANNED,
+        Field(
+            title="Model",
+            description="What is served: a catalogue id or a config.json.",
+            examples=["meta-llama/Llama-3.1-8B"],
+        ),
+    ),
+    method=(
+        MethodModel,
+        Field(
+            default_factory=lambda: {"name": "full"},
+            title="Method",
+            description="How it was tuned; left out, the model as it is.",
+            examples=[{"name": "lora", "r": 16}],
+        ),
+    ),
+    serving=(
+        ServingModel,
+        Field(
+            default_factory=ServingModel,
+            title="Serving",
+            description="How it is served.",
+            examples=[{"batch_size": 4, "tasks": 20}],
+        ),
+    ),
+    device=(DeviceModel, _DEVICE),
+)
+
+NeedsModel = model("Needs", Needs)
 
 _PLAN: dict[str, Any] = {
     "model": (

@@ -45,8 +45,12 @@ def device_name(fit: Fit) -> str:
 
 def sentence(plan: Estimate) -> str:
     """Whether it fits and by how much."""
-    required = size(plan.memory.required_bytes)
-    fit = plan.fit
+    return of_fit(plan.memory.required_bytes, plan.fit)
+
+
+def of_fit(required_bytes: int, fit: Fit | None) -> str:
+    """The same of any requirement."""
+    required = size(required_bytes)
     if fit is None:
         return f"Needs {required}. Choose a card to see whether it fits."
     held = f"Needs {required} of {size(fit.usable_bytes)} usable"

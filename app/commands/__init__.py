@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": "app.commands.compare",
     "limits": "app.commands.limits",
     "plan": "app.commands.plan",
+    "inference": "app.commands.inference",
     "sweep": "app.commands.sweep",
     "export": "app.commands.export",
     "import": "app.commands.import_",

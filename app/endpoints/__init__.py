@@ -7,6 +7,7 @@ from app.endpoints import (
     export,
     health,
     import_,
+    inference,
     limits,
     plan,
     sweep,
@@ -20,6 +21,7 @@ ENDPOINTS = (
     limits,
     sweep,
     plan,
+    inference,
     export,
     import_,
     catalogues,
@@ -36,6 +38,7 @@ POSTED = (
     limits.POSTED,
     sweep.POSTED,
     plan.POSTED,
+    inference.POSTED,
     export.POSTED,
     import_.POSTED,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator import compatibility
@@ -39,7 +40,9 @@ def inference(request: InferenceRequest) -> Inference:
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
     """
-    model, serving = model_of(request.model), request.serving
+    model = model_of(request.model)
+    request = _within_positions(request, model)
+    serving = request.serving
     plan = served(request.method, serving)
     _check(request, model, plan)
     card = card_of(request.device)
@@ -129,6 +132,16 @@ def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
     if serving.tasks > 1 and trains_biases and not serving.merged:
         message = "PEFT holds one adapter only where biases are trained: take bias none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
+
+
+def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:
+    """The request with the usual context cut to the positions that the model can run, where it named none."""
+    most = compatibility.most_positions(model)
+    if request.length_given or most is None:
+        return request
+    room = max(2, most - request.method.virtual_tokens - request.serving.max_new_tokens + 1)
+    length = min(request.serving.context_length, room)
+    return replace(request, serving=replace(request.serving, context_length=length))
 
 
 def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:

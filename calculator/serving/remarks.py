@@ -63,6 +63,8 @@ def assumptions(request: InferenceRequest, model: Model, served: Served, verdict
         told.append(WINDOW)
     if any(module.kind == "experts" for module in model.modules):
         told.append(EXPERTS)
+    if not request.length_given:
+        told.append(f"No context_length was given: {serving.context_length:,} tokens are taken.")
     told += model.notes
     if verdict is not None and verdict.assumption:
         told.append(verdict.assumption)

@@ -22,12 +22,16 @@ KNOWN = ("model", "method", "serving", "device")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One served model asked for: which, tuned how, and how it is served on what device."""
+    """One served model asked for: which, tuned how, and how it is served on what device.
+
+    `length_given` says whether it named a context length, or takes the usual one.
+    """
 
     model: ModelReference
     method: Method
     serving: Serving = field(default_factory=Serving)
     device: Device = field(default_factory=Device)
+    length_given: bool = True
 
 
 def parse_inference(body: Any) -> InferenceRequest:
@@ -52,9 +56,18 @@ def parse_inference(body: Any) -> InferenceRequest:
             return None
 
     model = part(parse_model, body.get("model"))
+    if model is not None and model.parameters is not None:
+        message = "serving needs a model's shapes, an id or a config; a bare count has none"
+        problems.append(Problem(loc="model.parameters", msg=message, input=model.parameters))
     method = part(parse_method, body.get("method", {"name": "full"}))
     serving = part(parse, Serving, body.get("serving", {}), "serving")
     device = part(parse, Device, body.get("device", {}), "device")
     if problems:
         raise PlanError(*problems)
-    return InferenceRequest(model=model, method=method, serving=serving, device=device)
+    return InferenceRequest(
+        model=model,
+        method=method,
+        serving=serving,
+        device=device,
+        length_given="context_length" in body.get("serving", {}),
+    )

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from calculator.training import Training
 
 
+#: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers takes.
+BLOCKSIZE = 64
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served(Method):
     """A trained method's modules in eval mode. `quantization` is the base's, where it is in 4 bits."""
@@ -107,8 +111,8 @@ def quantized(method: Trained, serving: Serving) -> Quantization | None:
         return None
     return Quantization(
         quant_type=serving.storage,
-        blocksize=serving.blocksize,
-        double_quant=serving.double_quant,
+        blocksize=BLOCKSIZE,
+        double_quant=serving.bnb_4bit_use_double_quant,
         compute_dtype=serving.dtype,
     )
 

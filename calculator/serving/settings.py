@@ -53,15 +53,10 @@ class Serving:
         label="Weights' storage",
         help="4 bits where the method trains over them (as_trained), all in the precision, or 4 bits for any method.",
     )
-    double_quant: bool = setting(
-        True, label="Double quantisation", help="Quantise the block constants too; of nf4 and fp4 told here."
-    )
-    blocksize: int = setting(
-        64,
-        label="Block size",
-        help="Weights that share one constant; of nf4 and fp4 told here.",
-        minimum=32,
-        maximum=4096,
+    bnb_4bit_use_double_quant: bool = setting(
+        True,
+        label="Double quantisation of the storage",
+        help="Quantise block constants too, where the storage is told.",
     )
     merged: bool = setting(
         False, label="Merged", help="Low-rank updates added into the weights beforehand, with nothing beside them."

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from app import answers
+from app import inference as served
 from app.answers import EstimateAnswer
 from app.catalogues import GPUAnswer, ModelDetail
-from app.schema import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, TrainingModel
+from app.schema import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, ServingModel, TrainingModel
 from calculator import answer
 from calculator.catalogue import ModelEntry
 from calculator.devices import GPU, Fit
@@ -19,6 +20,8 @@ from calculator.errors import PlanError
 from calculator.methods import METHODS
 from calculator.planning.needs import Needs
 from calculator.request import parse_method
+from calculator.serving import answer as serving
+from calculator.serving.settings import Serving
 from calculator.settings import declared, parse
 from calculator.training import Device, Training
 
@@ -28,6 +31,7 @@ PATHS = {
     "/api/v1/limits": "post",
     "/api/v1/export": "post",
     "/api/v1/plan": "post",
+    "/api/v1/inference": "post",
     "/api/v1/sweep": "post",
     "/api/v1/import": "post",
     "/api/v1/models": "get",
@@ -99,8 +103,14 @@ def test_the_errors_of_an_operation_are_problem_documents(document):
 
 
 def test_the_inputs_are_those_that_the_calculator_declares():
-    models = {**METHOD_MODELS, "training": TrainingModel, "device": DeviceModel, "needs": NeedsModel}
-    for name, cls in {**METHODS, "training": Training, "device": Device, "needs": Needs}.items():
+    models = {
+        **METHOD_MODELS,
+        "training": TrainingModel,
+        "device": DeviceModel,
+        "needs": NeedsModel,
+        "serving": ServingModel,
+    }
+    for name, cls in {**METHODS, "training": Training, "device": Device, "needs": Needs, "serving": Serving}.items():
         fields = {field: told for field, told in models[name].model_fields.items() if field != "name"}
         assert list(fields) == [told.name for told in declared(cls)]
         for told in declared(cls):
@@ -122,11 +132,21 @@ def test_the_inputs_are_those_that_the_calculator_declares():
         (answers.Fit, Fit),
         (GPUAnswer, GPU),
         (ModelDetail, ModelEntry),
+        (served.InferenceAnswer, serving.Inference),
+        (served.ServingMemoryAnswer, serving.ServingMemory),
+        (served.ServingCostAnswer, serving.Cost),
+        (served.MergeAnswer, serving.Merge),
+        (served.ResidentAnswer, serving.Resident),
+        (served.ServedPass, serving.PassPeak),
     ],
     ids=lambda cls: cls.__name__,
 )
 def test_the_api_answers_every_field_of_the_calculators(model, cls):
-    kept_inside = {answer.Component: {"rule"}, answer.Row: {"shape"}}.get(cls, set())
+    kept_inside = {
+        answer.Component: {"rule", "listed"},
+        answer.Memory: {"line"},
+        answer.Row: {"shape"},
+    }.get(cls, set())
     assert {field.name for field in dataclasses.fields(cls)} - kept_inside <= set(model.model_fields)
 
 
@@ -169,6 +189,6 @@ def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, dat
         value["name"] = name
         kind, read = MethodModel, parse_method
     else:
-        kind = {"training": TrainingModel, "device": DeviceModel, "needs": NeedsModel}[name]
+        kind = {"training": TrainingModel, "device": DeviceModel, "needs": NeedsModel, "serving": ServingModel}[name]
         read = lambda body: parse(cls, body, name)  # noqa: E731
     assert accepted_by_pydantic(kind, value) == accepted_by_the_calculator(read, value)

@@ -188,6 +188,12 @@ def test_what_cannot_be_served_is_refused_at_its_place(method, serving, loc):
     assert list(refused(method, **serving)) == [loc]
 
 
+def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
+    told = answer({"name": "prefix"}, "openai-community/gpt2")
+    assert told.serving.context_length == 1024 - 20 - 255
+    assert "No context_length was given: 749 tokens are taken." in told.assumptions
+
+
 @pytest.mark.parametrize(
     ("context", "new", "loc"), [(2000, 10, "serving.context_length"), (1000, 200, "serving.max_new_tokens")]
 )

@@ -1,0 +1,66 @@
+"""`POST /api/v1/inference`: what it takes to serve a tuned model."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from app.bodies import json_body
+from app.endpoints.examples import Posted
+from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.inference import InferenceAnswer
+from app.schema import InferenceRequest
+from calculator.serving.inference import inference
+from calculator.serving.request import parse_inference
+
+router = APIRouter(tags=["Plans"])
+
+
+def answered(body: Any) -> InferenceAnswer:
+    """The answer to decoded JSON.
+
+    Raises:
+        PlanError: where the request is wrong, or the real stack refuses the combination.
+    """
+    return InferenceAnswer.model_validate(inference(parse_inference(body)))
+
+
+@router.post(
+    "/api/v1/inference",
+    summary="What it takes to serve a tuned model",
+    responses={200: {"model": InferenceAnswer}, **problems_of(*REFUSALS)},
+    openapi_extra=takes(InferenceRequest),
+)
+async def post_inference(request: Request) -> Response:
+    """Read how a tuned model is served, answer with the memory of each pass and its costs over the base model."""
+    return json(await run_in_threadpool(answered, await json_body(request)))
+
+
+_LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
+
+POSTED = Posted(
+    path="/api/v1/inference",
+    takes=InferenceRequest,
+    requests={
+        "tasks": (
+            "Twenty tasks beside one 8B base on a 24 GB card",
+            {
+                "model": "meta-llama/Llama-3.1-8B",
+                "method": _LORA,
+                "serving": {"tasks": 20, "batch_size": 4, "context_length": 2048},
+                "device": {"gpu": "rtx-4090"},
+            },
+        ),
+        "merged": (
+            "An update merged into a base in 4 bits",
+            {
+                "model": "meta-llama/Llama-3.1-8B",
+                "method": {**_LORA, "name": "qlora"},
+                "serving": {"merged": True},
+            },
+        ),
+    },
+    answered=answered,
+)
