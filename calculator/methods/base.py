@@ -84,6 +84,10 @@ class Method:
         """What follows a sublayer before its residual is added."""
         return hidden_states
 
+    def cut_to_windows(self, model: Model) -> bool:  # noqa: ARG002
+        """Whether what is put into the cache is cut to what sliding layers keep."""
+        return False
+
     def begin(self, context: Context) -> None:
         """What is made before the model runs."""
 

@@ -93,6 +93,10 @@ class Prefix(Method):
         out = encoder.shape[0 if self.prefix_projection else 1]
         return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
+    def cut_to_windows(self, model: Model) -> bool:
+        """In the families for which PEFT makes a cache by the model's config (peft.PeftModel.get_prompt)."""
+        return model.model_type in ("gemma2", "gemma3_text")
+
     def begin(self, context: Context) -> None:
         """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
         p = Dim(self.num_virtual_tokens, "num_virtual_tokens")

@@ -173,7 +173,9 @@ def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...], ready:
 def _fitted(grad: Tensor, shape: Shape, dtype: DType) -> Tensor:
     """A gradient summed and cast; leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to)."""
     if grad.shape != shape and (len(grad.shape) > len(shape) or elements(grad.shape) != elements(shape)):
+        fewer = len(grad.shape) > len(shape)
         grad = grad.tape.new(shape, grad.dtype, "gradient, summed")
+        grad.viewed = fewer
     if grad.dtype != dtype:
         grad = grad.tape.new(shape, dtype, "gradient, cast")
     return grad
@@ -182,7 +184,6 @@ def _fitted(grad: Tensor, shape: Shape, dtype: DType) -> Tensor:
 def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -> None:
     """Move a gradient into a node's buffer; a second one is added in place where the first is nobody else's.
 
-    A tied weight's first gradient comes from a product as a transposed view, whose base counts as another owner.
     Tensors are looked at inside their lists only, so that no local name adds to their reference counts.
     """
     if passed[index] is None:
@@ -192,7 +193,7 @@ def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -
         buffer = target.incoming = [None] * target.outputs
     if buffer[slot] is None:
         buffer[slot] = passed[index]
-    elif isinstance(target, Leaf) or not _own(buffer, slot):
+    elif not _own(buffer, slot):
         buffer[slot] = _fresh(buffer[slot])
     passed[index] = None
 

@@ -39,7 +39,7 @@ def micro_batch(context: Context) -> None:
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
     if context.config["use_cache"] and not context.training.gradient_checkpointing:
-        context.cache = Cache(windowed=True, given=_windows(context))
+        context.cache = Cache(windowed=True, given=masks.windows(context))
     context.method.begin(context)
     hidden_states = decoder(context, ids)
     context.release()
@@ -51,13 +51,6 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     context.tape.component = "activations"
     context.cache, context.recorded, context.during_forward = None, None, []
     return loss
-
-
-def _windows(context: Context) -> list[Tensor]:
-    """A cache holds each window's size as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
-    context.scoped("cache: ")
-    sliding = [layer for layer in context.layers if masks.attends(layer.kind) == masks.SLIDING]
-    return [context.tape.new((), "int64", "window") for _ in sliding]
 
 
 def decoder(context: Context, ids: Tensor) -> Tensor:
@@ -119,14 +112,24 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
 
 def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
     """A layer's input, with which the tables stay that only layers save for which it stands."""
-    layer = context.layers[context.repetition.numbers[place]]
-    others = _types(context, place) - {masks.attends(layer.kind)}
-    if not others or x.edge is None or context.training.gradient_checkpointing:
+    tables = [] if context.training.gradient_checkpointing else _others_tables(context, place)
+    if not tables or x.edge is None:
         return x
     node = Mark(x.tape, _kept_back, (x.edge,))
-    for table in (table for attends in others for table in context.program.share(context.position, attends)[:2]):
+    for table in tables:
         node.save(table)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _others_tables(context: Context, place: int) -> list[Tensor]:
+    """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
+    repetition, share = context.repetition, context.program.share
+    layer, *others = context.layers[repetition.numbers[place] : repetition.last(place) + 1]
+    own = masks.attends(layer.kind)
+    types = {masks.attends(other.kind) for other in others} - {own}
+    known = {id(table) for table in share(context.position, own)}
+    tables = [table for attends in types for table in share(context.position, attends)[:2]]
+    return [table for table in tables if id(table) not in known]
 
 
 def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:

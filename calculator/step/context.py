@@ -142,13 +142,24 @@ class Context:
         """
         self.past = length
         component = self.cache.component if self.cache is not None else "activations"
-        self.cache = Cache(
-            [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers],
-            windowed=False,
-            component=component,
-        )
+        cut = self.method.cut_to_windows(self.model)
+        pairs = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
+        windows = masks.windows(self) if cut else None
+        self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
+        if cut:
+            self._cut(self.cache)
         more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
         self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
+
+    def _cut(self, cache: Cache) -> None:
+        """Leave of a prefix what layers with a window keep: slices told from the end, even of the whole.
+
+        Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
+        """
+        length = masks.seen(self, masks.SLIDING)
+        for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
+            if masks.attends(self.layers[number].kind) == masks.SLIDING:
+                pair[:] = [t and ops.sliced(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record(self, router_logits: Tensor) -> None:
         """Keep a router's logits to the end of the forward pass, where the config asks for them."""

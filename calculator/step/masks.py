@@ -19,6 +19,13 @@ def attends(kind: str) -> str:
     return SLIDING if kind.startswith(SLIDING) else FULL
 
 
+def windows(context: Context) -> list[Tensor]:
+    """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    context.scoped("cache: ")
+    sliding = [layer for layer in context.layers if attends(layer.kind) == SLIDING]
+    return [context.tape.new((), "int64", "window") for _ in sliding]
+
+
 def by_kind(context: Context) -> dict[str, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
@@ -27,7 +34,12 @@ def by_kind(context: Context) -> dict[str, Tensor | None]:
 
 
 def sliding_differs(context: Context) -> bool:
-    """Whether layers with a window get a mask where those without get none (_ignore_causal_mask_sdpa)."""
+    """Whether layers with a window get a mask where those without get none, or a prefix is cut for them alone.
+
+    Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
+    """
+    if context.method.cut_to_windows(context.model):
+        return True
     return context.attention == "sdpa" and not _needed(context, FULL) and _needed(context, SLIDING)
 
 

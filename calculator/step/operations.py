@@ -104,8 +104,11 @@ def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
 
     A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
     """
-    if shape == x.shape:
-        return view(x, shape)
+    return view(x, shape) if shape == x.shape else sliced(x, shape, merged=merged)
+
+
+def sliced(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+    """The same where it is no matter whether the part is the whole: a slice that is told from the end."""
     node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -342,6 +345,8 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     if x_grad is not None and len(x_grad.shape) > 2:
         x_grad.viewed = True  # the product is one of matrices
     weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
+    if weight_grad is not None:
+        weight_grad.viewed = True  # transposed
     return x_grad, weight_grad, (grad if bias else None)  # the bias's is summed by the engine
 
 
