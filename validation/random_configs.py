@@ -25,8 +25,7 @@ class Sizes:
     `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
     not, `latent_head` of one that comes from a latent. `share`: the hidden size for each head where the head's width is
     free. `width`: of an MLP, an expert, a latent. `omitted`: how many of the optional fields are left to their
-    defaults. `dropouts`: what a dropout may be; where there is none, it is always left out. `activations`: those to
-    draw from; all, where there is none.
+    defaults. `dropouts`: what a dropout may be; where there is none, it is always left out.
     """
 
     layers: Sequence[int]
@@ -43,7 +42,6 @@ class Sizes:
     positions: Sequence[int]
     omitted: float = 0.3
     dropouts: tuple[float, ...] = ()
-    activations: tuple[str, ...] = ()
 
 
 #: Models of some kilobytes: for shapes.
@@ -78,7 +76,6 @@ MIDDLING = Sizes(
     positions=(1024, 2048, 4096, 8192, 32_768),
     omitted=0.6,
     dropouts=(0.0, 0.1),
-    activations=("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh"),
 )
 
 
@@ -214,8 +211,7 @@ def _value(field: Field, draw: Draw) -> Any:
     if field.name in DRAWN:
         return DRAWN[field.name](draw)
     if field.choices:
-        usual = draw.sizes.activations if field.name == "hidden_act" else ()
-        return draw.rng.choice(usual or field.choices)
+        return draw.rng.choice(field.choices)
     if field.type == "flag":
         return draw.rng.random() < 0.5
     if field.type == "size":

@@ -19,6 +19,7 @@ _MASKS = "transformers.masking_utils"
 #: Fused on CUDA.
 FUSED: dict[str, Any] = {
     f"{_FUNCTIONAL}.dropout": functional.dropout,
+    f"{_FUNCTIONAL}.mish": functional.mish,
     f"{_FUNCTIONAL}.softmax": functional.softmax,
 }
 

@@ -88,6 +88,7 @@ FAMILIES = (
             flag("new_decoder_architecture", False, nullable=True),
             flag("multi_query", True, nullable=True),
             size("num_key_value_heads", None, spelled="num_kv_heads", nullable=True),
+            Computed(name="num_kv_heads", value=lambda c: c["num_key_value_heads"] or heads(c)),
             derived("num_key_value_heads", _kv_heads),
             GROUPS,
             flag("parallel_attn", True, nullable=True),

@@ -13,6 +13,8 @@ from calculator.step.falcon_attention import self_attention
 from calculator.step.program import Program, looked_up, rotary_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.config import Config
     from calculator.step.context import Context, LayerModules
     from calculator.step.tape import Tensor
@@ -80,6 +82,22 @@ def _refused(config: Config) -> str | None:
     return "transformers runs no ALiBi under FlashAttention 2: take sdpa" if config["alibi"] else None
 
 
+def _fails(config: Config) -> Iterator[tuple[str, str]]:
+    """Norms that the layer has not, or a cache of more heads than there are keys."""
+    new, parallel, norms_before = (
+        config[name] for name in ("new_decoder_architecture", "parallel_attn", "num_ln_in_parallel_attn")
+    )
+    if new and not parallel:
+        yield "parallel_attn", "the new_decoder_architecture runs attention and MLP in parallel only: make it true"
+    elif new and norms_before not in (1, 2):
+        yield "num_ln_in_parallel_attn", f"{norms_before} norms leave the MLP without an input: make it 1, or 2"
+    elif parallel and norms_before == 2 and not new:
+        yield "num_ln_in_parallel_attn", "2 norms are run in the new_decoder_architecture only: make it 1"
+    told, queries = config["num_kv_heads"], config["num_attention_heads"]
+    if not new and not config["multi_query"] and told != queries:
+        yield "num_kv_heads", f"without multi_query each of {queries} heads has its key: leave it out, not {told}"
+
+
 PROGRAMS = {
     "falcon": Program(
         layer=layer,
@@ -90,6 +108,7 @@ PROGRAMS = {
         always_masked=True,
         returns_weights=True,
         refuses_flash=_refused,
+        fails=_fails,
         source="transformers/models/falcon/modeling_falcon.py",
     ),
 }

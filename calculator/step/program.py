@@ -10,7 +10,7 @@ from calculator.step import operations as ops
 from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from calculator.config import Config
     from calculator.dtype import DType
@@ -90,6 +90,11 @@ def accepted(_: Config) -> None:
     """Nothing against it."""
 
 
+def nothing(_: Config) -> tuple[()]:
+    """No field that the code fails on."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """A decoder's step. The defaults are llama's.
@@ -104,8 +109,9 @@ class Program:
     decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
     would need none. `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
     whether the code fails on more than max_position_embeddings. `router_loss`: whether the routers' loss is added where
-    the config asks for their logits. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `source`: the
-    file of transformers that the code follows.
+    the config asks for their logits. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `fails`: the
+    fields of a config that the code fails on in its forward pass, and why. `source`: the file of transformers that the
+    code follows.
     """
 
     source: str
@@ -127,3 +133,4 @@ class Program:
     bounded: bool = False
     router_loss: bool = False
     refuses_flash: Callable[[Config], str | None] = accepted
+    fails: Callable[[Config], Iterable[tuple[str, str]]] = nothing

@@ -24,6 +24,8 @@ def problems(model: Model, training: Training) -> Iterator[Problem]:
     yield from _windowless(model)
     yield from _ungrouped(model, training)
     yield from _routerless(model)
+    for name, why in program(model.model_type).fails(model.config):
+        yield Problem(loc=f"model.config.{name}", msg=why, input=model.config[name])
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:

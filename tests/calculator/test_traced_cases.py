@@ -8,8 +8,10 @@ import pytest
 
 from calculator.errors import PlanError
 from calculator.estimate import estimate
+from calculator.families import fields
 from calculator.remarks import ACCURACY
 from calculator.request import parse_request
+from calculator.step.activation import ACTIVATIONS
 from calculator.step.programs import PROGRAMS
 
 CASES = [
@@ -98,3 +100,9 @@ def test_every_modelled_family_has_traced_cases():
         if isinstance(case["request"]["model"], dict)
     }
     assert held == set(PROGRAMS)
+
+
+def test_every_activation_has_a_traced_case():
+    held = {case["request"]["model"]["config"].get("hidden_act") for case in EXACT}
+    assert set(ACTIVATIONS) == set(fields.ACTIVATIONS)
+    assert set(ACTIVATIONS) <= held

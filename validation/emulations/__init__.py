@@ -26,7 +26,7 @@ KERNELS: dict[Any, Callable[..., Any]] = {
 TOLD = (
     "attention kernels: outputs, saved statistics and backward scratch as their CUDA sources allocate them",
     "4-bit products: bitsandbytes' dequantise-then-multiply path, forward and backward",
-    "dropout: fused, with a boolean mask; float16 softmax to float32: fused",
+    "dropout: fused, with a boolean mask; float16 softmax to float32: fused; Mish's gradient: one kernel",
     "gradients that meet: added in place where their buffer is the only reference, as autograd does without a watcher",
     "fused optimizers: no temporaries; paged states of 100,000 elements and more: managed memory, not counted",
     "grouped products of experts: one output, in any dtype",

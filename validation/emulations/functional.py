@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,22 @@ def softmax(input: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | 
     if input.dtype == torch.float16 and dtype == torch.float32:
         return torch._softmax(input, dim, half_to_float=True)
     return input.softmax(dim, dtype=dtype)
+
+
+class _Mish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:  # noqa: A002
+        ctx.save_for_backward(input)
+        return torch.ops.aten.mish(input)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ARG004  only its shape counts
+        return torch.empty_like(grads[0])
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    """Mish, whose gradient is one kernel too (ATen/native/cuda/ActivationMishKernel.cu)."""
+    return _Mish.apply(input)
 
 
 def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002

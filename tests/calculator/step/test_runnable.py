@@ -55,6 +55,26 @@ REFUSED = {
         {"model_type": "deepseek_v2", **WHOLE, "v_head_dim": 64},
         {"attention": "flash_attention_2"},
     ),
+    "falcon-sequential": (
+        "model.config.parallel_attn",
+        {"model_type": "falcon", "new_decoder_architecture": True, "parallel_attn": False},
+        {},
+    ),
+    "falcon-no-norm-for-the-mlp": (
+        "model.config.num_ln_in_parallel_attn",
+        {"model_type": "falcon", "new_decoder_architecture": True, "num_ln_in_parallel_attn": 3},
+        {},
+    ),
+    "falcon-two-norms": (
+        "model.config.num_ln_in_parallel_attn",
+        {"model_type": "falcon", "num_ln_in_parallel_attn": 2},
+        {},
+    ),
+    "falcon-fewer-keys": (
+        "model.config.num_kv_heads",
+        {"model_type": "falcon", "multi_query": False, "num_kv_heads": 2},
+        {},
+    ),
     "qwen3_moe-no-experts": (
         "model.config.output_router_logits",
         {"model_type": "qwen3_moe", **ROUTED, "mlp_only_layers": [0, 1]},
@@ -78,6 +98,14 @@ ANSWERED = {
     ),
     "deepseek_v2-groups-by-flash": ({"model_type": "deepseek_v2", **LATENT}, {"attention": "flash_attention_2"}),
     "deepseek_v2-wide-values": ({"model_type": "deepseek_v2", **WHOLE, "v_head_dim": 64}, {}),
+    "falcon-one-norm": (
+        {"model_type": "falcon", "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1, "num_kv_heads": 2},
+        {},
+    ),
+    "falcon-two-norms-in-sequence": (
+        {"model_type": "falcon", "num_ln_in_parallel_attn": 2, "parallel_attn": False, "multi_query": False},
+        {},
+    ),
     "qwen3_moe-one-layer-of-experts": ({"model_type": "qwen3_moe", **ROUTED, "mlp_only_layers": [0]}, {}),
     "deepseek_v2-groups-of-one-width": ({"model_type": "deepseek_v2", **LATENT, "v_head_dim": 32}, {}),
 }
@@ -96,7 +124,7 @@ def test_a_config_that_the_familys_code_fails_on_is_refused_by_its_field(loc, co
     with pytest.raises(PlanError) as refused:
         estimate(request(config, training))
     assert [problem.loc for problem in refused.value.problems] == [loc]
-    with pytest.raises((RuntimeError, ValueError, IndexError)):
+    with pytest.raises((RuntimeError, ValueError, IndexError, AttributeError, NameError)):
         trace(request(config, training))
 
 
