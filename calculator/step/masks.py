@@ -57,7 +57,7 @@ def seen(context: Context, kind: str) -> int:
 
 
 def _needed(context: Context, kind: str) -> bool:
-    """Whether sdpa needs the mask as a tensor: one query alone sees every key there is; is_causal looks one way only."""
+    """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
     both_ways, beyond = context.config.get("use_bidirectional_attention"), context.past and context.length > 1
     if context.training.padding or beyond or context.program.always_masked or both_ways:
         return True
