@@ -12,7 +12,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from app import difference_page, exchange, lesson_page, limits_page, needs_page, pages
+from app import difference_page, exchange, lesson_page, limits_page, needs_page, pages, serving_page
 from app.endpoints import ROUTERS
 from app.guard import Guard
 from app.openapi import document
@@ -34,7 +34,10 @@ UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
 #: Every router, of the API and of the pages.
 EVERY = (
     *ROUTERS,
-    *(module.router for module in (pages, needs_page, exchange, limits_page, difference_page, lesson_page)),
+    *(
+        module.router
+        for module in (pages, needs_page, exchange, limits_page, difference_page, serving_page, lesson_page)
+    ),
 )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
-from app import docs, evidence, needs, plan, verdict
+from app import docs, evidence, needs, plan, serving, verdict
 from app.accuracy import accuracy
 from app.bodies import body
 from app.charts import methods_figure, timeline_figure
@@ -145,6 +145,7 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
         plan=planned,
         problems={},
         request=body,
+        serving_address=serving.address_of(planned.form),
         shareable=len(address) <= LONGEST_ADDRESS,
         near=plan.near(shelves),
         shelves=shelves,

@@ -11,8 +11,8 @@ from app.components import COMPONENTS, Part, filled
 from app.fields import DEVICE, METHOD, Field, of
 from app.format import number, size
 from app.plan import card_id
-from app.verdict import of_fit
-from calculator.methods import METHODS
+from app.verdict import WORDS, of_fit
+from calculator.comparison import AXES
 from calculator.serving.settings import Serving
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ COSTS = {
     "bytes_read_per_token": "Bytes read a token",
     "kv_cache_bytes": "Bytes of the cache",
     "resident_bytes": "Bytes of weights",
+}
+
+#: What components are here, where that is something else than in training.
+MEANINGS = {
+    "activations": "what the pass works on, and ids",
+    "logits_and_loss": "a score for each token of the vocabulary, of the last position",
 }
 
 #: What the page serves before anything is asked of it, where that differs from the API's defaults.
@@ -171,6 +177,7 @@ def parts(answer: Inference) -> tuple[Part, ...]:
     return filled(answer.memory.components, answer.memory.required_bytes)
 
 
-def shown_methods() -> tuple[str, ...]:
-    """Every method that may have been used."""
-    return tuple(METHODS)
+def title(answer: Inference) -> str:
+    """The page's title."""
+    told = f"serving {AXES[answer.method.name].label} of {model_name(answer)}"
+    return f"{WORDS[answer.fit.verdict]}: {told}" if answer.fit else f"{told[:1].upper()}{told[1:]}"

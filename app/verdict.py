@@ -90,11 +90,15 @@ def largest_transient(plan: Estimate) -> Row | None:
 
 def gauge(plan: Estimate) -> Gauge:
     """The card, or the need where it is larger, drawn to scale."""
-    fit = plan.fit
-    whole = max(plan.memory.required_bytes, fit.usable_bytes if fit else 0) or 1
-    segments = _segments(parts(plan.memory), GAUGE / whole)
+    return drawn(parts(plan.memory), plan.fit)
+
+
+def drawn(told: tuple[Part, ...], fit: Fit | None) -> Gauge:
+    """The same of the parts of any need."""
+    required = sum(part.bytes for part in told)
+    whole = max(required, fit.usable_bytes if fit else 0) or 1
     end = fit.usable_bytes * GAUGE / whole if fit else GAUGE
-    return Gauge(segments=segments, end=round(end, 2), filled=round(plan.memory.required_bytes * GAUGE / whole, 2))
+    return Gauge(segments=_segments(told, GAUGE / whole), end=round(end, 2), filled=round(required * GAUGE / whole, 2))
 
 
 def _segments(told: tuple[Part, ...], scale: float) -> tuple[Segment, ...]:

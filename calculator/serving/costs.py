@@ -50,13 +50,19 @@ class Costs:
         beside = self._multiplied()
         attended = 2 * every.attention * self.virtual
         norms = self._norms()
+        terms = [
+            ("2 × added weights", f"2 × {beside:,}", beside),
+            ("4 × heads × head_dim × layers × virtual tokens", f"{2 * every.attention:,} × {self.virtual:,}", attended),
+            ("DoRA's norms ÷ batch", f"{norms:,}", norms),
+        ]
+        shown = [term for term in terms if term[2]] or terms[:1]
         return Cost(
             name="operations_per_token",
             unit="operations",
             base=2 * every.weights + 2 * every.attention * self.positions,
             added=2 * beside + attended + norms,
-            formula="2 × added weights + 4 × heads × head_dim × layers × virtual tokens + norms of DoRA ÷ batch",
-            substituted=f"2 × {beside:,} + {2 * every.attention:,} × {self.virtual:,} + {norms:,}",
+            formula=" + ".join(formula for formula, _, _ in shown),
+            substituted=" + ".join(numbers for _, numbers, _ in shown),
             source=_OPERATIONS,
         )
 
