@@ -15,6 +15,7 @@ COMMANDS = {
     "sweep": "app.commands.sweep",
     "export": "app.commands.export",
     "import": "app.commands.import_",
+    "fetch": "app.commands.fetch",
 }
 
 #: What runs where no command is named.

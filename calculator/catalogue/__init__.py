@@ -100,9 +100,14 @@ def _index() -> dict[str, ModelEntry]:
     return index
 
 
-def _key(name: str) -> str:
+def hub_id(name: str) -> str:
+    """The hub id in a name: what a hub URL leads to, or the name itself."""
     url = _HUB_URL.match(name.strip())
-    return (url[1] if url else name.strip()).lower()
+    return url[1] if url else name.strip()
+
+
+def _key(name: str) -> str:
+    return hub_id(name).lower()
 
 
 def _shown(name: str) -> str:

@@ -27,7 +27,7 @@ def file(tmp_path, plan):
 
 
 #: Commands that plan for what they are told, and take an estimate's inputs.
-TOLD = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import")]
+TOLD = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
 
 
 @pytest.mark.parametrize("command", TOLD)
