@@ -57,13 +57,17 @@ class Node:
         self.sequence = tape.sequence = tape.sequence + 1
 
     def save(self, tensor: Tensor) -> None:
-        """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in."""
+        """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in.
+
+        An input's edge is this node's too; a result is held without its own, which leads back here.
+        """
         frames = tensor.tape.frames
         if frames:
             self.frame = frames[-1]
             held = self.frame.pack(tensor)
         else:
-            held = tensor if tensor.edge is None else tensor.detach()
+            own = tensor.edge is not None and tensor.edge not in self.edges
+            held = tensor.detach() if own else tensor
         self.saved = [*self.saved, held]
 
 
@@ -138,34 +142,35 @@ def _run(node: Node, ready: list[tuple[int, Node]]) -> None:
     passed = [*node.apply(node, incoming[0] if node.outputs == 1 else incoming)]
     if node.frame is not None:
         node.saved = ()  # what was recomputed is only the rule's own
-    _fit(passed, node.edges)
-    del incoming
+    given = None
+    for index, edge in enumerate(node.edges):
+        given = passed[index]
+        if edge is not None and given is not None and (given.dtype != edge[3] or given.shape != edge[2]):
+            passed[index] = _fitted(given, edge[2], edge[3])
+    del given, incoming
     node.saved = ()
     node.frame = None
     _hand_on(passed, node.edges, ready)
 
 
-def _fit(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
-    """Bring gradients to their inputs' shapes and dtypes, as the engine's validate_outputs does."""
-    for index, edge in enumerate(edges):
-        given = passed[index]
-        if edge is not None and given is not None and (given.dtype != edge[3] or given.shape != edge[2]):
-            passed[index] = _fitted(given, edge[2], edge[3])
-
-
 def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...], ready: list[tuple[int, Node]]) -> None:
-    """Give each gradient to the node that it belongs to; what is ready then waits its turn, but leaves run at once."""
+    """Give each gradient to the node that it belongs to; of those that are ready then, leaves run at once."""
     leaves: list[Leaf] = []
     for index, edge in enumerate(edges):
-        if edge is not None:
-            target, slot = edge[0], edge[1]
-            _deposit(target, slot, passed, index)
-            target.pending -= 1
-            if not target.pending:
-                if isinstance(target, Leaf):
-                    leaves.append(target)
-                else:
-                    heapq.heappush(ready, (-target.sequence, target))
+        if edge is None:
+            continue
+        target = edge[0]
+        if target.incoming is None and target.outputs == 1:
+            target.incoming = [passed[index]]
+            passed[index] = None
+        else:
+            _deposit(target, edge[1], passed, index)
+        target.pending -= 1
+        if not target.pending:
+            if isinstance(target, Leaf):
+                leaves.append(target)
+            else:
+                heapq.heappush(ready, (-target.sequence, target))
     for leaf in leaves:
         leaf.accumulate()
 

@@ -34,9 +34,10 @@ class Parameters:
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
-        name = self.tied.get(name, name)
-        if name in self.known:
-            return self.known[name]
+        if self.tied:
+            name = self.tied.get(name, name)
+            if name in self.known:
+                return self.known[name]
         leaf = Leaf(self.tape, name, exists=self.accumulating) if trained and self.tape.trains else None
         parameter = Tensor(self.tape, None, shape, dtype, leaf)
         if name in self.tied.values():

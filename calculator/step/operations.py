@@ -45,7 +45,7 @@ def broadcast(a: Shape, b: Shape) -> Shape:
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     padded = (1,) * (len(longer) - len(shorter)) + shorter
-    return tuple(y if x == 1 else x for x, y in zip(longer, padded, strict=True))
+    return tuple([y if x == 1 else x for x, y in zip(longer, padded, strict=True)])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -330,7 +330,8 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or weight.edge or bias_edge:
-        node = Node(x.tape, _matmul_back, (x.edge, weight.edge, bias_edge))
+        edges = (x.edge, weight.edge) if bias_edge is None else (x.edge, weight.edge, bias_edge)
+        node = Node(x.tape, _matmul_back, edges)
         if weight.edge:
             node.save(x)
         if x.edge:
@@ -340,14 +341,16 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     tape = grad.tape
-    left, right, bias = node.edges
+    left, right = node.edges[:2]
     x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
     if x_grad is not None and len(x_grad.shape) > 2:
         x_grad.viewed = True  # the product is one of matrices
     weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
     if weight_grad is not None:
         weight_grad.viewed = True  # transposed
-    return x_grad, weight_grad, (grad if bias else None)  # the bias's is summed by the engine
+    if len(node.edges) == 2:
+        return x_grad, weight_grad
+    return x_grad, weight_grad, grad  # the bias's is summed by the engine
 
 
 def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:

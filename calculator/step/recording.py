@@ -84,7 +84,11 @@ class Recording:
         return range(self._next_row(start), self._next_row(end))
 
     def _next_row(self, position: int) -> int:
-        return next((event for event in self.tape.events[position:] if event >= 0), len(self.ends))
+        """The first row that is born from a position on."""
+        for event in self.tape.events[position:]:
+            if event >= 0:
+                return event
+        return len(self.ends)
 
     def _freed(self, rows: range, start: int, end: int) -> list[int]:
         """Those of the rows that are freed between two positions."""

@@ -77,7 +77,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
 
 def _routerless(model: Model) -> Iterator[Problem]:
     """The routers' loss is taken of the first router's logits, whether there is one or not."""
-    routed = any(router_loss.routes(layer) for layer in stack(model).layers)
+    routed = any(router_loss.routes(layer) for layer, _ in model.distinct_layers)
     if router_loss.asked(model) and not routed:
         yield Problem(
             loc="model.config.output_router_logits",
