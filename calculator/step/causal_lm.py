@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.step import autocast, masks
-from calculator.step.autograd import Mark, backward
+from calculator.step.autograd import Mark
 from calculator.step.cache import Cache
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
+from calculator.step.engine import backward
 from calculator.step.loss import causal_lm_loss
 from calculator.step.router_loss import with_router_loss
 from calculator.step.tape import Tensor

@@ -10,8 +10,8 @@ from calculator.estimate import model_of
 from calculator.methods import Adapter, Prefix, Prompt
 from calculator.optimizers import OPTIMIZERS
 from calculator.state import optimizer_states, stored
-from calculator.step.autograd import backward
 from calculator.step.context import Context
+from calculator.step.engine import backward
 from calculator.step.optimizer_step import temporaries
 from calculator.treatment import Treated
 from validation.measure.meter import Reading
