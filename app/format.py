@@ -75,11 +75,13 @@ def parameters(count: int) -> str:
 
 
 def decimal(count: int) -> str:
-    """Bytes in the units of data sheets and of the lesson: 36.01 GB, 16.8 MB, 512 bytes."""
+    """Bytes in the units of data sheets and of the lesson: 36.01 GB, 16.8 MB, −76.2 MB, 512 bytes."""
+    sign = "−" if count < 0 else ""
+    amount = abs(count)
     for scale, digits, unit in ((10**9, 2, "GB"), (10**6, 1, "MB"), (10**3, 1, "kB")):
-        if count >= scale // 10:
-            return f"{count / scale:,.{digits}f} {unit}"
-    return f"{count:,} bytes"
+        if amount >= scale // 10:
+            return f"{sign}{amount / scale:,.{digits}f} {unit}"
+    return f"{sign}{amount:,} bytes"
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

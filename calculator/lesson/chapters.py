@@ -60,7 +60,7 @@ CHAPTERS: tuple[Chapter, ...] = (
             ),
         ),
         worked=(product.MERGE,),
-        experiments=("merging",),
+        experiments=("merging", "overhead/merged"),
     ),
     Chapter(
         name="quantisation",
@@ -90,7 +90,7 @@ CHAPTERS: tuple[Chapter, ...] = (
         ),
         worked=(accounts.QLORA, ON_MODEL["qlora"]),
         figures=QUANTIZED,
-        experiments=("identity/qlora", "savings"),
+        experiments=("identity/qlora", "savings", "overhead/qlora"),
         method="qlora",
     ),
     Chapter(

@@ -58,6 +58,7 @@ def test_parameter_counts_are_words_in_sentences(count, text):
         (167_772_160, "0.17 GB"),
         (16_777_216, "16.8 MB"),
         (1_500, "1.5 kB"),
+        (-76_247_332, "−76.2 MB"),
         (99, "99 bytes"),
     ],
 )
