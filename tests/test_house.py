@@ -130,3 +130,8 @@ def test_a_python_that_is_too_old_is_refused_with_the_way_out(tmp_path):
     assert told.returncode != 0
     assert "needs Python 3.11 or later" in told.stderr
     assert "Python 3.9.2" in told.stderr
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert [name for name in names if names.count(name) > 1] == []
