@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Dim(int):
-    """A dimension's size and the name that `config.json` or the papers give it.
+    """A dimension's size and the name that `config.json` or the papers give it, or how that is put together.
 
     Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. Names
     are put together when they are read, which most never are.
     """
 
-    _told: str | tuple[str, int, int]
+    _told: str | tuple[str, int, int] | Callable[[], str]
 
-    def __new__(cls, size: int, name: str | tuple[str, int, int]) -> Self:
-        """Name a size, or say from which two it comes."""
+    def __new__(cls, size: int, name: str | tuple[str, int, int] | Callable[[], str]) -> Self:
+        """Name a size, or say from which two it comes, or how it is named."""
         self = super().__new__(cls, size)
         self._told = name
         return self
@@ -28,6 +31,8 @@ class Dim(int):
             operator, left, right = self._told
             read = _factor if operator == "×" else dim_name
             self._told = f"{read(left)} {operator} {read(right)}"
+        elif not isinstance(self._told, str):
+            self._told = self._told()
         return self._told
 
     def __mul__(self, other: int) -> Dim:

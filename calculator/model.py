@@ -30,13 +30,14 @@ class Layer:
     buffers: tuple[Buffer, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """A list of layers (`model.layers`); equal layers are one `Layer` object, repeated."""
 
     name: str
     layers: tuple[Layer, ...]
 
+    @cached_property
     def distinct(self) -> tuple[tuple[Layer, int], ...]:
         """Each layer of its own kind, in order, and how often it stands here."""
         return tuple(Counter(self.layers).items())
@@ -129,7 +130,7 @@ class Model:
     def _paths(self) -> Iterator[tuple[str, Module]]:
         for part in self.parts:
             if isinstance(part, Stack):
-                for layer, _times in part.distinct():
+                for layer, _times in part.distinct:
                     yield from ((f"{part.name}.*.{module.name}", module) for module in layer.modules)
             else:
                 yield part.name, part
@@ -181,7 +182,7 @@ class Model:
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
         """Each layer of its own kind, and how often it stands in its stack."""
-        return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct())
+        return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
 
     def _placed(self) -> Iterator[tuple[Module, str, int | None]]:
         """Every module with its path, and its layer's index where it is in one."""

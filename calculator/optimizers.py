@@ -58,17 +58,17 @@ class Optimizer:
     temporaries: int = 0
     step_on_device: bool = False
 
-    def states(self, shape: Shape, dtype: DType) -> Iterator[State]:
+    def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that lie on the device, as the caching allocator sees them."""
+        told: list[State] = [("step", (), "float32")] if self.step_on_device else []
         if self.storage == "factored":
-            yield from _factored(shape)
-        elif self.storage == "8bit" and elements(shape) >= SMALLEST_8BIT:
-            yield from self._in_blocks(shape)
-        elif not self._is_paged(shape):
-            stored: DType = dtype if self.storage == "parameter" else "float32"
-            yield from ((name, shape, stored) for name in self.names)
-        if self.step_on_device:
-            yield "step", (), "float32"
+            return [*_factored(shape), *told]
+        if self.storage == "8bit" and elements(shape) >= SMALLEST_8BIT:
+            return [*self._in_blocks(shape), *told]
+        if self._is_paged(shape):
+            return told
+        stored: DType = dtype if self.storage == "parameter" else "float32"
+        return [(name, shape, stored) for name in self.names] + told
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
         """States that all parameters share: the 8-bit code books."""

@@ -29,21 +29,18 @@ class Quantization:
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The packed weight: two elements a byte (bitsandbytes.nn.Params4bit)."""
-        return (Dim((elements(shape) + 1) // 2, f"{symbolic(shape)} / 2"), 1), "uint8"
+        return (Dim((elements(shape) + 1) // 2, lambda: f"{symbolic(shape)} / 2"), 1), "uint8"
 
     def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
         """Every constant beside a weight of this shape (bitsandbytes.functional.QuantState)."""
-        blocks = Dim(ceil(elements(shape) / self.blocksize), f"{symbolic(shape)} / {self.blocksize}")
+        blocks = Dim(ceil(elements(shape) / self.blocksize), lambda: f"{symbolic(shape)} / {self.blocksize}")
         code: tuple[str, Shape, DType] = ("code", (16,), "float32")
         if not self.double_quant:
             return ("absmax", (blocks,), "float32"), code
+        nested = Dim(ceil(blocks / NESTED_BLOCKSIZE), lambda: f"{blocks.name} / {NESTED_BLOCKSIZE}")
         return (
             ("absmax", (blocks,), "uint8"),
-            (
-                "nested_absmax",
-                (Dim(ceil(blocks / NESTED_BLOCKSIZE), f"{blocks.name} / {NESTED_BLOCKSIZE}"),),
-                "float32",
-            ),
+            ("nested_absmax", (nested,), "float32"),
             ("nested_code", (256,), "float32"),
             ("nested_offset", (), "float32"),
             code,

@@ -61,7 +61,7 @@ def stored(treated: Treated) -> tuple[Stored, ...]:
     tensors: list[Stored] = []
     for part in model.parts:
         if isinstance(part, Stack):
-            for layer, count in part.distinct():
+            for layer, count in part.distinct:
                 tensors += _layer(part.name, layer, count, treated)
         else:
             tensors += _module(part, part.name, 1, treated)

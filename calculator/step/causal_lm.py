@@ -127,7 +127,7 @@ def _others_tables(context: Context, place: int) -> list[Tensor]:
     repetition, share = context.repetition, context.program.share
     layer, *others = context.layers[repetition.numbers[place] : repetition.last(place) + 1]
     own = masks.attends(layer.kind)
-    types = {masks.attends(other.kind) for other in others} - {own}
+    types = masks.types(others) - {own}
     known = {id(table) for table in share(context.position, own)}
     tables = [table for attends in types for table in share(context.position, attends)[:2]]
     return [table for table in tables if id(table) not in known]
@@ -139,7 +139,7 @@ def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _types(context: Context, place: int) -> set[str]:
     """The attention types of the layers up to the last that the one at a place stands for."""
-    return {masks.attends(layer.kind) for layer in context.layers[: context.repetition.last(place) + 1]}
+    return masks.types(context.layers[: context.repetition.last(place) + 1])
 
 
 def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:

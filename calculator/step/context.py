@@ -210,15 +210,14 @@ def layer_kinds(context: Context) -> list[int]:
     than its output: two different halves under autocast.
     """
     told_apart = masks.sliding_differs(context)
-    numbers: dict[int, int] = {}
+    numbers: dict[Layer, int] = {}
     known: list[tuple[str, tuple[Module, ...]]] = []
-    for layer in context.layers:
-        if id(layer) not in numbers:
-            kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
-            if (kind, layer.modules) not in known:
-                known.append((kind, layer.modules))
-            numbers[id(layer)] = known.index((kind, layer.modules))
-    told = [numbers[id(layer)] for layer in context.layers]
+    for layer, _times in stack(context.model).distinct:
+        kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
+        if (kind, layer.modules) not in known:
+            known.append((kind, layer.modules))
+        numbers[layer] = known.index((kind, layer.modules))
+    told = [*map(numbers.__getitem__, context.layers)]
     lowered = context.training.autocast or context.dtype
     apart = context.program.returns_weights or ops.promoted(context.dtype, lowered) != context.dtype
     return [-1, *told[1:]] if apart else told

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from calculator.step.operations import broadcast
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.model import Layer
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
@@ -19,17 +22,22 @@ def attends(kind: str) -> str:
     return SLIDING if kind.startswith(SLIDING) else FULL
 
 
+def types(layers: Iterable[Layer]) -> set[str]:
+    """The attention types of layers, of which many are one and the same."""
+    return {attends(layer.kind) for layer in set(layers)}
+
+
 def windows(context: Context) -> list[Tensor]:
     """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
     context.scoped("cache: ")
-    sliding = [layer for layer in context.layers if attends(layer.kind) == SLIDING]
-    return [context.tape.new((), "int64", "window") for _ in sliding]
+    sliding = sum(count for layer, count in context.model.decoder.distinct if attends(layer.kind) == SLIDING)
+    return [context.tape.new((), "int64", "window") for _ in range(sliding)]
 
 
 def by_kind(context: Context) -> dict[str, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
-    kinds = {*context.program.masks, *(attends(layer.kind) for layer in context.layers)}
+    kinds = {*context.program.masks, *types(context.layers)}
     return {kind: context.program.biased(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds}
 
 
@@ -45,7 +53,7 @@ def sliding_differs(context: Context) -> bool:
 
 def seen(context: Context, kind: str) -> int:
     """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
-    window, kinds = context.config.get("sliding_window"), {attends(layer.kind) for layer in context.layers}
+    window, kinds = context.config.get("sliding_window"), types(context.layers)
     if (
         (kind if kind in kinds else kinds.pop()) == FULL
         or context.cache is None

@@ -51,7 +51,7 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     """cos and sin for each attention type that layers have, full attention first, and position_ids."""
     context.scoped("model.")
     position_ids = _position_ids(context, hidden_states)
-    types = {masks.attends(layer.kind) for layer in context.layers}
+    types = masks.types(context.layers)
     tables = [table for _ in types for table in _cos_and_sin(context, hidden_states, dtype)]
     return *tables, position_ids
 

@@ -48,7 +48,7 @@ def repetition(kinds: Sequence[Any]) -> Repetition:
     count = len(kinds)
     for lead in range(count):
         for period in range(1, min(LONGEST_PERIOD, (count - lead) // 2) + 1):
-            if all(kinds[i] == kinds[i + period] for i in range(lead, count - period)):
+            if kinds[lead : count - period] == kinds[lead + period :]:
                 return _shortened(count, lead + period, period)
     return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
 

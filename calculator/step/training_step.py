@@ -149,8 +149,7 @@ def _first_is_like_all(context: Context) -> bool:
     """
     if not context.training.gradient_checkpointing or context.training.autocast is not None:
         return False
-    types = {masks.attends(layer.kind) for layer, _ in context.model.distinct_layers}
-    return len(types) == 1 and not router_loss.asked(context.model)
+    return len(masks.types(context.layers)) == 1 and not router_loss.asked(context.model)
 
 
 def _recording(context: Context) -> Recording:
