@@ -9,7 +9,8 @@ docs/decisions/0004-reserved-memory.md holds the rule against replays.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
@@ -110,34 +111,25 @@ def _left_by_layers(step: TrainingStep) -> int:
 
 def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> dict[int, int]:
     """Of each size, the most that are alive at once during a step; `last` is made at its end."""
-    sizes = recording.sizes
-    alive = dict.fromkeys(sizes, 0)
-    most = alive.copy()
-    told = 0
+    changes, told = recording.changes, 0
+    turns: defaultdict[int, list[int]] = defaultdict(list)
     for position, size, count in sorted(_of_copies(recording)):
-        _tell(recording.tape.events[told:position], sizes, alive, most)
-        _change(size, count, alive, most)
+        _tell(changes[told:position], turns)
+        turns[size].append(count)
         told = position
-    _tell(recording.tape.events[told:], sizes, alive, most)
+    _tell(changes[told:], turns)
     for size, count in _counted(last).items():
-        _change(size, count, alive, most)
-    return most
+        turns[size].append(count)
+    return {size: max(accumulate(each, initial=0)) for size, each in turns.items()}
 
 
-def _tell(events: list[int], sizes: list[int], alive: dict[int, int], most: dict[int, int]) -> None:
-    for event in events:
-        if event >= 0:
-            size = sizes[event]
-            alive[size] = count = alive[size] + 1
-            if count > most[size]:  # noqa: PLR1730  max() would double the time of this loop
-                most[size] = count
+def _tell(changes: list[int], turns: defaultdict[int, list[int]]) -> None:
+    """Sort births and ends by size."""
+    for change in changes:
+        if change > 0:
+            turns[change].append(1)
         else:
-            alive[sizes[~event]] -= 1
-
-
-def _change(size: int, count: int, alive: dict[int, int], most: dict[int, int]) -> None:
-    alive[size] = alive.get(size, 0) + count
-    most[size] = max(most.get(size, 0), alive[size])
+            turns[-change].append(-1)
 
 
 def _of_copies(recording: Recording) -> Iterator[tuple[int, int, int]]:

@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 class Recording:
     """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
 
-    `sizes`: the bytes of each row, `ends`: the event that frees it. `gained`: what one copy adds, by window; `dropped`:
-    what is freed for all copies at once. `handed_on`: the row that a repeating period hands on to the next, where none
-    is interpreted before it: checkpointed layers, each of which holds its input until its own backward pass and frees
-    nothing else of the one before it.
+    `changes`: what each event adds to the bytes; `ends`: the event that frees each row. `gained`: what one copy adds,
+    by window; `dropped`: what is freed for all copies at once. `handed_on`: the row that a repeating period hands on to
+    the next, where none is interpreted before it: checkpointed layers, each of which holds its input until its own
+    backward pass and frees nothing else of the one before it.
     """
 
-    __slots__ = ("dropped", "ends", "gained", "handed_on", "level", "net", "shared", "sizes", "tape", "windows")
+    __slots__ = ("changes", "dropped", "ends", "gained", "handed_on", "level", "net", "shared", "tape", "windows")
 
     def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int, handed_on: int | None = None) -> None:
         self.shared = shared
         self.handed_on = handed_on
         self.tape = tape
         self.windows = windows
-        self.sizes = [row[4] for row in tape.rows]
+        self.changes = _changes(tape)
         self.ends = _ends(tape)
         self.gained = [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
         self.net = _unreplaced(self.gained)
         self.dropped = tuple(self._drops())
         self.level = Level(
-            _running(tape.events, self.sizes),
+            list(accumulate(self.changes)),
             windows,
             tuple([sum([born[4] * n for born, n in gained.items()]) for gained in self.gained]),
             tuple([(at, copies * born[4]) for at, copies, born in self.dropped]),
@@ -57,9 +57,12 @@ class Recording:
         The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
         too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
         """
-        by_this = self._kinds(self._freed(self._born(window.before, window.start), window.start, window.end))
-        after = self._kinds(self._freed(self._born(window.start, window.end), window.end, self._until()))
-        return self._left(window) - (by_this & after)
+        left = self._left(window)
+        by_this = self._freed(self._born(window.before, window.start), window.start, window.end)
+        if not by_this:
+            return left
+        after = self._freed(self._born(window.start, window.end), window.end, self._until())
+        return left - (self._kinds(by_this) & self._kinds(after))
 
     def _gain(self, window: Window) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
@@ -174,10 +177,11 @@ def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
     return held
 
 
-def _running(events: list[int], sizes: list[int]) -> list[int]:
-    """Bytes alive after each event: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
-    changes = sizes + [-size for size in reversed(sizes)]
-    return list(accumulate(map(changes.__getitem__, events)))
+def _changes(tape: Tape) -> list[int]:
+    """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
+    sizes = [row[4] for row in tape.rows]
+    of_rows = sizes + [-size for size in reversed(sizes)]
+    return [*map(of_rows.__getitem__, tape.events)]
 
 
 def _ends(tape: Tape) -> list[int]:
