@@ -36,12 +36,7 @@ def scale() -> float:
 
 def bin_masses() -> tuple[float, ...]:
     """The share of a Gaussian that rounds to each level, where level 1 stands for the largest quantile taken."""
-    return masses_at(_GAUSSIAN.inv_cdf(_OFFSET))
-
-
-def masses_at(scale: float) -> tuple[float, ...]:
-    """The share of a Gaussian that rounds to each level, where level 1 stands for `scale` standard deviations."""
-    edges = [(low + high) / 2 * scale for low, high in pairwise(levels())]
+    edges = [(low + high) / 2 * scale() for low, high in pairwise(levels())]
     below = [0.0, *(_GAUSSIAN.cdf(edge) for edge in edges), 1.0]
     return tuple(high - low for low, high in pairwise(below))
 

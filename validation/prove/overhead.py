@@ -55,7 +55,7 @@ class Size:
     width: int = 2048
     tokens: int = 128
     prompts: int = 60
-    single: int = 200
+    single: int = 300
 
 
 QUICK = Size(width=256, tokens=32, prompts=4, single=4)

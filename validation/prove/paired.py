@@ -1,4 +1,7 @@
-"""Two things timed in turns, so that what slows the machine down slows both, and their ratio stands."""
+"""Two things timed in turns, so that what slows the machine down slows both, and their ratio stands.
+
+On a CPU with one thread the clock is the process's own, which stands still while other processes have the processor.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import gc
 import time
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
@@ -53,12 +57,21 @@ def quartiles(key: str, name: str, found: Sequence[float]) -> Figure:
     return Figure(key=key, name=name, value=middle, unit="×", low=low, high=high, of=len(found), timing=True)
 
 
+def uncertainty(figure: Figure) -> float:
+    """How far the median of so many rounds may lie from the true one, at 95 % (McGill et al. 1978, notches)."""
+    assert figure.low is not None
+    assert figure.high is not None
+    assert figure.of
+    return 1.57 * (figure.high - figure.low) / sqrt(figure.of)
+
+
 def _seconds(told: Callable[[], object], device: torch.device) -> float:
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     told()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: torch.device) -> None:
