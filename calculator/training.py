@@ -35,7 +35,10 @@ class Training:
         "bfloat16", label="Precision", help="The data type of the base weights and of the computation."
     )
     autocast: Literal["bfloat16", "float16"] | None = setting(
-        None, label="Autocast", help="Mixed precision (AMP): weights stay in their dtype, products run in this one."
+        None,
+        label="Autocast",
+        help="Mixed precision (AMP): weights stay in their dtype, products run in this one. It keeps a copy of every "
+        "trained float32 weight for the forward pass, and copies everything else at each use.",
     )
     adapter_dtype: Literal["float32", "model"] = setting(
         "float32",

@@ -33,13 +33,16 @@ class Autocast:
         self.dtype = dtype
         self.copies: dict[Leaf, Tensor] = {}
 
-    def lowered(self, x: Tensor, name: str) -> Tensor:
-        """A tensor as a product takes it."""
+    def lowered(self, x: Tensor, name: str, *, recorded: bool = True) -> Tensor:
+        """A tensor as a product takes it.
+
+        Copies that are kept pass gradients on, those made where nothing is `recorded` for the backward pass too.
+        """
         if x.dtype == self.dtype:
             return x
         leaf = _leaf(x)
         if leaf is None or x.dtype != "float32":
-            return copied(x, self.dtype, name)
+            return copied(x if recorded else x.detach(), self.dtype, name)
         copy = self.copies.get(leaf)
         if copy is None:
             copy = self.copies[leaf] = copied(x, self.dtype, name)

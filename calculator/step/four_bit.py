@@ -55,14 +55,17 @@ def _fused(x: Tensor, quantization: Quantization) -> bool:
 
 
 def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Bias, weight and input as the product takes them: autocast's copies, which nothing saves, or themselves."""
-    tape, given = x.tape, [(dense, "weight"), (x.detach(), "input")]
+    """Bias, weight and input as the product takes them: autocast's copies, which nothing saves, or themselves.
+
+    The product is made where nothing is recorded (bitsandbytes.autograd._functions.MatMul4Bit.forward).
+    """
+    tape, given = x.tape, [(dense, "weight"), (x, "input")]
     if bias is not None:
         given.insert(0, (bias, "bias"))
     if tape.autocast is None:
         return [tensor for tensor, _ in given]
     component, tape.component = tape.component, "workspace"
-    copies = [tape.autocast.lowered(tensor, name) for tensor, name in given]
+    copies = [tape.autocast.lowered(tensor, name, recorded=False) for tensor, name in given]
     tape.component = component
     return copies
 

@@ -112,8 +112,8 @@ def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: T
 def rotated_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head, in float32 where the tables are."""
     q_embed, k_embed = rotated(context, query_states, key_states)
-    dtype = query_states.dtype
-    return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
+    q_type, k_type = query_states.dtype, key_states.dtype
+    return ops.cast(q_embed, q_type, "query, cast back"), ops.cast(k_embed, k_type, "key, cast back")
 
 
 def cast_and_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.emulations.autocast import Autocast, autocast, current, is_autocast_enabled
 
@@ -102,3 +103,98 @@ def test_a_view_of_a_trained_weight_is_cast_at_every_use():
     weight = nn.Parameter(tensor(8, 8))
     with Autocast(torch.bfloat16) as mode:
         assert mode.lowered(weight.T) is not mode.lowered(weight.T)
+
+
+class Casts(TorchDispatchMode):
+    """Lists the rows of what is cast: every tensor below has its own number of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.rows.append(args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
+WEIGHT, FROZEN, LEAF, HALF, X = 8, 9, 10, 11, 12
+
+
+def operands():
+    trained = {rows: torch.ones(rows, 8, requires_grad=True) for rows in (WEIGHT, LEAF)}
+    half = torch.ones(HALF, 8, dtype=torch.float16, requires_grad=True)
+    return {**trained, HALF: half, FROZEN: torch.ones(FROZEN, 8), X: torch.ones(X, 8)}
+
+
+def twice(*rows):
+    def run(tensors):
+        for _ in range(2):
+            for name in rows:
+                functional.linear(tensors[X], tensors[name])
+
+    return run
+
+
+def a_view(tensors):
+    for _ in range(2):
+        functional.linear(tensors[X], tensors[WEIGHT].T)
+
+
+def after_a_product_without_gradients(tensors):
+    with torch.no_grad():
+        functional.linear(tensors[LEAF], tensors[FROZEN])
+    assert functional.linear(tensors[LEAF], tensors[FROZEN]).requires_grad
+
+
+def an_input(tensors):
+    for name in (FROZEN, WEIGHT, FROZEN):
+        functional.linear(tensors[LEAF], tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (twice(WEIGHT), [WEIGHT, X, X]),
+        (twice(FROZEN), [FROZEN, X, FROZEN, X]),
+        (twice(HALF), [HALF, X, HALF, X]),
+        (twice(WEIGHT, FROZEN), [WEIGHT, X, FROZEN, X, X, FROZEN, X]),
+        (a_view, [8, X, 8, X]),
+        (an_input, [FROZEN, LEAF, WEIGHT, FROZEN]),
+        (after_a_product_without_gradients, [FROZEN, LEAF, FROZEN]),
+    ],
+)
+@pytest.mark.parametrize("region", [Autocast, lambda dtype: torch.autocast("cpu", dtype)], ids=["emulated", "torch"])
+def test_what_is_cast_again_and_what_is_kept_is_as_in_torchs_own_autocast(region, run, expected):
+    with Casts() as casts:
+        for _ in range(2):
+            with region(torch.bfloat16):
+                run(operands())
+    assert casts.rows == expected * 2
+
+
+@pytest.mark.parametrize("region", [Autocast, lambda dtype: torch.autocast("cpu", dtype)], ids=["emulated", "torch"])
+def test_copies_outlive_an_inner_region_and_go_with_the_outermost(region):
+    tensors = operands()
+    with Casts() as casts:
+        for _ in range(2):
+            with region(torch.bfloat16):
+                functional.linear(tensors[X], tensors[WEIGHT])
+                with region(torch.bfloat16):
+                    functional.linear(tensors[X], tensors[WEIGHT])
+                functional.linear(tensors[X], tensors[WEIGHT])
+    assert casts.rows == [WEIGHT, X, X, X] * 2
+
+
+def test_a_copy_first_made_below_autograd_passes_gradients_on():
+    leaf = tensor(4, 8).requires_grad_()
+    with Autocast(torch.bfloat16) as mode:
+
+        class First(TorchDispatchMode):
+            def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+                mode.lowered(leaf)
+                return func(*args, **(kwargs or {}))
+
+        with First():
+            tensor(8).neg()
+        assert mode.lowered(leaf).requires_grad

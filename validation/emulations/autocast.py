@@ -9,13 +9,17 @@ References:
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def _names(text: str) -> frozenset[str]:
@@ -78,14 +82,28 @@ class Autocast(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def lowered(self, value: Any) -> Any:
-        """A tensor in the lower precision; a trained weight's copy is kept until autocast ends."""
+        """A tensor in the lower precision; a trained weight's copy is kept until autocast ends.
+
+        Such a copy passes gradients on whoever asks for it first, a product without gradients too.
+        """
         if not _eligible(value) or value.dtype == self.dtype:
             return value
         if value.dtype != torch.float32 or not (value.requires_grad and value.is_leaf) or value._is_view():
             return value.to(self.dtype)
         if id(value) not in self._weights:
-            self._weights[id(value)] = value, value.to(self.dtype)
+            with _recording():
+                self._weights[id(value)] = value, value.to(self.dtype)
         return self._weights[id(value)][1]
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Record for the backward pass, below where autograd has left off too: in a kernel that is written out."""
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
+        exclude = exclude.remove(key)
+    with torch.enable_grad(), torch._C._ForceDispatchKeyGuard(include, exclude):
+        yield
 
 
 def _eligible(value: Any) -> bool:

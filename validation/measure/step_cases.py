@@ -49,6 +49,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("padding", METHODS["lora"], {"padding": True}),
     ("eager attention", METHODS["lora"], {"attention": "eager"}),
     ("float32", METHODS["full"], {"dtype": "float32"}),
+    ("autocast over float32", METHODS["full"], {"dtype": "float32", "autocast": "bfloat16"}),
     ("accumulation", METHODS["full"], {"gradient_accumulation_steps": 2}),
     ("no clipping", METHODS["full"], {"max_grad_norm": None}),
     ("adapters in bfloat16", METHODS["lora"], {"adapter_dtype": "model"}),

@@ -43,6 +43,11 @@ def test_every_step_on_a_gpu_is_one_that_the_calculator_answers_and_that_fits_80
     assert estimate(case.request).fit.verdict == Verdict.FITS
 
 
+def test_autocast_over_float32_is_measured_on_a_gpu():
+    cases = [case.request.training for cases in rounds(H100) for case in cases]
+    assert ("float32", "bfloat16") in {(training.dtype, training.autocast) for training in cases}
+
+
 def test_names_tell_every_case_from_every_other():
     names = [case.name for cases in rounds(H100) for case in cases]
     assert len(set(names)) == len(names)
