@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
