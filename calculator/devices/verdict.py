@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.training import Device
 
 _DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
-_EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 
 class Verdict(StrEnum):
@@ -109,5 +109,5 @@ def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_b
 def _advice(fragmented_bytes: int) -> str:
     return (
         f"{fragmented_bytes:,} bytes are memory that the caching allocator holds and no tensor fills; "
-        f"{_EXPANDABLE} keeps less of it"
+        f"{EXPANDABLE} keeps less of it"
     )

@@ -22,6 +22,7 @@ from calculator.serving.passes import peaks, state
 from calculator.serving.remarks import assumptions, warnings
 from calculator.serving.served import Served, served
 from calculator.step.kernels import Kernels
+from calculator.step.router_loss import asked
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def inference(request: InferenceRequest) -> Inference:
         merge=merge,
         fit=verdict,
         assumptions=assumptions(request, model, plan, verdict),
-        warnings=warnings(request, model, plan, merge, usable) + (caveats(card) if card is not None else ()),
+        warnings=warnings(request, model, plan, merge, usable, told[0].ran.cache)
+        + (caveats(card) if card is not None else ()),
     )
 
 
@@ -111,7 +113,7 @@ def _check(request: InferenceRequest, model: Model, plan: Served) -> None:
         PlanError: with every reason found.
     """
     serving = request.serving
-    problems = list(_own(request, plan))
+    problems = [*_own(request, plan), *_routed(request, model)]
     asked = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
     try:
         compatibility.check(asked, model)
@@ -132,6 +134,16 @@ def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
     if serving.tasks > 1 and trains_biases and not serving.merged:
         message = "PEFT holds one adapter only where biases are trained: take bias none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
+
+
+def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
+    """The routers' loss is made in every pass, of the mask of all tokens and the logits of the pass's own."""
+    if request.serving.padding and request.serving.max_new_tokens > 1 and asked(model):
+        yield Problem(
+            loc="serving.padding",
+            msg=f"output_router_logits of {model.model_type} fails on a padded cache: switch it off, or take false",
+            input=True,
+        )
 
 
 def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:

@@ -87,6 +87,10 @@ class Served(Method):
         """What the method makes before the model runs."""
         self.method.begin(context)
 
+    def cut_to_windows(self, model: Model) -> bool:
+        """Whether the method's prefix is cut to the layers' windows."""
+        return self.method.cut_to_windows(model)
+
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
         """The prompt's embeddings as the method makes them; a later token's as they are."""
         return embeddings if context.past else self.method.embedded(context, embeddings)

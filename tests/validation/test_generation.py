@@ -116,6 +116,15 @@ def test_windows_and_experts_are_served_as_the_real_modules_do(config, serving):
     assert told == traced
 
 
+@pytest.mark.parametrize("method", [{"name": "prefix"}, {"name": "prompt"}], ids=["prefix", "prompt"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_virtual_tokens_and_windows_go_together(method, attention):
+    told, traced = held_against_the_trace(
+        GEMMA3, method, batch_size=2, context_length=60, max_new_tokens=6, attention=attention
+    )
+    assert told == traced
+
+
 @pytest.mark.parametrize("method", [METHODS[1], METHODS[4], METHODS[7], METHODS[8]], ids=lambda method: method["name"])
 def test_several_tasks_lie_beside_one_base(method):
     method = {**method, "prefix_projection": False} if method["name"] == "prefix" else method

@@ -194,6 +194,22 @@ def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
     assert "No context_length was given: 749 tokens are taken." in told.assumptions
 
 
+def test_routers_losses_and_padding_do_not_go_together():
+    mixtral = {
+        "model_type": "mixtral",
+        "hidden_size": 192,
+        "intermediate_size": 320,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "num_local_experts": 4,
+        "vocab_size": 517,
+        "output_router_logits": True,
+    }
+    assert list(refused({"name": "full"}, {"config": mixtral}, padding=True)) == ["serving.padding"]
+    assert answer({"name": "full"}, {"config": mixtral}).memory
+
+
 @pytest.mark.parametrize(
     ("context", "new", "loc"), [(2000, 10, "serving.context_length"), (1000, 200, "serving.max_new_tokens")]
 )
