@@ -17,6 +17,7 @@ COMMANDS = {
     "peers": "validation.published.peers.ask",
     "measure": "validation.measure.command",
     "prove": "validation.prove.command",
+    "generate": "validation.generate",
 }
 
 
