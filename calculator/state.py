@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.dimension import Shape, elements
 from calculator.dtype import ITEMSIZE, DType, rounded
 from calculator.model import Layer, Stack
+from calculator.treatment import Added
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from calculator.methods.base import Method
     from calculator.module import Buffer, Module, Parameter
     from calculator.optimizers import Optimizer
+    from calculator.quantization import Quantization
     from calculator.training import Training
     from calculator.treatment import Treated, Treatment
 
@@ -62,20 +64,20 @@ def stored(treated: Treated) -> tuple[Stored, ...]:
     for part in model.parts:
         if isinstance(part, Stack):
             for layer, count in part.distinct:
-                tensors += _layer(part.name, layer, count, treated)
+                _layer(tensors, part.name, layer, count, treated)
         else:
-            tensors += _module(part, part.name, 1, treated)
+            _module(tensors, part, part.name, 1, treated)
     for buffer in model.buffers:
         tensors += _buffer(buffer, buffer.name, 1, method, training)
     tensors += method.added(model, training)
     return tuple(tensors)
 
 
-def _layer(stack: str, layer: Layer, count: int, treated: Treated) -> Iterator[Stored]:
+def _layer(tensors: list[Stored], stack: str, layer: Layer, count: int, treated: Treated) -> None:
     for module in layer.modules:
-        yield from _module(module, f"{stack}.*.{module.name}", count, treated)
+        _module(tensors, module, f"{stack}.*.{module.name}", count, treated)
     for buffer in layer.buffers:
-        yield from _buffer(buffer, f"{stack}.*.{buffer.name}", count, treated.method, treated.training)
+        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, treated.method, treated.training)
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[Stored]:
@@ -88,60 +90,81 @@ def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Tra
         yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 
-def _module(module: Module, name: str, count: int, treated: Treated) -> Iterator[Stored]:
+def _module(tensors: list[Stored], module: Module, name: str, count: int, treated: Treated) -> None:
     treatment, tied = treated.treatment(name, module), treated.model.tied
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            yield from _own(parameter, full_name, count, treatment)
+            tensors += _own(parameter, full_name, count, treatment)
         if treatment.copied:
-            yield Stored(
-                name=f"{name}.modules_to_save.{parameter.name}",
+            copy = Added(
+                name=f"modules_to_save.{parameter.name}",
                 shape=parameter.shape,
                 dtype=treatment.dtype_of(parameter),
-                component="adapter_weights",
-                count=count,
-                parameters=parameter.elements,
-                trained=True,
-                base=False,
             )
-    for added in treatment.added:
-        yield Stored(
-            name=f"{name}.{added.name}",
-            shape=added.shape,
-            dtype=added.dtype,
-            component="adapter_weights",
-            count=count,
-            parameters=elements(added.shape),
-            trained=added.trained,
-            base=False,
-        )
+            tensors.append(_added(copy, name, count))
+    tensors += [_added(added, name, count) for added in treatment.added]
 
 
-def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> Iterator[Stored]:
-    """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
-    quantization = treatment.quantization if parameter.name == "weight" else None
-    size = parameter.elements
-    shape, dtype = (
-        (parameter.shape, treatment.dtype_of(parameter)) if not quantization else quantization.packed(parameter.shape)
+def _added(added: Added, owner: str, count: int) -> Stored:
+    """A parameter that a method puts beside its owner's."""
+    size = elements(added.shape)
+    return Stored(
+        name=f"{owner}.{added.name}",
+        shape=added.shape,
+        dtype=added.dtype,
+        component="adapter_weights",
+        count=count,
+        parameters=size,
+        trained=added.trained,
+        base=False,
+        bytes=rounded(size * ITEMSIZE[added.dtype]) * count,
     )
-    yield Stored(
+
+
+def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> list[Stored]:
+    """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
+    if treatment.quantization is not None and parameter.name == "weight":
+        return _packed(parameter, name, count, treatment, treatment.quantization)
+    dtype = treatment.dtype_of(parameter)
+    return [
+        Stored(
+            name=name,
+            shape=parameter.shape,
+            dtype=dtype,
+            component="base_weights",
+            count=count,
+            parameters=parameter.elements,
+            trained=parameter.name in treatment.trained and not treatment.copied,
+            bytes=rounded(parameter.elements * ITEMSIZE[dtype]) * count,
+        )
+    ]
+
+
+def _packed(
+    parameter: Parameter, name: str, count: int, treatment: Treatment, quantization: Quantization
+) -> list[Stored]:
+    """A weight in 4 bits and its constants."""
+    shape, dtype = quantization.packed(parameter.shape)
+    packed = Stored(
         name=name,
         shape=shape,
         dtype=dtype,
         component="base_weights",
         count=count,
-        parameters=size,
+        parameters=parameter.elements,
         trained=parameter.name in treatment.trained and not treatment.copied,
     )
-    for constant, constant_shape, constant_dtype in quantization.constants(parameter.shape) if quantization else ():
-        yield Stored(
+    return [packed] + [
+        Stored(
             name=f"{name}.{constant}",
             shape=constant_shape,
             dtype=constant_dtype,
             component="quantization_constants",
             count=count,
         )
+        for constant, constant_shape, constant_dtype in quantization.constants(parameter.shape)
+    ]
 
 
 def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Iterator[Stored]:

@@ -1,5 +1,7 @@
 """What CUDA and its libraries take beside the tensors, each figure with its source."""
 
+from functools import cache
+
 from calculator.devices.gpus import GPU, MIB, gpu
 from calculator.sourced import Sourced
 
@@ -20,6 +22,7 @@ _CONTEXT = Sourced(
 )
 
 
+@cache
 def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
     """The cuBLAS workspaces of a training step: the forward pass's thread and autograd's each hold one.
 

@@ -149,10 +149,10 @@ class Recording:
     def at_the_end(self) -> Counter[Born]:
         """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
         copies = self.windows[0].copies if self.windows else 0
-        counted = [(born, count * copies) for born, count in self.net.items() if count]
-        counted += [(born, -copies) for _, copies, born in self.dropped]
-        kinds = Alive((), self._single(self._end), counted).kinds()
-        return Counter({born: count for born, count in kinds.items() if born[3] != "gradients"})
+        single = [born for born in self._single(self._end) if born[3] != "gradients"]
+        counted = [(born, count * copies) for born, count in self.net.items() if count and born[3] != "gradients"]
+        counted += [(born, -copies) for _, copies, born in self.dropped if born[3] != "gradients"]
+        return Alive((), single, counted).kinds()
 
     def _single(self, position: int) -> list[Born]:
         """The interpreted storages alive at a position, in the order of their births."""
