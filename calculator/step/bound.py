@@ -34,15 +34,19 @@ class Parameters:
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
-        if self.tied:
-            name = self.tied.get(name, name)
-            if name in self.known:
-                return self.known[name]
-        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained and self.tape.trains else None
-        parameter = Tensor(self.tape, None, shape, dtype, leaf)
+        if not self.tied:
+            return self._made(name, shape, dtype, trained=trained)
+        name = self.tied.get(name, name)
+        if name in self.known:
+            return self.known[name]
+        parameter = self._made(name, shape, dtype, trained=trained)
         if name in self.tied.values():
             self.known[name] = parameter
         return parameter
+
+    def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained and self.tape.trains else None
+        return Tensor(self.tape, None, shape, dtype, leaf)
 
 
 class Bound:
@@ -59,15 +63,13 @@ class Bound:
         self.treatment = treatment
         self.wrapper = wrapper
         own_path = f"{path}.modules_to_save" if treatment.copied else path
-        self.own = {
-            p.name: parameters.new(
-                f"{own_path}.{p.name}", p.shape, treatment.dtype_of(p), trained=p.name in treatment.trained
-            )
-            for p in module.parameters
-        }
-        self.added = {
-            a.name: parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained) for a in treatment.added
-        }
+        self.own: dict[str, Tensor] = {}
+        for p in module.parameters:
+            dtype, trained = treatment.dtype_of(p), p.name in treatment.trained
+            self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
+        self.added: dict[str, Tensor] = {}
+        for a in treatment.added:
+            self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run the module, with what its method adds."""
