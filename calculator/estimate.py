@@ -13,6 +13,7 @@ from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.errors import refusal
 from calculator.families import model_from_config
+from calculator.held import Neighbours
 from calculator.ledger import components
 from calculator.remarks import assumptions, warnings
 from calculator.replay import peak_reserved
@@ -33,19 +34,22 @@ if TYPE_CHECKING:
     from calculator.sourced import Sourced
 
 
-def estimate(request: Request) -> Estimate:
-    """Answer a request.
+def estimate(request: Request, neighbours: Neighbours | None = None) -> Estimate:
+    """Answer a request; `neighbours` has what a series of requests has in common, and changes no answer.
 
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
     """
     if request.accounting == "textbook":
         return _by_the_textbook(request)
-    model = model_of(request.model)
+    neighbours = neighbours or Neighbours()
+    model = neighbours.model_of(request.model, model_of)
     request = within_positions(request, model)
     check(request, model)
+    held = neighbours.held_by(model, request.method, request.training)
     card = card_of(request.device)
-    step = TrainingStep(model, request.method, request.training, kernels=Kernels(flash=card is None or card.has_flash))
+    kernels = Kernels(flash=card is None or card.has_flash)
+    step = TrainingStep(model, request.method, request.training, kernels=kernels, held=held)
     memory, verdict = _memory(request, step)
     return Estimate(
         model=model_summary(model),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.errors import PlanError, Problem, refusal
 from calculator.estimate import estimate
+from calculator.held import Neighbours
 from calculator.methods import METHODS
 from calculator.request import Choices, parse_request
 from calculator.settings import declared
@@ -87,10 +88,11 @@ def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
 
 
 def answers(sweep: Sweep) -> Iterator[Swept]:
-    """The points in order, each answered when it is asked for."""
+    """The points in order, each answered when it is asked for, with what it has in common with the one before."""
+    neighbours = Neighbours()
     for point in sweep.points():
         try:
-            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point))))
+            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point)), neighbours))
         except PlanError as error:
             yield Swept(point=point, estimate=None, problems=error.problems)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.model import Layer, Model, Stack
     from calculator.module import Module
+    from calculator.training import Training
     from calculator.treatment import Treated
 
 
@@ -65,8 +66,15 @@ class Context:
         "windowed",
     )
 
-    def __init__(self, treated: Treated, *, kernels: Kernels = KERNELS, trains: bool = True) -> None:
-        model, method, training = treated.model, treated.method, treated.training
+    def __init__(
+        self,
+        treated: Treated,
+        *,
+        training: Training | None = None,
+        kernels: Kernels = KERNELS,
+        trains: bool = True,
+    ) -> None:
+        model, method, training = treated.model, treated.method, training or treated.training
         self.tape = Tape(trains=trains)
         self.treated = treated
         self.kernels = kernels

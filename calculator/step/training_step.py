@@ -8,16 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.deferred import Deferred
-from calculator.optimizers import OPTIMIZERS
-from calculator.state import Stored, gradients, optimizer_states, stored
+from calculator.held import Held
 from calculator.step import masks, router_loss
 from calculator.step.alive import Alive
 from calculator.step.causal_lm import micro_batch
 from calculator.step.context import KERNELS, Context
 from calculator.step.level import Window
-from calculator.step.optimizer_step import temporaries
 from calculator.step.recording import Recording
-from calculator.treatment import Treated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.answer import PhaseName
     from calculator.methods import Method
     from calculator.model import Model
+    from calculator.state import Stored
     from calculator.step.kernels import Kernels
     from calculator.step.level import Moment
     from calculator.step.tape import Born
@@ -66,25 +64,22 @@ class TrainingStep:
         "training",
     )
 
-    def __init__(self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS) -> None:
+    def __init__(
+        self, model: Model, method: Method, training: Training, *, kernels: Kernels = KERNELS, held: Held | None = None
+    ) -> None:
+        held = held or Held(model, method, training)
         self.model = model
         self.training = training
-        self.optimizer = OPTIMIZERS[training.optimizer]
-        treated = Treated(model, method, training)
-        self.state = stored(treated)
-        self.states = tuple(optimizer_states(self.state, self.optimizer))
-        self.gradients = tuple(gradients(self.state))
-        self.temporaries = temporaries(self.trained, self.optimizer, training.max_grad_norm)
-        self.context = Context(treated, kernels=kernels)
+        self.optimizer = held.optimizer
+        self.state = held.state
+        self.states = held.states
+        self.gradients = held.gradients
+        self.temporaries = held.temporaries
+        self.context = Context(held.treated, training=training, kernels=kernels)
         if _first_is_like_all(self.context):
             self.context.repetition = self.context.repetition.from_the_first()
         micro_batch(self.context)
         self.recording = _recording(self.context)
-
-    @property
-    def trained(self) -> tuple[Stored, ...]:
-        """The parameters that are trained."""
-        return tuple([tensor for tensor in self.state if tensor.trained])
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""

@@ -1,0 +1,62 @@
+"""What a run holds whatever its batch, and what plans asked for one after the other have of it in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.optimizers import OPTIMIZERS
+from calculator.state import gradients, optimizer_states, stored
+from calculator.step.optimizer_step import temporaries
+from calculator.treatment import Treated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.methods import Method
+    from calculator.model import Model
+    from calculator.request import ModelReference
+    from calculator.training import Training
+
+
+class Held:
+    """Weights and what is put beside them, and of what is trained the gradients, states and a step's temporaries."""
+
+    __slots__ = ("gradients", "optimizer", "state", "states", "temporaries", "treated")
+
+    def __init__(self, model: Model, method: Method, training: Training) -> None:
+        self.treated = Treated(model, method, training)
+        self.optimizer = OPTIMIZERS[training.optimizer]
+        self.state = stored(self.treated)
+        self.states = tuple(optimizer_states(self.state, self.optimizer))
+        self.gradients = tuple(gradients(self.state))
+        trained = tuple([tensor for tensor in self.state if tensor.trained])
+        self.temporaries = temporaries(trained, self.optimizer, training.max_grad_norm)
+
+
+class Neighbours:
+    """The model of the plan before this one, and what it holds: worked out again only where a plan differs in it.
+
+    An answer is the same with it and without. No more than one plan's is kept.
+    """
+
+    __slots__ = ("held", "key", "model", "reference")
+
+    def __init__(self) -> None:
+        self.reference: ModelReference | None = None
+        self.model: Model | None = None
+        self.key: object = None
+        self.held: Held | None = None
+
+    def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
+        """The model that a plan speaks of."""
+        if self.model is None or reference != self.reference:
+            self.model, self.reference = build(reference), reference
+        return self.model
+
+    def held_by(self, model: Model, method: Method, training: Training) -> Held:
+        """What a plan holds: the micro-batch and its length have no part in it."""
+        key = (id(model), method, replace(training, micro_batch_size=1, sequence_length=2))
+        if self.held is None or key != self.key:
+            self.held, self.key = Held(model, method, training), key
+        return self.held
