@@ -1,0 +1,38 @@
+from dataclasses import replace
+
+from calculator.estimate import estimate, model_of
+from calculator.held import Neighbours
+from calculator.planning.sweep import answers, parse_sweep
+from calculator.request import parse_request
+from tests.calculator.random_plans import plans
+
+LORA = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}}
+GRID = {
+    "method.name": ["lora", "qlora", "full"],
+    "training.dtype": ["bfloat16", "float32"],
+    "training.optimizer": ["adamw_torch", "adafactor"],
+    "training.micro_batch_size": [1, 4],
+}
+
+
+def test_a_point_of_a_sweep_is_answered_as_by_itself():
+    sweep = parse_sweep({"request": {"model": LORA["model"], "method": {"name": "lora"}}, "grid": GRID})
+    for swept in answers(sweep):
+        assert swept.estimate == estimate(parse_request(sweep.body(swept.point))), swept.point
+
+
+def test_answers_do_not_depend_on_the_plan_before():
+    neighbours = Neighbours()
+    for request in plans(8, 30):
+        assert estimate(request, neighbours) == estimate(request)
+
+
+def test_what_is_held_is_worked_out_again_only_where_a_plan_differs_in_it():
+    request, neighbours = parse_request(LORA), Neighbours()
+    model = neighbours.model_of(request.model, model_of)
+    held = neighbours.held_by(model, request.method, request.training)
+    longer = replace(request.training, sequence_length=64, micro_batch_size=7)
+    assert neighbours.held_by(model, request.method, longer) is held
+    wider = replace(request.method, r=64)
+    assert neighbours.held_by(model, wider, longer) is not held
+    assert neighbours.held_by(model, wider, replace(longer, dtype="float32")).state[0].dtype == "float32"
