@@ -88,7 +88,7 @@ def test_a_value_of_the_wrong_type_is_refused_in_its_rows():
 
 def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(sweep, "estimate", lambda request: asked.append(request) or estimate(request))
+    monkeypatch.setattr(sweep, "estimate", lambda request, _: asked.append(request) or estimate(request))
     list(islice(answers(parsed({"method.r": list(range(1, 1001))})), 2))
     assert len(asked) == 2
 
