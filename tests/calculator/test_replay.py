@@ -57,9 +57,13 @@ def in_order(told):
 
 
 def before_the_prefix(told):
-    """The backward pass up to where the layers' gradients are stacked, which is told for the interpreted ones only."""
-    stacked = (n for n, e in enumerate(told.backward) if e >= 0 and "unbind" in told.rows[e][0])
-    return told.backward[: next(stacked)]
+    """The backward pass up to where the layers' gradients are put together, told for the interpreted ones only.
+
+    They are stacked; where a window cut the prefix, each is widened first.
+    """
+    together = ("unbind", "cache: slice")
+    first = (n for n, e in enumerate(told.backward) if e >= 0 and any(name in told.rows[e][0] for name in together))
+    return told.backward[: next(first)]
 
 
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=[" ".join(key) for key in CHOSEN])
