@@ -51,15 +51,15 @@ class Module:
 
     `quantizable` says whether bitsandbytes stores its weight in 4 bits, where it isn't one that the model keeps whole
     (`Model.kept_whole`): a torch.nn.Linear, no subclass, or a Conv1D.
-    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `adds_bias` says that the bias is added
-    to the product in an operation of its own.
+    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `written_out` says that the product is
+    one with a view of the weight, to which the bias is added in an operation of its own.
     """
 
     name: str
     kind: Kind
     parameters: tuple[Parameter, ...]
     quantizable: bool = False
-    adds_bias: bool = False
+    written_out: bool = False
 
     @cached_property
     def weight(self) -> Parameter:
@@ -89,12 +89,14 @@ def linear(
     *,
     bias: bool = False,
     quantizable: bool = True,
-    adds_bias: bool = False,
+    written_out: bool = False,
 ) -> Module:
     """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
-    return Module(name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, adds_bias=adds_bias)
+    return Module(
+        name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, written_out=written_out
+    )
 
 
 def conv1d(name: str, in_features: int, out_features: int) -> Module:

@@ -90,6 +90,7 @@ class Bound:
 
     def _dense(self, x: Tensor) -> Tensor:
         weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
-        if bias is None or not self.module.adds_bias:
+        if not self.module.written_out:
             return ops.matmul(x, weight, bias, width, "output")
-        return ops.add(ops.matmul(x, weight, None, width, "output without bias"), bias, "output")
+        product = ops.matmul(x, ops.view(weight, weight.shape), None, width, "output")
+        return product if bias is None else ops.add(product, bias, "output with bias")

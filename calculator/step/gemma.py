@@ -70,6 +70,7 @@ PROGRAMS = {
         leave=_left,
         logits=_capped,
         masks=(masks.FULL, masks.SLIDING),
+        masks_both_ways=True,
         source="transformers/models/gemma3/modeling_gemma3.py",
     ),
 }

@@ -66,7 +66,8 @@ def seen(context: Context, kind: str) -> int:
 
 def _needed(context: Context, kind: str) -> bool:
     """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
-    both_ways, beyond = context.config.get("use_bidirectional_attention"), context.past and context.length > 1
+    both_ways = context.program.masks_both_ways and context.config["use_bidirectional_attention"]
+    beyond = context.past and context.length > 1
     if context.training.padding or beyond or context.program.always_masked or both_ways:
         return True
     window = context.config.get("sliding_window")

@@ -260,14 +260,14 @@ def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
     """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
 
-    Where no dtype is told it is x's, but float32 under autocast.
+    Where no dtype is told it is x's, but float32 under autocast. The caller holds x until the result is there.
     Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
     """
     if dtype is None:
         dtype = summed_dtype(x)
-    if (x.dtype, dtype) != ("float16", "float32"):
-        x = cast(x, dtype, f"scores in {dtype}")
-    node = Node(x.tape, _softmax_back, (x.edge,), x.dtype) if x.edge else None
+    in_kernel = (x.dtype, dtype) == ("float16", "float32")
+    given = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
+    node = Node(x.tape, _softmax_back, (given.edge,), given.dtype) if given.edge else None
     out = x.tape.new(x.shape, dtype, "softmax", node=node)
     if node is not None:
         node.save(out)

@@ -107,7 +107,8 @@ class Program:
     what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again. `biased`: a mask to
     what the family's own code makes of it. `returns_weights`: whether a layer hands the attention's weights to the
     decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
-    would need none. `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
+    would need none. `masks_both_ways`: whether it makes one where the config asks for attention in both directions.
+    `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
     whether the code fails on more than max_position_embeddings. `router_loss`: whether the routers' loss is added where
     the config asks for their logits. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `fails`: the
     fields of a config that the code fails on in its forward pass, and why. `source`: the file of transformers that the
@@ -129,6 +130,7 @@ class Program:
     biased: Callable[[Context, Tensor | None], Tensor | None] = as_made
     returns_weights: bool = False
     always_masked: bool = False
+    masks_both_ways: bool = False
     rotates_part: bool = False
     bounded: bool = False
     router_loss: bool = False
