@@ -32,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=1000, help="how many requests are traced (1000)")
     parser.add_argument("--seed", type=int, default=0, help="what the requests are drawn from (0)")
     parser.add_argument("--families", nargs="+", choices=sorted(PROGRAMS), metavar="FAMILY", help="only these")
+    parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="traces at once (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="more groups: training.attention, ...")
     parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="where traces are kept")
@@ -42,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(told: argparse.Namespace) -> int:
     """Trace what is not traced yet and print the table; returns 1 where a target is missed."""
     quieten()
-    cases = drawn(told.seed, told.count, told.families or sorted(PROGRAMS))
+    cases = drawn(told.seed, told.count, told.families or sorted(PROGRAMS), told.only)
     journal = Journal(told.results, None if told.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, told.processes)
     for case in cases:
@@ -54,14 +55,19 @@ def run(told: argparse.Namespace) -> int:
     return int(missed)
 
 
-def drawn(seed: int, count: int, families: Sequence[str]) -> list[Case]:
-    """The first requests of a seed, so many that `count` are answered; those refused on the way are among them."""
+def drawn(seed: int, count: int, families: Sequence[str], only: str | None = None) -> list[Case]:
+    """The first requests of a seed, so many that `count` are answered; those refused on the way are among them.
+
+    `only` is a field that they must set.
+    """
     cases: list[Case] = []
-    answered = 0
+    answered = number = 0
     while answered < count:
-        case = estimated(len(cases), random_request(seed, len(cases), families))
-        cases.append(case)
-        answered += case.refusal is None
+        request = random_request(seed, number, families)
+        if only is None or Case(number=number, request=request).sets(only):
+            cases.append(estimated(number, request))
+            answered += cases[-1].refusal is None
+        number += 1
     return cases
 
 

@@ -77,10 +77,17 @@ class Case:
 
     def field(self, path: str) -> str:
         """A field of the request by its dotted path."""
+        return json.dumps(self._value(path)).strip('"')
+
+    def sets(self, path: str) -> bool:
+        """Whether the request has something other than null or false in a field."""
+        return bool(self._value(path))
+
+    def _value(self, path: str) -> Any:
         value: Any = self.request
         for part in path.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        return json.dumps(value).strip('"')
+        return value
 
 
 FAMILY, METHOD = "model.config.model_type", "method.name"

@@ -108,3 +108,10 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
     Journal(path, "one").add(REQUEST, {"refused": "no"})
     path.write_text(path.read_text() + '\n{"key"')
     assert REQUEST in Journal(path, "one")
+
+
+def test_a_grid_of_one_field_draws_what_sets_it_and_no_other():
+    whole = [case for case in drawn(3, 12, ["llama"]) if case.sets("training.padding")]
+    only = drawn(3, 3, ["llama"], "training.padding")
+    assert all(case.request["training"]["padding"] for case in only)
+    assert [case.number for case in only][: len(whole)] == [case.number for case in whole][: len(only)]
