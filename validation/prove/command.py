@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     import torch
 
+
+class UsageError(Exception):
+    """Something is asked for that isn't there."""
+
+
 #: The experiments, in the lesson's order.
 NAMES: tuple[str, ...] = ("identity", "merging", "nf4", "intrinsic", "overhead", "savings")
 
@@ -35,28 +40,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(told: argparse.Namespace) -> int:
     """Prove what is named; 2 on wrong usage. A claim that does not hold is a finding, not a failure."""
-    unknown = [name for name in told.names if name not in NAMES]
-    if unknown:
-        print(f"NAME {unknown[0]}: there is no such experiment; there are {', '.join(NAMES)}", file=sys.stderr)
-        return 2
     quieten()
     import torch  # noqa: PLC0415  (takes seconds to import)
 
     from validation.prove.environment import environment  # noqa: PLC0415
 
-    name = told.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        print(f"--device {name}: torch {torch.__version__} sees no CUDA device; take --device cpu", file=sys.stderr)
-        return 2
     threads = torch.get_num_threads()
-    torch.set_num_threads(told.threads)
     try:
-        return _run(told, torch.device(name), environment(torch.device(name)))
-    except AnotherEnvironmentError as error:
-        print(f"--write: {error}", file=sys.stderr)
+        device = _checked(told)
+        torch.set_num_threads(told.threads)
+        return _run(told, device, environment(device))
+    except (UsageError, AnotherEnvironmentError) as error:
+        print(error, file=sys.stderr)
         return 2
     finally:
         torch.set_num_threads(threads)
+
+
+def _checked(told: argparse.Namespace) -> torch.device:
+    """The device that is asked for, where all that is asked for is there."""
+    import torch  # noqa: PLC0415
+
+    unknown = [name for name in told.names if name not in NAMES]
+    if unknown:
+        raise UsageError(f"NAME {unknown[0]}: there is no such experiment; there are {', '.join(NAMES)}")
+    if told.threads < 1:
+        raise UsageError(f"--threads {told.threads}: take 1 or more")
+    there = ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
+    there += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    name = told.device or there[1 if len(there) > 1 else 0]
+    if name not in there:
+        raise UsageError(f"--device {name}: torch {torch.__version__} has no such device; it has {', '.join(there)}")
+    return torch.device(name)
 
 
 def _run(told: argparse.Namespace, device: torch.device, found: dict[str, Any]) -> int:

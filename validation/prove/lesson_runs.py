@@ -18,6 +18,7 @@ B70, B13, B7 = "meta-llama/Meta-Llama-3-70B", "meta-llama/Llama-2-13b-hf", "meta
 
 #: What the lesson speaks of: one sequence of so many tokens, and what lets 70B train at all.
 TRAINING = {"sequence_length": 2048, "gradient_checkpointing": True}
+TOLD = f"one sequence of {TRAINING['sequence_length']:,} tokens with checkpointing"
 ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 MIXED = {"dtype": "float32", "autocast": "bfloat16"}
 

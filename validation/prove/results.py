@@ -33,9 +33,8 @@ def before(path: Path, environment: dict[str, Any], *, quick: bool) -> list[Resu
     differ = [name for name in IDENTITY if there["environment"].get(name) != environment[name]]
     differ += ["format"] * (there["format"] != FORMAT) + ["quick"] * (there["quick"] != quick)
     if differ:
-        message = (
-            f"{path} was made otherwise ({', '.join(differ)} differ): prove every experiment, or name another file"
-        )
+        ways_out = "prove every experiment, or name another file"
+        message = f"--write {path}: it was made otherwise ({', '.join(differ)} differ): {ways_out}"
         raise AnotherEnvironmentError(message)
     experiments: list[Result] = there["experiments"]
     return experiments

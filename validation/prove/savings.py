@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.devices import gpu
-from calculator.textbook import cards_needed
 from validation.compare import by_component
-from validation.prove.claim import GB, Check, Claim, Figure
 from validation.prove.drawing import Axis, Table
 from validation.prove.experiment import Experiment, Findings, Setting
-from validation.prove.lesson_runs import Run, runs, stated
+from validation.prove.lesson_runs import TOLD, Run, runs
+from validation.prove.savings_claims import Runs, claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,10 +25,6 @@ STAYS = {
 }
 PASSES = ("activations", "logits_and_loss", "workspace")
 
-SMALL_CARD, LARGE_CARD = "rtx-4090", "a100-sxm4-80gb"
-
-Runs = dict[str, Run]
-
 
 def run(setting: Setting) -> Findings:
     """Every run traced, and the lesson's claims on them."""
@@ -38,165 +32,7 @@ def run(setting: Setting) -> Findings:
     for each in chosen.values():
         _ = each.compared
         setting.step()
-    claims = (_computed(chosen), _reduction(chosen), _small_card(chosen), _training(chosen), _thirteen(chosen))
-    return Findings(claims=(*claims, _cards(chosen), _share(chosen)), tables=(_table(chosen),))
-
-
-def _computed(chosen: Runs) -> Claim:
-    pairs = [each.compared for each in chosen.values()]
-    peaks = Figure(key="peaks", name="bytes in which peaks differ", value=sum(abs(e.peak - t.peak) for e, t in pairs))
-    parts = sum(abs(exact.static[name] - value) for exact, traced in pairs for name, value in traced.static.items())
-    rest = Figure(key="parts", name="bytes in which weights, constants, gradients and states differ", value=parts)
-    return Claim(
-        id="savings-computed",
-        lesson="A run's memory can be computed before it is started.",
-        done=f"The calculator's figures of {len(chosen)} of the lesson's runs, at {_told_training()}, beside a training"
-        " step of the real modules on the meta device.",
-        figures=(peaks, rest),
-        checks=tuple(Check(figure=figure, relation="equal to", bounds=(0,)) for figure in (peaks, rest)),
-    )
-
-
-def _told_training() -> str:
-    return "one sequence of 2,048 tokens with checkpointing"
-
-
-def _reduction(chosen: Runs) -> Claim:
-    low, _ = stated("reduction against full fine-tuning")
-    peak = chosen["qlora"].found.peak
-    pure = Figure(key="bfloat16", name="full in bfloat16 over QLoRA", value=chosen["full"].found.peak / peak)
-    mixed = Figure(
-        key="mixed", name="full in float32 under autocast over QLoRA", value=chosen["mixed"].found.peak / peak
-    )
-    return Claim(
-        id="savings-reduction",
-        lesson=f"QLoRA takes {low:g} times less memory than full fine-tuning of 70B.",
-        done="The peaks of the traced steps.",
-        figures=(pure, mixed),
-        checks=tuple(Check(figure=figure, relation="at least", bounds=(low,)) for figure in (pure, mixed)),
-        remark="The lesson's 12 bytes a parameter are neither way of training in full: bfloat16 weights have bfloat16"
-        " states, and mixed precision has float32 weights and gradients.",
-    )
-
-
-def _small_card(chosen: Runs) -> Claim:
-    peak = _peak(chosen["qlora"], "peak")
-    return Claim(
-        id="savings-24gb",
-        lesson="A single consumer card of 24 GB can fine-tune a 70B model with QLoRA.",
-        done=f"The traced peak beside what a {gpu(SMALL_CARD).name} offers a process.",
-        figures=(peak,),
-        checks=(Check(figure=peak, relation="at most", bounds=(gpu(SMALL_CARD).usable_bytes,)),),
-    )
-
-
-def _training(chosen: Runs) -> Claim:
-    low, high = (stated(f"training with {n} GB of activations")[0] * GB for n in (2, 3))
-    plain = _peak(chosen["qlora"], "peak")
-    return Claim(
-        id="savings-training",
-        lesson=f"QLoRA with r 64 on 70B trains in {low / GB:g} to {high / GB:g} GB.",
-        done="The traced peak, with LoRA on q, k, v and o in float32 as PEFT has it.",
-        figures=(plain, _peak(chosen["prepared"], "prepared")),
-        checks=(Check(figure=plain, relation="between", bounds=(int(low), int(high))),),
-        remark=_apart(chosen["qlora"]),
-    )
-
-
-def _apart(told: Run) -> str:
-    """How much more of each component there is than the lesson says, in GB."""
-    static = told.found.static
-    beyond = {
-        "the base with its constants": _beyond(
-            static["base_weights"] + static["quantization_constants"], told, "base_weights"
-        ),
-        "LoRA's weights": _beyond(static["adapter_weights"], told, "adapter_weights"),
-        "Adam's states": _beyond(static["optimizer_states"], told, "optimizer_states"),
-    }
-    return f"Beyond the lesson's are {', '.join(f'{name} ({value:+.2g} GB)' for name, value in beyond.items())}."
-
-
-def _beyond(found: int, told: Run, component: str) -> float:
-    return (found - (told.lesson(component) or 0)) / GB
-
-
-def _thirteen(chosen: Runs) -> Claim:
-    _, limit = stated("r 256 stays under")
-    _, told = stated("in all, batch 1")
-    small, large = _peak(chosen["r16"], "r16"), _peak(chosen["r256"], "r256")
-    return Claim(
-        id="savings-13b",
-        lesson=f"13B with QLoRA takes {told:g} GB at r 16, and stays under {limit:g} GB at r 256.",
-        done="The traced peaks.",
-        figures=(small, large),
-        checks=(
-            Check(figure=small, relation="at most", bounds=(int(told * GB),)),
-            Check(figure=large, relation="at most", bounds=(int(limit * GB),)),
-        ),
-        remark=_fits((small, large)),
-    )
-
-
-def _fits(figures: tuple[Figure, ...]) -> str:
-    card = gpu(SMALL_CARD)
-    fitting = sum(figure.value <= card.usable_bytes for figure in figures)
-    return f"{fitting} of the {len(figures)} peaks are within what a {card.name} offers a process."
-
-
-def _cards(chosen: Runs) -> Claim:
-    low, _ = stated("A100 80GB cards for that memory")
-    card = gpu(LARGE_CARD)
-    needed = [
-        Figure(
-            key=key,
-            name=f"cards for {chosen[key].name}",
-            value=cards_needed(chosen[key].found.peak, card.usable_bytes),
-            unit="cards",
-        )
-        for key in ("full", "mixed")
-    ]
-    one = Figure(
-        key="prepared",
-        name=f"cards for {chosen['prepared'].name}",
-        value=cards_needed(chosen["prepared"].found.peak, card.usable_bytes),
-        unit="cards",
-    )
-    return Claim(
-        id="savings-cards",
-        lesson=f"Full fine-tuning of 70B needs {low:g} or more A100 80GB for its memory, and QLoRA one.",
-        done=f"The traced peaks over what a {card.name} offers a process, as if memory could be split evenly.",
-        figures=(*needed, one),
-        checks=(
-            *(Check(figure=figure, relation="at least", bounds=(low,)) for figure in needed),
-            Check(figure=one, relation="equal to", bounds=(1,)),
-        ),
-    )
-
-
-def _share(chosen: Runs) -> Claim:
-    low, _ = stated("on Q, K, V, O of 32 layers")
-    parameters = chosen["lora"].found.parameters
-    added = Figure(key="added", name="parameters that LoRA adds", value=parameters["added"])
-    static = chosen["lora"].found.static
-    trained = static["gradients"] + static["optimizer_states"]
-    return Claim(
-        id="savings-lora",
-        lesson=f"LoRA of r 8 on q, k, v and o of 7B trains {int(low):,} parameters.",
-        done="The real modules' parameters, and what their gradients and Adam's states take.",
-        figures=(
-            added,
-            Figure(
-                key="share", name="share of the base's", value=100 * parameters["added"] / parameters["base"], unit="%"
-            ),
-            Figure(key="trained", name="their gradients and states", value=trained, unit="bytes"),
-            _peak(chosen["lora"], "peak"),
-        ),
-        checks=(Check(figure=added, relation="equal to", bounds=(int(low),)),),
-    )
-
-
-def _peak(told: Run, key: str) -> Figure:
-    return Figure(key=key, name=f"peak of {told.name}", value=told.found.peak, unit="bytes")
+    return Findings(claims=claims(chosen), tables=(_table(chosen),))
 
 
 def _table(chosen: Runs) -> Table:
@@ -204,7 +40,7 @@ def _table(chosen: Runs) -> Table:
     rows = tuple(row for each in chosen.values() for row in _rows(each))
     return Table(
         id="savings",
-        title=f"Memory by component, at {_told_training()}",
+        title=f"Memory by component, at {TOLD}",
         columns={"run": Axis(label="run"), "component": Axis(label="component"), **bytes_of},
         rows=rows,
     )

@@ -2,13 +2,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 import validation.prove
 from validation.__main__ import main
 from validation.prove.command import NAMES, lines
 from validation.prove.results import RESULTS, AnotherEnvironmentError, before, document, write
-from validation.prove.running import experiment
+from validation.prove.running import experiment, proven
 
 SCHEMA = json.loads((Path(validation.prove.__file__).parent / "schema.json").read_text())
 
@@ -24,9 +25,30 @@ def test_a_quick_run_writes_a_valid_file_where_it_is_told_to(tmp_path, capsys):
     assert "Identity at initialisation" in capsys.readouterr().out
 
 
-def test_an_experiment_that_is_not_there_is_wrong_usage(capsys):
-    assert main(["prove", "levitation"]) == 2
-    assert "NAME levitation: there is no such experiment; there are identity" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["levitation"], "NAME levitation: there is no such experiment; there are identity"),
+        (["identity", "--threads", "0"], "--threads 0: take 1 or more"),
+        (["identity", "--device", "abacus"], "--device abacus: torch"),
+        (["identity", "--device", "cuda:99"], "has no such device; it has cpu"),
+    ],
+)
+def test_what_is_not_there_is_wrong_usage(asked, told, capsys):
+    assert main(["prove", *asked]) == 2
+    assert told in capsys.readouterr().err
+
+
+def without_time(told):
+    """An experiment without its figures of time."""
+    claims = [{**claim, "figures": [f for f in claim["figures"] if not f["timing"]]} for claim in told["claims"]]
+    return {**told, "seconds": 0, "claims": claims}
+
+
+def test_another_run_finds_the_same():
+    names = ("identity", "merging", "nf4")
+    first, second = ([without_time(each) for each in proven(names, torch.device("cpu"), quick=True)] for _ in "ab")
+    assert first == second
 
 
 def test_every_experiment_goes_by_its_name_and_takes_fewer_steps_where_it_is_quick():

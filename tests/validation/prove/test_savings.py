@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from validation.prove import savings
+from validation.prove import savings_claims
 from validation.prove.experiment import Setting
 from validation.prove.lesson_runs import runs, stated
 from validation.prove.savings import EXPERIMENT, steps
@@ -47,13 +47,13 @@ def test_a_calculator_that_is_a_byte_off_is_seen():
     exact, traced = chosen["lora"].compared
     wrong = dataclasses.replace(exact, static={**exact.static, "gradients": exact.static["gradients"] + 1})
     vars(chosen["lora"])["compared"] = (wrong, traced)
-    assert "differ: 1, not equal to 0" in savings._computed(chosen).words
+    assert "differ: 1, not equal to 0" in savings_claims.computed(chosen).words
 
 
 def test_a_run_that_is_small_enough_holds():
     chosen = runs(quick=True)
     vars(chosen["qlora"])["found"] = chosen["lora"].found
-    assert savings._small_card(chosen).kind == "holds"
+    assert savings_claims.small_card(chosen).kind == "holds"
 
 
 def test_what_is_stated_is_the_lesson_s():
