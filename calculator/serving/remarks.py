@@ -12,6 +12,8 @@ from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.remarks import STACK, not_quantised
 from calculator.step import masks
 from calculator.step.context import stack
+from calculator.step.program import rotary_tables, rotary_tables_per_type
+from calculator.step.programs import program
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
@@ -27,7 +29,7 @@ PASSES = (
 )
 RULE = (
     "Reserved memory is by a rule: blocks for the most tensors of each size that are alive at once in the pass that"
-    " needs most. Replays of answers of at most 128 tokens reserved from 26 % less to 1 % more; longer ones may do so."
+    " needs most. Replays of answers of at most 128 tokens reserved from 40 % less to 1 % more; longer ones may do so."
 )
 FUSED = (
     "With up to 4 tokens a pass, one kernel reads 4-bit weights; from 5 to 1,536 some cards have one too: the"
@@ -59,6 +61,11 @@ def assumptions(request: InferenceRequest, model: Model, served: Served, verdict
     """What the figures take for granted."""
     serving = request.serving
     told = [f"The figures speak of {STACK}.", PASSES, RULE]
+    if numbered := _numbered(request, model):
+        told.append(
+            "generate numbers each sequence's positions by itself; the figures share the numbers, as the model's own"
+            f" forward does. Its rotary tables take {numbered:,} bytes more."
+        )
     if served.quantization is not None:
         told.append(FUSED)
     if serving.attention != "eager" and serving.dtype != "float32":
@@ -103,6 +110,16 @@ def warnings(
             f"Prompt and answer are longer than the model's {positions:,} positions; quality there is another matter."
         )
     return tuple(told)
+
+
+def _numbered(request: InferenceRequest, model: Model) -> int:
+    """Bytes by which rotary tables for every sequence exceed those for all."""
+    serving, config = request.serving, model.config
+    kinds = {masks.attends(layer.kind) for layer in stack(model).layers}
+    makes = program(model.model_type).tables
+    pairs = 1 if makes is rotary_tables else len(kinds) if makes is rotary_tables_per_type else 0
+    width, tables = config.get("rotary_dim") or config.get("head_dim") or 0, 2 * pairs
+    return (serving.batch_size - 1) * tables * serving.context_length * int(width) * ITEMSIZE[serving.dtype]
 
 
 def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]:

@@ -1,11 +1,26 @@
-"""What the warnings say of `generate` in the pinned stack, seen on real models: when one fails, the stack is mended."""
+"""The pinned stack's own `generate`: its passes need what is said, and it does to virtual tokens what is warned of.
+
+When a warning's test fails, the stack is mended.
+"""
+
+from unittest import mock
 
 import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from calculator.dtype import rounded
+from calculator.estimate import model_of
+from calculator.request import parse_method, parse_model
+from calculator.serving.passes import peaks
 from calculator.serving.remarks import IGNORED
+from calculator.serving.served import served
+from calculator.serving.settings import Serving
+from calculator.step.kernels import Kernels
+from validation.generation import Generation, made
+from validation.shims import as_on_cuda
+from validation.step import no_collection
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -46,3 +61,59 @@ def test_generate_puts_a_prompt_before_every_token():
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
     assert cached(config) == NEW * VIRTUAL + PROMPT + NEW - 1
     assert "before every token" in IGNORED["prompt"]
+
+
+#: What `generate` asks of values, which the meta device has none of: nothing is padded, and nothing ends early.
+ANSWERS = {
+    "transformers.masking_utils.fast_all": lambda _: True,
+    "torch.Tensor.item": lambda _: False,
+    "torch.Tensor.__bool__": lambda _: False,
+}
+
+
+@pytest.fixture
+def valueless(monkeypatch):
+    """Answers in the place of values, for an answer of so many tokens."""
+    with as_on_cuda():
+        for name, answer in ANSWERS.items():
+            monkeypatch.setattr(name, answer)
+        left = iter([True] * NEW)
+        unfinished = "transformers.generation.utils.GenerationMixin._has_unfinished_sequences"
+        with mock.patch(unfinished, side_effect=lambda *_, **__: next(left, False)):
+            yield
+
+
+#: Rotary tables for the second sequence: 512 positions of 32 dimensions, in 16 bits.
+TABLES = 2 * 512 * 32 * 2
+
+
+@pytest.mark.usefixtures("valueless")
+@pytest.mark.parametrize("name", ["full", "lora", "qlora", "adapter"])
+def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 640,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+    }
+    reference, serving = parse_model({"config": config}), Serving(batch_size=2, context_length=512, max_new_tokens=NEW)
+    plan = served(parse_method({"name": name}), serving)
+    told = max(peak.bytes for peak in peaks(model_of(reference), plan, serving, Kernels()))
+    real = Generation(made(reference, plan, serving), plan, serving)
+    with no_collection(), real.watch.watching():
+        real.ledger.enter("prefill")
+        mask = torch.ones_like(real.ids)
+        real.model.generate(
+            input_ids=real.ids,
+            attention_mask=mask,
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    numbers = rounded(2 * 512 * 8)
+    mask_positions_and_copy = 3 * numbers - rounded(512 * 8)
+    assert real.peaks["prefill"] - told == mask_positions_and_copy + rounded(2 * 8) + TABLES

@@ -194,6 +194,13 @@ def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
     assert "No context_length was given: 749 tokens are taken." in told.assumptions
 
 
+def test_what_generates_own_numbering_of_positions_takes_is_said():
+    told = answer({"name": "full"}, batch_size=3, context_length=100)
+    assert any(f"{2 * 2 * 100 * 128 * 2:,} bytes more" in sentence for sentence in told.assumptions)
+    alone = answer({"name": "full"}, batch_size=1, context_length=100)
+    assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
+
+
 def test_routers_losses_and_padding_do_not_go_together():
     mixtral = {
         "model_type": "mixtral",
