@@ -18,7 +18,7 @@ from calculator.training import Training
 PROBES = 6
 
 #: Kernels pad lengths to multiples of these, so that the next multiple may need less than its neighbours.
-ALIGNMENTS = (8, 64)
+ALIGNMENTS = (8, 64, 512)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,8 @@ def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) ->
         return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
     end = trials.beyond(lowest, highest)
     best = trials.edge(lowest, end) if first.fits else lowest - 1
-    while rising := [value for value in _probes(name, best, end) if trials.at(value).fits]:
+    spread = {best + (end - best) * step // (PROBES + 1) for step in range(1, PROBES + 1)}
+    while rising := [value for value in _probes(name, spread, best, end) if trials.at(value).fits]:
         best = trials.edge(rising[-1], end)
     told = _guarantee(trials, best, end)
     if best < lowest:
@@ -124,10 +125,8 @@ def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) ->
     return _found(name, trials, _memory(trials.at(best + 1)), best, told)
 
 
-def _probes(name: SolveFor, best: int, end: int) -> list[int]:
-    """Values between two that are known, both left out, in order."""
-    room = end - best
-    spread = {best + room * step // (PROBES + 1) for step in range(1, PROBES + 1)}
+def _probes(name: SolveFor, spread: set[int], best: int, end: int) -> list[int]:
+    """Values between two that are known, both left out, in order: those of a spread, and the next aligned ones."""
     aligned = {-(-(best + 1) // each) * each for each in ALIGNMENTS} if name == "sequence_length" else set()
     return sorted(value for value in spread | aligned if best + 1 < value < end)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.devices import Verdict
 from calculator.estimate import estimate
+from calculator.held import Neighbours
 from calculator.planning.search import crossing
 from calculator.settings import declared
 from calculator.training import Training
@@ -50,6 +51,7 @@ class Trials:
 
     def __init__(self, request: Request, name: str) -> None:
         self.request, self.name = request, name
+        self.neighbours = Neighbours()
         self.points: dict[int, Point] = {}
 
     def at(self, value: int) -> Point:
@@ -59,7 +61,8 @@ class Trials:
             PlanError: where that plan is refused.
         """
         if value not in self.points:
-            self.points[value] = Point(value=value, estimate=estimate(with_value(self.request, self.name, value)))
+            request = with_value(self.request, self.name, value)
+            self.points[value] = Point(value=value, estimate=estimate(request, self.neighbours))
         return self.points[value]
 
     def edge(self, low: int, high: int) -> int:

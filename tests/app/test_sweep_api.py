@@ -131,7 +131,7 @@ def test_a_grid_takes_no_more_memory_the_longer_it_is(body):
 
 def test_nothing_more_is_computed_once_the_client_has_gone(app, plan, monkeypatch):
     asked = []
-    monkeypatch.setattr(sweep, "estimate", lambda request: asked.append(request) or estimate(request))
+    monkeypatch.setattr(sweep, "estimate", lambda request, _: asked.append(request) or estimate(request))
     raw = json.dumps({"request": plan, "grid": {"method.r": list(range(1, 5001))}}).encode()
     blocks = []
 

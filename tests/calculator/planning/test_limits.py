@@ -135,9 +135,18 @@ def test_what_the_request_says_of_the_value_is_not_used():
 @pytest.mark.parametrize("solve_for", ["r", "sequence_length", "micro_batch_size"])
 def test_few_estimates_are_enough_for_a_large_model(solve_for, monkeypatch):
     asked = []
-    monkeypatch.setattr(trials, "estimate", lambda request: asked.append(request) or estimate(request))
+    monkeypatch.setattr(trials, "estimate", lambda request, _: asked.append(request) or estimate(request))
     solved(LLAMA_70B, solve_for, device={"gpu": "h100-80gb"})
     assert len(asked) <= 40
+
+
+def test_no_limit_of_many_takes_more_than_some_dozens_of_estimates(monkeypatch):
+    asked = []
+    monkeypatch.setattr(trials, "estimate", lambda request, _: asked.append(request) or estimate(request))
+    for body in requests(1, 60):
+        asked.clear()
+        limit(parse_limit(body))
+        assert len(asked) <= 60, body
 
 
 @pytest.mark.parametrize(
