@@ -2,10 +2,13 @@ import json
 from functools import cache
 from pathlib import Path
 
+import bitsandbytes as bnb
 import pytest
+import torch
 
 from calculator.dtype import rounded
 from calculator.request import parse_request
+from validation import compare
 from validation.cases import differences
 from validation.trace import trace
 
@@ -176,3 +179,11 @@ def test_a_checkpointed_layer_is_recomputed_under_autocast():
     traced = trace(request({"name": "full"}, dtype="float32", autocast="bfloat16", gradient_checkpointing=True))
     again = [s for s in traced.ledger.storages if s.moment == "recompute" and s.op == "aten._to_copy"]
     assert {s.dtype for s in again if s.module.endswith("up_proj")} == {"bfloat16"}
+
+
+def test_a_code_book_that_the_process_has_made_on_the_cpu_before_is_counted():
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 64}
+    request = parse_request({"model": {"config": config}, "method": {"name": "qlora"}, "training": {}})
+    bnb.functional.quantize_4bit(torch.randn(64, 64), compress_statistics=True)
+    assert trace(request).static == compare.estimate(request).static

@@ -100,6 +100,7 @@ class Subject:
             return base
         holder = nn.Module()
         holder.register_module(name, base)
+        holder.is_loaded_in_4bit = isinstance(self.method, QLoRA)  # else PEFT takes its layer for dense weights
         with self.device:
             dtype = self.request.training.adapter_dtype
             wrapped = methods.low_rank(holder, self.method, dtype, task_type=None)

@@ -3,6 +3,7 @@ import torch
 
 from validation.measure.layer import measured
 from validation.measure.layer_cases import CPU_TOKENS, MATRICES, layer_cases
+from validation.measure.subjects import Subject
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -48,3 +49,9 @@ def test_every_matrix_size_is_measured_in_4_bits_and_with_lora():
 def test_a_case_leaves_nothing_that_the_next_one_would_find():
     double = next(case for case in CASES if case.name == "nf4, double quantisation, 4096x4096")
     assert measured(double, CPU)["moments"] == measured(double, CPU)["moments"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("lora", "Linear"), ("qlora", "Linear4bit")])
+def test_lora_s_layer_is_the_one_that_peft_has_for_its_base(name, kind):
+    case = next(case for case in CASES if case.name == f"{name}, 4096x4096")
+    assert type(Subject(case, CPU).module).__name__ == kind
