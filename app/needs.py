@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app import form
+from app import form, serving
 from app.fields import DEVICE, of
 from app.format import size
 from app.plan import card_id
@@ -142,11 +142,21 @@ def messages(typed: NeedsForm, problems: Iterable[Problem]) -> dict[str, str]:
 
 def page_of(request: Request) -> str:
     """The address of the page that shows exactly this configuration."""
+    return f"/{_plan_of(request).address()}"
+
+
+def served_at(needed: NeedsForm, request: Request) -> str:
+    """The address that serves what a configuration tunes, for as many tasks, merged where it must be."""
+    merged = needed.typed["must_merge"] == "true" and bool(AXES[request.method.name].mergeable)
+    return serving.address_of(_plan_of(request), tasks=needed.typed["tasks"], merged=str(merged).lower())
+
+
+def _plan_of(request: Request) -> form.Form:
     reference = request.model
     config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
     typed = {**form.DEFAULTS, "model": reference.id or "", "config": config, **form.typed_of(request)}
     typed |= {field.name: field.text(getattr(request.device, field.told.name)) for field in DEVICE}
-    return f"/{form.Form(typed=typed).address()}"
+    return form.Form(typed=typed)
 
 
 def address_of(plan: form.Form, request: Request) -> str:

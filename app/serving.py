@@ -121,10 +121,11 @@ def read(pairs: Iterable[tuple[str, str]]) -> ServingForm:
     return ServingForm(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys())))
 
 
-def address_of(plan: form.Form) -> str:
-    """The address that serves what a plan tunes, on its card."""
+def address_of(plan: form.Form, **how: str) -> str:
+    """The address that serves what a plan tunes, on its card, with what is told of how."""
     names = ("model", "config", "gpu", "memory_gib", "method", *(field.name for field in METHOD.get(plan.method, ())))
-    return f"/inference{ServingForm(typed={**DEFAULTS, **{name: plan.typed[name] for name in names}}).address()}"
+    typed = {**DEFAULTS, **{name: plan.typed[name] for name in names}, **how}
+    return f"/inference{ServingForm(typed=typed).address()}"
 
 
 def messages(problems: Iterable[Problem]) -> dict[str, str]:

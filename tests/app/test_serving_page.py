@@ -96,3 +96,18 @@ def test_the_plan_leads_to_what_serving_it_takes(client):
     twin = client.get(address.replace("/inference", "/inference.json")).json()
     assert (twin["method"]["name"], twin["method"]["r"]) == (FIRST_PLAN["method"], 32)
     assert twin["fit"]["gpu"] == FIRST_PLAN["gpu"]
+
+
+def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(client):
+    html = client.get("/plan?tasks=20&switch_per_request=true&gpu=l40s").text
+    addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">What serving it takes', html)]
+    assert addresses
+    for address in addresses:
+        told = client.get(address.replace("/inference", "/inference.json")).json()
+        assert (told["serving"]["tasks"], told["fit"]["gpu"]) == (20, "l40s")
+
+
+def test_what_must_be_merged_is_served_merged(client):
+    html = client.get("/plan?must_merge=true").text
+    address = unescape(re.search(r'href="(/inference[^"]*)">What serving it takes', html)[1])
+    assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]
