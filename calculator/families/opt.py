@@ -29,14 +29,24 @@ if TYPE_CHECKING:
 _OFFSET = 2
 
 
-def _layer(config: Config) -> Owned:
+def _kinds(config: Config) -> tuple[str, ...]:
+    """With a tied head, no biases and norms without weights, the last weight of all is an fc2, which stays as it is.
+
+    Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+    """
+    ends = config["tie_word_embeddings"] and not config["enable_bias"] and not config["layer_norm_elementwise_affine"]
+    kinds = alike(config)
+    return (*kinds[:-1], f"{kinds[-1]}+last") if ends else kinds
+
+
+def _layer(config: Config, kind: str) -> Owned:
     hidden, bias = config["hidden_size"], config["enable_bias"]
     attends = (linear(f"self_attn.{each}_proj", hidden, hidden, bias=bias) for each in ("k", "v", "q", "out"))
     return (
         *attends,
         *_norm(config, "self_attn_layer_norm"),
         linear("fc1", hidden, config["intermediate_size"], bias=bias),
-        linear("fc2", config["intermediate_size"], hidden, bias=bias),
+        linear("fc2", config["intermediate_size"], hidden, bias=bias, quantizable=not kind.endswith("+last")),
         *_norm(config, "final_layer_norm"),
     )
 
@@ -58,7 +68,7 @@ def _opt(config: Config) -> Parts:
         embedding("model.decoder.embed_positions", config["max_position_embeddings"] + _OFFSET, hidden),
         *(projected if narrow != hidden else ()),
         *(_norm(config, "model.decoder.final_layer_norm") if last else ()),
-        stack("model.decoder.layers", alike(config), lambda _kind: _layer(config)),
+        stack("model.decoder.layers", _kinds(config), lambda kind: _layer(config, kind)),
         linear("lm_head", narrow, vocabulary),
     )
 
