@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.dimension import elements
 from calculator.dtype import ITEMSIZE
 from calculator.planning.products import products
 from calculator.serving.answer import Cost
@@ -120,15 +119,13 @@ class Costs:
 
     def _norms(self) -> int:
         """DoRA's norms, for which every pass multiplies an identity matrix with A and B; a token's share of them."""
-        if not getattr(self.treated.method, "use_dora", False):
-            return 0
+        beside = {tensor.name: tensor for tensor in self.state if not tensor.base}
         total = 0
-        for path, module in self.model.paths:
-            added = self.treated.treatment(path, module).added
-            if added:
-                count = len(stack(self.model).layers) if "*" in path else 1
-                total += count * (2 * module.in_features * sum(elements(a.shape) for a in added[:2]))
-                total += count * 4 * elements(module.weight.shape)
+        for name, first in beside.items():
+            owner, _, which = name.rpartition(".lora_")
+            if which == "A.weight" and f"{owner}.lora_magnitude_vector.weight" in beside:
+                (r, inner), outer = map(int, first.shape), int(beside[f"{owner}.lora_B.weight"].shape[0])
+                total += first.count * (2 * inner * r * (inner + outer) + 4 * inner * outer)
         return total // self.serving.batch_size
 
     def _weights_read(self) -> int:

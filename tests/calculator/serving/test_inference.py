@@ -133,6 +133,16 @@ def test_an_unmerged_adapter_is_read_by_every_token_and_multiplies_it():
     assert cost(told, "bytes_read_per_token").added == 4 * 41_943_040
 
 
+def test_dora_works_its_norms_out_in_every_pass():
+    """An identity matrix times A and B, the sum with W, and the norm: for q_proj and v_proj of 32 layers."""
+    each = [2 * 4096 * 8 * (4096 + outer) + 4 * 4096 * outer for outer in (4096, 1024)]
+    plain, dora = (
+        cost(answer({"name": "lora", "use_dora": use}, batch_size=4), "operations_per_token") for use in (False, True)
+    )
+    assert dora.added - plain.added == 32 * sum(each) // 4
+    assert "DoRA's norms" in dora.formula
+
+
 def test_a_full_model_costs_nothing_over_its_base():
     assert [each.added for each in answer({"name": "full"}).costs] == [0, 0, 0, 0]
 
