@@ -155,7 +155,7 @@ def _beside_a_trace(runs: int) -> Iterator[Line]:
 
 
 def seconds(timed: Callable[[], object], runs: int, clock: Callable[[], float] = process_time) -> float:
-    """The median of several runs' seconds of a core, after one that is not counted; what else runs there is not in it."""
+    """The median of several runs' seconds of a core, after one that is not counted; what else runs is not in it."""
     timed()
     return median(_once(timed, clock) for _ in range(runs))
 

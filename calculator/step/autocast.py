@@ -72,7 +72,7 @@ def copied(x: Tensor, dtype: DType, name: str) -> Tensor:
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _copied_back, (x.edge,), x.dtype) if x.edge else None
-    out = x.tape.new(x.shape, dtype, name + COPY, node=node)
+    out = x.tape.new(x.shape, dtype, name + COPY, node)
     out.merged = x.merged or _is_spread(x)
     return out
 

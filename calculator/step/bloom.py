@@ -83,7 +83,7 @@ def _gelu(x: Tensor) -> Tensor:
     inner = _tanh(x)
     shifted = tape.new(x.shape, x.dtype, "1 + tanh")
     del inner
-    out = tape.new(x.shape, x.dtype, "activation", node=node)
+    out = tape.new(x.shape, x.dtype, "activation", node)
     del half, shifted
     if node is not None:
         node.save(x)

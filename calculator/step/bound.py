@@ -66,7 +66,10 @@ class Bound:
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
             dtype, trained = treatment.dtype_of(p), p.name in treatment.trained
-            self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
+            if trained or parameters.tied:
+                self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
+            else:
+                self.own[p.name] = Tensor(self.tape, None, p.shape, dtype, None)
         self.added: dict[str, Tensor] = {}
         for a in treatment.added:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)

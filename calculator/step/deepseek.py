@@ -98,7 +98,7 @@ def _product(x: Tensor, turns: Tensor, name: str) -> Tensor:
     node = Node(x.tape, _product_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(turns)
-    return x.tape.new(x.shape, "float32", name, node=node)
+    return x.tape.new(x.shape, "float32", name, node)
 
 
 def _product_back(node: Node, grad: Tensor) -> tuple[Tensor]:

@@ -36,11 +36,11 @@ def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Ten
     if x.edge or bias_edge:
         node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization))
     if _fused(x, quantization):
-        return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node=node)
+        return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
     copies = _as_cast(x, dense, bias)
-    out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node=node)
+    out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
     del dense, constants, copies
     return out
 

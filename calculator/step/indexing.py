@@ -24,7 +24,7 @@ def rows(x: Tensor, index: Tensor, name: str) -> Tensor:
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(index)
-    return x.tape.new((*index.shape, *x.shape[1:]), x.dtype, name, node=node)
+    return x.tape.new((*index.shape, *x.shape[1:]), x.dtype, name, node)
 
 
 def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -38,14 +38,14 @@ def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def picked(x: Tensor, shape: Shape, name: str) -> Tensor:
     """x[..., [index]]: a copy of the parts at the places that a list tells."""
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new(shape, x.dtype, name, node=node)
+    return x.tape.new(shape, x.dtype, name, node)
 
 
 def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     """The k largest of each row and their indices."""
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     shape = (*x.shape[:-1], k)
-    values = x.tape.new(shape, x.dtype, name, node=node)
+    values = x.tape.new(shape, x.dtype, name, node)
     indices = x.tape.new(shape, "int64", f"{name}: indices")
     if node is not None:
         node.save(indices)
@@ -57,7 +57,7 @@ def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
-    return x.tape.new(indices.shape, x.dtype, name, node=node)
+    return x.tape.new(indices.shape, x.dtype, name, node)
 
 
 def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
@@ -88,7 +88,7 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
     """
     short = -shape[-1] % (16 // ITEMSIZE[like.dtype])
     if not short:
-        return like.tape.new(shape, like.dtype, name, node=node)
+        return like.tape.new(shape, like.dtype, name, node)
     whole = like.tape.new((*shape[:-1], shape[-1] + short), like.dtype, name)
     out = Tensor(like.tape, whole.storage, shape, like.dtype, node)
     out.viewed = True
@@ -98,7 +98,7 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
 def summed(x: Tensor, shape: Shape, name: str) -> Tensor:
     """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width); in float32 under autocast."""
     node = Node(x.tape, _summed_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
-    return x.tape.new(shape, summed_dtype(x), name, node=node)
+    return x.tape.new(shape, summed_dtype(x), name, node)
 
 
 def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -111,7 +111,7 @@ def filled(x: Tensor, mask: Tensor, name: str) -> Tensor:
     node = Node(x.tape, _filled_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(mask)
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def _filled_back(_: Node, grad: Tensor) -> tuple[Tensor]:
@@ -145,7 +145,7 @@ def clamped(x: Tensor, name: str, *, both: bool = True) -> Tensor:
     node = Node(x.tape, _clamped_back, (x.edge,), both) if x.edge else None
     if node is not None:
         node.save(x)
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def _clamped_back(node: Node, grad: Tensor) -> tuple[Tensor]:

@@ -39,7 +39,7 @@ def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if node is not None:
         for tensor in inputs:
             node.save(tensor)
-    out = tape.new(query.shape, query.dtype, "attention output", node=node)
+    out = tape.new(query.shape, query.dtype, "attention output", node)
     kept = [out, tape.new(query.shape[:3], "float32", "attention: logsumexp")]
     kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
     if node is not None:
@@ -89,7 +89,7 @@ def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) ->
         for tensor in (*inputs, *((bias,) if bias is not None else ())):
             node.save(tensor)
     batch, heads, length, _ = query.shape
-    out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node=node)
+    out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node)
     summed = _multiple(length, 32) if node is not None else 0
     kept = [out, tape.new((batch, heads, summed), "float32", "attention: logsumexp")]
     if node is not None:

@@ -29,7 +29,7 @@ def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
 
 def _log_softmax(x: Tensor) -> Tensor:
     node = Node(x.tape, _log_softmax_back, (x.edge,)) if x.edge else None
-    out = x.tape.new(x.shape, x.dtype, "log-probabilities", node=node)
+    out = x.tape.new(x.shape, x.dtype, "log-probabilities", node)
     if node is not None:
         node.save(out)
     return out
@@ -44,7 +44,7 @@ def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
     if node is not None:
         node.save(x)
         node.save(target)
-    loss = x.tape.new((), x.dtype, "loss", node=node)
+    loss = x.tape.new((), x.dtype, "loss", node)
     total_weight = x.tape.new((), x.dtype, "total weight")
     if node is not None:
         node.save(total_weight)

@@ -82,7 +82,7 @@ def _safe_softmax(x: Tensor) -> Tensor:
     masked = tape.new(x.shape, "bool", "masked scores")
     rows = tape.new((*x.shape[:-1], 1), "bool", "masked rows")
     zero = tape.new((), x.dtype, "zero")
-    out = tape.new(x.shape, x.dtype, "probabilities", node=node)
+    out = tape.new(x.shape, x.dtype, "probabilities", node)
     del plain, masked, rows, zero
     if node is not None:
         node.save(out)

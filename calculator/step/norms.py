@@ -115,7 +115,7 @@ def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
         for parameter in (weight, bias):
             if parameter is not None:
                 node.save(parameter)
-    out = tape.new(x.shape, x.dtype, "output", node=node)
+    out = tape.new(x.shape, x.dtype, "output", node)
     kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
     if node is not None:
         for tensor in kept:

@@ -92,7 +92,7 @@ def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noq
 def repeated(x: Tensor, times: int, name: str) -> Tensor:
     """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
     node = Node(x.tape, _repeated_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new((times, *x.shape[1:]), x.dtype, name, node=node)
+    return x.tape.new((times, *x.shape[1:]), x.dtype, name, node)
 
 
 def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -127,7 +127,7 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def contiguous(x: Tensor, name: str) -> Tensor:
     """A copy in another layout or of an expanded view."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
-    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = True
     return out
 
@@ -137,7 +137,7 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
-    out = x.tape.new(x.shape, dtype, name, node=node)
+    out = x.tape.new(x.shape, dtype, name, node)
     out.merged = x.merged
     return out
 
@@ -149,7 +149,7 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def padded(x: Tensor, shape: Shape, name: str) -> Tensor:
     """A copy with zeros around it; its gradient is the inner part, copied."""
     node = Node(x.tape, _padded_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new(shape, x.dtype, name, node=node)
+    return x.tape.new(shape, x.dtype, name, node)
 
 
 def _padded_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -161,7 +161,7 @@ def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     first = parts[0]
     edges = tuple([p.edge for p in parts])
     node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
-    out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node=node)
+    out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node)
     out.merged = True
     return out
 
@@ -177,7 +177,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
     """A + b: nothing is saved; both inputs get the same gradient."""
     node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
 
 
 def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +187,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
     """The difference: nothing is saved; the second input's gradient is negated."""
     node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
 
 
 def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -203,7 +203,7 @@ def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
             node.save(b)
         if b.edge:
             node.save(a)
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
 
 
 def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -216,7 +216,7 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def scale(x: Tensor, name: str) -> Tensor:
     """X times (or plus, or over) a number."""
     node = Node(x.tape, _scale_back, (x.edge,)) if x.edge else None
-    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = x.merged
     return out
 
@@ -228,7 +228,7 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 def shift(x: Tensor, name: str) -> Tensor:
     """X plus a number: the gradient passes unchanged."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: bool = False) -> Tensor:
@@ -242,7 +242,7 @@ def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: b
     node = Node(x.tape, _unary_back, (x.edge,), temporaries) if x.edge else None
     if node is not None and saves == "input":
         node.save(x)
-    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node)
     if node is not None and saves == "result":
         node.save(out)
     return out
@@ -268,7 +268,7 @@ def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
     in_kernel = (x.dtype, dtype) == ("float16", "float32")
     given = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
     node = Node(x.tape, _softmax_back, (given.edge,), given.dtype) if given.edge else None
-    out = x.tape.new(x.shape, dtype, "softmax", node=node)
+    out = x.tape.new(x.shape, dtype, "softmax", node)
     if node is not None:
         node.save(out)
     return out
@@ -281,7 +281,7 @@ def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def mean(x: Tensor, name: str) -> Tensor:
     """The mean over the last dimension, kept."""
     node = Node(x.tape, _mean_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node=node)
+    return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node)
 
 
 def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -291,7 +291,7 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 def total(x: Tensor, shape: Shape, name: str) -> Tensor:
     """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
     node = Node(x.tape, _total_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new(shape, summed_dtype(x), name, node=node)
+    return x.tape.new(shape, summed_dtype(x), name, node)
 
 
 def _total_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -303,7 +303,7 @@ def dropout(x: Tensor, probability: float, name: str) -> Tensor:
     if probability == 0 or not x.tape.trains:
         return x
     node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None
-    out = x.tape.new(x.shape, x.dtype, name, node=node)
+    out = x.tape.new(x.shape, x.dtype, name, node)
     mask = x.tape.new(x.shape, "bool", f"{name}, mask")
     if node is not None:
         node.save(mask)
@@ -336,7 +336,7 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
             node.save(x)
         if x.edge:
             node.save(weight)
-    return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node=node)
+    return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node)
 
 
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -364,7 +364,7 @@ def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
             node.save(a)
         if a.edge:
             node.save(b)
-    return a.tape.new(shape, a.dtype, name, node=node)
+    return a.tape.new(shape, a.dtype, name, node)
 
 
 def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
@@ -377,7 +377,7 @@ def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
     if weight.edge:
         node = Node(weight.tape, _embedding_back, (weight.edge,))
         node.save(ids)
-    return ids.tape.new((*ids.shape, width), weight.dtype, name, node=node)
+    return ids.tape.new((*ids.shape, width), weight.dtype, name, node)
 
 
 def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:

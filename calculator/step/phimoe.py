@@ -48,7 +48,7 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
     if node is not None:
         for saved in (weight, selected, masked_gates, mask):
             node.save(saved)
-    return tape.new(one, dtype, "weight", node=node), selected, factor, best, best_number, midpoint
+    return tape.new(one, dtype, "weight", node), selected, factor, best, best_number, midpoint
 
 
 def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ def minimum(x: Tensor, name: str) -> Tensor:
     node = Node(x.tape, _minimum_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
-    return x.tape.new(x.shape, x.dtype, name, node=node)
+    return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
@@ -34,7 +34,7 @@ def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
     node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(condition)
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node=node)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
 
 
 def _where_back(node: Node, grad: Tensor) -> list[Tensor | None]:

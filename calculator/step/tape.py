@@ -90,9 +90,9 @@ class Tape:
             self.passed[label] = passing.storage.row
 
     def new(
-        self, shape: Shape, dtype: DType, name: str, *, component: ComponentName | None = None, node: Node | None = None
+        self, shape: Shape, dtype: DType, name: str, node: Node | None = None, component: ComponentName | None = None
     ) -> Tensor:
-        """Allocate a tensor."""
+        """Allocate a tensor. Nothing is keyword-only, which would make every one of hundreds of calls slower."""
         rows = self.rows
         storage = Storage(len(rows), self.events)
         rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
