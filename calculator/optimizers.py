@@ -47,7 +47,8 @@ class Optimizer:
     """What an optimizer keeps a parameter, and what a step allocates.
 
     `names`: its full-size states. `storage`: in the parameter's dtype, in float32, in blocks of 8 bits, or factored
-    into rows and columns (Adafactor). `temporaries`: copies of a whole dtype group that a foreach step makes.
+    into rows and columns (Adafactor). `temporaries`: copies of a whole dtype group that a foreach step makes. `early`:
+    whether the states are made with the optimizer, not at its first step.
     """
 
     name: OptimizerName
@@ -57,6 +58,7 @@ class Optimizer:
     paged: bool = False
     temporaries: int = 0
     step_on_device: bool = False
+    early: bool = False
 
     def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that lie on the device, as the caching allocator sees them."""
@@ -119,7 +121,14 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(name="paged_lion_8bit", names=_BNB[:1], storage="8bit", paged=True, source=_BITSANDBYTES),
         Optimizer(name="lion_32bit", names=_BNB[:1], storage="float32", source=_BITSANDBYTES),
         Optimizer(name="paged_lion_32bit", names=_BNB[:1], storage="float32", paged=True, source=_BITSANDBYTES),
-        Optimizer(name="adagrad", names=("sum",), storage="parameter", temporaries=2, source=f"{_TORCH}/adagrad.py"),
+        Optimizer(
+            name="adagrad",
+            names=("sum",),
+            storage="parameter",
+            temporaries=2,
+            early=True,
+            source=f"{_TORCH}/adagrad.py",
+        ),
         Optimizer(
             name="rmsprop", names=("square_avg",), storage="parameter", temporaries=1, source=f"{_TORCH}/rmsprop.py"
         ),

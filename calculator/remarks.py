@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: How far peaks were from traced training steps (tests/calculator/test_traced_cases.py holds this sentence).
 ACCURACY = (
-    "Held against more than 300 training steps of the real modules, traced on PyTorch's meta device, every peak was "
+    "Held against more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
     "right to a millionth. No GPU has measured them yet."
 )
 

@@ -27,8 +27,9 @@ class Stored:
     """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
 
     `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
-    own from what a method adds. `bytes` is all of them, each rounded up to 512 bytes; 0 has it worked out. Nothing
-    changes one; it is not frozen because a step has a hundred, and a frozen one takes twice as long to make.
+    own from what a method adds. `made` is its dtype when the optimizer is made, where the first forward pass changes
+    that. `bytes` is all of them, each rounded up to 512 bytes; 0 has it worked out. Nothing changes one; it is not
+    frozen because a step has a hundred, and a frozen one takes twice as long to make.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stored:
     parameters: int = 0
     trained: bool = False
     base: bool = True
+    made: DType | None = None
     bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -136,6 +138,7 @@ def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> l
             count=count,
             parameters=parameter.elements,
             trained=parameter.name in treatment.trained and not treatment.copied,
+            made=treatment.dtype if parameter.dtype == "model" and dtype != treatment.dtype else None,
             bytes=rounded(parameter.elements * ITEMSIZE[dtype]) * count,
         )
     ]
@@ -171,7 +174,8 @@ def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Itera
     """The optimizer's states of every trained parameter, from its second step on."""
     trained = [tensor for tensor in tensors if tensor.trained]
     for tensor in trained:
-        for name, shape, dtype in optimizer.states(tensor.shape, tensor.dtype):
+        early = tensor.made if optimizer.early else None
+        for name, shape, dtype in optimizer.states(tensor.shape, early or tensor.dtype):
             if shape is tensor.shape and dtype == tensor.dtype:
                 yield tensor.beside(name, "optimizer_states")
                 continue

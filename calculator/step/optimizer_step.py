@@ -44,7 +44,16 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
     if not times:
         return ()
     name = f"{optimizer.name} temporary"
-    return tuple([t.beside(name, "workspace", times if t.dtype == larger else 1) for t in trained])
+    made = [_as_made(t, name) for t in trained if optimizer.early and t.made]
+    counts = [(t, (times if t.dtype == larger else 1) - bool(optimizer.early and t.made)) for t in trained]
+    return (*made, *[t.beside(name, "workspace", count) for t, count in counts if count])
+
+
+def _as_made(tensor: Stored, name: str) -> Stored:
+    """The first list's tensor: a function of the state, and so of its dtype."""
+    dtype = tensor.made or tensor.dtype
+    name = f"{tensor.name}: {name}"
+    return Stored(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
 def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
