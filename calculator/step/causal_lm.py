@@ -1,6 +1,6 @@
 """A causal language model's training step: embeddings, layers, head, loss, and back.
 
-Two layers are interpreted, the first and one that stands for all the others: see `recording`.
+Two layers are interpreted, the first and one that stands for all the others, or one alone: see `recording`.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ class Recording:
         if not by_this:
             return left
         after = self._freed(self._born(window.start, window.end), window.end, self._until())
-        return left - (self._kinds(by_this) & self._kinds(after))
+        both = self._kinds(by_this) & self._kinds(after)
+        return left - both if both else left
 
     def _gain(self, window: Window) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
