@@ -54,7 +54,7 @@ class Form:
         """What differs from the first plan, in its order."""
         typed = {**self.typed, **changes}
         told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if told.get("config"):
+        if told.get("config", "").strip():
             told.pop("model", None)
         return told
 

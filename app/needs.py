@@ -62,7 +62,7 @@ class NeedsForm:
         """The query that leads to this plan, with changes: what differs from the first view."""
         typed = {**self.typed, **changes}
         told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if told.get("config"):
+        if told.get("config", "").strip():
             told.pop("model", None)
         return f"?{urlencode(told)}" if told else ""
 

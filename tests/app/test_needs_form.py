@@ -3,7 +3,7 @@
 from urllib.parse import parse_qsl
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app import form, needs
@@ -62,6 +62,7 @@ VALUES = st.dictionaries(st.sampled_from(sorted(needs.DEFAULTS)), st.text(max_si
 
 
 @given(values=VALUES)
+@example(values={"config": "\r", "model": ""})
 def test_an_address_says_all_that_is_typed(values):
     told = needs.read(values.items())
     assert typed(told.address()).typed == told.typed

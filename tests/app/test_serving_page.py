@@ -2,9 +2,13 @@
 
 import re
 from html import unescape
+from urllib.parse import parse_qsl
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from app import serving
 from app.form import FIRST_PLAN
 from app.serving import FIELDS, SERVING
 
@@ -111,3 +115,13 @@ def test_what_must_be_merged_is_served_merged(client):
     html = client.get("/plan?must_merge=true").text
     address = unescape(re.search(r'href="(/inference[^"]*)">What serving it takes', html)[1])
     assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]
+
+
+VALUES = st.dictionaries(st.sampled_from(sorted(serving.DEFAULTS)), st.text(max_size=12), max_size=5)
+
+
+@given(values=VALUES)
+@example(values={"config": "\r", "model": ""})
+def test_an_address_says_all_that_is_typed(values):
+    told = serving.read(values.items())
+    assert serving.read(parse_qsl(told.address()[1:], keep_blank_values=True)).typed == told.typed
