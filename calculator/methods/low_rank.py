@@ -154,7 +154,7 @@ def _transposed(bound: Bound, weight: Tensor) -> Tensor:
     """
     if bound.module.kind != "conv1d" or weight.storage is not None:
         return weight
-    leaf = Leaf(bound.tape, f"{bound.name}.weight, transposed", exists=False, component="activations")
+    leaf = Leaf(bound.tape, f"{bound.name}.weight, transposed", "activations")
     return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
 
 

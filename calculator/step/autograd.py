@@ -82,9 +82,9 @@ class Leaf(Node):
 
     __slots__ = ("exists", "kept", "name")
 
-    def __init__(self, tape: Tape, name: str, *, exists: bool, component: ComponentName = "gradients") -> None:
+    def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
-        self.exists = exists
+        self.exists = False
         self.name = name
         self.component = component
         self.kept: Tensor | None = None
@@ -110,4 +110,6 @@ def _is_scattered(grad: Tensor) -> bool:
     if grad.storage is None:
         return False
     whole = grad.tape.rows[grad.storage.row][1]
+    if whole == grad.shape:
+        return False
     return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and int(grad.shape[0]) > 1

@@ -45,7 +45,10 @@ class Parameters:
         return parameter
 
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
-        leaf = Leaf(self.tape, name, exists=self.accumulating) if trained and self.tape.trains else None
+        if not trained or not self.tape.trains:
+            return Tensor(self.tape, None, shape, dtype, None)
+        leaf = Leaf(self.tape, name)
+        leaf.exists = self.accumulating
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 

@@ -180,7 +180,7 @@ class Context:
 
     def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
         """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
-        leaf = Leaf(self.tape, "input embeddings", exists=False, component="activations")
+        leaf = Leaf(self.tape, "input embeddings", "activations")
         leaf.context = embeddings
         return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
 

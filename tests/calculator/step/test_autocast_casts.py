@@ -32,7 +32,7 @@ def rows(method, **training) -> list[Row]:
 
 
 def parameter(tape, *shape, dtype="float32", trained=True):
-    leaf = Leaf(tape, "weight", exists=False) if trained else None
+    leaf = Leaf(tape, "weight") if trained else None
     return Tensor(tape, None, shape, dtype, leaf)
 
 
