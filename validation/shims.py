@@ -59,9 +59,10 @@ def as_on_cuda(*, before_2_14: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def autocast_in_models() -> Iterator[None]:
-    """Let the model files that are imported by now switch autocast off and on for the meta device too."""
+def running() -> Iterator[None]:
+    """Let the model files that are imported by now switch autocast for the meta device too, and show what they make."""
     with ExitStack() as stack:
+        stack.enter_context(mock.patch("torch.tensor", functional.tensor))
         for name, module in list(sys.modules.items()):
             if name.startswith("transformers.") and hasattr(module, "maybe_autocast"):
                 stack.enter_context(mock.patch.object(module, "maybe_autocast", autocast.maybe_autocast))

@@ -10,7 +10,7 @@ import bitsandbytes as bnb
 from validation.build import built
 from validation.emulations import TOLD
 from validation.optimizers import on_meta
-from validation.shims import as_on_cuda, autocast_in_models
+from validation.shims import as_on_cuda, running
 from validation.step import Step
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def trace(request: Request, *, before_2_14: bool = False) -> Trace:
     bnb.functional.name2qmap.clear()  # a code book that the process has made on the CPU would go uncounted
     with as_on_cuda(before_2_14=before_2_14), on_meta():
         model = built(request)
-        with autocast_in_models():
+        with running():
             step = Step(model, request)
             step.run()
     cast = (f"autocast to {request.training.autocast}: its casts written out",) if request.training.autocast else ()

@@ -7,6 +7,7 @@ from validation.emulations.experts import grouped_mm
 from validation.emulations.functional import dropout, safe_softmax, softmax
 from validation.ledger import Ledger
 from validation.places import Places
+from validation.shims import running
 from validation.values import Values
 from validation.watch import Watch
 
@@ -96,3 +97,9 @@ def test_a_4_bit_product_with_quantised_constants_restores_them_first():
 def test_every_emulated_kernel_is_told():
     assert len(TOLD) == len(set(TOLD))
     assert all(callable(kernel) for kernel in KERNELS.values())
+
+
+def test_a_number_that_a_running_model_makes_a_tensor_is_booked():
+    with running():
+        booked = storages(lambda: torch.tensor(-1.0, dtype=torch.bfloat16, device="meta"))
+    assert [(size, alive) for size, _, alive in booked] == [(2, True)]

@@ -38,6 +38,16 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
     return _Mish.apply(input)
 
 
+_made = torch.tensor
+
+
+def tensor(data: Any, *, device: torch.device | str | None = None, **more: Any) -> Tensor:
+    """A number made a tensor: CUDA allocates it, and so does the meta device, but where no dispatch mode sees it."""
+    if isinstance(data, int | float) and device is not None and torch.device(device).type == "meta":
+        return torch.full((), data, device=device, **more)
+    return _made(data, device=device, **more)
+
+
 def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002
     """The math kernel's softmax, 0 where a whole row is masked (ATen/native/transformers/attention.cpp)."""
     out = torch.softmax(input, dim, dtype=dtype)
