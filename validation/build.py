@@ -122,6 +122,8 @@ def _fill(model: PreTrainedModel, device: torch.device) -> None:
 
 def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.for_model(**config_of(request))
+    if hasattr(config, "layerdrop"):
+        config.layerdrop = 0.0  # the reference step drops no layer, which would be one at random
     return AutoModelForCausalLM.from_config(
         config, dtype=dtype, attn_implementation=_attention(config, request.training)
     )

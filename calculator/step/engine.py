@@ -72,7 +72,8 @@ def _run(node: Node) -> None:
     for index, edge in enumerate(node.edges):
         given = passed[index]
         if edge is not None and given is not None and (given.dtype != edge[3] or given.shape != edge[2]):
-            passed[index] = _fitted(given, edge[2], edge[3])
+            given = None
+            _fit(passed, index, edge[2], edge[3])
     del given, incoming
     node.saved = ()
     node.frame = None
@@ -97,15 +98,17 @@ def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> Non
         leaf.accumulate()
 
 
-def _fitted(grad: Tensor, shape: Shape, dtype: DType) -> Tensor:
-    """A gradient summed and cast; leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to)."""
-    if grad.shape != shape and (len(grad.shape) > len(shape) or elements(grad.shape) != elements(shape)):
-        fewer = len(grad.shape) > len(shape)
-        grad = grad.tape.new(shape, grad.dtype, "gradient, summed")
-        grad.viewed = fewer
-    if grad.dtype != dtype:
-        grad = grad.tape.new(shape, dtype, "gradient, cast")
-    return grad
+def _fit(passed: list[Any], index: int, shape: Shape, dtype: DType) -> None:
+    """Sum a gradient to a shape and cast it, by when what was summed is gone.
+
+    Leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to).
+    """
+    given = passed[index].shape
+    if given != shape and (len(given) > len(shape) or elements(given) != elements(shape)):
+        passed[index] = passed[index].tape.new(shape, passed[index].dtype, "gradient, summed")
+        passed[index].viewed = len(given) > len(shape)
+    if passed[index].dtype != dtype:
+        passed[index] = passed[index].tape.new(shape, dtype, "gradient, cast")
 
 
 def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -> None:
