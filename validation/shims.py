@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import bitsandbytes as bnb
+
 from validation.emulations import autocast, functional, sdpa
 
 if TYPE_CHECKING:
@@ -50,9 +52,13 @@ AUTOCAST: dict[str, Any] = {
 
 @contextmanager
 def as_on_cuda(*, before_2_14: bool = False) -> Iterator[None]:
-    """Let the meta device allocate as CUDA does while the context lasts."""
+    """Let the meta device allocate as CUDA does while the context lasts.
+
+    bitsandbytes keeps the code book that it made first, on whatever device: a trace makes its own, and leaves none.
+    """
     attention = {f"{_FUNCTIONAL}.scaled_dot_product_attention": sdpa.Attention(before_2_14=before_2_14)}
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(bnb.functional.name2qmap, clear=True))
         for name, replacement in (FUSED | ANSWERS | FLASH_ATTN | AUTOCAST | attention).items():
             stack.enter_context(mock.patch(name, replacement))
         yield

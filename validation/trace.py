@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import bitsandbytes as bnb
-
 from validation.build import built
 from validation.emulations import TOLD
 from validation.optimizers import on_meta
@@ -70,7 +68,6 @@ def trace(request: Request, *, before_2_14: bool = False) -> Trace:
     Raises:
         PlanError: where the real stack refuses the request.
     """
-    bnb.functional.name2qmap.clear()  # a code book that the process has made on the CPU would go uncounted
     with as_on_cuda(before_2_14=before_2_14), on_meta():
         model = built(request)
         with running():
