@@ -193,7 +193,8 @@
   });
 
   if (room()) lead = [...room().childNodes];
-  furnish();
+  // What takes the server a while is asked for once the page is painted.
+  requestAnimationFrame(() => setTimeout(furnish));
 
   window.addEventListener("popstate", () => {
     if (shownAddress !== location.pathname + location.search) location.reload();

@@ -50,5 +50,6 @@
 
   document.addEventListener("answered", draw);
   dark.addEventListener("change", draw);
-  draw();
+  // The library takes a while to read: the page is painted first.
+  requestAnimationFrame(() => setTimeout(draw));
 })();
