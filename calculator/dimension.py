@@ -63,6 +63,8 @@ def _factor(size: int) -> str:
 
 def elements(shape: Shape) -> int:
     """The number of elements of a tensor of this shape."""
+    if len(shape) < 2:
+        return int(shape[0]) if shape else 1
     return prod(map(int, shape))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.beside import gradients, optimizer_states
 from calculator.optimizers import OPTIMIZERS
-from calculator.state import gradients, optimizer_states, stored
+from calculator.state import stored
 from calculator.step.optimizer_step import temporaries
 from calculator.treatment import Treated
 
@@ -29,7 +30,7 @@ class Held:
         self.optimizer = OPTIMIZERS[training.optimizer]
         self.state = stored(self.treated)
         self.states = tuple(optimizer_states(self.state, self.optimizer))
-        self.gradients = tuple(gradients(self.state))
+        self.gradients = (gradients(self.state),)
         trained = tuple([tensor for tensor in self.state if tensor.trained])
         self.temporaries = temporaries(trained, self.optimizer, training.max_grad_norm)
 

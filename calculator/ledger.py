@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, get_args
 
 from calculator.answer import Component, ComponentName, Row
+from calculator.beside import tensors
 from calculator.deferred import Deferred
 from calculator.step.autocast import COPY
 
@@ -49,7 +50,7 @@ _SIZE = attrgetter("bytes")
 
 
 def _storages(alive: Alive) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
-    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in alive.stored]
+    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in tensors(alive.stored)]
     born = [(*born[:4], count, born[4] * count) for born, count in alive.kinds().items()]
     return told + born
 

@@ -10,19 +10,21 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from calculator.beside import tensors
 from calculator.dtype import ITEMSIZE, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from calculator.beside import Staying
     from calculator.state import Stored
     from calculator.training import Training
 
 
-def spelled(tensors: Iterable[Stored]) -> list[Stored]:
+def spelled(staying: Iterable[Staying]) -> list[Stored]:
     """Every tensor by itself, layer by layer; `count` still says how many share its name."""
     told: list[Stored] = []
-    for (count, _), run in groupby(tensors, lambda tensor: (tensor.count, "*" in tensor.name)):
+    for (count, _), run in groupby(tensors(staying), lambda tensor: (tensor.count, "*" in tensor.name)):
         told += list(run) * count
     return told
 
@@ -40,7 +42,8 @@ class Loading:
         self.read: dict[str, list[int]] = {}
         base = [tensor for tensor in state if tensor.base]
         self._free(self._new(sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)))
-        self._read(spelled(sorted(base, key=lambda tensor: tensor.name.split("."))))
+        by_name: list[Stored] = sorted(base, key=lambda tensor: tensor.name.split("."))
+        self._read(spelled(by_name))
         self._recast(spelled(base))
         for tensor in spelled(tensor for tensor in state if not tensor.base):
             self._new(_size(tensor))

@@ -60,6 +60,11 @@ class Optimizer:
     step_on_device: bool = False
     early: bool = False
 
+    @property
+    def is_like_parameters(self) -> bool:
+        """Whether its states are all of the shape and dtype that their parameter has when the step is made."""
+        return self.storage == "parameter" and not self.step_on_device and not self.early
+
     def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that lie on the device, as the caching allocator sees them."""
         told: list[State] = [("step", (), "float32")] if self.step_on_device else []

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator import SMALL_REQUEST, CachingAllocator
+from calculator.beside import optimizer_states
 from calculator.loading import Loading, spelled
 from calculator.optimizers import OPTIMIZERS
-from calculator.state import optimizer_states, stored
+from calculator.state import stored
 from calculator.step.optimizer_step import temporaries
 from calculator.step.unrolled import Events, events
 from calculator.treatment import Treated

@@ -9,17 +9,20 @@ docs/decisions/0004-reserved-memory.md holds the rule against replays.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
+from calculator.beside import sizes
 from calculator.dtype import ITEMSIZE
 from calculator.sourced import Sourced
+from calculator.step import ceiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from calculator.beside import Staying
     from calculator.state import Stored
     from calculator.step.recording import Recording
     from calculator.step.training_step import TrainingStep
@@ -41,13 +44,13 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """`torch.cuda.max_memory_reserved` by the rule, bytes."""
     state = step.state
     added = [tensor for tensor in state if not tensor.base]
-    gradients = step.gradients if step.training.gradient_accumulation_steps > 1 else ()
-    stays = _counted((*added, *step.states, *gradients))
+    gradients = step.held.gradients if step.training.gradient_accumulation_steps > 1 else ()
+    stays = Counter(sizes((*added, *step.held.states, *gradients)))
     stays.update(workspaces)
-    steps = _most_alive(step.recording, step.temporaries)
+    steps = _in_steps(step)
     loaded = sum(tensor.bytes for tensor in state if tensor.base) + _read_and_dropped(state, step.training)
     largest = max(steps)
-    left = _left_by_layers(step) + sum([tensor.bytes for tensor in step.gradients])
+    left = _left_by_layers(step) + sum([tensor.bytes for tensor in step.held.gradients])
     again = segment_bytes(largest) if left >= largest else 0
     return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
@@ -55,7 +58,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
 def of_passes(state: Iterable[Stored], passes: Iterable[Recording], workspace: int) -> int:
     """The same for a served model: what stays, and the blocks of the pass that needs most, bytes."""
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
-    stays = _counted(tensor for tensor in state if not tensor.base)
+    stays = Counter(sizes(tensor for tensor in state if not tensor.base))
     stays[workspace] += 1
     return loaded + _in_segments(stays) + max(_in_segments(_most_alive(each, ())) for each in passes)
 
@@ -68,14 +71,6 @@ def whole_segments(size: int) -> int:
 def fragmentation(reserved: int, allocated: int) -> Sourced:
     """What is reserved beside the live tensors and workspaces."""
     return Sourced(name="caching allocator, fragmentation", bytes=reserved - allocated, source=SOURCE)
-
-
-def _counted(tensors: Iterable[Stored]) -> Counter[int]:
-    """How many tensors of each size."""
-    counts: Counter[int] = Counter()
-    for tensor in tensors:
-        counts[tensor.bytes // tensor.count] += tensor.count
-    return counts
 
 
 def _in_segments(counts: Mapping[int, int]) -> int:
@@ -103,42 +98,61 @@ def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
 
 def _left_by_layers(step: TrainingStep) -> int:
     """What the layers leave alive for the backward pass."""
-    level, marks = step.recording.level, step.marks
+    level, marks, first = step.recording.level, step.marks, step.recording.first
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.context.repetition.numbers)} forward"]
+    if first is not None:
+        start = first.start
     once = level.live[end - 1] - level.live[start - 1]
-    return once + sum(w.copies * g for w, g in zip(level.windows[:1], level.growth, strict=False))
+    return once + sum(w.copies * g for w, g in zip(level.windows, level.growth, strict=True) if w.start < end)
 
 
-def _most_alive(recording: Recording, last: tuple[Stored, ...]) -> dict[int, int]:
+def _in_steps(step: TrainingStep) -> dict[int, int]:
+    """Of each size, the most that are alive at once; every layer is run where one that is not could tell of more."""
+    told = _most_alive(step.recording, step.held.temporaries)
+    if step.recording.first is None:
+        return told
+    most = {size: max(told[size], count) for size, count in ceiling.counts(step.recording)}
+    if not most or _in_segments(told | most) == _in_segments(told):
+        return told
+    return _most_alive(step.whole.recording, step.held.temporaries)
+
+
+class _Turns(dict[int, list[int]]):
+    """What is added and taken away of storages of each size, in bytes; the size and its negative find the same list."""
+
+    __slots__ = ()
+
+    def __missing__(self, change: int) -> list[int]:
+        turns: list[int] = []
+        self[change] = self[-change] = turns
+        return turns
+
+    def most(self) -> dict[int, int]:
+        """The most of each size that are there at once."""
+        return {size: max(accumulate(turns, initial=0)) // size for size, turns in self.items() if size > 0}
+
+
+def _most_alive(recording: Recording, last: Sequence[Staying]) -> dict[int, int]:
     """Of each size, the most that are alive at once during a step; `last` is made at its end."""
     changes, told = recording.changes, 0
-    turns: defaultdict[int, list[int]] = defaultdict(list)
+    turns = _Turns()
     for position, size, count in sorted(_of_copies(recording)):
-        _tell(changes[told:position], turns)
-        turns[size].append(count)
+        for change in changes[told:position]:
+            turns[change].append(change)
+        turns[size].append(size * count)
         told = position
-    _tell(changes[told:], turns)
-    for size, count in _counted(last).items():
-        turns[size].append(count)
-    return {size: max(accumulate(each, initial=0)) for size, each in turns.items()}
-
-
-def _tell(changes: list[int], turns: defaultdict[int, list[int]]) -> None:
-    """Sort births and ends by size."""
-    for change in changes:
-        if change > 0:
-            turns[change].append(1)
-        else:
-            turns[-change].append(-1)
+    for change in changes[told:]:
+        turns[change].append(change)
+    for size, count in sizes(last).items():
+        turns[size].append(size * count)
+    return turns.most()
 
 
 def _of_copies(recording: Recording) -> Iterator[tuple[int, int, int]]:
     """What the layers that a window stands for add: position, size, how many. Gains count from its start on."""
-    for window, gained in zip(recording.windows, recording.gained, strict=True):
-        by_size: Counter[int] = Counter()
-        for born, count in gained.items():
-            by_size[born[4]] += count
-        for size, count in by_size.items():
-            yield window.start if count > 0 else window.end, size, window.copies * count
+    for window, gained in zip(recording.windows, recording.sizes, strict=True):
+        for size, count in gained.items():
+            if count:
+                yield window.start if count > 0 else window.end, size, window.copies * count
     for position, copies, born in recording.dropped:
         yield position, born[4], -copies

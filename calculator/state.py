@@ -1,4 +1,4 @@
-"""What is always alive: weights, constants, added parameters, optimizer states, and the gradients of a whole step."""
+"""What is always alive of a model under its method: weights, constants and added parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from calculator.answer import ComponentName
     from calculator.methods.base import Method
     from calculator.module import Buffer, Module, Parameter
-    from calculator.optimizers import Optimizer
     from calculator.quantization import Quantization
     from calculator.training import Training
     from calculator.treatment import Treated, Treatment
@@ -46,17 +45,6 @@ class Stored:
     def __post_init__(self) -> None:
         if not self.bytes:
             self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
-
-    def beside(self, name: str, component: ComponentName, times: int = 1) -> Stored:
-        """So many tensors of its shape and dtype for each one of it."""
-        return Stored(
-            name=f"{self.name}: {name}",
-            shape=self.shape,
-            dtype=self.dtype,
-            component=component,
-            count=self.count * times,
-            bytes=self.bytes * times,
-        )
 
 
 def stored(treated: Treated) -> tuple[Stored, ...]:
@@ -168,28 +156,3 @@ def _packed(
         )
         for constant, constant_shape, constant_dtype in quantization.constants(parameter.shape)
     ]
-
-
-def optimizer_states(tensors: tuple[Stored, ...], optimizer: Optimizer) -> Iterator[Stored]:
-    """The optimizer's states of every trained parameter, from its second step on."""
-    trained = [tensor for tensor in tensors if tensor.trained]
-    for tensor in trained:
-        early = tensor.made if optimizer.early else None
-        for name, shape, dtype in optimizer.states(tensor.shape, early or tensor.dtype):
-            if shape is tensor.shape and dtype == tensor.dtype:
-                yield tensor.beside(name, "optimizer_states")
-                continue
-            yield Stored(
-                name=f"{tensor.name}: {name}",
-                shape=shape,
-                dtype=dtype,
-                component="optimizer_states",
-                count=tensor.count,
-            )
-    for name, shape, dtype in optimizer.shared_states(tensor.shape for tensor in trained):
-        yield Stored(name=name, shape=shape, dtype=dtype, component="optimizer_states")
-
-
-def gradients(tensors: tuple[Stored, ...]) -> Iterator[Stored]:
-    """The gradient of every trained parameter, in its dtype."""
-    return (tensor.beside("gradient", "gradients") for tensor in tensors if tensor.trained)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.training import Training
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Added:
     """A parameter that a method puts into the model: its name relative to its owner, shape, dtype, whether trained."""
 
@@ -25,7 +25,7 @@ class Added:
     trained: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Treatment:
     """One module under a method.
 

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from calculator.beside import tensors
 from calculator.dimension import elements
 from calculator.dtype import ITEMSIZE, rounded
 
@@ -85,7 +86,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     peaks = step.peaks()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
-    for stored in last.alive.stored:
+    for stored in tensors(last.alive.stored):
         if stored.component in static:
             static[stored.component] += stored.bytes
     kinds = {_of_born(born).kind for born in step.context.tape.rows}
@@ -94,7 +95,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
         static=static,
         alive={peak.phase: _of_peak(peak) for peak in peaks},
         operations={peak.phase: peak.operation for peak in peaks},
-        ever=frozenset(kinds | {_of_stored(stored).kind for stored in last.alive.stored}),
+        ever=frozenset(kinds | {_of_stored(stored).kind for stored in tensors(last.alive.stored)}),
     )
 
 
@@ -115,7 +116,7 @@ STATIC = ("base_weights", "quantization_constants", "adapter_weights", "optimize
 
 def _of_peak(peak: Peak) -> Counter[Row]:
     rows: Counter[Row] = Counter()
-    for stored in peak.alive.stored:
+    for stored in tensors(peak.alive.stored):
         rows[_of_stored(stored)] += stored.count
     for born, count in peak.alive.kinds().items():
         rows[_of_born(born)] += count

@@ -23,6 +23,7 @@ _CONTEXT = Sourced(
 
 
 @cache
+@cache
 def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
     """The cuBLAS workspaces of a training step: the forward pass's thread and autograd's each hold one.
 

@@ -10,7 +10,7 @@ from calculator.answer import ComponentName
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.state import Stored
+    from calculator.beside import Staying
     from calculator.step.tape import Born
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
@@ -24,7 +24,7 @@ class Alive:
 
     __slots__ = ("counted", "single", "stored")
 
-    def __init__(self, stored: Sequence[Stored], single: Iterable[Born] = (), counted: Counted | None = None) -> None:
+    def __init__(self, stored: Sequence[Staying], single: Iterable[Born] = (), counted: Counted | None = None) -> None:
         self.stored = stored
         self.single = list(single)
         self.counted = counted or []

@@ -5,12 +5,14 @@ Source: torch/csrc/autograd/functions/accumulate_grad.h (stealing).
 
 from __future__ import annotations
 
+from itertools import compress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import elements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from calculator.answer import ComponentName
     from calculator.step.tape import Edge, Frame, Tape, Tensor
@@ -66,6 +68,31 @@ class Node:
             own = tensor.edge is not None and tensor.edge not in self.edges
             held = tensor.detach() if own else tensor
         self.saved = [*self.saved, held]
+
+
+#: When a node was made, among all of its tape.
+SEQUENCE = attrgetter("sequence")
+
+
+#: Rules of two factors, each saved for the other's gradient alone: for which edge the first is saved, and the second.
+_FACTORS: dict[Rule, tuple[int, int]] = {}
+
+
+def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
+    """Say of a rule's nodes for which of their edges they save the first tensor, and the second; others are for all."""
+
+    def noted(rule: Rule) -> Rule:
+        _FACTORS[rule] = (first, second)
+        return rule
+
+    return noted
+
+
+def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
+    """What a node would save if no gradient flowed to some others."""
+    order = [place for place in _FACTORS.get(node.apply, ()) if node.edges[place] is not None]
+    wanted = [edge is not None and edge[0] not in missing for edge in map(node.edges.__getitem__, order)]
+    return [*compress(node.saved, wanted), *node.saved[len(order) :]]
 
 
 class Mark(Node):

@@ -1,6 +1,6 @@
 """A causal language model's training step: embeddings, layers, head, loss, and back.
 
-Two layers are interpreted, the first and one that stands for all the others, or one alone: see `recording`.
+One layer is interpreted that stands for all, or the first and one for all the others: see `interpretation`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from calculator.step.cache import Cache
 from calculator.step.checkpoint import checkpoint
 from calculator.step.context import Context, stack
 from calculator.step.engine import backward
+from calculator.step.first_layer import FirstLayer, may_be_told
 from calculator.step.loss import causal_lm_loss
 from calculator.step.router_loss import with_router_loss
 from calculator.step.tape import Tensor
@@ -32,7 +33,8 @@ def micro_batch(context: Context) -> None:
     with autocast.region(tape, context.training.autocast):
         loss = _forward(context, ids)
     tape.mark("backward")
-    backward(tape, loss)
+    first = context.first
+    backward(tape, loss, seen=None if first is None else first.look)
     context.release()
     tape.mark("end")
     context.kept = [*given, loss]
@@ -50,6 +52,8 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     loss = causal_lm_loss(context, logits)
     loss = with_router_loss(context, loss)
     context.tape.component = "activations"
+    if context.first is not None and context.cache is not None:
+        context.first.sees(context.cache)
     context.cache, context.recorded, context.during_forward = None, None, []
     return loss
 
@@ -66,6 +70,10 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     del inputs_embeds
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
+    if may_be_told(context, hidden_states):
+        context.repetition = context.repetition.from_the_first()
+        context.first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
+        hidden_states = context.first.output(hidden_states)
     for place in range(len(context.repetition.numbers)):
         if place == context.repetition.start:
             context.others = []

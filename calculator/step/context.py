@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.model import Layer, Model, Stack
     from calculator.module import Module
+    from calculator.step.first_layer import FirstLayer
     from calculator.training import Training
     from calculator.treatment import Treated
 
@@ -32,7 +33,7 @@ NOT_RUN = "of layers not run"
 
 
 class Context:
-    """One run of the step."""
+    """One run of the step; `tells_first` allows that its first layer is told and not run (see `first_layer`)."""
 
     __slots__ = (
         "attention",
@@ -44,6 +45,7 @@ class Context:
         "dtype",
         "during_forward",
         "during_layers",
+        "first",
         "kept",
         "kernels",
         "length",
@@ -60,6 +62,7 @@ class Context:
         "repetition",
         "returned",
         "tape",
+        "tells_first",
         "training",
         "treated",
         "waiting",
@@ -105,6 +108,8 @@ class Context:
         self.waiting: list[Tensor] = []
         self.repetition = repetition(layer_kinds(self))
         self.kept: list[Tensor] = []
+        self.first: FirstLayer | None = None
+        self.tells_first = False
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -7,21 +7,27 @@ input_buffer.cpp (accumulation).
 from __future__ import annotations
 
 import sys
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import elements
-from calculator.step.autograd import Leaf
+from calculator.step.autograd import SEQUENCE, Leaf
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.dimension import Shape
     from calculator.dtype import DType
     from calculator.step.autograd import Node
     from calculator.step.tape import Edge, Tape, Tensor
 
 
-def backward(tape: Tape, out: Tensor, gradient: Tensor | None = None) -> None:
-    """Run the backward pass from a scalar, or from any tensor whose gradient the caller gives and holds."""
+def backward(
+    tape: Tape, out: Tensor, gradient: Tensor | None = None, seen: Callable[[list[Node]], None] | None = None
+) -> None:
+    """Run the backward pass from a scalar, or from any tensor whose gradient the caller gives and holds.
+
+    `seen` is shown the graph beforehand, its nodes in the order of their making.
+    """
     if out.edge is None:
         return
     root = out.edge[0]
@@ -31,6 +37,8 @@ def backward(tape: Tape, out: Tensor, gradient: Tensor | None = None) -> None:
     else:
         root.incoming = given
     ahead = _in_order(root)
+    if seen is not None:
+        seen(ahead)
     while ahead:
         node = ahead.pop()
         tape.scope, tape.component = node.scope, node.component
@@ -53,11 +61,8 @@ def _in_order(root: Node) -> list[Node]:
                 if not target.pending and not isinstance(target, Leaf):
                     reached.append(target)
                 target.pending += 1
-    reached.sort(key=_SEQUENCE)
+    reached.sort(key=SEQUENCE)
     return reached
-
-
-_SEQUENCE = attrgetter("sequence")
 
 
 def _run(node: Node) -> None:

@@ -22,7 +22,7 @@ FUSED_TOKENS = 4
 def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
     """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
     shape = module.weight.shape
-    blocks = ceil(elements(shape) / quantization.blocksize)
+    blocks = ceil(module.weight.elements / quantization.blocksize)
     absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
     dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
     del absmax
@@ -77,7 +77,7 @@ def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> 
     """
     if not quantization.double_quant:
         return []
-    blocks = ceil(elements(module.weight.shape) / quantization.blocksize)
+    blocks = ceil(module.weight.elements / quantization.blocksize)
     return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from calculator.dtype import ITEMSIZE
 from calculator.step.autocast import summed_dtype
-from calculator.step.autograd import Node
+from calculator.step.autograd import Node, saves_factors
 from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name:
     return _row_aligned(x, (x.shape[0], out_features), name, node)
 
 
+@saves_factors(1, 0)
 def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The gradient of the weights is dense: it has every group's matrix, whichever rows there were."""
     left, right = node.edges

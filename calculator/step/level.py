@@ -7,12 +7,11 @@ in between, so the larger end holds the peak.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Window(NamedTuple):
     """The events `start` to `end` of a layer's forward or backward pass, and how many more layers it stands for.
 
     `before` is where the same period before it begins.
@@ -24,8 +23,7 @@ class Window:
     copies: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class Moment(NamedTuple):
     """One event of the step: its position, the bytes alive after it, and how often each window's growth has come."""
 
     event: int
@@ -33,8 +31,7 @@ class Moment:
     repeats: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class Section(NamedTuple):
     """Events over which what copies hold is the same: how often each growth has come, and the bytes of all of them."""
 
     start: int

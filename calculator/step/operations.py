@@ -9,7 +9,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from calculator.step.autocast import copied, summed_dtype
-from calculator.step.autograd import Node
+from calculator.step.autograd import Node, saves_factors
 from calculator.step.tape import Tensor
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
     return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
 
 
+@saves_factors(0, 1)
 def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     product = promoted(grad.dtype, node.saved[0].dtype)
     left = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[0] else None
@@ -339,6 +340,7 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node)
 
 
+@saves_factors(1, 0)
 def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     tape = grad.tape
     left, right = node.edges[:2]
@@ -367,6 +369,7 @@ def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
     return a.tape.new(shape, a.dtype, name, node)
 
 
+@saves_factors(1, 0)
 def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
 

@@ -6,6 +6,7 @@ from collections import Counter
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from calculator.beside import Beside, Staying
 from calculator.state import Stored
 from calculator.step import adafactor
 from calculator.step.operations import promoted
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.optimizers import Optimizer
 
 
-def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm: float | None) -> tuple[Stored, ...]:
+def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm: float | None) -> tuple[Staying, ...]:
     """The larger of the two: they do not coexist."""
     candidates = [_foreach(trained, optimizer) if optimizer.storage != "factored" else adafactor.temporaries(trained)]
     if max_grad_norm:
@@ -25,11 +26,11 @@ def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm
     return max(candidates, key=_bytes)
 
 
-def _bytes(tensors: Iterable[Stored]) -> int:
+def _bytes(tensors: Iterable[Staying]) -> int:
     return sum(tensor.bytes for tensor in tensors)
 
 
-def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored, ...]:
+def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Staying, ...]:
     """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
     It runs one dtype after the other, of which there are two at most, and a list keeps its name until the next dtype's
@@ -44,9 +45,11 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Stored,
     if not times:
         return ()
     name = f"{optimizer.name} temporary"
+    if len(sizes) == 1 and not optimizer.early:
+        return (Beside(trained, (name,), "workspace", times),)
     made = [_as_made(t, name) for t in trained if optimizer.early and t.made]
     counts = [(t, (times if t.dtype == larger else 1) - bool(optimizer.early and t.made)) for t in trained]
-    return (*made, *[t.beside(name, "workspace", count) for t, count in counts if count])
+    return (*made, *[Beside((t,), (name,), "workspace", count) for t, count in counts if count])
 
 
 def _as_made(tensor: Stored, name: str) -> Stored:
@@ -56,7 +59,7 @@ def _as_made(tensor: Stored, name: str) -> Stored:
     return Stored(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
-def _clipping(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
+def _clipping(trained: tuple[Stored, ...]) -> tuple[Staying, ...]:
     """A norm for each gradient, the norms stacked, and theirs; then, where that is more, what the factor is made of.
 
     Source: torch/nn/utils/clip_grad.py, foreach.

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from calculator.step.alive import Alive
 from calculator.step.level import Level
+from calculator.step.lifetimes import Lifetimes, by_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from calculator.state import Stored
+    from calculator.beside import Staying
     from calculator.step.alive import Counted
+    from calculator.step.first_layer import FirstLayer
     from calculator.step.level import Moment, Window
     from calculator.step.tape import Born, Tape
 
@@ -26,82 +28,101 @@ if TYPE_CHECKING:
 class Recording:
     """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
 
-    `changes`: what each event adds to the bytes; `ends`: the event that frees each row. `gained`: what one copy adds,
-    by window; `dropped`: what is freed for all copies at once. `handed_on`: the row that a repeating period hands on to
-    the next, where none is interpreted before it: checkpointed layers, each of which holds its input until its own
-    backward pass and frees nothing else of the one before it.
+    `changes`: what each event adds to the bytes; `lives`: when each row is freed. `left`: the rows that each window
+    leaves alive; `gained`: what one copy adds in it, and `sizes` the same by size; `dropped`: what is freed for all
+    copies at once. `handed_on`: the row that a repeating period hands on to the next, where none is interpreted before
+    it; a checkpoint holds its input until its own backward pass. `first`: the layer that comes before those of the
+    windows and is not run, if one is.
     """
 
-    __slots__ = ("changes", "dropped", "ends", "gained", "handed_on", "level", "net", "shared", "tape", "windows")
+    __slots__ = (
+        "changes",
+        "dropped",
+        "first",
+        "gained",
+        "handed_on",
+        "left",
+        "level",
+        "lives",
+        "net",
+        "shared",
+        "sizes",
+        "tape",
+        "windows",
+    )
 
-    def __init__(self, tape: Tape, windows: tuple[Window, ...], shared: int, handed_on: int | None = None) -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        windows: tuple[Window, ...],
+        shared: int,
+        handed_on: int | None = None,
+        first: FirstLayer | None = None,
+    ) -> None:
         self.shared = shared
         self.handed_on = handed_on
+        self.first = first
         self.tape = tape
         self.windows = windows
-        self.changes = _changes(tape)
-        self.ends = _ends(tape)
-        self.gained = [self._gain(window) if place else self._kept(window) for place, window in enumerate(windows)]
+        self.lives = Lifetimes(tape)
+        self.changes = self.lives.changes()
+        self.left = [self.lives.left(window.start, window.end) for window in windows]
+        self.gained = [self._gain(place) if place else self._kept() for place in range(len(windows))]
         self.net = _unreplaced(self.gained)
         self.dropped = tuple(self._drops())
+        if first is not None:
+            sides = first.beside(self)
+            self.windows += sides.windows
+            self.gained += sides.gained
+            self.dropped = tuple([(at, copies + 1, born) for at, copies, born in self.dropped])
+        self.sizes = [by_size(gained) for gained in self.gained]
         self.level = Level(
             list(accumulate(self.changes)),
-            windows,
-            tuple([sum([born[4] * n for born, n in gained.items()]) for gained in self.gained]),
+            self.windows,
+            tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes]),
             tuple([(at, copies * born[4]) for at, copies, born in self.dropped]),
         )
 
-    def _kept(self, window: Window) -> Counter[Born]:
+    def _kept(self) -> Counter[Born]:
         """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
 
         The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
         too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
         """
-        left = self._left(window)
-        by_this = self._freed(self._born(window.before, window.start), window.start, window.end)
+        window, lives = self.windows[0], self.lives
+        left = self._left_in(0)
+        by_this = lives.freed(lives.born(window.before, window.start), window.start, window.end)
         if not by_this:
             return left
-        after = self._freed(self._born(window.start, window.end), window.end, self._until())
-        both = self._kinds(by_this) & self._kinds(after)
+        after = lives.freed(self.left[0], window.end, self._until())
+        both = lives.kinds(by_this) & lives.kinds(after)
         return left - both if both else left
 
-    def _gain(self, window: Window) -> Counter[Born]:
+    def _gain(self, place: int) -> Counter[Born]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
-        gained = self._left(window)
-        before = range(self.shared, self._next_row(window.start))
-        gained.subtract(self._kinds(self._freed(before, window.start, window.end)))
-        if self.handed_on is not None:
-            gained[self.tape.rows[self.handed_on]] -= 1
+        window, lives = self.windows[place], self.lives
+        gained = self._left_in(place)
+        before = range(self.shared, lives.next_row(window.start))
+        gained.subtract(lives.kinds(lives.freed(before, window.start, window.end)))
         return gained
 
-    def _left(self, window: Window) -> Counter[Born]:
-        """What a window leaves alive of what is born in it."""
-        ends, end = self.ends, window.end
-        return self._kinds([row for row in self._born(window.start, end) if ends[row] >= end])
+    def _left_in(self, place: int) -> Counter[Born]:
+        """What a window leaves alive of what is born in it, less the input that it lets go."""
+        left = self.lives.kinds(self.left[place])
+        if self.handed_on is not None and self._hands_on_in(place):
+            left[self.tape.rows[self.handed_on]] -= 1
+        return left
+
+    def _hands_on_in(self, place: int) -> bool:
+        """Whether a layer lets its input go in a window; a checkpoint does so in the backward pass."""
+        if self.first is None:
+            return place > 0
+        window = self.windows[place]
+        return window.start <= self.lives.ends[self.first.row] < window.end
 
     def _until(self) -> int:
         """Where the backward pass through the repeated layers begins."""
-        return self.windows[1].start if len(self.windows) > 1 else len(self.tape.events)
-
-    def _born(self, start: int, end: int) -> range:
-        """The rows born between two positions: rows are numbered as they are born."""
-        return range(self._next_row(start), self._next_row(end))
-
-    def _next_row(self, position: int) -> int:
-        """The first row that is born from a position on."""
-        for event in self.tape.events[position:]:
-            if event >= 0:
-                return event
-        return len(self.ends)
-
-    def _freed(self, rows: range, start: int, end: int) -> list[int]:
-        """Those of the rows that are freed between two positions."""
-        ends = self.ends
-        return [row for row in rows if start <= ends[row] < end]
-
-    def _kinds(self, rows: list[int]) -> Counter[Born]:
-        told = self.tape.rows
-        return Counter([told[row] for row in rows])
+        return self.windows[1].start if len(self.windows) > 1 else self.lives.end
 
     def _drops(self) -> Iterator[tuple[int, int, Born]]:
         """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
@@ -112,7 +133,7 @@ class Recording:
         """
         for place, window in enumerate(self.windows):
             last = bool(place)
-            here = self._freed(self._born(window.start, window.end), window.end, self._end if last else self._until())
+            here = self.lives.freed(self.left[place], window.end, self.lives.end if last else self._until())
             if here:
                 yield from self._dropped(self.gained[place], here, window, last=last)
 
@@ -120,24 +141,21 @@ class Recording:
         self, gained: Counter[Born], here: list[int], window: Window, *, last: bool
     ) -> Iterator[tuple[int, int, Born]]:
         """The frees of rows, each kind as often as a copy gained it."""
+        lives = self.lives
         if last:
             left, rows = {born: count for born, count in gained.items() if count > 0}, here
         else:
-            left = {born: min(count, gained[born]) for born, count in self._kinds(here).items()}
-            alike = self._born(window.before, window.start)
-            rows = self._freed(alike, window.end, self._until()) if alike else here
+            left = {born: min(count, gained[born]) for born, count in lives.kinds(here).items()}
+            alike = lives.born(window.before, window.start)
+            rows = lives.freed(alike, window.end, self._until()) if alike else here
             rows = [row for row in rows if row != self.handed_on]
-        for row in sorted(rows, key=self.ends.__getitem__):
+        for row in sorted(rows, key=lives.ends.__getitem__):
             born = self.tape.rows[row]
             if left.get(born, 0) > 0:
                 left[born] -= 1
-                yield self.ends[row] + 1, window.copies, born
+                yield lives.ends[row] + 1, window.copies, born
 
-    @property
-    def _end(self) -> int:
-        return len(self.tape.events)
-
-    def alive(self, moment: Moment, stored: Sequence[Stored] = (), left: Counter[Born] | None = None) -> Alive:
+    def alive(self, moment: Moment, stored: Sequence[Staying] = (), left: Counter[Born] | None = None) -> Alive:
         """What is alive at a moment, beside tensors that stay and what is left of the step before."""
         counted: Counted = []
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
@@ -145,20 +163,20 @@ class Recording:
         counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
         if left:
             counted += left.items()
-        return Alive(stored, self._single(moment.event), counted)
+        return Alive(stored, self.lives.alive(moment.event), counted)
 
     def at_the_end(self) -> Counter[Born]:
         """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
-        copies = self.windows[0].copies if self.windows else 0
-        single = [born for born in self._single(self._end) if born[3] != "gradients"]
-        counted = [(born, count * copies) for born, count in self.net.items() if count and born[3] != "gradients"]
-        counted += [(born, -copies) for _, copies, born in self.dropped if born[3] != "gradients"]
+        copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
+        single = [born for born in self.lives.alive(self.lives.end) if born[3] != "gradients"]
+        counted = [(born, count * copies) for born, count in self.stays().items() if count and born[3] != "gradients"]
         return Alive((), single, counted).kinds()
 
-    def _single(self, position: int) -> list[Born]:
-        """The interpreted storages alive at a position, in the order of their births."""
-        ends, told = self.ends, self.tape.rows
-        return [told[row] for row in range(self._next_row(position)) if ends[row] >= position]
+    def stays(self) -> Counter[Born]:
+        """What one copy leaves when the step ends."""
+        stays = Counter(self.net)
+        stays.subtract([born for _, _, born in self.dropped])
+        return stays
 
 
 def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
@@ -176,19 +194,3 @@ def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
                     counts[born] -= moved
                     counts[lost] += moved
     return held
-
-
-def _changes(tape: Tape) -> list[int]:
-    """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
-    sizes = [row[4] for row in tape.rows]
-    of_rows = sizes + [-size for size in reversed(sizes)]
-    return [*map(of_rows.__getitem__, tape.events)]
-
-
-def _ends(tape: Tape) -> list[int]:
-    """At which event each row is freed; one past the last where it stays."""
-    ends = [len(tape.events)] * len(tape.rows)
-    for position, event in enumerate(tape.events):
-        if event < 0:
-            ends[~event] = position
-    return ends

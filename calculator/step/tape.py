@@ -89,6 +89,10 @@ class Tape:
         if passing is not None and passing.storage is not None:
             self.passed[label] = passing.storage.row
 
+    def position(self, label: str) -> int:
+        """Where a point that has been named lies."""
+        return next(position for position, name in self.marks if name == label)
+
     def new(
         self, shape: Shape, dtype: DType, name: str, node: Node | None = None, component: ComponentName | None = None
     ) -> Tensor:

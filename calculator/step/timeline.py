@@ -23,7 +23,12 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tup
     forward, backward, optimizer = peaks
     throughout = (forward.throughout, backward.throughout)
     last = (optimizer.operation, optimizer.bytes)
-    return Deferred(partial(_told, step.recording.level, step.marks, step.layers, throughout, last))
+    return Deferred(partial(_of_layers, step, throughout, last))
+
+
+def _of_layers(step: TrainingStep, throughout: tuple[int, int], last: tuple[str, int]) -> tuple[Moment, ...]:
+    whole = step.whole
+    return _told(whole.recording.level, whole.marks, whole.layers, throughout, last)
 
 
 def _told(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from calculator.beside import optimizer_states, tensors
 from calculator.dimension import Dim
 from calculator.estimate import model_of
 from calculator.methods import Adapter, Prefix, Prompt
 from calculator.optimizers import OPTIMIZERS
-from calculator.state import optimizer_states, stored
+from calculator.state import stored
 from calculator.step.context import Context
 from calculator.step.engine import backward
 from calculator.step.optimizer_step import temporaries
@@ -19,6 +20,7 @@ from validation.measure.meter import Reading
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from calculator.beside import Staying
     from calculator.state import Stored
     from calculator.step.bound import Bound
     from calculator.step.context import LayerModules
@@ -63,9 +65,9 @@ def _size(context: Context, event: int) -> int:
     return rows[event][4] if event >= 0 else -rows[~event][4]
 
 
-def _bytes(tensors: Iterable[Stored]) -> int:
+def _bytes(staying: Iterable[Staying]) -> int:
     """Bytes of one of each."""
-    return sum(tensor.bytes // tensor.count for tensor in tensors)
+    return sum(tensor.bytes // tensor.count for tensor in tensors(staying))
 
 
 def _state(case: LayerCase) -> tuple[Stored, ...]:

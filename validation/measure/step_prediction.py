@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from calculator.beside import gradients, optimizer_states
 from calculator.devices.verdict import card_of
 from calculator.estimate import estimate, model_of
 from calculator.optimizers import OPTIMIZERS
-from calculator.state import gradients, optimizer_states
 from calculator.step.kernels import Kernels
 from calculator.step.training_step import TrainingStep
 

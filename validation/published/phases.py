@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.beside import gradients, optimizer_states
 from calculator.dtype import ITEMSIZE, rounded
 from calculator.optimizers import OPTIMIZERS
-from calculator.state import gradients, optimizer_states, stored
+from calculator.state import stored
 from calculator.step.unrolled import events
 from calculator.treatment import Treated
 from validation.published.outputs import held

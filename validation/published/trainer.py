@@ -15,10 +15,11 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator import CachingAllocator
+from calculator.beside import optimizer_states
 from calculator.dtype import ITEMSIZE, rounded
 from calculator.optimizers import OPTIMIZERS
 from calculator.replay import MOST_STEPS, Batch, Run
-from calculator.state import optimizer_states, stored
+from calculator.state import stored
 from calculator.step.training_step import TrainingStep
 from calculator.step.unrolled import Events, events
 from calculator.treatment import Treated

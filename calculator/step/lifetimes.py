@@ -1,0 +1,76 @@
+"""When each storage on a tape is born and freed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from calculator.step.tape import Born, Tape
+
+
+class Lifetimes:
+    """The rows of a tape and at which event each ends; one past the last where it stays."""
+
+    __slots__ = ("ends", "events", "rows")
+
+    def __init__(self, tape: Tape) -> None:
+        self.events = tape.events
+        self.rows = tape.rows
+        self.ends = [len(self.events)] * len(self.rows)
+        for position, event in enumerate(self.events):
+            if event < 0:
+                self.ends[~event] = position
+
+    @property
+    def end(self) -> int:
+        """Behind the last event."""
+        return len(self.events)
+
+    def changes(self) -> list[int]:
+        """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
+        sizes = [row[4] for row in self.rows]
+        of_rows = sizes + [-size for size in reversed(sizes)]
+        return [*map(of_rows.__getitem__, self.events)]
+
+    def born(self, start: int, end: int) -> range:
+        """The rows born between two positions: rows are numbered as they are born."""
+        return range(self.next_row(start), self.next_row(end))
+
+    def next_row(self, position: int) -> int:
+        """The first row that is born from a position on."""
+        events, end = self.events, len(self.events)
+        while position < end:
+            if events[position] >= 0:
+                return events[position]
+            position += 1
+        return len(self.ends)
+
+    def left(self, start: int, end: int) -> list[int]:
+        """The rows born between two positions and not freed between them."""
+        ends = self.ends
+        return [row for row in self.born(start, end) if ends[row] >= end]
+
+    def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
+        """Those of the rows that are freed between two positions."""
+        ends = self.ends
+        return [row for row in rows if start <= ends[row] < end]
+
+    def kinds(self, rows: Iterable[int]) -> Counter[Born]:
+        """How many rows of each kind."""
+        return Counter(map(self.rows.__getitem__, rows))
+
+    def alive(self, position: int) -> list[Born]:
+        """The storages alive at a position, in the order of their births."""
+        ends, told = self.ends, self.rows
+        return [told[row] for row in range(self.next_row(position)) if ends[row] >= position]
+
+
+def by_size(kinds: Mapping[Born, int]) -> dict[int, int]:
+    """How many storages of each size there are among kinds."""
+    sizes: dict[int, int] = {}
+    for born, count in kinds.items():
+        sizes[born[4]] = sizes.get(born[4], 0) + count
+    return sizes
