@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from calculator.sourced import Sourced
 
 
-def estimate(request: Request, neighbours: Neighbours | None = None) -> Estimate:
-    """Answer a request; `neighbours` has what a series of requests has in common, and changes no answer.
+def estimate(request: Request, neighbours: Neighbours | None = None, *, whole: bool = False) -> Estimate:
+    """Answer a request.
+
+    Neither changes the answer: `neighbours` has what a series of requests has in common; `whole` has all that the
+    timeline tells of run at once, which is quicker where it is read and slower where it is not.
 
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
@@ -49,7 +52,7 @@ def estimate(request: Request, neighbours: Neighbours | None = None) -> Estimate
     held = neighbours.held_by(model, request.method, request.training)
     card = card_of(request.device)
     kernels = Kernels(flash=card is None or card.has_flash)
-    step = TrainingStep(model, request.method, request.training, kernels=kernels, held=held)
+    step = TrainingStep(model, request.method, request.training, kernels=kernels, held=held, whole=whole)
     memory, verdict = _memory(request, step)
     return Estimate(
         model=model_summary(model),

@@ -118,8 +118,8 @@ def _estimates(runs: int) -> Iterator[Line]:
 
 
 def _read(request: Request) -> list[object]:
-    """An estimate with everything in it."""
-    memory = estimate(request).memory
+    """An estimate with everything in it, as the API gives it."""
+    memory = estimate(request, whole=True).memory
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 

@@ -23,7 +23,7 @@ def answered(body: Any) -> EstimateAnswer:
     Raises:
         PlanError: where the request is wrong, or the real stack refuses the combination.
     """
-    return EstimateAnswer.model_validate(estimate(parse_request(body)))
+    return EstimateAnswer.model_validate(estimate(parse_request(body), whole=True))
 
 
 @router.post(
