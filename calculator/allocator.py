@@ -28,7 +28,7 @@ OWN_SEGMENT = 10 * MIB
 #: A segment for requests between the two (kLargeBuffer, large_segment_size).
 LARGE_SEGMENT = 20 * MIB
 
-#: A free block is one number, size · 2^48 + address, so that a sorted list is ordered by size, then address.
+#: A free block's key is one number, size · 2^48 + address, so that a sorted list is ordered by size, then address.
 _SHIFT = 48
 _ADDRESS = (1 << _SHIFT) - 1
 
@@ -42,76 +42,95 @@ def segment_bytes(size: int) -> int:
     return -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
 
 
-class Pool:
-    """Blocks that only requests of one kind, small or large, are served from. All sizes are bytes, rounded to 512."""
+class Block:
+    """A part of a segment, in use or free, and the parts before and behind it there. Sizes and addresses are bytes."""
 
-    __slots__ = ("_ends", "_free", "_next", "_starts", "_taken", "largest_waste", "reserved", "segments")
+    __slots__ = ("address", "before", "behind", "is_free", "size")
+
+    def __init__(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> None:
+        self.address = address
+        self.size = size
+        self.before = before
+        self.behind = behind
+        self.is_free = False
+
+
+class Pool:
+    """Blocks that only requests of one kind, small or large, are served from. All sizes are rounded to 512 bytes."""
+
+    __slots__ = ("_blocks", "_free", "_next", "largest_waste", "reserved", "segments")
 
     def __init__(self, largest_waste: int) -> None:
         self.largest_waste = largest_waste
         self.reserved = 0
         self.segments: dict[int, int] = {}
         self._next = BLOCK
+        #: The keys of free blocks, and the block that begins at each address, free ones at least.
         self._free: list[int] = []
-        self._starts: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
-        self._taken: dict[int, int] = {}
+        self._blocks: dict[int, Block] = {}
 
-    def allocate(self, size: int) -> int:
-        """Serve a request, and say at which address."""
+    def allocate(self, size: int) -> Block:
+        """Serve a request."""
         free = self._free
         place = bisect_left(free, size << _SHIFT)
-        if place < len(free):
-            found = free.pop(place)
-            address, found = found & _ADDRESS, found >> _SHIFT
-            del self._starts[address]
-            del self._ends[address + found]
-        else:
-            address, found = self._grown(size)
-        if found - size > self.largest_waste:
-            self._keep(address + size, found - size)
-            found = size
-        self._taken[address] = found
-        return address
+        block = self._blocks[free.pop(place) & _ADDRESS] if place < len(free) else self._grown(size)
+        block.is_free = False
+        if block.size - size > self.largest_waste:
+            self._split(block, size)
+        return block
 
-    def free(self, address: int) -> None:
+    def free(self, block: Block) -> None:
         """Keep a block, merged with its free neighbours."""
-        size = self._taken.pop(address)
-        end = address + size
-        behind = self._starts.pop(end, 0)
-        if behind:
-            self._drop(end, behind)
-            size += behind
-        before = self._ends.pop(address, None)
-        if before is not None:
-            ahead = self._starts.pop(before)
-            del self._free[bisect_left(self._free, ahead << _SHIFT | before)]
-            address, size = before, size + ahead
-        self._keep(address, size)
+        behind = block.behind
+        if behind is not None and behind.is_free:
+            self._drop(behind)
+            self._merge(block, behind)
+        before = block.before
+        if before is not None and before.is_free:
+            self._drop(before)
+            self._merge(before, block)
+            block = before
+        block.is_free = True
+        insort(self._free, block.size << _SHIFT | block.address)
 
-    def _keep(self, address: int, size: int) -> None:
-        insort(self._free, size << _SHIFT | address)
-        self._starts[address] = size
-        self._ends[address + size] = address
+    def _split(self, block: Block, size: int) -> None:
+        """Leave a block so much, and keep the rest."""
+        address = block.address + size
+        rest = Block(address, block.size - size, block, block.behind)
+        rest.is_free = True
+        if block.behind is not None:
+            block.behind.before = rest
+        block.behind, block.size = rest, size
+        self._blocks[address] = rest
+        insort(self._free, rest.size << _SHIFT | address)
 
-    def _drop(self, address: int, size: int) -> None:
-        del self._free[bisect_left(self._free, size << _SHIFT | address)]
-        del self._ends[address + size]
+    @staticmethod
+    def _merge(block: Block, behind: Block) -> None:
+        block.size += behind.size
+        block.behind = behind.behind
+        if behind.behind is not None:
+            behind.behind.before = block
 
-    def _grown(self, size: int) -> tuple[int, int]:
-        """A new segment, apart from every other, so that blocks of two are never merged: its address and bytes."""
+    def _drop(self, block: Block) -> None:
+        """Take a block off the free ones."""
+        del self._free[bisect_left(self._free, block.size << _SHIFT | block.address)]
+
+    def _grown(self, size: int) -> Block:
+        """A new segment, apart from every other, so that blocks of two are never merged."""
         taken = segment_bytes(size)
-        address, self._next = self._next, self._next + taken + BLOCK
-        self.segments[address] = taken
+        block = self._blocks[self._next] = Block(self._next, taken)
+        self._next += taken + BLOCK
+        self.segments[block.address] = taken
         self.reserved += taken
-        return address, taken
+        return block
 
     def release(self) -> None:
         """Give back the segments that are free from end to end (release_blocks, by torch.cuda.empty_cache)."""
         for address, size in list(self.segments.items()):
-            if self._starts.get(address) == size:
-                del self._starts[address]
-                self._drop(address, size)
+            block = self._blocks[address]
+            if block.is_free and block.size == size:
+                self._drop(block)
+                del self._blocks[address]
                 del self.segments[address]
                 self.reserved -= size
 
@@ -126,7 +145,7 @@ class ExpandablePool(Pool):
         self._page = page
         self._next = 0
 
-    def allocate(self, size: int) -> int:
+    def allocate(self, size: int) -> Block:
         """Serve a request; the block at the end of the segment, which can grow, counts as the largest of all."""
         free = self._free
         place = bisect_left(free, size << _SHIFT)
@@ -136,21 +155,32 @@ class ExpandablePool(Pool):
         if (last & _ADDRESS) + (last >> _SHIFT) != self._next:
             return super().allocate(size)
         del free[place]
-        address = super().allocate(size)
+        block = super().allocate(size)
         insort(free, last)
-        return address
+        return block
 
-    def _grown(self, size: int) -> tuple[int, int]:
+    def _grown(self, size: int) -> Block:
         """The free block at the segment's end, if there is one, with as many new pages as the request needs."""
-        address, held = self._next, 0
-        if self._next in self._ends:
-            address = self._ends.pop(self._next)
-            held = self._starts.pop(address)
-            del self._free[bisect_left(self._free, held << _SHIFT | address)]
-        pages = -(-(size - held) // self._page) * self._page
+        last = self._last()
+        if last is not None and last.is_free:
+            self._drop(last)
+            block = last
+        else:
+            block = self._blocks[self._next] = Block(self._next, 0, last)
+            if last is not None:
+                last.behind = block
+        pages = -(-(size - block.size) // self._page) * self._page
+        block.size += pages
         self._next += pages
         self.reserved += pages
-        return address, held + pages
+        return block
+
+    def _last(self) -> Block | None:
+        """The block at the segment's end, from its beginning on."""
+        block = self._blocks.get(0)
+        while block is not None and block.behind is not None:
+            block = block.behind
+        return block
 
 
 class CachingAllocator:
@@ -181,8 +211,8 @@ class CachingAllocator:
         """The pool that serves requests of a size."""
         return self.small if size <= SMALL_REQUEST else self.large
 
-    def allocate(self, size: int) -> tuple[Pool, int]:
-        """Serve a request of any size: the pool that serves it, which is asked to free it again, and the address."""
+    def allocate(self, size: int) -> tuple[Pool, Block]:
+        """Serve a request of any size: the pool that serves it, which is asked to free it again, and the block."""
         size = -(-size // BLOCK) * BLOCK
         pool = self.pool(size)
         return pool, pool.allocate(size)

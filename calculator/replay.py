@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator import SMALL_REQUEST, CachingAllocator
+from calculator.allocator import Block, CachingAllocator, Pool
 from calculator.beside import optimizer_states
 from calculator.loading import Loading, spelled
 from calculator.optimizers import OPTIMIZERS
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from calculator.model import Model
     from calculator.training import Training
 
-#: A block in use: its bytes as requested, and its address.
-Block = tuple[int, int]
+#: A block in use, and the pool that it goes back to.
+Held = tuple[Pool, Block]
 
 #: Micro-batches after a step's first that are run: the others meet what the last of these met.
 LATER_MICRO_BATCHES = 2
@@ -50,21 +50,40 @@ def peak_reserved(model: Model, method: Method, training: Training, workspaces: 
     return run.allocator.max_reserved
 
 
+class Tensors:
+    """What an allocator is asked for: the bytes of each row, and its block while it lives."""
+
+    __slots__ = ("blocks", "pools", "sizes")
+
+    def __init__(self, allocator: CachingAllocator, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.pools = [*map(allocator.pool, sizes)]
+        self.blocks: list[Block] = [Block(0, 0)] * len(sizes)
+
+    def play(self, told: Sequence[int]) -> None:
+        """Allocate and free as events tell: `n` for the birth of row `n`, `~n` for its end."""
+        sizes, pools, blocks = self.sizes, self.pools, self.blocks
+        for event in told:
+            if event >= 0:
+                blocks[event] = pools[event].allocate(sizes[event])
+            else:
+                pools[~event].free(blocks[~event])
+
+    def held(self, rows: Sequence[int]) -> list[Held]:
+        """The blocks of rows that live."""
+        return [(self.pools[row], self.blocks[row]) for row in rows]
+
+
 class Batch:
-    """A micro-batch's events with what playing them needs: bytes by row, and addresses while rows live."""
+    """A micro-batch's events and its tensors."""
 
-    __slots__ = ("addresses", "backward", "events", "forward", "sizes")
+    __slots__ = ("backward", "events", "forward", "tensors")
 
-    def __init__(self, told: Events) -> None:
+    def __init__(self, allocator: CachingAllocator, told: Events) -> None:
         self.events = told
         self.forward = told.forward
         self.backward = told.backward
-        self.sizes = [row[4] for row in told.rows]
-        self.addresses = [0] * len(told.rows)
-
-    def blocks(self, rows: Sequence[int]) -> list[Block]:
-        """Where rows lie."""
-        return [(self.sizes[row], self.addresses[row]) for row in rows]
+        self.tensors = Tensors(allocator, [row[4] for row in told.rows])
 
 
 class Run:
@@ -97,22 +116,22 @@ class Run:
         self.state = stored(Treated(model, method, training))
         self.optimizer = OPTIMIZERS[training.optimizer]
         alone = replace(training, gradient_accumulation_steps=1)
-        self.first = Batch(events(model, method, alone))
-        self.later = Batch(events(model, method, training)) if training != alone else None
+        self.first = Batch(allocator, events(model, method, alone))
+        self.later = Batch(allocator, events(model, method, training)) if training != alone else None
         self.steps = 0
-        self.left: list[Block] = []
-        self.gradients: list[Block] = []
+        self.left: list[Held] = []
+        self.gradients: list[Held] = []
 
     def load(self) -> None:
         """Put the model on the card."""
         loading = Loading(self.state, self.training)
-        self._play(loading.events, loading.sizes, [0] * len(loading.sizes))
+        Tensors(self.allocator, loading.sizes).play(loading.events)
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
         self._free(self.gradients)
         self._micro_batch(self.first)
-        self.gradients = self.first.blocks(self.first.events.gradients)
+        self.gradients = self.first.tensors.held(self.first.events.gradients)
         if self.later is not None:
             for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
                 self._micro_batch(self.later)
@@ -124,14 +143,14 @@ class Run:
         starts = (batch.events.first_product(batch.forward), batch.events.first_product(batch.backward))
         for n, (passed, start) in enumerate(zip((batch.forward, batch.backward), starts, strict=True)):
             if self.steps == 0 and batch is self.first:
-                self._play(passed[:start], batch.sizes, batch.addresses)
+                batch.tensors.play(passed[:start])
                 self._take(self.workspaces[n])
-                self._play(passed[start:], batch.sizes, batch.addresses)
+                batch.tensors.play(passed[start:])
             else:
-                self._play(passed, batch.sizes, batch.addresses)
+                batch.tensors.play(passed)
             self._free(self.left)
             self.left = []
-        self.left = batch.blocks(batch.events.left)
+        self.left = batch.tensors.held(batch.events.left)
 
     def _optimizer_step(self) -> None:
         if self.steps == 0:
@@ -141,20 +160,11 @@ class Run:
         made = spelled(temporaries(trained, self.optimizer, self.training.max_grad_norm))
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 
-    def _take(self, size: int) -> Block:
+    def _take(self, size: int) -> Held:
         pool = self.allocator.pool(size)
-        return size, pool.allocate(size)
+        return pool, pool.allocate(size)
 
-    def _free(self, blocks: list[Block]) -> None:
-        for size, address in blocks:
-            self.allocator.pool(size).free(address)
-
-    def _play(self, told: Sequence[int], sizes: list[int], addresses: list[int]) -> None:
-        small, large = self.allocator.small, self.allocator.large
-        for event in told:
-            if event >= 0:
-                size = sizes[event]
-                addresses[event] = (small if size <= SMALL_REQUEST else large).allocate(size)
-            else:
-                row = ~event
-                (small if sizes[row] <= SMALL_REQUEST else large).free(addresses[row])
+    @staticmethod
+    def _free(blocks: list[Held]) -> None:
+        for pool, block in blocks:
+            pool.free(block)

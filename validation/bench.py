@@ -19,6 +19,7 @@ from calculator.estimate import estimate
 from calculator.planning.limits import limit, parse_limit
 from calculator.planning.sweep import answers, parse_sweep
 from calculator.request import parse_request
+from validation.pace import turn
 from validation.quiet import quieten
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(told: argparse.Namespace) -> int:
     """Time everything and print one table; returns 1 where a target is missed."""
     quieten()
-    lines = [*_estimates(told.runs), *_limits(), _sweep()]
+    lines = [_pace(), *_estimates(told.runs), *_limits(), _sweep()]
     missing = find_spec("torch") is None
     if told.traces and not missing:
         lines += _beside_a_trace(told.traces)
@@ -106,6 +107,11 @@ def run(told: argparse.Namespace) -> int:
     if missing:
         print(WITHOUT_TORCH)
     return int(not all(line.met for line in lines))
+
+
+def _pace() -> Line:
+    """What times here stand beside: a busy or slow machine takes longer for everything."""
+    return Line(title="a turn of a plain loop, which tells how fast this machine is", figure=f"{turn() * 1e9:.0f} ns")
 
 
 def _estimates(runs: int) -> Iterator[Line]:

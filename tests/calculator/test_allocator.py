@@ -76,12 +76,12 @@ def test_it_places_every_block_where_pytorchs_own_steps_do(actions):
     allocator, plain, alive = CachingAllocator(), Plain(), []
     for action in actions:
         if action > 0:
-            (pool, address), block = allocator.allocate(action), plain.malloc(action)
-            assert (address, pool is allocator.small) == (block.address, block.small)
-            alive.append((pool, address, block))
+            (pool, served), block = allocator.allocate(action), plain.malloc(action)
+            assert (served.address, served.size, pool is allocator.small) == (block.address, block.size, block.small)
+            alive.append((pool, served, block))
         elif alive:
-            pool, address, block = alive.pop(action % len(alive))
-            pool.free(address)
+            pool, served, block = alive.pop(action % len(alive))
+            pool.free(served)
             plain.free(block)
         assert allocator.reserved == plain.reserved
 
@@ -122,15 +122,15 @@ def test_small_requests_share_a_segment_to_its_last_block():
 
 def test_a_large_blocks_rest_is_kept_apart_only_if_it_is_above_a_mebibyte():
     allocator = CachingAllocator()
-    pool, address = allocator.allocate(19 * MIB)
+    pool, block = allocator.allocate(19 * MIB)
     assert allocator.reserved == 20 * MIB
-    pool.free(address)
+    pool.free(block)
     allocator.allocate(18 * MIB)
     allocator.allocate(2 * MIB)
     assert allocator.reserved == 20 * MIB, "a rest of 2 MiB is split off"
     allocator = CachingAllocator()
-    pool, address = allocator.allocate(20 * MIB)
-    pool.free(address)
+    pool, block = allocator.allocate(20 * MIB)
+    pool.free(block)
     allocator.allocate(19 * MIB)
     assert allocator.reserved == 20 * MIB
     allocator.allocate(MIB + 512)
@@ -140,32 +140,33 @@ def test_a_large_blocks_rest_is_kept_apart_only_if_it_is_above_a_mebibyte():
 def test_the_smallest_block_that_fits_is_taken_and_the_lowest_of_several():
     allocator = CachingAllocator()
     blocks = [allocator.allocate(size * MIB) for size in (40, 30, 30, 50)]
-    for pool, address in blocks:
-        pool.free(address)
-    assert allocator.allocate(29 * MIB + 512 * 1024) == blocks[1]
-    assert allocator.allocate(30 * MIB) == blocks[2]
-    assert allocator.allocate(30 * MIB) == blocks[0]
+    for pool, block in blocks:
+        pool.free(block)
+    addresses = [block.address for _, block in blocks]
+    assert allocator.allocate(29 * MIB + 512 * 1024)[1].address == addresses[1]
+    assert allocator.allocate(30 * MIB)[1].address == addresses[2]
+    assert allocator.allocate(30 * MIB)[1].address == addresses[0]
 
 
 def test_freed_neighbours_are_merged_within_a_segment_and_never_across_segments():
     allocator = CachingAllocator()
     parts = [allocator.allocate(5 * MIB) for _ in range(4)]
     assert allocator.reserved == 20 * MIB
-    for pool, address in (parts[0], parts[2], parts[1], parts[3]):
-        pool.free(address)
+    for pool, block in (parts[0], parts[2], parts[1], parts[3]):
+        pool.free(block)
     allocator.allocate(20 * MIB)
     assert allocator.reserved == 20 * MIB
     allocator = CachingAllocator()
-    for pool, address in [allocator.allocate(10 * MIB) for _ in range(2)]:
-        pool.free(address)
+    for pool, block in [allocator.allocate(10 * MIB) for _ in range(2)]:
+        pool.free(block)
     allocator.allocate(20 * MIB)
     assert allocator.reserved == 40 * MIB
 
 
 def test_small_and_large_requests_never_share_a_segment():
     allocator = CachingAllocator()
-    pool, address = allocator.allocate(20 * MIB)
-    pool.free(address)
+    pool, block = allocator.allocate(20 * MIB)
+    pool.free(block)
     allocator.allocate(512)
     assert allocator.reserved == 22 * MIB
 
@@ -174,8 +175,8 @@ def test_an_emptied_cache_gives_back_what_is_wholly_free_and_the_maximum_remains
     allocator = CachingAllocator()
     kept, _ = allocator.allocate(5 * MIB), allocator.allocate(5 * MIB)
     whole = allocator.allocate(100 * MIB)
-    for pool, address in (kept, whole):
-        pool.free(address)
+    for pool, block in (kept, whole):
+        pool.free(block)
     allocator.empty_cache()
     assert (allocator.reserved, allocator.max_reserved) == (20 * MIB, 120 * MIB)
     allocator.allocate(100 * MIB)
@@ -187,7 +188,7 @@ def test_an_expandable_segment_grows_by_pages_from_the_free_block_at_its_end():
     pool, first = allocator.allocate(30 * MIB)
     assert allocator.reserved == 40 * MIB
     pool.free(first)
-    assert allocator.allocate(50 * MIB) == (pool, first)
+    assert allocator.allocate(50 * MIB)[1].address == first.address
     assert allocator.reserved == 60 * MIB
     allocator.allocate(3 * MIB)
     assert allocator.reserved == 60 * MIB
@@ -201,11 +202,11 @@ def test_an_expandable_segments_end_is_spared_while_another_block_fits():
     allocator.allocate(2 * MIB)
     pool.free(hole)
     assert allocator.reserved == 20 * MIB
-    assert allocator.allocate(8 * MIB) == (pool, hole), "though the 8 MiB at the end would fit more tightly"
+    assert allocator.allocate(8 * MIB)[1].address == hole.address, "though the 8 MiB at the end would fit more tightly"
 
 
 def test_an_expandable_segments_blocks_are_split_to_the_last_512_bytes():
     allocator = CachingAllocator(expandable_segments=True)
     allocator.allocate(20 * MIB - 512 * 1024)
-    pool, address = allocator.allocate(2 * MIB)
-    assert (pool, address) == (allocator.large, 20 * MIB - 512 * 1024)
+    pool, block = allocator.allocate(2 * MIB)
+    assert (pool, block.address) == (allocator.large, 20 * MIB - 512 * 1024)

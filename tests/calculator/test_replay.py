@@ -16,6 +16,7 @@ from calculator.request import parse_request
 from calculator.state import stored
 from calculator.step.unrolled import events
 from calculator.treatment import Treated
+from validation.pace import pace
 
 
 def cases(name):
@@ -79,8 +80,10 @@ def test_layers_spelled_out_are_layers_interpreted_one_by_one(case):
 def test_what_is_told_outside_layers_for_some_of_them_only_reserves_as_for_all(case):
     model, method, training = asked(case["request"])
     run = Run(CachingAllocator(), model, method, training, WORKSPACES)
-    run.first = Batch(events(model, method, replace(training, gradient_accumulation_steps=1), periods=10**6))
-    run.later = Batch(events(model, method, training, periods=10**6)) if run.later else None
+    run.first = Batch(
+        run.allocator, events(model, method, replace(training, gradient_accumulation_steps=1), periods=10**6)
+    )
+    run.later = Batch(run.allocator, events(model, method, training, periods=10**6)) if run.later else None
     run.load()
     for _ in range(3):
         run.step()
@@ -143,12 +146,12 @@ def test_every_tensor_of_the_state_is_loaded_and_everything_else_let_go():
 
 
 def test_a_replay_of_an_8b_model_takes_less_than_a_tenth_of_a_second():
-    times = []
+    allowed, times = 0.1 * pace(), []
     for _ in range(3):
         start = process_time()
         estimate(parse_request(LLAMA_8B | {"reserved": "replay", "training": {"gradient_checkpointing": True}}))
         times.append(process_time() - start)
-    assert min(times) < 0.1
+    assert min(times) < allowed
 
 
 #: `max_memory_reserved` less the 2 MiB of a tensor made before, of runs on an L40S with torch 2.13, transformers 5.13.
@@ -186,7 +189,7 @@ def test_the_replay_reserves_what_published_runs_on_an_l40s_measured(row):
     run.load()
     for length in (SHORTEST, LONGEST):
         told = events(model, method, replace(training, sequence_length=length))
-        run.first = Batch(with_outputs_kept(told))
+        run.first = Batch(run.allocator, with_outputs_kept(told))
         run.step()
         reserved = run.allocator.reserved
         run.allocator.empty_cache()

@@ -56,6 +56,6 @@ def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) ->
         if step % STEPS_BETWEEN == 0:
             run.allocator.empty_cache()
         training = replace(request.training, sequence_length=length)
-        run.first = Batch(held(events(model, request.method, training), model))
+        run.first = Batch(run.allocator, held(events(model, request.method, training), model))
         run.step()
     return run.allocator.max_reserved - SMALL_SEGMENT

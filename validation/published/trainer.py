@@ -108,7 +108,7 @@ def _sizes(told: Events) -> list[int]:
 def max_reserved(request: Request, model: Model, told: Events, workspaces: tuple[int, int]) -> int:
     """The most that is reserved once steps take nothing more, bytes."""
     run = Run(CachingAllocator(), model, request.method, request.training, workspaces)
-    run.first = Batch(told)
+    run.first = Batch(run.allocator, told)
     run.load()
     before = 0
     while run.steps < 2 or (run.allocator.reserved > before and run.steps < MOST_STEPS):

@@ -8,11 +8,12 @@ import sys
 from statistics import median
 from unittest import mock
 
-from calculator.allocator import SMALL_REQUEST, CachingAllocator
+from calculator.allocator import CachingAllocator
 from calculator.devices import library_workspace
 from calculator.dimension import Dim
 from calculator.estimate import model_of
 from calculator.loading import Loading
+from calculator.replay import Tensors
 from calculator.request import ModelReference, parse_method
 from calculator.reserved import of_passes
 from calculator.serving.passes import peaks, state
@@ -76,23 +77,12 @@ def _reserved(treated, plan, serving):
     """Load the model, then prefill and decode, every event played to one allocator."""
     allocator = CachingAllocator()
     loading = Loading(state(treated, plan, serving), serving.training)
-    _play(allocator, loading.events, loading.sizes)
+    Tensors(allocator, loading.sizes).play(loading.events)
     allocator.pool(WORKSPACE).allocate(WORKSPACE)
     tape = _answer(treated, serving)
     sizes = [row[4] for row in tape.rows]
-    _play(allocator, [event for event in tape.events if sizes[max(event, ~event)]], sizes)
+    Tensors(allocator, sizes).play([event for event in tape.events if sizes[max(event, ~event)]])
     return allocator.max_reserved
-
-
-def _play(allocator, events, sizes):
-    addresses = [0] * len(sizes)
-    for event in events:
-        row = max(event, ~event)
-        pool = allocator.small if sizes[row] <= SMALL_REQUEST else allocator.large
-        if event >= 0:
-            addresses[row] = pool.allocate(sizes[row])
-        else:
-            pool.free(addresses[row])
 
 
 def _answer(treated, serving):
