@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +46,16 @@ class Quantization:
             ("nested_offset", (), "float32"),
             code,
         )
+
+
+@cache
+def four_bits(
+    quant_type: Literal["nf4", "fp4"], blocksize: int, compute_dtype: DType, *, double_quant: bool
+) -> Quantization:
+    """A format; each of a model's modules has the same one."""
+    return Quantization(
+        quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
+    )
 
 
 def converted(path: str, module: Module, model: Model) -> bool:

@@ -20,7 +20,7 @@ from calculator.sourced import Sourced
 from calculator.step import ceiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from calculator.beside import Staying
     from calculator.state import Stored
@@ -117,19 +117,23 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     return _most_alive(step.whole.recording, step.held.temporaries)
 
 
-class _Turns(dict[int, list[int]]):
-    """What is added and taken away of storages of each size, in bytes; the size and its negative find the same list."""
+class _Turns(dict[int, "Callable[[int], None]"]):
+    """What is added and taken away of storages of each size, in bytes: `turns[change](change)` notes a change."""
 
-    __slots__ = ()
+    __slots__ = ("noted",)
 
-    def __missing__(self, change: int) -> list[int]:
-        turns: list[int] = []
-        self[change] = self[-change] = turns
-        return turns
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[int, list[int]] = {}
+
+    def __missing__(self, change: int) -> Callable[[int], None]:
+        turns = self.noted[abs(change)] = []
+        self[change] = self[-change] = turns.append
+        return turns.append
 
     def most(self) -> dict[int, int]:
         """The most of each size that are there at once."""
-        return {size: max(accumulate(turns, initial=0)) // size for size, turns in self.items() if size > 0}
+        return {size: max(accumulate(turns, initial=0)) // size for size, turns in self.noted.items() if size}
 
 
 def _most_alive(recording: Recording, last: Sequence[Staying]) -> dict[int, int]:
@@ -138,13 +142,13 @@ def _most_alive(recording: Recording, last: Sequence[Staying]) -> dict[int, int]
     turns = _Turns()
     for position, size, count in sorted(_of_copies(recording)):
         for change in changes[told:position]:
-            turns[change].append(change)
-        turns[size].append(size * count)
+            turns[change](change)
+        turns[size](size * count)
         told = position
     for change in changes[told:]:
-        turns[change].append(change)
+        turns[change](change)
     for size, count in sizes(last).items():
-        turns[size].append(size * count)
+        turns[size](size * count)
     return turns.most()
 
 

@@ -9,7 +9,7 @@ from calculator.errors import refusal
 from calculator.methods import low_rank, targets
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.quantization import Quantization, code_book, converted
+from calculator.quantization import Quantization, code_book, converted, four_bits
 from calculator.settings import setting
 from calculator.treatment import Treatment
 
@@ -75,12 +75,7 @@ class QLoRA(LowRank, Method):
 
     def quantization(self, training: Training) -> Quantization:
         """How the base is stored."""
-        return Quantization(
-            quant_type=self.quant_type,
-            blocksize=self.blocksize,
-            double_quant=self.double_quant,
-            compute_dtype=training.dtype,
-        )
+        return four_bits(self.quant_type, self.blocksize, training.dtype, double_quant=self.double_quant)
 
     def forward(self, bound: Bound, x: Tensor) -> Tensor:
         """The dequantised product and the update beside it."""

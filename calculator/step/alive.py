@@ -20,14 +20,21 @@ Counted = list[tuple["Born", int]]
 
 
 class Alive:
-    """Tensors that stay, and the step's own storages: one by one, and by kind."""
+    """Tensors that stay, and the step's own storages: one by one, and by kind; `born` are all kinds, in their order."""
 
-    __slots__ = ("counted", "single", "stored")
+    __slots__ = ("born", "counted", "single", "stored")
 
-    def __init__(self, stored: Sequence[Staying], single: Iterable[Born] = (), counted: Counted | None = None) -> None:
+    def __init__(
+        self,
+        stored: Sequence[Staying],
+        single: Iterable[Born] = (),
+        counted: Counted | None = None,
+        born: Iterable[Born] = (),
+    ) -> None:
         self.stored = stored
         self.single = list(single)
         self.counted = counted or []
+        self.born = born
 
     def by_component(self) -> dict[ComponentName, int]:
         """Bytes, folded without a row being made."""
@@ -42,7 +49,8 @@ class Alive:
 
     def kinds(self) -> Counter[Born]:
         """How many of each kind of the step's own storages there are, in the order of their births."""
-        kinds = Counter(self.single)
+        kinds = Counter(dict.fromkeys(self.born, 0))
+        kinds.update(self.single)
         for born, count in self.counted:
             kinds[born] += count
         return +kinds

@@ -59,11 +59,12 @@ def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
 
     The product is made where nothing is recorded (bitsandbytes.autograd._functions.MatMul4Bit.forward).
     """
-    tape, given = x.tape, [(dense, "weight"), (x, "input")]
+    tape = x.tape
+    if tape.autocast is None:
+        return [dense, x]
+    given = [(dense, "weight"), (x, "input")]
     if bias is not None:
         given.insert(0, (bias, "bias"))
-    if tape.autocast is None:
-        return [tensor for tensor, _ in given]
     component, tape.component = tape.component, "workspace"
     copies = [tape.autocast.lowered(tensor, name, recorded=False) for tensor, name in given]
     tape.component = component

@@ -163,7 +163,12 @@ class Recording:
         counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
         if left:
             counted += left.items()
-        return Alive(stored, self.lives.alive(moment.event), counted)
+        return Alive(stored, self.lives.alive(moment.event), counted, self._in_order())
+
+    def _in_order(self) -> list[Born]:
+        """All kinds in the order of their births, where the first layer's are those of the layer that is run."""
+        rows = self.tape.rows
+        return rows if self.first is None else [*rows[: self.first.row], *rows[self.first.row + 1 :]]
 
     def at_the_end(self) -> Counter[Born]:
         """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
