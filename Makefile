@@ -6,6 +6,8 @@ HOST   ?= 127.0.0.1
 PORT   ?= 8000
 ARGS   ?=
 TORCH_FLAGS ?=
+# Tests run in a process for each core, four at most, since each may load PyTorch.
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
@@ -24,7 +26,7 @@ serve: $(VENV)/.serve ## Start the app on HOST:PORT
 	@$(RUN) -m app serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.validation ## Run every test, browser tests included
-	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(ARGS)
+	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(WORKERS) $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint and types
 	@$(RUN) -m ruff format --check .

@@ -59,8 +59,8 @@ def lora(**options):
 
 def told(ran):
     """Each phase's peak and what is alive there, and what the allocator reserves."""
-    peaks = ran.peaks()
-    return [(peak.phase, peak.bytes, peak.operation, [*peak.alive.kinds().items()]) for peak in peaks], by_rule(ran, (512, 512))
+    alive = [(peak.phase, peak.bytes, peak.operation, [*peak.alive.kinds().items()]) for peak in ran.peaks()]
+    return alive, by_rule(ran, (512, 512))
 
 
 def let_go(ran):
