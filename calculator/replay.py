@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.training import Training
 
 #: A block in use, and the pool that it goes back to.
-Held = tuple[Pool, Block]
+Taken = tuple[Pool, Block]
 
 #: Micro-batches after a step's first that are run: the others meet what the last of these met.
 LATER_MICRO_BATCHES = 2
@@ -69,7 +69,7 @@ class Tensors:
             else:
                 pools[~event].free(blocks[~event])
 
-    def held(self, rows: Sequence[int]) -> list[Held]:
+    def held(self, rows: Sequence[int]) -> list[Taken]:
         """The blocks of rows that live."""
         return [(self.pools[row], self.blocks[row]) for row in rows]
 
@@ -119,8 +119,8 @@ class Run:
         self.first = Batch(allocator, events(model, method, alone))
         self.later = Batch(allocator, events(model, method, training)) if training != alone else None
         self.steps = 0
-        self.left: list[Held] = []
-        self.gradients: list[Held] = []
+        self.left: list[Taken] = []
+        self.gradients: list[Taken] = []
 
     def load(self) -> None:
         """Put the model on the card."""
@@ -160,11 +160,11 @@ class Run:
         made = spelled(temporaries(trained, self.optimizer, self.training.max_grad_norm))
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 
-    def _take(self, size: int) -> Held:
+    def _take(self, size: int) -> Taken:
         pool = self.allocator.pool(size)
         return pool, pool.allocate(size)
 
     @staticmethod
-    def _free(blocks: list[Held]) -> None:
+    def _free(blocks: list[Taken]) -> None:
         for pool, block in blocks:
             pool.free(block)

@@ -53,8 +53,8 @@ class FirstLayer:
     `entered`: the row of its input. `row` and `size`: of its output, which is the run layer's input; rows before
     `before` are made before that runs, and `start` is where its own pass would begin. `entry`: the node that the run
     layer's input leads to, `end` the label of the mark behind that layer. `cached`: rows in the cache until the forward
-    ends. `let_go`: rows that the run layer keeps for the backward pass and the first does not. `is_trained`: whether a
-    gradient flows back to it at all.
+    pass ends. `let_go`: rows that the run layer keeps for the backward pass and the first does not. `is_trained`:
+    whether a gradient flows back to it at all.
     """
 
     __slots__ = ("before", "cached", "end", "entered", "entry", "is_trained", "let_go", "row", "size", "start")
