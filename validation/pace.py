@@ -6,7 +6,7 @@ from time import process_time
 
 TURNS = 100_000
 
-#: Seconds for a turn on the machine for which times are promised: a current core that does nothing else.
+#: Seconds for a turn, for which times are promised: about what a quiet current core takes, a round figure.
 PROMISED = 25e-9
 
 
