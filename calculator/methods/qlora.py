@@ -43,6 +43,8 @@ class QLoRA(LowRank, Method):
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train what is stored in 4 bits."""
         LowRank.check(self, model, training)
+        if not self.modules_to_save:
+            return
         packed = {name for path, module in model.paths for name in self._saved(path, module, model)}
         if packed:
             told = " and ".join(sorted(packed))

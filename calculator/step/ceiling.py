@@ -43,9 +43,10 @@ def counts(recording: Recording) -> Iterator[tuple[int, int]]:
     backward, kept, each = recording.windows[1], recording.sizes[2], recording.sizes[0]
     start, end = backward.start, recording.tape.position("end")
     changes = recording.changes[start:end]
+    seen = set(changes)
     for size, count in by_size(recording.stays()).items():
         gradients = (backward.copies + 1) * count
-        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in changes:
+        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in seen:
             continue
         turns = _turns(changes, size)
         if max(turns) > turns[-1]:
@@ -54,4 +55,5 @@ def counts(recording: Recording) -> Iterator[tuple[int, int]]:
 
 def _turns(changes: list[int], size: int) -> list[int]:
     """The bytes of storages of a size after each change of them."""
-    return [*accumulate([change for change in changes if size in (change, -change)])]
+    both = {size, -size}
+    return [*accumulate([change for change in changes if change in both])]
