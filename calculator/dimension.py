@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from operator import pos
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ class Dim(int):
         self = super().__new__(cls, size)
         self._told = name
         return self
+
+    def called(self, name: str) -> Dim:
+        """The same size by another name."""
+        return Dim(self, name)
 
     @property
     def name(self) -> str:
@@ -51,6 +56,11 @@ class Dim(int):
 Shape = tuple[int, ...]
 
 
+def named(size: int, name: str) -> Dim:
+    """A size and what it counts, whatever it was called before."""
+    return size.called(name) if isinstance(size, Dim) else Dim(size, name)
+
+
 def dim_name(size: int) -> str:
     """A dimension's name, or its digits where it has none."""
     return size.name if isinstance(size, Dim) else f"{size:,}"
@@ -64,8 +74,8 @@ def _factor(size: int) -> str:
 def elements(shape: Shape) -> int:
     """The number of elements of a tensor of this shape."""
     if len(shape) < 2:
-        return int(shape[0]) if shape else 1
-    return prod(map(int, shape))
+        return +shape[0] if shape else 1
+    return prod(map(pos, shape))
 
 
 def symbolic(shape: Shape) -> str:

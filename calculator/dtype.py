@@ -24,3 +24,8 @@ ALLOCATION_ROUNDING = 512
 def rounded(size: int) -> int:
     """A request's size as the caching allocator counts it, in bytes."""
     return (size + ALLOCATION_ROUNDING - 1) // ALLOCATION_ROUNDING * ALLOCATION_ROUNDING
+
+
+def allocated(elements: int, itemsize: int) -> int:
+    """What a tensor of so many elements takes, in bytes."""
+    return rounded(elements * itemsize)

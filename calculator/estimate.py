@@ -52,7 +52,9 @@ def estimate(request: Request, neighbours: Neighbours | None = None, *, whole: b
     held = neighbours.held_by(model, request.method, request.training)
     card = card_of(request.device)
     kernels = Kernels(flash=card is None or card.has_flash)
-    step = TrainingStep(model, request.method, request.training, kernels=kernels, held=held, whole=whole)
+    step = TrainingStep(
+        model, request.method, request.training, kernels=kernels, held=held, series=neighbours.series, whole=whole
+    )
     memory, verdict = _memory(request, step)
     return Estimate(
         model=model_summary(model),

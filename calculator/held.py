@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.beside import gradients, optimizer_states
 from calculator.optimizers import OPTIMIZERS
+from calculator.sizes import others
 from calculator.state import stored
 from calculator.step.optimizer_step import temporaries
+from calculator.step.template import Series
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ class Neighbours:
     An answer is the same with it and without. No more than one plan's is kept.
     """
 
-    __slots__ = ("held", "key", "model", "reference")
+    __slots__ = ("held", "key", "model", "reference", "series")
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.key: object = None
         self.held: Held | None = None
+        self.series = Series()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
         """The model that a plan speaks of."""
@@ -57,7 +59,7 @@ class Neighbours:
 
     def held_by(self, model: Model, method: Method, training: Training) -> Held:
         """What a plan holds: the micro-batch and its length have no part in it."""
-        key = (id(model), method, replace(training, micro_batch_size=1, sequence_length=2))
+        key = (id(model), method, others(training))
         if self.held is None or key != self.key:
             self.held, self.key = Held(model, method, training), key
         return self.held

@@ -99,7 +99,7 @@ def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
 def _left_by_layers(step: TrainingStep) -> int:
     """What the layers leave alive for the backward pass."""
     level, marks, first = step.recording.level, step.marks, step.recording.first
-    start, end = marks["layer 0 forward"], marks[f"layer {len(step.context.repetition.numbers)} forward"]
+    start, end = marks["layer 0 forward"], marks[f"layer {len(step.run.repetition.numbers)} forward"]
     if first is not None:
         start = first.start
     once = level.live[end - 1] - level.live[start - 1]

@@ -1,8 +1,8 @@
 """Time an estimate, a sweep of estimates, and the trace of the same request side by side.
 
 What is warm: the catalogue's model is built and the code has run before. Nothing of a request is kept for the next, but
-in a sweep what a plan holds whatever its batch. An answer has every figure; its rows and its timeline are made when
-they are read, which is timed apart.
+in a sweep and a limit what plans have in common: what they hold whatever their batch, and a run with their sizes left
+open. An answer has every figure; its rows and its timeline are made when they are read, which is timed apart.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     for stored in tensors(last.alive.stored):
         if stored.component in static:
             static[stored.component] += stored.bytes
-    kinds = {_of_born(born).kind for born in step.context.tape.rows}
+    kinds = {_of_born(born).kind for born in step.run.tape.rows}
     return Snapshot(
         parameters=parameters,
         static=static,

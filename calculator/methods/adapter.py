@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.dimension import Dim, elements
+from calculator.dimension import elements, named
 from calculator.methods.base import Method
 from calculator.settings import setting
 from calculator.state import Stored
@@ -38,7 +38,7 @@ class Adapter(Method):
     )
 
     def _shapes(self, model: Model) -> dict[str, Shape]:
-        d, r = model.config["hidden_size"], Dim(self.bottleneck_size, "bottleneck_size")
+        d, r = model.config["hidden_size"], named(self.bottleneck_size, "bottleneck_size")
         return {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
 
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:

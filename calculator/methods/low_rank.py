@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.dimension import Dim
+from calculator.dimension import named
 from calculator.methods.targets import is_saved, is_target
 from calculator.step import four_bit
 from calculator.step import operations as ops
@@ -40,7 +40,7 @@ def adapted(
 
 
 def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
-    r = Dim(method.r, "r")
+    r = named(method.r, "r")
     if module.kind == "embedding":
         return (
             Added(name="lora_embedding_A", shape=(r, module.in_features), dtype=own),

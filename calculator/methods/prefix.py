@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.dimension import Dim, elements
+from calculator.dimension import elements, named
 from calculator.dtype import ITEMSIZE
 from calculator.errors import refusal
 from calculator.methods import heads
@@ -18,6 +18,7 @@ from calculator.step import router_loss
 from calculator.step.context import stack
 
 if TYPE_CHECKING:
+    from calculator.dimension import Dim
     from calculator.model import Model
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
@@ -59,7 +60,7 @@ class Prefix(Method):
 
     def _tensors(self, model: Model) -> dict[str, tuple[int, ...]]:
         """The encoder's parameters (peft.tuners.prefix_tuning.PrefixEncoder)."""
-        p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), _width(model)
+        p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), _width(model)
         out = len(stack(model).layers) * 2 * width
         if not self.prefix_projection:
             return {"embedding.weight": (p, out)}
@@ -99,7 +100,7 @@ class Prefix(Method):
 
     def begin(self, context: Context) -> None:
         """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
-        p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
+        p = named(self.num_virtual_tokens, "num_virtual_tokens")
         context.scoped("prompt_encoder: ")
         lengthen_mask(context, p)
         encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.dimension import Dim, elements
+from calculator.dimension import elements, named
 from calculator.errors import refusal
 from calculator.methods import heads
 from calculator.methods.base import Method
@@ -15,6 +15,7 @@ from calculator.state import Stored
 from calculator.step import operations as ops
 
 if TYPE_CHECKING:
+    from calculator.dimension import Dim
     from calculator.model import Model
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
@@ -46,7 +47,7 @@ class Prompt(Method):
 
     def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever is asked, and the indices into it."""
-        p = Dim(self.num_virtual_tokens, "num_virtual_tokens")
+        p = named(self.num_virtual_tokens, "num_virtual_tokens")
         shape = (p, model.embedding.out_features)
         table = Stored(
             name="prompt_encoder.embedding.weight",
@@ -61,7 +62,7 @@ class Prompt(Method):
 
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
         """The prompt, repeated for the batch, and the word embeddings (peft.PeftModelForCausalLM.forward)."""
-        p, width = Dim(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
+        p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
         context.scoped("prompt_encoder: ")
         lengthen_mask(context, p)
         prompts = self.encoded(context, p, width)

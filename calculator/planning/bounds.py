@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from calculator.errors import refusal
 from calculator.settings import Declared, declared
+from calculator.sizes import SizeName
 from calculator.training import Training
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum"]
 
 #: The settings that a limit can be asked for.
-SolveFor = Literal["r", "sequence_length", "micro_batch_size", "num_virtual_tokens", "bottleneck_size"]
+SolveFor = SizeName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,4 +139,4 @@ def _is_scattered(grad: Tensor) -> bool:
     whole = grad.tape.rows[grad.storage.row][1]
     if whole == grad.shape:
         return False
-    return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and int(grad.shape[0]) > 1
+    return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and grad.shape[0] > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.dimension import Dim
+from calculator.dimension import named
 from calculator.step import masks
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf
@@ -16,6 +16,7 @@ from calculator.step.repetition import repetition
 from calculator.step.tape import Tape, Tensor
 
 if TYPE_CHECKING:
+    from calculator.dimension import Dim
     from calculator.dtype import DType
     from calculator.model import Layer, Model, Stack
     from calculator.module import Module
@@ -86,8 +87,8 @@ class Context:
         self.program = program(model.model_type)
         self.method = method
         self.training = training
-        self.batch = Dim(training.micro_batch_size, "B")
-        self.length = Dim(training.sequence_length, "S")
+        self.batch = named(training.micro_batch_size, "B")
+        self.length = named(training.sequence_length, "S")
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         self.dtype: DType = method.hidden_dtype(training)
         self.attention = self.program.sdpa if training.attention == "sdpa" else training.attention

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 from calculator.step.autograd import Node
@@ -24,7 +23,7 @@ class Kernels:
 
 
 def _multiple(size: int, of: int) -> int:
-    return ceil(size / of) * of
+    return -(-size // of) * of
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -137,8 +136,8 @@ def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
     in_registers = half and largest <= block_i
     block_j = 128 if in_registers and largest > 64 else 64
     tile = 4 + block_i * block_j
-    elements = ceil(length / block_i) * ceil(head_dim / block_j) * tile
+    elements = -(-length // block_i) * -(-head_dim // block_j) * tile
     if half and not in_registers:
-        splits = max(1, min(ceil(key.shape[2] / block_j), 200 // (batch * heads)))
+        splits = max(1, min(-(-key.shape[2] // block_j), 200 // (batch * heads)))
         elements += splits * block_j * (_multiple(head_dim, block_i) + _multiple(value_dim, block_i))
     return batch * heads * _multiple(elements, 4) * 4

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from calculator.step.tape import Born, Tape
 
@@ -16,13 +16,10 @@ class Lifetimes:
 
     __slots__ = ("ends", "events", "rows")
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, ends: list[int] | None = None) -> None:
         self.events = tape.events
         self.rows = tape.rows
-        self.ends = [len(self.events)] * len(self.rows)
-        for position, event in enumerate(self.events):
-            if event < 0:
-                self.ends[~event] = position
+        self.ends = ends or ended(tape.events, len(tape.rows))
 
     @property
     def end(self) -> int:
@@ -66,6 +63,15 @@ class Lifetimes:
         """The storages alive at a position, in the order of their births."""
         ends, told = self.ends, self.rows
         return [told[row] for row in range(self.next_row(position)) if ends[row] >= position]
+
+
+def ended(events: Sequence[int], rows: int) -> list[int]:
+    """The event at which each of so many rows ends; one past the last where it stays."""
+    ends = [len(events)] * rows
+    for position, event in enumerate(events):
+        if event < 0:
+            ends[~event] = position
+    return ends
 
 
 def by_size(kinds: Mapping[Born, int]) -> dict[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.dimension import Dim
+from calculator.dimension import named
 from calculator.step import operations as ops
 from calculator.step.autograd import Node
 
@@ -22,7 +22,7 @@ def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
     logits = ops.cast(logits, "float32", "logits in float32")
     labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
     shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")
-    rows = Dim(int(logits.shape[0]) * int(logits.shape[1]), "B × S")
+    rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
     return _nll_loss(_log_softmax(flat), shifted)
 

@@ -58,13 +58,14 @@ class Recording:
         shared: int,
         handed_on: int | None = None,
         first: FirstLayer | None = None,
+        ends: list[int] | None = None,
     ) -> None:
         self.shared = shared
         self.handed_on = handed_on
         self.first = first
         self.tape = tape
         self.windows = windows
-        self.lives = Lifetimes(tape)
+        self.lives = Lifetimes(tape, ends)
         self.changes = self.lives.changes()
         self.left = [self.lives.left(window.start, window.end) for window in windows]
         self.gained = [self._gain(place) if place else self._kept() for place in range(len(windows))]

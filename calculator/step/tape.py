@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.dimension import elements
-from calculator.dtype import ITEMSIZE, DType, rounded
+from calculator.dtype import ITEMSIZE, DType, allocated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Sizes(dict[tuple["Shape", DType], int]):
 
     def __missing__(self, key: tuple[Shape, DType]) -> int:
         shape, dtype = key
-        size = self[key] = rounded(elements(shape) * ITEMSIZE[dtype])
+        size = self[key] = allocated(elements(shape), ITEMSIZE[dtype])
         return size
 
 

@@ -11,6 +11,7 @@ from calculator.held import Held
 from calculator.step.alive import Alive
 from calculator.step.context import KERNELS, Context
 from calculator.step.interpretation import interpreted
+from calculator.step.template import Series
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Peak(NamedTuple):
 class TrainingStep:
     """A plan's step, interpreted with the attention kernels that there are."""
 
-    __slots__ = ("context", "held", "kernels", "method", "model", "recording", "training")
+    __slots__ = ("held", "kernels", "method", "model", "recording", "run", "series", "training")
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class TrainingStep:
         *,
         kernels: Kernels = KERNELS,
         held: Held | None = None,
+        series: Series | None = None,
         whole: bool = False,
     ) -> None:
         self.held = held or Held(model, method, training)
@@ -65,8 +67,11 @@ class TrainingStep:
         self.method = method
         self.training = training
         self.kernels = kernels
-        made = partial(Context, self.held.treated, training=training, kernels=kernels)
-        self.context, self.recording = interpreted(made, whole=whole)
+        self.series = series or Series()
+        treated = self.held.treated
+        made = partial(Context, treated, training=training, kernels=kernels)
+        told = partial(self.series.told, treated, training, kernels)
+        self.run, self.recording = interpreted(made, told, whole=whole)
 
     @property
     def state(self) -> tuple[Stored, ...]:
@@ -78,8 +83,10 @@ class TrainingStep:
         """The same step with the first layer run, for what is asked of every layer."""
         if self.recording.first is None:
             return self
-        held, kernels = self.held, self.kernels
-        return TrainingStep(self.model, self.method, self.training, kernels=kernels, held=held, whole=True)
+        held, kernels, series = self.held, self.kernels, self.series
+        return TrainingStep(
+            self.model, self.method, self.training, kernels=kernels, held=held, series=series, whole=True
+        )
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
@@ -99,17 +106,17 @@ class TrainingStep:
     @property
     def layers(self) -> int:
         """How many layers the model has."""
-        repetition = self.context.repetition
+        repetition = self.run.repetition
         return len(repetition.numbers) + repetition.copies * (repetition.end - repetition.start)
 
     @property
     def marks(self) -> dict[str, int]:
         """Where the step's points are."""
-        return {label: position for position, label in self.context.tape.marks}
+        return {label: position for position, label in self.run.tape.marks}
 
     def _peak(self, phase: PhaseName, state: Sequence[Staying], moment: Moment, left: Counter[Born]) -> Peak:
-        rows = self.context.tape.rows
-        event = self.context.tape.events[moment.event - 1] if moment.event else 0
+        rows = self.run.tape.rows
+        event = self.run.tape.events[moment.event - 1] if moment.event else 0
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,
@@ -122,7 +129,7 @@ class TrainingStep:
 
     def _given(self, end: int) -> Counter[Born]:
         """The caller's tensors, which are on the tape before the forward pass."""
-        return Counter(self.context.tape.rows[event] for event in self.context.tape.events[:end])
+        return Counter(self.run.tape.rows[event] for event in self.run.tape.events[:end])
 
 
 def _last(operation: str, state: Sequence[Staying], left: Counter[Born]) -> Peak:

@@ -101,13 +101,13 @@ def test_alibi_is_refused_under_flash_attention_2(family, config):
 
 
 def test_falcons_alibi_makes_the_mask_one_for_each_head():
-    rows = step("falcon", alibi=True, multi_query=False).context.tape.rows
+    rows = step("falcon", alibi=True, multi_query=False).run.tape.rows
     assert (2, 6, 128, 128) in [tuple(map(int, shape)) for name, shape, *_ in rows if name.endswith("with ALiBi")]
 
 
 def test_a_single_key_head_without_enable_gqa_takes_falcon_to_the_math_kernel():
     def softmaxes(**config):
-        return [name for name, *_ in step("falcon", **config).context.tape.rows if name.endswith("softmax")]
+        return [name for name, *_ in step("falcon", **config).run.tape.rows if name.endswith("softmax")]
 
     assert softmaxes(multi_query=True)
     assert not softmaxes(multi_query=False)

@@ -65,7 +65,7 @@ def told(ran):
 
 def let_go(ran):
     """What the run layer keeps for the backward pass and the first does not."""
-    rows = ran.context.tape.rows
+    rows = ran.run.tape.rows
     return {rows[row][0].removeprefix("model.layers.*.") for row in ran.recording.first.let_go}
 
 
