@@ -18,6 +18,7 @@ from calculator.beside import sizes
 from calculator.dtype import ITEMSIZE
 from calculator.sourced import Sourced
 from calculator.step import ceiling
+from calculator.step.lifetimes import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def of_passes(state: Iterable[Stored], passes: Iterable[Recording], workspace: i
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     stays = Counter(sizes(tensor for tensor in state if not tensor.base))
     stays[workspace] += 1
-    return loaded + _in_segments(stays) + max(_in_segments(_most_alive(each, ())) for each in passes)
+    return loaded + _in_segments(stays) + max(_in_segments(_most_alive(each)) for each in passes)
 
 
 def whole_segments(size: int) -> int:
@@ -108,13 +109,21 @@ def _left_by_layers(step: TrainingStep) -> int:
 
 def _in_steps(step: TrainingStep) -> dict[int, int]:
     """Of each size, the most that are alive at once; every layer is run where one that is not could tell of more."""
-    told = _most_alive(step.recording, step.held.temporaries)
+    told = _most_in(step)
     if step.recording.first is None:
         return told
     most = {size: max(told[size], count) for size, count in ceiling.counts(step.recording)}
     if not most or _in_segments(told | most) == _in_segments(told):
         return told
-    return _most_alive(step.whole.recording, step.held.temporaries)
+    return _most_in(step.whole)
+
+
+def _most_in(step: TrainingStep) -> dict[int, int]:
+    """Of each size, the most that are alive at once in a step and beside what the one before left for its forward."""
+    carried, until = by_size(step.carried), step.marks["backward"]
+    beside = [(0, size, count) for size, count in carried.items()]
+    beside += [(until, size, -count) for size, count in carried.items()]
+    return _most_alive(step.recording, step.held.temporaries, beside)
 
 
 class _Turns(dict[int, "Callable[[int], None]"]):
@@ -136,11 +145,16 @@ class _Turns(dict[int, "Callable[[int], None]"]):
         return {size: max(accumulate(turns, initial=0)) // size for size, turns in self.noted.items() if size}
 
 
-def _most_alive(recording: Recording, last: Sequence[Staying]) -> dict[int, int]:
-    """Of each size, the most that are alive at once during a step; `last` is made at its end."""
+def _most_alive(
+    recording: Recording, last: Sequence[Staying] = (), beside: Iterable[tuple[int, int, int]] = ()
+) -> dict[int, int]:
+    """Of each size, the most that are alive at once during a step.
+
+    `last` is made at its end; what else is told comes from a position on: a size and how many.
+    """
     changes, told = recording.changes, 0
     turns = _Turns()
-    for position, size, count in sorted(_of_copies(recording)):
+    for position, size, count in sorted([*_of_copies(recording), *beside]):
         for change in changes[told:position]:
             turns[change](change)
         turns[size](size * count)

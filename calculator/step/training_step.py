@@ -47,9 +47,13 @@ class Peak(NamedTuple):
 
 
 class TrainingStep:
-    """A plan's step, interpreted with the attention kernels that there are."""
+    """A plan's step, interpreted with the attention kernels that there are.
 
-    __slots__ = ("held", "kernels", "method", "model", "recording", "run", "series", "training")
+    `left`: what is alive when it ends, gradients aside; `carried`: what the step before left of that, until the forward
+    pass is over.
+    """
+
+    __slots__ = ("carried", "held", "kernels", "left", "method", "model", "recording", "run", "series", "training")
 
     def __init__(
         self,
@@ -72,6 +76,8 @@ class TrainingStep:
         made = partial(Context, treated, training=training, kernels=kernels)
         told = partial(self.series.told, treated, training, kernels)
         self.run, self.recording = interpreted(made, told, whole=whole)
+        self.left = self.recording.at_the_end()
+        self.carried = self.left - self._given(self.marks["forward"])
 
     @property
     def state(self) -> tuple[Stored, ...]:
@@ -92,15 +98,14 @@ class TrainingStep:
         """Forward, backward and optimizer step."""
         always = (*self.state, *self.held.states)
         accumulated = (*always, *self.held.gradients) if self.training.gradient_accumulation_steps > 1 else always
-        left = self.recording.at_the_end()
         marks, level = self.marks, self.recording.level
         forward = level.peak(marks["forward"], marks["backward"])
         backward = level.peak(marks["backward"], marks["end"])
         in_step = (*always, *self.held.gradients, *self.held.temporaries)
         return (
-            self._peak("forward", accumulated, forward, left - self._given(marks["forward"])),
+            self._peak("forward", accumulated, forward, self.carried),
             self._peak("backward", accumulated, backward, Counter()),
-            _last(f"{self.held.optimizer.name}: step", in_step, left),
+            _last(f"{self.held.optimizer.name}: step", in_step, self.left),
         )
 
     @property

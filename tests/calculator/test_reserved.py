@@ -60,3 +60,15 @@ def test_a_hoppers_workspaces_take_segments_of_their_own_where_an_amperes_share_
         for name in ("a100-sxm4-80gb", "h100-sxm5-80gb")
     )
     assert hopper - ampere == 2 * 32 * MIB - 20 * MIB
+
+
+def test_what_the_step_before_left_lies_beside_the_next_ones_forward_pass():
+    """DoRA with dropout keeps a gradient of each transposed weight until the next step has its own graph."""
+    config = {"model_type": "gpt2", "vocab_size": 5000, "hidden_size": 1536, "n_layer": 3, "num_attention_heads": 12}
+    method = {"name": "lora", "r": 1, "use_dora": True, "lora_dropout": 0.05}
+    training = {"sequence_length": 2, "micro_batch_size": 3, "dtype": "float32"}
+    body = {"model": {"config": config}, "method": method, "training": training}
+    ruled = estimate(parse_request(body)).memory
+    replayed = estimate(parse_request(body | {"reserved": "replay"})).memory
+    assert ruled.peak_phase == "forward"
+    assert ruled.peak_reserved_bytes >= replayed.peak_reserved_bytes >= replayed.peak_allocated_bytes
