@@ -5,6 +5,7 @@ One layer is interpreted that stands for all, or the first and one for all the o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.step import autocast, masks
@@ -34,7 +35,7 @@ def micro_batch(context: Context) -> None:
         loss = _forward(context, ids)
     tape.mark("backward")
     first = context.first
-    backward(tape, loss, seen=None if first is None else first.look)
+    backward(tape, loss, seen=None if first is None else partial(first.look, tape))
     context.release()
     tape.mark("end")
     context.kept = [*given, loss]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calculator.step.cache import Cache
     from calculator.step.context import Context
     from calculator.step.recording import Recording
-    from calculator.step.tape import Born, Tensor
+    from calculator.step.tape import Born, Tape, Tensor
 
 
 def may_be_told(context: Context, x: Tensor) -> bool:
@@ -50,20 +50,33 @@ def may_be_told(context: Context, x: Tensor) -> bool:
 class FirstLayer:
     """What is known of the layer that is not run.
 
-    `entered`: the row of its input. `row` and `size`: of its output, which is the run layer's input; rows before
-    `before` are made before that runs, and `start` is where its own pass would begin. `entry`: the node that the run
-    layer's input leads to, `end` the label of the mark behind that layer. `cached`: rows in the cache until the forward
-    pass ends. `let_go`: rows that the run layer keeps for the backward pass and the first does not. `is_trained`:
-    whether a gradient flows back to it at all.
+    `entered`: the row of its input. `row`: of its output, which is the run layer's input; rows before `before` are made
+    before that runs, and `start` is where its own pass would begin. `entry`: the node that the run layer's input leads
+    to, `end` the label of the mark behind that layer. `out`: the row of the run layer's output, and whether it
+    `is_as_large`. `cached`: rows in the cache until the forward pass ends. `let_go`: rows that the run layer keeps for
+    the backward pass and the first does not. `is_trained`: whether a gradient flows back to it at all.
     """
 
-    __slots__ = ("before", "cached", "end", "entered", "entry", "is_trained", "let_go", "row", "size", "start")
+    __slots__ = (
+        "before",
+        "cached",
+        "end",
+        "entered",
+        "entry",
+        "is_as_large",
+        "is_trained",
+        "let_go",
+        "out",
+        "row",
+        "start",
+    )
 
     def __init__(self, x: Tensor, end: str) -> None:
         self.end = end
         self.entered = x.storage.row if x.storage is not None else -1
         self.row = len(x.tape.rows)
-        self.size = 0
+        self.out = -1
+        self.is_as_large = False
         self.before = self.row + 1
         self.start = len(x.tape.events)
         self.entry = Mark(x.tape, _no_further, ())
@@ -73,19 +86,21 @@ class FirstLayer:
 
     def output(self, x: Tensor) -> Tensor:
         """What it makes of its input."""
-        out = x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
-        self.size = x.tape.rows[self.row][4]
-        return out
+        return x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
 
     def sees(self, cache: Cache) -> None:
         """What is in the cache before the forward pass lets it go."""
         self.cached = {tensor.storage.row for pair in cache.kept for tensor in pair if tensor.storage is not None}
 
-    def look(self, graph: Sequence[Node]) -> None:
+    def look(self, tape: Tape, graph: Sequence[Node]) -> None:
         """Find what the first layer lets go in the graph, whose nodes come in the order of their making.
 
-        What the layers share, and the first keeps too, stays until its own backward pass.
+        What the layers share, and the first keeps too, stays until its own backward pass. Its output is of the kind
+        that the run layer's has by now.
         """
+        rows, self.out = tape.rows, tape.passed[f"{self.end} forward"]
+        self.is_as_large = rows[self.out][4] == rows[self.row][4]
+        rows[self.row] = rows[self.out]
         missing: set[Node] = {self.entry}
         kept: list[Sequence[Any]] = []
         for node in graph[bisect_right(graph, self.entry.sequence, key=SEQUENCE) :]:
@@ -118,9 +133,8 @@ class FirstLayer:
         Its input goes on being held where the first layer keeps it, once whatever else holds it has let it go.
         """
         forward, backward = recording.windows
-        told, ends, out = recording.tape.rows, recording.lives.ends, self._out(recording)
-        told[self.row] = told[out]
-        kept = Counter([told[row] for row in recording.left[0] if row not in self.let_go and row != out])
+        told, ends = recording.tape.rows, recording.lives.ends
+        kept = Counter([told[row] for row in recording.left[0] if row not in self.let_go and row != self.out])
         windows, gained = [_at(forward.start)], [kept]
         alone = max(forward.start, ends[self.entered] + 1)
         if ends[self.row] >= backward.start > alone and self.row not in self.let_go:
@@ -146,15 +160,11 @@ class FirstLayer:
     def _hands_on_alone(self, recording: Recording) -> bool:
         """Whether a layer frees nothing of those before it but its input, which is as large as its output."""
         forward, backward = recording.windows[:2]
-        told, ends, out = recording.tape.rows, recording.lives.ends, self._out(recording)
+        ends = recording.lives.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
         freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
         between = recording.lives.freed(recording.left[0], high, begin)
-        return freed == [self.row] and told[out][4] == self.size and self.cached.issuperset({*between} - {out})
-
-    def _out(self, recording: Recording) -> int:
-        """The row of the run layer's output."""
-        return recording.tape.passed[f"{self.end} forward"]
+        return freed == [self.row] and self.is_as_large and self.cached.issuperset({*between} - {self.out})
 
 
 class Sides(NamedTuple):

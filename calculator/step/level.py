@@ -104,9 +104,9 @@ class Level:
 
     def _repeats(self, position: int) -> tuple[int, ...]:
         """How often each window's growth is in what is alive from this position on, at the worse end of its copies."""
-        repeats = []
-        for window, growth in zip(self.windows, self.growth, strict=True):
-            inside = window.start <= position < window.end
-            counted = position >= window.end or (inside and growth > 0)
-            repeats.append(window.copies if counted else 0)
-        return tuple(repeats)
+        return tuple(
+            [
+                copies if position >= end or (position >= start and growth > 0) else 0
+                for (_, start, end, copies), growth in zip(self.windows, self.growth, strict=True)
+            ]
+        )

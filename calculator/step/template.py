@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.dimension import elements
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.dtype import DType
     from calculator.model import Model
     from calculator.step.kernels import Kernels
+    from calculator.step.tape import Born
     from calculator.training import Training
 
 #: The most ways that are remembered of plans that differ in sizes alone.
@@ -28,57 +28,64 @@ MOST_WAYS = 8
 
 
 class Template:
-    """A run with open sizes."""
+    """A run with open sizes.
 
-    __slots__ = ("dims", "formulas", "kinds", "opened", "rows", "run")
+    `names`, `shape_of`, `dtypes`, `components` and `places` are of its rows: which of the shapes each has and where its
+    bytes are. `shapes` are right where nothing in them is open; `open_shapes` tells of the others which of the
+    dimensions they have, and `opened` which of those are open.
+    """
+
+    __slots__ = (
+        "components",
+        "dims",
+        "dtypes",
+        "formulas",
+        "names",
+        "open_shapes",
+        "opened",
+        "places",
+        "run",
+        "shape_of",
+        "shapes",
+    )
 
     def __init__(self, formulas: Formulas, run: Run) -> None:
         self.formulas = formulas
-        self.dims: list[int] = []
-        self.opened: list[tuple[int, Open]] = []
-        self.kinds: list[tuple[tuple[int, ...], int]] = []
-        tape = Tape()
-        tape.events, tape.marks, tape.passed = [*run.tape.events], run.tape.marks, run.tape.passed
-        self.run = run._replace(tape=tape, kept=None)
-        numbers: dict[int, int] = {}
-        kinds: dict[object, int] = {}
-        self.rows = []
-        for name, shape, dtype, component, size in run.tape.rows:
-            kind = (tuple([self._number(dim, numbers) for dim in shape]), formulas.place(size))
-            if kind not in kinds:
-                kinds[kind] = len(self.kinds)
-                self.kinds.append(kind)
-            self.rows.append((name, kinds[kind], dtype, component))
-        formulas.cut([*[place for _, place in self.kinds], *[size.place for _, size in self.opened]])
-
-    def _number(self, dim: int, numbers: dict[int, int]) -> int:
-        """Which of the dimensions one is."""
-        if id(dim) not in numbers:
-            numbers[id(dim)] = len(self.dims)
-            if isinstance(dim, Open):
-                self.opened.append((len(self.dims), dim))
-            self.dims.append(dim)
-        return numbers[id(dim)]
+        self.run = run._replace(tape=_with_rows(run.tape, []), kept=None)
+        self.names, shapes, self.dtypes, self.components, sizes = zip(*run.tape.rows, strict=True)
+        self.places = [formulas.place(size) for size in sizes]
+        known = {id(dim): dim for shape in shapes for dim in shape}
+        numbers = {name: number for number, name in enumerate(known)}
+        self.dims = [*known.values()]
+        self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, Open)]
+        spelled = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
+        distinct = {told: number for number, told in enumerate(dict.fromkeys(spelled))}
+        self.shape_of = [distinct[told] for told in spelled]
+        self.shapes = [tuple([self.dims[number] for number in told]) for told in distinct]
+        opened = {number for number, _ in self.opened}
+        self.open_shapes = [(number, told) for told, number in distinct.items() if not opened.isdisjoint(told)]
+        formulas.cut([*self.places, *[size.place for _, size in self.opened]])
 
     def filled(self, sizes: Sequence[int]) -> Run | None:
         """The run with other sizes, or nothing where it goes another way."""
         values = self.formulas.worked_out(sizes)
         if values is None:
             return None
-        dims = [*self.dims]
-        for place, size in self.opened:
-            dims[place] = size.at(values)
-        shapes = [tuple([dims[number] for number in shape]) for shape, _ in self.kinds]
-        bytes_of = [values[place] for _, place in self.kinds]
-        told, tape = self.run.tape, Tape()
-        tape.events, tape.marks, tape.passed = told.events, told.marks, told.passed
-        tape.rows = [
-            (name, shapes[kind], dtype, component, bytes_of[kind]) for name, kind, dtype, component in self.rows
-        ]
-        first = copy(self.run.first)
-        if first is not None:
-            first.size = tape.rows[first.row][4]
-        return self.run._replace(tape=tape, first=first)
+        dims, shapes = [*self.dims], [*self.shapes]
+        for number, size in self.opened:
+            dims[number] = size.at(values)
+        for number, told in self.open_shapes:
+            shapes[number] = tuple([dims[dim] for dim in told])
+        shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
+        rows = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
+        return self.run._replace(tape=_with_rows(self.run.tape, rows))
+
+
+def _with_rows(like: Tape, rows: list[Born]) -> Tape:
+    """A tape on which the same happened as on another, to other rows."""
+    tape = Tape()
+    tape.rows, tape.events, tape.marks, tape.passed = rows, [*like.events], like.marks, like.passed
+    return tape
 
 
 class Series:
