@@ -37,9 +37,10 @@ class Held:
 
 
 class Neighbours:
-    """The model of the plan before this one, and what it holds: worked out again only where a plan differs in it.
+    """What the plan before this one has in common with it: worked out again only where this one differs in it.
 
-    An answer is the same with it and without. No more than one plan's is kept.
+    Its model, what it holds, and the `series` of ways that plans of its kind go. An answer is the same with it and
+    without. No more is kept than of one plan and its kind.
     """
 
     __slots__ = ("held", "key", "model", "reference", "series")
@@ -52,8 +53,9 @@ class Neighbours:
         self.series = Series()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
-        """The model that a plan speaks of."""
-        if self.model is None or reference != self.reference:
+        """The model that a plan speaks of. Of two equal configs one may be refused: Python takes 1 for true."""
+        before = self.reference
+        if self.model is None or reference != before or reference.config is not before.config:
             self.model, self.reference = build(reference), reference
         return self.model
 

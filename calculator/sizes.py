@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
+#: None says anything but how large tensors are: plans that differ in one of these alone are taken to run the same.
 SizeName = Literal["r", "sequence_length", "micro_batch_size", "num_virtual_tokens", "bottleneck_size"]
 
 _SIZES = frozenset(get_args(SizeName))

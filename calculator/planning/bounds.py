@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum"]
 
-#: The settings that a limit can be asked for.
+#: The settings that a limit can be asked for: every size.
 SolveFor = SizeName
 
 

@@ -52,31 +52,18 @@ class FirstLayer:
 
     `entered`: the row of its input. `row`: of its output, which is the run layer's input; rows before `before` are made
     before that runs, and `start` is where its own pass would begin. `entry`: the node that the run layer's input leads
-    to, `end` the label of the mark behind that layer. `out`: the row of the run layer's output, and whether it
-    `is_as_large`. `cached`: rows in the cache until the forward pass ends. `let_go`: rows that the run layer keeps for
-    the backward pass and the first does not. `is_trained`: whether a gradient flows back to it at all.
+    to, `end` the label of the mark behind that layer. `out`: the row of the run layer's output. `cached`: rows in the
+    cache until the forward pass ends. `let_go`: rows that the run layer keeps for the backward pass and the first does
+    not. `is_trained`: whether a gradient flows back to it at all.
     """
 
-    __slots__ = (
-        "before",
-        "cached",
-        "end",
-        "entered",
-        "entry",
-        "is_as_large",
-        "is_trained",
-        "let_go",
-        "out",
-        "row",
-        "start",
-    )
+    __slots__ = ("before", "cached", "end", "entered", "entry", "is_trained", "let_go", "out", "row", "start")
 
     def __init__(self, x: Tensor, end: str) -> None:
         self.end = end
         self.entered = x.storage.row if x.storage is not None else -1
         self.row = len(x.tape.rows)
         self.out = -1
-        self.is_as_large = False
         self.before = self.row + 1
         self.start = len(x.tape.events)
         self.entry = Mark(x.tape, _no_further, ())
@@ -99,7 +86,6 @@ class FirstLayer:
         that the run layer's has by now.
         """
         rows, self.out = tape.rows, tape.passed[f"{self.end} forward"]
-        self.is_as_large = rows[self.out][4] == rows[self.row][4]
         rows[self.row] = rows[self.out]
         missing: set[Node] = {self.entry}
         kept: list[Sequence[Any]] = []
@@ -158,13 +144,13 @@ class FirstLayer:
         )
 
     def _hands_on_alone(self, recording: Recording) -> bool:
-        """Whether a layer frees nothing of those before it but its input, which is as large as its output."""
+        """Whether a layer frees nothing of those before it but its input."""
         forward, backward = recording.windows[:2]
         ends = recording.lives.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
         freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
         between = recording.lives.freed(recording.left[0], high, begin)
-        return freed == [self.row] and self.is_as_large and self.cached.issuperset({*between} - {self.out})
+        return freed == [self.row] and self.cached.issuperset({*between} - {self.out})
 
 
 class Sides(NamedTuple):

@@ -57,8 +57,8 @@ class Formulas:
             self.steps.append((place, function, first, second))
         return self.known[key]
 
-    def fixed(self, place: int) -> int:
-        """A number that decides something, and must be the same where this run is to tell of other sizes."""
+    def fix(self, place: int) -> int:
+        """Have a number decide something: it must be the same where this run is to tell of other sizes."""
         self.decided.add(place)
         return self.values[place]
 
@@ -75,8 +75,11 @@ class Formulas:
         """The numbers of other open sizes, or nothing where they decide otherwise."""
         was = self.values
         values = [*sizes, *was[len(sizes) :]]
-        for place, function, left, right in self.steps:
-            values[place] = function(values[left], values[right])
+        try:
+            for place, function, left, right in self.steps:
+                values[place] = function(values[left], values[right])
+        except ZeroDivisionError:
+            return None
         return values if all(values[place] == was[place] for place in self.decided) else None
 
     def _put(self, value: int) -> int:
@@ -87,10 +90,10 @@ class Formulas:
 class Open(Dim):
     """A dimension whose size is left open, or worked out of such sizes.
 
-    Sums, differences, products, and quotients and remainders by what is fixed are worked out again for other sizes, and
-    comparisons must come out the same. Whatever else Python asks of an int (its hash, its digits) fixes it. What it
-    takes without asking can't be seen and must not be taken of an open size: `range`, a slice, a list's repetition, a
-    float on the left of an operator.
+    Sums, differences, products, whole quotients and remainders are worked out again for other sizes, and comparisons
+    must come out the same. Whatever else Python asks of an int (its hash, its digits) fixes it. What is taken without
+    asking can't be seen, and a step's code must not take it of a size: `range`, an index, a slice, functions in C that
+    want a whole number, a float or a bool on the left of an operator.
     """
 
     formulas: Formulas
@@ -132,14 +135,14 @@ class Open(Dim):
 
     def decides(self, function: Function, other: int) -> bool:
         """A comparison, which must come out the same for other sizes."""
-        return bool(self.formulas.fixed(self.formulas.applied(function, self, other)))
+        return bool(self.formulas.fix(self.formulas.applied(function, self, other)))
 
-    def fixed(self) -> int:
-        """The size, which must be the same."""
-        return self.formulas.fixed(self.place)
+    def fix(self) -> int:
+        """Have the size decide something: it must be the same."""
+        return self.formulas.fix(self.place)
 
     def __pos__(self) -> Open:
-        return self
+        return Open(self.formulas, self.place, None)
 
     def __neg__(self) -> Open:
         return self.by(sub, "", 0, self)
@@ -152,47 +155,36 @@ def _is_named(size: int) -> bool:
     return size.told is not None if isinstance(size, Open) else isinstance(size, Dim)
 
 
-def _working_out(function: Function, sign: str) -> tuple[Callable[[Open, Any], Any], Callable[[Open, int], Open]]:
+def _working_out(function: Function, sign: str) -> tuple[Callable[[Open, Any], Any], Callable[[Open, Any], Any]]:
     """A method for an operator where the open size is on its left, and one where it is on its right."""
 
     def left(self: Open, other: Any) -> Any:
-        return self.by(function, sign, self, other) if isinstance(other, int) else function(self.fixed(), other)
+        return self.by(function, sign, self, other) if isinstance(other, int) else function(self.fix(), other)
 
-    def right(self: Open, other: int) -> Open:
-        return self.by(function, sign, other, self)
+    def right(self: Open, other: Any) -> Any:
+        return self.by(function, sign, other, self) if isinstance(other, int) else function(other, self.fix())
 
     return left, right
 
 
-def _dividing(function: Function) -> Callable[[Open, Any], Any]:
-    def left(self: Open, other: Any) -> Any:
-        if not isinstance(other, int):
-            return function(self.fixed(), other)
-        return self.by(function, "", self, other.fixed() if isinstance(other, Open) else other)
-
-    return left
-
-
-def _deciding(function: Function) -> Callable[[Open, object], Any]:
-    def compared(self: Open, other: object) -> Any:
-        return self.decides(function, other) if isinstance(other, int) else NotImplemented
+def _deciding(function: Function) -> Callable[[Open, Any], Any]:
+    def compared(self: Open, other: Any) -> Any:
+        return self.decides(function, other) if isinstance(other, int) else function(self.fix(), other)
 
     return compared
 
 
 def _fixing(name: str) -> Callable[..., Any]:
     def asked(self: Open, *others: Any) -> Any:
-        return getattr(self.fixed(), name)(*[other.fixed() if isinstance(other, Open) else other for other in others])
+        return getattr(self.fix(), name)(*[other.fix() if isinstance(other, Open) else other for other in others])
 
     return asked
 
 
-for _function, _sign in ((add, "+"), (sub, ""), (mul, "×")):
+for _function, _sign in ((add, "+"), (sub, ""), (mul, "×"), (floordiv, ""), (mod, "")):
     _left, _right = _working_out(_function, _sign)
     setattr(Open, f"__{_function.__name__}__", _left)
     setattr(Open, f"__r{_function.__name__}__", _right)
-for _function in (floordiv, mod):
-    setattr(Open, f"__{_function.__name__}__", _dividing(_function))
 for _function in (eq, ne, lt, le, gt, ge):
     setattr(Open, f"__{_function.__name__}__", _deciding(_function))
 

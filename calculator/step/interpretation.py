@@ -65,13 +65,13 @@ def ran(context: Context, *, whole: bool) -> Run:
     micro_batch(context)
     repetition, tape = context.repetition, context.tape
     marks = {label: position for position, label in tape.marks}
-    first = marks["layer 0 forward"]
+    begin = marks["layer 0 forward"]
     return Run(
         tape=tape,
         repetition=repetition,
         ends=ended(tape.events, len(tape.rows)),
         windows=tuple(_windows(repetition, marks, apart=context.first is not None)),
-        shared=next(event for event in tape.events[first:] if event >= 0),
+        shared=next(event for event in tape.events[begin:] if event >= 0),
         handed_on=tape.passed[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.first,
         kept=context,

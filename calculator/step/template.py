@@ -28,11 +28,11 @@ MOST_WAYS = 8
 
 
 class Template:
-    """A run with open sizes.
+    """A run with open sizes, and the formulas of their numbers.
 
-    `names`, `shape_of`, `dtypes`, `components` and `places` are of its rows: which of the shapes each has and where its
-    bytes are. `shapes` are right where nothing in them is open; `open_shapes` tells of the others which of the
-    dimensions they have, and `opened` which of those are open.
+    `names`, `shape_of`, `dtypes`, `components` and `places` are of its rows: which of the shapes each has and where the
+    number of its bytes is. `dims` are the shapes' dimensions; `opened` gives those that are open, by their numbers
+    among them. `shapes` are right where no dimension is open; `open_shapes` gives the others' dimensions, by numbers.
     """
 
     __slots__ = (
@@ -52,30 +52,30 @@ class Template:
     def __init__(self, formulas: Formulas, run: Run) -> None:
         self.formulas = formulas
         self.run = run._replace(tape=_with_rows(run.tape, []), kept=None)
-        self.names, shapes, self.dtypes, self.components, sizes = zip(*run.tape.rows, strict=True)
-        self.places = [formulas.place(size) for size in sizes]
-        known = {id(dim): dim for shape in shapes for dim in shape}
-        numbers = {name: number for number, name in enumerate(known)}
-        self.dims = [*known.values()]
+        self.names, shapes, self.dtypes, self.components, row_bytes = zip(*run.tape.rows, strict=True)
+        self.places = [formulas.place(size) for size in row_bytes]
+        dims = {id(dim): dim for shape in shapes for dim in shape}
+        numbers = {identity: number for number, identity in enumerate(dims)}
+        self.dims = [*dims.values()]
         self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, Open)]
-        spelled = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
-        distinct = {told: number for number, told in enumerate(dict.fromkeys(spelled))}
-        self.shape_of = [distinct[told] for told in spelled]
-        self.shapes = [tuple([self.dims[number] for number in told]) for told in distinct]
+        numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
+        distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
+        self.shape_of = [distinct[shape] for shape in numbered]
+        self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
         opened = {number for number, _ in self.opened}
-        self.open_shapes = [(number, told) for told, number in distinct.items() if not opened.isdisjoint(told)]
-        formulas.cut([*self.places, *[size.place for _, size in self.opened]])
+        self.open_shapes = [(number, shape) for shape, number in distinct.items() if not opened.isdisjoint(shape)]
+        formulas.cut([*self.places, *[dim.place for _, dim in self.opened]])
 
-    def filled(self, sizes: Sequence[int]) -> Run | None:
+    def filled(self, given: Sequence[int]) -> Run | None:
         """The run with other sizes, or nothing where it goes another way."""
-        values = self.formulas.worked_out(sizes)
+        values = self.formulas.worked_out(given)
         if values is None:
             return None
         dims, shapes = [*self.dims], [*self.shapes]
-        for number, size in self.opened:
-            dims[number] = size.at(values)
-        for number, told in self.open_shapes:
-            shapes[number] = tuple([dims[dim] for dim in told])
+        for number, dim in self.opened:
+            dims[number] = dim.at(values)
+        for number, shape in self.open_shapes:
+            shapes[number] = tuple([dims[each] for each in shape])
         shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
         rows = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
         return self.run._replace(tape=_with_rows(self.run.tape, rows))
@@ -89,37 +89,39 @@ def _with_rows(like: Tape, rows: list[Born]) -> Tape:
 
 
 class Series:
-    """The ways of plans that differ in sizes alone, of the last such plans, by whether the first layer is run too."""
+    """The ways that the last kind of plans was seen to go, by whether the first layer is run too.
 
-    __slots__ = ("alike", "model", "ways")
+    Plans are of one kind where they differ in sizes alone.
+    """
+
+    __slots__ = ("kind", "model", "ways")
 
     def __init__(self) -> None:
         self.model: Model | None = None
-        self.alike: tuple[object, ...] = ()
+        self.kind: tuple[object, ...] = ()
         self.ways: dict[bool, list[Template]] = {}
 
-    def told(self, treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
-        """A plan's run, told of another's; nothing where none of the kind was asked for before, or too many were.
+    def run_of(self, treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
+        """A plan's run, as another's tells it; nothing for the first of a kind, and where too many ways are known.
 
         The second plan of a kind is run with open sizes.
         """
-        given = [*sizes(training), *sizes(treated.method)]
-        alike = (others(treated.method), others(training), kernels)
-        if treated.model is not self.model or alike != self.alike:
-            self.model, self.alike, self.ways = treated.model, alike, {}
+        kind = (others(treated.method), others(training), kernels)
+        if treated.model is not self.model or kind != self.kind:
+            self.model, self.kind, self.ways = treated.model, kind, {}
         if whole not in self.ways:
             self.ways[whole] = []
             return None
-        ways = self.ways[whole]
-        told = next(filter(None, (way.filled(given) for way in ways)), None)
-        if told is None and len(ways) < MOST_WAYS:
+        ways, given = self.ways[whole], [*sizes(training), *sizes(treated.method)]
+        run = next(filter(None, (way.filled(given) for way in ways)), None)
+        if run is None and len(ways) < MOST_WAYS:
             ways.append(_template(treated, training, kernels, whole=whole))
-            told = ways[-1].filled(given)
-        return told
+            run = ways[-1].filled(given)
+        return run
 
 
 def _template(treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Template:
-    """The plan's run with its sizes left open."""
+    """The plan's run with its sizes left open; a context allocates nothing before it is run."""
     formulas = Formulas()
     training = resized(training, formulas.opened)
     method = resized(treated.method, formulas.opened)
@@ -129,7 +131,7 @@ def _template(treated: Treated, training: Training, kernels: Kernels, *, whole: 
 
 
 class _OpenSizes(Sizes):
-    """The same of shapes that may be open, which are looked up by the places of their dimensions."""
+    """The same of shapes that may be open. Its keys hold the places of their dimensions, whose hash would fix them."""
 
     __slots__ = ("formulas",)
 
@@ -142,7 +144,7 @@ class _OpenSizes(Sizes):
         known = tuple([self.formulas.place(dim) for dim in shape]), dtype
         if known not in self:
             self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
-        return self.get(known, 0)
+        return super().__getitem__(known)
 
     def _bytes(self, count: int, itemsize: int) -> int:
         if isinstance(count, Open):

@@ -74,7 +74,7 @@ class TrainingStep:
         self.series = series or Series()
         treated = self.held.treated
         made = partial(Context, treated, training=training, kernels=kernels)
-        told = partial(self.series.told, treated, training, kernels)
+        told = partial(self.series.run_of, treated, training, kernels)
         self.run, self.recording = interpreted(made, told, whole=whole)
         self.left = self.recording.at_the_end()
         self.carried = self.left - self._given(self.marks["forward"])

@@ -1,5 +1,8 @@
 from dataclasses import replace
 
+import pytest
+
+from calculator.errors import PlanError
 from calculator.estimate import estimate, model_of
 from calculator.held import Neighbours
 from calculator.planning.sweep import answers, parse_sweep
@@ -25,6 +28,20 @@ def test_answers_do_not_depend_on_the_plan_before():
     neighbours = Neighbours()
     for request in plans(8, 30):
         assert estimate(request, neighbours) == estimate(request)
+
+
+def test_a_config_that_python_takes_for_equal_is_read_for_itself():
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    config = {"model_type": "llama", "num_attention_heads": 2, **dict.fromkeys(sizes, 16)}
+    right, wrong = (
+        parse_request({"model": {"config": {**config, "tie_word_embeddings": tied}}, "method": {"name": "lora"}})
+        for tied in (True, 1)
+    )
+    assert right == wrong
+    neighbours = Neighbours()
+    estimate(right, neighbours)
+    with pytest.raises(PlanError, match="true or false"):
+        estimate(wrong, neighbours)
 
 
 def test_what_is_held_is_worked_out_again_only_where_a_plan_differs_in_it():

@@ -1,3 +1,4 @@
+from calculator.methods.adapter import Adapter
 from calculator.methods.full import Full
 from calculator.methods.lora import LoRA
 from calculator.methods.prefix import Prefix
@@ -9,6 +10,7 @@ def test_sizes_are_told_from_the_other_settings():
     assert sizes(Training(micro_batch_size=3, sequence_length=70)) == [3, 70]
     assert sizes(LoRA(r=5)) == [5]
     assert sizes(Prefix(num_virtual_tokens=9)) == [9]
+    assert sizes(Adapter(bottleneck_size=11)) == [11]
     assert sizes(Full()) == []
 
 

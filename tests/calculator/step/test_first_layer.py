@@ -1,11 +1,15 @@
 """The first layer, told from the one that is run, is what running it too says that it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from calculator.estimate import model_of
 from calculator.request import parse_request
 from calculator.reserved import by_rule
 from calculator.step import ceiling
+from calculator.step import operations as ops
+from calculator.step.programs import PROGRAMS
 from calculator.step.timeline import timeline
 from calculator.step.training_step import TrainingStep
 from tests.calculator.random_plans import plans
@@ -125,6 +129,17 @@ def test_a_first_layer_in_which_the_peak_may_lie_is_run(monkeypatch):
     unchecked = step(*many_gradients, {"config": SMALL})
     assert unchecked.recording.first is not None
     assert told(unchecked) != told(ran)
+
+
+def test_a_first_layer_is_run_whose_output_is_of_another_dtype_than_its_input(monkeypatch):
+    llama = PROGRAMS["llama"]
+
+    def widened(context, modules, x):
+        return ops.cast(llama.layer(context, modules, x), "float32", "output in float32")
+
+    assert step(lora()).recording.first is not None
+    monkeypatch.setitem(PROGRAMS, "llama", replace(llama, layer=widened))
+    assert step(lora()).recording.first is None
 
 
 def test_a_first_layer_is_run_whose_cache_keeps_what_its_graph_does_not():

@@ -25,8 +25,10 @@ WORKED_OUT = {
     "factor": lambda b, s: prod((b, s)) if b != s else prod((b, 2)),
     "truth": lambda b, s: b if (s - 16) else s,
     "of floats": lambda b, s: ceil(s / 8) + round(b * 0.5),
-    "power": lambda b, s: 4 * b * s**2,
-    "quotient": lambda b, s: s // b + s % b + divmod(s, b)[0],
+    "power": lambda b, s: 4 * b * s**2 + b ** (s % 3) + (b << (s % 3)),
+    "quotient": lambda b, s: s // b + s % b + 200 // (b * 32) + 7 % s,
+    "guarded quotient": lambda b, s: s // (b - 1) if b > 1 else s,
+    "of both": lambda b, s: divmod(s, b)[0],
     "looked up": {1: 5, 2: 6}.get,
     "in words": lambda b, s: len(f"{b:,} × {s}") * s,
 }
@@ -52,7 +54,7 @@ def test_other_sizes_give_what_ints_give_or_nothing(name, b, s, other):
 
 
 def test_what_is_only_worked_out_is_good_for_every_size():
-    for name in ("product", "lengthened", "shorter", "negated", "padded", "elements"):
+    for name in ("product", "lengthened", "shorter", "negated", "padded", "elements", "quotient"):
         formulas, b, s = opened(3, 70)
         place = formulas.place(WORKED_OUT[name](b, s))
         for other in ((1, 2), (17, 4096), (70, 3)):
@@ -68,12 +70,44 @@ def test_a_comparison_is_good_for_what_compares_the_same():
     assert formulas.worked_out([1, 70]) is None
 
 
-@pytest.mark.parametrize("asked", [hash, str, int, float, "{:,}".format, lambda size: size / 2, lambda size: 7 // size])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        hash,
+        str,
+        int,
+        float,
+        "{:,}".format,
+        lambda size: size / 2,
+        lambda size: size // 2.5,
+        lambda size: size > 0.5,
+        lambda size: size == 70.0,
+        lambda size: [0] * size,
+        lambda size: size * "-",
+    ],
+)
 def test_what_python_asks_of_an_int_fixes_it(asked):
     formulas, _, s = opened(3, 70)
     assert asked(s) == asked(70)
     assert formulas.worked_out([9, 70]) is not None
     assert formulas.worked_out([3, 71]) is None
+
+
+@pytest.mark.parametrize(
+    "taken", [range, range(100).__getitem__, "-".zfill, lambda size: 0.5 * size, lambda size: True * size]
+)
+def test_what_is_taken_without_asking_cannot_be_seen(taken):
+    """Why a step's code must not: the formulas go on speaking of every size."""
+    formulas, _, s = opened(3, 70)
+    assert taken(s) == taken(70)
+    assert formulas.worked_out([3, 71]) is not None
+
+
+def test_a_divisor_that_would_be_zero_is_not_told_of():
+    formulas, b, s = opened(3, 70)
+    place = formulas.place(s // (b - 1))
+    assert formulas.worked_out([5, 70])[place] == 17
+    assert formulas.worked_out([1, 70]) is None
 
 
 def test_an_open_size_in_a_dim_of_its_own_is_fixed():

@@ -104,6 +104,32 @@ def test_another_option_or_model_begins_anew(counted):
     assert counted == {"run": 4, "opened": 0}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"device": {"gpu": "a100-sxm4-80gb"}}, {"device": {"gpu": "t4"}}),
+        ({}, {"method": {**LORA["method"], "use_dora": True}}),
+        ({}, {"method": {"name": "full"}}),
+        ({}, {"training": {"dtype": "float16", "attention": "eager"}}),
+    ],
+    ids=["card", "option", "method", "training"],
+)
+def test_what_the_operations_depend_on_is_never_told_of_another(before, after):
+    body, series = {**LORA, "training": {"dtype": "float16"}}, Neighbours()
+    for change in (before, before, after):
+        plan = parse_request({**body, **change})
+        assert whole_answer(plan, series) == whole_answer(plan)
+    assert whole_answer(parse_request({**body, **before})) != whole_answer(plan)
+
+
+def test_batches_under_padding_go_one_way_though_a_kernel_divides_by_them(counted):
+    body, series = {"model": "google/gemma-2b", "method": {"name": "lora"}}, Neighbours()
+    for batch in (2, 3, 4, 5, 8, 9):
+        plan = parse_request({**body, "training": {"padding": True, "micro_batch_size": batch}})
+        assert estimate(plan, series) == estimate(plan)
+    assert counted["opened"] <= 2
+
+
 def test_a_window_that_is_reached_goes_another_way():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), Neighbours()
     for length, ways in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
