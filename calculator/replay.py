@@ -81,9 +81,15 @@ class Batch:
 
     def __init__(self, allocator: CachingAllocator, told: Events) -> None:
         self.events = told
-        self.forward = told.forward
-        self.backward = told.backward
+        nothing = {row for row, born in enumerate(told.rows) if not born[4]}
+        self.forward = _without(nothing, told.forward)
+        self.backward = _without(nothing, told.backward)
         self.tensors = Tensors(allocator, [row[4] for row in told.rows])
+
+
+def _without(rows: set[int], told: Sequence[int]) -> Sequence[int]:
+    """Events without those of some rows: a tensor of no bytes has no block (CUDACachingAllocator.cpp, allocate)."""
+    return [event for event in told if (event if event >= 0 else ~event) not in rows] if rows else told
 
 
 class Run:

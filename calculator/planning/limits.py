@@ -83,9 +83,10 @@ def limit(asked: LimitRequest) -> Limit:
     _check(asked)
     model = model_of(asked.request.model)
     request = replace(within_positions(asked.request, model), length_given=True)
-    trials, most = Trials(request, name), bound(request, model, name)
-    lowest, highest = int(told.setting.minimum or 0), most.limit
+    trials, lowest = Trials(request, name), int(told.setting.minimum or 0)
     first = trials.at(lowest)
+    most = bound(request, model, name)
+    highest = most.limit
     if highest < lowest:
         return Limit(solve_for=name, bound=most, at=None, above=first, guarantee="No value is left to try.")
     if trials.at(highest).fits:

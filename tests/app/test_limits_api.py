@@ -31,6 +31,14 @@ def test_the_whole_estimate_of_the_value_stands_beside_it(client, plan, limits):
     assert answer["estimate"] == client.post("/api/v1/estimate", json=plan).json()
 
 
+def test_a_rank_that_ends_at_a_matrix_is_answered_with_the_estimate_of_it(client, plan, limits):
+    told = {"device": {"gpu": "h200"}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
+    answer = limits(**told).json()
+    assert (answer["bound"]["by"], answer["value"]) == ("matrix", 4096)
+    told["method"]["r"] = answer["value"]
+    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, **told}).json()
+
+
 def test_nothing_that_fits_is_an_answer_too(limits):
     response = limits(model="meta-llama/Llama-3.1-70B", method={"name": "full"}, solve_for="sequence_length")
     answer = response.json()
@@ -45,6 +53,7 @@ def test_nothing_that_fits_is_an_answer_too(limits):
         ({"device": {}}, "device"),
         ({"solve_for": None}, "solve_for"),
         ({"solve_for": "bottleneck_size"}, "solve_for"),
+        ({"method": {"name": "lora", "target_modules": ["nothing"]}}, "method.target_modules"),
         ({"grid": {}}, "grid"),
         ({"device": {"gpu": "rtx-4090", "count": 2}}, "device.count"),
     ],
