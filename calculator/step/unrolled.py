@@ -63,7 +63,7 @@ def events(model: Model, method: Method, training: Training, *, periods: int = P
     context.repetition = Repetition(numbers=numbers, start=count, end=count, copies=0)
     micro_batch(context)
     marks = {label: position for position, label in context.tape.marks}
-    if more <= 0 or f"layer {repetition.start} backward" not in marks:
+    if more <= 0:
         told, middle = context.tape.events, marks["backward"]
         return _sorted(context.tape.rows, told[:middle], told[middle : marks["end"]])
     spelled = _Spelled(context.tape, marks, repetition, more)
@@ -87,15 +87,17 @@ class _Spelled:
     """The events of four periods, of which the third stands for `more` after it.
 
     Rows of the second, third and fourth are numbered anew from `base` on, `stride` to a period, in an order that is the
-    same for each: a row of the next period is `stride` further.
+    same for each: a row of the next period is `stride` further. Where nothing up to them is trained, no gradient
+    `goes_back` through them.
     """
 
-    __slots__ = ("base", "events", "lumps", "marks", "more", "places", "rows", "stride")
+    __slots__ = ("base", "events", "goes_back", "lumps", "marks", "more", "places", "rows", "stride")
 
     def __init__(self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int) -> None:
         self.marks = marks
         self.more = more
         before, start, end = repetition.places
+        self.goes_back = f"layer {start} backward" in marks
         self.places = range(before, before + (PERIODS + 1) * (end - start), end - start)
         self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(NOT_RUN)}
         self.events = tape.events[: marks["end"]]
@@ -111,7 +113,7 @@ class _Spelled:
 
     def _periods(self, rows: Sequence[Born]) -> list[list[int]]:
         """The rows of the second, third and fourth period: born in it, or freed in it and born outside all of them."""
-        windows = [self.events[slice(*self._forward(n))] + self.events[slice(*self._backward(n))] for n in (1, 2, 3)]
+        windows = [[*self.events[slice(*self._forward(n))], *self._backwards(n)] for n in (1, 2, 3)]
         births = [[event for event in window if event >= 0] for window in windows]
         born = {row for own in births for row in own}
         outer = [[~event for event in window if event < 0 and ~event not in born] for window in windows]
@@ -131,6 +133,8 @@ class _Spelled:
 
     def backward(self) -> list[int]:
         """The backward pass: the same in reverse."""
+        if not self.goes_back:
+            return self._outside(self.marks["backward"], self.marks["end"])
         start, end = self._backward(2)
         first, _ = self._backward(3)
         _, last = self._backward(1)
@@ -167,6 +171,9 @@ class _Spelled:
 
     def _backward(self, n: int) -> tuple[int, int]:
         return self._between(n + 1, n, "backward")
+
+    def _backwards(self, n: int) -> list[int]:
+        return self.events[slice(*self._backward(n))] if self.goes_back else []
 
     def _between(self, n: int, m: int, phase: str) -> tuple[int, int]:
         return self.marks[f"layer {self.places[n]} {phase}"], self.marks[f"layer {self.places[m]} {phase}"]
