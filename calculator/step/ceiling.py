@@ -44,7 +44,7 @@ def counts(recording: Recording) -> Iterator[tuple[int, int]]:
     start, end = backward.start, recording.tape.position("end")
     changes = recording.changes[start:end]
     seen = set(changes)
-    for size, count in by_size(recording.stays()).items():
+    for size, count in by_size(recording.stays).items():
         gradients = (backward.copies + 1) * count
         if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in seen:
             continue

@@ -133,7 +133,7 @@ class FirstLayer:
 
     def is_told(self, recording: Recording) -> bool:
         """Whether the recording says all of the step but the first layer's own passes, in which no peak lies."""
-        stays = recording.stays()
+        stays = recording.stays
         return (
             self.is_trained
             and not self.let_go & self.cached

@@ -26,6 +26,7 @@ from calculator.step import operations as ops
 from calculator.step.cache import Cache
 from calculator.step.causal_lm import decoder
 from calculator.step.context import Context
+from calculator.step.lifetimes import Lifetimes
 from calculator.step.recording import Recording
 from calculator.step.repetition import Repetition
 from calculator.step.router_loss import of_routers
@@ -134,7 +135,7 @@ def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
     context.during_forward = []
     _choose(context, given)
     del outputs
-    recording = Recording(tape, (), 0)
+    recording = Recording(tape, Lifetimes(tape.events, tape.rows))
     moment = recording.level.peak(start, len(tape.events))
     event = tape.events[moment.event - 1]
     assert context.cache is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.step import masks, router_loss
 from calculator.step.causal_lm import micro_batch
 from calculator.step.level import Window
-from calculator.step.lifetimes import ended
+from calculator.step.lifetimes import Lifetimes
 from calculator.step.recording import Recording
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Run(NamedTuple):
     """A micro-batch that was run, and where on its tape is what a recording asks for.
 
-    `ends`, `windows`, `shared`, `handed_on` and `first` are a recording's. `kept` holds what must not be freed while
+    `lives`, `windows`, `shared`, `handed_on` and `first` are a recording's. `kept` holds what must not be freed while
     the tape is read.
     """
 
     tape: Tape
     repetition: Repetition
-    ends: list[int]
+    lives: Lifetimes
     windows: tuple[Window, ...]
     shared: int
     handed_on: int | None
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
     def recorded(self) -> Recording:
         """How many bytes are alive when."""
-        return Recording(self.tape, self.windows, self.shared, self.handed_on, self.first, self.ends)
+        return Recording(self.tape, self.lives, self.windows, self.shared, self.handed_on, self.first)
 
 
 def interpreted(
@@ -69,7 +69,7 @@ def ran(context: Context, *, whole: bool) -> Run:
     return Run(
         tape=tape,
         repetition=repetition,
-        ends=ended(tape.events, len(tape.rows)),
+        lives=Lifetimes(tape.events, tape.rows),
         windows=tuple(_windows(repetition, marks, apart=context.first is not None)),
         shared=next(event for event in tape.events[begin:] if event >= 0),
         handed_on=tape.passed[f"layer {repetition.end} forward"] if repetition.start == 0 else None,

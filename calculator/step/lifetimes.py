@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import neg
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from calculator.step.tape import Born, Tape
+    from calculator.step.tape import Born
 
 
 class Lifetimes:
-    """The rows of a tape and at which event each ends; one past the last where it stays."""
+    """The rows of a tape and at which event each ends; one past the last where it stays.
 
-    __slots__ = ("ends", "events", "rows")
+    `known`: which rows were found between which positions. It is the same for other rows to which the same happened.
+    """
 
-    def __init__(self, tape: Tape, ends: list[int] | None = None) -> None:
-        self.events = tape.events
-        self.rows = tape.rows
-        self.ends = ends or ended(tape.events, len(tape.rows))
+    __slots__ = ("ends", "events", "known", "rows")
+
+    def __init__(
+        self,
+        events: list[int],
+        rows: Sequence[Born],
+        ends: list[int] | None = None,
+        known: dict[tuple[int, ...], list[int]] | None = None,
+    ) -> None:
+        self.events = events
+        self.rows = rows
+        self.ends = ends or _ended(events, len(rows))
+        self.known = {} if known is None else known
+
+    def of(self, rows: Sequence[Born]) -> Lifetimes:
+        """The same of other rows to which the same happened."""
+        return Lifetimes(self.events, rows, self.ends, self.known)
 
     @property
     def end(self) -> int:
@@ -29,7 +44,7 @@ class Lifetimes:
     def changes(self) -> list[int]:
         """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
         sizes = [row[4] for row in self.rows]
-        of_rows = sizes + [-size for size in reversed(sizes)]
+        of_rows = [*sizes, *map(neg, reversed(sizes))]
         return [*map(of_rows.__getitem__, self.events)]
 
     def born(self, start: int, end: int) -> range:
@@ -47,8 +62,17 @@ class Lifetimes:
 
     def left(self, start: int, end: int) -> list[int]:
         """The rows born between two positions and not freed between them."""
-        ends = self.ends
-        return [row for row in self.born(start, end) if ends[row] >= end]
+        known, ends = self.known, self.ends
+        if (start, end) not in known:
+            known[start, end] = [row for row in self.born(start, end) if ends[row] >= end]
+        return known[start, end]
+
+    def taken(self, first: int, start: int, end: int) -> list[int]:
+        """The rows from one on that were born before two positions and are freed between them."""
+        known = self.known
+        if (first, start, end) not in known:
+            known[first, start, end] = self.freed(range(first, self.next_row(start)), start, end)
+        return known[first, start, end]
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Those of the rows that are freed between two positions."""
@@ -61,11 +85,13 @@ class Lifetimes:
 
     def alive(self, position: int) -> list[Born]:
         """The storages alive at a position, in the order of their births."""
-        ends, told = self.ends, self.rows
-        return [told[row] for row in range(self.next_row(position)) if ends[row] >= position]
+        known, ends = self.known, self.ends
+        if (position,) not in known:
+            known[position,] = [row for row in range(self.next_row(position)) if ends[row] >= position]
+        return [*map(self.rows.__getitem__, known[position,])]
 
 
-def ended(events: Sequence[int], rows: int) -> list[int]:
+def _ended(events: Sequence[int], rows: int) -> list[int]:
     """The event at which each of so many rows ends; one past the last where it stays."""
     ends = [len(events)] * rows
     for position, event in enumerate(events):

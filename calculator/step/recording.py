@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.step.alive import Alive
 from calculator.step.level import Level
-from calculator.step.lifetimes import Lifetimes, by_size
+from calculator.step.lifetimes import by_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.step.alive import Counted
     from calculator.step.first_layer import FirstLayer
     from calculator.step.level import Moment, Window
+    from calculator.step.lifetimes import Lifetimes
     from calculator.step.tape import Born, Tape
 
 
@@ -30,9 +31,9 @@ class Recording:
 
     `changes`: what each event adds to the bytes; `lives`: when each row is freed. `left`: the rows that each window
     leaves alive; `gained`: what one copy adds in it, and `sizes` the same by size; `dropped`: what is freed for all
-    copies at once. `handed_on`: the row that a repeating period hands on to the next, where none is interpreted before
-    it; a checkpoint holds its input until its own backward pass. `first`: the layer that comes before those of the
-    windows and is not run, if one is.
+    copies at once; `stays`: what one copy leaves when the step ends. `handed_on`: the row that a repeating period hands
+    on to the next, where none is interpreted before it; a checkpoint holds its input until its own backward pass.
+    `first`: the layer that comes before those of the windows and is not run, if one is.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Recording:
         "net",
         "shared",
         "sizes",
+        "stays",
         "tape",
         "windows",
     )
@@ -54,18 +56,18 @@ class Recording:
     def __init__(
         self,
         tape: Tape,
-        windows: tuple[Window, ...],
-        shared: int,
+        lives: Lifetimes,
+        windows: tuple[Window, ...] = (),
+        shared: int = 0,
         handed_on: int | None = None,
         first: FirstLayer | None = None,
-        ends: list[int] | None = None,
     ) -> None:
         self.shared = shared
         self.handed_on = handed_on
         self.first = first
         self.tape = tape
         self.windows = windows
-        self.lives = Lifetimes(tape, ends)
+        self.lives = lives
         self.changes = self.lives.changes()
         self.left = [self.lives.left(window.start, window.end) for window in windows]
         self.gained = [self._gain(place) if place else self._kept() for place in range(len(windows))]
@@ -76,6 +78,7 @@ class Recording:
             self.windows += sides.windows
             self.gained += sides.gained
             self.dropped = tuple([(at, copies + 1, born) for at, copies, born in self.dropped])
+        self.stays = self._stays()
         self.sizes = [by_size(gained) for gained in self.gained]
         self.level = Level(
             list(accumulate(self.changes)),
@@ -103,8 +106,7 @@ class Recording:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
         window, lives = self.windows[place], self.lives
         gained = self._left_in(place)
-        before = range(self.shared, lives.next_row(window.start))
-        gained.subtract(lives.kinds(lives.freed(before, window.start, window.end)))
+        gained.subtract(lives.kinds(lives.taken(self.shared, window.start, window.end)))
         return gained
 
     def _left_in(self, place: int) -> Counter[Born]:
@@ -175,11 +177,10 @@ class Recording:
         """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
         single = [born for born in self.lives.alive(self.lives.end) if born[3] != "gradients"]
-        counted = [(born, count * copies) for born, count in self.stays().items() if count and born[3] != "gradients"]
+        counted = [(born, count * copies) for born, count in self.stays.items() if count and born[3] != "gradients"]
         return Alive((), single, counted).kinds()
 
-    def stays(self) -> Counter[Born]:
-        """What one copy leaves when the step ends."""
+    def _stays(self) -> Counter[Born]:
         stays = Counter(self.net)
         stays.subtract([born for _, _, born in self.dropped])
         return stays

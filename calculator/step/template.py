@@ -10,6 +10,7 @@ from calculator.sizes import others, resized, sizes
 from calculator.step.context import Context
 from calculator.step.formulas import Formulas, Open
 from calculator.step.interpretation import Run, ran
+from calculator.step.lifetimes import Lifetimes
 from calculator.step.tape import Sizes, Tape
 from calculator.treatment import Treated
 
@@ -51,7 +52,8 @@ class Template:
 
     def __init__(self, formulas: Formulas, run: Run) -> None:
         self.formulas = formulas
-        self.run = run._replace(tape=_with_rows(run.tape, []), kept=None)
+        tape = _with_rows(run.tape, [*run.tape.events], [])
+        self.run = run._replace(tape=tape, lives=Lifetimes(tape.events, run.tape.rows), kept=None)
         self.names, shapes, self.dtypes, self.components, row_bytes = zip(*run.tape.rows, strict=True)
         self.places = [formulas.place(size) for size in row_bytes]
         dims = {id(dim): dim for shape in shapes for dim in shape}
@@ -78,13 +80,14 @@ class Template:
             shapes[number] = tuple([dims[each] for each in shape])
         shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
         rows = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
-        return self.run._replace(tape=_with_rows(self.run.tape, rows))
+        tape = self.run.tape
+        return self.run._replace(tape=_with_rows(tape, tape.events, rows), lives=self.run.lives.of(rows))
 
 
-def _with_rows(like: Tape, rows: list[Born]) -> Tape:
+def _with_rows(like: Tape, events: list[int], rows: list[Born]) -> Tape:
     """A tape on which the same happened as on another, to other rows."""
     tape = Tape()
-    tape.rows, tape.events, tape.marks, tape.passed = rows, [*like.events], like.marks, like.passed
+    tape.rows, tape.events, tape.marks, tape.passed = rows, events, like.marks, like.passed
     return tape
 
 

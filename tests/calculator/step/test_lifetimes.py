@@ -11,7 +11,7 @@ def lives():
     passing = tape.new((512,), "float32", "second")
     del passing
     kept.append(tape.new((256,), "float32", "third"))
-    found = Lifetimes(tape)
+    found = Lifetimes([*tape.events], tape.rows)
     del kept
     return found
 
