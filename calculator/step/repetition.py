@@ -14,12 +14,18 @@ LONGEST_PERIOD = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
-    """The layers to run, by their numbers, of which those from `start` to `end` (places in the list) repeat."""
+    """The layers to run, by their numbers, of which those from `start` to `end` (places in the list) repeat.
+
+    `standing` are the places of the last period before a gap in the numbers whose events are to be told `again`, so
+    many times: it stands for those of the gap too.
+    """
 
     numbers: tuple[int, ...]
     start: int
     end: int
     copies: int
+    standing: range = range(0)
+    again: int = 0
 
     @property
     def places(self) -> tuple[int, int, int]:
@@ -36,8 +42,9 @@ class Repetition:
 
     def last(self, place: int) -> int:
         """The number of the last layer that the one at a place stands for."""
-        repeated = self.copies * (self.end - self.start) if self.start <= place < self.end else 0
-        return self.numbers[place] + repeated
+        if place in self.standing:
+            return self.numbers[place] + self.again * len(self.standing)
+        return self.numbers[place] + (self.copies * (self.end - self.start) if self.start <= place < self.end else 0)
 
 
 def repetition(kinds: Sequence[Any]) -> Repetition:

@@ -60,7 +60,10 @@ def events(model: Model, method: Method, training: Training, *, periods: int = P
     count = len(repetition.numbers) + repetition.copies * period
     last = repetition.end + (periods - 2) * period
     numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
-    context.repetition = Repetition(numbers=numbers, start=count, end=count, copies=0)
+    standing = range(last - period, last) if more > 0 else range(0)
+    context.repetition = Repetition(
+        numbers=numbers, start=count, end=count, copies=0, standing=standing, again=max(0, more)
+    )
     micro_batch(context)
     marks = {label: position for position, label in context.tape.marks}
     if more <= 0:
