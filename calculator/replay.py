@@ -89,7 +89,7 @@ class Batch:
 
 def _without(rows: set[int], told: Sequence[int]) -> Sequence[int]:
     """Events without those of some rows: a tensor of no bytes has no block (CUDACachingAllocator.cpp, allocate)."""
-    return [event for event in told if (event if event >= 0 else ~event) not in rows] if rows else told
+    return [event for event in told if max(event, ~event) not in rows] if rows else told
 
 
 class Run:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.dimension import Shape, elements
-from calculator.dtype import ITEMSIZE, DType, rounded
+from calculator.dtype import ITEMSIZE, DType, allocated
 from calculator.model import Layer, Stack
 from calculator.treatment import Added
 
@@ -44,7 +44,7 @@ class Stored:
 
     def __post_init__(self) -> None:
         if not self.bytes:
-            self.bytes = rounded(elements(self.shape) * ITEMSIZE[self.dtype]) * self.count
+            self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count
 
 
 def stored(treated: Treated) -> tuple[Stored, ...]:
@@ -108,7 +108,7 @@ def _added(added: Added, owner: str, count: int) -> Stored:
         parameters=size,
         trained=added.trained,
         base=False,
-        bytes=rounded(size * ITEMSIZE[added.dtype]) * count,
+        bytes=allocated(size, ITEMSIZE[added.dtype]) * count,
     )
 
 
@@ -127,7 +127,7 @@ def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> l
             parameters=parameter.elements,
             trained=parameter.name in treatment.trained and not treatment.copied,
             made=treatment.dtype if parameter.dtype == "model" and dtype != treatment.dtype else None,
-            bytes=rounded(parameter.elements * ITEMSIZE[dtype]) * count,
+            bytes=allocated(parameter.elements, ITEMSIZE[dtype]) * count,
         )
     ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from calculator import nf4
 from calculator.answer import Row
 from calculator.dimension import elements
-from calculator.dtype import ITEMSIZE, rounded
+from calculator.dtype import ITEMSIZE, allocated
 from calculator.methods.settings import LowRank
 from calculator.model import Stack
 from calculator.serving.answer import Merge
@@ -110,7 +110,7 @@ def _made(module: Module, treatment: Treatment) -> Iterator[Made]:
 
 def _bytes(made: Made) -> int:
     _, shape, dtype = made
-    return rounded(elements(shape) * ITEMSIZE[dtype])
+    return allocated(elements(shape), ITEMSIZE[dtype])
 
 
 def _row(made: Made, source: str) -> Row:

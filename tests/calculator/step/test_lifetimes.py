@@ -34,6 +34,15 @@ def test_what_is_alive_is_told_in_the_order_of_birth():
     assert [born[0] for born in lives().alive(4)] == ["first", "third"]
 
 
+def test_other_rows_to_which_the_same_happened_live_as_long():
+    found = lives()
+    assert (found.left(0, 4), found.taken(0, 2, 3)) == ([0, 2], [1])
+    told = found.of([(name, (64,), "float32", "activations", 256) for name in ("a", "b", "c")])
+    assert (told.ends, told.left(0, 4), told.taken(0, 2, 3)) == (found.ends, [0, 2], [1])
+    assert [born[0] for born in told.alive(4)] == ["a", "c"]
+    assert told.changes()[:4] == [256, 256, -256, 256]
+
+
 def test_kinds_are_counted_by_size():
     found = lives()
     assert by_size(found.kinds(range(3))) == {1024: 2, 2048: 1}
