@@ -103,8 +103,8 @@ def _left_by_layers(step: TrainingStep) -> int:
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.run.repetition.numbers)} forward"]
     if first is not None:
         start = first.start
-    once = level.live[end - 1] - level.live[start - 1]
-    return once + sum(w.copies * g for w, g in zip(level.windows, level.growth, strict=True) if w.start < end)
+    copied = sum(w.copies * g for w, g in zip(level.windows, level.growth, strict=True) if w.start < end)
+    return level.gained(start, end) + copied
 
 
 def _in_steps(step: TrainingStep) -> dict[int, int]:

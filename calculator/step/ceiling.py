@@ -31,7 +31,7 @@ def is_below_the_peak(recording: Recording, stays: Counter[Born]) -> bool:
     if gradients <= level.growth[2] - cached + backward.copies * (level.growth[0] - cached):
         return True
     peak = level.peak(recording.tape.position("backward"), recording.tape.position("end"))
-    return max(level.live[backward.start : backward.end]) + gradients <= peak.bytes
+    return max(level.alone(backward.start, backward.end)) + gradients <= peak.bytes
 
 
 def counts(recording: Recording) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ in between, so the larger end holds the peak.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 
@@ -31,48 +31,49 @@ class Moment(NamedTuple):
     repeats: tuple[int, ...]
 
 
-class Section(NamedTuple):
-    """Events over which what copies hold is the same: how often each growth has come, and the bytes of all of them."""
-
-    start: int
-    end: int
-    repeats: tuple[int, ...]
-    offset: int
-
-
 class Level:
     """The bytes of one recording, and of no storage in particular.
 
-    `live`: bytes alive after each event, without copies. `growth`: what a copy adds, by window. `drops`: what is freed
-    for all copies at once, by position.
+    `changes`: what each event adds, without copies. `growth`: what a copy adds, by window. `drops`: what is freed for
+    all copies at once, by position. `turns`: what copies add from a position on; `bytes`: what is alive after each
+    event, with the copies at the worse end.
     """
 
-    __slots__ = ("drops", "growth", "live", "sections", "windows")
+    __slots__ = ("bytes", "changes", "drops", "growth", "turns", "windows")
 
     def __init__(
         self,
-        live: list[int],
+        changes: list[int],
         windows: tuple[Window, ...],
         growth: tuple[int, ...],
         drops: tuple[tuple[int, int], ...],
     ) -> None:
-        self.live = live
+        self.changes = changes
         self.windows = windows
         self.growth = growth
         self.drops = drops
-        self.sections = self._sections()
+        self.turns = self._turns()
+        changed = [*changes, 0]
+        for position, size in self.turns.items():
+            changed[position] += size
+        self.bytes = [*accumulate(changed)]
 
     def peak(self, start: int, end: int) -> Moment:
-        """The moment with the most bytes between two positions."""
-        first = self._section(start)
-        event, most, repeats = start, (self.live[start - 1] if start else 0) + first.offset, first.repeats
-        for section in self.sections:
-            low, high = max(start, section.start), min(end, section.end)
-            highest = max(self.live[low:high], default=0) + section.offset
-            if low < high and highest > most:
-                event = self.live.index(highest - section.offset, low, high) + 1
-                most, repeats = highest, section.repeats
-        return Moment(event=event, bytes=most, repeats=repeats)
+        """The moment with the most bytes between two positions: the first of several."""
+        before = (self.bytes[start - 1] if start else 0) + self.turns.get(start, 0)
+        most = max(self.bytes[start:end], default=before)
+        if most <= before:
+            return Moment(event=start, bytes=before, repeats=self._repeats(start))
+        at = self.bytes.index(most, start, end)
+        return Moment(event=at + 1, bytes=most, repeats=self._repeats(at))
+
+    def gained(self, start: int, end: int) -> int:
+        """What is added between two positions, without copies."""
+        return sum(self.changes[start:end])
+
+    def alone(self, start: int, end: int) -> list[int]:
+        """The bytes alive after each event between two positions, without copies."""
+        return [*accumulate(self.changes[:end])][start:]
 
     def window_in(self, start: int, end: int) -> Window | None:
         """The window that lies between two positions, if one does."""
@@ -80,27 +81,21 @@ class Level:
 
     def highest(self, start: int, end: int, window: Window, copy: int) -> int:
         """The most bytes between two positions inside a window, in one of its copies, the first being 0."""
-        repeats = list(self._section(start).repeats)
+        repeats = list(self._repeats(start))
         repeats[self.windows.index(window)] = copy
-        return max(self.live[start:end], default=0) + self._offset(start, tuple(repeats))
-
-    def _sections(self) -> tuple[Section, ...]:
-        """The whole tape, cut where what the copies hold changes."""
-        end = len(self.live) + 1
-        turns = {turn for window in self.windows for turn in (window.start, window.end)}
-        cuts = sorted({0, *turns, *(position for position, _ in self.drops)} - {end})
-        return tuple([self._from(low, high) for low, high in pairwise([*cuts, end])])
-
-    def _from(self, start: int, end: int) -> Section:
-        repeats = self._repeats(start)
-        return Section(start=start, end=end, repeats=repeats, offset=self._offset(start, repeats))
-
-    def _section(self, position: int) -> Section:
-        return next(section for section in self.sections if position < section.end)
-
-    def _offset(self, position: int, repeats: tuple[int, ...]) -> int:
         held = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
-        return held - sum([size for at, size in self.drops if at <= position])
+        dropped = sum([size for at, size in self.drops if at <= start])
+        return max(self.alone(start, end), default=0) + held - dropped
+
+    def _turns(self) -> dict[int, int]:
+        """Growth comes for all copies where a window begins, what it takes away where it ends."""
+        turns: dict[int, int] = {}
+        for (_, start, end, copies), growth in zip(self.windows, self.growth, strict=True):
+            at = start if growth > 0 else end
+            turns[at] = turns.get(at, 0) + copies * growth
+        for at, size in self.drops:
+            turns[at] = turns.get(at, 0) - size
+        return turns
 
     def _repeats(self, position: int) -> tuple[int, ...]:
         """How often each window's growth is in what is alive from this position on, at the worse end of its copies."""

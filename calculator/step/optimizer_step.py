@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,8 @@ from calculator.step import adafactor
 from calculator.step.operations import promoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from calculator.dtype import DType
     from calculator.optimizers import Optimizer
 
 
@@ -34,22 +32,30 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Staying
     """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
     It runs one dtype after the other, of which there are two at most, and a list keeps its name until the next dtype's
-    is made. So the second's first list meets all of the first's, its last list the first's last: most is alive where
-    the larger dtype has all of its lists and the other one.
+    is made: while one of the second's is, it meets those before it and the first's from its own number on. The dtype
+    that parameters come to last runs first, as an unordered_map gives its newest key first (ATen/native/ForeachUtils.h,
+    _group_tensors_by_first_tensors_device_and_dtype).
     """
-    sizes: Counter[DType] = Counter()
-    for tensor in trained:
-        sizes[tensor.dtype] += tensor.bytes
-    larger = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    times = optimizer.temporaries
-    if not times:
+    lists = range(optimizer.temporaries)
+    if not lists or not trained:
         return ()
+    dtypes = [*dict.fromkeys([tensor.dtype for tensor in trained])]
+    if len(dtypes) == 1:
+        return tuple(_lists(trained, optimizer, lists))
+    second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
+    met = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
+    return max(met, key=_bytes)
+
+
+def _lists(group: Sequence[Stored], optimizer: Optimizer, numbers: range) -> Iterator[Staying]:
+    """Some of a dtype's lists; the first is a function of the states, and so of the dtype that these were made in."""
     name = f"{optimizer.name} temporary"
-    if len(sizes) == 1 and not optimizer.early:
-        return (Beside(trained, (name,), "workspace", times),)
-    made = [_as_made(t, name) for t in trained if optimizer.early and t.made]
-    counts = [(t, (times if t.dtype == larger else 1) - bool(optimizer.early and t.made)) for t in trained]
-    return (*made, *[Beside((t,), (name,), "workspace", count) for t, count in counts if count])
+    made = [tensor for tensor in group if tensor.made] if optimizer.early and 0 in numbers else []
+    yield from (_as_made(tensor, name) for tensor in made)
+    if made:
+        group = [tensor for tensor in group if not tensor.made]
+        yield Beside(made, (name,), "workspace", len(numbers) - 1)
+    yield Beside(group, (name,), "workspace", len(numbers))
 
 
 def _as_made(tensor: Stored, name: str) -> Stored:

@@ -8,7 +8,6 @@ layers frees (a cache) is freed for all copies there.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.step.alive import Alive
@@ -81,7 +80,7 @@ class Recording:
         self.stays = self._stays()
         self.sizes = [by_size(gained) for gained in self.gained]
         self.level = Level(
-            list(accumulate(self.changes)),
+            self.changes,
             self.windows,
             tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes]),
             tuple([(at, copies * born[4]) for at, copies, born in self.dropped]),

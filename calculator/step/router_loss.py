@@ -63,8 +63,12 @@ def _load_balancing(context: Context) -> Tensor:
         total_rows = None if flat_mask is None else _rows(total_rows, flat_mask)
     tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
     router_prob_per_expert = _over(router_prob_sum, total_rows, "share of the probability")
-    product = ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares")
-    return ops.scale(ops.total(product, (), "overall loss"), "overall loss, scaled")
+    overall_loss = ops.total(
+        ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares"),
+        (),
+        "overall loss",
+    )
+    return ops.scale(overall_loss, "overall loss, scaled")
 
 
 def _flat_mask(context: Context) -> Tensor | None:
