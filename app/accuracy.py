@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 from app.residuals import STATISTICS, Errors, by_statistic, residuals
 from calculator.comparison import AXES
+from calculator.reserved import BESIDE_THE_REPLAY
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
     from calculator.methods import Method
+
+#: Statistics that reserved memory is part of.
+BY_REPLAY = ("max_memory_reserved", "nvidia_smi")
 
 LABELS = {"dora": "DoRA", **{name: axes.label for name, axes in AXES.items()}}
 
@@ -28,7 +32,8 @@ class Interval:
 class Accuracy:
     """How far estimates of a method were from measurements.
 
-    `interval` is `required_bytes` with the errors that nvidia-smi's figures had; None where there are none.
+    `interval` is `required_bytes` with the errors that nvidia-smi's figures had; None where there are none, and where
+    reserved memory is by the rule: the figures were held against replays.
     """
 
     method: str
@@ -46,9 +51,9 @@ def accuracy(plan: Estimate) -> Accuracy:
     errors = of_method(method)
     return Accuracy(
         method=method,
-        sentence=_sentence(_inside_a_sentence(LABELS[method]), errors),
+        sentence=_sentence(_inside_a_sentence(LABELS[method]), errors) + _by_the_rule(plan),
         errors=errors,
-        interval=_interval(plan.memory.required_bytes, errors),
+        interval=_interval(plan.memory.required_bytes, errors) if plan.reserved == "replay" else None,
     )
 
 
@@ -69,7 +74,13 @@ def _sentence(label: str, errors: tuple[Errors, ...]) -> str:
     figures = sum(each.figures for each in errors)
     told = "; ".join(f"{STATISTICS[each.statistic]}, {_range(each)} ({each.figures})" for each in errors)
     counted = f"{figures} measured figures" if figures > 1 else "one measured figure"
-    return f"Estimates of {label} were held against {counted}: {told}."
+    by_replay = ", reserved memory by replay" if any(each.statistic in BY_REPLAY for each in errors) else ""
+    return f"Estimates of {label} were held against {counted}{by_replay}: {told}."
+
+
+def _by_the_rule(plan: Estimate) -> str:
+    """What stands between such figures and an answer whose reserved memory is by the rule."""
+    return f" Reserved memory is by a rule here, which lies {BESIDE_THE_REPLAY}." if plan.reserved == "rule" else ""
 
 
 def _inside_a_sentence(label: str) -> str:

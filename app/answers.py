@@ -172,7 +172,9 @@ class Accuracy(Answer):
     sentence: str = told("The same in words.", "Estimates of LoRA were held against 17 measured figures: ...")
     errors: tuple[StatisticErrors, ...] = told("The errors by statistic; empty where nothing was measured.", [])
     interval: Interval | None = told(
-        "required_bytes with the errors that nvidia-smi's figures of the method had; null where there are none.", None
+        "required_bytes with the errors that nvidia-smi's figures of the method had, which are of replays; null where"
+        " there are none, and where reserved memory is by the rule.",
+        None,
     )
 
 
@@ -182,6 +184,7 @@ class EstimateAnswer(Answer):
     model: ModelSummary = told("What is fine-tuned.", {"id": "meta-llama/Llama-3.1-8B"})
     method: dict[str, Any] = told("The method with all its settings.", {"name": "lora", "r": 16})
     accounting: Literal["exact", "textbook"] = told("How it is accounted for.", "exact")
+    reserved: Literal["rule", "replay"] = told("How peak_reserved_bytes was found.", "rule")
     parameters: ParameterCounts = told("How many parameters there are and are trained.", {"trainable": 41_943_040})
     memory: Memory = told("What one training step needs.", {"peak_allocated_bytes": 9_341_251_584})
     fit: Fit | None = told("The verdict; null where no device was given.", {"verdict": "fits"})

@@ -28,6 +28,7 @@ from calculator.comparison import AXES
 from calculator.errors import PlanError, Problem, refusal
 from calculator.methods import METHODS
 from calculator.request import parse_request
+from calculator.reserved import BESIDE_THE_REPLAY
 
 router = APIRouter(include_in_schema=False)
 
@@ -78,6 +79,7 @@ async def get_validation() -> Response:
     told = validation()
     return page(
         "validation/page.html",
+        beside_the_replay=BESIDE_THE_REPLAY,
         **evidence.shown(told.published),
         measured=[{"answer": device, "steps": evidence.steps(device)} for device in told.measured],
         remark=told.remark,

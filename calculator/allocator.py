@@ -28,8 +28,9 @@ OWN_SEGMENT = 10 * MIB
 #: A segment for requests between the two (kLargeBuffer, large_segment_size).
 LARGE_SEGMENT = 20 * MIB
 
-#: A free block's key is one number, size · 2^48 + address, so that a sorted list is ordered by size, then address.
-_SHIFT = 48
+#: A free block's key is one number, size · 2^128 + address, so that a sorted list is ordered by size, then address.
+#: No address of the largest plan that may be asked for comes near 2^128.
+_SHIFT = 128
 _ADDRESS = (1 << _SHIFT) - 1
 
 

@@ -166,7 +166,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole answer, with the method and the accounting that it is of.
+    """The whole answer, with the method and the accounting that it is of, and how `reserved` memory was found.
 
     `saved_bytes` is the file of what is trained, less its header: an adapter, or for full fine-tuning a model.
     """
@@ -174,6 +174,7 @@ class Estimate:
     model: ModelSummary
     method: Method
     accounting: Literal["exact", "textbook"]
+    reserved: Literal["rule", "replay"]
     parameters: ParameterCounts
     memory: Memory
     fit: Fit | None

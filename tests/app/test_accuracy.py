@@ -1,5 +1,8 @@
 """How far estimates were from measurements is drawn from the committed residuals, and told the same everywhere."""
 
+import re
+from html import unescape
+
 import pytest
 
 from app.accuracy import accuracy, beside
@@ -7,6 +10,7 @@ from app.residuals import residuals
 from calculator.estimate import estimate
 from calculator.methods import METHODS
 from calculator.request import parse_request
+from calculator.reserved import BESIDE_THE_REPLAY
 
 
 def plan_of(method, **more):
@@ -38,12 +42,27 @@ def test_a_method_that_nobody_measured_says_so():
 
 
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
-    plan = plan_of({"name": "full"})
+    plan = plan_of({"name": "full"}, reserved="replay")
     told = accuracy(plan)
+    assert "reserved memory by replay" in told.sentence
+    assert "by a rule" not in told.sentence
     (shown,) = (each for each in told.errors if each.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
     assert required / told.interval.highest_bytes - 1 == pytest.approx(shown.lowest_error, abs=1e-9)
     assert required / told.interval.lowest_bytes - 1 == pytest.approx(shown.highest_error, abs=1e-9)
+
+
+def test_the_rule_is_not_given_the_errors_of_replays():
+    told = accuracy(plan_of({"name": "full"}))
+    assert told.interval is None
+    assert told.sentence.endswith("Reserved memory is by a rule here, which lies " + BESIDE_THE_REPLAY + ".")
+
+
+def test_a_page_by_the_rule_leads_to_the_replay(client):
+    page = client.get("/?method=full&r=16").text
+    assert "With the errors of nvidia-smi" not in page
+    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
+    assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
 
 
 def test_a_rule_of_thumb_is_not_held_against_measurements():

@@ -3,6 +3,7 @@
 from app.evidence import shown
 from app.format import deviation
 from app.measurements import NOT_MEASURED, validation
+from calculator.reserved import BESIDE_THE_REPLAY
 
 
 def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
@@ -24,6 +25,12 @@ def test_it_shows_peers_reasons_and_environments(client):
         assert reason.replace("'", "&#39;") in text
     for each in shown(published)["environments"]:
         assert each.versions in text
+
+
+def test_it_says_that_reserved_memory_is_by_replay_and_how_far_the_rule_lies_from_it(client):
+    page = client.get("/validation").text
+    assert "by a replay of the allocator" in page
+    assert BESIDE_THE_REPLAY in page
 
 
 def test_it_says_where_nothing_is_measured_by_us(client):

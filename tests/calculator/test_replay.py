@@ -15,10 +15,12 @@ from calculator.estimate import estimate, model_of
 from calculator.loading import Loading, spelled
 from calculator.replay import Batch, Run, peak_reserved
 from calculator.request import parse_request
+from calculator.settings import declared
 from calculator.state import stored
 from calculator.step.programs import PROGRAMS
 from calculator.step.training_step import TrainingStep
 from calculator.step.unrolled import events
+from calculator.training import Training
 from calculator.treatment import Treated
 from validation.pace import pace
 from validation.random_requests import random_request
@@ -199,6 +201,14 @@ def test_a_replay_of_an_8b_model_takes_less_than_a_tenth_of_a_second():
         estimate(parse_request(LLAMA_8B | {"reserved": "replay", "training": {"gradient_checkpointing": True}}))
         times.append(process_time() - start)
     assert min(times) < allowed
+
+
+def test_the_largest_plan_that_may_be_asked_for_is_replayed():
+    training = {"attention": "eager"}
+    for name in ("micro_batch_size", "sequence_length"):
+        training[name] = int(next(told.setting.maximum for told in declared(Training) if told.name == name))
+    memory = estimate(parse_request(LLAMA_8B | {"reserved": "replay", "training": training})).memory
+    assert memory.peak_allocated_bytes < memory.peak_reserved_bytes < 1.1 * memory.peak_allocated_bytes
 
 
 #: `max_memory_reserved` less the 2 MiB of a tensor made before, of runs on an L40S with torch 2.13, transformers 5.13.
