@@ -25,7 +25,7 @@ def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
             figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
     figure.update_layout(**_layout(len(labels)))
     if fit is not None:
-        _line(figure, fit)
+        _line(figure, fit, longest=max(sum(bar.values()) for bar in held.values()))
     return embedded(figure)
 
 
@@ -101,16 +101,17 @@ def _layout(bars: int) -> dict[str, Any]:
         "bargap": 0.35,
         "height": 96 + 44 * bars,
         "margin": {"l": 8, "r": 16, "t": 28, "b": 8},
-        "xaxis": {"title": {"text": "GiB required on each card"}, "automargin": True, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": "GiB on each card"}, "automargin": True, "rangemode": "tozero"},
         "yaxis": {"automargin": True, "ticksuffix": "  "},
         "showlegend": False,
     }
 
 
-def _line(figure: go.Figure, fit: Fit) -> None:
+def _line(figure: go.Figure, fit: Fit, longest: int) -> None:
+    """What the card offers; its label goes to the side where there is more room, which on a phone is little."""
     usable = gib(fit.usable_bytes)
+    side = "right" if 2 * fit.usable_bytes > longest else "left"
     name = fit.gpu.name if fit.gpu else "the card"
     figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
-    figure.add_annotation(
-        x=usable, y=1, yref="paper", yanchor="bottom", showarrow=False, text=f"{name}: {size(fit.usable_bytes)}"
-    )
+    text = f"{name}: {size(fit.usable_bytes)}"
+    figure.add_annotation(x=usable, y=1, yref="paper", xanchor=side, yanchor="bottom", showarrow=False, text=text)

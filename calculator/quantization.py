@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from calculator.dimension import Dim, Shape, elements, symbolic
+from calculator.errors import refusal
 from calculator.state import Stored
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from calculator.model import Model
     from calculator.module import Module
 
+#: How many weights may share one constant. Source: bitsandbytes/_ops.py, bitsandbytes::quantize_4bit.
+BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 #: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
 NESTED_BLOCKSIZE = 256
 
@@ -56,6 +59,17 @@ def four_bits(
     return Quantization(
         quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
     )
+
+
+def check_blocksize(loc: str, blocksize: int) -> None:
+    """Refuse a block size that bitsandbytes has no kernel for.
+
+    Raises:
+        PlanError: with those that there are.
+    """
+    if blocksize not in BLOCKSIZES:
+        told = ", ".join(map(str, BLOCKSIZES))
+        raise refusal(loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: take one of {told}", blocksize)
 
 
 def converted(path: str, module: Module, model: Model) -> bool:

@@ -54,7 +54,8 @@ EXAMPLES = (
         "GB",
         "24 − 7.3",
         24 - QLORA_13B.bytes / GB - 0.5,
-        "An RTX 4090 offers 24,081 MiB, 25.3 GB, to a process; the CUDA context comes out of it.",
+        "An RTX 4090's “24 GB” are GiB, 25.8 GB: it offers 24,081 MiB, 25.3 GB, to a process; the CUDA context comes"
+        " out of it.",
         decimals=1,
     ),
     figure(

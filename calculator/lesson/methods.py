@@ -31,8 +31,8 @@ FULL = (
         "cards",
         "⌈840 GB ÷ 80 GB⌉",
         cards_needed(FULL_70B.bytes, 80 * GB),
-        f"A lower bound, memory only. A card sold as 80 GB offers {_A100_BYTES / GB:.1f} GB to a process, so that"
-        f" {cards_needed(FULL_70B.bytes, _A100_BYTES)} would hold the sum.",
+        f"A lower bound, memory only. A card sold as 80 GB, which are GiB, offers {_A100_BYTES / GB:.1f} GB to a"
+        f" process, so that {cards_needed(FULL_70B.bytes, _A100_BYTES)} would hold the sum.",
     ),
 )
 

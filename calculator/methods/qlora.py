@@ -9,7 +9,7 @@ from calculator.errors import refusal
 from calculator.methods import low_rank, targets
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.quantization import Quantization, code_book, converted, four_bits
+from calculator.quantization import BLOCKSIZES, Quantization, check_blocksize, code_book, converted, four_bits
 from calculator.settings import setting
 from calculator.treatment import Treatment
 
@@ -33,7 +33,13 @@ class QLoRA(LowRank, Method):
     double_quant: bool = setting(
         True, label="Double quantisation", help="Quantise the block constants too (section 3 of the paper)."
     )
-    blocksize: int = setting(64, label="Block size", help="Weights that share one constant.", minimum=32, maximum=4096)
+    blocksize: int = setting(
+        64,
+        label="Block size",
+        help="Weights that share one constant: a power of two.",
+        minimum=BLOCKSIZES[0],
+        maximum=BLOCKSIZES[-1],
+    )
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",
@@ -41,7 +47,8 @@ class QLoRA(LowRank, Method):
     )
 
     def check(self, model: Model, training: Training) -> None:
-        """Refuse to train what is stored in 4 bits."""
+        """Refuse to train what is stored in 4 bits, and blocks of no known size."""
+        check_blocksize("method.blocksize", self.blocksize)
         LowRank.check(self, model, training)
         if not self.modules_to_save:
             return

@@ -119,6 +119,11 @@ def test_a_block_of_more_than_64_weights_is_refused():
         stored_block(Block(weights="1 " * 65))
 
 
+def test_a_block_of_a_size_that_bitsandbytes_has_not_is_refused():
+    with pytest.raises(PlanError, match="no kernel for blocks of 100: take one of 32, 64"):
+        stored_bits(Bits(blocksize=100))
+
+
 @pytest.mark.parametrize(("double", "bits"), [(True, 4 + 8 / 64 + 32 / (256 * 64)), (False, 4.5)])
 def test_bits_a_weight_count_the_constants(double, bits):
     lines = stored_bits(Bits(double_quant=double))

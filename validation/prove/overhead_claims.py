@@ -139,4 +139,6 @@ def _adapters(costs: dict[str, Cost], told: str) -> Claim:
         done=f"{told} Two adapters with a bottleneck of 64. The bounds are wider by what the rounds leave uncertain.",
         figures=(cost.prompt.added, cost.token.added, *cost.controls, *cost.grown("adapter")),
         checks=(cost.prompt.as_adapters, cost.token.as_adapters),
+        remark="On a GPU at batch 1 the launches of small kernels count for more than their products: Hu et al. (2021,"
+        " table 1) measured 20 to 30 % there, and that is not what was timed here.",
     )

@@ -13,7 +13,7 @@ from calculator.dtype import ITEMSIZE
 from calculator.errors import refusal
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
-from calculator.quantization import NESTED_BLOCKSIZE, Quantization
+from calculator.quantization import BLOCKSIZES, NESTED_BLOCKSIZE, Quantization, check_blocksize
 from calculator.settings import setting
 
 if TYPE_CHECKING:
@@ -105,12 +105,23 @@ class Bits:
 
     d: int = setting(4096, label="Rows", help="d, out_features.", minimum=1, maximum=10**6)
     k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
-    blocksize: int = setting(64, label="Block size", help="Weights that share one constant.", minimum=32, maximum=4096)
+    blocksize: int = setting(
+        64,
+        label="Block size",
+        help="Weights that share one constant: a power of two.",
+        minimum=BLOCKSIZES[0],
+        maximum=BLOCKSIZES[-1],
+    )
     double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants to 8 bits in turn.")
 
 
 def stored_bits(typed: Bits) -> tuple[Line, ...]:
-    """Bits a weight by the formula, and the bytes that bitsandbytes holds for the matrix."""
+    """Bits a weight by the formula, and the bytes that bitsandbytes holds for the matrix.
+
+    Raises:
+        PlanError: where it has no blocks of that size.
+    """
+    check_blocksize("blocksize", typed.blocksize)
     b, count = typed.blocksize, typed.d * typed.k
     if typed.double_quant:
         formula, numbers = "4 + 8 ÷ b + 32 ÷ (256 × b)", f"4 + 8 ÷ {b} + 32 ÷ ({NESTED_BLOCKSIZE} × {b})"
