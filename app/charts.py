@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
 
 
+#: Characters of a card's name in a line of its label, which has room on a phone.
+WIDEST = 20
+
+
 def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
     """Stacked bars, one a method, of what it needs of a card, with the card's line. `meta` names each bar's colour."""
     labels = list(reversed(plans))
@@ -25,7 +30,7 @@ def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
             figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
     figure.update_layout(**_layout(len(labels)))
     if fit is not None:
-        _line(figure, fit, longest=max(sum(bar.values()) for bar in held.values()))
+        _line(figure, fit, max(sum(bar.values()) for bar in held.values()), len(labels))
     return embedded(figure)
 
 
@@ -99,19 +104,30 @@ def _layout(bars: int) -> dict[str, Any]:
     return {
         "barmode": "stack",
         "bargap": 0.35,
-        "height": 96 + 44 * bars,
-        "margin": {"l": 8, "r": 16, "t": 28, "b": 8},
+        "height": _height(1, bars),
+        "margin": {"l": 8, "r": 16, "t": _above(1), "b": 8},
         "xaxis": {"title": {"text": "GiB on each card"}, "automargin": True, "rangemode": "tozero"},
         "yaxis": {"automargin": True, "ticksuffix": "  "},
         "showlegend": False,
     }
 
 
-def _line(figure: go.Figure, fit: Fit, longest: int) -> None:
-    """What the card offers; its label goes to the side where there is more room, which on a phone is little."""
+def _above(lines: int) -> int:
+    """The space for lines of text above the bars, pixels."""
+    return 12 + 16 * lines
+
+
+def _height(lines: int, bars: int) -> int:
+    return _above(lines) + 68 + 44 * bars
+
+
+def _line(figure: go.Figure, fit: Fit, longest: int, bars: int) -> None:
+    """What the card offers; its label is narrow, and to the left of a line far right, to have room on a phone."""
     usable = gib(fit.usable_bytes)
-    side = "right" if 2 * fit.usable_bytes > longest else "left"
+    side = "right" if 2 * fit.usable_bytes > longest else "center"
     name = fit.gpu.name if fit.gpu else "the card"
     figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
-    text = f"{name}: {size(fit.usable_bytes)}"
+    lines = [*wrap(name, WIDEST), size(fit.usable_bytes)]
+    text = "<br>".join(lines)
     figure.add_annotation(x=usable, y=1, yref="paper", xanchor=side, yanchor="bottom", showarrow=False, text=text)
+    figure.update_layout(margin_t=_above(len(lines)), height=_height(len(lines), bars))

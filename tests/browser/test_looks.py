@@ -75,6 +75,19 @@ def test_nothing_is_wider_than_the_screen_not_even_before_charts_are_drawn_anew(
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
+CUT = """() => [...document.querySelectorAll('.chart-canvas text')].filter((text) => {
+  const word = text.getBoundingClientRect(), place = text.closest('.chart-canvas').getBoundingClientRect();
+  return word.left < place.left - 1 || word.right > place.right + 1;
+}).map((text) => text.textContent)"""
+
+
+@pytest.mark.parametrize("gpu", ["rtx-4090", "h100-sxm5-80gb", "mi250x"])
+def test_no_word_of_a_chart_is_cut_on_a_phone(opened, gpu):
+    page = opened(f"/?gpu={gpu}", viewport={"width": 320, "height": 800})
+    drawn(page)
+    assert page.evaluate(CUT) == []
+
+
 def test_the_first_view_does_not_jump_as_it_loads(opened):
     page = opened()
     drawn(page)
