@@ -131,7 +131,7 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
     address = f"/{planned.form.address()}"
     body = planned.form.estimate()
     asked = parse_request(body)
-    shelves = plan.shelves(chosen)
+    shelves = plan.shelves(chosen, asked.training.attention)
     return page(
         "plan/page.html",
         422 if told["box"].wrong else 200,
@@ -149,6 +149,7 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
         request=body,
         serving_address=serving.address_of(planned.form),
         shareable=len(address) <= LONGEST_ADDRESS,
+        attention=asked.training.attention,
         near=plan.near(shelves),
         shelves=shelves,
         suggested=plan.suggested(planned.form, asked, chosen),

@@ -195,14 +195,14 @@ class Shelf:
         return self.fits[0]
 
 
-def shelves(plan: Estimate) -> tuple[Shelf, ...]:
-    """The plan held against every card, by size and verdict, smallest first."""
+def shelves(plan: Estimate, attention: str) -> tuple[Shelf, ...]:
+    """The plan held against every card that has its attention's kernels, by size and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
         assert fit.gpu is not None
         return fit.gpu.memory_gb, fit.verdict
 
-    ordered = sorted(cards(plan), key=lambda fit: (key(fit)[0], fit.usable_bytes))
+    ordered = sorted(cards(plan, attention), key=lambda fit: (key(fit)[0], fit.usable_bytes))
     sizes: dict[tuple[int, str], list[Fit]] = {}
     for fit in ordered:
         sizes.setdefault(key(fit), []).append(fit)

@@ -149,9 +149,10 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     return rows
 
 
-def cards(plan: Estimate) -> tuple[Fit, ...]:
-    """The plan held against every card, smallest first, with each card's own workspaces and context."""
-    return tuple(sorted((_held_against(plan, card) for card in gpus()), key=lambda answer: answer.usable_bytes))
+def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
+    """The plan held against every card with its kernels, smallest first, each with its own workspaces and context."""
+    able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
+    return tuple(sorted((_held_against(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
 
 
 def _held_against(plan: Estimate, card: GPU) -> Fit:

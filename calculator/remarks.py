@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.optimizers import OPTIMIZERS
 from calculator.reserved import REPLAY, RULE
+from calculator.step.programs import program
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
@@ -110,12 +111,14 @@ def _not_counted(model: Model) -> list[str]:
 def _before_2_14(request: Request, model: Model) -> list[str]:
     """What the math kernel keeps, where PyTorch before 2.14 takes it (calculator/step/math_attention.py)."""
     training, config = request.training, model.config
+    sdpa = training.attention == "sdpa" and program(model.model_type).sdpa == "sdpa"
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
     masked = training.padding or isinstance(request.method, Prefix)
     float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None
-    if training.attention != "sdpa" or masked or not float32 or heads == groups:
+    if not sdpa or masked or not float32 or heads == groups:
         return []
-    scores = 4 * int(heads) * training.micro_batch_size * training.sequence_length**2
+    length = training.sequence_length + request.method.virtual_tokens
+    scores = 4 * int(heads) * training.micro_batch_size * length**2
     where = "three times over in the layer at work" if training.gradient_checkpointing else "in every layer"
     return [
         (

@@ -85,6 +85,17 @@ def test_a_plan_is_held_against_every_card_smallest_first(plan):
     assert [fit.usable_bytes for fit in fits] == sorted(fit.usable_bytes for fit in fits)
 
 
+def test_a_plan_with_flash_attention_is_held_against_no_card_without_it():
+    flash = {**PLAN, "method": {"name": "lora"}, "training": {"attention": "flash_attention_2"}}
+    answer = estimate(parse_request(flash))
+    held = {fit.gpu.id for fit in cards(answer, "flash_attention_2")}
+    assert held == {card.id for card in gpus() if card.has_flash}
+    assert {"t4", "p40"}.isdisjoint(held)
+    for name in {card.id for card in gpus()} - held:
+        with pytest.raises(PlanError, match="FlashAttention 2 needs compute capability"):
+            estimate(parse_request({**flash, "device": {"gpu": name}}))
+
+
 def test_against_its_own_card_a_plan_has_its_own_verdict(plan):
     mine = next(fit for fit in cards(plan) if fit.gpu.id == "rtx-4090")
     assert mine == plan.fit
