@@ -34,7 +34,11 @@ MODELS = (
     "Qwen/Qwen3-14B",
     "openai-community/gpt2",
     "openai-community/gpt2-xl",
+    "google/gemma-3-270m",
+    "google/gemma-2-9b",
 )
+#: Methods beside the three that are planned most.
+OTHERS = ("adapter", "prefix", "prompt")
 OPTIMIZERS = (
     *["adamw_torch"] * 4,
     "adamw_torch_fused",
@@ -79,8 +83,13 @@ def random_body(chance):
 
 
 def _method(chance):
-    method = {"name": chance.choice(["full", "lora", "lora", "qlora", "qlora"])}
-    if method["name"] == "full":
+    name = chance.choice(["full", "full", "lora", "lora", "lora", "qlora", "qlora", "qlora", *OTHERS])
+    method = {"name": name}
+    if name in ("prefix", "prompt"):
+        return method | {"num_virtual_tokens": chance.choice([8, 20, 100])}
+    if name == "adapter":
+        return method | {"bottleneck_size": chance.choice([16, 64, 256])}
+    if name == "full":
         return method
     method["r"] = chance.choice([4, 8, 16, 32, 64, 128, 256])
     method["target_modules"] = "all-linear" if chance.random() < 0.6 else None
