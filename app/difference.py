@@ -145,16 +145,23 @@ def read(typed: str) -> form.Form:
     Raises:
         PlanError: where it is no plan's address.
     """
-    text = typed.strip()
-    parts = urlsplit(text)
-    bare = "?" not in text and "=" in text
-    if parts.path not in ("", "/") and not bare:
+    if urlsplit(typed.strip()).path not in ("", "/") and not _bare(typed):
         raise PlanError(Problem(loc=INPUT, msg="is no plan's link: copy the address of a plan's page", input=typed))
-    found = form.read(parse_qsl(text if bare else parts.query, keep_blank_values=True))
+    found = form.read(_pairs(typed))
     if found.unknown:
         message = f"has {found.unknown[0]}, which no input of a plan has: copy the address of a plan's page"
         raise PlanError(Problem(loc=INPUT, msg=message, input=typed))
     return found
+
+
+def _bare(typed: str) -> bool:
+    """Whether it is a query without a question mark before it."""
+    return "?" not in typed and "=" in typed
+
+
+def _pairs(typed: str) -> list[tuple[str, str]]:
+    text = typed.strip()
+    return parse_qsl(text if _bare(text) else urlsplit(text).query, keep_blank_values=True)
 
 
 def compared(typed: str) -> Compared:
@@ -168,9 +175,9 @@ def compared(typed: str) -> Compared:
     return Compared(form=found, request=request, estimate=estimate(request))
 
 
-def reason(error: PlanError) -> str:
+def reason(typed: str, error: PlanError) -> str:
     """Why a plan has no answer, in a sentence."""
-    found = messages(error.problems)
+    found = messages(form.read(_pairs(typed)), error.problems)
     return "; ".join(f"{labels()[name]}: {message}" if name else message for name, message in found.items())
 
 

@@ -49,7 +49,7 @@ def _answered(typed: list[str]) -> tuple[list[Compared], dict[int, str]]:
         try:
             plans.append(difference.compared(each))
         except PlanError as error:
-            wrong[place] = difference.reason(error)
+            wrong[place] = difference.reason(each, error)
         if place >= MOST_PLANS:
             wrong[place] = f"at most {MOST_PLANS} plans are held beside each other"
             break

@@ -124,15 +124,15 @@ def typed_of(request: Request) -> dict[str, str]:
     return typed
 
 
-def input_of(loc: str) -> str | None:
-    """The page's input that a path in a request speaks of."""
+def input_of(loc: str) -> str:
+    """The page's input that a path in a request speaks of; empty where it is of no single one."""
     parts = loc.split(".")
     if parts[0] == "model":
         return "config" if parts[1:2] == ["config"] else "model"
     if parts[0] in ("method", "methods") and parts[-1] in ("method", "name"):
         return "method"
     named = [field.name for field in FIELDS.values() if field.told.name in parts]
-    return named[0] if named else None
+    return named[0] if named else ""
 
 
 def said(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def get_limits(request: Request) -> Response:
     try:
         found = await run_in_threadpool(lambda: room_of(form.estimate()))
     except PlanError as error:
-        wrong = plan.messages(error.problems)
+        wrong = plan.messages(form, error.problems)
         return page("limits.html", 422, **told, room=None, problems=wrong, title="This plan has no limits")
     return page("limits.html", **told, room=found, problems={}, title="The largest that fits")
 

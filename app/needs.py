@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app import form, serving
+from app import form, serving, wording
 from app.fields import DEVICE, of
 from app.format import size
 from app.plan import card_id
@@ -134,10 +134,7 @@ def planned(typed: NeedsForm) -> Plan:
 
 def messages(typed: NeedsForm, problems: Iterable[Problem]) -> dict[str, str]:
     """What is wrong, by input; what is of no single input stands under the empty name."""
-    told: dict[str, str] = {}
-    for problem in problems:
-        told.setdefault(typed.input_of(problem.loc), problem.msg)
-    return told
+    return wording.messages(problems, typed.typed, typed.input_of)
 
 
 def page_of(request: Request) -> str:

@@ -160,7 +160,7 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
 
 def _refused(told: dict[str, Any], problems: Sequence[Problem], planned: plan.Plan | None) -> Response:
     form: Form = told["form"]
-    wrong = plan.messages(problems)
+    wrong = plan.messages(form, problems)
     return page(
         "plan/page.html",
         422,

@@ -7,6 +7,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from app import wording
 from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
 from app.form import input_of, typed_of
 from calculator.comparison import AXES, ComparisonRow, cards, compare, parse_comparison
@@ -174,12 +175,9 @@ def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested
     )
 
 
-def messages(problems: Iterable[Problem]) -> dict[str, str]:
+def messages(form: Form, problems: Iterable[Problem]) -> dict[str, str]:
     """What is wrong, by the page's inputs; what is of no single input stands under the empty name."""
-    told: dict[str, str] = {}
-    for problem in problems:
-        told.setdefault(input_of(problem.loc) or "", problem.msg)
-    return told
+    return wording.messages(problems, form.typed, input_of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

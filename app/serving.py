@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from app import form
+from app import form, wording
 from app.components import COMPONENTS, Part, filled
 from app.fields import DEVICE, METHOD, Field, of
 from app.format import number, size
@@ -128,12 +128,9 @@ def address_of(plan: form.Form, **how: str) -> str:
     return f"/inference{ServingForm(typed=typed).address()}"
 
 
-def messages(problems: Iterable[Problem]) -> dict[str, str]:
+def messages(typed: ServingForm, problems: Iterable[Problem]) -> dict[str, str]:
     """What is wrong, by input; what is of no single input stands under the empty name."""
-    told: dict[str, str] = {}
-    for problem in problems:
-        told.setdefault(_input_of(problem.loc), problem.msg)
-    return told
+    return wording.messages(problems, typed.typed, _input_of)
 
 
 def _input_of(loc: str) -> str:

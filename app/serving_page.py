@@ -63,7 +63,7 @@ def serving_page(form: serving.ServingForm) -> Response:
     try:
         answer = answer_to(parse_inference(form.body()))
     except PlanError as error:
-        wrong = serving.messages(error.problems)
+        wrong = serving.messages(form, error.problems)
         return page("serving/page.html", 422, **told, answer=None, errors=wrong, title="This can't be served so")
     gauge = verdict.drawn(serving.parts(answer), answer.fit)
     return page("serving/page.html", **told, answer=answer, errors={}, gauge=gauge, title=serving.title(answer))

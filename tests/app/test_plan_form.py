@@ -114,7 +114,7 @@ def test_methods_share_an_input_only_where_they_declare_it_alike():
         ("model.config.hidden_size", "config"),
         ("model", "model"),
         ("accounting", "accounting"),
-        ("", None),
+        ("", ""),
     ],
 )
 def test_a_path_in_a_request_belongs_to_an_input(loc, name):
