@@ -92,7 +92,7 @@ def _number(text: str) -> Any:
 
 def _bytes(text: str) -> Any:
     size = _number(text)
-    return round(size * GIB) if isinstance(size, int | float) and 0 < size < 1e9 else text
+    return round(size * GIB) if isinstance(size, int | float) and 0 < size < 1e290 else text
 
 
 def of(part: str, cls: type) -> tuple[Field, ...]:

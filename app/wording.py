@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from app.fields import FIELDS
 from calculator.config import shown
+from calculator.devices.gpus import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +15,9 @@ if TYPE_CHECKING:
     from calculator.errors import Problem
 
 _CONFIG = "model.config."
+
+#: What is typed as a number, or nearly so, and needs no quotes.
+_DIGITS = re.compile(r"[-+]?\d[\d.,e]{0,39}")
 
 
 def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Callable[[str], str]) -> dict[str, str]:
@@ -22,7 +28,7 @@ def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Ca
     held: dict[str, list[Problem]] = {}
     for problem in problems:
         held.setdefault(_pasted_or_named(input_of(problem.loc), typed), []).append(problem)
-    return {name: _told(several) for name, several in held.items()}
+    return {name: _told(several, typed.get(name, "").strip()) for name, several in held.items()}
 
 
 def _pasted_or_named(name: str, typed: Mapping[str, str]) -> str:
@@ -30,12 +36,12 @@ def _pasted_or_named(name: str, typed: Mapping[str, str]) -> str:
     return "model" if name == "config" and not typed["config"].strip() else name
 
 
-def _told(problems: Iterable[Problem]) -> str:
+def _told(problems: Iterable[Problem], typed: str) -> str:
     """Each thing that is wrong at one input, once; keys of a config with the same fault together, missing ones last."""
     keys: dict[str, list[str]] = {}
     for problem in sorted(problems, key=lambda problem: problem.input is None):
         key = problem.loc.removeprefix(_CONFIG) if problem.loc.startswith(_CONFIG) else ""
-        listed = keys.setdefault(_sentence(problem, key), [])
+        listed = keys.setdefault(_of_key(problem) if key else _of_input(problem, typed), [])
         if key and key not in listed:
             listed.append(key)
     return "; ".join(_of_keys(listed, message) if listed else message for message, listed in keys.items())
@@ -47,8 +53,25 @@ def _of_keys(keys: list[str], message: str) -> str:
     return f"{', '.join(keys)}: {told}"
 
 
-def _sentence(problem: Problem, key: str) -> str:
+def _of_key(problem: Problem) -> str:
+    """What is wrong with a key of a config, and what it holds."""
     given = problem.input
-    if not key or not isinstance(given, str | int | float) or shown(given) in problem.msg:
+    if not isinstance(given, str | int | float) or shown(given) in problem.msg:
         return problem.msg
     return f"{problem.msg} (it is {str(given).lower() if isinstance(given, bool) else shown(given)})"
+
+
+def _of_input(problem: Problem, typed: str) -> str:
+    """What is wrong with an input, and what is typed there."""
+    if not problem.msg.startswith("must be ") or not typed:
+        return problem.msg
+    message = _of_size(problem.msg) if problem.loc.endswith("memory_bytes") else problem.msg
+    return f"{message}, not {typed if _DIGITS.fullmatch(typed) else shown(typed)}"
+
+
+def _of_size(message: str) -> str:
+    """The same of what is typed in GiB."""
+    most = FIELDS["memory_gib"].told.setting.maximum
+    if message.startswith("must be at most ") and most is not None:
+        return f"must be at most {most / GIB:,.0f} GiB"
+    return "must be a number of GiB above 0, such as 24 or 23.5"

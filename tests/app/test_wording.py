@@ -69,3 +69,33 @@ def test_a_value_that_the_reason_does_not_show_is_added(client):
 def test_plans_held_beside_each_other_are_told_of_in_the_same_words(client):
     query = "/difference?plan=%3Fconfig%3D%7B%22model_type%22%3A1%7D&plan=%3Fr%3D8"
     assert "config.json: model_type: 1 is not a known family" in unescape(client.get(query).text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        *((typed, f"not {typed}") for typed in ("24,5", "0", "-1", "0.0000000001")),
+        *((typed, f"not '{typed}'") for typed in ("24GB", "24 GiB")),
+    ],
+)
+def test_memory_is_asked_for_in_gib(client, path, typed, told):
+    (line,) = wrong(client, path, gpu="", memory_gib=typed)
+    assert line == f"Memory: must be a number of GiB above 0, such as 24 or 23.5, {told}"
+
+
+@pytest.mark.parametrize("typed", ["1e9", "1048577", "1e200"])
+def test_memory_beyond_any_card_is_told_its_limit_in_gib(client, typed):
+    assert wrong(client, "/", gpu="", memory_gib=typed) == [f"Memory: must be at most 1,048,576 GiB, not {typed}"]
+
+
+def test_half_a_gib_is_taken(client):
+    assert client.get("/?gpu=&memory_gib=23.5").status_code == 200
+
+
+def test_what_was_typed_stands_with_what_is_admitted(client):
+    assert wrong(client, "/", sequence_length="abc", micro_batch_size="0") == [
+        "Micro-batch size: must be at least 1, not 0",
+        "Sequence length: must be a whole number, not 'abc'",
+    ]
+    assert wrong(client, "/", method="magic")[0].endswith(", not 'magic'")

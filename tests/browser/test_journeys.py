@@ -108,7 +108,7 @@ def test_wrong_input_is_told_at_its_field_and_put_right_in_place(opened):
     page = opened()
     field = page.get_by_label("Sequence length, in tokens")
     answered(page, lambda: field.fill("abc"))
-    assert page.locator("#sequence_length-error").inner_text().endswith("must be a whole number")
+    assert page.locator("#sequence_length-error").inner_text().endswith("must be a whole number, not 'abc'")
     assert field.get_attribute("aria-invalid") == "true"
     page.get_by_role("link", name="Sequence length").click()
     assert field.evaluate("element => element === document.activeElement")
