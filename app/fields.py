@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin
@@ -11,6 +12,8 @@ from calculator.methods import METHODS
 from calculator.request import Choices
 from calculator.settings import Declared, declared
 from calculator.training import Device, Training
+
+_THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 
 Control = Literal["checkbox", "select", "number", "text"]
 
@@ -74,10 +77,15 @@ class Field:
         if self.control == "checkbox":
             return {"true": True, "on": True, "false": False}.get(text, text)
         if self.control == "number":
-            return _bytes(text) if self.sized else _number(text)
+            return _bytes(text) if self.sized else _number(text if float in self.kinds else ungrouped(text))
         if self.control == "text" and str not in self.kinds and text not in self.told.choices:
             return text.replace(",", " ").split()
         return text
+
+
+def ungrouped(text: str) -> str:
+    """A whole number as the pages print it, 2,048, without the commas between thousands; other text as it is."""
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
 
 
 def _number(text: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.bodies import decoded
-from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
+from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field, ungrouped
 from app.problems import Refusal
 from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
@@ -131,6 +131,8 @@ def input_of(loc: str) -> str:
         return "config" if parts[1:2] == ["config"] else "model"
     if parts[0] in ("method", "methods") and parts[-1] in ("method", "name"):
         return "method"
+    if loc == "device":
+        return "gpu"
     named = [field.name for field in FIELDS.values() if field.told.name in parts]
     return named[0] if named else ""
 
@@ -146,7 +148,7 @@ def said(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
 def model_named(text: str) -> Any:
     """What a typed model stands for: a bare number of parameters, or a name."""
     name = text.strip()
-    digits = name.replace(",", "")
+    digits = ungrouped(name)
     return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
 
 

@@ -48,6 +48,7 @@ LABELS: dict[str, str] = {
     "memory_gib": MEMORY.told.setting.label,
     "gpus": "More cards",
     **{field.name: field.told.setting.label for field in NEEDS},
+    "priorities": "What matters first",
 }
 
 
@@ -93,6 +94,8 @@ class NeedsForm:
             return rest[0] if rest and rest[0] in DEFAULTS else ""
         if rest[-1:] == ["memory_bytes"]:
             return "memory_gib"
+        if loc == "devices":
+            return "gpus"
         inputs = [name for name, _ in self._devices()]
         if head == "devices" and rest and rest[0].isdecimal() and int(rest[0]) < len(inputs):
             return inputs[int(rest[0])]

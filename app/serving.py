@@ -139,6 +139,8 @@ def _input_of(loc: str) -> str:
         return "config" if parts[1:2] == ["config"] else "model"
     if parts[:2] == ["method", "name"] or loc == "method":
         return "method"
+    if loc == "device":
+        return "gpu"
     return next((field.name for field in FIELDS.values() if field.told.name == parts[-1]), "")
 
 

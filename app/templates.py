@@ -16,6 +16,7 @@ from app.components import COMPONENTS, PHASES
 from app.mathml import math, matrix
 from app.verdict import WORDS
 from app.version import ROOT, VERSION
+from app.wording import worded
 
 STATIC = ROOT / "static"
 
@@ -57,6 +58,7 @@ environment.filters.update(
     sentence=told.sentence,
     signed=told.signed,
     size=told.size,
+    worded=worded,
 )
 environment.tests["contains"] = lambda held, wanted: wanted in held
 environment.globals.update(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from app.fields import FIELDS
+from app.fields import FIELDS, of
+from calculator.comparison import AXES
 from calculator.config import shown
 from calculator.devices.gpus import GIB
+from calculator.planning.needs import Needs
+from calculator.planning.request import MOST_OF_A_KIND
+from calculator.serving.settings import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +23,37 @@ _CONFIG = "model.config."
 #: What is typed as a number, or nearly so, and needs no quotes.
 _DIGITS = re.compile(r"[-+]?\d[\d.,e]{0,39}")
 
+#: What the pages' inputs are called, by the API's names of the settings.
+LABELS: dict[str, str] = {
+    field.told.name: field.told.setting.label
+    for field in (*FIELDS.values(), *of("needs", Needs), *of("serving", Serving))
+}
+
+#: What of the API's words a person can't type, and what to do on a page instead.
+_INSTEAD = (
+    (
+        'must be a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting',
+        "give a model's id or its hub URL, or paste its config.json below",
+    ),
+    ('give its config.json as {"config": {...}}', "paste its config.json below"),
+    ('needs "accounting": "textbook"', "needs “Accounting”, under More settings, to be textbook"),
+    ("give its size as device.memory_bytes", "give its size under “Memory”"),
+    ("take false", "untick it"),
+    (" or null", ", or empty"),
+)
+
+#: Settings by the API's names, as messages speak of them; what is quoted is somebody's own.
+_SETTING = re.compile(
+    r"""(?<!\w)(?:'[^']*'|"[^"]*")|(?<![\w.])(?P<part>(?:device|training|method|needs|serving)\.)?"""
+    rf"(?P<name>{'|'.join(sorted(LABELS, key=len, reverse=True))})(?P<state> true| false)?(?!\w)"
+)
+
+#: What a plan's lists are of.
+_SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
+
+#: Methods by the API's names, where a message begins with one.
+_METHOD = re.compile(rf"^({'|'.join(AXES)})(?= needs )")
+
 
 def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Callable[[str], str]) -> dict[str, str]:
     """What is wrong, by the page's inputs; what is of no single input stands under the empty name.
@@ -29,6 +64,21 @@ def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Ca
     for problem in problems:
         held.setdefault(_pasted_or_named(input_of(problem.loc), typed), []).append(problem)
     return {name: _told(several, typed.get(name, "").strip()) for name, several in held.items()}
+
+
+def worded(message: str) -> str:
+    """A message of the calculator's as a page says it: settings by their labels, and the way out as it is there."""
+    for words, instead in _INSTEAD:
+        message = message.replace(words, instead)
+    return _SETTING.sub(_labelled, _METHOD.sub(lambda method: AXES[method[1]].label, message))
+
+
+def _labelled(found: re.Match[str]) -> str:
+    """The label of a setting; a lone word that is a setting's name is a word, where nothing says that it is one."""
+    name, state = found["name"], found["state"]
+    if name is None or not (found["part"] or state or "_" in name):
+        return found[0]
+    return f"“{LABELS[name]}”{ {' true': ' on', ' false': ' off'}.get(state, '') }"
 
 
 def _pasted_or_named(name: str, typed: Mapping[str, str]) -> str:
@@ -63,15 +113,19 @@ def _of_key(problem: Problem) -> str:
 
 def _of_input(problem: Problem, typed: str) -> str:
     """What is wrong with an input, and what is typed there."""
-    if not problem.msg.startswith("must be ") or not typed:
-        return problem.msg
-    message = _of_size(problem.msg) if problem.loc.endswith("memory_bytes") else problem.msg
+    if problem.loc in _SHORTLISTS and problem.msg.startswith("must be ") and isinstance(problem.input, list):
+        return f"name at most {MOST_OF_A_KIND} {_SHORTLISTS[problem.loc]}, not {len(problem.input)}"
+    message = _of_size(problem.msg) if problem.loc.endswith("memory_bytes") else worded(problem.msg)
+    if not message.startswith("must be ") or not typed:
+        return message
     return f"{message}, not {typed if _DIGITS.fullmatch(typed) else shown(typed)}"
 
 
 def _of_size(message: str) -> str:
     """The same of what is typed in GiB."""
     most = FIELDS["memory_gib"].told.setting.maximum
+    if not message.startswith("must be "):
+        return worded(message)
     if message.startswith("must be at most ") and most is not None:
         return f"must be at most {most / GIB:,.0f} GiB"
     return "must be a number of GiB above 0, such as 24 or 23.5"

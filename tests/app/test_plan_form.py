@@ -62,6 +62,24 @@ def test_what_is_no_number_stays_as_typed(text):
     assert form.estimate()["device"]["memory_bytes"] == text
 
 
+def test_a_whole_number_may_be_typed_as_the_pages_print_it():
+    form = typed("sequence_length=2,048&gradient_accumulation_steps=1,000,000&r=16")
+    assert form.estimate()["training"]["gradient_accumulation_steps"] == 1_000_000
+    assert parse_request(form.estimate()).training.sequence_length == 2048
+
+
+@pytest.mark.parametrize("text", ["2,5", "20,48", "2,0480", "0,048", ",048", "2,048,", "2,048.0", "2 048"])
+def test_commas_elsewhere_than_between_thousands_stay_as_typed(text):
+    assert typed(f"sequence_length={text}").estimate()["training"]["sequence_length"] == text
+    assert typed(f"model={text}").estimate()["model"] == text
+
+
+@pytest.mark.parametrize("name", ["lora_alpha", "max_grad_norm", "memory_gib"])
+def test_a_comma_in_what_may_have_decimals_is_not_guessed_at(name):
+    told = typed(f"{name}=1,500").estimate()
+    assert "1,500" in (*told["method"].values(), *told["training"].values(), *told["device"].values())
+
+
 def test_a_bare_count_is_a_model_of_that_many_parameters():
     assert typed("model=70,000,000,000").estimate()["model"] == {"parameters": 70_000_000_000}
 
@@ -111,6 +129,7 @@ def test_methods_share_an_input_only_where_they_declare_it_alike():
         ("method.name", "method"),
         ("method", "method"),
         ("device.memory_bytes", "memory_gib"),
+        ("device", "gpu"),
         ("model.config.hidden_size", "config"),
         ("model", "model"),
         ("accounting", "accounting"),

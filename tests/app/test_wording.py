@@ -3,8 +3,11 @@
 import json
 import re
 from html import unescape
+from urllib.parse import parse_qsl
 
 import pytest
+
+from app.wording import worded
 
 #: The pages that take a model.
 PAGES = ("/", "/plan", "/inference", "/limits")
@@ -99,3 +102,94 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
         "Sequence length: must be a whole number, not 'abc'",
     ]
     assert wrong(client, "/", method="magic")[0].endswith(", not 'magic'")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (
+            "/?model=8000000000",
+            "Model: a bare parameter count needs “Accounting”, under More settings, to be textbook",
+        ),
+        (
+            "/?model=foo",
+            "Model: 'foo' is not in the catalogue; did you mean bigscience/bloom? Or paste its config.json",
+        ),
+        ("/?model=", "Model: give a model's id or its hub URL, or paste its config.json below"),
+        ("/?model=8000000000&accounting=textbook", "Model: QLoRA needs a model's shapes, an id or a config; a bare"),
+        (
+            "/?padding=true&attention=flash_attention_2",
+            "Attention: with padding its memory depends on how many tokens ",
+        ),
+        ("/?gpu=foo", "GPU: 'foo' is not in the catalogue; give its size under “Memory”"),
+        ("/?max_grad_norm=x", "Gradient clipping: must be a number, or empty, not 'x'"),
+        ("/limits?gpu=", "GPU: a limit needs a card: give “GPU” or “Memory”"),
+        (
+            "/limits?accounting=textbook",
+            "Accounting: textbook accounting counts no activations, so every “Sequence len",
+        ),
+        ("/inference?merged=true&method=prefix", "Merged: Prefix tuning can't be merged into the weights: untick it"),
+        ("/plan?gpu=", "GPU: a plan needs a card: name one, or give “Memory”"),
+        ("/plan?must_merge=true&frozen_base=true", "Must merge: merging writes the update into the weights that “Imm"),
+        (
+            "/plan?must_merge=true&switch_per_request=true&tasks=3",
+            "Must merge: merged weights serve one task, and 3 are switched per request: leave the modules unmerged",
+        ),
+        (
+            "/plan?switch_per_request=true",
+            "Tasks to serve: there is nothing to switch with one task: say how many ther",
+        ),
+        ("/plan?gpus=1,2,3,4,5,6,7,8", "More cards: name at most 8 cards, the one above among them, not 9"),
+        ("/plan?model=a,b,c,d,e,f,g,h,i", "Model: name at most 8 models, not 9"),
+        (
+            "/plan?model=gpt2,distilgpt2,gpt2-xl,gpt2-large&gpus=l4,t4,l40s",
+            "More cards: 4 models on 4 devices are more",
+        ),
+        ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', not 'x'"),
+    ],
+)
+def test_a_page_speaks_of_inputs_by_their_labels(client, address, told):
+    line = wrong(
+        client, address.partition("?")[0], **dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+    )
+    assert line[0].startswith(told)
+    assert not re.search(r"[a-z]_[a-z]|device\.|\{|\bfalse\b", line[0].replace("flash_attention_2", ""))
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (
+            "/plan?must_merge=true&model=meta-llama/Llama-3.1-70B&gpu=t4",
+            "can't be merged, and “Must merge” is asked for",
+        ),
+        ("/plan?max_trainable_fraction=0.000000001", "Without “Largest trained share” there fits"),
+        ("/", "No “Sequence length” was given"),
+    ],
+)
+def test_so_do_reasons_beside_an_answer(client, address, told):
+    assert told in unescape(client.get(address).text)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("training.attention is lone", "“Attention” is lone"),
+        ("attention and padding are words", "attention and padding are words"),
+        ("padding false, or must_merge true", "“Padding” off, or “Must merge” on"),
+        ("'must_merge' is somebody's own use_dora", "'must_merge' is somebody's own “DoRA”"),
+        ("hidden_size of my_use_dora", "hidden_size of my_use_dora"),
+        ("prompt needs", "prompt needs"),
+        ("full needs a model", "Full fine-tuning needs a model"),
+    ],
+)
+def test_settings_are_found_by_their_names(message, told):
+    assert worded(message) == told
+
+
+def test_the_api_keeps_its_words(client):
+    body = {"model": "gpt2", "method": {"name": "full"}, "solve_for": "sequence_length"}
+    errors = client.post("/api/v1/limits", json=body).json()["errors"]
+    assert errors == [
+        {"loc": "device", "msg": "a limit needs a card: give device.gpu or device.memory_bytes", "input": None}
+    ]
