@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from app import wording
 from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
 from app.form import input_of, typed_of
-from calculator.comparison import AXES, ComparisonRow, cards, compare, parse_comparison
+from calculator.comparison import AXES, ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict, gpu, gpus
 from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
@@ -153,11 +153,14 @@ def planned(form: Form) -> Plan:
     """The form's answer.
 
     Raises:
-        PlanError: where what is typed has no answer, whichever method it is typed for.
+        PlanError: where no method has an answer, with what the chosen one is refused for.
     """
     if form.method not in METHODS:
         parse_request(form.estimate())
-    return Plan(form=form, rows=compare(parse_comparison(form.comparison())))
+    plan = Plan(form=form, rows=side_by_side(parse_comparison(form.comparison())))
+    if not any(row.estimate for row in plan.rows):
+        raise PlanError(*plan.chosen.problems)
+    return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,11 +142,16 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     Raises:
         PlanError: where every one of them is refused.
     """
-    rows = tuple(_row(request) for request in requests)
+    rows = side_by_side(requests)
     if all(row.estimate is None for row in rows):
         told = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
         raise PlanError(*told.values())
     return rows
+
+
+def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
+    """A row for each request, also where every one of them is refused."""
+    return tuple(_row(request) for request in requests)
 
 
 def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:

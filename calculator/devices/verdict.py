@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from calculator.devices.gpus import GPU, Usable, gpu, usable
-from calculator.errors import refusal
+from calculator.errors import PlanError, Problem
 
 if TYPE_CHECKING:
     from calculator.training import Device
@@ -82,11 +82,15 @@ def fit(
     )
 
 
+def given_twice(card: GPU, memory_bytes: int, loc: str = "device") -> Problem:
+    """What is wrong with a device that names a card and a size."""
+    message = f"give either it or device.gpu ({card.name}), not both"
+    return Problem(loc=f"{loc}.memory_bytes", msg=message, input=memory_bytes)
+
+
 def _offered(device: Device, card: GPU | None) -> Usable | None:
     if card is not None and device.memory_bytes is not None:
-        raise refusal(
-            "device.memory_bytes", f"give either it or device.gpu ({card.name}), not both", device.memory_bytes
-        )
+        raise PlanError(given_twice(card, device.memory_bytes))
     if card is not None:
         return usable(card)
     if device.memory_bytes is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from calculator.comparison import AXES
@@ -140,10 +140,14 @@ def _planned(attempts: Attempts) -> DevicePlan:
 
 
 def _refused(tried: dict[str, Found]) -> None:
-    """Raise what every method is refused for."""
-    if tried and all(each.problems for each in tried.values()):
-        told = {(problem.loc, problem.msg): problem for each in tried.values() for problem in each.problems}
-        raise PlanError(*told.values())
+    """Raise what every method is refused for: at the places that all of them share, if there are any."""
+    if not tried or not all(each.problems for each in tried.values()):
+        return
+    first, *others = [each.problems for each in tried.values()]
+    shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
+    alike = [problem for problem in first if problem.loc in shared]
+    every = {(problem.loc, problem.msg): problem for problem in chain(first, *others)}
+    raise PlanError(*(alike or every.values()))
 
 
 def _configuration(judged: Judged) -> Configuration:

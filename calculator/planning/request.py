@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from calculator.devices.verdict import card_of
+from calculator.devices.verdict import card_of, given_twice
 from calculator.errors import PlanError, Problem, refusal
 from calculator.planning.needs import Needs
 from calculator.request import ModelReference, parse_model
@@ -102,11 +102,13 @@ def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
     if device.sharding not in ("none", "ddp"):
         message = "plans over sharded cards are not made yet: none, or ddp"
         yield Problem(loc=f"{loc}.sharding", msg=message, input=device.sharding)
-    if device.gpu is not None:
-        try:
-            card_of(device)
-        except PlanError as error:
-            yield from (Problem(loc=f"{loc}.gpu", msg=p.msg, input=p.input) for p in error.problems)
+    try:
+        card = card_of(device)
+    except PlanError as error:
+        yield from (Problem(loc=f"{loc}.gpu", msg=p.msg, input=p.input) for p in error.problems)
+        return
+    if card is not None and device.memory_bytes is not None:
+        yield given_twice(card, device.memory_bytes, loc)
 
 
 def _needs(body: Any) -> Needs:

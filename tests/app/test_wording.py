@@ -193,3 +193,29 @@ def test_the_api_keeps_its_words(client):
     assert errors == [
         {"loc": "device", "msg": "a limit needs a card: give device.gpu or device.memory_bytes", "input": None}
     ]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_card_that_is_named_and_sized_is_told_so_and_nothing_else(client, path):
+    assert wrong(client, path, gpu="rtx-4090", memory_gib="24") == [
+        "Memory: give either it or “GPU” (GeForce RTX 4090), not both"
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_an_unknown_card_is_told_and_nothing_else(client, path):
+    (line,) = wrong(client, path, gpu="foo")
+    assert line.startswith("GPU: 'foo' is not in the catalogue")
+
+
+@pytest.mark.parametrize(("method", "virtual"), [("qlora", False), ("prompt", True)])
+def test_what_the_chosen_method_is_refused_for_is_told_where_no_method_has_an_answer(client, method, virtual):
+    (line,) = wrong(client, "/", model="gpt2", sequence_length="4096", method=method)
+    assert line.startswith("Sequence length: 4,")
+    assert ("virtual tokens" in line) == virtual
+
+
+def test_needs_that_no_method_meets_are_told_at_their_own_inputs(client):
+    assert wrong(client, "/plan", model="gpt2", sequence_length="4096") == [
+        "Sequence length: 4,096 positions are needed; the model has 1,024 only"
+    ]

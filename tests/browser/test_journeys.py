@@ -1,6 +1,9 @@
 """What people come to do, done in a browser."""
 
 import json
+import re
+
+import pytest
 
 UNSCRIPTED = {"java_script_enabled": False}
 
@@ -376,3 +379,19 @@ def test_the_comparison_follows_the_model_and_draws_again(opened):
     answered(page, lambda: page.locator("#table-model").fill("TinyLlama/TinyLlama-1.1B-Chat-v1.0"))
     assert "1,100,048,384" in page.locator("table.comparison tbody tr").first.inner_text()
     assert page.locator(".chart-canvas .trace.bars").count() >= 6
+
+
+@pytest.mark.parametrize("address", ["/plan", "/inference"])
+def test_a_size_takes_back_the_named_card_and_a_card_the_size(opened, address):
+    page = opened(address)
+    card, size = page.locator("#gpu"), page.locator("#memory_gib")
+    assert card.input_value() == "rtx-4090"
+    size.fill("24")
+    assert card.input_value() == ""
+    card.select_option("l4")
+    assert size.input_value() == ""
+    size.fill("48")
+    page.get_by_role("button", name=re.compile("Find configurations|Update the answer")).click()
+    page.wait_for_url("**memory_gib=48**")
+    assert page.locator("#refusal").count() == 0
+    assert (card.input_value(), size.input_value()) == ("", "48")
