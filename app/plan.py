@@ -227,7 +227,7 @@ def near(told: tuple[Shelf, ...]) -> Near:
 
 
 def changed(changes: Mapping[str, object]) -> str:
-    """Changes of a request in words: without gradient checkpointing, attention sdpa."""
+    """Changes of a request in words: without gradient checkpointing, with attention sdpa."""
     return ", ".join(_worded(loc, value) for loc, value in changes.items())
 
 
@@ -239,7 +239,7 @@ def _worded(loc: str, value: object) -> str:
     label = label[0].lower() + label[1:] if label[1:2].islower() else label
     if isinstance(value, bool):
         return f"with {label}" if value else f"without {label}"
-    return f"{label} {field.text(value) or 'none'}"
+    return f"with {label} {field.text(value) or 'none'}"
 
 
 @cache

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
 from calculator.errors import PlanError, Problem, refusal
-from calculator.estimate import estimate
+from calculator.estimate import estimate, model_of
 from calculator.methods import METHODS, Method
+from calculator.methods.lora import LoRA
+from calculator.methods.qlora import QLoRA
+from calculator.methods.targets import nearest
 from calculator.request import Choices, Request, parse_method, parse_request
 from calculator.settings import declared
 from calculator.training import Device, Training
@@ -203,18 +206,38 @@ def _row(request: Request) -> ComparisonRow:
 
 
 def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
-    """The plan with the refused training settings put back to their defaults, where that is accepted."""
-    refused = {problem.loc.removeprefix("training.") for problem in problems if problem.loc.startswith("training.")}
+    """The plan with what is refused of its settings changed as little as is accepted, if anything is."""
+    refused = {problem.loc for problem in problems}
+    try:
+        near, changes = _nearest_targets(*_usual_training(request, refused), refused)
+        return Alternative(changes=changes, estimate=estimate(near)) if changes else None
+    except PlanError:
+        return None
+
+
+def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """Refused training settings put back to their defaults."""
     usual = Training()
     changes = {
         f.name: getattr(usual, f.name)
         for f in fields(Training)
-        if f.name in refused and getattr(request.training, f.name) != getattr(usual, f.name)
+        if f"training.{f.name}" in refused and getattr(request.training, f.name) != getattr(usual, f.name)
     }
-    if not changes:
-        return None
-    try:
-        answer = estimate(replace(request, training=replace(request.training, **changes)))
-    except PlanError:
-        return None
-    return Alternative(changes={f"training.{name}": value for name, value in changes.items()}, estimate=answer)
+    told = {f"training.{name}": value for name, value in changes.items()}
+    return replace(request, training=replace(request.training, **changes)), told
+
+
+def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """Refused target modules changed for the nearest that can be adapted.
+
+    Raises:
+        PlanError: where the model is not known.
+    """
+    method = request.method
+    if "method.target_modules" not in refused or not isinstance(method, LoRA | QLoRA):
+        return request, changes
+    found = nearest(method, model_of(request.model))
+    if found is None:
+        return request, changes
+    told = {**changes, "method.target_modules": list(found) if isinstance(found, tuple) else found}
+    return replace(request, method=replace(method, target_modules=found)), told

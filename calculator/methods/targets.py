@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from calculator.errors import PlanError, Problem, refusal
 
@@ -62,6 +63,9 @@ FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
 #: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter.
 ROUTERS: dict[str, str] = {"phimoe": "router"}
 
+#: What the families' modules of attention are called: self_attn, attention, SelfAttention, attn, ...
+_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+
 
 def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
     """The names that a module's path is matched with; empty for `all-linear`.
@@ -74,9 +78,47 @@ def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
     if method.target_modules is not None:
         return method.target_modules
     if model.model_type not in DEFAULT_TARGETS:
-        way_out = 'name them, or use "all-linear"'
-        raise refusal("method.target_modules", f"PEFT has no default for {model.model_type}: {way_out}", None)
+        message = f"PEFT has no default for {model.model_type}: {_way_out(model)}"
+        raise refusal("method.target_modules", message, None)
     return DEFAULT_TARGETS[model.model_type]
+
+
+def attention_projections(model: Model) -> tuple[str, ...]:
+    """The names of the linear layers of a model's attention, in order."""
+    paths = [path.split(".") for path, module in model.paths if module.kind in ("linear", "conv1d")]
+    named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
+    return tuple(dict.fromkeys(named))
+
+
+def nearest(method: LowRank, model: Model) -> Literal["all-linear"] | tuple[str, ...] | None:
+    """The targets nearest to those asked for that are not refused, if there are any.
+
+    Those of them that can be adapted; else every linear layer; else the attention's projections.
+    """
+
+    def accepted(asked: Literal["all-linear"] | tuple[str, ...]) -> bool:
+        try:
+            check(replace(method, target_modules=asked), model)
+        except PlanError:
+            return False
+        return True
+
+    asked = method.target_modules if isinstance(method.target_modules, tuple) else ()
+    kept = tuple(name for name in asked if accepted((name,)))
+    ways: tuple[Literal["all-linear"] | tuple[str, ...], ...] = (kept, "all-linear", attention_projections(model))
+    return next((way for way in ways if way and accepted(way)), None)
+
+
+def _way_out(model: Model) -> str:
+    """What may be named of this very model, and whether all of its linear layers may be asked for."""
+    named = f"name the attention's projections ({', '.join(attention_projections(model))})"
+    return named if _not_adapted(model) else f'{named}, or use "all-linear"'
+
+
+def _not_adapted(model: Model) -> tuple[str, ...]:
+    """Names that are refused though PEFT or the model has modules of that name."""
+    router = ROUTERS.get(model.model_type)
+    return (*FUSED_EXPERTS.get(model.model_type, ()), *((router,) if router else ()))
 
 
 def is_named(path: str, names: tuple[str, ...]) -> bool:
@@ -113,8 +155,9 @@ def check(method: LowRank, model: Model) -> None:
     paths = dict(model.paths)
     found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
     if not found and not problems:
-        known = ", ".join(sorted({path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}))
-        message = f"no module is named {' or '.join(names)}; those that can be adapted are {known}"
+        known = {path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}
+        able = ", ".join(sorted(known.difference(_not_adapted(model))))
+        message = f"no module is named {' or '.join(names)}; those that can be adapted are {able}"
         problems.append(Problem(loc="method.target_modules", msg=message, input=_listed(method.target_modules)))
     problems += (
         Problem(loc="method.target_modules", msg=f"{path} is no linear layer: PEFT can't adapt it", input=path)
@@ -135,12 +178,12 @@ def _experts(method: LowRank, model: Model) -> Iterator[Problem]:
     asked = method.target_modules
     if not fused or (isinstance(asked, tuple) and not any(is_named(name, fused) for name in asked)):
         return
-    way_out = "name the attention's projections, such as q_proj and v_proj"
     message = (
-        f"PEFT finds no default in {model.model_type}, whose experts are fused: {way_out}"
+        f"PEFT finds no default in {model.model_type}, whose experts are fused"
         if asked is None
-        else f"adapting the fused experts or the router of {model.model_type} is not modelled: {way_out}"
+        else f"adapting the fused experts or the router of {model.model_type} is not modelled"
     )
+    message = f"{message}: {_way_out(model)}"
     yield Problem(loc="method.target_modules", msg=message, input=_listed(asked))
 
 
@@ -148,7 +191,7 @@ def _routers(method: LowRank, model: Model, found: Iterable[str]) -> Iterator[Pr
     """A router that is a linear layer to PEFT, though what it returns is none of a linear layer."""
     router = ROUTERS.get(model.model_type)
     if router and any(is_named(path, (router,)) for path in found):
-        message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: name other projections"
+        message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {_way_out(model)}"
         yield Problem(loc="method.target_modules", msg=message, input=_listed(method.target_modules))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -100,6 +101,19 @@ def test_a_refused_combination_says_why_and_leads_to_the_nearest_plan(client):
     assert response.status_code == 422
     link = re.search(r'<a href="(/\?[^"]*)">without gradient checkpointing</a>', response.text)
     assert client.get(link[1].replace("&amp;", "&")).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("asked", ["all-linear", "", "q_proj,gate", "gate"])
+@pytest.mark.parametrize(
+    "model",
+    ["deepseek-ai/DeepSeek-V3", "mistralai/Mixtral-8x7B-v0.1", "allenai/OLMoE-1B-7B-0924", "Qwen/Qwen3-235B-A22B"],
+)
+def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, asked, method):
+    response = client.get("/", params={"model": model, "target_modules": asked, "method": method})
+    assert response.status_code == 422
+    link = re.search(r'Nearest to it: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
+    assert client.get(unescape(link[1])).status_code == 200
 
 
 def test_an_unknown_method_is_named(client):
