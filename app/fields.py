@@ -59,6 +59,11 @@ class Field:
             return "number"
         return "text" if str in self.kinds or any(get_origin(kind) is tuple for kind in self.kinds) else "select"
 
+    @property
+    def taken(self) -> str:
+        """What is taken where the input is left empty, as it would be typed; none where that is null."""
+        return self.text(self.value("")) or "none"
+
     def text(self, value: Any) -> str:
         """A value as the input shows it."""
         if value is None:

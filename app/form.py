@@ -50,6 +50,10 @@ class Form:
         """The chosen method's name."""
         return self.typed["method"]
 
+    def shown(self, name: str) -> str:
+        """What is typed in one of the declared inputs, or what is taken where nothing is."""
+        return self.typed[name].strip() or FIELDS[name].taken
+
     def told(self, **changes: str) -> dict[str, str]:
         """What differs from the first plan, in its order."""
         typed = {**self.typed, **changes}

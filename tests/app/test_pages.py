@@ -3,14 +3,16 @@
 import json
 import re
 from html import unescape
+from urllib.parse import parse_qsl
 
 import pytest
 
-from app.fields import FIELDS
-from app.form import DEFAULTS
+from app.fields import DEVICE, FIELDS, METHOD, TRAINING
+from app.form import DEFAULTS, read
 from calculator.comparison import AXES
 from calculator.devices import gpus
 from calculator.methods import METHODS
+from calculator.request import parse_request
 
 
 def test_the_first_view_answers_already(client):
@@ -60,6 +62,39 @@ def test_every_input_has_a_label_and_its_help(client):
         assert f'id="{name}-help"' in text
         assert text.count(f'id="{name}"') == 1, name
         assert field.told.setting.label in text
+
+
+NUMBERS = [(method, field) for method, own in METHOD.items() for field in (*own, *TRAINING, *DEVICE)]
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [(method, field) for method, field in NUMBERS if field.control == "number"],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
+def test_an_emptied_number_shows_the_value_that_is_taken(client, method, field):
+    address = f"?method={method}&gradient_checkpointing=false&gpu=&{field.name}="
+    shown = re.search(
+        rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
+    )
+    request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
+    taken = getattr(getattr(request, field.part), field.told.name)
+    assert shown[1] == (field.text(taken) or "none")
+
+
+@pytest.mark.parametrize("path", ["/", "/plan", "/inference"])
+def test_every_number_has_what_is_taken_without_one_as_its_placeholder(client, path):
+    text = client.get(path).text
+    assert (
+        len(re.findall('inputmode="decimal"', text))
+        == len(re.findall('inputmode="decimal"[^>]+ placeholder="', text))
+        > 2
+    )
+
+
+def test_the_limits_of_a_plan_show_the_value_that_is_taken_for_an_emptied_one(client):
+    text = client.get("/limits?r=&sequence_length=256").text
+    assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the plan">8</td>', text)
 
 
 def test_every_card_and_every_model_can_be_chosen(client):
