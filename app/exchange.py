@@ -11,7 +11,7 @@ from starlette.requests import Request
 from app import imports, pages, rows
 from app.bodies import body
 from app.exports import FORMATS, export
-from app.form import LONGEST_ADDRESS, Form, filled, read
+from app.form import FILE, LONGEST_ADDRESS, Form, filled, read
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.request import parse_request
@@ -56,12 +56,13 @@ async def get_import() -> Response:
 @router.post("/import")
 async def post_import(request: Request) -> Response:
     """Another tool's file as a plan: lead to its address, or show it with what of the file it does not hold."""
-    content, origin = dict(await _posted(request)).get("content", ""), str(request.base_url)
+    typed, origin = await _posted(request), str(request.base_url)
+    content = dict(typed).get(FILE, "")
     try:
         imported = await run_in_threadpool(imports.read, content)
     except PlanError as error:
         told = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
-        return pages.plan_page(read(()), origin, pages.Box(content=content, wrong=told))
+        return pages.plan_page(read(typed), origin, pages.Box(content=content, wrong=told))
     form = filled(imported.request)
     address = f"/{form.address()}"
     if imported.not_understood or len(address) > LONGEST_ADDRESS:

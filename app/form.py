@@ -34,6 +34,9 @@ DEFAULTS: dict[str, str] = {
     **{name: field.text(field.told.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
 }
 
+#: The page's box for another tool's file, which the form sends along and which is no part of a plan.
+FILE = "content"
+
 #: The longest address that is handed out; longer ones are cut by some programs on the way.
 LONGEST_ADDRESS = 8000
 
@@ -107,7 +110,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
     if typed["config"].strip():
         typed["config"] = compact(typed["config"])
         typed["model"] = ""
-    return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys())))
+    return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys() - {FILE})))
 
 
 def filled(request: Mapping[str, Any]) -> Form:

@@ -1,6 +1,6 @@
 """The pages, and the JSON twins of the plan's page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,7 +16,7 @@ from app.charts import methods_figure, timeline_figure
 from app.downloads import downloads
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
-from app.form import LONGEST_ADDRESS, Form, read
+from app.form import FILE, LONGEST_ADDRESS, Form, read
 from app.imports import Imported
 from app.measurements import validation
 from app.problems import MEANINGS
@@ -25,7 +25,7 @@ from app.templates import page
 from calculator import catalogue
 from calculator.answer import Estimate
 from calculator.comparison import AXES
-from calculator.errors import PlanError, Problem, refusal
+from calculator.errors import PlanError, refusal
 from calculator.methods import METHODS
 from calculator.request import parse_request
 from calculator.reserved import BESIDE_THE_REPLAY
@@ -99,13 +99,16 @@ class Box:
 
 def plan_page(form: Form, origin: str, box: Box | None = None) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
-    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box or Box(), **_always()}
+    box = box or Box()
+    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box, **_always()}
+    if box.wrong:
+        return _refused(told, {FILE: box.wrong}, None, "This file can't be planned")
     try:
         planned = plan.planned(form)
     except PlanError as error:
-        return _refused(told, error.problems, None)
+        return _refused(told, plan.messages(form, error.problems), None)
     if planned.chosen.estimate is None:
-        return _refused(told, planned.chosen.problems, planned)
+        return _refused(told, plan.messages(form, planned.chosen.problems), planned)
     return _answered(told, planned, planned.chosen.estimate)
 
 
@@ -120,7 +123,7 @@ def _always() -> dict[str, Any]:
         "changed": plan.changed,
         "gpu_choices": plan.gpu_choices(),
         "groups": plan.groups(),
-        "labels": plan.labels(),
+        "labels": {**plan.labels(), FILE: "The file"},
         "methods": {name: AXES[name] for name in METHODS},
         "models": catalogue.models(),
         "words": verdict,
@@ -134,7 +137,6 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
     shelves = plan.shelves(chosen, asked.training.attention)
     return page(
         "plan/page.html",
-        422 if told["box"].wrong else 200,
         **told,
         address=address,
         downloads=downloads(asked, chosen),
@@ -158,9 +160,10 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
     )
 
 
-def _refused(told: dict[str, Any], problems: Sequence[Problem], planned: plan.Plan | None) -> Response:
+def _refused(
+    told: dict[str, Any], wrong: Mapping[str, str], planned: plan.Plan | None, title: str = "This plan has no answer"
+) -> Response:
     form: Form = told["form"]
-    wrong = plan.messages(form, problems)
     return page(
         "plan/page.html",
         422,
@@ -172,7 +175,7 @@ def _refused(told: dict[str, Any], problems: Sequence[Problem], planned: plan.Pl
         gpu=plan.card_id(form.typed["gpu"]),
         plan=planned,
         problems=wrong,
-        title="This plan has no answer",
+        title=title,
     )
 
 

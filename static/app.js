@@ -38,6 +38,7 @@
   const request = (signal) => {
     const typed = new FormData(form);
     typed.delete("");
+    typed.delete("content");
     const query = new URLSearchParams(typed).toString();
     return query.length < LONGEST_ADDRESS
       ? fetch(`/?${query}`, { signal })
@@ -101,7 +102,7 @@
   };
 
   const markWrong = (answered) => {
-    for (const shown of form.querySelectorAll("[data-field]")) {
+    for (const shown of document.querySelectorAll(".plan-inputs [data-field]")) {
       const fresh = answered.querySelector(`[data-field="${shown.dataset.field}"]`);
       const wrong = Boolean(fresh && fresh.classList.contains("is-wrong"));
       shown.classList.toggle("is-wrong", wrong);
@@ -157,6 +158,8 @@
   });
 
   form.addEventListener("submit", (event) => {
+    // What another address answers is a page of its own.
+    if (event.submitter?.hasAttribute("formaction")) return;
     event.preventDefault();
     clearTimeout(timer);
     update("submit").then(() => document.getElementById("verdict").focus());

@@ -107,5 +107,26 @@ def test_a_file_that_cannot_be_read_is_kept_with_what_is_wrong(client):
     assert "a: [&lt;/textarea&gt;&lt;b&gt;" in response.text
 
 
+def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_plan_is_judged(client):
+    typed = {"content": "foo: [bar", "gpu": "l40s", "method": "lora", "sequence_length": "77", "r": "abc"}
+    text = client.post("/import", data=typed).text
+    answer = text[text.index('id="answer"') :]
+    assert "<title>This file can&#39;t be planned" in text
+    assert '<a href="#content">The file</a>: content is not YAML: line 1' in answer
+    assert 'data-verdict="fits"' not in text
+    assert re.search(r'role="status"[^>]*>This file can&#39;t be planned: content is not YAML', text)
+    assert '<details class="fold" data-fold="import" open>' in text
+    assert re.search(r'id="content"[^>]*aria-invalid="true"[^>]*>foo: \[bar</textarea>', text)
+    assert '<option value="l40s" selected>' in text
+    assert re.search(r'id="method-lora"[^>]*checked', text)
+    assert re.search(r'id="sequence_length"[^>]*value="77"', text)
+    assert re.search(r'id="r"[^>]*value="abc"', text)
+
+
+def test_the_box_for_a_file_is_no_input_of_a_plan(client):
+    assert "which no input here has" not in client.get("/?content=").text
+    assert client.get("/estimate.json?content=").json() == client.get("/estimate.json").json()
+
+
 def test_the_address_of_an_import_leads_to_the_page(client):
     assert client.get("/import", follow_redirects=False).headers["location"] == "/"

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import pytest
+
 UNSCRIPTED = {"java_script_enabled": False}
 
 
@@ -322,6 +324,39 @@ def test_a_plan_is_taken_along_and_a_file_brought_in_without_a_script(opened):
     page.get_by_role("button", name="Plan this file").click()
     assert "plugins" in page.locator("#imported-title ~ ul").inner_text()
     assert page.get_by_label("Rank", exact=True).input_value() == "32"
+
+
+def paste(page, text):
+    """Give a file to start from."""
+    page.get_by_text("Start from a file").click()
+    page.get_by_label("adapter_config.json, or a YAML").fill(text)
+    page.get_by_role("button", name="Plan this file").click()
+    page.wait_for_url("**/import*")
+
+
+@pytest.mark.parametrize("options", [{}, UNSCRIPTED])
+def test_a_broken_file_is_told_above_all_and_everything_typed_stays(opened, options):
+    page = opened("/?r=32", **options)
+    page.get_by_label("Micro-batch size").fill("3")
+    paste(page, "foo: [bar")
+    assert page.locator("#verdict h2").inner_text() == "This file can't be planned"
+    assert page.locator("#verdict").bounding_box()["y"] < 900
+    assert page.get_by_label("Micro-batch size").input_value() == "3"
+    assert page.get_by_label("Rank", exact=True).first.input_value() == "32"
+    page.get_by_role("link", name="The file").click()
+    assert page.url.endswith("#content")
+    assert page.get_by_label("adapter_config.json, or a YAML").input_value() == "foo: [bar"
+
+
+def test_a_plan_is_answered_again_in_place_after_a_broken_file(opened):
+    page = opened()
+    paste(page, "foo: [bar")
+    answered(page, lambda: page.get_by_label("Full fine-tuning").check())
+    assert verdict(page) == "Does not fit"
+    assert page.locator("#content-error").inner_text() == ""
+    assert page.locator("#content").get_attribute("aria-invalid") is None
+    assert page.locator("#content").input_value() == "foo: [bar"
+    assert page.url.endswith("/?method=full")
 
 
 def test_without_scripts_a_changed_number_has_another_answer(opened):
