@@ -1,6 +1,6 @@
 """Files of a plan, handed out and taken in by the plan's page: what runs it, and other tools' configurations."""
 
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
@@ -11,12 +11,16 @@ from starlette.requests import Request
 from app import imports, pages, rows
 from app.bodies import body
 from app.exports import FORMATS, export
+from app.fields import DEVICE
 from app.form import FILE, LONGEST_ADDRESS, Form, filled, read
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.request import parse_request
 
 router = APIRouter(include_in_schema=False)
+
+#: The inputs of which other tools' files say nothing: a plan of one keeps them.
+CARD = tuple(field.name for field in DEVICE)
 
 
 @router.get("/export/{name}")
@@ -48,26 +52,39 @@ async def get_markdown(request: Request) -> Response:
 
 
 @router.get("/import")
-async def get_import() -> Response:
-    """Where an imported plan was shown; it is no address of its own."""
-    return RedirectResponse("/", 303)
+async def get_import(request: Request) -> Response:
+    """The plan of the file in the address, on the card beside it, with what of the file it does not hold."""
+    typed = request.query_params.multi_items()
+    if FILE not in dict(typed):
+        return RedirectResponse("/", 303)
+    form, box = await _imported(typed)
+    return pages.plan_page(form, str(request.base_url), box)
 
 
 @router.post("/import")
 async def post_import(request: Request) -> Response:
-    """Another tool's file as a plan: lead to its address, or show it with what of the file it does not hold."""
-    typed, origin = await _posted(request), str(request.base_url)
-    content = dict(typed).get(FILE, "")
+    """Another tool's file as a plan: lead to the address that says the file, or answer at once where that is too long.
+
+    The address is what Back leads to, and of a good file it keeps the card alone: the file says the rest.
+    """
+    form, box = await _imported(await _posted(request))
+    kept = {name: value for name, value in form.told().items() if box.wrong or name in CARD}
+    address = f"/import?{urlencode({**kept, FILE: box.content})}"
+    if len(address) <= LONGEST_ADDRESS:
+        return RedirectResponse(address, 303)
+    return pages.plan_page(form, str(request.base_url), box)
+
+
+async def _imported(typed: list[tuple[str, str]]) -> tuple[Form, pages.Box]:
+    """The form of a file on the card that is typed beside it; where it can't be read, all that is typed."""
+    form, content = read(typed), dict(typed).get(FILE, "").replace("\r\n", "\n")
     try:
         imported = await run_in_threadpool(imports.read, content)
     except PlanError as error:
         told = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
-        return pages.plan_page(read(typed), origin, pages.Box(content=content, wrong=told))
-    form = filled(imported.request)
-    address = f"/{form.address()}"
-    if imported.not_understood or len(address) > LONGEST_ADDRESS:
-        return pages.plan_page(form, origin, pages.Box(imported=imported))
-    return RedirectResponse(address, 303)
+        return form, pages.Box(content=content, wrong=told)
+    card = {name: form.typed[name] for name in CARD}
+    return filled(imported.request).changed(**card), pages.Box(content=content, imported=imported)
 
 
 def _file(name: str, form: Form) -> Response:

@@ -14,6 +14,7 @@
   let roomTimer = 0;
   let lastChanged = "";
   let shownAddress = location.pathname + location.search;
+  const ownAddress = document.querySelector("[data-live-address]").getAttribute("href");
 
   const field = (name) => form.elements.namedItem(name);
 
@@ -117,6 +118,8 @@
     if (!link) return;
     const address = link.getAttribute("href");
     if (address === shownAddress || address.length > LONGEST_ADDRESS) return;
+    // A file too long for an address has none that Back could lead to: its plan has.
+    if (shownAddress === "/import") history.replaceState(null, "", ownAddress);
     if (name === lastChanged) history.replaceState(null, "", address);
     else history.pushState(null, "", address);
     lastChanged = name;

@@ -87,6 +87,7 @@ def test_a_file_leads_to_the_address_of_its_plan(client):
     response = client.post("/import", data={"content": AXOLOTL}, follow_redirects=False)
     assert response.status_code == 303
     text = client.get(response.headers["location"]).text
+    assert '<link rel="canonical" href="/?' in text
     assert re.search(r'id="sequence_length"[^>]*value="600"', text)
     assert re.search(r'id="method-lora"[^>]*checked', text)
     assert "openai-community/gpt2" in text
@@ -121,6 +122,46 @@ def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_pl
     assert re.search(r'id="method-lora"[^>]*checked', text)
     assert re.search(r'id="sequence_length"[^>]*value="77"', text)
     assert re.search(r'id="r"[^>]*value="abc"', text)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ({"gpu": "l40s"}, "L40S is taken, as it was chosen here"),
+        ({"gpu": "", "memory_gib": "12"}, "a card of 12.00 GiB is taken, as it was chosen here"),
+        ({"gpu": ""}, "Such a file names no card: what was chosen here is kept"),
+    ],
+)
+def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(client, typed, told):
+    response = client.post("/import", data={**typed, "r": "99", "content": AXOLOTL + "plugins: [liger]"})
+    assert response.status_code == 200
+    assert told in response.text
+    assert "liger" in response.text
+    assert re.search(r'id="r"[^>]*value="8"', response.text)
+    assert all(f"{name}={value}" in str(response.url) for name, value in typed.items())
+    assert client.get(str(response.url)).text == response.text
+
+
+def test_a_card_that_is_wrong_is_told_beside_the_file(client):
+    response = client.post("/import", data={"count": "4", "content": AXOLOTL + "plugins: [liger]"})
+    assert response.status_code == 422
+    assert '<a href="#count">' in response.text
+    assert "liger" in response.text
+
+
+def test_a_file_too_long_for_an_address_is_answered_at_once(client):
+    long = f"{AXOLOTL}plugins: [liger]\n# {'x' * LONGEST_ADDRESS}"
+    response = client.post("/import", data={"gpu": "l40s", "content": long}, follow_redirects=False)
+    assert response.status_code == 200
+    assert "L40S is taken" in response.text
+    assert "liger" in response.text
+
+
+def test_a_file_that_cannot_be_read_has_an_address_with_all_that_is_typed(client):
+    typed = {"content": "foo: [bar", "gpu": "l40s", "r": "abc"}
+    response = client.post("/import", data=typed, follow_redirects=False)
+    assert response.headers["location"] == "/import?gpu=l40s&r=abc&content=foo%3A+%5Bbar"
+    assert client.get(response.headers["location"]).status_code == 422
 
 
 def test_the_box_for_a_file_is_no_input_of_a_plan(client):

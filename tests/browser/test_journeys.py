@@ -359,6 +359,31 @@ def test_a_plan_is_answered_again_in_place_after_a_broken_file(opened):
     assert page.url.endswith("/?method=full")
 
 
+@pytest.mark.parametrize("longer", ["", f"\n# {'x' * 9000}"])
+def test_back_from_a_change_leads_to_the_plan_of_the_file(opened, longer):
+    page = opened("/?gpu=a100-sxm4-80gb&method=lora")
+    paste(page, f"base_model: gpt2\nadapter: lora\nlora_r: 24\nplugins: [liger]{longer}")
+    note = page.locator("#imported-title + p")
+    assert "A100" in note.inner_text()
+    answered(page, lambda: page.get_by_label("Full fine-tuning").check())
+    assert note.count() == 0
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#method-lora').checked")
+    assert page.get_by_label("Rank", exact=True).first.input_value() == "24"
+    assert page.locator("#gpu").input_value() == "a100-sxm4-80gb"
+    assert note.count() == (0 if longer else 1)
+
+
+def test_back_after_a_broken_file_leads_to_what_was_typed(opened):
+    page = opened("/?gpu=a100-sxm4-80gb&r=32")
+    paste(page, "foo: [bar")
+    answered(page, lambda: page.get_by_label("Full fine-tuning").check())
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#method-qlora').checked")
+    assert page.locator("#content").input_value() == "foo: [bar"
+    assert page.get_by_label("Rank", exact=True).first.input_value() == "32"
+
+
 def test_without_scripts_a_changed_number_has_another_answer(opened):
     page = opened("/lesson", **UNSCRIPTED)
     page.get_by_role("heading").get_by_role("link", name="LoRA", exact=True).click()
