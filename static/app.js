@@ -126,29 +126,65 @@
     shownAddress = address;
   };
 
+  const said = (text, page) => {
+    try {
+      return JSON.parse(text).detail;
+    } catch {
+      return page.querySelector("[data-told]")?.textContent;
+    }
+  };
+
+  // The page that answers the form; where there is none, why.
+  const asked = async (signal) => {
+    let response, text;
+    try {
+      response = await request(signal);
+      text = await response.text();
+    } catch {
+      return { why: "The server can't be reached." };
+    }
+    const page = new DOMParser().parseFromString(text, "text/html");
+    if (page.getElementById("answer")) return { page };
+    const told = said(text, page);
+    const status = `The server did not answer this form (status ${response.status})`;
+    return { why: told ? `${status}: ${told.replace(/\.$/, "")}.` : `${status}.` };
+  };
+
+  const unanswered = document.getElementById("unanswered");
+  const strip = document.querySelector("[data-live=strip]");
+
+  // Whatever still shows the plan before says so: the answer, the title, the status and the strip.
+  const withhold = (why) => {
+    unanswered.hidden = false;
+    unanswered.querySelector("[role=alert]").textContent =
+      `${why} The figures below are still those of the plan before this change. Change the form, or ask again.`;
+    document.querySelector("[data-live=status]").textContent = "";
+    document.title = `${unanswered.querySelector("h2").textContent} · Headroom`;
+    strip.replaceChildren(document.getElementById("strip-unanswered").content.cloneNode(true));
+    strip.hash = "#unanswered";
+  };
+
   const update = async (name) => {
     if (running) running.abort();
     const mine = new AbortController();
     running = mine;
     const answer = document.getElementById("answer");
     answer.setAttribute("aria-busy", "true");
-    try {
-      const response = await request(mine.signal);
-      const answered = new DOMParser().parseFromString(await response.text(), "text/html");
-      if (mine !== running) return;
-      if (!answered.getElementById("answer")) throw new Error(`status ${response.status}`);
-      swap(answered);
-      markWrong(answered);
-      remember(answered, name);
-      document.dispatchEvent(new Event("answered"));
-      answer.removeAttribute("aria-busy");
-      clearTimeout(roomTimer);
-      roomTimer = setTimeout(furnish, ROOM_PAUSE);
-    } catch (error) {
-      if (error.name === "AbortError" || mine !== running) return;
-      document.querySelector("[data-live=status]").textContent =
-        "The server gave no answer: the figures shown are of the plan before this change.";
+    const { page: answered, why } = await asked(mine.signal);
+    if (mine !== running) return;
+    if (!answered) {
+      withhold(why);
+      return;
     }
+    swap(answered);
+    unanswered.hidden = true;
+    strip.hash = "#verdict";
+    markWrong(answered);
+    remember(answered, name);
+    document.dispatchEvent(new Event("answered"));
+    answer.removeAttribute("aria-busy");
+    clearTimeout(roomTimer);
+    roomTimer = setTimeout(furnish, ROOM_PAUSE);
   };
 
   form.addEventListener("input", (event) => {
@@ -165,7 +201,7 @@
     if (event.submitter?.hasAttribute("formaction")) return;
     event.preventDefault();
     clearTimeout(timer);
-    update("submit").then(() => document.getElementById("verdict").focus());
+    update("submit").then(() => (unanswered.hidden ? document.getElementById("verdict") : unanswered).focus());
   });
 
   const plan = async (file) => {

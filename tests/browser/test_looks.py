@@ -7,6 +7,8 @@ PAGES = {
     "plan": "/",
     "plan-wrong": "/?r=0&sequence_length=abc",
     "plan-refused": "/?method=prefix",
+    "plan-file": "/import?content=base_model%3A+gpt2%0Aadapter%3A+lora%0Aplugins%3A+%5Bliger%5D",
+    "plan-file-wrong": "/import?r=32&content=foo%3A+%5Bbar",
     "plan-too-large": "/?model=meta-llama/Llama-3.1-70B",
     "needs": "/plan?tasks=20&switch_per_request=true&gpu=l40s",
     "needs-nothing": "/plan?model=meta-llama/Llama-3.1-70B",
@@ -57,6 +59,18 @@ def test_axe_finds_no_violation_in_either_scheme(opened, name):
     page = opened(PAGES[name], reduced_motion="reduce")
     drawn(page)
     unfolded(page)
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        told = Axe().run(page).response["violations"]
+        assert [(violation["id"], [node["target"] for node in violation["nodes"]][:3]) for violation in told] == []
+
+
+def test_axe_finds_no_violation_where_an_answer_does_not_come(opened):
+    page = opened(reduced_motion="reduce")
+    drawn(page)
+    page.context.set_offline(True)
+    page.locator("#method-full").check()
+    page.locator("#unanswered").wait_for()
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
         told = Axe().run(page).response["violations"]
