@@ -1,6 +1,6 @@
 """Files of a plan, handed out and taken in by the plan's page: what runs it, and other tools' configurations."""
 
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
@@ -12,7 +12,7 @@ from app import imports, pages, rows
 from app.bodies import body
 from app.exports import FORMATS, export
 from app.fields import DEVICE
-from app.form import FILE, LONGEST_ADDRESS, Form, filled, read
+from app.form import FILE, LONGEST_ADDRESS, Form, filled, posted, read
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.request import parse_request
@@ -32,7 +32,7 @@ async def get_export(request: Request, name: str) -> Response:
 @router.post("/export/{name}")
 async def post_export(request: Request, name: str) -> Response:
     """The same by a form too long for an address."""
-    return _file(name, read(await _posted(request)))
+    return _file(name, read(posted(await body(request))))
 
 
 @router.get("/estimate.csv")
@@ -67,7 +67,7 @@ async def post_import(request: Request) -> Response:
 
     The address is what Back leads to, and of a good file it keeps the card alone: the file says the rest.
     """
-    form, box = await _imported(await _posted(request))
+    form, box = await _imported(posted(await body(request)))
     kept = {name: value for name, value in form.told().items() if box.wrong or name in CARD}
     address = f"/import?{urlencode({**kept, FILE: box.content})}"
     if len(address) <= LONGEST_ADDRESS:
@@ -103,7 +103,3 @@ def _file(name: str, form: Form) -> Response:
 def _attached(filename: str, content: str, media_type: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{filename}"'}
     return Response(content, headers=headers, media_type=f"{media_type}; charset=utf-8")
-
-
-async def _posted(request: Request) -> list[tuple[str, str]]:
-    return parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from app.bodies import decoded
 from app.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field, ungrouped
@@ -39,6 +39,12 @@ FILE = "content"
 
 #: The longest address that is handed out; longer ones are cut by some programs on the way.
 LONGEST_ADDRESS = 8000
+
+#: The longest that a page repeats in a few hundred links: where it is longer, buttons of the form say the change alone.
+LONGEST_REPEATED = 2000
+
+#: What such a button says that it changes, as a query.
+CHANGE = "change"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,14 @@ class Form:
             "device": said(DEVICE, self.typed),
             **said(CHOICES, self.typed),
         }
+
+
+def posted(body: bytes) -> list[tuple[str, str]]:
+    """What a posted form says; what its button changes comes last, and so counts."""
+    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+    changes = [query for name, query in pairs if name == CHANGE]
+    kept = [(name, value) for name, value in pairs if name != CHANGE]
+    return kept + [pair for query in changes for pair in parse_qsl(query, keep_blank_values=True)]
 
 
 def read(pairs: Iterable[tuple[str, str]]) -> Form:

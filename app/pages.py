@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
@@ -16,7 +15,7 @@ from app.charts import methods_figure, timeline_figure
 from app.downloads import downloads
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
-from app.form import FILE, LONGEST_ADDRESS, Form, read
+from app.form import FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, posted, read
 from app.imports import Imported
 from app.measurements import validation
 from app.problems import MEANINGS
@@ -42,7 +41,7 @@ async def get_plan(request: Request) -> Response:
 @router.post("/")
 async def post_plan(request: Request) -> Response:
     """The same by a form too long for an address; where it is not, lead to the address."""
-    form = read(parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+    form = read(posted(await body(request)))
     address = f"/{form.address()}"
     return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else plan_page(form, str(request.base_url))
 
@@ -100,7 +99,7 @@ class Box:
 def plan_page(form: Form, origin: str, box: Box | None = None) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
     box = box or Box()
-    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box, **_always()}
+    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box, **_lengths(form), **_always()}
     if box.wrong:
         return _refused(told, {FILE: box.wrong}, None, "This file can't be planned")
     try:
@@ -115,6 +114,12 @@ def plan_page(form: Form, origin: str, box: Box | None = None) -> Response:
 def error_page(status: int, title: str, detail: str) -> Response:
     """A page that says what went wrong."""
     return page("error.html", status, title=title, detail=detail)
+
+
+def _lengths(form: Form) -> dict[str, bool]:
+    """Whether the plan's address is short enough to be handed out, and to stand in every link that changes it."""
+    length = len(f"/{form.address()}")
+    return {"linked": length <= LONGEST_REPEATED, "shareable": length <= LONGEST_ADDRESS}
 
 
 def _always() -> dict[str, Any]:
@@ -150,7 +155,6 @@ def _answered(told: dict[str, Any], planned: plan.Plan, chosen: Estimate) -> Res
         problems={},
         request=body,
         serving_address=serving.address_of(planned.form),
-        shareable=len(address) <= LONGEST_ADDRESS,
         attention=asked.training.attention,
         near=plan.near(shelves),
         shelves=shelves,

@@ -165,17 +165,19 @@ def planned(form: Form) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggested:
-    """A change that saves memory, and the query that leads to the plan with it."""
+    """A change that saves memory, and what the form must say to plan it."""
 
     told: Suggestion
-    address: str
+    changes: dict[str, str]
 
 
 def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:
     """What saves memory in an answered plan, the most first."""
-    return tuple(
-        Suggested(told=each, address=form.address(**typed_of(each.request))) for each in suggestions(request, answer)
-    )
+
+    def changes(each: Suggestion) -> dict[str, str]:
+        return {name: value for name, value in typed_of(each.request).items() if value != form.typed[name]}
+
+    return tuple(Suggested(told=each, changes=changes(each)) for each in suggestions(request, answer))
 
 
 def messages(form: Form, problems: Iterable[Problem]) -> dict[str, str]:

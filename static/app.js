@@ -14,7 +14,7 @@
   let roomTimer = 0;
   let lastChanged = "";
   let shownAddress = location.pathname + location.search;
-  const ownAddress = document.querySelector("[data-live-address]").getAttribute("href");
+  const ownAddress = document.querySelector("[data-live-address]")?.getAttribute("href");
 
   const field = (name) => form.elements.namedItem(name);
 
@@ -119,7 +119,7 @@
     const address = link.getAttribute("href");
     if (address === shownAddress || address.length > LONGEST_ADDRESS) return;
     // A file too long for an address has none that Back could lead to: its plan has.
-    if (shownAddress === "/import") history.replaceState(null, "", ownAddress);
+    if (shownAddress === "/import" && ownAddress) history.replaceState(null, "", ownAddress);
     if (name === lastChanged) history.replaceState(null, "", address);
     else history.pushState(null, "", address);
     lastChanged = name;
@@ -196,10 +196,22 @@
     timer = setTimeout(update, typing ? TYPING_PAUSE : 0, event.target.name);
   });
 
+  // What a button changes that stands in for a link.
+  const change = (query) => {
+    for (const [name, value] of new URLSearchParams(query)) {
+      for (const input of form.querySelectorAll(`[name="${name}"]:not([type="hidden"])`)) {
+        if (["radio", "checkbox"].includes(input.type)) input.checked = input.value === value;
+        else input.value = value;
+      }
+    }
+    unfoldMethod();
+  };
+
   form.addEventListener("submit", (event) => {
     // What another address answers is a page of its own.
     if (event.submitter?.hasAttribute("formaction")) return;
     event.preventDefault();
+    if (event.submitter?.name === "change") change(event.submitter.value);
     clearTimeout(timer);
     update("submit").then(() => (unanswered.hidden ? document.getElementById("verdict") : unanswered).focus());
   });

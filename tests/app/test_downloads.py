@@ -1,5 +1,6 @@
 """The plan page hands out files that run the plan, and takes other tools' files, without a script."""
 
+import json
 import re
 
 import pytest
@@ -59,10 +60,10 @@ def test_a_config_that_is_too_long_for_a_link_has_buttons(client):
         "vocab_size": 100,
         "note": "x" * LONGEST_ADDRESS,
     }
-    text = client.post("/", data={"config": re.sub("'", '"', str(config)), "method": "lora"}).text
-    form = re.search(r'<form method="post" action="/export/llama-factory">.*?</form>', text, re.DOTALL)[0]
-    typed = dict(re.findall(r'name="(\w+)" value="([^"]*)"', form))
-    response = client.post("/export/llama-factory", data={n: v.replace("&#34;", '"') for n, v in typed.items()})
+    typed = {"config": json.dumps(config), "method": "lora"}
+    text = client.post("/", data=typed).text
+    assert re.search(r'<button[^>]* form="plan" formmethod="post" formaction="/export/llama-factory"', text)
+    response = client.post("/export/llama-factory", data={**typed, "content": "", "micro_batch_size": "1"})
     assert yaml.safe_load(response.text)["finetuning_type"] == "lora"
 
 

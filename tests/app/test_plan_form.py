@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fields import FIELDS
-from app.form import DEFAULTS, input_of, read
+from app.form import DEFAULTS, input_of, posted, read
 from calculator.methods import METHODS
 from calculator.request import parse_request
 
@@ -90,6 +90,13 @@ def test_a_pasted_config_is_the_model_and_travels_without_spaces():
     assert form.typed["model"] == ""
     assert form.address() == "?config=%7B%22model_type%22%3A%22llama%22%2C%22hidden_size%22%3A64%7D"
     assert typed(form.address()).typed == form.typed
+
+
+def test_what_a_button_changes_counts_and_the_rest_is_kept():
+    body = b"method=lora&r=8&change=method%3Dqlora%26gpu%3Dl40s%26memory_gib%3D&memory_gib=12"
+    form = read(posted(body))
+    assert form.unknown == ()
+    assert [form.typed[name] for name in ("method", "r", "gpu", "memory_gib")] == ["qlora", "8", "l40s", ""]
 
 
 def test_names_that_no_input_has_are_told():
