@@ -35,6 +35,17 @@ def check(request: Request, model: Model) -> None:
     request.method.check(model, request.training)
 
 
+def check_device(request: Request) -> None:
+    """Refuse several cards, and a run divided over them, which no accounting counts.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = tuple(_not_yet(request))
+    if problems:
+        raise PlanError(*problems)
+
+
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:
     training = request.training
     if training.attention != "flash_attention_2":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator import catalogue, textbook
 from calculator.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
-from calculator.compatibility import check, within_positions
+from calculator.compatibility import check, check_device, within_positions
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.errors import refusal
@@ -174,6 +174,7 @@ def _card_caveats(request: Request) -> tuple[str, ...]:
 
 def _by_the_textbook(request: Request) -> Estimate:
     """The lesson's rules: plain counts times plain bytes."""
+    check_device(request)
     if request.model.parameters is not None:
         summary, counts, quantized = _bare(request)
     else:

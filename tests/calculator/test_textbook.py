@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calculator import nf4
+from calculator.comparison import compare, parse_comparison
+from calculator.errors import PlanError
+from calculator.estimate import estimate
 from calculator.lesson import LESSON, Figure
+from calculator.planning.limits import limit, parse_limit
+from calculator.planning.sweep import answers, parse_sweep
+from calculator.request import parse_request
 from calculator.textbook import (
     accounting,
     adapter_parameters,
@@ -202,3 +208,31 @@ def test_nf4_bins_hold_nearly_but_not_exactly_equal_shares_of_a_gaussian():
     assert sum(masses) == pytest.approx(1)
     assert min(masses) == pytest.approx(0.0557, abs=5e-5)
     assert max(masses) == pytest.approx(0.0710, abs=5e-5)
+
+
+SEVENTY = {"model": {"parameters": 70 * 10**9}, "method": {"name": "full"}, "accounting": "textbook"}
+GPT2 = {"model": "gpt2", "method": {"name": "lora"}, "accounting": "textbook"}
+
+
+@pytest.mark.parametrize(
+    ("device", "refused"),
+    [
+        ({"count": 11, "sharding": "zero3"}, ["device.sharding", "device.count"]),
+        ({"count": 11}, ["device.count"]),
+        ({"sharding": "ddp"}, ["device.sharding"]),
+    ],
+)
+def test_several_cards_are_refused_as_in_the_exact_accounting(device, refused):
+    device = {"gpu": "a100-sxm4-80gb", **device}
+    asks = (
+        lambda: estimate(parse_request({**SEVENTY, "device": device})),
+        lambda: estimate(parse_request({**GPT2, "device": device})),
+        lambda: limit(parse_limit({**GPT2, "device": device, "solve_for": "r"})),
+        lambda: compare(parse_comparison({"model": "gpt2", "accounting": "textbook", "device": device})),
+    )
+    for ask in asks:
+        with pytest.raises(PlanError) as told:
+            ask()
+        assert [problem.loc for problem in told.value.problems] == refused
+    (row,) = answers(parse_sweep({"request": {**GPT2, "device": device}, "grid": {"method.r": [8]}}))
+    assert [problem.loc for problem in row.problems] == refused
