@@ -18,7 +18,8 @@ SOURCE = 'the lesson "Parameter-Efficient Fine-Tuning (PEFT)", its rules of thum
 
 ASSUMPTIONS = (
     "Textbook accounting: 2 bytes a weight, 2 bytes a gradient, 4 + 4 bytes of Adam states per trained parameter",
-    "Textbook accounting leaves out activations, logits, temporaries, library workspaces and the CUDA context",
+    "Textbook accounting leaves out activations, logits and temporaries",
+    "Library workspaces, the allocator's segments and the CUDA context are in no component, but in required_bytes",
     "Textbook accounting stores 4-bit weights at exactly half a byte, without their quantisation constants",
 )
 

@@ -236,3 +236,18 @@ def test_several_cards_are_refused_as_in_the_exact_accounting(device, refused):
         assert [problem.loc for problem in told.value.problems] == refused
     (row,) = answers(parse_sweep({"request": {**GPT2, "device": device}, "grid": {"method.r": [8]}}))
     assert [problem.loc for problem in row.problems] == refused
+
+
+def test_what_only_the_components_leave_out_is_said_to_come_on_top():
+    answer = estimate(parse_request({**SEVENTY, "device": {"gpu": "a100-sxm4-80gb"}}))
+    left_out = [told for told in answer.assumptions if "leaves out" in told]
+    on_top = [told for told in answer.assumptions if "but in required_bytes" in told]
+    assert answer.memory.required_bytes > answer.memory.peak_allocated_bytes == 840 * 10**9
+    assert [part.name for part in answer.memory.overheads if part.bytes] == [
+        "cuBLAS workspace, forward thread",
+        "cuBLAS workspace, backward thread",
+        "caching allocator, fragmentation",
+        "CUDA context",
+    ]
+    for named in ("workspaces", "segments", "CUDA context"):
+        assert [named in told for told in (*left_out, *on_top)] == [False, True]
