@@ -75,7 +75,8 @@ def model_of(reference: ModelReference) -> Model:
     if reference.config is not None:
         return model_from_config(reference.config)
     if reference.id is None:
-        raise refusal("model.parameters", 'a bare parameter count needs "accounting": "textbook"', reference.parameters)
+        message = 'a bare parameter count serves full fine-tuning with "accounting": "textbook"; give an id or a config'
+        raise refusal("model.parameters", message, reference.parameters)
     return _catalogued(catalogue.model(reference.id).id)
 
 

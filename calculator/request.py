@@ -55,7 +55,7 @@ def parse_request(body: Any) -> Request:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     problems: list[Problem] = []
-    choices = {told.name for told in declared(Choices)}
+    choices = tuple(told.name for told in declared(Choices))
     known = ("model", "method", "training", "device", *choices)
     problems += [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
@@ -88,7 +88,7 @@ def parse_request(body: Any) -> Request:
     )
 
 
-def _choices(body: dict[str, Any], names: set[str]) -> Choices:
+def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
     try:
         return parse(Choices, {key: body[key] for key in names if key in body}, "")
     except PlanError as error:
