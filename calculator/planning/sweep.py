@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from calculator.settings import declared
 from calculator.training import Device, Training
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from calculator.answer import Estimate
 
@@ -98,16 +98,47 @@ def answers(sweep: Sweep) -> Iterator[Swept]:
 
 
 def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    problems = []
-    for path, values in grid.items():
-        if not _known(path, request):
-            message = "is no field of a request, as training.sequence_length and method.r are"
-            problems.append(Problem(loc=f"grid.{path}", msg=message, input=values))
-        elif not isinstance(values, list) or not values:
-            problems.append(Problem(loc=f"grid.{path}", msg="must be a list of one value or more", input=values))
+    problems = [
+        Problem(loc=f"grid.{path}", msg=message, input=values)
+        for path, values in grid.items()
+        if (message := _misplaced(path, request, grid) or _unlisted(values))
+    ]
+    problems = problems or [*_no_objects(grid, request)]
     if problems:
         raise PlanError(*problems)
     return {path: tuple(values) for path, values in grid.items()}
+
+
+def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
+    """Why a path can't have a list, or None where it can."""
+    parts = path.split(".")
+    if not _known(path, request):
+        return "is no field of a request, as training.sequence_length and method.r are"
+    whole = next((above for above in _above(parts) if above in grid), None)
+    return f"is a part of {whole}, which has a list too: leave one of them out" if whole else None
+
+
+def _unlisted(values: Any) -> str | None:
+    return None if isinstance(values, list) and values else "must be a list of one value or more"
+
+
+def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
+    """What the request has where a path leads on and only an object would have room for it."""
+    found: dict[str, Problem] = {}
+    for path in paths:
+        inner: Any = request
+        for above in _above(path.split(".")):
+            inner = inner.get(above.rpartition(".")[2], {})
+            if not isinstance(inner, dict):
+                message = f"must be an object, for {path} to vary in"
+                found.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
+                break
+    return tuple(found.values())
+
+
+def _above(parts: list[str]) -> Iterator[str]:
+    """The paths of the objects that a value lies in, outermost first."""
+    return accumulate(parts[:-1], "{}.{}".format)
 
 
 def _known(path: str, request: dict[str, Any]) -> bool:
@@ -141,9 +172,6 @@ def _checked(sweep: Sweep, most: int | None) -> Sweep:
 
 
 def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """The object with a value at a path; what lies on the way is made an object."""
+    """The object with a value at a path; objects that are missing on the way are made."""
     first, *rest = path
-    if not rest:
-        return {**body, first: value}
-    inner = body.get(first)
-    return {**body, first: _with(inner if isinstance(inner, dict) else {}, rest, value)}
+    return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}

@@ -14,6 +14,8 @@ REQUEST = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 64, "n_head": 4}
 
+BY_CONFIG = {**REQUEST, "model": {"config": GPT2}}
+
 
 def parsed(grid, request=REQUEST, **more):
     return parse_sweep({"request": request, "grid": grid, **more})
@@ -112,6 +114,27 @@ def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
             "request.training.dtype",
             "must be one of",
         ),
+        (
+            {"request": {**REQUEST, "training": 5}, "grid": {"training.padding": [True]}},
+            "request.training",
+            "an object",
+        ),
+        (
+            {"request": {**REQUEST, "training": None}, "grid": {"training.padding": [True]}},
+            "request.training",
+            "an object",
+        ),
+        ({"request": {**REQUEST, "method": "lora"}, "grid": {"method.name": ["lora"]}}, "request.method", "an object"),
+        (
+            {"request": {**REQUEST, "model": {"config": []}}, "grid": {"model.config.n_layer": [1]}},
+            "request.model.config",
+            "an object",
+        ),
+        (
+            {"request": {**REQUEST, "model": {"config": {"rope": 1}}}, "grid": {"model.config.rope.factor.x": [1]}},
+            "request.model.config.rope",
+            "must be an object, for model.config.rope.factor.x to vary in",
+        ),
     ],
 )
 def test_what_is_wrong_whatever_the_grid_says_is_refused_at_once(body, loc, said):
@@ -127,3 +150,36 @@ def test_a_grid_of_too_many_points_is_refused_with_their_number():
         parsed(grid)
     assert parse_sweep({"request": REQUEST, "grid": grid}, most=None).count == 10_100
     assert parsed({"method.r": list(range(1, MOST_POINTS + 1))}).count == MOST_POINTS
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "values"),
+    [
+        ("method.r", "method", [{"name": "lora"}]),
+        ("training.sequence_length", "training", [{"padding": True}]),
+        ("model.config.rope.factor", "model.config.rope", [{}]),
+        ("model.config.rope.factor", "model", [{"config": GPT2}]),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_field_and_a_part_of_it_have_no_lists_both(part, whole, values, order):
+    """The later would undo the earlier, and rows would tell of values that were not used."""
+    grid = dict([(part, [8, 16]), (whole, values)][::order])
+    with pytest.raises(PlanError) as refused:
+        parsed(grid, BY_CONFIG)
+    (problem,) = refused.value.problems
+    assert problem.loc == f"grid.{part}"
+    assert problem.msg == f"is a part of {whole}, which has a list too: leave one of them out"
+
+
+def test_every_value_that_is_no_object_is_named_once():
+    with pytest.raises(PlanError) as refused:
+        parsed(
+            {"training.padding": [True], "training.dtype": ["float32"], "device.count": [1]},
+            {"training": 5, "device": ""},
+        )
+    assert [problem.loc for problem in refused.value.problems] == ["request.training", "request.device"]
+
+
+def test_a_field_that_begins_like_another_is_no_part_of_it():
+    assert parsed({"model.config.n": [1], "model.config.n_layer": [1, 2]}, BY_CONFIG).count == 2
