@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from app.problems import Refusal
+from calculator.request import DEEPEST
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -16,9 +17,6 @@ LARGEST_BODY = 1 << 20
 
 #: How much of a body beyond the limit is read and thrown away, so that its sender gets to read the answer.
 DRAINED = 64 << 20
-
-#: How deep objects and lists may lie in each other.
-DEEPEST = 64
 
 
 async def json_body(request: Request) -> Any:

@@ -11,6 +11,9 @@ from calculator.settings import declared, parse
 from calculator.settings import setting as _setting
 from calculator.training import Device, Training
 
+#: How deep objects and lists of a request may lie in each other.
+DEEPEST = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReference:

@@ -11,7 +11,7 @@ from calculator.errors import PlanError, Problem, refusal
 from calculator.estimate import estimate
 from calculator.held import Neighbours
 from calculator.methods import METHODS
-from calculator.request import Choices, parse_request
+from calculator.request import DEEPEST, Choices, parse_request
 from calculator.settings import declared
 from calculator.training import Device, Training
 
@@ -112,7 +112,9 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
 def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
     """Why a path can't have a list, or None where it can."""
     parts = path.split(".")
-    if not _known(path, request):
+    if len(parts) > DEEPEST:
+        return f"leads through {len(parts):,} objects; a request is at most {DEEPEST} levels deep"
+    if not all(parts) or not _known(path, request):
         return "is no field of a request, as training.sequence_length and method.r are"
     whole = next((above for above in _above(parts) if above in grid), None)
     return f"is a part of {whole}, which has a list too: leave one of them out" if whole else None

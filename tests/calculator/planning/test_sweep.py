@@ -8,7 +8,7 @@ from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.planning import sweep
 from calculator.planning.sweep import MOST_POINTS, answers, parse_sweep
-from calculator.request import parse_request
+from calculator.request import DEEPEST, parse_request
 
 REQUEST = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}
 
@@ -135,6 +135,10 @@ def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
             "request.model.config.rope",
             "must be an object, for model.config.rope.factor.x to vary in",
         ),
+        ({"request": REQUEST, "grid": {"": [8]}}, "grid.", "no field"),
+        ({"request": REQUEST, "grid": {"training.": [8]}}, "grid.training.", "no field"),
+        ({"request": BY_CONFIG, "grid": {"model.config.": [8]}}, "grid.model.config.", "no field"),
+        ({"request": BY_CONFIG, "grid": {"model.config..x": [8]}}, "grid.model.config..x", "no field"),
     ],
 )
 def test_what_is_wrong_whatever_the_grid_says_is_refused_at_once(body, loc, said):
@@ -183,3 +187,19 @@ def test_every_value_that_is_no_object_is_named_once():
 
 def test_a_field_that_begins_like_another_is_no_part_of_it():
     assert parsed({"model.config.n": [1], "model.config.n_layer": [1, 2]}, BY_CONFIG).count == 2
+
+
+@pytest.mark.parametrize("parts", [DEEPEST - 1, 5000])
+def test_a_path_deeper_than_any_request_is_refused(parts):
+    path = f"model.config.{'.'.join(['a'] * parts)}"
+    with pytest.raises(PlanError) as refused:
+        parsed({path: [1]}, BY_CONFIG)
+    (problem,) = refused.value.problems
+    assert problem.loc == f"grid.{path}"
+    assert f"at most {DEEPEST} levels deep" in problem.msg
+
+
+def test_a_path_as_deep_as_a_request_may_be_is_answered():
+    path = f"model.config.{'.'.join(['a'] * (DEEPEST - 2))}"
+    told = parsed({path: [1]}, {**REQUEST, "model": {"config": {**GPT2, "n_layer": 1}}})
+    assert [swept.problems for swept in answers(told)] == [()]
