@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
+from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
@@ -40,15 +42,19 @@ EVERY = (
     ),
 )
 
+#: Held while the document is made, which threads may ask for at the same time.
+_MAKING = Lock()
+
 
 class Application(FastAPI):
     """FastAPI with the project's own OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = document(self)
-        return self.openapi_schema
+        with _MAKING:
+            if self.openapi_schema is None:
+                self.openapi_schema = document(self)
+            return self.openapi_schema
 
 
 class Files(StaticFiles):
@@ -69,7 +75,7 @@ def application() -> FastAPI:
         version=VERSION,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -77,11 +83,16 @@ def application() -> FastAPI:
     app.add_middleware(Guard)
     for router in EVERY:
         app.include_router(router)
+    app.add_route("/api/v1/openapi.json", _document)
     app.mount("/static", Files(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
     app.add_exception_handler(Refusal, _refusal)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+def _document(request: Request) -> Response:
+    return JSONResponse(request.app.openapi())
 
 
 async def _plan_error(_: Request, error: Exception) -> Response:

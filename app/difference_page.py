@@ -16,7 +16,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/difference")
-async def get_difference(request: Request) -> Response:
+def get_difference(request: Request) -> Response:
     """The plans in the address side by side, or what is wrong with them beside the addresses that were given."""
     typed = [each for each in request.query_params.getlist(INPUT) if each.strip()]
     plans, wrong = _answered(typed)
@@ -33,7 +33,7 @@ async def get_difference(request: Request) -> Response:
 
 
 @router.get("/difference.json")
-async def get_difference_json(request: Request) -> Response:
+def get_difference_json(request: Request) -> Response:
     """The page's twin."""
     typed = request.query_params.getlist(INPUT)
     if not 1 < len(typed) <= MOST_PLANS:

@@ -4,15 +4,14 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app import imports, pages, rows
-from app.bodies import body
 from app.exports import FORMATS, export
 from app.fields import DEVICE
-from app.form import FILE, LONGEST_ADDRESS, Form, filled, posted, read
+from app.form import FILE, LONGEST_ADDRESS, Form, filled, read
+from app.posted import FormFields
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.request import parse_request
@@ -24,26 +23,26 @@ CARD = tuple(field.name for field in DEVICE)
 
 
 @router.get("/export/{name}")
-async def get_export(request: Request, name: str) -> Response:
+def get_export(request: Request, name: str) -> Response:
     """The plan in the address as a file that runs it."""
     return _file(name, read(request.query_params.multi_items()))
 
 
 @router.post("/export/{name}")
-async def post_export(request: Request, name: str) -> Response:
+def post_export(name: str, typed: FormFields) -> Response:
     """The same by a form too long for an address."""
-    return _file(name, read(posted(await body(request))))
+    return _file(name, read(typed))
 
 
 @router.get("/estimate.csv")
-async def get_csv(request: Request) -> Response:
+def get_csv(request: Request) -> Response:
     """Every row of the plan in the address, for a spreadsheet."""
     answer = estimate(parse_request(pages.strict(request).estimate()))
     return _attached("estimate.csv", rows.as_csv(answer), "text/csv")
 
 
 @router.get("/estimate.md")
-async def get_markdown(request: Request) -> Response:
+def get_markdown(request: Request) -> Response:
     """The plan in the address as a summary."""
     form = pages.strict(request)
     asked = parse_request(form.estimate())
@@ -52,22 +51,22 @@ async def get_markdown(request: Request) -> Response:
 
 
 @router.get("/import")
-async def get_import(request: Request) -> Response:
+def get_import(request: Request) -> Response:
     """The plan of the file in the address, on the card beside it, with what of the file it does not hold."""
     typed = request.query_params.multi_items()
     if FILE not in dict(typed):
         return RedirectResponse("/", 303)
-    form, box = await _imported(typed)
+    form, box = _imported(typed)
     return pages.plan_page(form, str(request.base_url), box)
 
 
 @router.post("/import")
-async def post_import(request: Request) -> Response:
+def post_import(request: Request, typed: FormFields) -> Response:
     """Another tool's file as a plan: lead to the address that says the file, or answer at once where that is too long.
 
     The address is what Back leads to, and of a good file it keeps the card alone: the file says the rest.
     """
-    form, box = await _imported(posted(await body(request)))
+    form, box = _imported(typed)
     kept = {name: value for name, value in form.told().items() if box.wrong or name in CARD}
     address = f"/import?{urlencode({**kept, FILE: box.content})}"
     if len(address) <= LONGEST_ADDRESS:
@@ -75,11 +74,11 @@ async def post_import(request: Request) -> Response:
     return pages.plan_page(form, str(request.base_url), box)
 
 
-async def _imported(typed: list[tuple[str, str]]) -> tuple[Form, pages.Box]:
+def _imported(typed: list[tuple[str, str]]) -> tuple[Form, pages.Box]:
     """The form of a file on the card that is typed beside it; where it can't be read, all that is typed."""
     form, content = read(typed), dict(typed).get(FILE, "").replace("\r\n", "\n")
     try:
-        imported = await run_in_threadpool(imports.read, content)
+        imported = imports.read(content)
     except PlanError as error:
         told = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
         return form, pages.Box(content=content, wrong=told)

@@ -27,7 +27,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/lesson")
-async def get_lesson() -> Response:
+def get_lesson() -> Response:
     """The lesson's contents."""
     return page(
         "lesson/contents.html",
@@ -40,13 +40,13 @@ async def get_lesson() -> Response:
 
 
 @router.get("/lesson.json")
-async def get_lesson_json() -> Response:
+def get_lesson_json() -> Response:
     """The whole lesson at its own numbers."""
     return json(lesson_answer())
 
 
 @router.get("/lesson/{name}.json")
-async def get_chapter_json(name: str, request: Request) -> Response:
+def get_chapter_json(name: str, request: Request) -> Response:
     """The twin of a chapter, with what the address puts into its examples."""
     form = read(_chapter(name), request.query_params.multi_items())
     if form.unknown:
@@ -62,7 +62,7 @@ async def get_chapter_json(name: str, request: Request) -> Response:
 
 
 @router.get("/lesson/{name}")
-async def get_chapter(name: str, request: Request) -> Response:
+def get_chapter(name: str, request: Request) -> Response:
     """A chapter, with what the address puts into its examples."""
     return chapter_page(read(_chapter(name), request.query_params.multi_items()))
 

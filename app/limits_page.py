@@ -4,7 +4,6 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from app import plan
@@ -19,12 +18,12 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/limits")
-async def get_limits(request: Request) -> Response:
+def get_limits(request: Request) -> Response:
     """The largest batch, sequence, rank, ... that fits, and the map of what fits, for the plan in the address."""
     form = read(request.query_params.multi_items())
     told: dict[str, Any] = {"form": form, "labels": plan.labels()}
     try:
-        found = await run_in_threadpool(lambda: room_of(form.estimate()))
+        found = room_of(form.estimate())
     except PlanError as error:
         wrong = plan.messages(form, error.problems)
         return page("limits.html", 422, **told, room=None, problems=wrong, title="This plan has no limits")
@@ -32,7 +31,6 @@ async def get_limits(request: Request) -> Response:
 
 
 @router.get("/limits.json")
-async def get_limits_json(request: Request) -> Response:
+def get_limits_json(request: Request) -> Response:
     """The twin of that page: what POST /api/v1/limits answers, for each setting in turn, and the map."""
-    found = await run_in_threadpool(room_of, strict(request).estimate())
-    return json(found.answer())
+    return json(room_of(strict(request).estimate()).answer())

@@ -1,18 +1,17 @@
 """The page of needs, and its JSON twin."""
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
 from app import needs
-from app.bodies import body
 from app.endpoints import plan
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS
 from app.plan import gpu_choices
+from app.posted import FormFields
 from app.templates import page
 from calculator import catalogue
 from calculator.errors import PlanError, refusal
@@ -21,21 +20,21 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/plan")
-async def get_needs(request: Request) -> Response:
+def get_needs(request: Request) -> Response:
     """The configurations to choose from for the needs in the address."""
     return needs_page(needs.read(request.query_params.multi_items()))
 
 
 @router.post("/plan")
-async def post_needs(request: Request) -> Response:
+def post_needs(typed: FormFields) -> Response:
     """The same by a form too long for an address; where it is not, lead to the address."""
-    form = needs.read(parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+    form = needs.read(typed)
     address = f"/plan{form.address()}"
     return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else needs_page(form)
 
 
 @router.get("/plan.json")
-async def get_needs_json(request: Request) -> Response:
+def get_needs_json(request: Request) -> Response:
     """The page's twin: what POST /api/v1/plan answers to the needs in the address."""
     form = needs.read(request.query_params.multi_items())
     if form.unknown:

@@ -10,14 +10,14 @@ from starlette.requests import Request
 
 from app import docs, evidence, needs, plan, serving, verdict
 from app.accuracy import accuracy
-from app.bodies import body
 from app.charts import methods_figure, timeline_figure
 from app.downloads import downloads
 from app.endpoints import compare, estimate
 from app.endpoints.responses import json
-from app.form import FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, posted, read
+from app.form import FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, read
 from app.imports import Imported
 from app.measurements import validation
+from app.posted import FormFields
 from app.problems import MEANINGS
 from app.residuals import STATISTICS
 from app.templates import page
@@ -33,33 +33,33 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-async def get_plan(request: Request) -> Response:
+def get_plan(request: Request) -> Response:
     """The plan that the address asks for."""
     return plan_page(read(request.query_params.multi_items()), str(request.base_url))
 
 
 @router.post("/")
-async def post_plan(request: Request) -> Response:
+def post_plan(request: Request, typed: FormFields) -> Response:
     """The same by a form too long for an address; where it is not, lead to the address."""
-    form = read(posted(await body(request)))
+    form = read(typed)
     address = f"/{form.address()}"
     return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else plan_page(form, str(request.base_url))
 
 
 @router.get("/estimate.json")
-async def get_estimate(request: Request) -> Response:
+def get_estimate(request: Request) -> Response:
     """The page's twin: what POST /api/v1/estimate answers to the plan in the address."""
     return json(estimate.answered(strict(request).estimate()))
 
 
 @router.get("/compare.json")
-async def get_compare(request: Request) -> Response:
+def get_compare(request: Request) -> Response:
     """The twin of the page's comparison: what POST /api/v1/compare answers to the plan in the address."""
     return json(compare.answered(strict(request).comparison()))
 
 
 @router.get("/docs")
-async def get_docs(request: Request) -> Response:
+def get_docs(request: Request) -> Response:
     """The API's documentation, from its OpenAPI document."""
     document = request.app.openapi()
     return page(
@@ -73,7 +73,7 @@ async def get_docs(request: Request) -> Response:
 
 
 @router.get("/validation")
-async def get_validation() -> Response:
+def get_validation() -> Response:
     """How far estimates were from measurements."""
     told = validation()
     return page(

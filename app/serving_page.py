@@ -1,17 +1,16 @@
 """The page of serving, and its JSON twin."""
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
 from app import plan, serving, verdict
-from app.bodies import body
 from app.endpoints import inference
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS
+from app.posted import FormFields
 from app.templates import page
 from calculator import catalogue
 from calculator.comparison import AXES
@@ -24,21 +23,21 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/inference")
-async def get_inference(request: Request) -> Response:
+def get_inference(request: Request) -> Response:
     """What it takes to serve what the address says."""
     return serving_page(serving.read(request.query_params.multi_items()))
 
 
 @router.post("/inference")
-async def post_inference(request: Request) -> Response:
+def post_inference(typed: FormFields) -> Response:
     """The same by a form too long for an address; where it is not, lead to the address."""
-    form = serving.read(parse_qsl((await body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+    form = serving.read(typed)
     address = f"/inference{form.address()}"
     return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else serving_page(form)
 
 
 @router.get("/inference.json")
-async def get_inference_json(request: Request) -> Response:
+def get_inference_json(request: Request) -> Response:
     """The page's twin: what POST /api/v1/inference answers to the address."""
     form = serving.read(request.query_params.multi_items())
     if form.unknown:

@@ -31,7 +31,7 @@ ModelId = Annotated[
     summary="The models that the catalogue ships",
     responses={200: {"model": ModelList}},
 )
-async def get_models() -> Response:
+def get_models() -> Response:
     """Every model of the catalogue, with its exact parameter count."""
     return json(listed_models())
 
@@ -41,7 +41,7 @@ async def get_models() -> Response:
     summary="One model",
     responses={200: {"model": ModelDetail}, **problems_of(404)},
 )
-async def get_model(id: ModelId) -> Response:  # noqa: A002  the contract's word
+def get_model(id: ModelId) -> Response:  # noqa: A002  the contract's word
     """The model with its config and where that comes from; its id may be an alias or a hub URL too."""
     try:
         return json(ModelDetail.model_validate(catalogue.model(id)))
@@ -54,7 +54,7 @@ async def get_model(id: ModelId) -> Response:  # noqa: A002  the contract's word
     summary="The cards that the catalogue ships",
     responses={200: {"model": GPUList}},
 )
-async def get_gpus() -> Response:
+def get_gpus() -> Response:
     """Every card of the catalogue, with the memory that it offers a process."""
     return json(listed_gpus())
 
@@ -64,7 +64,7 @@ async def get_gpus() -> Response:
     summary="The methods and their inputs",
     responses={200: {"model": MethodList}},
 )
-async def get_methods() -> Response:
+def get_methods() -> Response:
     """Every method with its inputs, their defaults and limits, and what sets it apart."""
     return json(listed_methods())
 

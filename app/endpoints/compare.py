@@ -6,12 +6,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.requests import Request
 
 from app.answers import CompareAnswer, ComparisonRowAnswer, settings
-from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.posted import JsonBody
 from app.schema import CompareRequest
 from calculator.comparison import ComparisonRow, compare, parse_comparison
 
@@ -45,9 +44,9 @@ def _row(row: ComparisonRow) -> ComparisonRowAnswer:
     responses={200: {"model": CompareAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(CompareRequest),
 )
-async def post_compare(request: Request) -> Response:
+def post_compare(body: JsonBody) -> Response:
     """Read a plan without its method, answer with a row a method on the same model, training and device."""
-    return json(answered(await json_body(request)))
+    return json(answered(body))
 
 
 POSTED = Posted(

@@ -4,12 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.requests import Request
 
 from app.answers import EstimateAnswer
-from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.posted import JsonBody
 from app.schema import EstimateRequest
 from calculator.estimate import estimate
 from calculator.request import parse_request
@@ -32,9 +31,9 @@ def answered(body: Any) -> EstimateAnswer:
     responses={200: {"model": EstimateAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(EstimateRequest),
 )
-async def post_estimate(request: Request) -> Response:
+def post_estimate(body: JsonBody) -> Response:
     """Read a plan, answer with its parameters, its memory to the byte, and the verdict on its device."""
-    return json(answered(await json_body(request)))
+    return json(answered(body))
 
 
 POSTED = Posted(

@@ -4,13 +4,12 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.requests import Request
 
 from app import exports
 from app.answers import ExportAnswer
-from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.posted import JsonBody
 from app.schema import ExportRequest
 from calculator.errors import PlanError, Problem, refusal
 from calculator.request import parse_request
@@ -49,14 +48,14 @@ def _wrong_format(body: dict[str, Any]) -> tuple[Problem, ...]:
     responses={200: {"model": ExportAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(ExportRequest),
 )
-async def post_export(request: Request) -> Response:
+def post_export(body: JsonBody) -> Response:
     """Read an estimate's request and a format, answer with the file, its estimate in the head, and what differs in it.
 
     `peft` is a script of transformers and peft that takes the step that the figures speak of; it has every method.
     `axolotl` and `llama-factory` are those tools' YAML: a method that a tool lacks is refused, a setting that it takes
     otherwise is listed in `not_expressed`.
     """
-    return json(answered(await json_body(request)))
+    return json(answered(body))
 
 
 _QLORA = {**PLAN, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}}

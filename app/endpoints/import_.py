@@ -5,15 +5,13 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 
 from app import imports
 from app.answers import ImportAnswer
-from app.bodies import json_body
 from app.endpoints.examples import Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
 from app.imports.text import LONGEST
+from app.posted import JsonBody
 from app.schema import STRICT, FormatName, ModelConfig
 from calculator.errors import PlanError, Problem, refusal
 
@@ -73,13 +71,13 @@ def answered(body: Any) -> ImportAnswer:
     responses={200: {"model": ImportAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(ImportRequest),
 )
-async def post_import(request: Request) -> Response:
+def post_import(body: JsonBody) -> Response:
     """Read PEFT's adapter_config.json, or axolotl's or LLaMA-Factory's YAML, answer with the request that it is.
 
     What a tool takes where a key is left out counts too. What the request can't hold is listed with what is taken
     instead; nothing is dropped in silence.
     """
-    return json(await run_in_threadpool(answered, await json_body(request)))
+    return json(answered(body))
 
 
 _AXOLOTL = """\

@@ -4,13 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 
-from app.bodies import json_body
 from app.endpoints.examples import Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
 from app.inference import InferenceAnswer
+from app.posted import JsonBody
 from app.schema import InferenceRequest
 from calculator.serving.inference import inference
 from calculator.serving.request import parse_inference
@@ -33,9 +31,9 @@ def answered(body: Any) -> InferenceAnswer:
     responses={200: {"model": InferenceAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(InferenceRequest),
 )
-async def post_inference(request: Request) -> Response:
+def post_inference(body: JsonBody) -> Response:
     """Read how a tuned model is served, answer with the memory of each pass and its costs over the base model."""
-    return json(await run_in_threadpool(answered, await json_body(request)))
+    return json(answered(body))
 
 
 _LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}

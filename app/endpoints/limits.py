@@ -4,13 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 
-from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
 from app.limits import LimitsAnswer, LimitsRequest, answer_of
+from app.posted import JsonBody
 from calculator.planning.limits import limit, parse_limit
 
 router = APIRouter(tags=["Plans"])
@@ -31,9 +29,9 @@ def answered(body: Any) -> LimitsAnswer:
     responses={200: {"model": LimitsAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(LimitsRequest),
 )
-async def post_limits(request: Request) -> Response:
+def post_limits(body: JsonBody) -> Response:
     """Read a plan with its device and the setting to solve for, answer with the largest value that fits."""
-    return json(await run_in_threadpool(answered, await json_body(request)))
+    return json(answered(body))
 
 
 _QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}

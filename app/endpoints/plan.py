@@ -4,12 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from starlette.requests import Request
 
-from app.bodies import json_body
 from app.configurations import PlanAnswer, answer_of
 from app.endpoints.examples import Posted
 from app.endpoints.responses import REFUSALS, json, problems_of, takes
+from app.posted import JsonBody
 from app.schema import PlanRequest
 from calculator.planning.plan import plan
 from calculator.planning.request import parse_plan
@@ -32,9 +31,9 @@ def answered(body: Any) -> PlanAnswer:
     responses={200: {"model": PlanAnswer}, **problems_of(*REFUSALS)},
     openapi_extra=takes(PlanRequest),
 )
-async def post_plan(request: Request) -> Response:
+def post_plan(body: JsonBody) -> Response:
     """Read models, devices and needs, answer with complete configurations that fit, best first, and why."""
-    return json(answered(await json_body(request)))
+    return json(answered(body))
 
 
 POSTED = Posted(

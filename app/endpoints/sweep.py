@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from app.answers import Answer, told
-from app.bodies import json_body
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, problems_of, takes
+from app.posted import JsonBody
 from app.problems import ProblemError
 from app.schema import STRICT
 from app.sweep import MEDIA_TYPES, Format, gathered, lines
@@ -114,13 +114,12 @@ def _rows(sweep: Sweep, kind: Format) -> Iterator[str]:
     },
     openapi_extra=takes(SweepRequest),
 )
-async def post_sweep(request: Request) -> Response:
+def post_sweep(request: Request, body: JsonBody) -> Response:
     """Read a plan and lists of values for its fields, answer with a row for each combination, as they are found.
 
     NDJSON has a JSON object a line; CSV has the same figures under their dotted names. A point that is refused is a row
     with its problems. Nothing more is computed once the client has gone.
     """
-    body = await json_body(request)
     kind = _format(body, request)
     sweep = parse_sweep({key: body[key] for key in body if key != "format"} if isinstance(body, dict) else body)
     return StreamingResponse(gathered(_rows(sweep, kind)), media_type=MEDIA_TYPES[kind], headers={"Vary": "Accept"})

@@ -18,7 +18,7 @@ SHOWN = "peft_metamathqa/29/max_memory_reserved"
     summary="How far estimates were from measurements",
     responses={200: {"model": ValidationAnswer}},
 )
-async def get_validation() -> Response:
+def get_validation() -> Response:
     """Every published measurement beside the estimate of the same run, our own measurements, and the peers' figures."""
     return json(validation())
 

@@ -5,8 +5,6 @@ import re
 
 import pytest
 
-import pytest
-
 UNSCRIPTED = {"java_script_enabled": False}
 
 
