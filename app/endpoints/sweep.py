@@ -8,6 +8,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
+from app.accept import preferred
 from app.answers import Answer, told
 from app.endpoints.examples import PLAN, Posted
 from app.endpoints.responses import REFUSALS, problems_of, takes
@@ -128,8 +129,8 @@ def post_sweep(request: Request, body: JsonBody) -> Response:
 def _format(body: Any, request: Request) -> Format:
     asked = body.get("format") if isinstance(body, dict) else None
     if asked is None:
-        accepted = request.headers.get("accept", "")
-        return "csv" if MEDIA_TYPES["csv"] in accepted and MEDIA_TYPES["ndjson"] not in accepted else "ndjson"
+        rather = preferred(",".join(request.headers.getlist("accept")), MEDIA_TYPES.values())
+        return next(kind for kind, named in MEDIA_TYPES.items() if named == rather)
     for kind in MEDIA_TYPES:
         if asked == kind:
             return kind
