@@ -53,15 +53,19 @@ def lines(paths: Iterable[str], points: Iterable[Swept], kind: Format) -> Iterat
 
 
 def gathered(told: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
-    """Lines in blocks that are worth sending."""
+    """Lines in blocks that are worth sending; where a line fails, those before it are sent first."""
     held: list[str] = []
     length, since = 0, clock()
-    for line in told:
-        held.append(line)
-        length += len(line)
-        if length >= GATHERED_CHARACTERS or clock() - since >= GATHERED_SECONDS:
-            yield "".join(held)
-            held, length, since = [], 0, clock()
+    try:
+        for line in told:
+            held.append(line)
+            length += len(line)
+            if length >= GATHERED_CHARACTERS or clock() - since >= GATHERED_SECONDS:
+                yield "".join(held)
+                held, length, since = [], 0, clock()
+    except Exception:
+        yield "".join(held)
+        raise
     if held:
         yield "".join(held)
 

@@ -5,10 +5,13 @@ import csv
 import gc
 import io
 import json
+import socket
 import tracemalloc
 from itertools import count, islice
+from threading import Thread
 
 import pytest
+import uvicorn
 from pydantic import TypeAdapter
 
 from app.endpoints.sweep import SweepRow
@@ -24,6 +27,18 @@ GRID = {"training.sequence_length": [512, 1024], "method.name": ["qlora", "prefi
 def body(plan):
     plan["method"] = {}
     return {"request": plan, "grid": GRID}
+
+
+@pytest.fixture
+def served(app):
+    """The address of a real server of the application."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join()
 
 
 def rows(response):
@@ -122,6 +137,27 @@ def test_blocks_go_out_when_they_are_old_or_large_enough():
     blocks = list(gathered(["line\n"] * 9, clock=lambda: next(ticks)))
     assert blocks == ["line\n" * 4, "line\n" * 4, "line\n"]
     assert [len(block) for block in gathered(["x" * 40_000] * 3, clock=lambda: 0)] == [80_000, 40_000]
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv"])
+def test_the_rows_before_a_fault_are_sent(served, body, monkeypatch, kind):
+    """The connection then breaks, so that nobody takes them for all."""
+
+    def faulty(request, _):
+        if request.training.micro_batch_size == 3:
+            raise ZeroDivisionError
+        return estimate(request)
+
+    monkeypatch.setattr(sweep, "estimate", faulty)
+    body["grid"] = {"method.name": ["lora"], "training.micro_batch_size": [1, 2, 3, 4]}
+    with socket.create_connection(served, timeout=20) as line:
+        raw = json.dumps({**body, "format": kind}).encode()
+        head = f"POST /api/v1/sweep HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
+        line.sendall(head.encode() + b"\r\n\r\n" + raw)
+        answer = b"".join(iter(lambda: line.recv(1 << 16), b"")).decode()
+    assert answer.startswith("HTTP/1.1 200")
+    assert not answer.endswith("0\r\n\r\n")
+    assert answer.count("8030261248") == 2
 
 
 def test_a_grid_takes_no_more_memory_the_longer_it_is(body):
