@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calculator.errors import refusal
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
@@ -43,10 +45,12 @@ def _values(told: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple
     for field in fields:
         text = getattr(told, _place(field))
         exact = getattr(told, f"{_place(field)}_exact", None)
+        if text is not None and exact is not None:
+            raise refusal(path(field), f"give either --{field.name} or --{field.told.name}, not both", exact)
         if text is not None:
             yield field, value(field, text)
         elif exact is not None:
-            yield field, int(exact) if exact.isdecimal() else exact
+            yield field, whole(exact)
 
 
 def value(field: Field, text: str) -> Any:
@@ -54,6 +58,14 @@ def value(field: Field, text: str) -> Any:
     if field.nullable and text in ("", "null"):
         return None
     return field.value(text) if text.strip() else text
+
+
+def whole(text: str) -> Any:
+    """A whole number where the text is one, else the text."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _spellings(field: Field) -> tuple[str, ...]:

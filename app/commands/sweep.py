@@ -81,11 +81,18 @@ class Watch:
 
 def _body(told: argparse.Namespace) -> Any:
     """The sweep's request; the file is an estimate's, or a sweep's whose grid the options extend."""
-    body, grid = request.body(told), dict(_listed(text) for text in told.grid)
-    if not isinstance(body.get("request"), dict):
-        return {"request": body, "grid": grid}
+    body, lists = request.body(told), dict(_listed(text) for text in told.grid)
+    if len(lists) < len(told.grid):
+        raise refusal("grid", "a field has its values in one list, not in two", told.grid)
+    if "request" not in body and "grid" not in body:
+        return {"request": body, "grid": lists}
     given = {key: value for key, value in body.items() if key not in ("request", "grid", "format")}
-    return {"request": options.merged(body["request"], given), "grid": options.merged(body.get("grid") or {}, grid)}
+    return {"request": _laid_over(body.get("request", {}), given), "grid": _laid_over(body.get("grid", {}), lists)}
+
+
+def _laid_over(stated: Any, given: dict[str, Any]) -> Any:
+    """What a file has, with the options laid over it; what is no object is left for the refusal that names it."""
+    return options.merged(stated, given) if isinstance(stated, dict) else stated
 
 
 def _listed(text: str) -> tuple[str, list[Any]]:
@@ -105,7 +112,7 @@ def _value(path: str, field: Field | None, text: str) -> Any:
         return options.value(field, text)
     if path == "model":
         return model_named(text)
-    return int(text) if text.isdecimal() else text
+    return options.whole(text)
 
 
 def _table(sweep: Sweep, points: Iterator[Swept]) -> Iterator[str]:

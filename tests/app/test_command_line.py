@@ -153,6 +153,51 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
+def test_a_size_in_gib_and_one_in_bytes_are_not_taken_both(capsys):
+    plan = ["estimate", "--model", "gpt2", "--method", "lora"]
+    assert main([*plan, "--memory_gib", "24", "--memory_bytes", "1000"]) == 2
+    assert "device.memory_bytes: give either --memory_gib or --memory_bytes, not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["many", "-1", "9" * 5000])
+def test_a_size_that_is_none_is_refused_by_its_field(size, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", f"--memory_bytes={size}"]) == 2
+    assert "device.memory_bytes: must be" in capsys.readouterr().err
+
+
+#: Files that no command takes for a request.
+BROKEN = [
+    b"",
+    b"{",
+    b"[]",
+    b"5",
+    b"null",
+    b"NaN",
+    b"\xff\xfe",
+    b'{"model": 1e999}',
+    b'{"model": "gpt2", "model": "gpt2"}',
+    b'{"model": "\\ud800"}',
+    b"[" * 100_000,
+    b"1" * 5000,
+    b'{"model": {"config": []}, "methods": 5}',
+    b'{"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": 5}',
+    b'{"request": 5, "grid": {"method.r": [8]}}',
+    b'{"request": {"model": "gpt2", "method": 5}, "grid": {"method.r": [8]}}',
+    b'{"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": {"method.r": 8}}',
+    b'{"model": null, "method": null, "training": null, "device": null, "needs": null, "serving": null}',
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: raw[:70].decode("latin-1"))
+@pytest.mark.parametrize("command", [*TOLD, "plan", "inference", "import"])
+def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_bytes(raw)
+    assert main([command, *(() if command == "import" else ("--request",)), str(file)]) == 2
+    told = capsys.readouterr()
+    assert (told.out, bool(told.err.strip())) == ("", True)
+
+
 def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
     assert main(["estimate", "--request", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
@@ -240,6 +285,22 @@ def test_a_sweep_in_a_file_takes_more_from_options(tmp_path, capsys):
     assert len(points) == 12
 
 
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({**SWEPT, "grid": 5}, "grid: must be an object of lists"),
+        ({**SWEPT, "grid": None}, "grid: must be an object of lists"),
+        ({**SWEPT, "request": 5}, "request: must be an estimate's request"),
+        ({"grid": SWEPT["grid"]}, "request.model: must be"),
+    ],
+)
+def test_a_sweeps_file_is_refused_where_it_is_wrong(stated, said, tmp_path, capsys):
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps(stated))
+    assert main(["sweep", "--request", str(file), "--grid", "sequence_length=64"]) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
     plan = ["sweep", "--model", "gpt2", "--method", "lora", "--grid", "device.memory_bytes=1000,2000"]
     assert main(plan) == 1
@@ -249,7 +310,12 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
 
 @pytest.mark.parametrize(
     ("grid", "said"),
-    [((), "grid: must be an object of lists"), (("r",), "FIELD=VALUE"), (("colour=red",), "grid.colour: is no field")],
+    [
+        ((), "grid: must be an object of lists"),
+        (("r",), "FIELD=VALUE"),
+        (("colour=red",), "grid.colour: is no field"),
+        (("r=4", "method.r=8"), "grid: a field has its values in one list"),
+    ],
 )
 def test_a_wrong_grid_exits_with_2(grid, said, capsys):
     plan = ["sweep", "--model", "gpt2", "--method", "lora"]
