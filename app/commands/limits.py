@@ -1,6 +1,7 @@
-"""The largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits the device.
+r"""The largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits the device.
 
-python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method qlora --gpu "RTX 4090"
+python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method qlora --gradient_checkpointing \
+    --gpu "RTX 4090"
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+"""What README.md and the commands' help print runs as printed, and shows an answer."""
+
+import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from app.__main__ import main
+from app.commands import COMMANDS
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+#: The request that the README sends.
+(REQUEST,) = re.findall(
+    r"^    curl -s http://127\.0\.0\.1:8000/api/v1/estimate .* -d '(.*?)'$", README, re.MULTILINE | re.DOTALL
+)
+
+
+def commands(text, indent):
+    """The lines that begin with the program's name, those that a backslash ends joined with their next."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    return re.findall(rf"^{indent}(python -m app .*)$", joined, re.MULTILINE)
+
+
+HELPED = [line for module in COMMANDS.values() for line in commands(import_module(module).__doc__, "")]
+
+#: What would go online, or reads what a pipe brings.
+APART = ("python -m app fetch", "python -m app import")
+
+
+@pytest.mark.parametrize("line", [*commands(README, "    "), *(line for line in HELPED if not line.startswith(APART))])
+def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("plan.json").write_text(REQUEST)
+    _, *arguments = shlex.split(line.removeprefix("python -m "))
+    assert main(arguments) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 3 or "--output" in arguments
+
+
+def test_every_command_but_the_server_has_an_example_in_its_help():
+    assert {line.split()[3] for line in HELPED} == set(COMMANDS) - {"serve"}
+
+
+def test_the_printed_request_is_answered_and_exported(client):
+    assert client.post("/api/v1/estimate", json=json.loads(REQUEST)).json()["fit"]["verdict"] == "fits"
+    for name in re.search(r"`(peft)`.*?`(axolotl)` or `(llama-factory)`", README, re.DOTALL).groups():
+        answer = client.post("/api/v1/export", json={**json.loads(REQUEST), "format": name})
+        assert answer.status_code == 200, name
