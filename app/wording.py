@@ -36,7 +36,7 @@ _INSTEAD = (
         "give a model's id or its hub URL, or paste its config.json below",
     ),
     ('give its config.json as {"config": {...}}', "paste its config.json below"),
-    ('needs "accounting": "textbook"', "needs “Accounting”, under More settings, to be textbook"),
+    ('with "accounting": "textbook"', "with “Accounting”, under More settings, set to textbook"),
     ("give its size as device.memory_bytes", "give its size under “Memory”"),
     ("take false", "untick it"),
     (" or null", ", or empty"),
