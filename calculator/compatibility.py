@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from calculator.request import Request
 
 
+#: Keys of any family's config.json that no family reads by name but the classes of all: a value, and what it would do.
+#: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
+SWITCHES: dict[str, tuple[bool, str]] = {
+    "gradient_checkpointing": (
+        True,
+        "the model would checkpoint whatever the training says: training.gradient_checkpointing asks for it",
+    ),
+    "output_attentions": (True, "every layer's attention weights would be kept, which is not modelled"),
+    "output_hidden_states": (True, "every layer's hidden states would be kept, which is not modelled"),
+    "return_dict": (False, "the loss would have no name, without which no step is made"),
+}
+
+
 def check(request: Request, model: Model) -> None:
     """Refuse what can't be answered.
 
@@ -25,6 +38,7 @@ def check(request: Request, model: Model) -> None:
         PlanError: with every reason found.
     """
     problems = [
+        *_switches(request),
         *_kernels(request, model),
         *_positions(request, model),
         *runnable.problems(model, request.training),
@@ -44,6 +58,12 @@ def check_device(request: Request) -> None:
     problems = tuple(_not_yet(request))
     if problems:
         raise PlanError(*problems)
+
+
+def _switches(request: Request) -> Iterator[Problem]:
+    for name, (value, why) in SWITCHES.items():
+        if (request.model.config or {}).get(name) is value:
+            yield Problem(loc=f"model.config.{name}", msg=f"{why}: leave it out", input=value)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

@@ -73,7 +73,7 @@ def embedded(bound: Bound, ids: Tensor, result: Tensor, scale: Tensor | None) ->
     A scale of the frozen rows is applied to the others too.
     """
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
-    after_a = ops.embedding(ids, a, a.shape[0], "rows of A")
+    after_a = ops.embedding(ids, ops.view(a, a.shape[::-1]), a.shape[0], "rows of A")
     update = ops.scale(ops.matmul(after_a, ops.view(b, b.shape), None, b.shape[0], "B·A·x"), "update, scaled")
     if scale is not None:
         update = ops.mul(update, ops.cast(scale, update.dtype, "scale in the update's dtype"), "update, scaled as rows")

@@ -133,10 +133,12 @@ def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  a leaf acc
 
 
 def _is_scattered(grad: Tensor) -> bool:
-    """Whether a gradient is a slice of each of several batches of its storage, and so not laid out as its leaf."""
+    """Whether a gradient is not laid out as its leaf: a slice of each of several batches of its storage, or turned."""
     if grad.storage is None:
         return False
     whole = grad.tape.rows[grad.storage.row][1]
     if whole == grad.shape:
         return False
+    if len(whole) == 2 and whole == grad.shape[::-1]:
+        return True
     return elements(grad.shape) < elements(whole) and len(grad.shape) > 1 and grad.shape[0] > 1

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def mergeable(x: Tensor, name: str) -> Tensor:
-    """Batches and heads as one dimension: a copy unless the tensor lies that way, or there is one batch only.
+    """Batches and heads as one dimension: a copy unless the tensor lies that way, or one of them is 1.
 
     The heads of a single position lie that way, where they are all of their storage.
     """
-    return x if x.merged or x.shape[0] == 1 or _one_position(x) else ops.contiguous(x, name)
+    return x if x.merged or 1 in x.shape[:2] or _one_position(x) else ops.contiguous(x, name)
 
 
 def _one_position(x: Tensor) -> bool:

@@ -43,7 +43,6 @@ def math_attention(
     attn = ops.batched(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
     del query_rows, key_rows
     attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
-    del mask
     value_rows = mergeable(_for_all(value, heads), "value, contiguous")
     out = ops.batched(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
     return ops.cast(out, dtype, "attention output, cast back")

@@ -109,7 +109,7 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
     [
         (
             "/?model=8000000000",
-            "Model: a bare parameter count serves full fine-tuning with “Accounting”, under More settings, set to textbook",
+            "Model: a bare parameter count serves full fine-tuning with “Accounting”, under More settings, set to",
         ),
         (
             "/?model=foo",
