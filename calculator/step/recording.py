@@ -151,11 +151,18 @@ class Recording:
             alike = lives.born(window.before, window.start)
             rows = lives.freed(alike, window.end, self._until()) if alike else here
             rows = [row for row in rows if row != self.handed_on]
+            rows += self._unlike(here, alike) if alike else []
         for row in sorted(rows, key=lives.ends.__getitem__):
             born = self.tape.rows[row]
             if left.get(born, 0) > 0:
                 left[born] -= 1
                 yield lives.ends[row] + 1, window.copies, born
+
+    def _unlike(self, here: list[int], before: range) -> list[int]:
+        """Rows of kinds that the period before has none of, its input being of another dtype."""
+        told = self.tape.rows
+        kinds = {told[row] for row in before}
+        return [row for row in here if told[row] not in kinds and row != self.handed_on]
 
     def alive(self, moment: Moment, stored: Sequence[Staying] = (), left: Counter[Born] | None = None) -> Alive:
         """What is alive at a moment, beside tensors that stay and what is left of the step before."""
