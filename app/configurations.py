@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from app.answers import Answer, EstimateAnswer, told
+from calculator.planning.miss import AMONG
 
 if TYPE_CHECKING:
     from calculator.planning.miss import Miss
@@ -84,8 +85,11 @@ class MissAnswer(Answer):
     label: str = told("What it is, in words.", "QLoRA, r 4 on all-linear")
     request: dict[str, Any] = told("The body of its estimate.", {"method": {"name": "qlora"}})
     short_bytes: int = told("By how much it misses.", 25_484_402_688)
-    smallest_gpu: str | None = told("The smallest card of the catalogue that holds it; null where none does.", "a40")
+    smallest_gpu: str | None = told(f"The smallest card that holds it, {AMONG}; null where none does.", "a40")
     smallest_gpu_headroom_bytes: int | None = told("What is to spare on that card.", 1_000_000_000)
+    smallest_gpu_request: dict[str, Any] | None = told(
+        "The body of the estimate on that card; its dtype is what that card computes in.", {"device": {"gpu": "a40"}}
+    )
     estimate: EstimateAnswer = told("Its estimate.", {"memory": {"required_bytes": 50_735_349_760}})
 
 
@@ -163,5 +167,6 @@ def _miss(miss: Miss) -> dict[str, Any]:
         "short_bytes": miss.short_bytes,
         "smallest_gpu": miss.card.id if miss.card else None,
         "smallest_gpu_headroom_bytes": miss.card_fit.headroom_bytes if miss.card_fit else None,
+        "smallest_gpu_request": request_of(miss.card_request) if miss.card_request else None,
         "estimate": miss.estimate,
     }

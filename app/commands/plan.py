@@ -15,6 +15,7 @@ from app.fields import DEVICE
 from app.format import gib, number, signed, size
 from calculator.comparison import AXES
 from calculator.errors import refusal
+from calculator.planning.miss import AMONG
 from calculator.planning.plan import plan
 from calculator.planning.request import parse_plan
 
@@ -116,5 +117,5 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         yield f"Nearest: {miss.label}, which needs {required}, {size(miss.short_bytes)} too much."
         if miss.card is not None and miss.card_fit is not None:
             spare = size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that holds it: {miss.card.name}, with {spare} to spare."
+            yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare."
     yield from (f"- {change.sentence}" for change in part.changes)

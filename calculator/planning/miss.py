@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator import catalogue
 from calculator.comparison import AXES, cards
-from calculator.devices import Verdict
+from calculator.devices import Verdict, gpus
 from calculator.errors import PlanError
 from calculator.methods import METHODS
 from calculator.planning.attempts import Attempts
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 
+#: Which cards a plan that fits none of those at hand is tried on: those that the figures speak of.
+AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
+
 #: Sequences shorter than so many tokens are not proposed.
 SHORTEST = 64
 
@@ -47,13 +50,16 @@ class Change:
 class Miss:
     """The configuration that comes nearest to the device, and the card that it fits.
 
-    `card` is the smallest of the catalogue that holds it, with its verdict in `card_fit`; None where none does.
+    `card` is the smallest of the catalogue that holds it, of those that the figures speak of: NVIDIA's from compute
+    capability 8.0 on; None where none does. `card_request` is the plan on it, whose dtype is what that card computes
+    in, and `card_fit` that plan's verdict.
     """
 
     request: Request
     estimate: Estimate
     short_bytes: int
     card: GPU | None
+    card_request: Request | None
     card_fit: Fit | None
 
     @property
@@ -71,14 +77,16 @@ def nearest(attempts: Attempts, thriftiest: Iterable[Choice]) -> tuple[Choice, E
 
 def missed(attempts: Attempts, choice: Choice, answer: Estimate) -> Miss:
     """A choice that does not fit, with the smallest card that it does fit."""
-    held = smallest_card(attempts, choice, answer)
+    there = smallest_card(attempts, choice)
+    held = there.answer(choice) if there else None
     usable = answer.fit.usable_bytes if answer.fit else 0
     return Miss(
         request=attempts.request(choice),
         estimate=answer,
         short_bytes=answer.memory.required_bytes - usable,
-        card=held.gpu if held else None,
-        card_fit=held,
+        card=there.card if there else None,
+        card_request=there.request(choice) if there else None,
+        card_fit=held.fit if held else None,
     )
 
 
@@ -88,17 +96,24 @@ def changes(attempts: Attempts, choice: Choice | None) -> tuple[Change, ...]:
     return (*shorter, *_relaxed(attempts), *_smaller_model(attempts))
 
 
-def smallest_card(attempts: Attempts, choice: Choice, answer: Estimate) -> Fit | None:
-    """The smallest card that the figures speak of and that holds a choice, by an estimate for that card."""
-    for held in cards(answer):
-        card = held.gpu
-        if card is None or held.verdict is not Verdict.FITS or card.compute_capability is None or not card.has_flash:
-            continue
-        there = Attempts(attempts.reference, Device(gpu=card.id), attempts.needs, length_given=attempts.length_given)
-        sure = there.answer(choice)
-        if sure is not None and sure.fit is not None and sure.fit.verdict is Verdict.FITS:
-            return sure.fit
+def smallest_card(attempts: Attempts, choice: Choice) -> Attempts | None:
+    """The smallest card that the figures speak of and that holds a choice, by an estimate of the choice there.
+
+    Such cards compute alike, so that what a choice needs on one tells of all.
+    """
+    spoken_of = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
+    answer = _on(spoken_of[0], attempts).answer(choice)
+    for held in cards(answer) if answer else ():
+        if held.gpu in spoken_of and held.verdict is Verdict.FITS:
+            there = _on(held.gpu, attempts)
+            if there.fits(choice):
+                return there
     return None
+
+
+def _on(card: GPU, attempts: Attempts) -> Attempts:
+    """Attempts on another card."""
+    return Attempts(attempts.reference, Device(gpu=card.id), attempts.needs, length_given=attempts.length_given)
 
 
 def _shorter(attempts: Attempts, choice: Choice) -> Iterator[Change]:

@@ -52,13 +52,23 @@ def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, no
     assert nothing["configurations"] == []
     miss = nothing["nearest_miss"]
     assert miss["short_bytes"] == -miss["estimate"]["fit"]["headroom_bytes"] > 0
-    body = {**miss["request"], "device": {"gpu": miss["smallest_gpu"]}}
-    there = client.post("/api/v1/estimate", json=body).json()["fit"]
+    there = client.post("/api/v1/estimate", json=miss["smallest_gpu_request"]).json()["fit"]
+    assert there["gpu"] == miss["smallest_gpu"]
     assert there["verdict"] == "fits"
     assert there["headroom_bytes"] == miss["smallest_gpu_headroom_bytes"]
     (change,) = nothing["changes"]
     body = {**POSTED.requests["nothing"][1], **change["sets"]}
     assert plan(client, body).json()["plans"][0]["configurations"]
+
+
+def test_the_smallest_card_is_told_with_the_request_that_its_headroom_is_of(client):
+    """A card with bfloat16 is planned in it, whatever the card computes in that the plan was asked for."""
+    body = {"model": "bigscience/bloom-3b", "device": {"gpu": "rtx-2060"}, "needs": {"sequence_length": 1024}}
+    miss = plan(client, body).json()["plans"][0]["nearest_miss"]
+    dtypes = [miss[name]["training"]["dtype"] for name in ("request", "smallest_gpu_request")]
+    assert dtypes == ["float16", "bfloat16"]
+    there = client.post("/api/v1/estimate", json=miss["smallest_gpu_request"]).json()["fit"]
+    assert (there["gpu"], there["headroom_bytes"]) == (miss["smallest_gpu"], miss["smallest_gpu_headroom_bytes"])
 
 
 def test_a_config_json_is_planned_too(client):
