@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from typing import TYPE_CHECKING
 
 from calculator.comparison import AXES
@@ -120,7 +120,7 @@ def _planned(attempts: Attempts) -> DevicePlan:
         raise refusal("needs.effective_batch_size", message, needs.effective_batch_size)
     out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
     tried = {name: found(name, attempts) for name in METHODS if name not in out}
-    _refused(tried)
+    _refused(tried, attempts)
     proposed, vain = proposals(tried, attempts)
     near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
     return DevicePlan(
@@ -139,15 +139,24 @@ def _planned(attempts: Attempts) -> DevicePlan:
     )
 
 
-def _refused(tried: dict[str, Found]) -> None:
+def _refused(tried: dict[str, Found], attempts: Attempts) -> None:
     """Raise what every method is refused for: at the places that all of them share, if there are any."""
     if not tried or not all(each.problems for each in tried.values()):
         return
     first, *others = [each.problems for each in tried.values()]
     shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
-    alike = [problem for problem in first if problem.loc in shared]
-    every = {(problem.loc, problem.msg): problem for problem in chain(first, *others)}
-    raise PlanError(*(alike or every.values()))
+    told = [(name, problem) for name, each in tried.items() for problem in each.problems]
+    alike = [(name, problem) for name, problem in told[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (name, problem) for name, problem in told}
+    raise PlanError(*(_of_the_model(name, problem, attempts) for name, problem in alike or every.values()))
+
+
+def _of_the_model(name: str, problem: Problem, attempts: Attempts) -> Problem:
+    """What a method is refused for, at the model: a plan's request has no method that it could stand at."""
+    if not problem.loc.startswith("method"):
+        return problem
+    message = f"{AXES[name].label} is refused: {problem.msg}"
+    return Problem(loc="model", msg=message, input=attempts.model.id or attempts.model.model_type)
 
 
 def _configuration(judged: Judged) -> Configuration:

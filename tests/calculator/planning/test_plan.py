@@ -299,6 +299,14 @@ def test_a_length_that_was_not_named_is_cut_to_the_models_positions():
         ({"model": "gpt2", "device": {"gpu": "t4", "count": 2}}, {"device.count"}),
         ({"model": "gpt2", "device": {"gpu": "t4", "count": 3}}, {"needs.effective_batch_size"}),
         ({"model": "google-bert/bert-base-uncased", "device": {"gpu": "t4"}}, {"model"}),
+        (
+            {
+                "models": ["gpt2", "google/gemma-3-27b-pt"],
+                "device": {"gpu": "t4"},
+                "needs": {"frozen_base": True, "max_trainable_fraction": 0.01},
+            },
+            {"models.1"},
+        ),
     ],
     ids=str,
 )
