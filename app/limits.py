@@ -18,7 +18,7 @@ SOLVE_FOR: tuple[Any, Any] = (
     SolveFor,
     Field(
         title="Solve for",
-        description="The setting whose largest value is asked for; what the request says of it is not used.",
+        description="The setting whose largest value is asked for; what the request says of it is tried like others.",
         examples=["r"],
     ),
 )

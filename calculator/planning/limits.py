@@ -9,16 +9,14 @@ from calculator.compatibility import within_positions
 from calculator.errors import PlanError, Problem, refusal
 from calculator.estimate import model_of
 from calculator.planning.bounds import Bound, SolveFor, bound, outgrown, solved
+from calculator.planning.dips import following, likely, spread
 from calculator.planning.trials import Point, Trials
 from calculator.request import Request, parse_request
 from calculator.settings import declared
 from calculator.training import Training
 
-#: Values tried where only the allocator's slack decides, in case that shrinks again there.
-PROBES = 6
-
-#: Kernels pad lengths to multiples of these, so that the next multiple may need less than its neighbours.
-ALIGNMENTS = (8, 64, 512)
+#: The likeliest values come before those next to the edge.
+LIKELIEST = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +87,7 @@ def limit(asked: LimitRequest) -> Limit:
     highest = most.limit
     if highest < lowest:
         return Limit(solve_for=name, bound=most, at=None, above=first, guarantee="No value is left to try.")
-    if trials.at(highest).fits:
+    if trials.fits(highest):
         found = _found(name, trials, most, highest, f"{highest:,} fits, and nothing beyond it was tried.")
     else:
         found = _within_memory(name, trials, lowest, highest)
@@ -109,7 +107,7 @@ def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) ->
     """The limit that memory sets; `highest` does not fit.
 
     What is required need not grow with the value everywhere, since the allocator's slack may shrink. The live tensors
-    do grow: from some value on not even they fit, and up to there some more values are tried.
+    do grow: from some value on not even they fit, and up to there those are tried at which less may be required.
     """
     first = trials.at(lowest)
     if first.least_excess > 0:
@@ -117,19 +115,23 @@ def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) ->
         return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
     end = trials.beyond(lowest, highest)
     best = trials.edge(lowest, end) if first.fits else lowest - 1
-    spread = {best + (end - best) * step // (PROBES + 1) for step in range(1, PROBES + 1)}
-    while rising := [value for value in _probes(name, spread, best, end) if trials.at(value).fits]:
-        best = trials.edge(rising[-1], end)
+    if trials.request.accounting == "exact":
+        best = _higher(trials, best, end)
     told = _guarantee(trials, best, end)
     if best < lowest:
         return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
     return _found(name, trials, _memory(trials.at(best + 1)), best, told)
 
 
-def _probes(name: SolveFor, spread: set[int], best: int, end: int) -> list[int]:
-    """Values between two that are known, both left out, in order: those of a spread, and the next aligned ones."""
-    aligned = {-(-(best + 1) // each) * each for each in ALIGNMENTS} if name == "sequence_length" else set()
-    return sorted(value for value in spread | aligned if best + 1 < value < end)
+def _higher(trials: Trials, best: int, end: int) -> int:
+    """The largest value known to fit below `end` once those are tried at which less may be required; else `best`."""
+    less = likely(trials, best + 1, end)
+    while True:
+        values = [*less[:LIKELIEST], *following(trials, best + 1, end), *less[LIKELIEST:]]
+        higher = trials.largest((value for value in values if value > best), spread(best + 1, end))
+        if higher is None:
+            return best
+        best = trials.climb(higher, end)
 
 
 def _found(name: SolveFor, trials: Trials, bounded: Bound, value: int, guarantee: str) -> Limit:
@@ -155,6 +157,6 @@ def _guarantee(trials: Trials, best: int, end: int) -> str:
     told = f"{best:,} fits and {best + 1:,} does not" if best in trials.points else f"{best + 1:,} does not fit"
     tried = sum(best + 1 < value < end for value in trials.points)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
-    if trials.at(end).least_excess > 0:
+    if trials.by_rule(end).least_excess > 0:
         return f"{told}. From {end:,} on not even the live tensors fit{between}."
     return f"{told}, nor does {end:,}, the largest that may be asked for{between}."

@@ -5,19 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from calculator.beside import Beside
 from calculator.devices import Verdict
-from calculator.estimate import estimate
+from calculator.devices.verdict import card_of
+from calculator.estimate import estimate, model_of
 from calculator.held import Neighbours
 from calculator.planning.search import crossing
 from calculator.settings import declared
+from calculator.step.kernels import Kernels
+from calculator.step.training_step import TrainingStep
 from calculator.training import Training
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from calculator.answer import Estimate
+    from calculator.beside import Staying
     from calculator.request import Request
 
 #: How near to the last value whose tensors fit it is enough to come, as a share of it.
 NEAR = 1 / 16
+
+#: Values that are replayed of those at which less may be required: a replay takes as long as some dozens of estimates.
+REPLAYED = 8
+
+#: Estimates of so many of a step's tensors are made beside an edge, and of no fewer values than the other says.
+MOST_TENSORS = 50_000
+LEAST_TRIED = 24
+
+#: Multiples of these are searched for the last one that fits, where one does.
+STRIDES = (512, 64, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +70,10 @@ class Trials:
         self.request, self.name = request, name
         self.neighbours = Neighbours()
         self.points: dict[int, Point] = {}
+        self.ruled = Trials(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
+        self.replays = REPLAYED
+        self.asked = asked(request, name)
+        self.beside = _tokens(request) - self.asked if name in ("sequence_length", "num_virtual_tokens") else 0
 
     def at(self, value: int) -> Point:
         """The plan with a value of the setting.
@@ -77,9 +98,72 @@ class Trials:
 
         With `low` the live tensors fit, and `high` does not fit.
         """
-        if self.at(high).least_excess <= 0:
+        if self.by_rule(high).least_excess <= 0:
             return high
-        return crossing(lambda value: self.at(value).least_excess, low, high, near=NEAR)[1]
+        return crossing(lambda value: self.by_rule(value).least_excess, low, high, near=NEAR)[1]
+
+    def by_rule(self, value: int) -> Point:
+        """The plan with a value of the setting, and reserved memory by the rule: its live tensors are the same."""
+        return self.at(value) if self.ruled is None else self.ruled.at(value)
+
+    def fits(self, value: int) -> bool:
+        """Whether a value fits, which is not replayed where not even the live tensors do."""
+        return self.by_rule(value).least_excess <= 0 and self.at(value).fits
+
+    @property
+    def most(self) -> int:
+        """How many values can be tried in good time."""
+        return max(LEAST_TRIED, MOST_TENSORS // len(self.sizes(min(self.points))[1]))
+
+    def largest(self, likely: Iterable[int], spread: Iterable[int]) -> int | None:
+        """The largest that fits of some values, the likeliest first, as many as are tried in good time.
+
+        Of those that are replayed, a spread is tried and what the rule finds most likely.
+        """
+        untried = list(dict.fromkeys(value for value in likely if value not in self.points))[: self.most]
+        if self.ruled is not None:
+            untried = sorted(untried, key=lambda value: self.by_rule(value).excess)[: self.replays]
+            self.replays -= len(untried)
+            untried += spread
+        return next((value for value in sorted(untried, reverse=True) if self.fits(value)), None)
+
+    def climb(self, low: int, high: int) -> int:
+        """A value from `low` on that fits while the next does not; `low` fits and `high` does not.
+
+        First by strides that what kernels align to stays a multiple of.
+        """
+        for stride in () if self.ruled else STRIDES:
+            for beside in {0, self.beside}:
+                if (low + beside) % stride == 0:
+                    low = self._last(low, high, stride)
+        return self.edge(low, high)
+
+    def _last(self, low: int, high: int, stride: int) -> int:
+        most = (high - 1 - low) // stride
+        if most < 1 or self.at(low + most * stride).fits:
+            return low + most * stride
+        return low + stride * crossing(lambda step: self.at(low + step * stride).excess, 0, most)[0]
+
+    def sizes(self, value: int) -> tuple[list[int], list[int]]:
+        """The size of every tensor with a value of the setting: of what is kept beside the base, and of a step's."""
+        request = with_value(self.request, self.name, value)
+        model = self.neighbours.model_of(request.model, model_of)
+        held = self.neighbours.held_by(model, request.method, request.training)
+        card = card_of(request.device)
+        kernels = Kernels(flash=card is None or card.has_flash)
+        step = TrainingStep(
+            model, request.method, request.training, kernels=kernels, held=held, series=self.neighbours.series
+        )
+        added = [tensor for tensor in held.state if not tensor.base]
+        rows = [born[4] for born in step.run.tape.rows]
+        return [*_each((*added, *held.states))], [*rows, *_each((*held.gradients, *held.temporaries))]
+
+
+def _each(staying: Iterable[Staying]) -> Iterator[int]:
+    """The size of one of each kind of tensors that stay."""
+    for each in staying:
+        for tensor in each.of if isinstance(each, Beside) else (each,):
+            yield tensor.bytes // tensor.count
 
 
 def with_value(request: Request, name: str, value: Any) -> Request:
@@ -89,3 +173,13 @@ def with_value(request: Request, name: str, value: Any) -> Request:
         return replace(request, training=replace(request.training, **change))
     method: Any = request.method
     return replace(request, method=replace(method, **change))
+
+
+def asked(request: Request, name: str) -> int:
+    """The value that a plan has of one setting."""
+    return int(getattr(request.training if hasattr(request.training, name) else request.method, name))
+
+
+def _tokens(request: Request) -> int:
+    """Tokens of a sequence, the virtual ones among them."""
+    return request.training.sequence_length + int(getattr(request.method, "num_virtual_tokens", 0))
