@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.dimension import named
-from calculator.methods.targets import is_saved, is_target
+from calculator.methods.saved import is_saved
+from calculator.methods.targets import is_target
 from calculator.step import four_bit
 from calculator.step import operations as ops
 from calculator.step.autograd import Leaf

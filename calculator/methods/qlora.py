@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calculator.errors import refusal
-from calculator.methods import low_rank, targets
+from calculator.methods import low_rank, saved
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
 from calculator.quantization import BLOCKSIZES, Quantization, check_blocksize, code_book, converted, four_bits
@@ -63,7 +63,7 @@ class QLoRA(LowRank, Method):
     def _saved(self, path: str, module: Module, model: Model) -> tuple[str, ...]:
         """The names among `modules_to_save` by which a module is found that is stored in 4 bits."""
         names = self.modules_to_save if self.copies(path) and converted(path, module, model) else None
-        return tuple(name for name in names or () if targets.is_saved(path, replace(self, modules_to_save=(name,))))
+        return tuple(name for name in names or () if saved.is_saved(path, replace(self, modules_to_save=(name,))))
 
     def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""

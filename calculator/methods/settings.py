@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from calculator.methods import targets
+from calculator.methods import saved, targets
 from calculator.settings import setting
 
 if TYPE_CHECKING:
@@ -63,4 +63,4 @@ class LowRank:
 
     def copies(self, path: str) -> bool:
         """Whether the module at a path is, or lies in, one of `modules_to_save`."""
-        return targets.is_saved(path, self)
+        return saved.is_saved(path, self)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from calculator.errors import PlanError, Problem, refusal
+from calculator.methods import saved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,19 +127,12 @@ def is_named(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def is_saved(path: str, method: LowRank) -> bool:
-    """Whether a module is, or lies in, one of `modules_to_save`, found by how a path ends (peft.utils.other)."""
-    if not method.modules_to_save:
-        return False
-    parts = path.split(".")
-    owners = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(owner.endswith(name) for owner in owners for name in method.modules_to_save)
-
-
 def is_target(path: str, module: Module, method: LowRank, model: Model) -> bool:
     """Whether a low-rank update goes beside this module."""
-    if is_saved(path, method):
-        return False
+    return not saved.is_saved(path, method) and _is_asked(path, module, method, model)
+
+
+def _is_asked(path: str, module: Module, method: LowRank, model: Model) -> bool:
     if method.target_modules == "all-linear":
         return module.kind in ("linear", "conv1d") and path != model.head
     return is_named(path, target_names(method, model))
@@ -151,8 +145,9 @@ def check(method: LowRank, model: Model) -> None:
         PlanError: with every reason found.
     """
     names = target_names(method, model)
-    problems = [*_numbered(method), *_unknown(method, model), *_experts(method, model)]
     paths = dict(model.paths)
+    asked = [path for path, module in paths.items() if _is_asked(path, module, method, model)]
+    problems = [*_numbered(method), *saved.problems(method, model, asked), *_experts(method, model)]
     found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
     if not found and not problems:
         known = {path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}
@@ -207,14 +202,6 @@ def _numbered(method: LowRank) -> Iterator[Problem]:
             if any(part.isdigit() for part in name.split(".")):
                 message = f"{name} picks one layer; plans that treat layers differently are not modelled"
                 yield Problem(loc=f"method.{field}", msg=message, input=list(names))
-
-
-def _unknown(method: LowRank, model: Model) -> Iterator[Problem]:
-    paths = [path for path, _ in model.paths]
-    for name in method.modules_to_save or ():
-        if not any(is_saved(path, replace(method, modules_to_save=(name,))) for path in paths):
-            message = f"no module's name ends in {name}"
-            yield Problem(loc="method.modules_to_save", msg=message, input=list(method.modules_to_save or ()))
 
 
 def _listed(names: str | tuple[str, ...] | None) -> str | list[str] | None:

@@ -32,7 +32,8 @@ class Recording:
     leaves alive; `gained`: what one copy adds in it, and `sizes` the same by size; `dropped`: what is freed for all
     copies at once; `stays`: what one copy leaves when the step ends. `handed_on`: the row that a repeating period hands
     on to the next, where none is interpreted before it; a checkpoint holds its input until its own backward pass.
-    `first`: the layer that comes before those of the windows and is not run, if one is.
+    `late`: rows that copies still have where the interpreted layer lets them go. `first`: the layer that comes before
+    those of the windows and is not run, if one is.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Recording:
         "first",
         "gained",
         "handed_on",
+        "late",
         "left",
         "level",
         "lives",
@@ -79,12 +81,10 @@ class Recording:
             self.dropped = tuple([(at, copies + 1, born) for at, copies, born in self.dropped])
         self.stays = self._stays()
         self.sizes = [by_size(gained) for gained in self.gained]
-        self.level = Level(
-            self.changes,
-            self.windows,
-            tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes]),
-            tuple([(at, copies * born[4]) for at, copies, born in self.dropped]),
-        )
+        growth = tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes])
+        self.late = self._late(growth)
+        drops = tuple([(at, copies * born[4]) for at, copies, born in self.dropped])
+        self.level = Level(self._delayed(), self.windows, growth, drops)
 
     def _kept(self) -> Counter[Born]:
         """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
@@ -172,6 +172,8 @@ class Recording:
         counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
         if left:
             counted += left.items()
+        ends, rows = self.lives.ends, self.tape.rows
+        counted += [(rows[row], 1) for row in self.late if ends[row] < moment.event <= self.windows[1].end]
         return Alive(stored, self.lives.alive(moment.event), counted, self._in_order())
 
     def _in_order(self) -> list[Born]:
@@ -185,6 +187,28 @@ class Recording:
         single = [born for born in self.lives.alive(self.lives.end) if born[3] != "gradients"]
         counted = [(born, count * copies) for born, count in self.stays.items() if count and born[3] != "gradients"]
         return Alive((), single, counted).kinds()
+
+    def _late(self, growth: tuple[int, ...]) -> list[int]:
+        """Tables that the repeated layers alone keep and the last of them lets go: copies before it still have them.
+
+        The peak is among these, where each of them leaves less than it found.
+        """
+        if len(growth) < 2 or growth[1] > 0 or not self.windows[1].copies:
+            return []
+        window, entered = self.windows[1], self.tape.passed.get("layer 0 forward")
+        freed = self.lives.freed(range(self.shared), window.start, window.end)
+        return [row for row in freed if row != entered]
+
+    def _delayed(self) -> list[int]:
+        """What each event adds where such tables stay to the end of the layer."""
+        if not self.late:
+            return self.changes
+        changes = [*self.changes]
+        for row in self.late:
+            size = self.tape.rows[row][4]
+            changes[self.lives.ends[row]] += size
+            changes[self.windows[1].end] -= size
+        return changes
 
     def _stays(self) -> Counter[Born]:
         stays = Counter(self.net)
