@@ -80,7 +80,7 @@ def application() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, fault=_fault)
     for router in EVERY:
         app.include_router(router)
     app.add_route("/api/v1/openapi.json", _document)
@@ -112,6 +112,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = allowed(request)
     return _told(request, error.status_code, detail, headers)
+
+
+def _fault(request: Request) -> Response:
+    return _told(request, 500, "the program met a fault of its own; its log describes it", {})
 
 
 def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:

@@ -6,10 +6,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
-
-from app.problems import problem
+from starlette.requests import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("headroom")
@@ -40,10 +42,11 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware around everything that answers."""
+    """ASGI middleware around everything that answers; `fault` makes the answer to a request that met a fault."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, fault: Callable[[Request], Response]) -> None:
         self.app = app
+        self.fault = fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, and answer for it where it fails."""
@@ -70,5 +73,4 @@ class Guard:
             log.exception("no answer to %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            fault = problem(500, "the program met a fault of its own; its log describes it")
-            await fault(scope, receive, guarded)
+            await self.fault(Request(scope))(scope, receive, guarded)
