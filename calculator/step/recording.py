@@ -173,7 +173,7 @@ class Recording:
         if left:
             counted += left.items()
         ends, rows = self.lives.ends, self.tape.rows
-        counted += [(rows[row], 1) for row in self.late if ends[row] < moment.event <= self.windows[1].end]
+        counted += [(rows[row], 1) for row in self.late if ends[row] < moment.event < self.windows[1].end]
         return Alive(stored, self.lives.alive(moment.event), counted, self._in_order())
 
     def _in_order(self) -> list[Born]:
@@ -207,7 +207,7 @@ class Recording:
         for row in self.late:
             size = self.tape.rows[row][4]
             changes[self.lives.ends[row]] += size
-            changes[self.windows[1].end] -= size
+            changes[self.windows[1].end - 1] -= size
         return changes
 
     def _stays(self) -> Counter[Born]:
