@@ -73,13 +73,16 @@ def copied(x: Tensor, dtype: DType, name: str) -> Tensor:
         return x
     node = Node(x.tape, _copied_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name + COPY, node)
-    out.merged = x.merged or _is_spread(x)
+    out.merged = x.merged or is_spread(x)
     return out
 
 
-def _is_spread(x: Tensor) -> bool:
+def is_spread(x: Tensor) -> bool:
     """Whether a tensor shows its storage again and again, as its copy does not."""
-    return x.storage is not None and elements(x.shape) > elements(x.tape.rows[x.storage.row][1])
+    if x.storage is None:
+        return False
+    whole = x.tape.rows[x.storage.row][1]
+    return whole is not x.shape and elements(x.shape) > elements(whole)
 
 
 def _copied_back(node: Node, grad: Tensor) -> tuple[Tensor]:

@@ -54,7 +54,8 @@ def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     rows = _multiple(length, 128)
     width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
     grads = [_like(query, "query"), _like(key, "key"), _like(value, "value")]
-    scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if grad.merged else []
+    turned = grad.merged and heads > 1
+    scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
     scratch += [
         tape.scratch((batch, heads, rows), "float32", "flash attention: softmax_d"),
         tape.scratch((batch, rows, heads, width), "float32", "flash attention: dq_accum"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from calculator.step.autocast import copied, summed_dtype
+from calculator.step.autocast import copied, is_spread, summed_dtype
 from calculator.step.autograd import Node, saves_factors
 from calculator.step.tape import Tensor
 
@@ -138,7 +138,7 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name, node)
-    out.merged = x.merged
+    out.merged = x.merged or is_spread(x)
     return out
 
 
