@@ -29,7 +29,9 @@ def is_saved(path: str, method: LowRank) -> bool:
 
 def problems(method: LowRank, model: Model, targets: Sequence[str]) -> Iterator[Problem]:
     """Names of no module, of a target's name in part, and of modules that lie in one another."""
-    names = method.modules_to_save or ()
+    names = method.modules_to_save
+    if not names:
+        return
     owners = {owner for path, _ in model.paths for owner in accumulate(path.split("."), _joined)}
     told = [*_unknown(method, model), *_in_part(names, owners, targets), *_nested(names, owners)]
     yield from (Problem(loc="method.modules_to_save", msg=message, input=list(names)) for message in told)

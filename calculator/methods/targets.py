@@ -146,9 +146,9 @@ def check(method: LowRank, model: Model) -> None:
     """
     names = target_names(method, model)
     paths = dict(model.paths)
-    asked = [path for path, module in paths.items() if _is_asked(path, module, method, model)]
-    problems = [*_numbered(method), *saved.problems(method, model, asked), *_experts(method, model)]
-    found = {path: module for path, module in paths.items() if is_target(path, module, method, model)}
+    asked = {path: module for path, module in paths.items() if _is_asked(path, module, method, model)}
+    problems = [*_numbered(method), *saved.problems(method, model, [*asked]), *_experts(method, model)]
+    found = {path: module for path, module in asked.items() if not saved.is_saved(path, method)}
     if not found and not problems:
         known = {path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}
         able = ", ".join(sorted(known.difference(_not_adapted(model))))
