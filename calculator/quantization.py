@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.dimension import Dim, Shape, elements, symbolic
 from calculator.errors import refusal
+from calculator.settings import setting
 from calculator.state import Stored
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ def four_bits(
     """A format; each of a model's modules has the same one."""
     return Quantization(
         quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
+    )
+
+
+def blocksize_setting() -> Any:
+    """The input that says how many weights share one constant."""
+    return setting(
+        64,
+        label="Block size",
+        help="Weights that share one constant: a power of two.",
+        minimum=BLOCKSIZES[0],
+        maximum=BLOCKSIZES[-1],
     )
 
 

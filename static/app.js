@@ -22,13 +22,6 @@
     if (field(name)) field(name).value = "";
   };
 
-  // A card has a name or a size, and a model an id or a config: giving one takes back the other.
-  const rivals = { gpu: "memory_gib", memory_gib: "gpu", model: "config", config: "model" };
-
-  const settleRivals = (input) => {
-    if (input.value && rivals[input.name]) clear(rivals[input.name]);
-  };
-
   const unfoldMethod = () => {
     const chosen = new FormData(form).get("method");
     for (const group of form.querySelectorAll("[data-methods]")) {
@@ -189,7 +182,6 @@
 
   form.addEventListener("input", (event) => {
     if (!event.target.name || event.target.type === "file") return;
-    settleRivals(event.target);
     if (event.target.name === "method") unfoldMethod();
     clearTimeout(timer);
     const typing = ["text", "textarea"].includes(event.target.type);

@@ -9,7 +9,14 @@ from calculator.errors import refusal
 from calculator.methods import low_rank, saved
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.quantization import BLOCKSIZES, Quantization, check_blocksize, code_book, converted, four_bits
+from calculator.quantization import (
+    Quantization,
+    blocksize_setting,
+    check_blocksize,
+    code_book,
+    converted,
+    four_bits,
+)
 from calculator.settings import setting
 from calculator.treatment import Treatment
 
@@ -33,13 +40,7 @@ class QLoRA(LowRank, Method):
     double_quant: bool = setting(
         True, label="Double quantisation", help="Quantise the block constants too (section 3 of the paper)."
     )
-    blocksize: int = setting(
-        64,
-        label="Block size",
-        help="Weights that share one constant: a power of two.",
-        minimum=BLOCKSIZES[0],
-        maximum=BLOCKSIZES[-1],
-    )
+    blocksize: int = blocksize_setting()
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",

@@ -13,7 +13,7 @@ from calculator.dtype import ITEMSIZE
 from calculator.errors import refusal
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
-from calculator.quantization import BLOCKSIZES, NESTED_BLOCKSIZE, Quantization, check_blocksize
+from calculator.quantization import NESTED_BLOCKSIZE, Quantization, blocksize_setting, check_blocksize
 from calculator.settings import setting
 
 if TYPE_CHECKING:
@@ -105,13 +105,7 @@ class Bits:
 
     d: int = setting(4096, label="Rows", help="d, out_features.", minimum=1, maximum=10**6)
     k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
-    blocksize: int = setting(
-        64,
-        label="Block size",
-        help="Weights that share one constant: a power of two.",
-        minimum=BLOCKSIZES[0],
-        maximum=BLOCKSIZES[-1],
-    )
+    blocksize: int = blocksize_setting()
     double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants to 8 bits in turn.")
 
 
