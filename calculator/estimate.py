@@ -49,12 +49,7 @@ def estimate(request: Request, neighbours: Neighbours | None = None, *, whole: b
     model = neighbours.model_of(request.model, model_of)
     request = within_positions(request, model)
     check(request, model)
-    held = neighbours.held_by(model, request.method, request.training)
-    card = card_of(request.device)
-    kernels = Kernels(flash=card is None or card.has_flash)
-    step = TrainingStep(
-        model, request.method, request.training, kernels=kernels, held=held, series=neighbours.series, whole=whole
-    )
+    step = step_of(request, model, neighbours, whole=whole)
     memory, verdict = _memory(request, step)
     return Estimate(
         model=model_summary(model),
@@ -67,6 +62,16 @@ def estimate(request: Request, neighbours: Neighbours | None = None, *, whole: b
         saved_bytes=request.method.saved_bytes(step.state, model),
         assumptions=assumptions(request, model, verdict),
         warnings=warnings(request, model) + _card_caveats(request),
+    )
+
+
+def step_of(request: Request, model: Model, neighbours: Neighbours, *, whole: bool = False) -> TrainingStep:
+    """A request's training step, on the kernels of its card."""
+    held = neighbours.held_by(model, request.method, request.training)
+    card = card_of(request.device)
+    kernels = Kernels(flash=card is None or card.has_flash)
+    return TrainingStep(
+        model, request.method, request.training, kernels=kernels, held=held, series=neighbours.series, whole=whole
     )
 
 

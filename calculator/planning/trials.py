@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.beside import Beside
 from calculator.devices import Verdict
-from calculator.devices.verdict import card_of
-from calculator.estimate import estimate, model_of
+from calculator.estimate import estimate, model_of, step_of
 from calculator.held import Neighbours
 from calculator.planning.search import crossing
 from calculator.settings import declared
-from calculator.step.kernels import Kernels
-from calculator.step.training_step import TrainingStep
 from calculator.training import Training
 
 if TYPE_CHECKING:
@@ -148,12 +145,8 @@ class Trials:
         """The size of every tensor with a value of the setting: of what is kept beside the base, and of a step's."""
         request = with_value(self.request, self.name, value)
         model = self.neighbours.model_of(request.model, model_of)
-        held = self.neighbours.held_by(model, request.method, request.training)
-        card = card_of(request.device)
-        kernels = Kernels(flash=card is None or card.has_flash)
-        step = TrainingStep(
-            model, request.method, request.training, kernels=kernels, held=held, series=self.neighbours.series
-        )
+        step = step_of(request, model, self.neighbours)
+        held = step.held
         added = [tensor for tensor in held.state if not tensor.base]
         rows = [born[4] for born in step.run.tape.rows]
         return [*_each((*added, *held.states))], [*rows, *_each((*held.gradients, *held.temporaries))]
