@@ -10,7 +10,6 @@ docs/decisions/0004-reserved-memory.md holds the rule against replays.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator import LARGE_SEGMENT, OWN_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
@@ -19,11 +18,11 @@ from calculator.dtype import ITEMSIZE
 from calculator.sourced import Sourced
 from calculator.step import ceiling
 from calculator.step.lifetimes import by_size
+from calculator.step.turns import most_alive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from calculator.beside import Staying
     from calculator.state import Stored
     from calculator.step.recording import Recording
     from calculator.step.training_step import TrainingStep
@@ -65,7 +64,7 @@ def of_passes(state: Iterable[Stored], passes: Iterable[Recording], workspace: i
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     stays = Counter(sizes(tensor for tensor in state if not tensor.base))
     stays[workspace] += 1
-    return loaded + _in_segments(stays) + max(_in_segments(_most_alive(each)) for each in passes)
+    return loaded + _in_segments(stays) + max(_in_segments(most_alive(each)) for each in passes)
 
 
 def whole_segments(size: int) -> int:
@@ -127,54 +126,4 @@ def _most_in(step: TrainingStep) -> dict[int, int]:
     carried, until = by_size(step.carried), step.marks["backward"]
     beside = [(0, size, count) for size, count in carried.items()]
     beside += [(until, size, -count) for size, count in carried.items()]
-    return _most_alive(step.recording, step.held.temporaries, beside)
-
-
-class _Turns(dict[int, "Callable[[int], None]"]):
-    """What is added and taken away of storages of each size, in bytes: `turns[change](change)` notes a change."""
-
-    __slots__ = ("noted",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.noted: dict[int, list[int]] = {}
-
-    def __missing__(self, change: int) -> Callable[[int], None]:
-        turns = self.noted[abs(change)] = []
-        self[change] = self[-change] = turns.append
-        return turns.append
-
-    def most(self) -> dict[int, int]:
-        """The most of each size that are there at once."""
-        return {size: max(accumulate(turns, initial=0)) // size for size, turns in self.noted.items() if size}
-
-
-def _most_alive(
-    recording: Recording, last: Sequence[Staying] = (), beside: Iterable[tuple[int, int, int]] = ()
-) -> dict[int, int]:
-    """Of each size, the most that are alive at once during a step.
-
-    `last` is made at its end; what else is told comes from a position on: a size and how many.
-    """
-    changes, told = recording.changes, 0
-    turns = _Turns()
-    for position, size, count in sorted([*_of_copies(recording), *beside]):
-        for change in changes[told:position]:
-            turns[change](change)
-        turns[size](size * count)
-        told = position
-    for change in changes[told:]:
-        turns[change](change)
-    for size, count in sizes(last).items():
-        turns[size](size * count)
-    return turns.most()
-
-
-def _of_copies(recording: Recording) -> Iterator[tuple[int, int, int]]:
-    """What the layers that a window stands for add: position, size, how many. Gains count from its start on."""
-    for window, gained in zip(recording.windows, recording.sizes, strict=True):
-        for size, count in gained.items():
-            if count:
-                yield window.start if count > 0 else window.end, size, window.copies * count
-    for position, copies, born in recording.dropped:
-        yield position, born[4], -copies
+    return most_alive(step.recording, step.held.temporaries, beside)

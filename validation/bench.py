@@ -51,6 +51,17 @@ LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
         200.0,
     ),
     (
+        "Gemma 3 270M, checkpointed QLoRA on 24 GB: longest sequence",
+        {
+            "model": "google/gemma-3-270m",
+            "method": QLORA,
+            "training": {"gradient_checkpointing": True},
+            "device": {"gpu": "rtx-4090"},
+            "solve_for": "sequence_length",
+        },
+        200.0,
+    ),
+    (
         "Llama-3.1-70B, QLoRA on 80 GB: highest rank",
         {**LLAMA_70B, "device": {"gpu": "h100"}, "solve_for": "r"},
         200.0,

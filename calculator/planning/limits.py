@@ -82,7 +82,7 @@ def limit(asked: LimitRequest) -> Limit:
     model = model_of(asked.request.model)
     request = replace(within_positions(asked.request, model), length_given=True)
     trials, lowest = Trials(request, name), int(told.setting.minimum or 0)
-    first = trials.at(lowest)
+    first = trials.point(lowest)
     most = bound(request, model, name)
     highest = most.limit
     if highest < lowest:
@@ -112,15 +112,16 @@ def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) ->
     first = trials.at(lowest)
     if first.least_excess > 0:
         told = f"Not even the live tensors fit with {lowest:,}, the smallest there is."
-        return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
+        return _nothing(name, trials, lowest, told)
     end = trials.beyond(lowest, highest)
     best = trials.edge(lowest, end) if first.fits else lowest - 1
     if trials.request.accounting == "exact":
         best = _higher(trials, best, end)
     told = _guarantee(trials, best, end)
     if best < lowest:
-        return Limit(solve_for=name, bound=_memory(first), at=None, above=first, guarantee=told)
-    return _found(name, trials, _memory(trials.at(best + 1)), best, told)
+        return _nothing(name, trials, lowest, told)
+    above = trials.point(best + 1)
+    return Limit(solve_for=name, bound=_memory(above), at=trials.point(best), above=above, guarantee=told)
 
 
 def _higher(trials: Trials, best: int, end: int) -> int:
@@ -134,12 +135,17 @@ def _higher(trials: Trials, best: int, end: int) -> int:
         best = trials.climb(higher, end)
 
 
+def _nothing(name: SolveFor, trials: Trials, lowest: int, guarantee: str) -> Limit:
+    above = trials.point(lowest)
+    return Limit(solve_for=name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
+
+
 def _found(name: SolveFor, trials: Trials, bounded: Bound, value: int, guarantee: str) -> Limit:
     try:
-        above = trials.at(value + 1) if value < _field_maximum(trials.request, name) else None
+        above = trials.point(value + 1) if value < _field_maximum(trials.request, name) else None
     except PlanError:
         above = None
-    return Limit(solve_for=name, bound=bounded, at=trials.at(value), above=above, guarantee=guarantee)
+    return Limit(solve_for=name, bound=bounded, at=trials.point(value), above=above, guarantee=guarantee)
 
 
 def _field_maximum(request: Request, name: SolveFor) -> float:
@@ -154,8 +160,8 @@ def _memory(above: Point) -> Bound:
 
 
 def _guarantee(trials: Trials, best: int, end: int) -> str:
-    told = f"{best:,} fits and {best + 1:,} does not" if best in trials.points else f"{best + 1:,} does not fit"
-    tried = sum(best + 1 < value < end for value in trials.points)
+    told = f"{best:,} fits and {best + 1:,} does not" if best in trials.tried else f"{best + 1:,} does not fit"
+    tried = sum(best + 1 < value < end for value in trials.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
     if trials.by_rule(end).least_excess > 0:
         return f"{told}. From {end:,} on not even the live tensors fit{between}."

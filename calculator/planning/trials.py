@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.beside import Beside
 from calculator.devices import Verdict
@@ -60,34 +61,62 @@ class Point:
         return self.excess - slack
 
 
+class Trial(NamedTuple):
+    """What is kept of a point: its figures."""
+
+    value: int
+    fits: bool
+    excess: int
+    least_excess: int
+
+
 class Trials:
-    """The points of a plan that were tried, each estimated once."""
+    """The values of a setting that were tried, each estimated once.
+
+    No more is kept of a point than its figures: each has thousands of storages, which Python's garbage collector would
+    look at again and again. But those that were `replayed` are kept, being few and dear.
+    """
 
     def __init__(self, request: Request, name: str) -> None:
         self.request, self.name = request, name
         self.neighbours = Neighbours()
-        self.points: dict[int, Point] = {}
+        self.tried: dict[int, Trial] = {}
+        self.replayed: dict[int, Point] = {}
         self.ruled = Trials(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
         self.replays = REPLAYED
         self.asked = asked(request, name)
         self.beside = _tokens(request) - self.asked if name in ("sequence_length", "num_virtual_tokens") else 0
 
-    def at(self, value: int) -> Point:
+    def point(self, value: int) -> Point:
         """The plan with a value of the setting.
 
         Raises:
             PlanError: where that plan is refused.
         """
-        if value not in self.points:
-            request = with_value(self.request, self.name, value)
-            self.points[value] = Point(value=value, estimate=estimate(request, self.neighbours))
-        return self.points[value]
+        if value in self.replayed:
+            return self.replayed[value]
+        request = with_value(self.request, self.name, value)
+        point = Point(value=value, estimate=estimate(request, self.neighbours))
+        self.tried[value] = Trial(value, point.fits, point.excess, point.least_excess)
+        if self.ruled is not None:
+            self.replayed[value] = point
+        return point
+
+    def at(self, value: int) -> Trial:
+        """The figures of a value's point.
+
+        Raises:
+            PlanError: where the plan with it is refused.
+        """
+        if value not in self.tried:
+            self.point(value)
+        return self.tried[value]
 
     def edge(self, low: int, high: int) -> int:
         """A value from `low` on that fits while the next does not; `low` fits and `high` does not."""
-        tried = sorted(self.points.values(), key=lambda point: point.value)
-        low = max(point.value for point in tried if low <= point.value < high and point.fits)
-        high = min((point.value for point in tried if low < point.value < high and not point.fits), default=high)
+        tried = sorted(self.tried.values())
+        low = max(trial.value for trial in tried if low <= trial.value < high and trial.fits)
+        high = min((trial.value for trial in tried if low < trial.value < high and not trial.fits), default=high)
         return crossing(lambda value: self.at(value).excess, low, high)[0]
 
     def beyond(self, low: int, high: int) -> int:
@@ -99,7 +128,7 @@ class Trials:
             return high
         return crossing(lambda value: self.by_rule(value).least_excess, low, high, near=NEAR)[1]
 
-    def by_rule(self, value: int) -> Point:
+    def by_rule(self, value: int) -> Trial:
         """The plan with a value of the setting, and reserved memory by the rule: its live tensors are the same."""
         return self.at(value) if self.ruled is None else self.ruled.at(value)
 
@@ -107,17 +136,17 @@ class Trials:
         """Whether a value fits, which is not replayed where not even the live tensors do."""
         return self.by_rule(value).least_excess <= 0 and self.at(value).fits
 
-    @property
+    @cached_property
     def most(self) -> int:
         """How many values can be tried in good time."""
-        return max(LEAST_TRIED, MOST_TENSORS // len(self.sizes(min(self.points))[1]))
+        return max(LEAST_TRIED, MOST_TENSORS // len(self.sizes(max(self.tried))[1]))
 
     def largest(self, likely: Iterable[int], spread: Iterable[int]) -> int | None:
         """The largest that fits of some values, the likeliest first, as many as are tried in good time.
 
         Of those that are replayed, a spread is tried and what the rule finds most likely.
         """
-        untried = list(dict.fromkeys(value for value in likely if value not in self.points))[: self.most]
+        untried = list(dict.fromkeys(value for value in likely if value not in self.tried))[: self.most]
         if self.ruled is not None:
             untried = sorted(untried, key=lambda value: self.by_rule(value).excess)[: self.replays]
             self.replays -= len(untried)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 from operator import neg
 from typing import TYPE_CHECKING
 
@@ -16,25 +17,27 @@ class Lifetimes:
     """The rows of a tape and at which event each ends; one past the last where it stays.
 
     `known`: which rows were found between which positions. It is the same for other rows to which the same happened.
+    `counted`: what was counted of these by size, for sizes that are alike in the same way. `sizes`: those of the rows,
+    in an order that is the same for other rows, and `sized` the events with their numbers for the rows'; nothing where
+    there are no other rows.
     """
 
-    __slots__ = ("ends", "events", "known", "rows")
+    __slots__ = ("counted", "ends", "events", "known", "rows", "sized", "sizes")
 
-    def __init__(
-        self,
-        events: list[int],
-        rows: Sequence[Born],
-        ends: list[int] | None = None,
-        known: dict[tuple[int, ...], list[int]] | None = None,
-    ) -> None:
+    def __init__(self, events: list[int], rows: Sequence[Born], sized: Sequence[int] = ()) -> None:
         self.events = events
         self.rows = rows
-        self.ends = ends or _ended(events, len(rows))
-        self.known = {} if known is None else known
+        self.ends = _ended(events, len(rows))
+        self.known: dict[tuple[int, ...], list[int]] = {}
+        self.counted: dict[object, dict[int, tuple[int, int]]] = {}
+        self.sizes: Sequence[int] = ()
+        self.sized = sized
 
-    def of(self, rows: Sequence[Born]) -> Lifetimes:
-        """The same of other rows to which the same happened."""
-        return Lifetimes(self.events, rows, self.ends, self.known)
+    def of(self, rows: Sequence[Born], sizes: Sequence[int]) -> Lifetimes:
+        """The same of other rows to which the same happened, and their sizes."""
+        other = copy(self)
+        other.rows, other.sizes = rows, sizes
+        return other
 
     @property
     def end(self) -> int:
@@ -43,9 +46,9 @@ class Lifetimes:
 
     def changes(self) -> list[int]:
         """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
-        sizes = [row[4] for row in self.rows]
-        of_rows = [*sizes, *map(neg, reversed(sizes))]
-        return [*map(of_rows.__getitem__, self.events)]
+        sizes = self.sizes or [row[4] for row in self.rows]
+        both = [*sizes, *map(neg, reversed(sizes))]
+        return [*map(both.__getitem__, self.sized or self.events)]
 
     def born(self, start: int, end: int) -> range:
         """The rows born between two positions: rows are numbered as they are born."""

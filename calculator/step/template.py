@@ -17,6 +17,7 @@ from calculator.treatment import Treated
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.answer import ComponentName
     from calculator.dimension import Shape
     from calculator.dtype import DType
     from calculator.model import Model
@@ -31,9 +32,11 @@ MOST_WAYS = 8
 class Template:
     """A run with open sizes, and the formulas of their numbers.
 
-    `names`, `shape_of`, `dtypes`, `components` and `places` are of its rows: which of the shapes each has and where the
-    number of its bytes is. `dims` are the shapes' dimensions; `opened` gives those that are open, by their numbers
-    among them. `shapes` are right where no dimension is open; `open_shapes` gives the others' dimensions, by numbers.
+    `kind_of` says of which kind each of its rows is: rows of layers that are alike are of the same kinds. `names`,
+    `shape_of`, `dtypes`, `components` and `places` are of the kinds: which of the shapes each has and where the number
+    of its bytes is; `sizes` numbers the places without repeats. `dims` are the shapes' dimensions; `opened` gives those
+    that are open, by their numbers among them. `shapes` are right where no dimension is open; `open_shapes` gives the
+    others' dimensions, by numbers.
     """
 
     __slots__ = (
@@ -41,6 +44,7 @@ class Template:
         "dims",
         "dtypes",
         "formulas",
+        "kind_of",
         "names",
         "open_shapes",
         "opened",
@@ -48,25 +52,33 @@ class Template:
         "run",
         "shape_of",
         "shapes",
+        "sizes",
     )
 
     def __init__(self, formulas: Formulas, run: Run) -> None:
         self.formulas = formulas
-        tape = _with_rows(run.tape, [*run.tape.events], [])
-        self.run = run._replace(tape=tape, lives=Lifetimes(tape.events, run.tape.rows), kept=None)
-        self.names, shapes, self.dtypes, self.components, row_bytes = zip(*run.tape.rows, strict=True)
-        self.places = [formulas.place(size) for size in row_bytes]
+        shapes = [shape for _, shape, _, _, _ in run.tape.rows]
         dims = {id(dim): dim for shape in shapes for dim in shape}
         numbers = {identity: number for number, identity in enumerate(dims)}
         self.dims = [*dims.values()]
         self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, Open)]
         numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
         distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
-        self.shape_of = [distinct[shape] for shape in numbered]
+        kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
+        self.kind_of = [
+            kinds.setdefault((name, distinct[shape], dtype, component, formulas.place(size)), len(kinds))
+            for shape, (name, _, dtype, component, size) in zip(numbered, run.tape.rows, strict=True)
+        ]
+        self.names, self.shape_of, self.dtypes, self.components, self.places = zip(*kinds, strict=True)
+        self.sizes = {place: number for number, place in enumerate(dict.fromkeys(self.places))}
+        size_of = [self.sizes[self.places[kind]] for kind in self.kind_of]
+        sized = [size_of[event] if event >= 0 else ~size_of[~event] for event in run.tape.events]
+        tape = _with_rows(run.tape, [*run.tape.events], [])
+        self.run = run._replace(tape=tape, lives=Lifetimes(tape.events, run.tape.rows, sized), kept=None)
         self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
         opened = {number for number, _ in self.opened}
         self.open_shapes = [(number, shape) for shape, number in distinct.items() if not opened.isdisjoint(shape)]
-        formulas.cut([*self.places, *[dim.place for _, dim in self.opened]])
+        formulas.cut([*self.sizes, *[dim.place for _, dim in self.opened]])
 
     def filled(self, given: Sequence[int]) -> Run | None:
         """The run with other sizes, or nothing where it goes another way."""
@@ -79,9 +91,10 @@ class Template:
         for number, shape in self.open_shapes:
             shapes[number] = tuple([dims[each] for each in shape])
         shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
-        rows = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
-        tape = self.run.tape
-        return self.run._replace(tape=_with_rows(tape, tape.events, rows), lives=self.run.lives.of(rows))
+        kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
+        rows = [*map(kinds.__getitem__, self.kind_of)]
+        lives = self.run.lives.of(rows, [values[place] for place in self.sizes])
+        return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lives=lives)
 
 
 def _with_rows(like: Tape, events: list[int], rows: list[Born]) -> Tape:
@@ -144,7 +157,8 @@ class _OpenSizes(Sizes):
 
     def __getitem__(self, key: tuple[Shape, DType]) -> int:
         shape, dtype = key
-        known = tuple([self.formulas.place(dim) for dim in shape]), dtype
+        place = self.formulas.place
+        known = tuple([dim.place if dim.__class__ is Open else place(dim) for dim in shape]), dtype
         if known not in self:
             self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
         return super().__getitem__(known)
