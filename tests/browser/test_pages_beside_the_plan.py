@@ -1,0 +1,71 @@
+"""What people come to do on the pages of needs, serving, validation and documentation."""
+
+import re
+
+import pytest
+
+from tests.browser.journeys import UNSCRIPTED
+
+
+def test_the_documentation_works_offline_and_unfolds(opened):
+    page = opened("/docs")
+    section = page.locator("section.operation").first
+    section.get_by_text("Its fields").first.click()
+    assert section.locator("details[open] .schema").first.is_visible()
+
+
+def test_the_validation_report_draws_its_chart_and_unfolds_its_table(opened):
+    page = opened()
+    page.get_by_role("link", name="Validation").click()
+    page.wait_for_selector(".chart-canvas[data-drawn] .scatterlayer .point")
+    page.locator("details[data-fold=whole] summary").click()
+    assert page.locator("details[open] tbody tr").first.is_visible()
+
+
+def test_without_scripts_the_validation_report_has_its_tables(opened):
+    page = opened("/validation", **UNSCRIPTED)
+    assert not page.locator(".chart").is_visible()
+    page.locator("details[data-fold=whole] summary").click()
+    assert page.locator("details[data-fold=whole] tbody tr").first.is_visible()
+    assert page.get_by_role("heading", name="The worst, and why").is_visible()
+
+
+def test_without_scripts_needs_lead_to_a_configuration_and_on_to_its_check(opened):
+    page = opened("/plan", **UNSCRIPTED)
+    page.get_by_label("Hub id or URL, or several").fill("meta-llama/Llama-3.1-70B")
+    page.get_by_label("GPU", exact=True).select_option("a100-sxm4-80gb")
+    page.get_by_label("Tasks to serve").fill("20")
+    page.get_by_label("Switch per request").check()
+    page.get_by_role("button", name="Find configurations").click()
+    assert page.get_by_label("Tasks to serve").input_value() == "20"
+    assert page.get_by_label("Switch per request").is_checked()
+    required = page.locator(".ranked td data").first.get_attribute("value")
+    page.get_by_role("link", name="Open this configuration").first.click()
+    assert page.locator(".verdict-word").inner_text() == "Fits"
+    assert page.locator(f".facts data[value='{required}']").count() == 1
+
+
+def test_needs_without_an_answer_lead_to_the_field_and_keep_what_is_typed(opened):
+    page = opened("/plan?tasks=20&must_merge=true&switch_per_request=true")
+    page.get_by_role("link", name="Must merge").click()
+    assert page.url.endswith("#must_merge")
+    page.get_by_label("Must merge").uncheck()
+    page.get_by_role("button", name="Find configurations").click()
+    page.locator(".configuration").nth(1).wait_for()
+    assert page.get_by_label("Tasks to serve").input_value() == "20"
+
+
+@pytest.mark.parametrize("address", ["/plan", "/inference"])
+def test_a_size_takes_back_the_named_card_and_a_card_the_size(opened, address):
+    page = opened(address)
+    card, size = page.locator("#gpu"), page.locator("#memory_gib")
+    assert card.input_value() == "rtx-4090"
+    size.fill("24")
+    assert card.input_value() == ""
+    card.select_option("l4")
+    assert size.input_value() == ""
+    size.fill("48")
+    page.get_by_role("button", name=re.compile("Find configurations|Update the answer")).click()
+    page.wait_for_url("**memory_gib=48**")
+    assert page.locator("#refusal").count() == 0
+    assert (card.input_value(), size.input_value()) == ("", "48")
