@@ -203,37 +203,6 @@ def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
 
 
-def test_a_comparison_is_what_the_api_answers(client, plan, capsys):
-    common = {key: plan[key] for key in ("model", "training", "device")}
-    methods = [{"name": "full"}, {"name": "lora", "r": 16}, {"name": "qlora", "r": 16}, {"name": "prefix"}]
-    options = ["compare", "--model", plan["model"], "--methods", "full,lora,qlora,prefix", "--r", "16"]
-    options += ["--gradient_checkpointing", "--sequence_length", "2048", "--gpu", "rtx-4090"]
-    assert main([*options, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == client.post("/api/v1/compare", json={**common, "methods": methods}).json()
-    assert main(options) == 0
-    text = capsys.readouterr().out
-    assert f"{told['rows'][1]['estimate']['parameters']['trainable']:,}" in text
-    assert "Prefix tuning is refused: training.gradient_checkpointing" in text
-
-
-def test_a_comparison_succeeds_where_one_method_fits(capsys):
-    plan = ["compare", "--model", "meta-llama/Llama-3.1-8B", "--gradient_checkpointing", "--gpu", "rtx-4090"]
-    assert main(plan) == 0
-    assert main([*plan, "--methods", "full"]) == 1
-    capsys.readouterr()
-
-
-def test_a_comparisons_settings_are_laid_over_the_methods_of_its_file(tmp_path, capsys):
-    file = tmp_path / "request.json"
-    file.write_text('{"model": "gpt2", "methods": [{"name": "lora", "use_dora": true}, {"name": "prompt"}]}')
-    assert main(["compare", "--request", str(file), "--r", "4", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert (rows[0]["method"]["r"], rows[0]["method"]["use_dora"]) == (4, True)
-    assert main(["compare", "--request", str(file), "--bottleneck_size", "4"]) == 2
-    assert "method.bottleneck_size: none of the methods has it" in capsys.readouterr().err
-
-
 def test_a_limit_is_what_the_api_answers(client, plan, capsys):
     assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -251,85 +220,6 @@ def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
     assert "No micro_batch_size fits." in capsys.readouterr().out
     assert main(["limits", *plan]) == 2
     assert "solve_for: must be one of r" in capsys.readouterr().err
-
-
-SWEEP = ("sweep", "--model", "gpt2", "--gpu", "rtx-4090", "--grid", "method=lora,prefix", "--grid", "r=4,8")
-SWEPT = {
-    "request": {"model": "gpt2", "device": {"gpu": "rtx-4090"}},
-    "grid": {"method.name": ["lora", "prefix"], "method.r": [4, 8]},
-}
-
-
-@pytest.mark.parametrize("kind", ["json", "csv"])
-def test_a_sweep_is_what_the_api_answers(kind, client, capsys):
-    assert main([*SWEEP, f"--{kind}"]) == 0
-    asked = {**SWEPT, "format": {"json": "ndjson"}.get(kind, kind)}
-    assert capsys.readouterr().out == client.post("/api/v1/sweep", json=asked).text
-
-
-def test_a_sweep_as_text_has_a_line_a_point(capsys):
-    assert main([*SWEEP, "--grid", "model=gpt2,openai-community/gpt2-xl", "--r", "99"]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["method.name", "method.r", "model"]
-    assert len(lines) == 8
-    assert "method.r: unknown field" in lines[-1]
-
-
-def test_a_sweep_in_a_file_takes_more_from_options(tmp_path, capsys):
-    file = tmp_path / "sweep.json"
-    file.write_text(json.dumps({**SWEPT, "format": "csv"}))
-    options = ["--method.r", "2", "--grid", 'target_modules=["all-linear",["c_attn"],null]', "--sequence_length", "64"]
-    assert main(["sweep", "--request", str(file), *options, "--json"]) == 0
-    points = [json.loads(line)["point"] for line in capsys.readouterr().out.splitlines()]
-    assert points[1] == {"method.name": "lora", "method.r": 4, "method.target_modules": ["c_attn"]}
-    assert len(points) == 12
-
-
-@pytest.mark.parametrize(
-    ("stated", "said"),
-    [
-        ({**SWEPT, "grid": 5}, "grid: must be an object of lists"),
-        ({**SWEPT, "grid": None}, "grid: must be an object of lists"),
-        ({**SWEPT, "request": 5}, "request: must be an estimate's request"),
-        ({"grid": SWEPT["grid"]}, "request.model: must be"),
-    ],
-)
-def test_a_sweeps_file_is_refused_where_it_is_wrong(stated, said, tmp_path, capsys):
-    file = tmp_path / "sweep.json"
-    file.write_text(json.dumps(stated))
-    assert main(["sweep", "--request", str(file), "--grid", "sequence_length=64"]) == 2
-    assert capsys.readouterr().err.startswith(said)
-
-
-def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
-    plan = ["sweep", "--model", "gpt2", "--method", "lora", "--grid", "device.memory_bytes=1000,2000"]
-    assert main(plan) == 1
-    assert main(["sweep", "--model", "gpt2", "--method", "lora", "--grid", "r=1"]) == 0
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    ("grid", "said"),
-    [
-        ((), "grid: must be an object of lists"),
-        (("r",), "FIELD=VALUE"),
-        (("colour=red",), "grid.colour: is no field"),
-        (("r=4", "method.r=8"), "grid: a field has its values in one list"),
-    ],
-)
-def test_a_wrong_grid_exits_with_2(grid, said, capsys):
-    plan = ["sweep", "--model", "gpt2", "--method", "lora"]
-    assert main([*plan, *(option for each in grid for option in ("--grid", each))]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_progress_is_told_on_a_terminal_while_rows_go_elsewhere(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("app.commands.sweep.TOLD_SECONDS", 0)
-    main([*SWEEP, "--json"])
-    assert capsys.readouterr().err.split("\r")[1:] == [
-        f"{number} of 4 points" + "\n" * (number == 4) for number in range(1, 5)
-    ]
 
 
 def test_serve_is_the_usual_command_and_takes_host_and_port(monkeypatch):
