@@ -66,8 +66,11 @@ def sizes(staying: Iterable[Staying]) -> dict[int, int]:
 
 
 def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterator[Staying]:
-    """The optimizer's states of every trained parameter, from its second step on."""
-    trained = [tensor for tensor in tensors if tensor.trained]
+    """The optimizer's states of every trained parameter, from its second step on.
+
+    A parameter that never has a gradient has none, but where they are made with the optimizer.
+    """
+    trained = [tensor for tensor in tensors if tensor.trained and (tensor.reached or optimizer.early)]
     if optimizer.is_like_parameters:
         yield Beside(trained, optimizer.names, "optimizer_states")
         return
@@ -86,5 +89,5 @@ def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterato
 
 
 def gradients(tensors: Iterable[Stored]) -> Beside:
-    """The gradient of every trained parameter, in its dtype."""
-    return Beside([tensor for tensor in tensors if tensor.trained], ("gradient",), "gradients")
+    """The gradient of every trained parameter that one comes to, in its dtype."""
+    return Beside([tensor for tensor in tensors if tensor.trained and tensor.reached], ("gradient",), "gradients")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError, Problem
-from calculator.module import Module
 from calculator.step import runnable
 from calculator.step.programs import program
 
@@ -61,9 +60,11 @@ def check_device(request: Request) -> None:
 
 
 def _switches(request: Request) -> Iterator[Problem]:
-    for name, (value, why) in SWITCHES.items():
-        if (request.model.config or {}).get(name) is value:
-            yield Problem(loc=f"model.config.{name}", msg=f"{why}: leave it out", input=value)
+    config = request.model.config or {}
+    for place, told in (("", config), ("text_config.", config.get("text_config") or {})):
+        for name, (value, why) in SWITCHES.items():
+            if told.get(name) is value:
+                yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:
@@ -98,9 +99,9 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
 def most_positions(model: Model) -> int | None:
     """How many positions a model can run: as many as it has embeddings for, or the family's code a bias.
 
-    Learned positions are a second embedding outside the layers.
+    Learned positions are a second embedding of text outside the layers.
     """
-    tables = [part for part in model.parts if isinstance(part, Module) and part.kind == "embedding"]
+    tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
     bounded = len(tables) > 1 or program(model.model_type).bounded
     return model.config.get("max_position_embeddings") if bounded else None
 

@@ -61,7 +61,7 @@ def estimate(request: Request, neighbours: Neighbours | None = None, *, whole: b
         fit=verdict,
         saved_bytes=request.method.saved_bytes(step.state, model),
         assumptions=assumptions(request, model, verdict),
-        warnings=warnings(request, model) + _card_caveats(request),
+        warnings=warnings(request, model, step.state) + _card_caveats(request),
     )
 
 

@@ -32,8 +32,8 @@ class Held:
         self.state = stored(self.treated)
         self.states = tuple(optimizer_states(self.state, self.optimizer))
         self.gradients = (gradients(self.state),)
-        trained = tuple([tensor for tensor in self.state if tensor.trained])
-        self.temporaries = temporaries(trained, self.optimizer, training.max_grad_norm)
+        learning = tuple([tensor for tensor in self.state if tensor.trained and tensor.reached])
+        self.temporaries = temporaries(learning, self.optimizer, training.max_grad_norm)
 
 
 class Neighbours:

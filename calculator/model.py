@@ -79,7 +79,7 @@ class Model:
     filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`; `buffers` are those
     outside the layers. `tied` maps a parameter's name to the one whose storage it shares; such a parameter is not
     listed among the weights. `head` names the output projection, which quantisation and `all-linear` leave out. `notes`
-    say what of the real model is not so.
+    say what of the real model is not so. Modules whose paths begin with one of `idle` do nothing with text.
     """
 
     model_type: str
@@ -90,6 +90,7 @@ class Model:
     buffers: tuple[Buffer, ...] = ()
     id: str | None = None
     notes: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
@@ -142,8 +143,12 @@ class Model:
 
     @cached_property
     def decoder(self) -> Stack:
-        """The decoder's layers: the first stack."""
-        return next(part for part in self.parts if isinstance(part, Stack))
+        """The decoder's layers: the first stack that reads text."""
+        return next(part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name))
+
+    def is_idle(self, path: str) -> bool:
+        """Whether what is at a path does nothing with text."""
+        return path.startswith(self.idle)
 
     @cached_property
     def parameters(self) -> int:
@@ -176,8 +181,8 @@ class Model:
 
     @property
     def embedding(self) -> Module:
-        """The word embeddings: the first embedding outside the layers."""
-        return next(module for module in self.outer.values() if module.kind == "embedding")
+        """The word embeddings: the first embedding of text outside the layers."""
+        return next(each for each in self.outer.values() if each.kind == "embedding" and not self.is_idle(each.name))
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:

@@ -10,9 +10,12 @@ from calculator.reserved import REPLAY, RULE
 from calculator.step.programs import program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.devices import Fit
     from calculator.model import Model
     from calculator.request import Request
+    from calculator.state import Stored
 
 #: How far peaks were from traced training steps (tests/calculator/test_traced_cases.py holds this sentence).
 ACCURACY = (
@@ -70,9 +73,9 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     return tuple(told)
 
 
-def warnings(request: Request, model: Model) -> tuple[str, ...]:
-    """Risks worth knowing."""
-    told = []
+def warnings(request: Request, model: Model, state: Iterable[Stored] = ()) -> tuple[str, ...]:
+    """Risks worth knowing; `state` is what stays of the model under its method."""
+    told = _passed_by(state) if model.idle else []
     if isinstance(request.method, Prefix | Prompt) and request.training.adapter_dtype == "model":
         told.append(
             "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
@@ -95,9 +98,20 @@ def not_quantised(model: Model) -> list[str]:
     told = []
     if "experts" in kinds:
         told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
-    if any(module.kind == "linear" and not module.quantizable for module in model.modules):
+    own = [module for path, module in model.paths if module.kind == "linear" and not model.is_idle(path)]
+    if any(not module.quantizable for module in own):
         told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
     return told
+
+
+def _passed_by(state: Iterable[Stored]) -> list[str]:
+    """What is trained and no gradient comes to."""
+    count = sum(each.parameters * each.count for each in state if each.trained and not each.reached)
+    if not count:
+        return []
+    return [
+        f"{count:,} of the trained parameters get no gradient from text: they lie on the card, and nothing is learned."
+    ]
 
 
 def _not_counted(model: Model) -> list[str]:

@@ -162,8 +162,8 @@ class Run:
         if self.steps == 0:
             for state in spelled(optimizer_states(self.state, self.optimizer)):
                 self._take(state.bytes // state.count)
-        trained = tuple(tensor for tensor in self.state if tensor.trained)
-        made = spelled(temporaries(trained, self.optimizer, self.training.max_grad_norm))
+        learning = tuple(tensor for tensor in self.state if tensor.trained and tensor.reached)
+        made = spelled(temporaries(learning, self.optimizer, self.training.max_grad_norm))
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 
     def _take(self, size: int) -> Taken:

@@ -27,8 +27,9 @@ class Stored:
 
     `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
     own from what a method adds. `made` is its dtype when the optimizer is made, where the first forward pass changes
-    that. `bytes` is all of them, each rounded up to 512 bytes; 0 has it worked out. Nothing changes one; it is not
-    frozen because a step has a hundred, and a frozen one takes twice as long to make.
+    that. `reached`: whether the step has to do with it. `bytes` is all of them, each rounded up to 512 bytes; 0 has it
+    worked out. Nothing changes one; it is not frozen because a step has a hundred, and a frozen one takes twice as long
+    to make.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Stored:
     trained: bool = False
     base: bool = True
     made: DType | None = None
+    reached: bool = True
     bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ def stored(treated: Treated) -> tuple[Stored, ...]:
     for buffer in model.buffers:
         tensors += _buffer(buffer, buffer.name, 1, method, training)
     tensors += method.added(model, training)
+    for tensor in tensors if model.idle else ():
+        tensor.reached = not model.is_idle(tensor.name)
     return tuple(tensors)
 
 

@@ -31,7 +31,8 @@ class Treatment:
 
     `dtype`: of its dense parameters. `trained`: the names of its own parameters that are trained. `quantization`: how
     its weight is stored in 4 bits, if it is. `added`: what the method puts beside it. `copied`: whether the module
-    itself is a trained copy of a frozen original that stays in memory (PEFT's modules_to_save).
+    itself is a trained copy of a frozen original that stays in memory (PEFT's modules_to_save). `runs`: whether it does
+    in the step.
     """
 
     dtype: DType
@@ -39,14 +40,15 @@ class Treatment:
     quantization: Quantization | None = None
     added: tuple[Added, ...] = ()
     copied: bool = False
+    runs: bool = True
 
     def dtype_of(self, parameter: Parameter) -> DType:
         """A parameter's dtype: its own where it has one, else the model's.
 
-        Beside a 4-bit weight the bias takes the compute dtype at the first forward. Source: bitsandbytes/nn/modules.py,
+        Beside a 4-bit weight the bias takes the compute dtype when it first runs. Source: bitsandbytes/nn/modules.py,
         Linear4bit.forward.
         """
-        if parameter.name == "bias" and self.quantization is not None:
+        if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype
         return self.dtype if parameter.dtype == "model" else parameter.dtype
 

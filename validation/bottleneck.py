@@ -50,7 +50,7 @@ def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
     """Freeze a model and put adapters behind its sublayers, as the method places them."""
     model.requires_grad_(False)
     names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
-    width = model.config.hidden_size
+    width = model.config.get_text_config().hidden_size
     for layer in layers(model):
         for name in names:
             if isinstance(getattr(layer, name, None), nn.Module):
@@ -61,5 +61,5 @@ def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
 
 def layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of a causal language model."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return next(found for found in lists if len(found) == model.config.num_hidden_layers)
+    lists = [module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    return next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)

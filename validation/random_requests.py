@@ -11,6 +11,7 @@ from calculator import catalogue
 from calculator.config import Field
 from calculator.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
+from calculator.families.gemma import GEMMA3_TEXT
 from calculator.methods.targets import DEFAULT_TARGETS
 from calculator.optimizers import OPTIMIZERS
 from validation.random_configs import MIDDLING, random_config
@@ -139,10 +140,12 @@ def _real(model_type: str) -> tuple[dict[str, Any], ...]:
 def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str, Any]:
     """A real config with fewer layers, now and then with another setting of what is tied and cached."""
     count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
-    layers = next(e for e in family.entries if isinstance(e, Field) and e.name == "num_hidden_layers")
-    name = next(name for name in (layers.own_name, *layers.aliases) if name in config)
-    before, config[name] = config[name], count
-    for key, told in config.items():
+    text = config.get("text_config", config)
+    entries = family.entries if text is config else GEMMA3_TEXT
+    layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
+    name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
+    before, text[name] = text[name], count
+    for key, told in text.items():
         if isinstance(told, list) and len(told) == before:
-            config[key] = told[:count]
+            text[key] = told[:count]
     return config | _set(rng, {"tie_word_embeddings": (0.15, (True, False)), "use_cache": (0.15, (True, False))})

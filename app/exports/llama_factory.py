@@ -99,6 +99,8 @@ def _model(planned: Planned) -> Part:
 def _method(planned: Planned) -> Part:
     method = planned.request.method
     keys: dict[str, Any] = {"stage": "pt", "do_train": True}
+    if planned.model.idle:
+        keys |= {"freeze_vision_tower": False, "freeze_multi_modal_projector": False}
     if isinstance(method, LoRA | QLoRA):
         alpha, rounded = whole_alpha(method)
         names = targets(method, planned.model)

@@ -26,7 +26,8 @@ class Family:
 
     `parts` lists what the model owns. `tied` names parameters that share another's storage
     where `tie_word_embeddings` is true. `folder` is where transformers has the code, where not in the family's own.
-    `built_as` is the family that stands in for one whose code transformers doesn't have.
+    `built_as` is the family that stands in for one whose code transformers doesn't have. `idle` names what a batch of
+    text alone leaves out, by the beginnings of paths.
     """
 
     model_type: str
@@ -38,6 +39,7 @@ class Family:
     folder: str | None = None
     built_as: str | None = None
     notes: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -62,4 +64,5 @@ class Family:
             buffers=tuple(part for part in parts if isinstance(part, Buffer)),
             id=name,
             notes=self.notes,
+            idle=self.idle,
         )

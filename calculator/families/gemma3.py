@@ -11,6 +11,7 @@ from calculator.families.fields import (
     DIVISIBLE,
     MOST_LAYERS,
     activation,
+    count,
     dropouts,
     flag,
     number,
@@ -25,6 +26,12 @@ from calculator.module import Buffer, bare, embedding, linear, norm
 if TYPE_CHECKING:
     from calculator.families.blocks import Owned
     from calculator.module import Module
+
+#: What is taken for granted of a batch.
+TEXT_ALONE = (
+    "Batches hold text alone: the vision tower and its projection lie on the card, and nothing runs in them."
+    " Images bring activations of their own, which are not counted."
+)
 
 #: What a file leaves out of `text_config`: the class's own defaults, since it is saved as the difference from them.
 #: Source: transformers/models/gemma3/configuration_gemma3.py, Gemma3TextConfig.
@@ -143,10 +150,13 @@ FAMILIES = (
             *_nested("vision_config", _VISION),
             *(_from_text(name) for name in dict.fromkeys(e.name for e in GEMMA3_TEXT if not isinstance(e, Check))),
             size("mm_tokens_per_image", 256),
+            count("image_token_id", 262_144, aliases=("image_token_index",)),
             Check(name="mm_tokens_per_image", problem=_unpoolable),
             tie(default=True),
         ),
         parts=_gemma3,
         tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.vision_tower.", "model.multi_modal_projector"),
     ),
 )

@@ -30,6 +30,11 @@ class Method:
         """How many tokens come on top of the sequence."""
         return 0
 
+    @property
+    def looks_words_up(self) -> bool:
+        """Whether PEFT looks a sequence's words up, and gives the model their embeddings."""
+        return False
+
     def check(self, model: Model, training: Training) -> None:
         """Refuse what the real stack refuses.
 

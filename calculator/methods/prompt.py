@@ -37,6 +37,11 @@ class Prompt(Method):
         """All of them."""
         return self.num_virtual_tokens
 
+    @property
+    def looks_words_up(self) -> bool:
+        """It does, to put the prompt in front of them."""
+        return True
+
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """PEFT asks for the number of heads, though a prompt has none, and takes embeddings for hidden_size wide."""
         heads.check(model)

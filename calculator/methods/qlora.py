@@ -71,9 +71,8 @@ class QLoRA(LowRank, Method):
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
         quantization = self.quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
-        return Treatment(
-            dtype=dense, quantization=quantization, **low_rank.adapted(self, path, module, model, training, base)
-        )
+        adapted = low_rank.adapted(self, path, module, model, training, base)
+        return Treatment(dtype=dense, quantization=quantization, runs=not model.is_idle(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""

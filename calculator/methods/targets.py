@@ -85,8 +85,9 @@ def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
 
 
 def attention_projections(model: Model) -> tuple[str, ...]:
-    """The names of the linear layers of a model's attention, in order."""
-    paths = [path.split(".") for path, module in model.paths if module.kind in ("linear", "conv1d")]
+    """The names of the linear layers of a model's attention to text, in order."""
+    running = [(path, module) for path, module in model.paths if not model.is_idle(path)]
+    paths = [path.split(".") for path, module in running if module.kind in ("linear", "conv1d")]
     named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
     return tuple(dict.fromkeys(named))
 
@@ -147,7 +148,8 @@ def check(method: LowRank, model: Model) -> None:
     names = target_names(method, model)
     paths = dict(model.paths)
     asked = {path: module for path, module in paths.items() if _is_asked(path, module, method, model)}
-    problems = [*_numbered(method), *saved.problems(method, model, [*asked]), *_experts(method, model)]
+    problems = [*_numbered(method), *_idle(method, model, asked)]
+    problems += [*saved.problems(method, model, [*asked]), *_experts(method, model)]
     found = {path: module for path, module in asked.items() if not saved.is_saved(path, method)}
     if not found and not problems:
         known = {path.rpartition(".")[2] for path, module in paths.items() if _adaptable(module)}
@@ -165,6 +167,17 @@ def check(method: LowRank, model: Model) -> None:
         problems.append(Problem(loc="method.use_dora", msg=message, input=True))
     if problems:
         raise PlanError(*problems)
+
+
+def _idle(method: LowRank, model: Model, asked: Iterable[str]) -> Iterator[Problem]:
+    """Targets that a batch of text passes by, where nothing else is trained: PyTorch finds nothing to go back to."""
+    saves = any(method.copies(path) for path, _ in model.paths if not model.is_idle(path))
+    if model.idle and not saves and all(map(model.is_idle, asked)):
+        yield Problem(
+            loc="method.target_modules",
+            msg=f"nothing is trained that a batch of text comes to: {_way_out(model)}",
+            input=method.target_modules,
+        )
 
 
 def _experts(method: LowRank, model: Model) -> Iterator[Problem]:

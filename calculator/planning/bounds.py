@@ -93,9 +93,9 @@ def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
 
 
 def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
-    """The smaller side of each kind of adapted matrix, by the matrix's own name."""
+    """The smaller side of each kind of adapted matrix that text comes to, by the matrix's own name."""
     return {
         path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
         for path, module in model.paths
-        if request.method.treatment(path, module, model, request.training).added
+        if not model.is_idle(path) and request.method.treatment(path, module, model, request.training).added
     }

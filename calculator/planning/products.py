@@ -36,9 +36,9 @@ def products(model: Model) -> Products:
     heads = int(config["num_attention_heads"])
     width = heads * int(config.get("head_dim") or config["hidden_size"] // heads)
     return Products(
-        layers=round(sum(_per_token(layer, share) * times for layer, times in model.distinct_layers)),
+        layers=round(sum(_per_token(layer, share) * times for layer, times in model.decoder.distinct)),
         head=int(elements(model.embedding.weight.shape)),
-        attention=2 * width * sum(times for _, times in model.distinct_layers),
+        attention=2 * width * sum(times for _, times in model.decoder.distinct),
     )
 
 

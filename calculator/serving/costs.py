@@ -29,7 +29,10 @@ _NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
 
 
 class Costs:
-    """The costs of the last token that is generated. `treated` is the model with one task, `cache` is the prompt's."""
+    """The costs of the last token that is generated.
+
+    `treated` is the model with one task, `cache` is the prompt's. `met` is what a token of text meets.
+    """
 
     def __init__(self, treated: Treated, serving: Serving, cache: Cache) -> None:
         self.treated = treated
@@ -37,6 +40,7 @@ class Costs:
         self.serving = serving
         self.cache = cache
         self.state = stored(treated)
+        self.met = [tensor for tensor in self.state if tensor.reached]
         self.virtual = treated.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
@@ -106,7 +110,7 @@ class Costs:
 
     def _beside(self) -> Iterator[Stored]:
         """A task's parameters that a token meets: a saved module's copy stands in for its original."""
-        for tensor in self.state:
+        for tensor in self.met:
             looked_up = tensor.name.endswith(_NO_PRODUCT) or tensor.name.startswith("prompt_encoder.")
             if not tensor.base and not looked_up and ".modules_to_save." not in tensor.name:
                 yield tensor
@@ -119,7 +123,7 @@ class Costs:
 
     def _norms(self) -> int:
         """DoRA's norms, for which every pass multiplies an identity matrix with A and B; a token's share of them."""
-        beside = {tensor.name: tensor for tensor in self.state if not tensor.base}
+        beside = {tensor.name: tensor for tensor in self.met if not tensor.base}
         total = 0
         for name, first in beside.items():
             owner, _, which = name.rpartition(".lora_")
@@ -132,7 +136,7 @@ class Costs:
         """The base's weights, of experts the chosen ones; an input's embeddings are looked up."""
         tied = set(self.model.tied.values())
         tables = {f"{part.name}.weight" for part in self.model.outer.values() if part.kind == "embedding"} - tied
-        return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.state if tensor.name not in tables)
+        return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.met if tensor.name not in tables)
 
     def _share(self, tensor: Stored) -> float:
         """How much of a base's tensor a pass reads, 0 to 1."""

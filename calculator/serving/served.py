@@ -44,6 +44,11 @@ class Served(Method):
         return self.method.virtual_tokens
 
     @property
+    def looks_words_up(self) -> bool:
+        """As the method does."""
+        return self.method.looks_words_up
+
+    @property
     def mergeable(self) -> bool:
         """Whether what was trained can be added into the weights."""
         return isinstance(self.method, LowRank)

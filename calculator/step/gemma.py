@@ -13,6 +13,7 @@ from calculator.step.program import Program, looked_up, rotary_tables_per_type, 
 from calculator.step.self_attention import SelfAttention, normed_later
 
 if TYPE_CHECKING:
+    from calculator.config import Config
     from calculator.step.context import Context
     from calculator.step.tape import Tensor
 
@@ -24,8 +25,8 @@ def _capped_scores(context: Context, query: Tensor, key: Tensor, value: Tensor) 
     return attention.eager(context, query, key, value, capped=capped)
 
 
-def _left(context: Context, hidden_states: Tensor) -> Tensor:
-    return norms.offset_rms_norm(context.outer("model.norm"), hidden_states)
+def _left(context: Context, hidden_states: Tensor, name: str = "model.norm") -> Tensor:
+    return norms.offset_rms_norm(context.outer(name), hidden_states)
 
 
 def _capped(context: Context, logits: Tensor) -> Tensor:
@@ -38,6 +39,24 @@ def _capped(context: Context, logits: Tensor) -> Tensor:
     return ops.scale(logits, "capped")
 
 
+def _refused(_: Config) -> str:
+    """FlashAttention has no mask that lets an image's tokens see one another (Gemma3Model._supports_flash_attn)."""
+    return "transformers refuses it for a model that reads images: take sdpa"
+
+
+def _without_images(context: Context, ids: Tensor) -> Tensor:
+    """The words' embeddings; where the token of an image is none of the vocabulary, ids are copied to replace it.
+
+    Source: Gemma3Model.forward, which is given embeddings and not ids where PEFT has looked them up.
+    """
+    config, given = context.config, context.method.looks_words_up and not context.past
+    if config["image_token_id"] >= config["vocab_size"] and not given:
+        context.scoped("model: ")
+        mask, ids = context.tape.new(ids.shape, "bool", "images"), context.tape.new(ids.shape, "int64", "ids of words")
+        context.during_layers += [mask, ids]
+    return looked_up(context, ids, "model.language_model.embed_tokens", scaled=True)
+
+
 _SANDWICH = Sequential(
     norm=_NORM,
     before=("input_layernorm", "pre_feedforward_layernorm"),
@@ -45,6 +64,17 @@ _SANDWICH = Sequential(
 )
 
 _SCALED = partial(looked_up, scaled=True)
+
+_GEMMA3 = Program(
+    embeddings=_SCALED,
+    tables=rotary_tables_per_type,
+    share=tables_of_type,
+    layer=replace(_SANDWICH, attention=SelfAttention(project=normed_later(norms.offset_rms_norm))),
+    leave=_left,
+    masks=(masks.FULL, masks.SLIDING),
+    masks_both_ways=True,
+    source="transformers/models/gemma3/modeling_gemma3.py",
+)
 
 PROGRAMS = {
     "gemma": Program(
@@ -62,15 +92,13 @@ PROGRAMS = {
         sdpa="eager",
         source="transformers/models/gemma2/modeling_gemma2.py",
     ),
-    "gemma3_text": Program(
-        embeddings=_SCALED,
-        tables=rotary_tables_per_type,
-        share=tables_of_type,
-        layer=replace(_SANDWICH, attention=SelfAttention(project=normed_later(norms.offset_rms_norm))),
-        leave=_left,
-        logits=_capped,
-        masks=(masks.FULL, masks.SLIDING),
-        masks_both_ways=True,
-        source="transformers/models/gemma3/modeling_gemma3.py",
+    "gemma3_text": replace(_GEMMA3, logits=_capped),
+    "gemma3": replace(
+        _GEMMA3,
+        embeddings=_without_images,
+        leave=partial(_left, name="model.language_model.norm"),
+        masks=(),
+        masks_both_ways=False,
+        refuses_flash=_refused,
     ),
 }

@@ -65,15 +65,6 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-#: What to give instead of a family that is not modelled, where there is something that comes close.
-INSTEAD = {
-    "gemma3": (
-        "its vision tower lies idle in a step without images, but its weights are there: for the text model alone,"
-        " give the text_config with model_type gemma3_text"
-    )
-}
-
-
 def program(model_type: str) -> Program:
     """A family's code.
 
@@ -81,7 +72,7 @@ def program(model_type: str) -> Program:
         PlanError: where the family's weights are known but its step is not modelled.
     """
     if model_type not in PROGRAMS:
-        way_out = INSTEAD.get(model_type) or f"modelled are {', '.join(sorted(PROGRAMS))}"
-        msg = f"the weights of {model_type} are known, its training step is not modelled; {way_out}"
+        known = ", ".join(sorted(PROGRAMS))
+        msg = f"the weights of {model_type} are known, its training step is not modelled; modelled are {known}"
         raise refusal("model", msg, model_type)
     return PROGRAMS[model_type]

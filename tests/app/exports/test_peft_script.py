@@ -39,6 +39,30 @@ LLAMA = {
 }
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
 
+#: Reads images too; its tower has as many layers as its text model.
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 300,
+    },
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+        "vision_use_head": False,
+    },
+    "mm_tokens_per_image": 4,
+}
+
 LOW_RANK = {"r": 4, "target_modules": "all-linear"}
 EVERY = {
     "full": {},
@@ -115,6 +139,11 @@ def facts(parameter):
 @pytest.mark.parametrize("method", ["qlora", "adapter"])
 def test_a_family_with_transposed_weights_trains_too(method, tmp_path, monkeypatch, capsys):
     holds(ran(body({"name": method, **EVERY[method]}, GPT2), tmp_path, monkeypatch, capsys))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch, capsys):
+    holds(ran(body({"name": method, **EVERY[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize(

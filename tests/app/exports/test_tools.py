@@ -202,6 +202,12 @@ def test_norms_that_axolotl_does_not_know_by_name_are_told_either_way(asked):
     assert told == ["method.prepare_model_for_kbit_training"]
 
 
+def test_llama_factory_leaves_a_vision_tower_to_the_targets():
+    told = keys("llama-factory", {"name": "lora", "target_modules": "all-linear"}, "google/gemma-3-4b-pt")
+    assert (told["freeze_vision_tower"], told["freeze_multi_modal_projector"]) == (False, False)
+    assert "freeze_vision_tower" not in keys("llama-factory", {"name": "lora"})
+
+
 def test_a_routers_dtype_is_told():
     method = {"name": "lora", "target_modules": ["q_proj"]}
     told = differing("axolotl", method, "mistralai/Mixtral-8x7B-v0.1", **CHECKPOINTED)

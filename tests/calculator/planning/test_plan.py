@@ -301,7 +301,7 @@ def test_a_length_that_was_not_named_is_cut_to_the_models_positions():
         ({"model": "google-bert/bert-base-uncased", "device": {"gpu": "t4"}}, {"model"}),
         (
             {
-                "models": ["gpt2", "google/gemma-3-27b-pt"],
+                "models": ["gpt2", "google-bert/bert-base-uncased"],
                 "device": {"gpu": "t4"},
                 "needs": {"frozen_base": True, "max_trainable_fraction": 0.01},
             },

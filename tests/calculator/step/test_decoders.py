@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from calculator import catalogue
 from calculator.errors import PlanError
 from calculator.estimate import estimate
 from calculator.families import model_from_config
@@ -130,16 +129,6 @@ def test_a_prompt_as_wide_as_the_layers_is_refused_before_narrower_embeddings():
 def test_a_prefix_is_refused_where_the_cache_has_a_single_head(family, config):
     with pytest.raises(PlanError, match="caches one head"):
         answer(family, {"name": "prefix"}, **config)
-
-
-def test_a_vision_tower_is_refused_and_its_text_model_answered():
-    whole = catalogue.model("google/gemma-3-4b-pt").config
-    body = {"method": {"name": "full"}, "training": {"sequence_length": 64}}
-    with pytest.raises(PlanError, match="give the text_config with model_type gemma3_text"):
-        estimate(parse_request({"model": {"config": whole}, **body}))
-    text = {**whole["text_config"], "model_type": "gemma3_text"}
-    text |= {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4}
-    assert estimate(parse_request({"model": {"config": text}, **body})).parameters.base > 3_800_000_000
 
 
 def test_a_prefix_is_refused_where_the_routers_loss_would_meet_its_longer_mask():
