@@ -33,7 +33,7 @@ def most_alive(recording: Recording, last: Sequence[Staying] = (), beside: Itera
 
 
 def _counts(recording: Recording, told: list[Told]) -> Counts:
-    """The same of what is told; worked out once for all recordings in which as many are of one size."""
+    """Counted once for recordings that go one way, where the same of their sizes are equal."""
     lives = recording.lives
     if not lives.sizes:
         return _counted(recording.changes, told)
