@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from calculator.model import Model
     from calculator.request import Request
+    from calculator.training import Device
 
+
+#: Why several cards are refused, wherever a device is taken, and the one way that is answered.
+ONE_CARD = "runs over several cards are not modelled yet: one card is, with count 1 and sharding none"
 
 #: Keys of any family's config.json that no family reads by name but the classes of all: a value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
@@ -41,7 +45,7 @@ def check(request: Request, model: Model) -> None:
         *_kernels(request, model),
         *_positions(request, model),
         *runnable.problems(model, request.training),
-        *_not_yet(request),
+        *several_cards(request.device),
     ]
     if problems:
         raise PlanError(*problems)
@@ -54,7 +58,7 @@ def check_device(request: Request) -> None:
     Raises:
         PlanError: with every reason found.
     """
-    problems = tuple(_not_yet(request))
+    problems = tuple(several_cards(request.device))
     if problems:
         raise PlanError(*problems)
 
@@ -132,15 +136,9 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
-def _not_yet(request: Request) -> Iterator[Problem]:
-    device = request.device
-    if device.sharding not in ("none", "ddp"):
-        yield Problem(
-            loc="device.sharding", msg="sharded runs are not modelled yet: none, or one card", input=device.sharding
-        )
-    if device.sharding == "ddp":
-        yield Problem(
-            loc="device.sharding", msg="DDP's buckets are not modelled yet: none, or one card", input=device.sharding
-        )
+def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """What a device asks for beyond one card, which nothing here counts."""
+    if device.sharding != "none":
+        yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
-        yield Problem(loc="device.count", msg="runs over several cards are not modelled yet: 1", input=device.count)
+        yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)

@@ -90,7 +90,7 @@ class Device:
         unit="bytes",
         example=24 << 30,
     )
-    count: int = setting(1, label="Number of GPUs", help="Cards of this kind.", minimum=1, maximum=65_536)
+    count: int = setting(1, label="Number of GPUs", help="Cards of this kind; one so far.", minimum=1, maximum=65_536)
     sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = setting(
-        "none", label="Sharding", help="How a run over several cards divides its state."
+        "none", label="Sharding", help="How a run over several cards divides its state; none so far."
     )

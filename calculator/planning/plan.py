@@ -7,9 +7,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from calculator.comparison import AXES
-from calculator.errors import PlanError, Problem, refusal
+from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
-from calculator.planning.attempts import Attempts, micro_batches
+from calculator.planning.attempts import Attempts
 from calculator.planning.found import Found, found
 from calculator.planning.label import label
 from calculator.planning.miss import changes, missed, nearest
@@ -115,9 +115,6 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 def _planned(attempts: Attempts) -> DevicePlan:
     needs = attempts.needs
-    if not micro_batches(needs.effective_batch_size, attempts.device.count):
-        message = f"{attempts.device.count:,} cards can't share it evenly: take a multiple"
-        raise refusal("needs.effective_batch_size", message, needs.effective_batch_size)
     out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
     tried = {name: found(name, attempts) for name in METHODS if name not in out}
     _refused(tried, attempts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from calculator.compatibility import several_cards
 from calculator.devices.verdict import card_of, given_twice
 from calculator.errors import PlanError, Problem, refusal
 from calculator.planning.needs import Needs
@@ -99,9 +100,7 @@ def _device(body: Any, loc: str) -> Device:
 def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
     if device.gpu is None and device.memory_bytes is None:
         yield Problem(loc=f"{loc}.gpu", msg="a plan needs a card: name one, or give memory_bytes", input=None)
-    if device.sharding not in ("none", "ddp"):
-        message = "plans over sharded cards are not made yet: none, or ddp"
-        yield Problem(loc=f"{loc}.sharding", msg=message, input=device.sharding)
+    yield from several_cards(device, loc)
     try:
         card = card_of(device)
     except PlanError as error:

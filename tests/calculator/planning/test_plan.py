@@ -296,8 +296,6 @@ def test_a_length_that_was_not_named_is_cut_to_the_models_positions():
     [
         ({"models": ["gpt2", "no-such-model"], "device": {"gpu": "t4"}}, {"models.1"}),
         ({"model": "gpt2", "device": {"gpu": "t4"}, "needs": {"sequence_length": 4096}}, {"needs.sequence_length"}),
-        ({"model": "gpt2", "device": {"gpu": "t4", "count": 2}}, {"device.count"}),
-        ({"model": "gpt2", "device": {"gpu": "t4", "count": 3}}, {"needs.effective_batch_size"}),
         ({"model": "google-bert/bert-base-uncased", "device": {"gpu": "t4"}}, {"model"}),
         (
             {
