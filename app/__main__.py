@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from app.commands import COMMANDS, USUAL
-from app.problems import Refusal
 from calculator.errors import PlanError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _run(run: Callable[[argparse.Namespace], int], told: argparse.Namespace) -> 
         return CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (OSError, Refusal) as error:
+    except OSError as error:
         return _refused((str(error),))
     return status
 

@@ -1,7 +1,7 @@
 """The command line: one module a command, which declares its arguments in `arguments` and does it in `run`.
 
 A command's docstring is its help. It prints to standard output and returns the exit status; what it raises as a
-PlanError, a Refusal or an OSError is told on standard error with status 2.
+PlanError or an OSError is told on standard error with status 2.
 """
 
 #: Each command's module, in the order that the help lists them.

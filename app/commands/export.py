@@ -6,11 +6,10 @@ python -m app export --format axolotl --model meta-llama/Llama-3.1-8B --method l
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.answers import ExportAnswer
-from app.commands import request
+from app.commands import files, request
 from app.commands.estimate import status
 from app.exports import FORMATS
 from app.exports.planned import planned
@@ -35,8 +34,5 @@ def run(told: argparse.Namespace) -> int:
     for each in file.not_expressed:
         sys.stderr.write(f"{each.loc}: {each.why}\n")
     text = f"{ExportAnswer.model_validate(file).model_dump_json(indent=2)}\n" if told.json else file.content
-    if told.output is None:
-        sys.stdout.write(text)
-    else:
-        Path(told.output).write_text(text, encoding="utf-8")
+    files.write("--output", told.output, text)
     return status(plan.plan.fit)

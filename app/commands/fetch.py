@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app import hub
+from app.commands import files
 from calculator.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def run(told: argparse.Namespace) -> int:
     for sentence in _remarks(config):
         sys.stderr.write(f"{sentence}\n")
     text = f"{json.dumps(config, indent=2, ensure_ascii=False)}\n"
-    if told.output is None:
-        sys.stdout.write(text)
-    else:
-        Path(told.output).write_text(text, encoding="utf-8")
+    files.write("--output", told.output, text)
     return 0
 
 

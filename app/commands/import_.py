@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.answers import ImportAnswer
-from app.commands import request
+from app.commands import files, request
 from app.imports import FORMATS, read
 
 if TYPE_CHECKING:
@@ -28,8 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(told: argparse.Namespace) -> int:
     """Print the request, and tell on standard error what of the file it does not hold."""
-    raw = sys.stdin.buffer.read() if told.file == "-" else Path(told.file).read_bytes()
-    found = read(raw.decode("utf-8", "replace"), told.format, request.model(told))
+    text = files.content("FILE", told.file).decode("utf-8", "replace")
+    found = read(text, told.format, request.model(told))
     for each in found.not_understood:
         sys.stderr.write(f"{each.key}: {json.dumps(each.value)}: {each.why}\n")
     answer = ImportAnswer.model_validate(found)

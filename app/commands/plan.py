@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app import needs
-from app.commands import options, request
+from app.commands import files, options, request
 from app.commands.table import table
 from app.configurations import answer_of
 from app.fields import DEVICE
@@ -57,9 +57,7 @@ def _body(told: argparse.Namespace) -> Any:
         given["devices"] = [*one, *({"gpu": name} for name in more)]
     if told.request is None:
         return given
-    stated = request.read(told.request)
-    if not isinstance(stated, dict):
-        raise refusal("", "the request must be an object", stated)
+    stated = request.stated(told)
     replaced = {name for rivals in RIVALS if given.keys() & set(rivals) for name in rivals}
     return options.merged({name: value for name, value in stated.items() if name not in replaced}, given)
 
@@ -68,7 +66,7 @@ def _models(told: argparse.Namespace) -> dict[str, Any]:
     if told.config is not None:
         if told.model is not None:
             raise refusal("model", "give either --model or --config, not both", told.model)
-        return {"model": {"config": request.read(told.config)}}
+        return {"model": {"config": files.json("--config", told.config)}}
     named = [name.strip() for name in (told.model or "").split(",") if name.strip()]
     if told.model is None:
         return {}

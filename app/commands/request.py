@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.bodies import decoded
-from app.commands import options
+from app.commands import files, options
 from app.fields import FIELDS
 from app.form import model_named
-from app.problems import Refusal
 from calculator.errors import refusal
 from calculator.methods import METHODS
 
@@ -43,7 +40,7 @@ def body(told: argparse.Namespace) -> Any:
     """The request with one method, as the API would get it.
 
     Raises:
-        PlanError, Refusal, OSError: where a file can't be read as what it should be.
+        PlanError: where a file can't be read as what it should be.
     """
     given = common(told)
     if told.method is not None:
@@ -65,26 +62,26 @@ def model(told: argparse.Namespace) -> Any:
         return None if told.model is None else model_named(told.model)
     if told.model is not None:
         raise refusal("model", "give either --model or --config, not both", told.model)
-    return {"config": read(told.config)}
+    return {"config": files.json("--config", told.config)}
 
 
 def laid_over(told: argparse.Namespace, given: dict[str, Any]) -> Any:
     """The request's file with the options laid over it."""
     if told.request is None:
         return given
-    stated = read(told.request)
-    if not isinstance(stated, dict):
-        raise refusal("", "the request must be an object", stated)
-    return options.merged(stated, given)
+    return options.merged(stated(told), given)
 
 
-def read(path: str) -> Any:
-    """A JSON file's value; `-` is standard input."""
-    raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    try:
-        return decoded(raw)
-    except Refusal as error:
-        raise Refusal(error.status, error.detail.replace("the body", path, 1)) from error
+def stated(told: argparse.Namespace) -> dict[str, Any]:
+    """The request that a file states.
+
+    Raises:
+        PlanError: where it holds none.
+    """
+    found = files.json("--request", told.request)
+    if not isinstance(found, dict):
+        raise refusal("--request", "the request must be an object, as the API takes it", found)
+    return found
 
 
 def shown(told: argparse.Namespace, answer: BaseModel, text: str) -> None:

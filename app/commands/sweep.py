@@ -9,8 +9,7 @@ import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from app.bodies import decoded
-from app.commands import options, request
+from app.commands import files, options, request
 from app.fields import FIELDS, Field
 from app.form import model_named
 from app.format import gib, percent, signed
@@ -103,7 +102,7 @@ def _listed(text: str) -> tuple[str, list[Any]]:
     field = FIELDS.get(name.rpartition(".")[2])
     path = options.path(field) if field else {"method": "method.name"}.get(name, name)
     if values.startswith("["):
-        return path, decoded(values.encode())
+        return path, files.value(values.encode(), text, "--grid")
     return path, [_value(path, field, value.strip()) for value in values.split(",")]
 
 

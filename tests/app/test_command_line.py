@@ -198,11 +198,6 @@ def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsy
     assert (told.out, bool(told.err.strip())) == ("", True)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path, capsys):
-    assert main(["estimate", "--request", str(tmp_path / "none.json")]) == 2
-    assert "none.json" in capsys.readouterr().err
-
-
 def test_a_limit_is_what_the_api_answers(client, plan, capsys):
     assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,13 +34,19 @@ ANSWERS = {
     "/some/dataset/resolve/main/config.json": (404, "EntryNotFound"),
     "/some/model/resolve/v9/config.json": (404, "RevisionNotFound"),
     "/some/failing/resolve/main/config.json": (418, ""),
+    "/some/list/resolve/main/config.json": "[]",
 }
 
 
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does, with the headers that huggingface_hub reads."""
 
+    #: How long it takes to answer the first question that it is asked, in seconds.
+    seconds = 0
+
     def answer(self):
+        time.sleep(Hub.seconds)
+        Hub.seconds = 0
         told = ANSWERS[self.path]
         status, word = told if isinstance(told, tuple) else (200, "")
         text = told if isinstance(told, str) else "" if isinstance(told, tuple) else json.dumps(told)
@@ -122,21 +129,42 @@ def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched
         (["some/model", "--revision", "v9"], {}, "revision: some/model has no such branch, tag or commit"),
         (["not a model"], {}, "id: must be a hub id"),
         (["some/failing"], {}, "pass it with --config"),
-        (["some/broken"], {}, "config.json is not JSON"),
+        (["some/broken"], {}, "id: some/broken's config.json is not JSON"),
+        (["some/list"], {}, "id: some/list's config.json holds no object"),
         (
             ["some/model"],
             {"HF_HUB_OFFLINE": "1"},
             "id: the hub can't be reached, and no config.json of some/model was kept",
         ),
-        (["some/model"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "id: the hub can't be reached"),
+        (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the hub did not hand it out (Request URL is missing"),
+        (["some/model", "--output", "/no/such/place"], {}, "--output: there is no place for the file '/no/such/place'"),
     ],
-    ids=["gated", "missing", "no config", "revision", "no id", "refused", "no JSON", "offline", "unreachable"],
+    ids=lambda told: told[0] if isinstance(told, list) else None,
 )
 def test_every_way_in_which_there_is_none_is_told_with_the_way_out(fetched, arguments, changes, words):
     told = fetched(*arguments, **changes)
     assert (told.returncode, told.stdout) == (2, "")
     assert words in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_a_hub_that_is_not_there_is_told_at_once_and_in_one_line(fetched):
+    began = time.monotonic()
+    told = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert told.stderr.startswith("id: the hub can't be reached, and no config.json of some/model was kept: download")
+    assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
+    assert time.monotonic() - began < 15
+
+
+def test_a_hub_that_is_not_there_any_more_leaves_what_was_fetched(fetched):
+    assert fetched("some/model").returncode == 0
+    kept = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (kept.returncode, kept.stderr, json.loads(kept.stdout)) == (0, "", CONFIG)
+
+
+def test_a_hub_that_takes_its_time_is_waited_for(fetched, monkeypatch):
+    monkeypatch.setattr(Hub, "seconds", 2)
+    assert json.loads(fetched("some/model").stdout) == CONFIG
 
 
 def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
