@@ -12,11 +12,14 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from app.commands import COMMANDS, USUAL
+from app.commands import COMMANDS
 from calculator.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+#: The exit status where the usage is wrong or the request has no answer, as argparse has it.
+WRONG = 2
 
 #: The exit status of a process that its reader or its user stopped: 128 and the signal's number.
 CLOSED, INTERRUPTED = 141, 130
@@ -25,9 +28,11 @@ CLOSED, INTERRUPTED = 141, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        argv.insert(0, USUAL)
-    told = _parser().parse_args(argv)
+    parser = _parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return WRONG
+    told = parser.parse_args(argv)
     module = import_module(COMMANDS[told.command])
     own = argparse.ArgumentParser(
         prog=f"python -m app {told.command}",
@@ -68,7 +73,7 @@ def _run(run: Callable[[argparse.Namespace], int], told: argparse.Namespace) -> 
 def _refused(lines: Iterable[str]) -> int:
     for line in lines:
         sys.stderr.write(f"{line}\n")
-    return 2
+    return WRONG
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin
 
+from app.bodies import decoded
+from app.problems import Refusal
 from calculator.devices.gpus import GIB
 from calculator.methods import METHODS
 from calculator.request import Choices
@@ -84,13 +86,23 @@ class Field:
         if self.control == "number":
             return _bytes(text) if self.sized else _number(text if float in self.kinds else ungrouped(text))
         if self.control == "text" and str not in self.kinds and text not in self.told.choices:
-            return text.replace(",", " ").split()
+            return _names(text)
         return text
 
 
 def ungrouped(text: str) -> str:
     """A whole number as the pages print it, 2,048, without the commas between thousands; other text as it is."""
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
+
+
+def _names(text: str) -> Any:
+    """Names with commas or spaces between, or a list in JSON as a request has it."""
+    if not text.startswith("["):
+        return text.replace(",", " ").split()
+    try:
+        return decoded(text.encode("utf-8", "replace"))
+    except Refusal:
+        return text
 
 
 def _number(text: str) -> Any:

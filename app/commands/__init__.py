@@ -17,6 +17,3 @@ COMMANDS = {
     "import": "app.commands.import_",
     "fetch": "app.commands.fetch",
 }
-
-#: What runs where no command is named.
-USUAL = "serve"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.commands import request
+from app.commands import options, request
 from app.commands.estimate import status
 from app.commands.table import table
 from app.endpoints.compare import answer_of
@@ -43,7 +43,7 @@ def _body(told: argparse.Namespace) -> Any:
     given = request.common(told)
     settings = given.pop("method", {})
     if told.methods is not None:
-        given["methods"] = [{"name": name.strip()} for name in told.methods.split(",")]
+        given["methods"] = [{"name": name} for name in options.several("--methods", told.methods)]
     body = request.laid_over(told, given)
     if not settings:
         return body

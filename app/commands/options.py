@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.commands import files
 from calculator.errors import refusal
 
 if TYPE_CHECKING:
@@ -58,6 +59,17 @@ def value(field: Field, text: str) -> Any:
     if field.nullable and text in ("", "null"):
         return None
     return field.value(text) if text.strip() else text
+
+
+def several(option: str, text: str) -> list[Any]:
+    """What an option lists, with commas between, or as a list in JSON.
+
+    Raises:
+        PlanError: where it begins as such a list and is none.
+    """
+    if text.lstrip().startswith("["):
+        return list(files.value(text.encode("utf-8", "replace"), repr(text), option))
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def whole(text: str) -> Any:

@@ -51,7 +51,7 @@ def run(told: argparse.Namespace) -> int:
 def _body(told: argparse.Namespace) -> Any:
     """The request: its file, with what the options say laid over it."""
     given = {**options.given(told, FIELDS), **_models(told)}
-    more = [name.strip() for name in (told.gpus or "").split(",") if name.strip()]
+    more = options.several("--gpus", told.gpus or "")
     if more:
         one = [given.pop("device")] if "device" in given else []
         given["devices"] = [*one, *({"gpu": name} for name in more)]
@@ -67,10 +67,10 @@ def _models(told: argparse.Namespace) -> dict[str, Any]:
         if told.model is not None:
             raise refusal("model", "give either --model or --config, not both", told.model)
         return {"model": {"config": files.json("--config", told.config)}}
-    named = [name.strip() for name in (told.model or "").split(",") if name.strip()]
     if told.model is None:
         return {}
-    return {"models": named} if len(named) > 1 else {"model": told.model.strip()}
+    named = options.several("--model", told.model)
+    return {"models": named} if len(named) > 1 else {"model": named[0] if named else told.model}
 
 
 def _lines(answer: Plan) -> Iterator[str]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from typing import TYPE_CHECKING
 
 import uvicorn
-
-if TYPE_CHECKING:
-    import argparse
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
     parser.add_argument("--host", default=host, help="address to serve at; else HOST, or 127.0.0.1")
-    parser.add_argument("--port", type=int, default=port, help="port to serve at; else PORT, or 8000")
+    parser.add_argument("--port", type=_port, default=port, help="port to serve at; else PORT, or 8000")
 
 
 def run(told: argparse.Namespace) -> int:
     """Serve until stopped."""
     uvicorn.run("app.application:application", factory=True, host=told.host, port=told.port, server_header=False)
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, a whole number from 0 to 65,535")
+    return int(text)

@@ -154,3 +154,9 @@ VALUES = st.dictionaries(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=12)
 def test_an_address_says_all_that_is_typed(values):
     form = read(values.items())
     assert typed(form.address()).typed == form.typed
+
+
+def test_names_may_be_typed_as_the_list_that_a_request_has():
+    field = FIELDS["target_modules"]
+    assert field.value("q_proj, v_proj") == field.value('["q_proj", "v_proj"]') == ["q_proj", "v_proj"]
+    assert field.value('["q_proj",') == '["q_proj",'
