@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.imports.base_storage import on_its_base
 from app.imports.reference import reference
 from app.imports.without_effect import WITHOUT_EFFECT
 from calculator.errors import refusal
@@ -14,9 +15,6 @@ from calculator.errors import refusal
 if TYPE_CHECKING:
     from app.imports.imported import Imported
     from app.imports.keys import Keys
-
-#: How `bnb` says 4 bits in a checkpoint's config.json. Source: transformers/utils/quantization_config.py.
-QUANTIZED = "quantization_config"
 
 
 def imported(keys: Keys, given: Any) -> Imported:
@@ -27,10 +25,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     readers = {"LORA": _low_rank, "PREFIX_TUNING": _prefix, "PROMPT_TUNING": _prompt}
     if not isinstance(kind, str) or kind not in readers:
         raise refusal("content.peft_type", f"is not modelled: {', '.join(readers)} are", kind)
-    method = readers[kind](keys)
-    if method["name"] == "lora":
-        method |= _quantization(keys, model)
-    return keys.close("peft", {"model": model, "method": method})
+    return keys.close("peft", {"model": model, **on_its_base(keys, readers[kind](keys), model)})
 
 
 def _low_rank(keys: Keys) -> dict[str, Any]:
@@ -57,22 +52,6 @@ def _targets(keys: Keys) -> Any:
         return told
     keys.miss("target_modules", told, "a pattern is not read: PEFT's default for the family is taken")
     return None
-
-
-def _quantization(keys: Keys, model: Any) -> dict[str, Any]:
-    """QLoRA where the base's config says that it is in 4 bits."""
-    config = model.get("config") if isinstance(model, dict) else None
-    stored = config.get(QUANTIZED) if isinstance(config, dict) else None
-    if not isinstance(stored, dict):
-        return {}
-    if not stored.get("load_in_4bit"):
-        keys.miss(QUANTIZED, stored, "only 4 bits by bitsandbytes are modelled: weights in half precision are taken")
-        return {}
-    return {
-        "name": "qlora",
-        "quant_type": stored.get("bnb_4bit_quant_type", "fp4"),
-        "double_quant": stored.get("bnb_4bit_use_double_quant", False),
-    }
 
 
 def _prefix(keys: Keys) -> dict[str, Any]:

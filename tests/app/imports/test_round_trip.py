@@ -1,7 +1,6 @@
 """What a tool can say comes back as it was: exported, imported, and the same request again."""
 
 import dataclasses
-import json
 import random
 
 import peft
@@ -153,15 +152,4 @@ def test_what_peft_saves_comes_back(config, method, tmp_path):
     found = read((tmp_path / "adapter_config.json").read_text())
     wanted = {"model": "meta-llama/Llama-3.1-8B", "method": method}
     assert parse_request(found.request) == parse_request(wanted)
-    assert (found.format, found.not_understood) == ("peft", ())
-
-
-def test_a_base_in_4_bits_makes_an_adapter_qlora():
-    config = {
-        **CONFIG,
-        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-    }
-    adapter = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
-    found = read(json.dumps(adapter), model={"config": config})
-    assert found.request["method"]["name"] == "qlora"
-    assert found.request["method"]["double_quant"] is False
+    assert (found.format, [each.key for each in found.not_understood]) == ("peft", ["quantization_config"])
