@@ -1,7 +1,7 @@
 """The command line: `python -m app COMMAND ...`; each command tells its options with --help.
 
 Exit status: 0 where the plan fits, or nothing was asked to fit; 1 where it is tight or does not fit; 2 where the usage
-is wrong or the request has no answer.
+is wrong or the request has no answer. What that means of a grid's many plans is said by sweep --help.
 """
 
 from __future__ import annotations

@@ -1,30 +1,31 @@
 """A grid of plans, a line each; a field that --grid lists takes its values in turn, the last one's fastest.
 
 python -m app sweep --model meta-llama/Llama-3.1-8B --method lora --grid r=8,16,32 --grid sequence_length=1024,2048
+
+Exit status: 0 where a point fits, or points are answered and no card is given; 1 where points are answered and none
+fits; 2 where the request is wrong: no point is answered, or the grid has a value that its own field refuses at every
+point (r=hello). Every other point is printed all the same. Points that are refused though their values are answered
+elsewhere (prefix tuning beside LoRA, with checkpointing) are counted on standard error and change no status.
 """
 
 from __future__ import annotations
 
 import sys
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from app.commands import files, options, request
+from app.commands.watch import Watch
 from app.fields import FIELDS, Field
 from app.form import model_named
 from app.format import gib, percent, signed
 from app.sweep import cell, lines
 from app.verdict import WORDS
-from calculator.devices import Verdict
 from calculator.errors import refusal
 from calculator.planning.sweep import Sweep, Swept, answers, parse_sweep
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-#: How often progress is told, in seconds.
-TOLD_SECONDS = 0.5
 
 #: The table's figures and their widths.
 FIGURES = {"Verdict": 12, "Required GiB": 12, "To spare": 14, "Trained": 9}
@@ -45,7 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(told: argparse.Namespace) -> int:
-    """Print a line a point; 1 where a device is given and no point fits."""
+    """Print a line a point, and on standard error what is refused; returns what the grid comes to as a status."""
+    if told.csv and told.json:
+        raise refusal("--csv", "give either --csv or --json, not both")
     sweep = parse_sweep(_body(told), most=None)
     watch = Watch(sweep.count, shown=sys.stderr.isatty() and not sys.stdout.isatty())
     points = watch.watched(answers(sweep))
@@ -55,27 +58,9 @@ def run(told: argparse.Namespace) -> int:
         text = _table(sweep, points)
     for line in text:
         sys.stdout.write(line)
-    return int(watch.held and not watch.fits)
-
-
-class Watch:
-    """Looks at the points on their way: whether any fits, whether any is held against a card, and how far they are."""
-
-    def __init__(self, count: int, *, shown: bool) -> None:
-        self.count, self.shown = count, shown
-        self.held = self.fits = False
-
-    def watched(self, points: Iterator[Swept]) -> Iterator[Swept]:
-        """The points as they come, with progress on standard error where it is shown."""
-        told = monotonic()
-        for number, swept in enumerate(points, 1):
-            fit = swept.estimate.fit if swept.estimate else None
-            self.held = self.held or fit is not None
-            self.fits = self.fits or (fit is not None and fit.verdict is Verdict.FITS)
-            if self.shown and (monotonic() - told >= TOLD_SECONDS or number == self.count):
-                told = monotonic()
-                sys.stderr.write(f"\r{number:,} of {self.count:,} points" + "\n" * (number == self.count))
-            yield swept
+    for remark in watch.remarks():
+        sys.stderr.write(f"{remark}\n")
+    return watch.status
 
 
 def _body(told: argparse.Namespace) -> Any:

@@ -78,8 +78,72 @@ def test_a_wrong_grid_exits_with_2(grid, said, capsys):
 
 def test_progress_is_told_on_a_terminal_while_rows_go_elsewhere(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("app.commands.sweep.TOLD_SECONDS", 0)
+    monkeypatch.setattr("app.commands.watch.TOLD_SECONDS", 0)
     main([*SWEEP, "--json"])
-    assert capsys.readouterr().err.split("\r")[1:] == [
-        f"{number} of 4 points" + "\n" * (number == 4) for number in range(1, 5)
+    progress, remark, _ = capsys.readouterr().err.split("\n")
+    assert progress.split("\r")[1:] == [f"{number} of 4 points" for number in range(1, 5)]
+    assert remark.startswith("2 of 4 points are refused")
+
+
+LORA = ("sweep", "--model", "gpt2", "--method", "lora", "--gpu", "rtx-4090")
+CHECKPOINTED = ("sweep", "--model", "gpt2", "--gpu", "rtx-4090", "--gradient_checkpointing", "--grid")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((*LORA, "--grid", "r=8,16"), 0),
+        ((*LORA, "--grid", "r=hello"), 2),
+        ((*LORA, "--grid", "r=8,hello"), 2),
+        ((*LORA, "--grid", "r=8,,16"), 2),
+        ((*LORA, "--grid", "r=8,99999"), 2),
+        ((*LORA, "--grid", "gpu=t4,abacus"), 2),
+        ((*LORA, "--grid", "model=gpt2,nobody/nothing"), 2),
+        ((*LORA, "--grid", "target_modules=[[5],null]"), 2),
+        ((*LORA, "--grid", "sequence_length=64,2048", "--grid", "r=8,16"), 2),
+        ((*LORA, "--grid", "sequence_length=64,2048", "--grid", "model=gpt2,meta-llama/Llama-3.2-1B"), 0),
+        ((*CHECKPOINTED, "method=lora,prefix"), 0),
+        ((*CHECKPOINTED, "method=lora,prefix,magic"), 2),
+        ((*CHECKPOINTED, "method=prefix"), 2),
+        (("sweep", "--model", "gpt2", "--method", "prefix", "--grid", "gradient_checkpointing=true,false"), 2),
+        (("sweep", "--model", "gpt2", "--memory_gib", "0.1", "--gradient_checkpointing", "--grid", "method=lora"), 1),
+        ((*CHECKPOINTED, "method=lora,prefix", "--grid", "device.gpu=[null]", "--memory_gib", "0.1"), 1),
+    ],
+    ids=lambda told: " ".join(told[3:]) if isinstance(told, tuple) else None,
+)
+def test_the_status_tells_a_wrong_grid_from_one_with_refused_combinations(arguments, status, capsys):
+    assert main(list(arguments)) == status
+    capsys.readouterr()
+
+
+def test_what_is_refused_is_told_beside_the_rows(capsys):
+    assert main([*LORA, "--grid", "r=8,hello,0", "--json"]) == 2
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 3
+    assert told.err.splitlines() == [
+        "2 of 3 points are refused, the first for method.r: must be a whole number",
+        "No point can have method.r hello: must be a whole number",
+        "No point can have method.r 0: must be at least 1",
     ]
+
+
+def test_combinations_that_the_stack_refuses_are_counted_and_no_more(capsys):
+    assert main([*CHECKPOINTED, "method=lora,prefix"]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("1 of 2 points is refused, the first for training.gradient_checkpointing: ")
+
+
+def test_many_wrong_values_are_told_in_part(capsys):
+    assert main([*LORA, "--grid", f"r=8,{','.join(f'r{number}' for number in range(30))}"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert (len(told), told[-1]) == (12, "Nor 20 more values of the grid")
+
+
+def test_a_sweep_without_refused_points_says_nothing_beside_its_rows(capsys):
+    assert main([*LORA, "--grid", "r=8"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_is_printed_in_one_format(capsys):
+    assert main([*LORA, "--grid", "r=8", "--csv", "--json"]) == 2
+    assert capsys.readouterr().err == "--csv: give either --csv or --json, not both\n"
