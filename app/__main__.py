@@ -60,14 +60,20 @@ def _run(run: Callable[[argparse.Namespace], int], told: argparse.Namespace) -> 
     except PlanError as error:
         return _refused(f"{problem.loc}: {problem.msg}" if problem.loc else problem.msg for problem in error.problems)
     except BrokenPipeError:
-        # Nobody reads on; without this the interpreter would fail once more on leaving.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go()
         return CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        return _refused((str(error),))
+        if error.filename is None:
+            _let_go()
+        return _refused((f"{error.filename or 'standard output'}: {error.strerror or error}",))
     return status
+
+
+def _let_go() -> None:
+    """Write no more to standard output, which the interpreter would fail on once more on leaving."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(lines: Iterable[str]) -> int:
@@ -76,5 +82,16 @@ def _refused(lines: Iterable[str]) -> int:
     return WRONG
 
 
+def _open_streams() -> None:
+    """Give what is told somewhere to go: nowhere where a stream is closed, and ? for what its encoding lacks."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  open to the end
+        else:
+            stream.reconfigure(errors="replace")
+
+
 if __name__ == "__main__":
+    _open_streams()
     sys.exit(main())
