@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Why several cards are refused, wherever a device is taken, and the one way that is answered.
-ONE_CARD = "runs over several cards are not modelled yet: one card is, with count 1 and sharding none"
+ONE_CARD = "runs over several cards are not modelled yet: one card is, with device.count 1 and device.sharding none"
 
 #: Keys of any family's config.json that no family reads by name but the classes of all: a value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.

@@ -1,6 +1,7 @@
 """Several cards are refused by one sentence, whoever is asked, and what it names instead is answered."""
 
 import json
+import re
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_sweep_tells_each_such_point_the_same(client):
 
 @pytest.mark.parametrize("name", ASKED)
 def test_the_way_out_that_the_refusal_names_is_answered(client, name):
-    assert "with count 1 and sharding none" in ONE_CARD
+    assert ONE_CARD.endswith("device.count 1 and device.sharding none")
     assert client.post(f"/api/v1/{name}", json={**ASKED[name], "device": device(1, "none")}).status_code == 200
 
 
@@ -57,3 +58,10 @@ def test_one_of_several_devices_is_refused_at_its_place(client):
     asked = {"model": "gpt2", "devices": [device(), device(4, "fsdp")]}
     errors = client.post("/api/v1/plan", json=asked).json()["errors"]
     assert [error["loc"] for error in errors] == ["devices.1.sharding", "devices.1.count"]
+
+
+def test_the_page_says_the_same_by_its_inputs_labels_and_once_where_it_is_read_out(client):
+    page = client.get("/?count=2&sharding=ddp").text
+    assert "one card is, with “Number of GPUs” 1 and “Sharding” none" in page
+    (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)
+    assert spoken.count("several cards") == 1
