@@ -279,36 +279,3 @@ def test_a_file_that_cannot_be_imported_is_told(tmp_path, capsys):
     file.write_text("base_model: gpt2\nadapter: magic\n")
     assert main(["import", str(file)]) == 2
     assert "content.adapter" in capsys.readouterr().err
-
-
-def test_names_are_taken_with_commas_or_as_the_list_that_a_request_has(capsys):
-    plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
-    told = []
-    for typed in ("c_attn,c_proj", "c_attn c_proj", '["c_attn","c_proj"]', ' ["c_attn", "c_proj"]'):
-        assert main([*plan, "--target_modules", typed]) == 0
-        told.append(capsys.readouterr().out)
-    assert len(set(told)) == 1
-    compared = [main(["compare", "--model", "gpt2", "--methods", typed]) for typed in ("lora,full", '["lora","full"]')]
-    first, second = capsys.readouterr().out.split("Method")[1:]
-    assert (compared, first) == ([0, 0], second)
-
-
-@pytest.mark.parametrize("typed", ['["c_attn",', "[1]", '[["c_attn"]]', "[" * 5000])
-def test_a_list_that_is_none_of_names_is_refused_by_its_field(typed, capsys):
-    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--target_modules", typed]) == 2
-    assert "method.target_modules: must be one of 'all-linear' or a list of names" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["compare", "--model", "gpt2", "--methods", '["lora"'], "--methods: '[\"lora\"' is not JSON"),
-        (["compare", "--model", "gpt2", "--methods", "[5]"], "methods.0.name: must be one of full"),
-        (["plan", "--model", '["gpt2"', "--gpu", "t4"], "--model: '[\"gpt2\"' is not JSON"),
-        (["plan", "--model", "[5]", "--gpu", "t4"], "model: must be a catalogue id"),
-        (["plan", "--model", "gpt2", "--gpus", "[5]"], "devices.0.gpu: must be a string"),
-    ],
-)
-def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments, said, capsys):
-    assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith(said)

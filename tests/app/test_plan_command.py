@@ -96,12 +96,3 @@ def test_where_nothing_fits_the_status_is_1_and_the_text_says_what_would(capsys)
 def test_wrong_usage_is_told_with_status_2(options, told, capsys):
     assert main(["plan", *options]) == 2
     assert told in capsys.readouterr().err
-
-
-def test_models_and_cards_are_taken_with_commas_or_as_lists(capsys):
-    ways = (("gpt2, openai-community/gpt2-xl", "t4,l4"), ('["gpt2", "openai-community/gpt2-xl"]', '["t4", "l4"]'))
-    told = []
-    for models, cards in ways:
-        assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]

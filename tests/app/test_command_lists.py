@@ -1,0 +1,47 @@
+"""Options that list something take it with commas between, or in JSON as a request has it."""
+
+import pytest
+
+from app.__main__ import main
+
+
+def test_names_are_taken_with_commas_or_as_the_list_that_a_request_has(capsys):
+    plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
+    told = []
+    for typed in ("c_attn,c_proj", "c_attn c_proj", '["c_attn","c_proj"]', ' ["c_attn", "c_proj"]'):
+        assert main([*plan, "--target_modules", typed]) == 0
+        told.append(capsys.readouterr().out)
+    assert len(set(told)) == 1
+    compared = [main(["compare", "--model", "gpt2", "--methods", typed]) for typed in ("lora,full", '["lora","full"]')]
+    first, second = capsys.readouterr().out.split("Method")[1:]
+    assert (compared, first) == ([0, 0], second)
+
+
+@pytest.mark.parametrize("typed", ['["c_attn",', "[1]", '[["c_attn"]]', "[" * 5000])
+def test_a_list_that_is_none_of_names_is_refused_by_its_field(typed, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--target_modules", typed]) == 2
+    assert "method.target_modules: must be one of 'all-linear' or a list of names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "--model", "gpt2", "--methods", '["lora"'], "--methods: '[\"lora\"' is not JSON"),
+        (["compare", "--model", "gpt2", "--methods", "[5]"], "methods.0.name: must be one of full"),
+        (["plan", "--model", '["gpt2"', "--gpu", "t4"], "--model: '[\"gpt2\"' is not JSON"),
+        (["plan", "--model", "[5]", "--gpu", "t4"], "model: must be a catalogue id"),
+        (["plan", "--model", "gpt2", "--gpus", "[5]"], "devices.0.gpu: must be a string"),
+    ],
+)
+def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_models_and_cards_are_taken_with_commas_or_as_lists(capsys):
+    ways = (("gpt2, openai-community/gpt2-xl", "t4,l4"), ('["gpt2", "openai-community/gpt2-xl"]', '["t4", "l4"]'))
+    told = []
+    for models, cards in ways:
+        assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
