@@ -82,6 +82,11 @@ def warnings(request: Request, model: Model, state: Iterable[Stored] = ()) -> tu
         )
     if isinstance(request.method, QLoRA):
         told += not_quantised(model)
+    elif (request.model.config or {}).get("quantization_config"):
+        told.append(
+            f"The config.json has a quantization_config, which these figures leave aside: weights are taken in "
+            f"{request.training.dtype}. For a base in 4 bits ask for qlora."
+        )
     told += _before_2_14(request, model)
     told += _not_counted(model)
     positions = model.config.get("max_position_embeddings")

@@ -27,3 +27,11 @@ def test_a_family_that_runs_eager_is_not_warned_of_a_kernel_that_it_never_takes(
 def test_attention_that_is_asked_for_eager_is_not_warned_of_either():
     eager = {"dtype": "float32", "attention": "eager"}
     assert not any("2.14" in warning for warning in warnings("meta-llama/Llama-3.1-8B", {"name": "full"}, **eager))
+
+
+def test_a_config_of_quantised_weights_is_told_to_be_taken_as_dense():
+    packed = {"model_type": "gpt2", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (told,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
+    assert "taken in bfloat16" in told
+    for config, method in ((packed, {"name": "qlora"}), ({"model_type": "gpt2"}, {"name": "full"})):
+        assert not any("quantization_config" in each for each in warnings({"config": config}, method))
