@@ -11,6 +11,7 @@ from calculator.devices.verdict import card_of
 from calculator.errors import PlanError
 from calculator.estimate import estimate, model_of, parameter_counts
 from calculator.request import Request
+from calculator.planning.together import together
 from calculator.state import stored
 from calculator.training import Training
 from calculator.treatment import Treated
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
     from calculator.optimizers import OptimizerName
     from calculator.planning.needs import Needs
+    from calculator.planning.together import Together
     from calculator.request import ModelReference
     from calculator.training import Device
 
@@ -100,10 +102,31 @@ class Attempts:
                 self.problems[choice] = error.problems
         return self._answers[choice]
 
-    def fits(self, choice: Choice) -> bool:
-        """Whether the choice is answered and fits the device."""
+    def trains(self, choice: Choice) -> bool:
+        """Whether the choice is answered and its training fits the device."""
         answer = self.answer(choice)
         return answer is not None and answer.fit is not None and answer.fit.verdict is Verdict.FITS
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether the choice's training fits the device, and so do its tasks where all are held at once."""
+        return self.trains(choice) and self.holds(choice)
+
+    def together(self, choice: Choice) -> Together | None:
+        """Every task of a choice on the device; None where they are not held at once, or nothing is answered."""
+        answer = self.answer(choice) if self.needs.switches else None
+        return together(answer, self.device, self.needs.tasks) if answer else None
+
+    def holds(self, choice: Choice) -> bool:
+        """Whether the device holds every task of a choice at once, or need not."""
+        held = self.together(choice)
+        return held is None or held.held
+
+    def short_bytes(self, choice: Choice) -> int:
+        """By how much the device misses a choice: its training, or its tasks at once. The choice must be answered."""
+        answer, held = self.answer(choice), self.together(choice)
+        assert answer is not None
+        assert answer.fit is not None
+        return max(-answer.fit.headroom_bytes, held.short_bytes if held else -answer.fit.headroom_bytes)
 
     def is_close(self, choice: Choice) -> bool:
         """Whether little of the device is to spare."""

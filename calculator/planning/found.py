@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.errors import PlanError
 from calculator.methods import LoRA, QLoRA
 from calculator.planning.attempts import Choice, micro_batches
-from calculator.planning.ladder import LARGER_RANKS, low_rank, rungs, targets
+from calculator.planning.ladder import LARGER_RANKS, RANKS, low_rank, rungs, targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,8 +106,14 @@ def attention_only(choice: Choice, attempts: Attempts) -> Choice | None:
     names = targets(attempts)[-1]
     if not isinstance(method, LoRA | QLoRA) or method.target_modules == names:
         return None
-    smaller = replace(method, target_modules=names)
-    return attempts.largest_micro_batch(replace(choice, method=smaller)) if _admitted(smaller, attempts) else None
+    for r in sorted({RANKS[0], method.r}, reverse=True):
+        smaller = replace(method, r=r, lora_alpha=low_rank(LoRA, r, None).lora_alpha, target_modules=names)
+        fitting = (
+            attempts.largest_micro_batch(replace(choice, method=smaller)) if _admitted(smaller, attempts) else None
+        )
+        if fitting is not None:
+            return fitting
+    return None
 
 
 def _admitted(method: LoRA | QLoRA, attempts: Attempts) -> bool:

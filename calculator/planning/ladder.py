@@ -5,11 +5,12 @@ The order follows the rules `all_linear`, `rank`, `not_prepared` and `states_8bi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.errors import PlanError
 from calculator.methods import Adapter, Full, LoRA, Method, Prefix, Prompt, QLoRA
+from calculator.planning.attempts import Choice
 from calculator.training import Training
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.optimizers import OptimizerName
     from calculator.planning.attempts import Attempts
 
-#: Ranks that a plan begins with and goes down to; those below 4 only where the trained share asks for them.
+#: Ranks that a plan begins with and goes down to; those below 4 only where the trained share or the tasks ask for them.
 RANKS = (16, 8, 4)
 SMALLER_RANKS = (2, 1)
 
@@ -86,6 +87,15 @@ def _named(path: str, paths: list[str], inside: list[str]) -> str:
     return path
 
 
+def usual(method: Method, attempts: Attempts) -> Method:
+    """A method as a plan would have it first, whatever it trains and whatever its tasks take at once."""
+    if isinstance(method, LoRA | QLoRA):
+        return replace(method, r=RANKS[0], lora_alpha=ALPHA * RANKS[0], target_modules=targets(attempts)[0])
+    if isinstance(method, Adapter):
+        return replace(method, bottleneck_size=BOTTLENECKS[0])
+    return replace(method, num_virtual_tokens=TOKENS[0]) if isinstance(method, Prefix | Prompt) else method
+
+
 def _full(attempts: Attempts) -> Iterator[Rung]:
     if _few_enough(attempts, (Full(),)):
         yield Rung(method=Full())
@@ -110,13 +120,14 @@ def _qlora(attempts: Attempts) -> Iterator[Rung]:
 
 
 def _ranked(attempts: Attempts, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
-    """Every admitted rank on the best targets; smaller targets only where no rank of those is admitted."""
+    """Every admitted rank on the best targets; smaller targets only where no rank of those is admitted or held."""
+    found: list[Method] = []
     for where in targets(attempts):
-        found = _few_enough(attempts, (low_rank(cls, r, where, **settings) for r in RANKS))
-        found = found or _few_enough(attempts, (low_rank(cls, r, where, **settings) for r in SMALLER_RANKS))[:1]
-        if found:
-            return found
-    return []
+        usual, smaller = ([low_rank(cls, r, where, **settings) for r in ranks] for ranks in (RANKS, SMALLER_RANKS))
+        found = _admitted(attempts, usual, smaller) or found
+        if found and _held(attempts, found[0]):
+            break
+    return found
 
 
 def _adapter(attempts: Attempts) -> Iterator[Rung]:
@@ -134,10 +145,28 @@ def _prompt(attempts: Attempts) -> Iterator[Rung]:
 def _optimized(
     attempts: Attempts, method: Callable[[int], Method], sizes: tuple[int, ...], smaller: tuple[int, ...]
 ) -> Iterator[Rung]:
-    methods = _few_enough(attempts, map(method, sizes)) or _few_enough(attempts, map(method, smaller))[:1]
+    methods = _admitted(attempts, map(method, sizes), map(method, smaller))
     if methods:
         yield Rung(method=methods[0])
         yield from (Rung(method=each, optimizer="paged_adamw_8bit") for each in methods)
+
+
+def _admitted(attempts: Attempts, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
+    """Of the usual sizes, or else the largest of the smaller ones, those that train and hold what the needs allow.
+
+    Where every task is to be held at once and no size is, the least of all.
+    """
+    few, fewer = _few_enough(attempts, usual), _few_enough(attempts, smaller)
+    within = [method for method in few if _held(attempts, method)]
+    return within or [method for method in fewer if _held(attempts, method)][:1] or [*few, *fewer][-1:]
+
+
+def _held(attempts: Attempts, method: Method) -> bool:
+    """Whether the card holds every task of a method at once, or need not."""
+    if not attempts.needs.switches:
+        return True
+    thrifty = Choice(method=method, optimizer="paged_adamw_8bit", gradient_checkpointing=method.name != "prefix")
+    return attempts.holds(thrifty)
 
 
 def _few_enough(attempts: Attempts, methods: Iterable[Method]) -> list[Method]:

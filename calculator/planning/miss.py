@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from calculator.answer import Estimate
     from calculator.devices import GPU, Fit
     from calculator.planning.attempts import Choice
+    from calculator.planning.together import Together
     from calculator.request import Request
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
@@ -34,8 +35,9 @@ _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 #: Which cards a plan that fits none of those at hand is tried on: those that the figures speak of.
 AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
 
-#: Sequences shorter than so many tokens are not proposed.
+#: Sequences shorter than so many tokens are not proposed, nor fewer tasks than there is something to switch between.
 SHORTEST = 64
+FEWEST = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ class Change:
 class Miss:
     """The configuration that comes nearest to the device, and the card that it fits.
 
+    `short_bytes` are of its training or, where more is wanting there, of its tasks `together`, if all are held at once.
     `card` is the smallest of the catalogue that holds it, of those that the figures speak of: NVIDIA's from compute
     capability 8.0 on; None where none does. `card_request` is the plan on it, whose dtype is what that card computes
     in, and `card_fit` that plan's verdict.
@@ -58,6 +61,7 @@ class Miss:
     request: Request
     estimate: Estimate
     short_bytes: int
+    together: Together | None
     card: GPU | None
     card_request: Request | None
     card_fit: Fit | None
@@ -69,21 +73,24 @@ class Miss:
 
 
 def nearest(attempts: Attempts, thriftiest: Iterable[Choice]) -> tuple[Choice, Estimate] | None:
-    """The choice among the thriftiest of the methods that needs least, with its estimate."""
+    """The choice among the thriftiest of the methods that misses by least, with its estimate.
+
+    Before all others come those that miss by their tasks alone.
+    """
     answers = [(choice, attempts.answer(choice)) for choice in thriftiest]
     known = [(choice, answer) for choice, answer in answers if answer is not None]
-    return min(known, key=lambda pair: pair[1].memory.required_bytes, default=None)
+    return min(known, key=lambda pair: (not attempts.trains(pair[0]), attempts.short_bytes(pair[0])), default=None)
 
 
 def missed(attempts: Attempts, choice: Choice, answer: Estimate) -> Miss:
     """A choice that does not fit, with the smallest card that it does fit."""
     there = smallest_card(attempts, choice)
     held = there.answer(choice) if there else None
-    usable = answer.fit.usable_bytes if answer.fit else 0
     return Miss(
         request=attempts.request(choice),
         estimate=answer,
-        short_bytes=answer.memory.required_bytes - usable,
+        short_bytes=attempts.short_bytes(choice),
+        together=attempts.together(choice),
         card=there.card if there else None,
         card_request=there.request(choice) if there else None,
         card_fit=held.fit if held else None,
@@ -92,8 +99,8 @@ def missed(attempts: Attempts, choice: Choice, answer: Estimate) -> Miss:
 
 def changes(attempts: Attempts, choice: Choice | None) -> tuple[Change, ...]:
     """What would make something fit, beside another card: changes to the needs, and a smaller model."""
-    shorter = _shorter(attempts, choice) if choice else ()
-    return (*shorter, *_relaxed(attempts), *_smaller_model(attempts))
+    smaller = _smaller_needs(attempts, choice) if choice else ()
+    return (*smaller, *_relaxed(attempts), *_smaller_model(attempts))
 
 
 def smallest_card(attempts: Attempts, choice: Choice) -> Attempts | None:
@@ -116,12 +123,22 @@ def _on(card: GPU, attempts: Attempts) -> Attempts:
     return Attempts(attempts.reference, Device(gpu=card.id), attempts.needs, length_given=attempts.length_given)
 
 
-def _shorter(attempts: Attempts, choice: Choice) -> Iterator[Change]:
-    """The longest sequence with which the choice fits, if one worth the name does."""
-    longest = limit(LimitRequest(request=attempts.request(choice), solve_for="sequence_length")).value
-    if longest is not None and SHORTEST <= longest < attempts.needs.sequence_length:
-        sentence = f"With {longest:,} tokens a sequence instead of {attempts.needs.sequence_length:,} it fits."
-        yield Change(sentence=sentence, sets={"sequence_length": longest})
+def _smaller_needs(attempts: Attempts, choice: Choice) -> Iterator[Change]:
+    """The longest sequence and the most tasks with which the choice fits, if there are any worth the name."""
+    needs, together = attempts.needs, attempts.together(choice)
+    told, sets = [], {}
+    if not attempts.trains(choice):
+        longest = limit(LimitRequest(request=attempts.request(choice), solve_for="sequence_length")).value
+        if longest is None or not SHORTEST <= longest < needs.sequence_length:
+            return
+        told.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
+        sets["sequence_length"] = longest
+    if together is not None and not together.held:
+        if together.most < FEWEST:
+            return
+        told.append(f"{together.most:,} tasks instead of {needs.tasks:,}")
+        sets["tasks"] = together.most
+    yield Change(sentence=f"With {' and '.join(told)} it fits.", sets=sets)
 
 
 def _relaxed(attempts: Attempts) -> Iterator[Change]:

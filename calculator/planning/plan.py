@@ -18,7 +18,7 @@ from calculator.planning.proposals import RuledOut, proposals
 from calculator.planning.ranking import ORDER
 from calculator.planning.reason import Judged, Reason, size
 from calculator.planning.rules import RULES
-from calculator.planning.serving import served
+from calculator.planning.serving import at_once, served
 from calculator.planning.training_reasons import quality, trained
 
 if TYPE_CHECKING:
@@ -178,8 +178,19 @@ def _unfit(tried: dict[str, Found], attempts: Attempts) -> Iterator[RuledOut]:
             most = attempts.needs.max_trainable_fraction
             sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
             yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
+        elif attempts.trains(each.thriftiest):
+            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.thriftiest, attempts))
         else:
             yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, attempts))
+
+
+def _too_many(choice: Choice, attempts: Attempts) -> str:
+    together = attempts.together(choice)
+    assert together is not None
+    return (
+        f"Trains, but does not hold every task at once: its smallest module takes {size(together.task_bytes)},"
+        f" {at_once(together)}. The card holds {together.most:,} of them."
+    )
 
 
 def _too_large(choice: Choice, attempts: Attempts) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.devices.gpus import GIB, MIB
 from calculator.planning.rules import RULES
+from calculator.planning.together import base_bytes, held, task_bytes
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
@@ -48,18 +49,16 @@ class Judged:
     @property
     def task_bytes(self) -> int:
         """What one task adds: the trained module as it is held, or for full fine-tuning the model."""
-        if self.method.name == "full":
-            return self.base_bytes
-        return self.held("adapter_weights")
+        return task_bytes(self.answer)
 
     @property
     def base_bytes(self) -> int:
         """The base model as it is held."""
-        return self.held("base_weights") + self.held("quantization_constants")
+        return base_bytes(self.answer)
 
     def held(self, component: str) -> int:
         """A component's bytes at the peak."""
-        return sum(each.bytes for each in self.answer.memory.components if each.name == component)
+        return held(self.answer, component)
 
     def cost_of(self, term: str) -> float:
         """A part of the step's cost, relative to the reference."""

@@ -20,6 +20,8 @@ class Rule:
 
 
 _HU = "Hu et al. 2021, arXiv 2106.09685"
+_LI = "Li & Liang 2021, arXiv 2101.00190"
+_LESTER = "Lester et al. 2021, arXiv 2104.08691"
 _HOULSBY = "Houlsby et al. 2019, arXiv 1902.00751"
 _DETTMERS = "Dettmers et al. 2023, arXiv 2305.14314"
 _BIDERMAN = "Biderman et al. 2024, arXiv 2405.09673"
@@ -47,12 +49,17 @@ RULES: dict[str, Rule] = {
         Rule(
             name="stays_beside",
             statement="Adapters, prefixes and prompts can't be added into the weights: they stay at inference.",
-            source=f"{_HU}, section 3 and table 1; Li & Liang 2021, arXiv 2101.00190, section 4",
+            source=f"{_HU}, section 3 and table 1; {_LI}, section 4",
         ),
         Rule(
             name="merging_rounds",
             statement="An update of a 4-bit base is merged into 16 bits, or into the 4 bits, which rounds again.",
             source="peft 0.21, tuners/lora/bnb.py, Linear4bit.merge",
+        ),
+        Rule(
+            name="served_merged",
+            statement="A merged model is served whole: in 16 bits, or in 4 bits, to which its weights are rounded.",
+            source="POST /api/v1/inference: the same figures",
         ),
         Rule(
             name="copy_per_task",
@@ -62,12 +69,25 @@ RULES: dict[str, Rule] = {
         Rule(
             name="one_base",
             statement="Unmerged modules share one base: each further task adds only its own module.",
-            source=f"{_HOULSBY}, section 1; {_HU}, section 4.2; Lester et al. 2021, arXiv 2104.08691, figure 2",
+            source=f"{_HOULSBY}, section 1; {_HU}, section 4.2; {_LESTER}, figure 2",
+        ),
+        Rule(
+            name="held_at_once",
+            statement="Where each request may ask for another task, the base and every task's module lie on the card.",
+            source="needs.switch_per_request",
         ),
         Rule(
             name="mixed_batch",
-            statement="One batch may hold requests for different LoRA modules, as long as none is merged.",
-            source=f"peft 0.21, tuners/lora/layer.py, _mixed_batch_forward; merged weights can't: {_HU}, section 4.2",
+            statement="One batch may hold requests for different modules beside one base, as long as none is merged.",
+            source=f"LoRA: peft 0.21, tuners/lora/layer.py, _mixed_batch_forward; adapters: AdapterHub, BatchSplit,"
+            f" docs.adapterhub.ml/adapter_composition; prefixes: {_LI}, section 8.2; prompts: {_LESTER}, figure 2;"
+            f" merged weights can't: {_HU}, section 4.2",
+        ),
+        Rule(
+            name="unmerged",
+            statement="An update that is not merged takes two thin products more in each adapted matrix.",
+            source=f"{_HU}, sections 4.1 and 4.2; launches at batch 1, of adapters: table 1; with a kernel for many"
+            " tasks, 2 ms a token: Chen et al. 2023, Punica, arXiv 2310.18547, abstract",
         ),
         Rule(
             name="immutable_base",
@@ -112,7 +132,7 @@ RULES: dict[str, Rule] = {
         Rule(
             name="prompt_scale",
             statement="Prompt tuning keeps up with full fine-tuning from about 10 billion parameters on.",
-            source="Lester et al. 2021, arXiv 2104.08691, section 3.2 and figure 1",
+            source=f"{_LESTER}, section 3.2 and figure 1",
         ),
         Rule(
             name="frozen_products",

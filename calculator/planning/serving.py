@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.comparison import AXES
-from calculator.planning.products import products
-from calculator.planning.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
+from calculator.planning.inference_reasons import beside, merged, mixed
+from calculator.planning.label import label
+from calculator.planning.ladder import usual
+from calculator.planning.reason import Judged, Reason, millions, size, speaks_against, speaks_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from calculator.planning.together import Together
 
 #: Bytes of a parameter of a merged or fully trained model as it is served.
 SERVED_ITEMSIZE = 2
@@ -37,9 +42,10 @@ def _merging(judged: Judged) -> Iterator[Reason]:
         )
     if name == "qlora" and needs.must_merge:
         yield speaks_against("merging_rounds", _sixteen_bits(judged, whole))
-    if AXES[name].mergeable is False:
-        added, overhead = millions(judged.answer.parameters.added), AXES[name].inference_overhead
-        yield speaks_against("stays_beside", f"Its {added} parameters can't be merged. At inference: {overhead}.")
+    if AXES[name].mergeable and needs.must_merge:
+        yield from merged(judged)
+    if AXES[name].mergeable is False or (AXES[name].mergeable and (needs.switches or needs.frozen_base)):
+        yield beside(judged)
 
 
 def _sixteen_bits(judged: Judged, whole: int) -> str:
@@ -58,25 +64,36 @@ def _tasks(judged: Judged) -> Iterator[Reason]:
         return
     if judged.needs.must_merge:
         return
-    together = tasks * judged.task_bytes
-    told = f"A task adds {size(judged.task_bytes)} in float32; {tasks:,} of them {size(together)}"
-    yield _together(judged, told, together) if judged.needs.switches else speaks_for("one_base", f"{told}.")
-    if judged.needs.switches and name in ("lora", "qlora"):
-        share = judged.answer.parameters.added / products(judged.attempts.model).weights
+    together = judged.attempts.together(judged.choice)
+    if together is None:
+        told = f"{tasks:,} of them {size(tasks * judged.task_bytes)}"
+        yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {told}.")
+        return
+    left = f"which leaves {size(-together.short_bytes)} for the KV cache"
+    yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {at_once(together)}, {left}.")
+    yield mixed(judged)
+    yield from _usual_held(judged)
+
+
+def at_once(together: Together) -> str:
+    """Every task and the base on a card, with the sum."""
+    modules = together.tasks * together.task_bytes
+    return (
+        f"{together.tasks:,} of them {size(modules)}, the base as it is trained {size(together.base_bytes)} and the"
+        f" CUDA context {size(together.context_bytes)}: {size(together.bytes)} of {size(together.usable_bytes)}"
+    )
+
+
+def _usual_held(judged: Judged) -> Iterator[Reason]:
+    """Why the configuration that a plan would begin with is not taken, where it would not hold the tasks."""
+    larger = usual(judged.method, judged.attempts)
+    held = judged.attempts.together(replace(judged.choice, method=larger))
+    if held is not None and not held.held:
         sentence = (
-            f"Unmerged, requests for {tasks:,} tasks can share a batch, at {percent(share)} more operations a token."
+            f"{label(larger)}, would take {size(held.bytes)} of {size(held.usable_bytes)} with the {held.tasks:,}"
+            f" tasks at once; the card holds {held.most:,} of them."
         )
-        yield speaks_for("mixed_batch", sentence)
-
-
-def _together(judged: Judged, told: str, together: int) -> Reason:
-    """Whether all tasks and the base lie on the card at once."""
-    held = judged.base_bytes + together
-    usable = judged.answer.fit.usable_bytes if judged.answer.fit else held
-    beside = f"{told}, and the base as it is trained {size(judged.base_bytes)}: {size(held)} of {size(usable)}"
-    if held <= usable:
-        return speaks_for("one_base", f"{beside}, which leaves {size(usable - held)} for the KV cache.")
-    return speaks_against("one_base", f"{beside}, so that not all of them lie on the card at once.")
+        yield speaks_against("held_at_once", sentence)
 
 
 def _base(judged: Judged) -> Iterator[Reason]:
