@@ -81,6 +81,10 @@ class Needs:
             raise PlanError(*problems)
 
     def _contradictions(self) -> Iterator[Problem]:
+        twice = [name for name in dict.fromkeys(self.priorities) if self.priorities.count(name) > 1]
+        if twice:
+            message = f"each priority has one place, and {', '.join(twice)} is named twice: name it once"
+            yield Problem(loc="needs.priorities", msg=message, input=list(self.priorities))
         if self.must_merge and self.frozen_base:
             message = "merging writes the update into the weights that frozen_base keeps: ask for one of them"
             yield Problem(loc="needs.must_merge", msg=message, input=True)

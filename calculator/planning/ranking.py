@@ -15,8 +15,9 @@ ORDER = (
     "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear layer, "
     "then adapters and LoRA on attention only, then prefixes and prompts on large models, then prompts on smaller ones "
     "(rules all_linear, learns_less, adapter_quality, prefix_quality, prompt_scale). Speed is the step's relative cost "
-    "to a twentieth, but what leaves little of the card goes after what leaves more; of equals, a 16-bit base goes "
-    "before a 4-bit one, whose dequantisation no card does at its rated speed. Memory is what is required."
+    "to a twentieth; of equals, a 16-bit base goes before a 4-bit one, whose dequantisation no card does at its rated "
+    "speed. Memory is what is required. Of those that are equal in what comes first, what leaves little of the card "
+    "goes after what leaves more (rule little_room), before anything else decides."
 )
 
 
@@ -34,11 +35,9 @@ def place(judged: Judged) -> tuple[float, ...]:
     """What configurations are sorted by."""
     figures: dict[str, tuple[float, ...]] = {
         "quality": (tier(judged),),
-        "speed": (
-            judged.attempts.is_close(judged.choice),
-            round(judged.cost.relative * 20),
-            judged.method.name == "qlora",
-        ),
+        "speed": (round(judged.cost.relative * 20), judged.method.name == "qlora"),
         "memory": (judged.answer.memory.required_bytes,),
     }
-    return (*(figure for name in judged.needs.order for figure in figures[name]), judged.cost.relative)
+    first, *others = (figures[name] for name in judged.needs.order)
+    close = judged.attempts.is_close(judged.choice)
+    return (*first, close, *(figure for each in others for figure in each), judged.cost.relative)

@@ -36,6 +36,8 @@ def test_priorities_left_out_come_after_those_named():
         ({"switch_per_request": True}, ["needs.tasks"]),
         ({"priorities": ["price"]}, ["needs.priorities"]),
         ({"priorities": []}, ["needs.priorities"]),
+        ({"priorities": ["speed", "speed"]}, ["needs.priorities"]),
+        ({"priorities": ["speed", "memory", "speed"]}, ["needs.priorities"]),
         ({"max_trainable_fraction": 1.5}, ["needs.max_trainable_fraction"]),
         ({"effective_batch_size": 0, "tasks": "20"}, ["needs.effective_batch_size", "needs.tasks"]),
         ({"seq_len": 5}, ["needs.seq_len"]),
