@@ -11,6 +11,7 @@ from calculator.planning.miss import AMONG
 if TYPE_CHECKING:
     from calculator.planning.miss import Miss
     from calculator.planning.plan import Configuration, DevicePlan, Plan
+    from calculator.planning.suggestions import Suggestion
     from calculator.request import Request
 
 
@@ -61,7 +62,21 @@ class ConfigurationAnswer(Answer):
     task_bytes: int = told("What one task adds beside the base; of full fine-tuning, a model.", 167_772_160)
     cost: CostAnswer = told("What an optimizer step costs.", {"relative": 1.49})
     reasons: tuple[ReasonAnswer, ...] = told("What speaks for and against it.", [{"stance": "for"}])
+    roomier: tuple[RoomierAnswer, ...] = told(
+        "Where it leaves little: what leaves more.", [{"saved_bytes": 242_221_056}]
+    )
     estimate: EstimateAnswer = told("Its estimate.", {"memory": {"required_bytes": 21_494_661_120}})
+
+
+class RoomierAnswer(Answer):
+    """A single change that leaves more of the card."""
+
+    changes: dict[str, Any] = told("What it sets, by paths of the request.", {"method.r": 8})
+    saved_bytes: int = told("What is required less with it.", 242_221_056)
+    headroom_bytes: int = told("What is to spare with it.", 247_463_936)
+    cost: float = told("A token's share of the step, beside that of the configuration.", 0.99)
+    rule: RuleAnswer = told("The rule that says its price.", {"name": "rank"})
+    request: dict[str, Any] = told("The body of its estimate.", {"method": {"r": 8}})
 
 
 class RuledOutAnswer(Answer):
@@ -79,12 +94,24 @@ class ChangeAnswer(Answer):
     sets: dict[str, Any] = told("What it sets: needs, or the model.", {"sequence_length": 1472})
 
 
+class TogetherAnswer(Answer):
+    """Every task's module beside the base, as all lie on the card at once."""
+
+    tasks: int = told("How many tasks there are.", 20_000)
+    bytes: int = told("What they take with the base and the CUDA context.", 367_634_939_904)
+    usable_bytes: int = told("What the card offers.", 85_094_039_552)
+    most: int = told("How many tasks the card would hold.", 2754)
+
+
 class MissAnswer(Answer):
     """The configuration that comes nearest where nothing fits."""
 
     label: str = told("What it is, in words.", "QLoRA, r 4 on all-linear")
     request: dict[str, Any] = told("The body of its estimate.", {"method": {"name": "qlora"}})
-    short_bytes: int = told("By how much it misses.", 25_484_402_688)
+    cost: CostAnswer = told("What an optimizer step costs.", {"relative": 1.63})
+    short_bytes: int = told("By how much it misses: in training, or with all tasks at once.", 25_484_402_688)
+    together: TogetherAnswer | None = told("Where all tasks are held at once: what they take.", None)
+    unhelped: str | None = told("Why no shorter sequence makes it fit; null where something does.", None)
     smallest_gpu: str | None = told(f"The smallest card that holds it, {AMONG}; null where none does.", "a40")
     smallest_gpu_headroom_bytes: int | None = told("What is to spare on that card.", 1_000_000_000)
     smallest_gpu_request: dict[str, Any] | None = told(
@@ -156,7 +183,16 @@ def _configuration(told_of: Configuration) -> dict[str, Any]:
         "label": told_of.label,
         "request": request_of(told_of.request),
         "effective_batch_size": sequences * told_of.request.device.count,
+        "roomier": [_roomier(each) for each in told_of.roomier],
         **{name: getattr(told_of, name) for name in ("task_bytes", "cost", "reasons", "estimate")},
+    }
+
+
+def _roomier(told_of: Suggestion) -> dict[str, Any]:
+    return {
+        "request": request_of(told_of.request),
+        "headroom_bytes": told_of.estimate.fit.headroom_bytes if told_of.estimate.fit else None,
+        **{name: getattr(told_of, name) for name in ("changes", "saved_bytes", "cost", "rule")},
     }
 
 
@@ -164,7 +200,7 @@ def _miss(miss: Miss) -> dict[str, Any]:
     return {
         "label": miss.label,
         "request": request_of(miss.request),
-        "short_bytes": miss.short_bytes,
+        **{name: getattr(miss, name) for name in ("cost", "short_bytes", "together", "unhelped")},
         "smallest_gpu": miss.card.id if miss.card else None,
         "smallest_gpu_headroom_bytes": miss.card_fit.headroom_bytes if miss.card_fit else None,
         "smallest_gpu_request": request_of(miss.card_request) if miss.card_request else None,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from calculator.errors import Problem
+    from calculator.planning.miss import Miss
     from calculator.planning.plan import DevicePlan, Plan
     from calculator.request import Request
 
@@ -184,6 +185,18 @@ def device_name(part: DevicePlan) -> str:
     """A plan's card in words."""
     card = card_of(part.device)
     return card.name if card else f"a card of {size(part.device.memory_bytes or 0)}"
+
+
+def short(miss: Miss) -> str:
+    """By how much the nearest configuration misses, and in what."""
+    if miss.together is not None and not miss.together.held:
+        held = miss.together
+        tasks = f"With the base, {held.tasks:,} tasks take {size(held.bytes)} at once of {size(held.usable_bytes)}"
+        return f"{tasks}, {size(held.short_bytes)} too much; {held.most:,} would be held."
+    fit = miss.estimate.fit
+    assert fit is not None
+    required = size(miss.estimate.memory.required_bytes)
+    return f"It needs {required} of {size(fit.usable_bytes)} usable, {size(miss.short_bytes)} too much."
 
 
 def count(answer: Plan) -> str:

@@ -10,7 +10,7 @@ from app import needs
 from app.endpoints import plan
 from app.endpoints.responses import json
 from app.form import LONGEST_ADDRESS
-from app.plan import gpu_choices
+from app.plan import changed, gpu_choices
 from app.posted import FormFields
 from app.templates import page
 from calculator import catalogue
@@ -45,6 +45,7 @@ def get_needs_json(request: Request) -> Response:
 def needs_page(form: needs.NeedsForm) -> Response:
     """The page of needs: with what fits, or with what is wrong beside everything typed."""
     told: dict[str, Any] = {
+        "changed": changed,
         "address": f"/plan{form.address()}",
         "form": form,
         "gpu_choices": gpu_choices(),

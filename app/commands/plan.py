@@ -12,7 +12,8 @@ from app.commands import files, options, request
 from app.commands.table import table
 from app.configurations import answer_of
 from app.fields import DEVICE
-from app.format import gib, number, signed, size
+from app.format import gib, number, sentence, signed, size
+from app.plan import changed
 from calculator.comparison import AXES
 from calculator.errors import refusal
 from calculator.planning.miss import AMONG
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from calculator.planning.miss import Miss
     from calculator.planning.plan import Configuration, DevicePlan, Plan
 
 FIELDS = (*needs.NEEDS, *DEVICE)
 
 #: Parts of a request of which it takes one: what the options say of either replaces both.
 RIVALS = (("model", "models"), ("device", "devices"))
+
+HEAD = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required GiB", "To spare", "Step cost")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,15 +80,17 @@ def _models(told: argparse.Namespace) -> dict[str, Any]:
 def _lines(answer: Plan) -> Iterator[str]:
     for part in answer.plans:
         yield needs.sentence(part)
+        yield from (f"! {told}" for told in part.warnings)
         yield ""
         if part.configurations:
-            rows = [_row(rank, each) for rank, each in enumerate(part.configurations, start=1)]
-            head = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required GiB", "To spare", "Step cost")
-            yield table(head, rows, left=4)
+            rows = [_row(f"{rank}.", each) for rank, each in enumerate(part.configurations, start=1)]
+            yield table(HEAD, rows, left=4)
         for rank, each in enumerate(part.configurations, start=1):
             yield f"\n{rank}. {each.label}"
+            yield from (f"   ! {told}" for told in part.warnings_of(each))
             for sign, stance in (("+", "for"), ("-", "against")):
                 yield from (f"   {sign} {told.sentence}" for told in each.reasons if told.stance == stance)
+            yield from _roomier(each)
         yield from _missed(part)
         if part.ruled_out:
             yield "\nNot proposed"
@@ -93,11 +99,11 @@ def _lines(answer: Plan) -> Iterator[str]:
     yield from (f"- {told}" for told in answer.assumptions)
 
 
-def _row(rank: int, configuration: Configuration) -> tuple[str, ...]:
+def _row(mark: str, configuration: Configuration | Miss) -> tuple[str, ...]:
     training, estimate = configuration.request.training, configuration.estimate
     assert estimate.fit is not None
     return (
-        f"{rank}.",
+        mark,
         configuration.label,
         training.optimizer,
         "on" if training.gradient_checkpointing else "off",
@@ -108,12 +114,28 @@ def _row(rank: int, configuration: Configuration) -> tuple[str, ...]:
     )
 
 
+def _roomier(configuration: Configuration) -> Iterator[str]:
+    if configuration.roomier:
+        yield "   More room:"
+    for each in configuration.roomier:
+        assert each.estimate.fit is not None
+        spare = signed(each.estimate.fit.headroom_bytes)
+        yield f"   > {sentence(changed(each.changes))}: {spare} to spare. {each.rule.statement}"
+
+
 def _missed(part: DevicePlan) -> Iterator[str]:
     miss = part.miss
     if miss is not None:
-        required = size(miss.estimate.memory.required_bytes)
-        yield f"Nearest: {miss.label}, which needs {required}, {size(miss.short_bytes)} too much."
+        training = miss.request.training
+        yield f"Nearest: {miss.label}. {needs.short(miss)}"
+        yield table(HEAD, [_row("", miss)], left=4)
+        yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
+        yield from (f"! {told}" for told in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
             spare = size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare."
+            yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare in training."
+        else:
+            yield f"No single card holds it, {AMONG}."
+        if miss.unhelped is not None:
+            yield f"- {miss.unhelped}"
     yield from (f"- {change.sentence}" for change in part.changes)

@@ -10,8 +10,8 @@ from calculator.devices import Verdict
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError
 from calculator.estimate import estimate, model_of, parameter_counts
-from calculator.request import Request
 from calculator.planning.together import together
+from calculator.request import Request
 from calculator.state import stored
 from calculator.training import Training
 from calculator.treatment import Treated
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.training import Device
 
 
-#: The share of a card below which what is to spare is called little.
+#: The share of a card below which what is to spare is called little. Source: the rule little_room.
 MARGIN = 0.05
 
 

@@ -26,8 +26,8 @@ def beside(judged: Judged) -> Reason:
     products, share = _products(judged), percent(operations(judged))
     if isinstance(judged.method, LowRank):
         sentence = (
-            f"Unmerged, its {added} parameters stay beside the weights. At inference: {products:,} small products more a"
-            f" token, whose launches count at batch 1, and {share} more operations."
+            f"Unmerged, its {added} parameters stay beside the weights. At inference: {products:,} small products more"
+            f" a token, whose launches count at batch 1, and {share} more operations."
         )
         return speaks_against("unmerged", sentence)
     more = f"{products:,} small products and {share} more operations" if products else f"{share} more operations"
@@ -43,7 +43,7 @@ def mixed(judged: Judged) -> Reason:
 
 
 def merged(judged: Judged) -> Iterator[Reason]:
-    """Where the merged model in 16 bits does not fit the card: how much it takes to serve it, and how much in 4 bits."""
+    """Where the merged model in 16 bits does not fit the card: what serving it takes, and what it takes in 4 bits."""
     whole, packed = (_served(judged, merged=True, storage=storage) for storage in ("dtype", "nf4"))
     if whole.fit is None or packed.fit is None or whole.fit.verdict is Verdict.FITS:
         return

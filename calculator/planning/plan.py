@@ -10,25 +10,27 @@ from calculator.comparison import AXES
 from calculator.errors import PlanError, Problem
 from calculator.methods import METHODS
 from calculator.planning.attempts import Attempts
+from calculator.planning.changes import changes
 from calculator.planning.found import Found, found
 from calculator.planning.label import label
-from calculator.planning.miss import changes, missed, nearest
+from calculator.planning.miss import missed, nearest
 from calculator.planning.needs import barred
 from calculator.planning.proposals import RuledOut, proposals
 from calculator.planning.ranking import ORDER
-from calculator.planning.reason import Judged, Reason, size
 from calculator.planning.rules import RULES
-from calculator.planning.serving import at_once, served
+from calculator.planning.serving import served
+from calculator.planning.suggestions import suggestions
 from calculator.planning.training_reasons import quality, trained
+from calculator.planning.unfit import unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.answer import Estimate
-    from calculator.planning.attempts import Choice
+    from calculator.planning.changes import Change
     from calculator.planning.cost import StepCost
-    from calculator.planning.miss import Change, Miss
+    from calculator.planning.miss import Miss
+    from calculator.planning.reason import Judged, Reason
     from calculator.planning.request import PlanRequest
+    from calculator.planning.suggestions import Suggestion
     from calculator.request import ModelReference, Request
     from calculator.training import Device
 
@@ -43,7 +45,8 @@ COSTS = (
 class Configuration:
     """A complete configuration: the request of its estimate, the estimate, its cost, and the reasons.
 
-    `task_bytes` are what one task adds beside the base; of full fine-tuning, a model.
+    `task_bytes` are what one task adds beside the base; of full fine-tuning, a model. `roomier` are single changes that
+    leave more of the card, where this leaves little.
     """
 
     request: Request
@@ -51,6 +54,7 @@ class Configuration:
     cost: StepCost
     task_bytes: int
     reasons: tuple[Reason, ...]
+    roomier: tuple[Suggestion, ...]
 
     @property
     def label(self) -> str:
@@ -73,6 +77,16 @@ class DevicePlan:
     miss: Miss | None
     changes: tuple[Change, ...]
     estimates: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every configuration's estimate warns of."""
+        first, *others = [each.estimate.warnings for each in self.configurations] or [()]
+        return tuple(told for told in first if all(told in other for other in others))
+
+    def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
+        """What a configuration's estimate warns of beside that."""
+        return tuple(told for told in configuration.estimate.warnings if told not in self.warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +134,7 @@ def _planned(attempts: Attempts) -> DevicePlan:
     _refused(tried, attempts)
     proposed, vain = proposals(tried, attempts)
     near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
+    would = () if proposed else changes(attempts, near[0] if near else None)
     return DevicePlan(
         model=attempts.model.id or attempts.model.model_type,
         parameters=attempts.model.parameters,
@@ -128,10 +143,10 @@ def _planned(attempts: Attempts) -> DevicePlan:
         ruled_out=(
             *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
             *vain,
-            *_unfit(tried, attempts),
+            *unfit(tried, attempts),
         ),
-        miss=missed(attempts, *near) if near else None,
-        changes=() if proposed else changes(attempts, near[0] if near else None),
+        miss=missed(attempts, *near, would) if near else None,
+        changes=would,
         estimates=attempts.made,
     )
 
@@ -157,47 +172,12 @@ def _of_the_model(name: str, problem: Problem, attempts: Attempts) -> Problem:
 
 
 def _configuration(judged: Judged) -> Configuration:
+    request = judged.attempts.request(judged.choice)
     return Configuration(
-        request=judged.attempts.request(judged.choice),
+        request=request,
         estimate=judged.answer,
         cost=judged.cost,
         task_bytes=judged.task_bytes,
         reasons=(*served(judged), *quality(judged), *trained(judged)),
-    )
-
-
-def _unfit(tried: dict[str, Found], attempts: Attempts) -> Iterator[RuledOut]:
-    """The methods of which nothing fits, or that are refused."""
-    for name, each in tried.items():
-        if each.choices:
-            continue
-        if each.problems:
-            sentence = "; ".join(problem.msg for problem in each.problems)
-            yield RuledOut(method=name, rule=None, sentence=f"{AXES[name].label} is refused: {sentence}.")
-        elif each.thriftiest is None:
-            most = attempts.needs.max_trainable_fraction
-            sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
-            yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
-        elif attempts.trains(each.thriftiest):
-            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.thriftiest, attempts))
-        else:
-            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, attempts))
-
-
-def _too_many(choice: Choice, attempts: Attempts) -> str:
-    together = attempts.together(choice)
-    assert together is not None
-    return (
-        f"Trains, but does not hold every task at once: its smallest module takes {size(together.task_bytes)},"
-        f" {at_once(together)}. The card holds {together.most:,} of them."
-    )
-
-
-def _too_large(choice: Choice, attempts: Attempts) -> str:
-    answer = attempts.answer(choice)
-    assert answer is not None
-    assert answer.fit is not None
-    return (
-        f"Needs at least {size(answer.memory.required_bytes)}, {size(-answer.fit.headroom_bytes)} more than"
-        f" the {size(answer.fit.usable_bytes)} that the card offers."
+        roomier=suggestions(request, judged.answer) if judged.attempts.is_close(judged.choice) else (),
     )

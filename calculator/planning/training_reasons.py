@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from calculator.methods import LoRA, QLoRA
 from calculator.optimizers import OPTIMIZERS
+from calculator.planning.attempts import MARGIN
 from calculator.planning.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for, times
+from calculator.reserved import BESIDE_THE_REPLAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +76,12 @@ def _room(judged: Judged) -> Reason:
         f"Needs {size(memory.required_bytes)} of {size(fit.usable_bytes)} usable: {size(fit.headroom_bytes)} to spare"
     )
     if judged.attempts.is_close(judged.choice):
-        return speaks_against("fits", f"{sentence}, which is little where a display or another process is on the card.")
+        share = percent(fit.headroom_bytes / fit.usable_bytes)
+        sentence = (
+            f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
+            f" is mostly high ({BESIDE_THE_REPLAY}): the estimate with reserved: replay tells how much there is."
+        )
+        return speaks_against("little_room", sentence)
     return speaks_for("fits", f"{sentence}.")
 
 

@@ -113,6 +113,31 @@ def test_where_nothing_fits_links_lead_to_what_would(client):
         assert 'class="card configuration"' in client.get(address).text
 
 
+def test_the_nearest_miss_is_shown_as_fully_as_a_configuration(client):
+    text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-8B&gpu=rtx-3070"))
+    assert "<dd>paged_adamw_8bit</dd>" in text
+    assert "2,048 tokens each" in text
+    assert "No shorter sequence makes it fit" in text_of(client, "?gpu=rtx-2060")
+
+
+def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
+    text = unescape(text_of(client, "?model=meta-llama/Llama-2-7b-hf&sequence_length=4224"))
+    assert text.count("The sequence is longer than the model's 4,096 positions") == 1
+    assert "bitsandbytes leaves experts alone" in text_of(client, "?model=mistralai/Mixtral-8x7B-v0.1")
+
+
+def test_what_leaves_more_room_is_a_link_to_it(client):
+    text = text_of(client, "?model=meta-llama/Llama-3.2-3B&gpu=rtx-3070")
+    link, spare = re.search(r'href="([^"]+)">With rank 8</a>: ([^ ]+) GiB to spare', text).groups()
+    assert spare in client.get(unescape(link)).text
+
+
+def test_a_priority_that_is_named_twice_is_told_at_its_field(client):
+    response = client.get("/plan?priorities=speed,speed")
+    assert response.status_code == 422
+    assert '<a href="#priorities">' in response.text
+
+
 def test_a_posted_config_leads_to_its_address(client):
     config = json.dumps(SMALL, indent=4)
     response = client.post("/plan", data={"config": config}, follow_redirects=False)

@@ -81,7 +81,31 @@ def test_where_nothing_fits_the_status_is_1_and_the_text_says_what_would(capsys)
     text = capsys.readouterr().out
     assert "Nearest: QLoRA" in text
     assert "The smallest card that holds it" in text
+    assert "paged_adamw_8bit" in text
+    assert "1 × 16" in text
+    assert "With 2,048 tokens a sequence, bfloat16, sdpa." in text
     assert "meta-llama/Llama-3.1-8B" in text
+
+
+def test_what_estimates_warn_of_is_told_once_where_all_do(capsys):
+    assert main(["plan", "--model", "meta-llama/Llama-2-7b-hf", "--gpu", "4090", "--sequence_length", "4224"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("! The sequence is longer than the model's 4,096 positions") == 1
+
+
+def test_what_the_nearest_miss_warns_of_is_told(capsys):
+    """Experts stay in 16 bits, so that 4 bits save little of Mixtral."""
+    assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB"]) == 1
+    text = capsys.readouterr().out
+    assert "! bitsandbytes leaves experts alone" in text
+    assert "No shorter sequence makes it fit: with 64 tokens" in text
+
+
+def test_where_little_is_left_what_leaves_more_is_told(capsys):
+    assert main(["plan", "--model", "meta-llama/Llama-3.2-3B", "--gpu", "RTX 3070"]) == 0
+    text = capsys.readouterr().out
+    assert "reserved: replay" in text
+    assert "> With rank 8: +0.23 GiB to spare." in text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from calculator.planning.plan import plan
 from calculator.planning.proposals import MOST_CONFIGURATIONS
 from calculator.planning.request import parse_plan
 from calculator.planning.rules import RULES
+from calculator.serving.inference import inference
+from calculator.serving.request import parse_inference
 
 GIB = 1 << 30
 
@@ -110,6 +112,50 @@ def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
         assert "merge in CPU memory" in reasons(configuration, "against")["merging_rounds"]
 
 
+def test_a_merged_model_that_the_card_can_not_serve_is_told_with_what_4_bits_take(plans):
+    part = plans["13B on 16 GB, merged"]
+    for configuration in part.configurations:
+        body = {"model": part.model, "method": {"name": "qlora"}, "device": {"gpu": "rtx-4080"}}
+        told = {"for": reasons(configuration, "for"), "against": reasons(configuration, "against")}
+        for storage, stance, fits in (("dtype", "against", False), ("nf4", "for", True)):
+            served = inference(parse_inference({**body, "serving": {"merged": True, "storage": storage}}))
+            assert f"{served.memory.required_bytes / GIB:.1f} GiB" in told[stance]["served_merged"]
+            assert (served.fit.verdict is Verdict.FITS) == fits
+
+
+def test_a_merged_model_that_the_card_serves_needs_no_word():
+    body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"must_merge": True}}
+    rules = {reason.rule.name for each in planned(body).configurations for reason in each.reasons}
+    assert "merges" in rules
+    assert "served_merged" not in rules
+
+
+def test_where_little_is_left_what_leaves_more_is_offered_and_nowhere_else(plans):
+    (close,) = plans["3B on 8 GB"].configurations
+    assert "reserved: replay" in reasons(close, "against")["little_room"]
+    assert {"method.r", "training.sequence_length"} <= {name for each in close.roomier for name in each.changes}
+    for each in close.roomier:
+        assert each.estimate.fit.headroom_bytes == close.estimate.fit.headroom_bytes + each.saved_bytes
+    roomy = plans["7B on 24 GB"].configurations[0]
+    assert (roomy.roomier, "little_room" in reasons(roomy, "against")) == ((), False)
+
+
+def test_what_every_estimate_warns_of_is_the_plans_own():
+    needs = {"sequence_length": 4224}
+    part = planned({"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": needs})
+    (told,) = part.warnings
+    assert "longer than the model's 4,096 positions" in told
+    for each in part.configurations:
+        assert {*part.warnings, *part.warnings_of(each)} == set(each.estimate.warnings)
+
+
+def test_a_miss_that_no_shorter_sequence_mends_says_why():
+    part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-2060"}})
+    assert "with 64 tokens it still needs 6.2 GiB of 5.5 GiB" in part.miss.unhelped
+    assert not any("sequence_length" in change.sets for change in part.changes)
+    assert planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-3070"}}).miss.unhelped is None
+
+
 def test_3b_on_8_gb_takes_every_saving_and_says_how_little_is_left(plans):
     part = plans["3B on 8 GB"]
     (only,) = part.configurations
@@ -117,7 +163,7 @@ def test_3b_on_8_gb_takes_every_saving_and_says_how_little_is_left(plans):
     assert (method.name, method.r, method.prepare_model_for_kbit_training) == ("qlora", 16, False)
     assert training.optimizer == "paged_adamw_8bit"
     assert (training.micro_batch_size, training.gradient_checkpointing) == (1, True)
-    assert {"fits", "not_prepared", "recomputation"} <= set(reasons(only, "against"))
+    assert {"little_room", "not_prepared", "recomputation"} <= set(reasons(only, "against"))
     assert {"states_8bit", "four_bits"} <= set(reasons(only, "for"))
 
 
@@ -232,6 +278,17 @@ def test_priorities_decide_the_order():
     assert [told[0] for told in figures("speed")] == sorted(told[0] for told in figures("speed"))
     assert figures("quality")[0][2] == "lora"
     assert figures("memory")[0][2] == "qlora"
+
+
+def test_who_puts_speed_first_sees_the_fastest_first_however_little_is_left():
+    body = {"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}}
+    part = planned({**body, "needs": {"priorities": ["speed", "memory"]}})
+    costs = [round(each.cost.relative * 20) for each in part.configurations]
+    assert costs == sorted(costs)
+    fastest = part.configurations[0]
+    assert fastest.cost.relative < 1.05
+    assert "little_room" in reasons(fastest, "against")
+    assert part.configurations[-1].request.training.gradient_checkpointing
 
 
 def test_a_four_bit_base_is_not_proposed_where_it_saves_nothing():
