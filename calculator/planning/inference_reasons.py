@@ -8,10 +8,13 @@ from calculator.comparison import AXES
 from calculator.devices import Verdict
 from calculator.methods.settings import LowRank
 from calculator.planning.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
+from calculator.serving.costs import Costs
 from calculator.serving.inference import inference
 from calculator.serving.request import InferenceRequest
+from calculator.serving.served import served
 from calculator.serving.settings import Serving
 from calculator.state import stored
+from calculator.step.cache import Cache
 from calculator.treatment import Treated
 
 if TYPE_CHECKING:
@@ -44,9 +47,11 @@ def mixed(judged: Judged) -> Reason:
 
 def merged(judged: Judged) -> Iterator[Reason]:
     """Where the merged model in 16 bits does not fit the card: what serving it takes, and what it takes in 4 bits."""
-    whole, packed = (_served(judged, merged=True, storage=storage) for storage in ("dtype", "nf4"))
-    if whole.fit is None or packed.fit is None or whole.fit.verdict is Verdict.FITS:
+    whole = _merged(judged, "dtype")
+    if whole.fit is None or whole.fit.verdict is Verdict.FITS:
         return
+    packed = _merged(judged, "nf4")
+    assert packed.fit is not None
     of = f"of the {size(whole.fit.usable_bytes)} usable"
     request = f"one request of {whole.serving.context_length:,} tokens"
     takes = f"The merged model in 16 bits takes {size(whole.memory.required_bytes)} to serve {request}, {of}"
@@ -60,8 +65,10 @@ def merged(judged: Judged) -> Iterator[Reason]:
 
 def operations(judged: Judged) -> float:
     """What is added to a token's operations, as a share of the base's."""
-    costs = _served(judged, max_new_tokens=1).costs
-    return next(cost.share for cost in costs if cost.name == "operations_per_token")
+    serving = _serving(judged, max_new_tokens=1)
+    treated = Treated(judged.attempts.model, served(judged.method, serving), serving.training)
+    # No operation depends on what the cache holds.
+    return Costs(treated, serving, Cache(windowed=False)).operations().share
 
 
 def _products(judged: Judged) -> int:
@@ -71,14 +78,19 @@ def _products(judged: Judged) -> int:
     return sum(tensor.count for tensor in added if len(tensor.shape) > 1)
 
 
-def _served(judged: Judged, **settings: Any) -> Inference:
-    """What it takes to serve one request as long as the sequences that are trained on."""
-    training = judged.attempts.request(judged.choice).training
+def _merged(judged: Judged, storage: str) -> Inference:
+    """What it takes to serve the merged model in a storage."""
     request = InferenceRequest(
         model=judged.attempts.reference,
         method=judged.method,
-        serving=Serving(context_length=training.sequence_length, dtype=training.dtype, **settings),
+        serving=_serving(judged, merged=True, storage=storage),
         device=judged.attempts.device,
         length_given=False,
     )
     return inference(request)
+
+
+def _serving(judged: Judged, **settings: Any) -> Serving:
+    """One request as long as the sequences that are trained on."""
+    training = judged.attempts.request(judged.choice).training
+    return Serving(context_length=training.sequence_length, dtype=training.dtype, **settings)

@@ -157,8 +157,10 @@ def _admitted(attempts: Attempts, usual: Iterable[Method], smaller: Iterable[Met
     Where every task is to be held at once and no size is, the least of all.
     """
     few, fewer = _few_enough(attempts, usual), _few_enough(attempts, smaller)
-    within = [method for method in few if _held(attempts, method)]
-    return within or [method for method in fewer if _held(attempts, method)][:1] or [*few, *fewer][-1:]
+    least = [*few, *fewer][-1:]
+    if not all(_held(attempts, method) for method in least):
+        return least
+    return [method for method in few if _held(attempts, method)] or [m for m in fewer if _held(attempts, m)][:1]
 
 
 def _held(attempts: Attempts, method: Method) -> bool:

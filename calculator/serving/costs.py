@@ -46,9 +46,10 @@ class Costs:
 
     def told(self) -> tuple[Cost, ...]:
         """Every cost, of the base and of what is added."""
-        return self._operations(), self._read(), self._cached(), self._resident()
+        return self.operations(), self._read(), self._cached(), self._resident()
 
-    def _operations(self) -> Cost:
+    def operations(self) -> Cost:
+        """A token's products, with the weights and with what it attends to."""
         every = products(self.model)
         beside = self._multiplied()
         attended = 2 * every.attention * self.virtual
