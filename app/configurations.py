@@ -98,7 +98,7 @@ class TogetherAnswer(Answer):
     """Every task's module beside the base, as all lie on the card at once."""
 
     tasks: int = told("How many tasks there are.", 20_000)
-    bytes: int = told("What they take with the base and the CUDA context.", 367_634_939_904)
+    bytes: int = told("What they take with the base, the CUDA context and one request.", 367_634_939_904)
     usable_bytes: int = told("What the card offers.", 85_094_039_552)
     most: int = told("How many tasks the card would hold.", 2754)
 

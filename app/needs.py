@@ -191,7 +191,9 @@ def short(miss: Miss) -> str:
     """By how much the nearest configuration misses, and in what."""
     if miss.together is not None and not miss.together.held:
         held = miss.together
-        tasks = f"With the base, {held.tasks:,} tasks take {size(held.bytes)} at once of {size(held.usable_bytes)}"
+        tasks = (
+            f"With the base and a request, {held.tasks:,} tasks take {size(held.bytes)} of {size(held.usable_bytes)}"
+        )
         return f"{tasks}, {size(held.short_bytes)} too much; {held.most:,} would be held."
     fit = miss.estimate.fit
     assert fit is not None

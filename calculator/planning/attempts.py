@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from calculator.compatibility import within_positions
-from calculator.devices import Verdict
+from calculator.devices import Verdict, cuda_context
 from calculator.devices.verdict import card_of
 from calculator.errors import PlanError
 from calculator.estimate import estimate, model_of, parameter_counts
-from calculator.planning.together import together
+from calculator.planning.together import Together, base_bytes, request_bytes, task_bytes
 from calculator.request import Request
 from calculator.state import stored
 from calculator.training import Training
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from calculator.methods import Method
     from calculator.optimizers import OptimizerName
     from calculator.planning.needs import Needs
-    from calculator.planning.together import Together
     from calculator.request import ModelReference
     from calculator.training import Device
 
@@ -59,6 +58,7 @@ class Attempts:
         self.made = 0
         self.problems: dict[Choice, tuple[Problem, ...]] = {}
         self._answers: dict[Choice, Estimate | None] = {}
+        self._requests: dict[bool, int] = {}
 
     def request(self, choice: Choice) -> Request:
         """The complete request that a choice stands for."""
@@ -114,7 +114,21 @@ class Attempts:
     def together(self, choice: Choice) -> Together | None:
         """Every task of a choice on the device; None where they are not held at once, or nothing is answered."""
         answer = self.answer(choice) if self.needs.switches else None
-        return together(answer, self.device, self.needs.tasks) if answer else None
+        if answer is None or answer.fit is None:
+            return None
+        training, four_bits = self.request(choice).training, choice.method.name == "qlora"
+        if four_bits not in self._requests:
+            told = request_bytes(self.reference, self.device, training, four_bits=four_bits)
+            self._requests[four_bits] = told
+        return Together(
+            tasks=self.needs.tasks,
+            tokens=training.sequence_length,
+            base_bytes=base_bytes(answer),
+            task_bytes=task_bytes(answer),
+            context_bytes=cuda_context(self.card).bytes,
+            request_bytes=self._requests[four_bits],
+            usable_bytes=answer.fit.usable_bytes,
+        )
 
     def holds(self, choice: Choice) -> bool:
         """Whether the device holds every task of a choice at once, or need not."""

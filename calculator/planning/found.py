@@ -106,7 +106,7 @@ def attention_only(choice: Choice, attempts: Attempts) -> Choice | None:
     names = targets(attempts)[-1]
     if not isinstance(method, LoRA | QLoRA) or method.target_modules == names:
         return None
-    for r in sorted({RANKS[0], method.r}, reverse=True):
+    for r in (*(r for r in RANKS if r > method.r), method.r):
         smaller = replace(method, r=r, lora_alpha=low_rank(LoRA, r, None).lora_alpha, target_modules=names)
         fitting = (
             attempts.largest_micro_batch(replace(choice, method=smaller)) if _admitted(smaller, attempts) else None

@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
         Rule(
             name="held_at_once",
             statement="Where each request may ask for another task, the base and every task's module lie on the card.",
-            source="needs.switch_per_request",
+            source="needs.switch_per_request; what one request takes: POST /api/v1/inference",
         ),
         Rule(
             name="mixed_batch",

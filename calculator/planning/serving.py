@@ -69,7 +69,7 @@ def _tasks(judged: Judged) -> Iterator[Reason]:
         told = f"{tasks:,} of them {size(tasks * judged.task_bytes)}"
         yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {told}.")
         return
-    left = f"which leaves {size(-together.short_bytes)} for the KV cache"
+    left = f"which leaves {size(-together.short_bytes)} for the KV cache of more"
     yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {at_once(together)}, {left}.")
     yield mixed(judged)
     yield from _usual_held(judged)
@@ -79,8 +79,9 @@ def at_once(together: Together) -> str:
     """Every task and the base on a card, with the sum."""
     modules = together.tasks * together.task_bytes
     return (
-        f"{together.tasks:,} of them {size(modules)}, the base as it is trained {size(together.base_bytes)} and the"
-        f" CUDA context {size(together.context_bytes)}: {size(together.bytes)} of {size(together.usable_bytes)}"
+        f"{together.tasks:,} of them {size(modules)}, the base as it is trained {size(together.base_bytes)}, the CUDA"
+        f" context {size(together.context_bytes)} and one request of {together.tokens:,} tokens"
+        f" {size(together.request_bytes)}: {size(together.bytes)} of {size(together.usable_bytes)}"
     )
 
 

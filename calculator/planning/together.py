@@ -1,4 +1,4 @@
-"""What lies on a card where each request may ask for another task: the base, and every task's module beside it."""
+"""What lies on a card where each request may ask for another task: the base, every task's module, and a request."""
 
 from __future__ import annotations
 
@@ -7,26 +7,42 @@ from typing import TYPE_CHECKING
 
 from calculator.devices import cuda_context
 from calculator.devices.verdict import card_of
+from calculator.methods import Full
+from calculator.serving.inference import inference
+from calculator.serving.request import InferenceRequest
+from calculator.serving.settings import Serving
 
 if TYPE_CHECKING:
     from calculator.answer import Estimate
-    from calculator.training import Device
+    from calculator.request import ModelReference
+    from calculator.serving.answer import Inference
+    from calculator.training import Device, Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Together:
-    """Every task held at once, in bytes: the base as it is trained, one task's module, and the process's own share."""
+    """Every task held at once, in bytes: the base as it is trained, one task's module, the process's own share.
+
+    `request_bytes` are what one request of `tokens` takes beside them: its cache, activations and workspaces.
+    """
 
     tasks: int
+    tokens: int
     base_bytes: int
     task_bytes: int
     context_bytes: int
+    request_bytes: int
     usable_bytes: int
 
     @property
     def bytes(self) -> int:
-        """All of it; requests and their caches come on top."""
-        return self.base_bytes + self.tasks * self.task_bytes + self.context_bytes
+        """All of it; further requests and their caches come on top."""
+        return self.fixed_bytes + self.tasks * self.task_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is there without any task."""
+        return self.base_bytes + self.context_bytes + self.request_bytes
 
     @property
     def short_bytes(self) -> int:
@@ -41,20 +57,26 @@ class Together:
     @property
     def most(self) -> int:
         """The most tasks that the card would hold; 0 where the base alone fills it."""
-        return max(0, (self.usable_bytes - self.context_bytes - self.base_bytes) // self.task_bytes)
+        return max(0, (self.usable_bytes - self.fixed_bytes) // self.task_bytes)
 
 
-def together(answer: Estimate, device: Device, tasks: int) -> Together | None:
-    """So many tasks of what an estimate trains, on its device; None where it names none."""
-    if answer.fit is None:
-        return None
-    return Together(
-        tasks=tasks,
-        base_bytes=base_bytes(answer),
-        task_bytes=task_bytes(answer),
-        context_bytes=cuda_context(card_of(device)).bytes,
-        usable_bytes=answer.fit.usable_bytes,
+def request_bytes(reference: ModelReference, device: Device, training: Training, *, four_bits: bool) -> int:
+    """What one request as long as the sequences takes beside the base's weights and the process's own share."""
+    served = inference(
+        InferenceRequest(
+            model=reference,
+            method=Full(),
+            serving=Serving(
+                context_length=training.sequence_length,
+                dtype=training.dtype,
+                storage="nf4" if four_bits else "dtype",
+            ),
+            device=device,
+            length_given=False,
+        )
     )
+    weights = held(served, "base_weights") + held(served, "quantization_constants")
+    return served.memory.required_bytes - weights - cuda_context(card_of(device)).bytes
 
 
 def base_bytes(answer: Estimate) -> int:
@@ -67,6 +89,6 @@ def task_bytes(answer: Estimate) -> int:
     return base_bytes(answer) if answer.method.name == "full" else held(answer, "adapter_weights")
 
 
-def held(answer: Estimate, component: str) -> int:
+def held(answer: Estimate | Inference, component: str) -> int:
     """A component's bytes at the peak."""
     return sum(each.bytes for each in answer.memory.components if each.name == component)

@@ -3,11 +3,15 @@
 import pytest
 
 from calculator.devices import Verdict
-from calculator.methods import METHODS
+from calculator.methods import METHODS, Adapter, LoRA
+from calculator.planning.attempts import Attempts, Choice
+from calculator.planning.needs import Needs
 from calculator.planning.plan import plan
 from calculator.planning.request import parse_plan
+from calculator.request import ModelReference
 from calculator.serving.inference import inference
 from calculator.serving.request import parse_inference
+from calculator.training import Device
 
 GIB = 1 << 30
 LARGE = {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "a100-sxm4-80gb"}}
@@ -51,13 +55,32 @@ def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
         assert inference(parse_inference(body)).fit.verdict is Verdict.FITS
 
 
+@pytest.mark.parametrize("name", ["lora", "adapter"])
+def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name):
+    """A twentieth of them apart: each task's tensors are rounded up, and a request's own is taken from the base's."""
+    card = {"gpu": "rtx-4090"}
+    attempts = Attempts(
+        ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
+    )
+    method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
+    most = attempts.together(Choice(method=method)).most
+    body = {**USUAL, "device": card, "method": {"name": name}}
+    if name == "lora":
+        body["method"] |= {"r": 16, "target_modules": "all-linear"}
+    verdicts = [
+        inference(parse_inference({**body, "serving": {"tasks": tasks}})).fit.verdict
+        for tasks in (most * 19 // 20, most * 21 // 20)
+    ]
+    assert [verdict is Verdict.FITS for verdict in verdicts] == [True, False]
+
+
 def test_a_smaller_module_takes_the_place_of_one_that_does_not_hold_them_and_says_why():
-    """60 modules of r 16 on every linear layer, 46 GiB, do not lie beside a base of 37 GiB."""
+    """60 modules of r 16 on every linear layer, 46 GiB, do not lie beside a base of 37 GiB and a request of 2."""
     first = planned(LARGE, 60).configurations[0]
     assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")
     told = reasons(first, "against")["held_at_once"]
-    assert "QLoRA, r 16 on every linear layer, not prepared, would take 83.5 GiB of 79.3 GiB with the 60 tasks" in told
-    assert "the card holds 54 of them" in told
+    assert "QLoRA, r 16 on every linear layer, not prepared, would take 85.5 GiB of 79.3 GiB with the 60 tasks" in told
+    assert "the card holds 51 of them" in told
 
 
 def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
