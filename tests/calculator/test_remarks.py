@@ -30,8 +30,9 @@ def test_attention_that_is_asked_for_eager_is_not_warned_of_either():
 
 
 def test_a_config_of_quantised_weights_is_told_to_be_taken_as_dense():
-    packed = {"model_type": "gpt2", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    plain = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300}
+    packed = {**plain, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (told,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
     assert "taken in bfloat16" in told
-    for config, method in ((packed, {"name": "qlora"}), ({"model_type": "gpt2"}, {"name": "full"})):
+    for config, method in ((packed, {"name": "qlora"}), (plain, {"name": "full"})):
         assert not any("quantization_config" in each for each in warnings({"config": config}, method))
