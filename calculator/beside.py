@@ -70,7 +70,7 @@ def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterato
 
     A parameter that never has a gradient has none, but where they are made with the optimizer.
     """
-    trained = [tensor for tensor in tensors if tensor.trained and (tensor.reached or optimizer.early)]
+    trained = [tensor for tensor in tensors if tensor.learns or (tensor.trained and optimizer.early)]
     if optimizer.is_like_parameters:
         yield Beside(trained, optimizer.names, "optimizer_states")
         return
@@ -90,4 +90,4 @@ def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterato
 
 def gradients(tensors: Iterable[Stored]) -> Beside:
     """The gradient of every trained parameter that one comes to, in its dtype."""
-    return Beside([tensor for tensor in tensors if tensor.trained and tensor.reached], ("gradient",), "gradients")
+    return Beside([tensor for tensor in tensors if tensor.learns], ("gradient",), "gradients")

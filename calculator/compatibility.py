@@ -41,7 +41,7 @@ def check(request: Request, model: Model) -> None:
         PlanError: with every reason found.
     """
     problems = [
-        *_switches(request),
+        *_switches(request, model),
         *_kernels(request, model),
         *_positions(request, model),
         *runnable.problems(model, request.training),
@@ -63,9 +63,10 @@ def check_device(request: Request) -> None:
         raise PlanError(*problems)
 
 
-def _switches(request: Request) -> Iterator[Problem]:
+def _switches(request: Request, model: Model) -> Iterator[Problem]:
     config = request.model.config or {}
-    for place, told in (("", config), ("text_config.", config.get("text_config") or {})):
+    nested = (config.get("text_config") if "text_config" in model.config else None) or {}
+    for place, told in (("", config), ("text_config.", nested)):
         for name, (value, why) in SWITCHES.items():
             if told.get(name) is value:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)

@@ -32,7 +32,7 @@ class Held:
         self.state = stored(self.treated)
         self.states = tuple(optimizer_states(self.state, self.optimizer))
         self.gradients = (gradients(self.state),)
-        learning = tuple([tensor for tensor in self.state if tensor.trained and tensor.reached])
+        learning = tuple([tensor for tensor in self.state if tensor.learns])
         self.temporaries = temporaries(learning, self.optimizer, training.max_grad_norm)
 
 

@@ -128,6 +128,11 @@ class Model:
         """Every kind of module with its path, in which a layer's number is `*`."""
         return tuple(self._paths())
 
+    @property
+    def running(self) -> tuple[tuple[str, Module], ...]:
+        """Those of `paths` that text comes to."""
+        return tuple((path, module) for path, module in self.paths if not self.is_idle(path))
+
     def _paths(self) -> Iterator[tuple[str, Module]]:
         for part in self.parts:
             if isinstance(part, Stack):

@@ -84,7 +84,7 @@ def warnings(request: Request, model: Model, state: Iterable[Stored] = ()) -> tu
         told += not_quantised(model)
     elif (request.model.config or {}).get("quantization_config"):
         told.append(
-            f"The config.json has a quantization_config, which these figures leave aside: weights are taken in "
+            "The config.json has a quantization_config, which these figures leave aside: weights are taken in "
             f"{request.training.dtype}. For a base in 4 bits ask for qlora."
         )
     told += _before_2_14(request, model)
@@ -103,8 +103,7 @@ def not_quantised(model: Model) -> list[str]:
     told = []
     if "experts" in kinds:
         told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
-    own = [module for path, module in model.paths if module.kind == "linear" and not model.is_idle(path)]
-    if any(not module.quantizable for module in own):
+    if any(module.kind == "linear" and not module.quantizable for _, module in model.running):
         told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
     return told
 

@@ -162,7 +162,7 @@ class Run:
         if self.steps == 0:
             for state in spelled(optimizer_states(self.state, self.optimizer)):
                 self._take(state.bytes // state.count)
-        learning = tuple(tensor for tensor in self.state if tensor.trained and tensor.reached)
+        learning = tuple(tensor for tensor in self.state if tensor.learns)
         made = spelled(temporaries(learning, self.optimizer, self.training.max_grad_norm))
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 

@@ -44,6 +44,11 @@ class Stored:
     reached: bool = True
     bytes: int = 0
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained, and the step gives it a gradient."""
+        return self.trained and self.reached
+
     def __post_init__(self) -> None:
         if not self.bytes:
             self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count

@@ -86,8 +86,7 @@ def target_names(method: LowRank, model: Model) -> tuple[str, ...]:
 
 def attention_projections(model: Model) -> tuple[str, ...]:
     """The names of the linear layers of a model's attention to text, in order."""
-    running = [(path, module) for path, module in model.paths if not model.is_idle(path)]
-    paths = [path.split(".") for path, module in running if module.kind in ("linear", "conv1d")]
+    paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
     named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
     return tuple(dict.fromkeys(named))
 
@@ -171,7 +170,7 @@ def check(method: LowRank, model: Model) -> None:
 
 def _idle(method: LowRank, model: Model, asked: Iterable[str]) -> Iterator[Problem]:
     """Targets that a batch of text passes by, where nothing else is trained: PyTorch finds nothing to go back to."""
-    saves = any(method.copies(path) for path, _ in model.paths if not model.is_idle(path))
+    saves = any(method.copies(path) for path, _ in model.running)
     if model.idle and not saves and all(map(model.is_idle, asked)):
         yield Problem(
             loc="method.target_modules",

@@ -96,6 +96,6 @@ def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
     """The smaller side of each kind of adapted matrix that text comes to, by the matrix's own name."""
     return {
         path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
-        for path, module in model.paths
-        if not model.is_idle(path) and request.method.treatment(path, module, model, request.training).added
+        for path, module in model.running
+        if request.method.treatment(path, module, model, request.training).added
     }

@@ -71,8 +71,7 @@ def targets(attempts: Attempts) -> tuple[Any, ...]:
 
 def attention_names(model: Model) -> tuple[str, ...]:
     """The names of the linear layers of attention to text, as PEFT matches them."""
-    running = [(path, module) for path, module in model.paths if not model.is_idle(path)]
-    paths = [path for path, module in running if module.kind in ("linear", "conv1d")]
+    paths = [path for path, module in model.running if module.kind in ("linear", "conv1d")]
     inside = [path for path in paths if "att" in path.lower()]
     return tuple(dict.fromkeys(_named(path, paths, inside) for path in inside))
 

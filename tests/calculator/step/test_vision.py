@@ -66,3 +66,8 @@ def test_switches_in_a_nested_config_are_refused_too():
     with pytest.raises(PlanError) as refused:
         estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}}))
     assert refused.value.problems[0].loc == "model.config.text_config.output_attentions"
+
+
+def test_a_nested_config_that_a_family_does_not_read_is_passed_over():
+    config = {**catalogue.model("openai-community/gpt2").config, "text_config": "none of its keys"}
+    assert estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}})).parameters.base
