@@ -12,8 +12,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from app.commands import COMMANDS
-from calculator.errors import PlanError
+from app.cli import COMMANDS
+from calculator.common.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,15 +14,21 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
-from app import difference_page, exchange, lesson_page, limits_page, needs_page, pages, serving_page
-from app.endpoints import ROUTERS
-from app.guard import Guard
-from app.openapi import document
-from app.problems import MEANINGS, Refusal, invalid, problem
-from app.sweep import MEDIA_TYPES
-from app.templates import STATIC
-from app.version import VERSION
-from calculator.errors import PlanError
+from app.api import ROUTERS
+from app.api.answers.sweep import MEDIA_TYPES
+from app.api.openapi import document
+from app.http.middleware import Guard
+from app.http.problems import MEANINGS, Refusal, invalid, problem
+from app.http.version import VERSION
+from app.pages.difference import routes as difference_routes
+from app.pages.estimate import routes as estimate_routes
+from app.pages.files import routes as files_routes
+from app.pages.inference import routes as inference_routes
+from app.pages.lesson import routes as lesson_routes
+from app.pages.limits import routes as limits_routes
+from app.pages.plan import routes as plan_routes
+from app.presentation.templates import STATIC
+from calculator.common.errors import PlanError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -38,7 +44,15 @@ EVERY = (
     *ROUTERS,
     *(
         module.router
-        for module in (pages, needs_page, exchange, limits_page, difference_page, serving_page, lesson_page)
+        for module in (
+            estimate_routes,
+            plan_routes,
+            files_routes,
+            limits_routes,
+            difference_routes,
+            inference_routes,
+            lesson_routes,
+        )
     ),
 )
 
@@ -123,7 +137,7 @@ def _told(request: Request, status: int, detail: str, headers: dict[str, str]) -
     path = request.url.path
     if path.startswith("/api/") or path.endswith(".json") or path == "/healthz":
         return problem(status, detail, (), headers)
-    response = pages.error_page(status, HTTPStatus(status).phrase, detail)
+    response = estimate_routes.error_page(status, HTTPStatus(status).phrase, detail)
     response.headers.update(headers)
     return response
 

@@ -8,16 +8,16 @@ from importlib import import_module
 
 #: Each command's module, which declares its arguments in `arguments` and does it in `run`.
 COMMANDS = {
-    "trace": "validation.show",
-    "cases": "validation.cases",
-    "compare": "validation.compare",
-    "grid": "validation.grid",
-    "bench": "validation.bench",
+    "trace": "validation.comparison.show",
+    "cases": "validation.comparison.cases",
+    "compare": "validation.comparison.compare",
+    "grid": "validation.random_grid.grid",
+    "bench": "validation.benchmark.bench",
     "published": "validation.published.report",
     "peers": "validation.published.peers.ask",
     "measure": "validation.measure.command",
     "prove": "validation.prove.command",
-    "generate": "validation.generate",
+    "generate": "validation.comparison.generate",
 }
 
 

@@ -9,7 +9,7 @@ from statistics import median_high
 from typing import Any
 
 from calculator.catalogue import closest, read
-from calculator.errors import refusal
+from calculator.common.errors import refusal
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -2,8 +2,8 @@
 
 from functools import cache
 
+from calculator.common.sourced import Sourced
 from calculator.devices.gpus import GPU, MIB, gpu
-from calculator.sourced import Sourced
 
 REFERENCE_GPU = "a100-sxm4-80gb"
 """The card whose workspaces are counted where a request names none."""

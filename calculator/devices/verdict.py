@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from calculator.common.errors import PlanError, Problem
 from calculator.devices.gpus import GPU, Usable, gpu, usable
-from calculator.errors import PlanError, Problem
 
 if TYPE_CHECKING:
-    from calculator.training import Device
+    from calculator.inputs.training import Device
 
 _DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, Module, OwnDType, bare, embedding, linear, norm
 from calculator.families.rope import frequencies
-from calculator.model import stack
-from calculator.module import Buffer, Module, OwnDType, bare, embedding, linear, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from calculator.config import Config
+    from calculator.architecture.config import Config
     from calculator.families.family import Parts
 
 #: What one layer owns.

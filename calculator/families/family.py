@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from calculator.config import Config, Entry, read
-from calculator.model import Model, Stack
-from calculator.module import Buffer, Module
+from calculator.architecture.config import Config, Entry, read
+from calculator.architecture.model import Model, Stack
+from calculator.architecture.module import Buffer, Module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field, shown
-from calculator.dimension import Dim
+from calculator.architecture.config import REQUIRED, Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.architecture.dimension import Dim
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from calculator.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
-from calculator.dimension import Dim
+from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
+from calculator.architecture.dimension import Dim
+from calculator.architecture.module import Buffer
 from calculator.families.fields import number
 from calculator.families.windows import ATTENTION_TYPES
-from calculator.module import Buffer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

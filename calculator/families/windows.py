@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.config import Check, Computed, Config, Entry, Field, shown
+from calculator.architecture.config import Check, Computed, Config, Entry, Field, shown
 from calculator.families.fields import MOST_TOKENS, flag, size
 
 if TYPE_CHECKING:

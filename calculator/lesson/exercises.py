@@ -1,5 +1,6 @@
 """The figures of the lesson's worked examples and practice problems."""
 
+from calculator.estimate.textbook import cards_needed, compression, lora_parameters, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import (
     B7,
@@ -15,7 +16,6 @@ from calculator.lesson.runs import (
     R256_13B,
 )
 from calculator.lesson.worked.product import Product, vectors
-from calculator.textbook import cards_needed, compression, lora_parameters, prefix_parameters
 
 _ONE = "Example 1: LoRA on 7B"
 _TWO = "Example 2: 13B on a 24 GB card"

@@ -1,10 +1,10 @@
 """The figures of the lesson's sections on the methods."""
 
-from calculator import nf4
 from calculator.devices import gpu
+from calculator.estimate.textbook import adapter_parameters, cards_needed, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import ATTENTION_70B, B70, FULL_70B, GB, QLORA_70B
-from calculator.textbook import adapter_parameters, cards_needed, prefix_parameters
+from calculator.resident import nf4
 
 _A100_BYTES = gpu("a100-sxm4-80gb").usable_bytes
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate import estimate, model_of
+from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.request import parse_request
+from calculator.estimate.textbook import prefix_parameters
 from calculator.lesson.worked.line import Line
 from calculator.lesson.worked.on_model import ATTENTION
-from calculator.request import parse_request
-from calculator.textbook import prefix_parameters
 
 if TYPE_CHECKING:
-    from calculator.answer import Estimate
+    from calculator.estimate.answer import Estimate
 
 #: The models that the lines speak of: the lesson's 7B and 70B, one whose queries share keys, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"

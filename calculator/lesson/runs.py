@@ -1,6 +1,6 @@
 """The runs that the lesson speaks of, counted and accounted by its own rules."""
 
-from calculator.textbook import Accounting, accounting, lora_parameters
+from calculator.estimate.textbook import Accounting, accounting, lora_parameters
 
 GB = 10**9
 B7 = 7 * 10**9

@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from calculator.comparison import compare, parse_comparison
-from calculator.errors import PlanError
+from calculator.common.errors import PlanError
+from calculator.compare.methods import compare, parse_comparison
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.on_model import ATTENTION, OnModel
 from calculator.methods import METHODS
-from calculator.serving.inference import inference
-from calculator.serving.request import parse_inference
-from calculator.settings import setting
 
 if TYPE_CHECKING:
-    from calculator.answer import Estimate
-    from calculator.comparison import ComparisonRow
-    from calculator.serving.answer import Cost
+    from calculator.compare.methods import ComparisonRow
+    from calculator.estimate.answer import Estimate
+    from calculator.inference.answer import Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

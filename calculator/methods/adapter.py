@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.dimension import elements, named
+from calculator.architecture.dimension import elements, named
+from calculator.engine import operations as ops
+from calculator.inputs.settings import setting
+from calculator.layers.activation import activation
+from calculator.layers.context import stack
 from calculator.methods.base import Method
-from calculator.settings import setting
-from calculator.state import Stored
-from calculator.step import operations as ops
-from calculator.step.activation import activation
-from calculator.step.context import stack
+from calculator.resident.tensors import Stored
 
 if TYPE_CHECKING:
-    from calculator.dimension import Shape
-    from calculator.model import Model
-    from calculator.step.context import Context, LayerModules
-    from calculator.step.tape import Tensor
-    from calculator.training import Training
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context, LayerModules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.dimension import elements
-from calculator.dtype import ITEMSIZE
-from calculator.treatment import Treatment
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE
+from calculator.resident.module_spec import Treatment
 
 if TYPE_CHECKING:
-    from calculator.dtype import DType
-    from calculator.model import Model
-    from calculator.module import Module
-    from calculator.state import Stored
-    from calculator.step.bound import Bound
-    from calculator.step.context import Context, LayerModules
-    from calculator.step.tape import Tensor
-    from calculator.training import Training
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context, LayerModules
+    from calculator.resident.tensors import Stored
 
 
 class Method:

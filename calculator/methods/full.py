@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.methods.base import Method
-from calculator.treatment import Treatment
+from calculator.resident.module_spec import Treatment
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.module import Module
-    from calculator.training import Training
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.inputs.training import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

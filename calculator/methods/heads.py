@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.errors import refusal
+from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
-    from calculator.model import Model
+    from calculator.architecture.model import Model
 
 #: Families whose config.json names its heads as PEFT does not know them (MPT: n_heads).
 #: Source: peft 0.21, peft/utils/other.py, _prepare_prompt_learning_config.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.methods import low_rank
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.treatment import Treatment
+from calculator.resident.module_spec import Treatment
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.module import Module
-    from calculator.step.bound import Bound
-    from calculator.step.tape import Tensor
-    from calculator.training import Training
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.dimension import named
+from calculator.architecture.dimension import named
+from calculator.engine import four_bit
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Leaf
+from calculator.engine.tape import Tensor
 from calculator.methods.saved import is_saved
 from calculator.methods.targets import is_target
-from calculator.step import four_bit
-from calculator.step import operations as ops
-from calculator.step.autograd import Leaf
-from calculator.step.tape import Tensor
-from calculator.treatment import Added
+from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
-    from calculator.dtype import DType
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Bound
     from calculator.methods.settings import LowRank
-    from calculator.model import Model
-    from calculator.module import Module
-    from calculator.step.bound import Bound
-    from calculator.training import Training
 
 
 def adapted(

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from calculator.dimension import elements, named
-from calculator.dtype import ITEMSIZE
-from calculator.errors import refusal
+from calculator.architecture.dimension import elements, named
+from calculator.common.dtype import ITEMSIZE
+from calculator.common.errors import refusal
+from calculator.engine import operations as ops
+from calculator.inputs.settings import setting
+from calculator.layers.context import stack
 from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.methods.virtual_tokens import lengthen_mask
-from calculator.settings import setting
-from calculator.state import Stored
-from calculator.step import operations as ops
-from calculator.step import router_loss
-from calculator.step.context import stack
+from calculator.resident.tensors import Stored
+from calculator.training_step import router_loss
 
 if TYPE_CHECKING:
-    from calculator.dimension import Dim
-    from calculator.model import Model
-    from calculator.step.context import Context
-    from calculator.step.tape import Tensor
-    from calculator.training import Training
+    from calculator.architecture.dimension import Dim
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

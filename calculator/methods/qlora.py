@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calculator.errors import refusal
+from calculator.common.errors import refusal
+from calculator.inputs.settings import setting
 from calculator.methods import low_rank, saved
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.quantization import (
+from calculator.resident.module_spec import Treatment
+from calculator.resident.quantization import (
     Quantization,
     blocksize_setting,
     check_blocksize,
@@ -17,17 +19,15 @@ from calculator.quantization import (
     converted,
     four_bits,
 )
-from calculator.settings import setting
-from calculator.treatment import Treatment
 
 if TYPE_CHECKING:
-    from calculator.dtype import DType
-    from calculator.model import Model
-    from calculator.module import Module
-    from calculator.state import Stored
-    from calculator.step.bound import Bound
-    from calculator.step.tape import Tensor
-    from calculator.training import Training
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Bound
+    from calculator.resident.tensors import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,13 @@ from dataclasses import replace
 from itertools import accumulate, permutations
 from typing import TYPE_CHECKING
 
-from calculator.errors import Problem
+from calculator.common.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from calculator.architecture.model import Model
     from calculator.methods.settings import LowRank
-    from calculator.model import Model
 
 
 def is_saved(path: str, method: LowRank) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from calculator.inputs.settings import setting
 from calculator.methods import saved, targets
-from calculator.settings import setting
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.training import Training
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
 
 #: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
 _EMBEDDINGS = ("embed_tokens", "lm_head")

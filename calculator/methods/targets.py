@@ -6,15 +6,15 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from calculator.errors import PlanError, Problem, refusal
+from calculator.common.errors import PlanError, Problem, refusal
 from calculator.methods import saved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
     from calculator.methods.settings import LowRank
-    from calculator.model import Model
-    from calculator.module import Module
 
 #: What `target_modules=None` stands for, by model_type.
 #: Source: peft 0.21, peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.

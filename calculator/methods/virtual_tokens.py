@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.dimension import Dim
-    from calculator.step.context import Context
+    from calculator.architecture.dimension import Dim
+    from calculator.layers.context import Context
 
 
 def lengthen_mask(context: Context, p: Dim) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
-from app.commands import COMMANDS
+from app.cli import COMMANDS
+from tests.paths import ROOT
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 #: The request that the README sends.
 (REQUEST,) = re.findall(

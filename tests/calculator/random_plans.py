@@ -8,10 +8,10 @@ import sys
 from dataclasses import replace
 from statistics import median
 
+from calculator.common.errors import PlanError
 from calculator.devices import library_workspace
-from calculator.errors import PlanError
-from calculator.estimate import estimate
-from calculator.request import parse_request
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
 
 MODELS = (
     "meta-llama/Llama-3.2-1B",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calculator.methods import LoRA, Prefix, Prompt, QLoRA
-from validation.bottleneck import Bottleneck
+from validation.reference.bottleneck import Bottleneck
 
 if TYPE_CHECKING:
     from validation.measure.subjects import Subject

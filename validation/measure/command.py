@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.progress import Progress
-from validation.quiet import quieten
+from validation.cli.progress import Progress
+from validation.tracing.silence import quieten
 
 if TYPE_CHECKING:
     import argparse

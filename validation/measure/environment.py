@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
-from calculator.errors import PlanError
-from validation.journal import STACK
 from validation.measure.meter import driver_bytes, workspace_bytes
+from validation.random_grid.journal import STACK
 
 if TYPE_CHECKING:
     from calculator.devices import GPU

@@ -9,12 +9,12 @@ from unittest import mock
 import bitsandbytes as bnb
 import torch
 
-from validation.emulations import functional
 from validation.measure.arithmetic import output_error
 from validation.measure.layer_prediction import predicted
 from validation.measure.meter import Reading, meter_of
 from validation.measure.subjects import Subject
-from validation.optimizers import optimizer_for, states
+from validation.reference.optimizers import optimizer_for, states
+from validation.tracing.emulations import functional
 
 if TYPE_CHECKING:
     from validation.measure.layer_cases import LayerCase

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from calculator.request import parse_request
+from calculator.estimate.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.request import Request
+    from calculator.estimate.request import Request
 
 #: Tokens of a case on a GPU, where a 4-bit product of so many dequantises first; and on the CPU, which counts storages.
 TOKENS = 2048

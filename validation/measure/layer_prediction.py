@@ -5,26 +5,26 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.beside import optimizer_states, tensors
-from calculator.dimension import Dim
-from calculator.estimate import model_of
+from calculator.architecture.dimension import Dim
+from calculator.engine.backward import backward
+from calculator.estimate.estimate import model_of
+from calculator.layers.context import Context
 from calculator.methods import Adapter, Prefix, Prompt
-from calculator.optimizers import OPTIMIZERS
-from calculator.state import stored
-from calculator.step.context import Context
-from calculator.step.engine import backward
-from calculator.step.optimizer_step import temporaries
-from calculator.treatment import Treated
+from calculator.resident.module_spec import Treated
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.per_parameter import optimizer_states, tensors
+from calculator.resident.tensors import stored
+from calculator.training_step.optimizer_step import temporaries
 from validation.measure.meter import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.beside import Staying
-    from calculator.state import Stored
-    from calculator.step.bound import Bound
-    from calculator.step.context import LayerModules
-    from calculator.step.tape import Tensor
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import LayerModules
+    from calculator.resident.per_parameter import Staying
+    from calculator.resident.tensors import Stored
     from validation.measure.layer_cases import LayerCase
 
 #: The moments of a layer's case, in order.

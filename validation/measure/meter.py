@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from validation.ledger import rounded
+from validation.tracing.ledger import rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
-from validation.build import built
 from validation.measure.layer import counters, fused_dropout
 from validation.measure.meter import Meter, Reading, driver_bytes, meter_of
 from validation.measure.step_prediction import predicted
-from validation.optimizers import optimizer_for
+from validation.reference.build import built
+from validation.reference.optimizers import optimizer_for
 
 if TYPE_CHECKING:
-    from calculator.request import Request
+    from calculator.estimate.request import Request
 
 PHASES = ("forward", "backward", "optimizer_step")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.beside import gradients, optimizer_states
 from calculator.devices.verdict import card_of
-from calculator.estimate import estimate, model_of
-from calculator.optimizers import OPTIMIZERS
-from calculator.step.kernels import Kernels
-from calculator.step.training_step import TrainingStep
+from calculator.estimate.estimate import estimate, model_of
+from calculator.layers.kernels import Kernels
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.per_parameter import gradients, optimizer_states
+from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.request import Request
-    from calculator.state import Stored
+    from calculator.estimate.request import Request
+    from calculator.resident.tensors import Stored
 
 
 def predicted(request: Request) -> dict[str, Any]:

@@ -10,15 +10,15 @@ import torch
 from peft.tuners import PrefixEncoder, PromptEmbedding
 from torch import Tensor, nn
 
-from calculator.estimate import model_of
+from calculator.estimate.estimate import model_of
+from calculator.layers.context import Context
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
-from calculator.step.context import Context
-from calculator.treatment import Treated
-from validation import methods
-from validation.bottleneck import Bottleneck
+from calculator.resident.module_spec import Treated
+from validation.reference import methods
+from validation.reference.bottleneck import Bottleneck
 
 if TYPE_CHECKING:
-    from calculator.request import Request
+    from calculator.estimate.request import Request
     from validation.measure.layer_cases import LayerCase
 
 

@@ -16,7 +16,7 @@ from validation.measure.step_prediction import predicted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.request import Request
+    from calculator.estimate.request import Request
     from validation.measure.step_cases import StepCase
 
 #: How far below the allocated peak the lower cap lies.

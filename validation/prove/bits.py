@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import bitsandbytes as bnb
 import torch
 
-from calculator.dimension import Dim, elements
-from calculator.dtype import ITEMSIZE
-from calculator.quantization import Quantization
-from validation import methods
-from validation.adoption import quantization_constants
+from calculator.architecture.dimension import Dim, elements
+from calculator.common.dtype import ITEMSIZE
+from calculator.resident.quantization import Quantization
 from validation.prove.claim import Check, Claim, Figure
 from validation.prove.code_books import BLOCKSIZE
 from validation.prove.drawing import Axis, Table
+from validation.reference import methods
+from validation.tracing.initial_tensors import quantization_constants
 
 if TYPE_CHECKING:
     from validation.prove.experiment import Setting

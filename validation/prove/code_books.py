@@ -6,8 +6,8 @@ import bitsandbytes as bnb
 import torch
 from torch import Tensor
 
-from calculator import nf4
-from calculator.quantization import NESTED_BLOCKSIZE
+from calculator.resident import nf4
+from calculator.resident.quantization import NESTED_BLOCKSIZE
 
 BLOCKSIZE = 64
 

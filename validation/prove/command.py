@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.prove.results import RESULTS, AnotherEnvironmentError, before, document, write
-from validation.quiet import quieten
+from validation.tracing.silence import quieten
 
 if TYPE_CHECKING:
     import argparse

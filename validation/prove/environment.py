@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from validation.journal import STACK
+from validation.random_grid.journal import STACK
 
 
 def environment(device: torch.device) -> dict[str, Any]:

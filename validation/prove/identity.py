@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from calculator.estimate.request import parse_request
 from calculator.methods import Adapter, LoRA, QLoRA
-from calculator.request import parse_request
-from validation import bottleneck, methods
-from validation.build import built
 from validation.measure.step_cases import TINY
 from validation.prove.by_hand import by_hand
 from validation.prove.claim import Check, Claim, Figure
 from validation.prove.experiment import Experiment, Findings, Setting
+from validation.reference import bottleneck, methods
+from validation.reference.build import built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.request import Request
+    from calculator.estimate.request import Request
 
 #: How large A's entries are; PEFT's own are about 1/√k.
 SPREADS = (1e-3, 1.0, 1e3)

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from calculator import catalogue
-from calculator.estimate import estimate
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
 from calculator.lesson import LESSON
-from calculator.request import parse_request
-from validation import compare, snapshot
+from validation.comparison import compare
 from validation.prove.claim import GB
-from validation.trace import trace
+from validation.tracing import snapshot
+from validation.tracing.trace import trace
 
 B70, B13, B7 = "meta-llama/Meta-Llama-3-70B", "meta-llama/Llama-2-13b-hf", "meta-llama/Llama-2-7b-hf"
 

@@ -7,8 +7,8 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from validation import methods
 from validation.prove.code_books import BLOCKSIZE
+from validation.reference import methods
 
 R = 16
 

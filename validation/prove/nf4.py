@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import bitsandbytes as bnb
 import torch
 
-from calculator import nf4
+from calculator.resident import nf4
 from validation.prove import four_bit_error
 from validation.prove.bits import bits
 from validation.prove.claim import Check, Claim, Figure, spread

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from validation.progress import Progress
+from validation.cli.progress import Progress
 from validation.prove.experiment import Experiment, Setting
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from validation.compare import by_component
+from validation.comparison.compare import by_component
 from validation.prove.drawing import Axis, Table
 from validation.prove.experiment import Experiment, Findings, Setting
 from validation.prove.lesson_runs import TOLD, Run, runs
@@ -13,7 +13,7 @@ from validation.prove.savings_claims import Runs, claims
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from validation.snapshot import Snapshot
+    from validation.tracing.snapshot import Snapshot
 
 #: What stays through a step, and its gradients; what comes and goes is told at the peak.
 STAYS = {

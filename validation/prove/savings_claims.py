@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calculator.devices import gpu
-from calculator.textbook import cards_needed
+from calculator.estimate.textbook import cards_needed
 from validation.prove.claim import GB, Check, Claim, Figure
 from validation.prove.lesson_runs import TOLD, Run, stated
 

@@ -8,10 +8,10 @@ import peft
 import torch
 from transformers import DynamicCache
 
+from calculator.estimate.request import parse_request
 from calculator.methods import Prefix, Prompt
-from calculator.request import parse_request
-from validation.adoption import quantization_constants
-from validation.build import built
+from validation.reference.build import built
+from validation.tracing.initial_tensors import quantization_constants
 
 if TYPE_CHECKING:
     from torch import nn

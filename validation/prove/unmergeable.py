@@ -13,13 +13,13 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from calculator.estimate.request import parse_request
 from calculator.methods import Adapter
-from calculator.request import parse_request
-from validation.bottleneck import Bottleneck
-from validation.build import built
 from validation.measure.step_cases import TINY
 from validation.prove.claim import Check, Claim, Figure
 from validation.prove.merged_layer import Layer
+from validation.reference.bottleneck import Bottleneck
+from validation.reference.build import built
 
 if TYPE_CHECKING:
     from collections.abc import Callable

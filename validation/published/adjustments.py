@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.dtype import ITEMSIZE, rounded
-from calculator.sourced import Sourced
+from calculator.common.dtype import ITEMSIZE, rounded
+from calculator.common.sourced import Sourced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.model import Model
-    from calculator.request import Request
+    from calculator.architecture.model import Model
+    from calculator.estimate.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

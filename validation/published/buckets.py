@@ -16,14 +16,14 @@ from math import exp, log, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from calculator.allocator import SMALL_SEGMENT, CachingAllocator
-from calculator.replay import Batch, Run
-from calculator.step.unrolled import events
+from calculator.allocator.caching_allocator import SMALL_SEGMENT, CachingAllocator
+from calculator.allocator.replay import Batch, Run
+from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.request import Request
+    from calculator.architecture.model import Model
+    from calculator.estimate.request import Request
 
 #: The longest padded sequence of the 20,000 rows. No publication tells it.
 LONGEST = 696

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.step.unrolled import Events
+from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
-    from calculator.model import Model
+    from calculator.architecture.model import Model
 
-#: How rows of a cache end (calculator.step.context).
+#: How rows of a cache end (calculator.layers.context).
 CACHED = ", cached"
 
 

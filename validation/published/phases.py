@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.beside import gradients, optimizer_states
-from calculator.dtype import ITEMSIZE, rounded
-from calculator.optimizers import OPTIMIZERS
-from calculator.state import stored
-from calculator.step.unrolled import events
-from calculator.treatment import Treated
+from calculator.common.dtype import ITEMSIZE, rounded
+from calculator.resident.module_spec import Treated
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.per_parameter import gradients, optimizer_states
+from calculator.resident.tensors import stored
+from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.model import Model
-    from calculator.request import Request
-    from calculator.step.tape import Born
-    from calculator.step.unrolled import Events
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Born
+    from calculator.estimate.request import Request
+    from calculator.training_step.unrolled import Events
     from validation.published.measurement import Point
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.compatibility import check
 from calculator.devices import cuda_context, library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimate import estimate, model_of
-from calculator.request import parse_request
+from calculator.estimate.compatibility import check
+from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.request import parse_request
 from validation.published import phases, trainer
 from validation.published.adjustments import adjusted
 from validation.published.buckets import max_reserved
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.request import Request
-    from calculator.sourced import Sourced
+    from calculator.architecture.model import Model
+    from calculator.common.sourced import Sourced
+    from calculator.estimate.request import Request
     from validation.published.measurement import Measurement
 
 

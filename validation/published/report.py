@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.progress import Progress
+from validation.cli.progress import Progress
 from validation.published.results import RESULTS, document, write
 from validation.published.rules import measurements
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from calculator.errors import PlanError
-from calculator.remarks import STACK
+from calculator.common.errors import PlanError
+from calculator.estimate.remarks import STACK
 from validation.published.peers.ask import peers
 from validation.published.prediction import predicted
 from validation.published.source import sources

@@ -14,20 +14,20 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.allocator import CachingAllocator
-from calculator.beside import optimizer_states
-from calculator.dtype import ITEMSIZE, rounded
-from calculator.optimizers import OPTIMIZERS
-from calculator.replay import MOST_STEPS, Batch, Run
-from calculator.state import stored
-from calculator.step.training_step import TrainingStep
-from calculator.step.unrolled import Events, events
-from calculator.treatment import Treated
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.replay import MOST_STEPS, Batch, Run
+from calculator.common.dtype import ITEMSIZE, rounded
+from calculator.resident.module_spec import Treated
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.resident.per_parameter import optimizer_states
+from calculator.resident.tensors import stored
+from calculator.training_step.step import TrainingStep
+from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
-    from calculator.model import Model
-    from calculator.request import Request
-    from calculator.step.tape import Born
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Born
+    from calculator.estimate.request import Request
 
 #: The rows of the calculator's loss that an older loss has otherwise.
 FLOAT32_LOGITS = "loss: logits in float32"

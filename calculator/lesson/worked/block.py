@@ -7,14 +7,14 @@ from fractions import Fraction
 from math import sqrt
 from typing import TYPE_CHECKING, Literal
 
-from calculator import nf4
-from calculator.dimension import elements
-from calculator.dtype import ITEMSIZE
-from calculator.errors import refusal
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE
+from calculator.common.errors import refusal
+from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
-from calculator.quantization import NESTED_BLOCKSIZE, Quantization, blocksize_setting, check_blocksize
-from calculator.settings import setting
+from calculator.resident import nf4
+from calculator.resident.quantization import NESTED_BLOCKSIZE, Quantization, blocksize_setting, check_blocksize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calculator.lesson.worked.line import Line, Worked
-from calculator.settings import setting
-from calculator.textbook import (
+from calculator.estimate.textbook import (
     WEIGHT_BYTES,
     adapter_parameters,
     compression,
@@ -14,6 +12,8 @@ from calculator.textbook import (
     prefix_parameters,
     prompt_parameters,
 )
+from calculator.inputs.settings import setting
+from calculator.lesson.worked.line import Line, Worked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from calculator.errors import refusal
+from calculator.common.errors import refusal
 
 #: The most rows or columns that a typed matrix may have, and the largest number in it.
 MOST = 8

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from calculator.comparison import AXES
-from calculator.estimate import estimate
+from calculator.compare.methods import AXES
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.inputs.settings import setting
+from calculator.inputs.training import Training
 from calculator.lesson.worked.line import Line, Worked
 from calculator.methods import METHODS
-from calculator.request import parse_request
-from calculator.settings import setting
-from calculator.training import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable

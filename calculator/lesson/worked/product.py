@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
-from calculator.errors import refusal
+from calculator.common.errors import refusal
+from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import column, floats, matrix, product, shape, times, total
 from calculator.lesson.worked.rounding import STORED
-from calculator.settings import setting
 
 if TYPE_CHECKING:
     from calculator.lesson.worked.matrices import Matrix

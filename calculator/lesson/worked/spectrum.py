@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import sqrt
 
-from calculator.errors import refusal
+from calculator.common.errors import refusal
+from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
-from calculator.settings import setting
 
 #: The share of the energy by which a rank is called enough, as d₉₀ is of the accuracy (Li et al. 2018, section 2).
 ENOUGH = 0.9

@@ -1,8 +1,8 @@
 """Outputs that a caller keeps are left at the end of a step, and nothing else changes."""
 
-from calculator.estimate import model_of
-from calculator.request import parse_request
-from calculator.step.unrolled import events
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_request
+from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
 REQUEST = parse_request(

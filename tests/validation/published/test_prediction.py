@@ -3,8 +3,8 @@
 import pytest
 
 from calculator.devices import cuda_context
-from calculator.estimate import estimate
-from calculator.request import parse_request
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
 from validation.published.prediction import predicted
 from validation.published.rules import measurements
 

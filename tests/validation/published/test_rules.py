@@ -2,8 +2,8 @@
 
 import pytest
 
-from calculator.errors import PlanError
-from calculator.request import parse_request
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
 from validation.published.adjustments import ADJUSTMENTS
 from validation.published.rules import RULES, measurements
 from validation.published.source import sources

@@ -2,9 +2,9 @@
 
 import pytest
 
-from calculator.estimate import model_of
-from calculator.request import parse_request
-from calculator.step.training_step import TrainingStep
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_request
+from calculator.training_step.step import TrainingStep
 from validation.published.trainer import OlderLoss, peaks
 
 B, S, V = 2, 256, 32_000

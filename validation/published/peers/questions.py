@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate import model_of
-from calculator.request import parse_request
-from calculator.training import Training
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_request
+from calculator.inputs.training import Training
 from validation.published.rules import measurements
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Response models of the JSON API, one module an endpoint."""

@@ -1,0 +1,78 @@
+"""What one plan needs, and whether it fits.
+
+python -m app estimate --model meta-llama/Llama-3.1-8B --method qlora --r 16 --gradient_checkpointing --gpu "RTX 4090"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.api.accuracy.accuracy import accuracy
+from app.api.answers.estimate import EstimateAnswer
+from app.cli import request
+from app.cli.table import table
+from app.presentation import verdict
+from app.presentation.format import gib, number, parameters, percent
+from app.presentation.labels import parts
+from calculator.compare.methods import AXES
+from calculator.devices import Verdict
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from calculator.devices import Fit
+    from calculator.estimate.answer import Estimate
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    request.method_argument(parser)
+    request.arguments(parser)
+
+
+def run(told: argparse.Namespace) -> int:
+    """Print the estimate; returns its verdict as an exit status."""
+    asked = parse_request(request.body(told))
+    answer = estimate(asked)
+    text = "\n".join(lines(AXES[asked.method.name].label, answer))
+    request.shown(told, EstimateAnswer.model_validate(answer), text)
+    return status(answer.fit)
+
+
+def status(fit: Fit | None) -> int:
+    """The exit status of a verdict: 0 where it fits or nothing was asked to."""
+    return int(fit is not None and fit.verdict is not Verdict.FITS)
+
+
+def lines(label: str, plan: Estimate) -> Iterator[str]:
+    """An estimate as text."""
+    counts = plan.parameters
+    yield (
+        f"{label} of {plan.model.id or plan.model.model_type or 'a model'}: {parameters(counts.trainable)}"
+        f" of {parameters(counts.total)} parameters trained ({percent(counts.trainable_fraction)})"
+    )
+    yield f"{verdict.sentence(plan)}"
+    yield f"{verdict.why(plan)}"
+    yield accuracy(plan).sentence
+    yield ""
+    yield breakdown(plan)
+    for title, told in (("Warnings", plan.warnings), ("Assumptions", plan.assumptions)):
+        if told:
+            yield f"\n{title}"
+            yield from (f"- {line}" for line in told)
+
+
+def breakdown(plan: Estimate) -> str:
+    """What the required memory is made of."""
+    required = plan.memory.required_bytes
+    rows = [
+        (part.words.label, f"{gib(part.bytes):,.2f}", percent(part.bytes / required), number(part.bytes))
+        for part in parts(plan.memory)
+    ]
+    return table(
+        ("At the peak", "GiB", "share", "bytes"),
+        (*rows, ("Required", f"{gib(required):,.2f}", "100 %", number(required))),
+    )

@@ -1,0 +1,93 @@
+"""What it takes to serve a tuned model, and whether it fits.
+
+python -m app inference --model meta-llama/Llama-3.1-8B --method lora --r 16 --tasks 20 --batch_size 4 --gpu "RTX 4090"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.api.answers.inference import InferenceAnswer
+from app.cli import options, request
+from app.cli.estimate import status
+from app.cli.table import table
+from app.pages.inference import view as inference_view
+from app.pages.inference.view import FIELDS
+from app.presentation.format import gib, number, percent
+from calculator.compare.methods import AXES
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from calculator.inference.answer import Inference
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    request.method_argument(parser)
+    parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print the API's answer")
+    request.model_arguments(parser)
+    options.declare(parser, FIELDS.values())
+
+
+def run(told: argparse.Namespace) -> int:
+    """Print the answer; returns its verdict as an exit status."""
+    answer = inference(parse_inference(_body(told)))
+    request.shown(told, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
+    return status(answer.fit)
+
+
+def _body(told: argparse.Namespace) -> Any:
+    given = options.given(told, FIELDS.values())
+    named = request.model(told)
+    if named is not None:
+        given["model"] = named
+    if told.method is not None:
+        given = options.merged({"method": {"name": told.method}}, given)
+    return request.laid_over(told, given)
+
+
+def _lines(answer: Inference) -> Iterator[str]:
+    label = AXES[answer.method.name].label
+    yield f"{label} of {inference_view.model_name(answer)}, {inference_view.how(answer)}"
+    yield inference_view.sentence(answer)
+    yield inference_view.why(answer)
+    yield ""
+    required = answer.memory.required_bytes
+    yield table(
+        ("At the peak", "GiB", "share", "bytes"),
+        (
+            *(_share(part.words.label, part.bytes, required) for part in inference_view.parts(answer)),
+            _share("Required", required, required),
+        ),
+    )
+    yield ""
+    yield table(
+        ("Pass", "Peak GiB", "at"),
+        [
+            (inference_view.PASSES[each.name], f"{gib(each.peak_bytes):,.2f}", each.operation)
+            for each in answer.memory.passes
+        ],
+    )
+    yield ""
+    yield table(
+        ("Over the base model", "base", "added", "share"),
+        [
+            (inference_view.COSTS[each.name], number(each.base), number(each.added), percent(each.share))
+            for each in answer.costs
+        ],
+    )
+    if answer.merge is not None:
+        yield f"\nMerging needs {gib(answer.merge.peak_bytes):,.2f} GiB at {answer.merge.module}. {answer.merge.loss}"
+    for title, told in (("Warnings", answer.warnings), ("Assumptions", answer.assumptions)):
+        if told:
+            yield f"\n{title}"
+            yield from (f"- {line}" for line in told)
+
+
+def _share(label: str, size: int, required: int) -> tuple[str, ...]:
+    return label, f"{gib(size):,.2f}", percent(size / required), number(size)

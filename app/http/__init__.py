@@ -1,0 +1,1 @@
+"""HTTP plumbing: middleware, problem documents, request bodies, versions."""

@@ -1,0 +1,1 @@
+"""Files of other tools: exports, imports, downloads, the Hugging Face Hub."""

@@ -1,0 +1,219 @@
+"""A plan as axolotl's YAML.
+
+Source: github.com/axolotl-ai-cloud/axolotl at 067b021 (version 0.18.0, 24 July 2026): the keys in
+src/axolotl/utils/schemas (config.py, model.py, peft.py, training.py, datasets.py), what they do in loaders/model.py,
+loaders/adapter.py, core/builders and utils/config.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports.part import (
+    Part,
+    Precision,
+    assembled,
+    cached,
+    differs,
+    named_model,
+    precision,
+    targets,
+    trains,
+    untaken,
+    whole_alpha,
+)
+from calculator.common.errors import refusal
+from calculator.methods import Full, LoRA, QLoRA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.interop.exports.exported import Exported, NotExpressed
+    from app.interop.exports.planned import Planned
+    from calculator.architecture.model import Model
+    from calculator.methods import Method
+
+VERSIONS = "axolotl 0.18 brings transformers 5.14, peft 0.19 and bitsandbytes 0.49."
+
+#: Fused LoRA kernels, which axolotl switches on where they are left out. Source: schemas/config.py,
+#: check_auto_enable_lora_kernels.
+KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+#: What axolotl calls embeddings and head, by family. Source: loaders/utils.py, get_linear_embedding_layers.
+EMBEDDINGS = {"gpt_neox": ("embed_in", "embed_out"), "falcon": ("word_embeddings", "lm_head")}
+USUAL_EMBEDDINGS = ("embed_tokens", "lm_head")
+
+
+PREPARED = "axolotl casts norms and embeddings to float32, then back where it knows their names (norm, embed_tokens)"
+
+#: Ways to say dtypes, by their key. Source: utils/config, resolve_dtype; core/builders/base.py,
+#: _configure_precision_settings, by which bfloat16 brings autocast as bf16 does.
+PRECISIONS = (
+    Precision(
+        keys={"bf16": True},
+        runs=("bfloat16", "bfloat16"),
+        why="axolotl trains bfloat16 weights under autocast (AMP) in bfloat16",
+    ),
+    Precision(
+        keys={"bf16": False, "float16": True},
+        runs=("float16", None),
+        why="float16 weights run without autocast, or under one in float16",
+    ),
+    Precision(
+        keys={"bf16": False, "fp16": True},
+        runs=("float16", "float16"),
+        why="float16 weights run without autocast, or under one in float16",
+    ),
+    Precision(
+        keys={"bf16": False, "float32": True},
+        runs=("float32", None),
+        why="axolotl has no autocast over float32 weights: this runs in float32 throughout",
+    ),
+)
+
+
+def exported(planned: Planned) -> Exported:
+    """The YAML of a plan.
+
+    Raises:
+        PlanError: where axolotl does not have the method.
+    """
+    method = planned.request.method
+    if not trains(planned):
+        message = f"axolotl has no {method.name} method, only full, lora and qlora: take the format peft"
+        raise refusal("method.name", message, method.name)
+    run = (
+        "Run it with: axolotl train axolotl.yaml",
+        'Name your data first: corpus.jsonl stands for lines of {"text": ...}.',
+        VERSIONS,
+    )
+    parts = (
+        named_model(planned, "base_model"),
+        _method(planned),
+        _precision(planned),
+        _training(planned),
+        _data(planned),
+    )
+    return assembled(planned, "axolotl.yaml", run, parts)
+
+
+def _method(planned: Planned) -> Part:
+    method = planned.request.method
+    if isinstance(method, QLoRA):
+        return _qlora(planned, method)
+    if isinstance(method, LoRA):
+        keys, told = _low_rank(planned, method)
+        return Part(heading="Method", keys={"adapter": "lora", **keys}, not_expressed=told)
+    return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})
+
+
+def _low_rank(planned: Planned, method: LoRA | QLoRA) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
+    alpha, rounded = whole_alpha(method)
+    names = targets(method, planned.model)
+    keys: dict[str, Any] = {
+        "lora_r": method.r,
+        "lora_alpha": alpha,
+        "lora_dropout": method.lora_dropout,
+        **({"lora_target_linear": True} if names is None else {"lora_target_modules": list(names)}),
+    }
+    if method.modules_to_save:
+        keys["lora_modules_to_save"] = list(method.modules_to_save)
+    if method.use_dora:
+        keys["peft_use_dora"] = True
+    if method.use_rslora:
+        keys["peft_use_rslora"] = True
+    keys["peft_autocast_adapter_dtype"] = planned.request.training.adapter_dtype == "float32"
+    return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method))
+
+
+def _qlora(planned: Planned, method: QLoRA) -> Part:
+    keys, told = _low_rank(planned, method)
+    quantization: dict[str, Any] = {}
+    if method.quant_type != "nf4":
+        quantization["bnb_4bit_quant_type"] = method.quant_type
+    if not method.double_quant:
+        quantization["bnb_4bit_use_double_quant"] = False
+    asked = {"bnb_config_kwargs": quantization} if quantization else {}
+    return Part(
+        heading="Method",
+        keys={"adapter": "qlora", "load_in_4bit": True, **asked, **keys},
+        not_expressed=(*told, *_prepared(planned, method)),
+    )
+
+
+def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
+    asked = method.prepare_model_for_kbit_training
+    if asked is not prepared(planned.model):
+        yield differs("method.prepare_model_for_kbit_training", asked, PREPARED)
+
+
+def prepared(model: Model) -> bool | None:
+    """Whether what is not in 4 bits stays in float32, as in a prepared model; None where only some of it does.
+
+    axolotl prepares the model, and then casts back what it knows by name.
+    """
+    dense = [path for path, module in model.paths if not module.quantizable or path in model.kept_whole]
+    back = {converted(path, model.model_type) for path in dense}
+    return None if len(back) > 1 else True not in back
+
+
+def converted(path: str, model_type: str) -> bool:
+    """Whether axolotl casts a module by its name. Source: loaders/model.py, _convert_embedding_modules_dtype."""
+    return "norm" in path or any(name in path for name in EMBEDDINGS.get(model_type, USUAL_EMBEDDINGS))
+
+
+def _precision(planned: Planned) -> Part:
+    keys, told = precision(planned, PRECISIONS)
+    return Part(heading="Precision", keys={**keys, "tf32": False}, not_expressed=(*told, *_float32(planned)))
+
+
+def _float32(planned: Planned) -> Iterator[NotExpressed]:
+    training = planned.request.training
+    for why in kept_in_float32(planned.model, planned.request.method, training.dtype, planned.attention):
+        yield differs("training.dtype", training.dtype, why)
+
+
+def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) -> Iterator[str]:
+    """What axolotl keeps in float32 though the rest is in half precision, in words. Source: loaders/model.py."""
+    if dtype == "float32" or isinstance(method, QLoRA):
+        return
+    paths = [path for path, _ in model.paths]
+    casts = any(converted(path, model.model_type) for path in paths)
+    if isinstance(method, Full) and attention != "flash_attention_2" and casts:
+        yield "without an adapter or flash attention, norms, embed_tokens and lm_head are kept in float32"
+    if any(path.endswith(".gate") for path in paths):
+        yield "routers (modules named gate) are kept in float32"
+
+
+def _training(planned: Planned) -> Part:
+    training = planned.request.training
+    checkpointing = (
+        {"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}
+    )
+    keys = {
+        "micro_batch_size": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        **checkpointing,
+        "attn_implementation": planned.attention,
+        "optimizer": training.optimizer,
+        "max_grad_norm": training.max_grad_norm or 0,
+        "learning_rate": 0.0001,
+        "num_epochs": 1,
+        "output_dir": "./trained",
+    }
+    return Part(heading="Training", keys=keys, not_expressed=cached(planned))
+
+
+def _data(planned: Planned) -> Part:
+    """Rows of a text, cut at sequence_len, or padded up to it; axolotl would pad to multiples of 64 by itself."""
+    training = planned.request.training
+    keys = {
+        "datasets": [{"path": "corpus.jsonl", "ds_type": "json", "type": "completion", "field": "text"}],
+        "val_set_size": 0,
+        "sequence_len": training.sequence_length,
+        "sample_packing": False,
+        "pad_to_sequence_len": training.padding,
+        **({"pad_to_multiple_of": 1} if training.padding and training.sequence_length % 64 else {}),
+    }
+    return Part(heading="Data", keys=keys)

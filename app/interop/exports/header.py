@@ -1,0 +1,65 @@
+"""The comment at the head of an exported file: what was planned, what it needs, and what that rests on."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from app.http.version import VERSION
+from app.presentation import verdict
+from app.presentation.format import exact, size
+from calculator.compare.methods import AXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from app.interop.exports.exported import NotExpressed
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import Request
+
+WIDTH = 100
+
+
+def title(request: Request, plan: Estimate) -> str:
+    """The plan in a line."""
+    name = plan.model.id or f"a {plan.model.model_type} of {plan.model.parameters:,} parameters"
+    return f"{AXES[request.method.name].label} of {name}"
+
+
+def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:
+    """Comment lines; `run` says how the file is run."""
+    lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
+    if not_expressed:
+        lines += ["", "Where this file differs from the plan:"]
+        lines += [f"- {each.loc} {_shown(each.value)}: {each.why}" for each in not_expressed]
+    for heading, sentences in (("What the figures rest on:", plan.assumptions), ("Mind:", plan.warnings)):
+        if sentences:
+            lines += ["", heading, *(f"- {sentence}" for sentence in sentences)]
+    return "\n".join(_commented(lines))
+
+
+def _figures(plan: Estimate) -> Iterator[str]:
+    memory = plan.memory
+    allocated = memory.peak_allocated_bytes + memory.library_workspace_bytes
+    yield f"Peak of the tensors: {_both(memory.peak_allocated_bytes)}."
+    yield f"torch.cuda.max_memory_allocated(): {_both(allocated)}, library workspaces included."
+    yield f"Required of the card, as nvidia-smi shows it: {_both(memory.required_bytes)}."
+    if plan.fit is not None:
+        yield f"On {verdict.device_name(plan.fit)}: {verdict.sentence(plan)}"
+
+
+def _both(count: int) -> str:
+    return f"{size(count)} ({exact(count)})"
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _commented(lines: Sequence[str]) -> Iterator[str]:
+    """Each line behind a #, wrapped; a line break in a value can't leave the comment."""
+    for line in lines:
+        told = " ".join(line.split())
+        hanging = "  " if told.startswith("- ") else ""
+        for part in wrap(told, WIDTH - 2, subsequent_indent=hanging, break_long_words=False) or [""]:
+            yield f"# {part}".rstrip()

@@ -1,0 +1,153 @@
+"""A plan as LLaMA-Factory's YAML.
+
+Source: github.com/hiyouga/LLaMA-Factory at ff6d4d1 (version 0.9.6.dev0, 18 August 2026): the keys in
+src/llamafactory/hparams (model_args.py, finetuning_args.py, data_args.py, and TrainingArguments of transformers), as
+examples/train_lora, train_qlora and train_full use them; what they do in model/adapter.py, model/loader.py,
+model/patcher.py and model/model_utils.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports.part import (
+    Part,
+    Precision,
+    assembled,
+    cached,
+    differs,
+    named_model,
+    precision,
+    targets,
+    trains,
+    untaken,
+    whole_alpha,
+)
+from calculator.common.errors import refusal
+from calculator.methods import Full, LoRA, QLoRA
+
+if TYPE_CHECKING:
+    from app.interop.exports.exported import Exported, NotExpressed
+    from app.interop.exports.planned import Planned
+
+VERSIONS = "LLaMA-Factory 0.9.6 takes transformers up to 5.8 and peft 0.18."
+
+#: Attention implementations as flash_attn names them. Source: extras/constants.py, AttentionFunction.
+FLASH_ATTN = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
+
+
+_UPCAST = "LLaMA-Factory holds weights that are trained in float32, or with pure_bf16 in bfloat16 without autocast"
+_LOADED = "LLaMA-Factory loads weights in the checkpoint's dtype: bfloat16 is taken here, or float16 with fp16"
+
+#: Ways to say dtypes, the weights being trained or frozen. bf16 and fp16 bring autocast and cast what is trained to
+#: float32, pure_bf16 does neither. Source: model/adapter.py, init_adapter; hparams/parser.py, get_train_args;
+#: model/loader.py, load_model, which reads weights in the checkpoint's dtype.
+FULL_PRECISIONS = (
+    Precision(keys={"pure_bf16": True}, runs=("bfloat16", None), why=_UPCAST),
+    Precision(keys={"fp16": True}, runs=("float32", "float16"), why=_UPCAST),
+    Precision(keys={"bf16": True}, runs=("float32", "bfloat16"), why=_UPCAST),
+    Precision(keys={"bf16": False, "fp16": False}, runs=("float32", None), why=_UPCAST),
+)
+ADAPTER_PRECISIONS = (
+    Precision(keys={"pure_bf16": True}, runs=("bfloat16", None), why=_LOADED),
+    Precision(keys={"bf16": True}, runs=("bfloat16", "bfloat16"), why=_LOADED),
+    Precision(keys={"fp16": True}, runs=("float16", "float16"), why=_LOADED),
+)
+
+
+def exported(planned: Planned) -> Exported:
+    """The YAML of a plan.
+
+    Raises:
+        PlanError: where LLaMA-Factory does not have the method.
+    """
+    method = planned.request.method
+    if not trains(planned):
+        message = f"LLaMA-Factory has no {method.name} method, only full, lora and qlora: take the format peft"
+        raise refusal("method.name", message, method.name)
+    run = (
+        "Run it with: llamafactory-cli train llama_factory.yaml",
+        "Name your data first: c4_demo is a sample that comes with LLaMA-Factory.",
+        VERSIONS,
+    )
+    parts = (_model(planned), _method(planned), _data(planned), _training(planned))
+    return assembled(planned, "llama_factory.yaml", run, parts)
+
+
+def _model(planned: Planned) -> Part:
+    named = named_model(planned, "model_name_or_path")
+    told = [*named.not_expressed]
+    method = planned.request.method
+    keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
+    if isinstance(method, QLoRA):
+        keys |= {
+            "quantization_method": "bnb",
+            "quantization_bit": 4,
+            "quantization_type": method.quant_type,
+            "double_quantization": method.double_quant,
+        }
+        if method.prepare_model_for_kbit_training:
+            why = "LLaMA-Factory leaves embeddings, head and norms as the checkpoint has them"
+            told.append(differs("method.prepare_model_for_kbit_training", True, why))
+    if planned.request.training.gradient_checkpointing:
+        keys |= {"disable_gradient_checkpointing": False, "use_reentrant_gc": False}
+    else:
+        keys["disable_gradient_checkpointing"] = True
+    return Part(heading="Model", keys=keys, not_expressed=tuple(told))
+
+
+def _method(planned: Planned) -> Part:
+    method = planned.request.method
+    keys: dict[str, Any] = {"stage": "pt", "do_train": True}
+    if planned.model.idle:
+        keys |= {"freeze_vision_tower": False, "freeze_multi_modal_projector": False}
+    if isinstance(method, LoRA | QLoRA):
+        alpha, rounded = whole_alpha(method)
+        names = targets(method, planned.model)
+        keys |= {
+            "finetuning_type": "lora",
+            "lora_rank": method.r,
+            "lora_alpha": alpha,
+            "lora_dropout": method.lora_dropout,
+            "lora_target": "all" if names is None else ",".join(names),
+            "use_dora": method.use_dora,
+            "use_rslora": method.use_rslora,
+        }
+        if method.modules_to_save:
+            keys["additional_target"] = ",".join(method.modules_to_save)
+        return Part(heading="Method", keys=keys, not_expressed=(*rounded, *untaken(method), *_adapters(planned)))
+    return Part(heading="Method", keys={**keys, "finetuning_type": "full"})
+
+
+def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
+    """What is trained beside the base is in float32. Source: model/adapter.py, init_adapter."""
+    training = planned.request.training
+    if training.adapter_dtype == "float32" or training.dtype == "float32":
+        return ()
+    why = "LLaMA-Factory trains added parameters in float32"
+    return (differs("training.adapter_dtype", training.adapter_dtype, why),)
+
+
+def _data(planned: Planned) -> Part:
+    training = planned.request.training
+    keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length, "packing": not training.padding}
+    return Part(heading="Data: packed into full sequences, or padded up to the longest of a batch", keys=keys)
+
+
+def _training(planned: Planned) -> Part:
+    training = planned.request.training
+    full = isinstance(planned.request.method, Full)
+    dtypes, told = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
+    keys = {
+        "per_device_train_batch_size": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        **dtypes,
+        "optim": training.optimizer,
+        "max_grad_norm": training.max_grad_norm or 0,
+        "learning_rate": 0.0001,
+        "num_train_epochs": 1,
+        "logging_steps": 10,
+        "report_to": "none",
+        "output_dir": "trained",
+    }
+    return Part(heading="Training", keys=keys, not_expressed=(*told, *cached(planned)))

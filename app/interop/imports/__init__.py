@@ -1,0 +1,46 @@
+"""Other tools' files as requests: PEFT's adapter_config.json, axolotl's and LLaMA-Factory's YAML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports import axolotl, llama_factory, peft_adapter
+from app.interop.imports.imported import Imported, NotUnderstood
+from app.interop.imports.keys import Keys
+from app.interop.imports.text import mapping
+from calculator.common.errors import refusal
+from calculator.estimate.request import parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: What reads each format.
+FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {
+    "peft": peft_adapter.imported,
+    "axolotl": axolotl.imported,
+    "llama-factory": llama_factory.imported,
+}
+
+#: A key that only files of one format have.
+MARKS = {"peft_type": "peft", "base_model": "axolotl", "model_name_or_path": "llama-factory"}
+
+__all__ = ["FORMATS", "Imported", "NotUnderstood", "read"]
+
+
+def read(content: Any, format: str | None = None, model: Any = None) -> Imported:  # noqa: A002  the API's word
+    """A file's request: its text or its content as an object, in a format that its keys tell, and a model beside it.
+
+    Raises:
+        PlanError: where the file can't be read, names no model or no method that is planned, or breaks a limit.
+    """
+    given = mapping(content)
+    told = FORMATS[format or _format(given)](Keys(given), model)
+    parse_request(told.request)
+    return told
+
+
+def _format(given: Mapping[str, Any]) -> str:
+    for key, name in MARKS.items():
+        if key in given:
+            return name
+    raise refusal("format", f"none of {', '.join(MARKS)} is in the file: say which of {', '.join(FORMATS)} it is", None)

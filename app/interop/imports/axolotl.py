@@ -1,0 +1,161 @@
+"""axolotl's YAML as a request: keys, defaults and effects from the source that the export of it names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports import axolotl
+from app.interop.imports.reference import known, reference
+from app.interop.imports.without_effect import WITHOUT_EFFECT
+from calculator.common.errors import refusal
+from calculator.methods import METHODS
+from calculator.resident.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from app.interop.imports.imported import Imported
+    from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
+
+ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2")}
+#: Flags of older configurations. Source: schemas/enums.py, LEGACY_ATTN_FLAG_TO_IMPL.
+FLAGS = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager_attention": "eager"}
+
+
+def imported(keys: Keys, given: Any) -> Imported:
+    """The request of a configuration; `given` is the model beside the file, if there is one."""
+    model = reference(keys, "base_model", given)
+    keys.forget(WITHOUT_EFFECT["axolotl"])
+    name = _method_name(keys)
+    dtype, autocast = _dtypes(keys)
+    training = {"dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
+    method = {"name": name}
+    if name != "full":
+        adapter, training["adapter_dtype"] = _low_rank(keys)
+        method |= adapter
+    if name == "qlora":
+        method |= _quantization(keys, known(model))
+    else:
+        _in_float32(keys, known(model), method, training)
+    return keys.close("axolotl", {"model": model, "method": method, "training": training})
+
+
+def _method_name(keys: Keys) -> str:
+    adapter = keys.take("adapter")
+    if adapter not in (None, "", "lora", "qlora"):
+        raise refusal("content.adapter", "is no method that is planned: lora, qlora, or none for all weights", adapter)
+    if keys.flag("load_in_8bit"):
+        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: weights in half precision are taken")
+    if keys.flag("load_in_4bit") and adapter != "qlora":
+        keys.miss("load_in_4bit", True, "axolotl quantises with adapter qlora only: weights are taken as they are")
+    return adapter or "full"
+
+
+def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
+    """The settings of an adapter, and its dtype."""
+    method = {
+        "r": keys.whole("lora_r", 8),
+        "lora_alpha": keys.number("lora_alpha", 8),
+        "lora_dropout": keys.number("lora_dropout", 0.0),
+        "target_modules": _targets(keys),
+        "use_dora": keys.flag("peft_use_dora"),
+        "use_rslora": keys.flag("peft_use_rslora"),
+        "modules_to_save": keys.names("lora_modules_to_save"),
+    }
+    fused = {name: keys.take(name) for name in axolotl.KERNELS}
+    if any(fused.values()) or not any(value is False for value in fused.values()):
+        why = "fused LoRA kernels, on where these keys are left out, are not modelled: PEFT's own layers are taken"
+        keys.miss("lora_*_kernel", fused, why)
+    dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", usual=True) else "model"
+    return method, dtype
+
+
+def _targets(keys: Keys) -> Any:
+    names, all_linear = keys.names("lora_target_modules"), keys.flag("lora_target_linear")
+    if all_linear and names:
+        keys.miss("lora_target_modules", names, "stands beside lora_target_linear: all linear layers are taken")
+    if not all_linear and not names:
+        keys.miss("lora_target_modules", None, "names no module: PEFT's default for the family is taken")
+    return "all-linear" if all_linear else names
+
+
+def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
+    told = keys.take("bnb_config_kwargs", {})
+    asked = dict(told) if isinstance(told, dict) else {}
+    method = {
+        "quant_type": asked.pop("bnb_4bit_quant_type", "nf4"),
+        "double_quant": asked.pop("bnb_4bit_use_double_quant", True),
+        "prepare_model_for_kbit_training": False,
+    }
+    if asked or not isinstance(told, dict):
+        keys.miss("bnb_config_kwargs", asked or told, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read")
+    runs = axolotl.prepared(model) if model is not None else False
+    if runs is None:
+        keys.miss("adapter", "qlora", f"{axolotl.PREPARED}: here not all, and a model that is not prepared is taken")
+    return {**method, "prepare_model_for_kbit_training": bool(runs)}
+
+
+def _in_float32(keys: Keys, model: Model | None, method: dict[str, Any], training: dict[str, Any]) -> None:
+    if model is None:
+        return
+    kind = METHODS[method["name"]]()
+    for why in axolotl.kept_in_float32(model, kind, training["dtype"], training["attention"]):
+        keys.miss(
+            "adapter", None if method["name"] == "full" else method["name"], f"{why}: {training['dtype']} is taken"
+        )
+
+
+def _dtypes(keys: Keys) -> tuple[str, str | None]:
+    """Of the weights, and of autocast. Source: utils/config, resolve_dtype."""
+    ways: dict[Any, Any] = {True: True, False: False, "auto": "auto", "full": True}
+    bf16, fp16 = keys.choice("bf16", ways, "auto", "auto"), keys.flag("fp16")
+    bfloat16, float16 = keys.flag("bfloat16"), keys.flag("float16")
+    keys.flag("float32")
+    if (bf16 == "auto" and not fp16) or bf16 is True or bfloat16:
+        return "bfloat16", "bfloat16"
+    if fp16:
+        return "float16", "float16"
+    return ("float16", None) if float16 else ("float32", None)
+
+
+def _training(keys: Keys) -> dict[str, Any]:
+    micro = keys.whole("micro_batch_size", 1)
+    total = keys.whole("batch_size", 0)
+    usual = max(1, total // max(1, micro))
+    return {
+        "micro_batch_size": micro,
+        "gradient_accumulation_steps": keys.whole("gradient_accumulation_steps", usual),
+        "gradient_checkpointing": _checkpointing(keys),
+        "attention": _attention(keys),
+        "optimizer": keys.choice("optimizer", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
+        "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
+    }
+
+
+def _checkpointing(keys: Keys) -> bool:
+    asked = keys.take("gradient_checkpointing", False)
+    if not asked:
+        keys.forget(("gradient_checkpointing_kwargs",))
+        return False
+    if asked is not True:
+        keys.miss("gradient_checkpointing", asked, "offloading is not modelled: checkpointing on the card is taken")
+    told = keys.take("gradient_checkpointing_kwargs")
+    if told != {"use_reentrant": False}:
+        why = "use_reentrant false alone is modelled, and taken; axolotl takes true where it is left out"
+        keys.miss("gradient_checkpointing_kwargs", told, why)
+    return True
+
+
+def _attention(keys: Keys) -> str:
+    flagged = [name for flag, name in FLAGS.items() if keys.flag(flag)]
+    usual = flagged[0] if flagged else "sdpa"
+    return keys.choice("attn_implementation", ATTENTION, usual, usual)
+
+
+def _lengths(keys: Keys) -> dict[str, Any]:
+    """Tokens and padding: rows padded to sequence_len go up to a multiple. Source: core/builders/causal.py."""
+    length, packed = keys.whole("sequence_len", 512), keys.flag("sample_packing")
+    padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.whole("pad_to_multiple_of", 64))
+    if packed:
+        keys.miss("sample_packing", True, "packed rows are taken for full sequences, one after the other")
+        return {"sequence_length": length, "padding": False}
+    return {"sequence_length": -(-length // multiple) * multiple if padded else length, "padding": padded}

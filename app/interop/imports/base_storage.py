@@ -1,0 +1,74 @@
+"""How the base under an adapter is stored: its config.json may say so, the adapter's own file never does.
+
+Source: transformers/utils/quantization_config.py, BitsAndBytesConfig, whose defaults are taken where a key is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.interop.imports.keys import Keys
+
+#: Where a checkpoint's config.json says that it is quantised.
+QUANTIZED = "quantization_config"
+
+#: Keys that say again what others do, or that speak of 8 bits or of the processor.
+WITHOUT_EFFECT = (
+    "quant_method",
+    "load_in_4bit",
+    "load_in_8bit",
+    "_load_in_4bit",
+    "_load_in_8bit",
+    "llm_int8_threshold",
+    "llm_int8_has_fp16_weight",
+    "llm_int8_enable_fp32_cpu_offload",
+    "bnb_4bit_quant_storage",
+)
+
+#: What is kept in 16 bits where nothing is said, by its usual name.
+HEAD = ["lm_head"]
+
+_TAKEN = "weights in 16 bits are taken"
+_CHOICE = "; for 4 bits choose qlora"
+
+
+def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any]:
+    """The request's method and training on the base as it is stored; LoRA on one in 4 bits is QLoRA."""
+    config = model.get("config") if isinstance(model, dict) else None
+    stored = config.get(QUANTIZED) if isinstance(config, dict) else None
+    low_rank = method["name"] == "lora"
+    if stored is None:
+        keys.miss(QUANTIZED, None, f"the base's storage is not in the file: {_TAKEN}{_CHOICE if low_rank else ''}")
+    elif not _in_4_bits(stored):
+        keys.miss(QUANTIZED, stored, f"only 4 bits by bitsandbytes are modelled: {_TAKEN}")
+    elif not low_rank:
+        keys.miss(QUANTIZED, stored, f"a base in 4 bits is modelled under LoRA only: {_TAKEN}")
+    else:
+        return _quantized(keys, method, Keys(stored))
+    return {"method": method}
+
+
+def _in_4_bits(stored: Any) -> bool:
+    return (
+        isinstance(stored, dict)
+        and stored.get("load_in_4bit") is True
+        and stored.get("quant_method") in (None, "bitsandbytes")
+    )
+
+
+def _quantized(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, Any]:
+    stored.forget(WITHOUT_EFFECT)
+    method = {
+        **method,
+        "name": "qlora",
+        "quant_type": stored.choice("bnb_4bit_quant_type", {name: name for name in ("nf4", "fp4")}, "fp4", "fp4"),
+        "double_quant": stored.flag("bnb_4bit_use_double_quant"),
+    }
+    dtypes = {name: name for name in ("float32", "float16", "bfloat16")}
+    dtype = stored.choice("bnb_4bit_compute_dtype", dtypes, "float32", "float32")
+    kept = stored.names("llm_int8_skip_modules")
+    if kept not in (None, HEAD):
+        stored.miss("llm_int8_skip_modules", kept, "every linear layer but the output head is taken in 4 bits")
+    for each in stored.close("", {}).not_understood:
+        keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
+    return {"method": method, "training": {"dtype": dtype}}

@@ -1,0 +1,84 @@
+"""Somebody's YAML or JSON, read safely: bounded, without tags that build objects, and without aliases that multiply."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import yaml
+
+from app.http.bodies import decoded
+from app.http.problems import Refusal, shortened
+from calculator.common.errors import refusal
+
+#: The longest text that is read, in characters: a few times a long configuration.
+LONGEST = 1 << 14
+
+#: How deep lists and objects may lie in each other.
+DEEPEST = 16
+
+
+def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
+    """The object that a text holds, or that stands in the text's place.
+
+    Raises:
+        PlanError: where it can't be read, saying where and why.
+    """
+    value = _read(content, loc) if isinstance(content, str) else content
+    if not isinstance(value, dict) or not value:
+        raise refusal(loc, "must hold keys with values: the file's text, or its content as an object", content)
+    told = _plain(value, loc, DEEPEST)
+    assert isinstance(told, dict)
+    return told
+
+
+def _read(text: str, loc: str) -> Any:
+    if len(text) > LONGEST:
+        raise refusal(loc, f"is longer than {LONGEST:,} characters", shortened(text))
+    try:
+        return decoded(text.encode()) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506
+    except Refusal as error:
+        raise refusal(loc, error.detail.replace("the body", "it"), shortened(text)) from error
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise refusal(loc, f"is not YAML: {where}{error.problem}", shortened(text)) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise refusal(loc, f"is not YAML: {str(error).splitlines()[0]}", shortened(text)) from error
+    except RecursionError as error:
+        raise refusal(loc, f"is nested more than {DEEPEST} levels deep", shortened(text)) from error
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types
+    """YAML without aliases, which a few lines can multiply beyond any memory, and with each key once."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not read: write the values out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        # The scanner looks ahead over brackets, and for each of them over all that are open.
+        if self.flow_level > DEEPEST:
+            problem = f"nested more than {DEEPEST} levels deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        told = super().construct_mapping(node, deep=deep)
+        if len(told) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a key stands here twice", problem_mark=node.start_mark)
+        return told
+
+
+def _plain(value: Any, loc: str, levels: int) -> Any:
+    """A value as JSON has it; dates, sets and numbers that are none become text."""
+    if levels < 0:
+        raise refusal(loc, f"is nested more than {DEEPEST} levels deep", None)
+    if isinstance(value, dict):
+        return {str(key): _plain(part, loc, levels - 1) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part, loc, levels - 1) for part in value]
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value)

@@ -1,0 +1,82 @@
+"""An estimate as rows for a spreadsheet, and as a summary in Markdown for a page of notes."""
+
+from __future__ import annotations
+
+import csv
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from app.http.version import VERSION
+from app.interop.exports.header import title
+from app.presentation import verdict
+from app.presentation.format import exact, percent, size
+from app.presentation.labels import COMPONENTS, PHASES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import Request
+
+COLUMNS = ("component", "name", "dtype", "count", "bytes", "formula", "substituted", "source")
+
+
+def as_csv(plan: Estimate) -> str:
+    """Every row alive at the peak, and what is beyond the tensors; the bytes sum to what is required."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for component in plan.memory.components:
+        if not component.rows:
+            told = (component.formula, component.substituted, component.source)
+            writer.writerow((component.name, component.name, "", 1, component.bytes, *told))
+        for row in component.rows:
+            writer.writerow(
+                (component.name, row.name, row.dtype, row.count, row.bytes, row.formula, row.substituted, row.source)
+            )
+    for row in plan.memory.overheads:
+        writer.writerow(
+            ("overhead", row.name, row.dtype, row.count, row.bytes, row.formula, row.substituted, row.source)
+        )
+    return text.getvalue()
+
+
+def as_markdown(request: Request, plan: Estimate, address: str) -> str:
+    """The verdict, the breakdown and what it rests on; `address` leads to the plan."""
+    return "\n".join(_lines(request, plan, address))
+
+
+def _lines(request: Request, plan: Estimate, address: str) -> Iterator[str]:
+    memory = plan.memory
+    yield f"# {title(request, plan)}"
+    yield ""
+    card = f"On {verdict.device_name(plan.fit)}: " if plan.fit else ""
+    yield f"**{card}{verdict.sentence(plan)}** {verdict.why(plan)}"
+    yield ""
+    yield "| At the peak | Size | Share | Bytes |"
+    yield "|---|---:|---:|---:|"
+    for component in memory.components:
+        yield _line(COMPONENTS[component.name].label, component.bytes, memory.required_bytes)
+    yield _line(
+        COMPONENTS["overhead"].label, memory.required_bytes - memory.peak_allocated_bytes, memory.required_bytes
+    )
+    yield _line("**Required**", memory.required_bytes, memory.required_bytes)
+    yield ""
+    for phase in memory.phases:
+        yield f"- Peak of the {PHASES[phase.name]}: {size(phase.peak_bytes)} ({exact(phase.peak_bytes)})"
+    trained = plan.parameters
+    yield f"- Trained: {trained.trainable:,} parameters, {percent(trained.trainable_fraction)} of {trained.total:,}"
+    yield f"- A checkpoint of what is trained: {size(plan.saved_bytes)} ({exact(plan.saved_bytes)})"
+    for heading, sentences in (("Mind", plan.warnings), ("What the figures rest on", plan.assumptions)):
+        if sentences:
+            yield ""
+            yield f"{heading}:"
+            yield ""
+            yield from (f"- {sentence}" for sentence in sentences)
+    yield ""
+    yield f"Planned with Headroom {VERSION}: <{address}>"
+    yield ""
+
+
+def _line(label: str, count: int, whole: int) -> str:
+    return f"| {label} | {size(count)} | {percent(count / whole)} | {count:,} |"

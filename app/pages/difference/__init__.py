@@ -1,0 +1,1 @@
+"""The page that compares plans row by row."""

@@ -1,0 +1,1 @@
+"""Downloads, exports and imports of the estimate page."""

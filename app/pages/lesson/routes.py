@@ -1,0 +1,111 @@
+"""The lesson's pages, and their JSON twins."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from app.api.responses import json
+from app.pages.lesson import drawings
+from app.pages.lesson.answers import chapter_answer, lesson_answer
+from app.pages.lesson.experiments import proven
+from app.pages.lesson.form import BY_NAME, ChapterForm, Tried, read
+from app.presentation.charts import methods_figure
+from app.presentation.labels import COMPONENTS, parts
+from app.presentation.templates import page
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.lesson import LESSON
+from calculator.lesson.chapter import Chapter
+from calculator.lesson.chapters import CHAPTERS
+from calculator.lesson.practice import PRACTICE
+from calculator.lesson.questions import QUESTIONS
+from calculator.lesson.table import COSTS, table
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/lesson")
+def get_lesson() -> Response:
+    """The lesson's contents."""
+    return page(
+        "lesson/contents.html",
+        chapters=CHAPTERS,
+        departing=[figure for figure in LESSON if not figure.holds],
+        figures=LESSON,
+        proven=proven(),
+        title="The lesson, proven",
+    )
+
+
+@router.get("/lesson.json")
+def get_lesson_json() -> Response:
+    """The whole lesson at its own numbers."""
+    return json(lesson_answer())
+
+
+@router.get("/lesson/{name}.json")
+def get_chapter_json(name: str, request: Request) -> Response:
+    """The twin of a chapter, with what the address puts into its examples."""
+    form = read(_chapter(name), request.query_params.multi_items())
+    if form.unknown:
+        raise refusal(form.unknown[0], "unknown parameter; the chapter's inputs are known", None)
+    wrong = [
+        Problem(loc=name, msg=message, input=form.typed.get(name))
+        for tried in form.tried()
+        for name, message in tried.errors.items()
+    ]
+    if wrong:
+        raise PlanError(*wrong)
+    return json(chapter_answer(form))
+
+
+@router.get("/lesson/{name}")
+def get_chapter(name: str, request: Request) -> Response:
+    """A chapter, with what the address puts into its examples."""
+    return chapter_page(read(_chapter(name), request.query_params.multi_items()))
+
+
+def chapter_page(form: ChapterForm) -> Response:
+    """A chapter: with answers, or with what is wrong beside everything typed."""
+    chapter = form.chapter
+    tried = form.tried()
+    wrong = any(each.errors for each in tried)
+    number = CHAPTERS.index(chapter)
+    results = proven()
+    return page(
+        f"lesson/{chapter.name}.html",
+        422 if wrong else 200,
+        address=f"/lesson/{chapter.name}{form.address()}",
+        chapter=chapter,
+        chapters=CHAPTERS,
+        drawings=drawings,
+        environment=results.environment if results else None,
+        experiments=results.of(chapter.experiments) if results else (),
+        form=form,
+        number=number + 1,
+        practice=PRACTICE[chapter.name]() if chapter.name in PRACTICE else (),
+        tried=tried,
+        title=f"Error: {chapter.title}" if wrong else chapter.title,
+        **(_shown(tried[0]) if chapter.name == "comparison" else {}),
+        **({"questions": QUESTIONS} if chapter.name == "exercises" else {}),
+    )
+
+
+def _chapter(name: str) -> Chapter:
+    if name not in BY_NAME:
+        raise HTTPException(404)
+    return BY_NAME[name]
+
+
+def _shown(tried: Tried) -> dict[str, Any]:
+    """The comparison's table and chart."""
+    if tried.settings is None or tried.errors:
+        return {"rows": (), "costs": COSTS, "figure": None, "held": {}}
+    rows = table(tried.settings)
+    plans = {row.row.axes.label: row.estimate for row in rows if row.estimate is not None}
+    fit = next((plan.fit for plan in plans.values() if plan.fit), None)
+    named = {part.words.name for plan in plans.values() for part in parts(plan.memory)}
+    held = {name: words for name, words in COMPONENTS.items() if name in named}
+    return {"rows": rows, "costs": COSTS, "figure": methods_figure(plans, fit), "held": held}

@@ -1,0 +1,1 @@
+"""The page from needs to ranked configurations."""

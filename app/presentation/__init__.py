@@ -1,0 +1,1 @@
+"""How figures, labels, charts and formulas appear."""

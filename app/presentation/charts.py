@@ -1,0 +1,133 @@
+"""Plotly figures, as JSON for the copy of plotly.js that is served beside them; colours are the style sheet's."""
+
+from __future__ import annotations
+
+import json
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+
+from app.presentation.format import gib, size
+from app.presentation.labels import COMPONENTS, PHASES, parts
+
+if TYPE_CHECKING:
+    from calculator.devices import Fit
+    from calculator.estimate.answer import Estimate, Memory, Moment
+
+
+#: Characters of a card's name in a line of its label, which has room on a phone.
+WIDEST = 20
+
+
+def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
+    """Stacked bars, one a method, of what it needs of a card, with the card's line. `meta` names each bar's colour."""
+    labels = list(reversed(plans))
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    held = {label: {part.words.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
+    for name, words in COMPONENTS.items():
+        if any(name in bar for bar in held.values()):
+            figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
+    figure.update_layout(**_layout(len(labels)))
+    if fit is not None:
+        _line(figure, fit, max(sum(bar.values()) for bar in held.values()), len(labels))
+    return embedded(figure)
+
+
+def timeline_figure(memory: Memory) -> str:
+    """The bytes alive over one step, with the peak marked and the step's parts set apart."""
+    line = memory.timeline
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    words = [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line]
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(len(line))),
+            y=[gib(moment.bytes) for moment in line],
+            customdata=words,
+            hovertemplate="%{customdata}<extra></extra>",
+            mode="lines",
+            line={"shape": "hvh", "width": 2},
+            meta="accent",
+        )
+    )
+    figure.update_layout(
+        height=320,
+        margin={"l": 8, "r": 16, "t": 32, "b": 32},
+        xaxis={"showticklabels": False, "zeroline": False, "showgrid": False, "title": {"text": "the step, in order"}},
+        yaxis={"title": {"text": "GiB alive"}, "rangemode": "tozero", "automargin": True},
+        showlegend=False,
+    )
+    for phase in PHASES:
+        first = next((place for place, moment in enumerate(line) if moment.phase == phase), None)
+        if first is not None:
+            _part_begins(figure, first, PHASES[phase])
+    _mark_peak(figure, line)
+    return embedded(figure)
+
+
+def _part_begins(figure: go.Figure, first: int, label: str) -> None:
+    edge = first - 0.5
+    figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=1, yref="paper", line={"width": 1, "dash": "dot"})
+    last = label == PHASES["optimizer_step"]
+    side = "right" if last else "left"
+    figure.add_annotation(
+        x=edge, y=0 if last else 1, yref="paper", yanchor="bottom", xanchor=side, showarrow=False, text=label
+    )
+
+
+def _mark_peak(figure: go.Figure, line: tuple[Moment, ...]) -> None:
+    place, moment = max(enumerate(line), key=lambda told: told[1].bytes, default=(0, None))
+    if moment is not None:
+        marker = {"symbol": "diamond", "size": 11}
+        peak = go.Scatter(x=[place], y=[gib(moment.bytes)], mode="markers", marker=marker, meta="does_not_fit")
+        figure.add_trace(peak.update(hoverinfo="skip"))
+
+
+def embedded(figure: go.Figure) -> str:
+    """A figure as JSON that can stand inside a script element."""
+    return json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _bars(name: str, label: str, held: dict[str, int]) -> go.Bar:
+    return go.Bar(
+        name=label,
+        orientation="h",
+        y=list(held),
+        x=[gib(count) for count in held.values()],
+        customdata=[size(count) for count in held.values()],
+        hovertemplate="%{y}<br>" + label + ": %{customdata}<extra></extra>",
+        meta=name,
+    )
+
+
+def _layout(bars: int) -> dict[str, Any]:
+    return {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "height": _height(1, bars),
+        "margin": {"l": 8, "r": 16, "t": _above(1), "b": 8},
+        "xaxis": {"title": {"text": "GiB on each card"}, "automargin": True, "rangemode": "tozero"},
+        "yaxis": {"automargin": True, "ticksuffix": "  "},
+        "showlegend": False,
+    }
+
+
+def _above(lines: int) -> int:
+    """The space for lines of text above the bars, pixels."""
+    return 12 + 16 * lines
+
+
+def _height(lines: int, bars: int) -> int:
+    return _above(lines) + 68 + 44 * bars
+
+
+def _line(figure: go.Figure, fit: Fit, longest: int, bars: int) -> None:
+    """What the card offers; its label is narrow, and to the left of a line far right, to have room on a phone."""
+    usable = gib(fit.usable_bytes)
+    side = "right" if 2 * fit.usable_bytes > longest else "center"
+    name = fit.gpu.name if fit.gpu else "the card"
+    figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
+    lines = [*wrap(name, WIDEST), size(fit.usable_bytes)]
+    text = "<br>".join(lines)
+    figure.add_annotation(x=usable, y=1, yref="paper", xanchor=side, yanchor="bottom", showarrow=False, text=text)
+    figure.update_layout(margin_t=_above(len(lines)), height=_height(len(lines), bars))

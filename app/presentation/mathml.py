@@ -1,0 +1,145 @@
+r"""Formulas written on a line as MathML: `h = W_0 x + \frac{α}{r} B A x`.
+
+A letter is a variable and a number a number; `_` and `^` set what follows below and above; braces hold parts together.
+`'kv_dim'` is a variable with a long name, `\text{...}` is words, `\apply` stands between a function and its argument,
+and `\frac`, `\sqrt`, `\hat`, `\ceil` are what TeX calls so. All else must be one of the signs in `OPERATORS`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from app.presentation.format import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Signs that stand for themselves; a hyphen is typeset as a minus.
+OPERATORS = "=+-−·×÷/()[],;:<>≤≥≈≠→∈|…√∞⌈⌉∝"
+
+_SIGN = re.compile(r"\\text\{[^}]*\}|\\[a-z]+|'[^']+'|\d[\d,.]*\d|\d|[^\W\d_]|[_^{}]|\s+|.")
+
+#: Says "times" to who listens, where nothing is written between two factors.
+_TIMES = "<mo>&#x2062;</mo>"
+
+_APPLY = r"\apply"
+_CLOSES = ")]⌉"
+_OPENS = "([⌈"
+
+
+@cache
+def math(text: str, *, block: bool = False) -> Markup:
+    """A formula as a math element, on a line of its own where it is a block.
+
+    Raises:
+        ValueError: where the formula can't be read.
+    """
+    signs = [sign for sign in _SIGN.findall(text) if not sign.isspace()]
+    reader = _Reader(text, signs)
+    row = reader.row(until=None)
+    opening = '<math display="block">' if block else "<math>"
+    return Markup(f"{opening}{row}</math>")  # noqa: S704  every part is escaped
+
+
+def matrix(rows: tuple[tuple[float, ...], ...]) -> Markup:
+    """A matrix in brackets."""
+    cells = "".join(f"<mtr>{''.join(f'<mtd>{_number(value)}</mtd>' for value in row)}</mtr>" for row in rows)
+    return Markup(f"<math><mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow></math>")  # noqa: S704
+
+
+def _number(value: float) -> str:
+    sign = "<mo>−</mo>" if value < 0 else ""
+    return f"<mrow>{sign}<mn>{plain(abs(value), 7)}</mn></mrow>"
+
+
+class _Reader:
+    """Reads a formula's signs from left to right."""
+
+    def __init__(self, text: str, signs: list[str]) -> None:
+        self._text = text
+        self._signs = signs
+        self._next = 0
+        self._commands: dict[str, Callable[[], str]] = {
+            r"\frac": lambda: f"<mfrac>{self._part()}{self._part()}</mfrac>",
+            r"\sqrt": lambda: f"<msqrt>{self._part()}</msqrt>",
+            r"\hat": lambda: f'<mover accent="true">{self._part()}<mo stretchy="false">^</mo></mover>',
+            r"\ceil": lambda: f"<mrow><mo>⌈</mo>{self._part()}<mo>⌉</mo></mrow>",
+        }
+
+    def row(self, until: str | None) -> str:
+        """Everything up to a closing brace, or the end."""
+        parts: list[str] = []
+        factor = False
+        while self._peek() != until:
+            sign = self._peek()
+            if sign is None:
+                raise ValueError(f"{self._text!r} ends before {until!r}")
+            if factor and (sign in _OPENS or _is_value(sign)):
+                parts.append(_TIMES)
+            parts.append(self._scripted())
+            factor = sign in _CLOSES or _is_value(sign)
+        return "".join(parts)
+
+    def _scripted(self) -> str:
+        base = self._atom()
+        below = self._script("_")
+        above = self._script("^")
+        if below and above:
+            return f"<msubsup>{base}{below}{above}</msubsup>"
+        if below:
+            return f"<msub>{base}{below}</msub>"
+        return f"<msup>{base}{above}</msup>" if above else base
+
+    def _script(self, kind: str) -> str | None:
+        if self._peek() != kind:
+            return None
+        self._next += 1
+        return self._part()
+
+    def _part(self) -> str:
+        """What a fraction, a root or a script holds: one atom, or what braces hold together."""
+        if self._peek() != "{":
+            return self._atom()
+        self._next += 1
+        inside = self.row(until="}")
+        self._next += 1
+        return f"<mrow>{inside}</mrow>"
+
+    def _atom(self) -> str:
+        sign = self._peek()
+        if sign == "{":
+            return self._part()
+        if sign is None or sign in "_^}":
+            raise ValueError(f"{self._text!r} has {sign!r} where a value should be")
+        self._next += 1
+        if sign in self._commands:
+            return self._commands[sign]()
+        return _leaf(sign, self._text)
+
+    def _peek(self) -> str | None:
+        return self._signs[self._next] if self._next < len(self._signs) else None
+
+
+def _is_value(sign: str) -> bool:
+    """Whether something can be multiplied by it."""
+    return sign not in OPERATORS and sign != _APPLY and not sign.startswith(r"\text")
+
+
+def _leaf(sign: str, text: str) -> str:
+    if sign.startswith(r"\text"):
+        return f"<mtext>{escape(sign[6:-1])}</mtext>"
+    if sign == _APPLY:
+        return "<mo>&#x2061;</mo>"
+    if sign.startswith("'"):
+        return f'<mi mathvariant="normal">{escape(sign[1:-1])}</mi>'
+    if sign[0].isdigit():
+        return f"<mn>{sign}</mn>"
+    if sign.isalpha():
+        return f"<mi>{sign}</mi>"
+    if sign in OPERATORS:
+        return f"<mo>{escape(sign.replace('-', '−'))}</mo>"
+    raise ValueError(f"{text!r} has {sign!r}, which is no sign of a formula")

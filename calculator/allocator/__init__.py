@@ -1,0 +1,1 @@
+"""PyTorch's caching allocator: a replay, and a rule for reserved memory."""

@@ -1,0 +1,93 @@
+"""The allocations by which a model gets onto the card, before its first step.
+
+Source: transformers/modeling_utils.py (caching_allocator_warmup) and core_model_loading.py, which quantises matrices
+one by one; bitsandbytes.functional.quantize_4bit; peft.utils.other.prepare_model_for_kbit_training; then PEFT's own
+modules.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE, rounded
+from calculator.resident.per_parameter import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.inputs.training import Training
+    from calculator.resident.per_parameter import Staying
+    from calculator.resident.tensors import Stored
+
+
+def spelled(staying: Iterable[Staying]) -> list[Stored]:
+    """Every tensor by itself, layer by layer; `count` still says how many share its name."""
+    told: list[Stored] = []
+    for (count, _), run in groupby(tensors(staying), lambda tensor: (tensor.count, "*" in tensor.name)):
+        told += list(run) * count
+    return told
+
+
+class Loading:
+    """The events of a load: `n` for the birth of a tensor of `sizes[n]` bytes, `~n` for its end."""
+
+    __slots__ = ("events", "read", "sizes", "training")
+
+    def __init__(self, state: tuple[Stored, ...], training: Training) -> None:
+        self.training = training
+        self.sizes: list[int] = []
+        self.events: list[int] = []
+        #: The rows of each kind of tensor, as they were read.
+        self.read: dict[str, list[int]] = {}
+        base = [tensor for tensor in state if tensor.base]
+        self._free(self._new(sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)))
+        by_name: list[Stored] = sorted(base, key=lambda tensor: tensor.name.split("."))
+        self._read(spelled(by_name))
+        self._recast(spelled(base))
+        for tensor in spelled(tensor for tensor in state if not tensor.base):
+            self._new(_size(tensor))
+
+    def _read(self, base: list[Stored]) -> None:
+        """Weights by name; the dense form of a quantised one goes when its constants are made."""
+        dense: list[int] = []
+        for tensor in base:
+            if tensor.component != "quantization_constants":
+                self._free(*dense)
+                dense = []
+            if _packed(tensor):
+                dense.append(self._new(tensor.parameters * ITEMSIZE[self.training.dtype]))
+            whole = _packed(tensor) or not tensor.parameters
+            row = self._new(_size(tensor) if whole else self._as_read(tensor))
+            self.read.setdefault(tensor.name, []).append(row)
+            if tensor.component == "quantization_constants" and tensor.dtype == "uint8":
+                dense.append(self._new(_size(tensor) * ITEMSIZE["float32"]))
+        self._free(*dense)
+
+    def _recast(self, base: list[Stored]) -> None:
+        """What a prepared model holds in float32 was read in half precision."""
+        for tensor in base:
+            if tensor.parameters and not _packed(tensor) and tensor.dtype != self.training.dtype:
+                self._new(_size(tensor))
+                self._free(self.read[tensor.name].pop(0))
+
+    def _as_read(self, tensor: Stored) -> int:
+        """A parameter's bytes in the checkpoint's dtype, or half a byte an element where it is to be quantised."""
+        return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
+
+    def _new(self, size: int) -> int:
+        self.sizes.append(rounded(size))
+        self.events.append(len(self.sizes) - 1)
+        return len(self.sizes) - 1
+
+    def _free(self, *rows: int) -> None:
+        self.events += (~row for row in rows)
+
+
+def _size(tensor: Stored) -> int:
+    return tensor.bytes // tensor.count
+
+
+def _packed(tensor: Stored) -> bool:
+    """Whether it is a matrix in 4 bits."""
+    return tensor.parameters > 0 and tensor.dtype == "uint8"

@@ -1,0 +1,1 @@
+"""Models as their modules, read from a `config.json`."""

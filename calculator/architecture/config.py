@@ -1,0 +1,217 @@
+"""Reading somebody's `config.json` strictly: fields declared as data, resolved as transformers' config class would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from calculator.architecture.dimension import Dim
+from calculator.common.errors import PlanError, Problem, refusal
+
+#: Resolved values under their canonical names.
+Config = Mapping[str, Any]
+
+#: size: a whole number from 1, read as a Dim; count: a whole number from 0; number: a finite number; flag: a boolean;
+#: text: a string; names: a list of strings; terms: such a list, or a string with the same between bars; indices: a list
+#: of whole numbers; items: any list; object: an object.
+FieldType = Literal["size", "count", "number", "flag", "text", "names", "terms", "indices", "items", "object"]
+
+#: Marks a field that has no default: a model without it would be a guess.
+REQUIRED: Any = object()
+
+#: The largest size that is taken for a size and not for a mistake.
+LARGEST_SIZE = 1 << 24
+
+#: The largest number that is taken for a number and not for a mistake.
+LARGEST_NUMBER = 1e15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of a family's `config.json`.
+
+    `name` is the canonical name; `spelled` the config class's own where that differs (`n_embd` for `hidden_size`);
+    `aliases` are further names that the class takes, the canonical one among them only where it does. `nullable` fields
+    admit null; `null` says what null stands for, given the fields before it.
+    """
+
+    name: str
+    type: FieldType
+    default: Any = REQUIRED
+    nullable: bool = False
+    null: Callable[[Config], Any] | None = None
+    spelled: str | None = None
+    aliases: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def own_name(self) -> str:
+        """The name that the family's config class gives the field."""
+        return self.spelled or self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A value that the config class works out from the fields before it; it may replace one of them."""
+
+    name: str
+    value: Callable[[Config], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What must hold between fields: `problem` says how it doesn't, blaming the field `name`, or gives None."""
+
+    name: str
+    problem: Callable[[Config], str | None]
+
+
+Entry = Field | Computed | Check
+
+
+class ContradictionError(ValueError):
+    """Raised while a value is computed: the canonical name of the field to blame, and why."""
+
+    def __init__(self, name: str, message: str) -> None:
+        self.name = name
+        super().__init__(message)
+
+
+def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.config") -> Config:
+    """Resolve a `config.json`: values typed and bounded, defaults filled in, sizes as Dims under canonical names.
+
+    Keys that no entry declares are left alone: the file is somebody's.
+
+    Raises:
+        PlanError: with every problem of the fields, or else every contradiction between them.
+    """
+    written = {entry.name: _written(entry, raw) for entry in entries if isinstance(entry, Field)}
+    problems = [
+        Problem(loc=f"{loc}.{written[entry.name]}", msg=message, input=raw.get(written[entry.name]))
+        for entry in entries
+        if isinstance(entry, Field) and (message := _mistake(entry, raw, written[entry.name]))
+    ]
+    if problems:
+        raise PlanError(*problems)
+    values: dict[str, Any] = {}
+    for entry in entries:
+        try:
+            message, blamed = _take(entry, raw, written, values), entry.name
+        except ContradictionError as contradiction:
+            name = written.get(contradiction.name, contradiction.name)
+            raise refusal(f"{loc}.{name}", str(contradiction), raw.get(name)) from contradiction
+        if message:
+            name = written.get(blamed, blamed)
+            problems.append(Problem(loc=f"{loc}.{name}", msg=message, input=raw.get(name, values.get(blamed))))
+    if problems:
+        raise PlanError(*problems)
+    return MappingProxyType(values)
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: short, whatever was sent."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{int(value):,}" if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _take(entry: Entry, raw: Mapping[str, Any], written: Mapping[str, str], values: dict[str, Any]) -> str | None:
+    if isinstance(entry, Check):
+        return entry.problem(values)
+    if isinstance(entry, Computed):
+        values[entry.name] = entry.value(values)
+        return None
+    value = raw.get(written[entry.name], entry.default)
+    if value is None and entry.null:
+        value = entry.null(values)
+    values[entry.name] = _kept(entry, value)
+    return None
+
+
+def _kept(field: Field, value: Any) -> Any:
+    if field.type == "size" and value is not None:
+        return Dim(value, field.name)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _written(field: Field, raw: Mapping[str, Any]) -> str:
+    """The name under which the file has the field, or the config class's own."""
+    given = [name for name in (field.own_name, *field.aliases) if name in raw]
+    return next((name for name in given if raw[name] is not None), given[0] if given else field.own_name)
+
+
+def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
+    if name not in raw:
+        return f"is required: {_WORDS[field.type]}" if field.default is REQUIRED else None
+    value = raw[name]
+    twin = next((n for n in (field.own_name, *field.aliases) if raw.get(n, value) not in (value, None)), None)
+    if twin:
+        return f"{name} is {shown(value)}, but {twin}, another name for it, is {shown(raw[twin])}; keep one of them"
+    if value is None:
+        return None if field.nullable else f"must be {_WORDS[field.type]}, not null; leave it out for the default"
+    if not _is(field.type, value):
+        return f"must be {_WORDS[field.type]}{' or null' if field.nullable else ''}, not {shown(value)}"
+    return _beyond(field, value)
+
+
+def _beyond(field: Field, value: Any) -> str | None:
+    if field.choices and value not in field.choices:
+        return f"must be one of {', '.join(field.choices)}, not {shown(value)}"
+    if field.type not in ("size", "count", "number"):
+        return None
+    low, high = _limits(field)
+    if value < low:
+        return f"must be at least {low:,}, not {shown(value)}"
+    return f"must be at most {high:,}, not {shown(value)}" if value > high else None
+
+
+def _limits(field: Field) -> tuple[float, float]:
+    low, high = _LIMITS[field.type]
+    low = low if field.minimum is None else field.minimum
+    high = high if field.maximum is None else field.maximum
+    return low, high
+
+
+def _is(kind: FieldType, value: Any) -> bool:
+    if kind in ("size", "count"):
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind == "number":
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (isinstance(value, float) and math.isfinite(value))
+    if kind == "names":
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if kind == "terms":
+        return isinstance(value, str) or _is("names", value)
+    if kind == "indices":
+        return isinstance(value, list | tuple) and all(_is("count", item) for item in value)
+    return isinstance(value, _CLASSES[kind])
+
+
+_LIMITS: dict[FieldType, tuple[float, float]] = {
+    "size": (1, LARGEST_SIZE),
+    "count": (0, LARGEST_SIZE),
+    "number": (-LARGEST_NUMBER, LARGEST_NUMBER),
+}
+
+_CLASSES: dict[str, type | tuple[type, ...]] = {"flag": bool, "text": str, "items": (list, tuple), "object": dict}
+
+_WORDS: dict[FieldType, str] = {
+    "size": "a whole number above 0",
+    "count": "a whole number from 0",
+    "number": "a number",
+    "flag": "true or false",
+    "text": "a string",
+    "names": "a list of strings",
+    "terms": "a list of strings, or one string with bars between them",
+    "indices": "a list of whole numbers",
+    "items": "a list",
+    "object": "an object",
+}

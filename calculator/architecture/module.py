@@ -1,0 +1,126 @@
+"""A model's modules: named owners of parameters, as PyTorch's `named_modules()` would list them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from calculator.architecture.dimension import Shape, elements
+from calculator.common.dtype import DType
+
+#: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
+#: embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights fused into 3-D parameters;
+#: other: a module of its own with bare parameters (a router, a learned activation).
+Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
+
+
+#: A dtype that a tensor keeps whatever the model's is, or "model" where it follows the model's.
+OwnDType = DType | Literal["model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One tensor that an optimizer could train: the last part of its dotted name, and its shape.
+
+    `dtype` "model" is whatever dtype the model is built in.
+    """
+
+    name: str
+    shape: Shape
+    dtype: OwnDType = "model"
+
+    @cached_property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return elements(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """A tensor that moves with the model and is never trained; `dtype` as a parameter's."""
+
+    name: str
+    shape: Shape
+    dtype: OwnDType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order.
+
+    `quantizable` says whether bitsandbytes stores its weight in 4 bits, where it isn't one that the model keeps whole
+    (`Model.kept_whole`): a torch.nn.Linear, no subclass, or a Conv1D.
+    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `written_out` says that the product is
+    one with a view of the weight, to which the bias is added in an operation of its own.
+    """
+
+    name: str
+    kind: Kind
+    parameters: tuple[Parameter, ...]
+    quantizable: bool = False
+    written_out: bool = False
+
+    @cached_property
+    def weight(self) -> Parameter:
+        """The parameter named `weight`."""
+        return next(p for p in self.parameters if p.name == "weight")
+
+    @cached_property
+    def bias(self) -> Parameter | None:
+        """The parameter named `bias`, if there is one."""
+        return next((p for p in self.parameters if p.name == "bias"), None)
+
+    @cached_property
+    def in_features(self) -> int:
+        """A linear's or conv1d's input width; an embedding's number of rows."""
+        return self.weight.shape[0 if self.kind in ("conv1d", "embedding") else 1]
+
+    @cached_property
+    def out_features(self) -> int:
+        """A linear's or conv1d's output width; an embedding's width."""
+        return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
+
+
+def linear(
+    name: str,
+    in_features: int,
+    out_features: int,
+    *,
+    bias: bool = False,
+    quantizable: bool = True,
+    written_out: bool = False,
+) -> Module:
+    """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
+    weight = Parameter(name="weight", shape=(out_features, in_features))
+    biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
+    return Module(
+        name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, written_out=written_out
+    )
+
+
+def conv1d(name: str, in_features: int, out_features: int) -> Module:
+    """A `transformers.pytorch_utils.Conv1D`: weight (in_features, out_features) and a bias."""
+    weight = Parameter(name="weight", shape=(in_features, out_features))
+    bias = Parameter(name="bias", shape=(out_features,))
+    return Module(name=name, kind="conv1d", parameters=(weight, bias), quantizable=True)
+
+
+def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
+    """A `torch.nn.Embedding`: weight (num_embeddings, embedding_dim)."""
+    return Module(
+        name=name, kind="embedding", parameters=(Parameter(name="weight", shape=(num_embeddings, embedding_dim)),)
+    )
+
+
+def norm(name: str, *shape: int, bias: bool = False) -> Module:
+    """A normalisation with a weight of this shape, and a bias of the same shape where it has one."""
+    weight = Parameter(name="weight", shape=shape)
+    biases = (Parameter(name="bias", shape=shape),) if bias else ()
+    return Module(name=name, kind="norm", parameters=(weight, *biases))
+
+
+def bare(name: str, kind: Kind, dtype: OwnDType = "model", **shapes: Shape) -> Module:
+    """A module of its own kind with bare parameters of these shapes, in order."""
+    parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
+    return Module(name=name, kind=kind, parameters=parameters)

@@ -1,0 +1,1 @@
+"""Names, dtypes, errors and sources that every package uses."""

@@ -1,0 +1,39 @@
+"""Names that requests and answers use."""
+
+from typing import Literal
+
+#: A part of the memory that is allocated at a peak.
+ComponentName = Literal[
+    "base_weights",
+    "quantization_constants",
+    "adapter_weights",
+    "gradients",
+    "optimizer_states",
+    "activations",
+    "kv_cache",
+    "logits_and_loss",
+    "workspace",
+]
+
+#: A pass of `generate`: the whole prompt, the token after it, the last token.
+PassName = Literal["prefill", "first_decode", "last_decode"]
+
+#: A part of a training step.
+PhaseName = Literal["forward", "backward", "optimizer_step"]
+
+OptimizerName = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "sgd",
+    "adafactor",
+    "lion_8bit",
+    "paged_lion_8bit",
+    "lion_32bit",
+    "paged_lion_32bit",
+    "adagrad",
+    "rmsprop",
+]

@@ -1,0 +1,1 @@
+"""Methods side by side, and plans side by side."""

@@ -1,0 +1,243 @@
+"""Methods side by side on one model, training and device; and one plan against every card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
+from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.request import Choices, Request, parse_method, parse_request
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Device, Training
+from calculator.methods import METHODS, Method
+from calculator.methods.lora import LoRA
+from calculator.methods.qlora import QLoRA
+from calculator.methods.targets import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.estimate.answer import Estimate
+
+#: The most methods that one comparison takes.
+MOST_METHODS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """What sets a method apart beside its figures, in words, with the source of those words.
+
+    `mergeable` is None where there is nothing to merge.
+    """
+
+    label: str
+    trainable: str
+    inference_overhead: str
+    mergeable: bool | None
+    best_for: str
+    source: str
+
+
+AXES: dict[str, Axes] = {
+    "full": Axes(
+        label="Full fine-tuning",
+        trainable="every weight",
+        inference_overhead="none",
+        mergeable=None,
+        best_for="pre-training, and changes too large for an added module",
+        source="the base model itself is what is trained; where low-rank updates learn less: Biderman et al. 2024,"
+        " arXiv 2405.09673, abstract",
+    ),
+    "lora": Axes(
+        label="LoRA",
+        trainable="r · (in_features + out_features) per adapted matrix",
+        inference_overhead="none once merged; unmerged, two thin products per adapted matrix",
+        mergeable=True,
+        best_for="most fine-tuning",
+        source="Hu et al. 2021, arXiv 2106.09685, section 4.1, No Additional Inference Latency",
+    ),
+    "qlora": Axes(
+        label="QLoRA",
+        trainable="r · (in_features + out_features) per adapted matrix",
+        inference_overhead="none once merged; served in 4 bits, each product dequantises its weight first",
+        mergeable=True,
+        best_for="models whose 16-bit weights do not fit the card",
+        source="Dettmers et al. 2023, arXiv 2305.14314, section 3; merging into 4 bits rounds again:"
+        " peft, tuners/lora/bnb.py, Linear4bit.merge",
+    ),
+    "adapter": Axes(
+        label="Adapters",
+        trainable="2 · d · r + r + d per adapter",
+        inference_overhead="two small products per adapter: 2 to 3 % at large batches, 20 to 30 % at batch 1",
+        mergeable=False,
+        best_for="many tasks on one untouched base",
+        source="Houlsby et al. 2019, arXiv 1902.00751, section 2.1; latency: Hu et al. 2021, arXiv 2106.09685, table 1",
+    ),
+    "prefix": Axes(
+        label="Prefix tuning",
+        trainable="2 · p · (kv heads · head_dim) · layers",
+        inference_overhead="its virtual tokens are attended to, and cached, in every layer",
+        mergeable=False,
+        best_for="steering generation, a task's prefix swapped per request",
+        source="Li & Liang 2021, arXiv 2101.00190, section 4",
+    ),
+    "prompt": Axes(
+        label="Prompt tuning",
+        trainable="p · hidden_size",
+        inference_overhead="its virtual tokens lengthen every input",
+        mergeable=False,
+        best_for="large models, from about 10 billion parameters",
+        source="Lester et al. 2021, arXiv 2104.08691, section 3.2",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The nearest plan that is not refused: settings changed, by their paths in the request, and its estimate."""
+
+    changes: dict[str, Any]
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """One method's estimate; or why it is refused, and the nearest plan that is not."""
+
+    method: Method
+    axes: Axes
+    estimate: Estimate | None
+    problems: tuple[Problem, ...] = ()
+    alternative: Alternative | None = None
+
+
+def parse_comparison(body: Any) -> tuple[Request, ...]:
+    """Read a comparison's request from decoded JSON: one request a method.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    known = ("model", "methods", "training", "device", *(told.name for told in declared(Choices)))
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
+        for key in body
+        if key not in known
+    ]
+    common = {key: value for key, value in body.items() if key in known and key != "methods"}
+    request: Request | None = None
+    try:
+        request = parse_request({**common, "method": {"name": next(iter(METHODS))}})
+    except PlanError as error:
+        problems += error.problems
+    methods = _methods(body.get("methods", [{"name": name} for name in METHODS]), problems)
+    if problems or request is None:
+        raise PlanError(*problems)
+    return tuple(replace(request, method=method) for method in methods)
+
+
+def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
+    """A row for each request.
+
+    Raises:
+        PlanError: where every one of them is refused.
+    """
+    rows = side_by_side(requests)
+    if all(row.estimate is None for row in rows):
+        told = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
+        raise PlanError(*told.values())
+    return rows
+
+
+def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
+    """A row for each request, also where every one of them is refused."""
+    return tuple(_row(request) for request in requests)
+
+
+def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
+    """The plan held against every card with its kernels, smallest first, each with its own workspaces and context."""
+    able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
+    return tuple(sorted((_held_against(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
+
+
+def _held_against(plan: Estimate, card: GPU) -> Fit:
+    memory = plan.memory
+    workspace = sum(part.bytes for part in library_workspace(card))
+    context = cuda_context(card).bytes
+    reserved = memory.peak_reserved_bytes - memory.library_workspace_bytes + workspace
+    answer = fit(
+        Device(gpu=card.id),
+        peak_allocated_bytes=memory.peak_allocated_bytes,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context,
+        required_bytes=reserved + context,
+    )
+    assert answer is not None
+    return answer
+
+
+def _methods(listed: Any, problems: list[Problem]) -> tuple[Method, ...]:
+    if not isinstance(listed, list) or not 0 < len(listed) <= MOST_METHODS:
+        message = f"must be a list of 1 to {MOST_METHODS} method objects"
+        problems.append(Problem(loc="methods", msg=message, input=listed))
+        return ()
+    methods = []
+    for index, body in enumerate(listed):
+        try:
+            methods.append(parse_method(body, f"methods.{index}"))
+        except PlanError as error:
+            problems += error.problems
+    return tuple(methods)
+
+
+def _row(request: Request) -> ComparisonRow:
+    axes = AXES[request.method.name]
+    try:
+        return ComparisonRow(method=request.method, axes=axes, estimate=estimate(request))
+    except PlanError as error:
+        alternative = _alternative(request, error.problems)
+        return ComparisonRow(
+            method=request.method, axes=axes, estimate=None, problems=error.problems, alternative=alternative
+        )
+
+
+def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
+    """The plan with what is refused of its settings changed as little as is accepted, if anything is."""
+    refused = {problem.loc for problem in problems}
+    try:
+        near, changes = _nearest_targets(*_usual_training(request, refused), refused)
+        return Alternative(changes=changes, estimate=estimate(near)) if changes else None
+    except PlanError:
+        return None
+
+
+def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """Refused training settings put back to their defaults."""
+    usual = Training()
+    changes = {
+        f.name: getattr(usual, f.name)
+        for f in fields(Training)
+        if f"training.{f.name}" in refused and getattr(request.training, f.name) != getattr(usual, f.name)
+    }
+    told = {f"training.{name}": value for name, value in changes.items()}
+    return replace(request, training=replace(request.training, **changes)), told
+
+
+def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """Refused target modules changed for the nearest that can be adapted.
+
+    Raises:
+        PlanError: where the model is not known.
+    """
+    method = request.method
+    if "method.target_modules" not in refused or not isinstance(method, LoRA | QLoRA):
+        return request, changes
+    found = nearest(method, model_of(request.model))
+    if found is None:
+        return request, changes
+    told = {**changes, "method.target_modules": list(found) if isinstance(found, tuple) else found}
+    return replace(request, method=replace(method, target_modules=found)), told

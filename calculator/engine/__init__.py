@@ -1,0 +1,1 @@
+"""A miniature of PyTorch: tape, autograd, operations, and the memory curve they give."""

@@ -1,0 +1,94 @@
+"""Products with weights that bitsandbytes stores in 4 bits."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements
+from calculator.engine.autocast import copied
+from calculator.engine.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.resident.quantization import Quantization
+
+
+#: Tokens up to which every card multiplies without a dense copy of the weight.
+FUSED_TOKENS = 4
+
+
+def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
+    """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
+    shape = module.weight.shape
+    blocks = ceil(module.weight.elements / quantization.blocksize)
+    absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
+    dense = tape.scratch(shape, quantization.compute_dtype, "weight, dequantised")
+    del absmax
+    return dense
+
+
+def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
+    """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
+    node = None
+    bias_edge = None if bias is None else bias.edge
+    if x.edge or bias_edge:
+        node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization))
+    if _fused(x, quantization):
+        return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
+    constants = _block_constants(x.tape, module, quantization)
+    dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
+    copies = _as_cast(x, dense, bias)
+    out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
+    del dense, constants, copies
+    return out
+
+
+def _fused(x: Tensor, quantization: Quantization) -> bool:
+    """Whether one kernel reads the packed weight: on every card for up to 4 tokens, and rows of whole blocks.
+
+    For up to 1,536 it depends on the card; the dense copy is counted.
+    Source: bitsandbytes/backends/cuda/ops.py, gemm_4bit, _GEMM_4BIT_CUSTOM_FLOOR_M.
+    """
+    return elements(x.shape[:-1]) <= FUSED_TOKENS and x.shape[-1] % quantization.blocksize == 0
+
+
+def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """Bias, weight and input as the product takes them: autocast's copies, which nothing saves, or themselves.
+
+    The product is made where nothing is recorded (bitsandbytes.autograd._functions.MatMul4Bit.forward).
+    """
+    tape = x.tape
+    if tape.autocast is None:
+        return [dense, x]
+    given = [(dense, "weight"), (x, "input")]
+    if bias is not None:
+        given.insert(0, (bias, "bias"))
+    component, tape.component = tape.component, "workspace"
+    copies = [tape.autocast.lowered(tensor, name, recorded=False) for tensor, name in given]
+    tape.component = component
+    return copies
+
+
+def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
+    """Block constants in float32, before and after their offset is added; both stay until the product is made.
+
+    Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
+    """
+    if not quantization.double_quant:
+        return []
+    blocks = ceil(module.weight.elements / quantization.blocksize)
+    return [tape.scratch((blocks,), "float32", name) for name in ("absmax, dequantised", "absmax with offset")]
+
+
+def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    module, quantization = node.context
+    left, bias = node.edges
+    bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
+    if left is None:
+        return None, bias_grad
+    dense = copied(dequantized(grad.tape, module, quantization), grad.dtype, "weight")
+    x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
+    del dense
+    return x_grad, bias_grad

@@ -1,0 +1,388 @@
+"""PyTorch's operations as memory sees them: what each allocates, saves for the backward pass, and allocates there.
+
+Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's kernels for what is allocated.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from calculator.engine.autocast import copied, is_spread, summed_dtype
+from calculator.engine.autograd import Node, saves_factors
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+
+_RANK: dict[DType, int] = {
+    "bool": 0,
+    "uint8": 1,
+    "int8": 1,
+    "int32": 2,
+    "int64": 3,
+    "bfloat16": 4,
+    "float16": 4,
+    "float32": 5,
+}
+
+
+def promoted(a: DType, b: DType) -> DType:
+    """The dtype of an operation on two tensors (torch.result_type): two different halves make float32."""
+    if a == b:
+        return a
+    if _RANK[a] == _RANK[b] == _RANK["float16"]:
+        return "float32"
+    return a if _RANK[a] > _RANK[b] else b
+
+
+def broadcast(a: Shape, b: Shape) -> Shape:
+    """The shape that two shapes broadcast to."""
+    if a == b:
+        return a
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    padded = (1,) * (len(longer) - len(shorter)) + shorter
+    return tuple([y if x == 1 else x for x, y in zip(longer, padded, strict=True)])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Views
+
+
+def view(x: Tensor, shape: Shape) -> Tensor:
+    """The same storage in another shape (view, transpose, unsqueeze, expand)."""
+    node = Node(x.tape, _view_back, (x.edge,), x.shape) if x.edge else None
+    out = Tensor(x.tape, x.storage, shape, x.dtype, node)
+    out.merged = x.merged
+    return out
+
+
+def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    out = Tensor(grad.tape, grad.storage, node.context, grad.dtype, None)
+    out.viewed = True
+    return (out,)
+
+
+def expand(x: Tensor, shape: Shape) -> Tensor:
+    """The same storage, repeated; the gradient is summed by the engine."""
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad,)
+
+
+def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[Tensor]:
+    """Views of consecutive parts; the backward pass concatenates (of unbind: stacks) their gradients."""
+    node = None
+    if x.edge:
+        node = Node(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
+    return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
+
+
+def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  freed by the caller
+    shape, dtype, tape, stacks = node.context
+    return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
+
+
+def repeated(x: Tensor, times: int, name: str) -> Tensor:
+    """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
+    node = Node(x.tape, _repeated_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new((times, *x.shape[1:]), x.dtype, name, node)
+
+
+def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "repeat: gradient"),)
+
+
+def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+    """A view of a part; the backward pass writes the gradient into zeros of the whole shape, which lie as x is seen.
+
+    A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
+    """
+    return view(x, shape) if shape == x.shape else sliced(x, shape, merged=merged)
+
+
+def sliced(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+    """The same where it is no matter whether the part is the whole: a slice that is told from the end."""
+    node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
+    return Tensor(x.tape, x.storage, shape, x.dtype, node)
+
+
+def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    shape, merged = node.context
+    out = grad.tape.new(shape, grad.dtype, "slice: gradient")
+    out.merged = merged
+    return (out,)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Copies
+
+
+def contiguous(x: Tensor, name: str) -> Tensor:
+    """A copy in another layout or of an expanded view."""
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
+    out = x.tape.new(x.shape, x.dtype, name, node)
+    out.merged = True
+    return out
+
+
+def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
+    """`x.to(dtype)`: x itself where it is of that dtype already."""
+    if x.dtype == dtype:
+        return x
+    node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
+    out = x.tape.new(x.shape, dtype, name, node)
+    out.merged = x.merged or is_spread(x)
+    return out
+
+
+def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
+
+
+def padded(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """A copy with zeros around it; its gradient is the inner part, copied."""
+    node = Node(x.tape, _padded_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new(shape, x.dtype, name, node)
+
+
+def _padded_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "padding: gradient"),)
+
+
+def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
+    """torch.cat: the gradients of the parts are views of the whole's gradient."""
+    first = parts[0]
+    edges = tuple([p.edge for p in parts])
+    node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
+    out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node)
+    out.merged = True
+    return out
+
+
+def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
+    return [Tensor(grad.tape, grad.storage, shape, grad.dtype, None) for shape in node.context]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Elementwise
+
+
+def add(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """A + b: nothing is saved; both inputs get the same gradient."""
+    node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+
+
+def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return grad, grad
+
+
+def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """The difference: nothing is saved; the second input's gradient is negated."""
+    node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+
+
+def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    return grad, grad.tape.new(grad.shape, grad.dtype, "subtract: gradient") if node.edges[1] else None
+
+
+def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """A · b: each factor is saved where the other needs a gradient."""
+    node = None
+    if a.edge or b.edge:
+        node = Node(a.tape, _mul_back, (a.edge, b.edge))
+        if a.edge:
+            node.save(b)
+        if b.edge:
+            node.save(a)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+
+
+@saves_factors(0, 1)
+def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    product = promoted(grad.dtype, node.saved[0].dtype)
+    left = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[0] else None
+    right = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[1] else None
+    return left, right
+
+
+def scale(x: Tensor, name: str) -> Tensor:
+    """X times (or plus, or over) a number."""
+    node = Node(x.tape, _scale_back, (x.edge,)) if x.edge else None
+    out = x.tape.new(x.shape, x.dtype, name, node)
+    out.merged = x.merged
+    return out
+
+
+def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
+
+
+def shift(x: Tensor, name: str) -> Tensor:
+    """X plus a number: the gradient passes unchanged."""
+    node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
+    return x.tape.new(x.shape, x.dtype, name, node)
+
+
+def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: bool = False) -> Tensor:
+    """A function of one tensor that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
+
+    `temporaries` is how many tensors of x's shape the gradient's formula makes beside its result; `delicate` says that
+    autocast runs it in float32.
+    """
+    if delicate and x.tape.autocast is not None:
+        x = copied(x, "float32", "input")
+    node = Node(x.tape, _unary_back, (x.edge,), temporaries) if x.edge else None
+    if node is not None and saves == "input":
+        node.save(x)
+    out = x.tape.new(x.shape, x.dtype, name, node)
+    if node is not None and saves == "result":
+        node.save(out)
+    return out
+
+
+def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    like = node.saved[0]
+    dtype = promoted(grad.dtype, like.dtype)
+    held = [grad.tape.scratch(like.shape, dtype, "gradient's temporary") for _ in range(node.context)]
+    out = grad.tape.new(like.shape, dtype, "gradient")
+    del held
+    return (out,)
+
+
+def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
+    """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
+
+    Where no dtype is told it is x's, but float32 under autocast. The caller holds x until the result is there.
+    Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
+    """
+    if dtype is None:
+        dtype = summed_dtype(x)
+    in_kernel = (x.dtype, dtype) == ("float16", "float32")
+    given = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
+    node = Node(x.tape, _softmax_back, (given.edge,), given.dtype) if given.edge else None
+    out = x.tape.new(x.shape, dtype, "softmax", node)
+    if node is not None:
+        node.save(out)
+    return out
+
+
+def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, node.context, "softmax: gradient"),)
+
+
+def mean(x: Tensor, name: str) -> Tensor:
+    """The mean over the last dimension, kept."""
+    node = Node(x.tape, _mean_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node)
+
+
+def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "mean: gradient"),)
+
+
+def total(x: Tensor, shape: Shape, name: str) -> Tensor:
+    """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
+    node = Node(x.tape, _total_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new(shape, summed_dtype(x), name, node)
+
+
+def _total_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
+
+
+def dropout(x: Tensor, probability: float, name: str) -> Tensor:
+    """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
+    if probability == 0 or not x.tape.trains:
+        return x
+    node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None
+    out = x.tape.new(x.shape, x.dtype, name, node)
+    mask = x.tape.new(x.shape, "bool", f"{name}, mask")
+    if node is not None:
+        node.save(mask)
+    return out
+
+
+def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "dropout: gradient"),)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Products
+
+
+def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
+    """X · weight (+ bias) over the last dimension: F.linear, or Conv1D's addmm.
+
+    x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
+    """
+    autocast = x.tape.autocast
+    if autocast is not None:
+        bias = None if bias is None else autocast.lowered(bias, "bias")
+        x, weight = autocast.factors(x, weight, ("input", "weight"))
+    node = None
+    bias_edge = None if bias is None else bias.edge
+    if x.edge or weight.edge or bias_edge:
+        edges = (x.edge, weight.edge) if bias_edge is None else (x.edge, weight.edge, bias_edge)
+        node = Node(x.tape, _matmul_back, edges)
+        if weight.edge:
+            node.save(x)
+        if x.edge:
+            node.save(weight)
+    return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node)
+
+
+@saves_factors(1, 0)
+def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
+    tape = grad.tape
+    left, right = node.edges[:2]
+    x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
+    if x_grad is not None and len(x_grad.shape) > 2:
+        x_grad.viewed = True  # the product is one of matrices
+    weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
+    if weight_grad is not None:
+        weight_grad.viewed = True  # transposed
+    if len(node.edges) == 2:
+        return x_grad, weight_grad
+    return x_grad, weight_grad, grad  # the bias's is summed by the engine
+
+
+def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
+    """torch.bmm of two batches of matrices, laid out so that no copy is made."""
+    if a.tape.autocast is not None:
+        a, b = a.tape.autocast.factors(a, b, ("first factor", "second factor"))
+    node = None
+    if a.edge or b.edge:
+        node = Node(a.tape, _batched_back, (a.edge, b.edge))
+        if b.edge:
+            node.save(a)
+        if a.edge:
+            node.save(b)
+    return a.tape.new(shape, a.dtype, name, node)
+
+
+@saves_factors(1, 0)
+def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
+
+
+def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
+    """Rows of a table; the indices are saved, and the gradient is dense."""
+    node = None
+    if weight.edge:
+        node = Node(weight.tape, _embedding_back, (weight.edge,))
+        node.save(ids)
+    return ids.tape.new((*ids.shape, width), weight.dtype, name, node)
+
+
+def _embedding_back(node: Node, grad: Tensor) -> tuple[Any]:
+    edge = node.edges[0]
+    return (grad.tape.new(edge[2], grad.dtype, "embedding: gradient") if edge else None,)

@@ -1,0 +1,233 @@
+"""A tape with its repeated layers counted: how many bytes are alive at each event, and which.
+
+A layer that stands for `copies` more of its kind is interpreted once; what each copy adds in the forward and in the
+backward pass is found here, and how much is alive with them all in `level`. What a copy gained and the code after the
+layers frees (a cache) is freed for all copies there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from calculator.engine.lifetimes import by_size
+from calculator.engine.live_tensors import Alive
+from calculator.engine.memory_curve import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.engine.lifetimes import Lifetimes
+    from calculator.engine.live_tensors import Counted
+    from calculator.engine.memory_curve import Moment, Window
+    from calculator.engine.tape import Born, Tape
+    from calculator.resident.per_parameter import Staying
+    from calculator.training_step.first_layer import FirstLayer
+
+
+class Recording:
+    """The events of one micro-batch, folded. Rows before `shared` were born before the first layer.
+
+    `changes`: what each event adds to the bytes; `lives`: when each row is freed. `left`: the rows that each window
+    leaves alive; `gained`: what one copy adds in it, and `sizes` the same by size; `dropped`: what is freed for all
+    copies at once; `stays`: what one copy leaves when the step ends. `handed_on`: the row that a repeating period hands
+    on to the next, where none is interpreted before it; a checkpoint holds its input until its own backward pass.
+    `late`: rows that copies still have where the interpreted layer lets them go. `first`: the layer that comes before
+    those of the windows and is not run, if one is.
+    """
+
+    __slots__ = (
+        "changes",
+        "dropped",
+        "first",
+        "gained",
+        "handed_on",
+        "late",
+        "left",
+        "level",
+        "lives",
+        "net",
+        "shared",
+        "sizes",
+        "stays",
+        "tape",
+        "windows",
+    )
+
+    def __init__(
+        self,
+        tape: Tape,
+        lives: Lifetimes,
+        windows: tuple[Window, ...] = (),
+        shared: int = 0,
+        handed_on: int | None = None,
+        first: FirstLayer | None = None,
+    ) -> None:
+        self.shared = shared
+        self.handed_on = handed_on
+        self.first = first
+        self.tape = tape
+        self.windows = windows
+        self.lives = lives
+        self.changes = self.lives.changes()
+        self.left = [self.lives.left(window.start, window.end) for window in windows]
+        self.gained = [self._gain(place) if place else self._kept() for place in range(len(windows))]
+        self.net = _unreplaced(self.gained)
+        self.dropped = tuple(self._drops())
+        if first is not None:
+            sides = first.beside(self)
+            self.windows += sides.windows
+            self.gained += sides.gained
+            self.dropped = tuple([(at, copies + 1, born) for at, copies, born in self.dropped])
+        self.stays = self._stays()
+        self.sizes = [by_size(gained) for gained in self.gained]
+        growth = tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes])
+        self.late = self._late(growth)
+        drops = tuple([(at, copies * born[4]) for at, copies, born in self.dropped])
+        self.level = Level(self._delayed(), self.windows, growth, drops)
+
+    def _kept(self) -> Counter[Born]:
+        """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
+
+        The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
+        too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
+        """
+        window, lives = self.windows[0], self.lives
+        left = self._left_in(0)
+        by_this = lives.freed(lives.born(window.before, window.start), window.start, window.end)
+        if not by_this:
+            return left
+        after = lives.freed(self.left[0], window.end, self._until())
+        both = lives.kinds(by_this) & lives.kinds(after)
+        return left - both if both else left
+
+    def _gain(self, place: int) -> Counter[Born]:
+        """What one copy adds; tables that all layers share are freed once, not by every copy."""
+        window, lives = self.windows[place], self.lives
+        gained = self._left_in(place)
+        gained.subtract(lives.kinds(lives.taken(self.shared, window.start, window.end)))
+        return gained
+
+    def _left_in(self, place: int) -> Counter[Born]:
+        """What a window leaves alive of what is born in it, less the input that it lets go."""
+        left = self.lives.kinds(self.left[place])
+        if self.handed_on is not None and self._hands_on_in(place):
+            left[self.tape.rows[self.handed_on]] -= 1
+        return left
+
+    def _hands_on_in(self, place: int) -> bool:
+        """Whether a layer lets its input go in a window; a checkpoint does so in the backward pass."""
+        if self.first is None:
+            return place > 0
+        window = self.windows[place]
+        return window.start <= self.lives.ends[self.first.row] < window.end
+
+    def _until(self) -> int:
+        """Where the backward pass through the repeated layers begins."""
+        return self.windows[1].start if len(self.windows) > 1 else self.lives.end
+
+    def _drops(self) -> Iterator[tuple[int, int, Born]]:
+        """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
+
+        Between the passes that is what is freed both of the window's own period and of the one before it: a copy in
+        the middle has copies on either side. After the backward window, what waits there for the code before the layers
+        (a prefix's gradients).
+        """
+        for place, window in enumerate(self.windows):
+            last = bool(place)
+            here = self.lives.freed(self.left[place], window.end, self.lives.end if last else self._until())
+            if here:
+                yield from self._dropped(self.gained[place], here, window, last=last)
+
+    def _dropped(
+        self, gained: Counter[Born], here: list[int], window: Window, *, last: bool
+    ) -> Iterator[tuple[int, int, Born]]:
+        """The frees of rows, each kind as often as a copy gained it."""
+        lives = self.lives
+        if last:
+            left, rows = {born: count for born, count in gained.items() if count > 0}, here
+        else:
+            left = {born: min(count, gained[born]) for born, count in lives.kinds(here).items()}
+            alike = lives.born(window.before, window.start)
+            rows = lives.freed(alike, window.end, self._until()) if alike else here
+            rows = [row for row in rows if row != self.handed_on]
+            rows += self._unlike(here, alike) if alike else []
+        for row in sorted(rows, key=lives.ends.__getitem__):
+            born = self.tape.rows[row]
+            if left.get(born, 0) > 0:
+                left[born] -= 1
+                yield lives.ends[row] + 1, window.copies, born
+
+    def _unlike(self, here: list[int], before: range) -> list[int]:
+        """Rows of kinds that the period before has none of, its input being of another dtype."""
+        told = self.tape.rows
+        kinds = {told[row] for row in before}
+        return [row for row in here if told[row] not in kinds and row != self.handed_on]
+
+    def alive(self, moment: Moment, stored: Sequence[Staying] = (), left: Counter[Born] | None = None) -> Alive:
+        """What is alive at a moment, beside tensors that stay and what is left of the step before."""
+        counted: Counted = []
+        for gained, repeats in zip(self.gained, moment.repeats, strict=True):
+            counted += [(born, count * repeats) for born, count in gained.items()] if repeats else []
+        counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
+        if left:
+            counted += left.items()
+        ends, rows = self.lives.ends, self.tape.rows
+        counted += [(rows[row], 1) for row in self.late if ends[row] < moment.event < self.windows[1].end]
+        return Alive(stored, self.lives.alive(moment.event), counted, self._in_order())
+
+    def _in_order(self) -> list[Born]:
+        """All kinds in the order of their births, where the first layer's are those of the layer that is run."""
+        rows = self.tape.rows
+        return rows if self.first is None else [*rows[: self.first.row], *rows[self.first.row + 1 :]]
+
+    def at_the_end(self) -> Counter[Born]:
+        """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
+        copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
+        single = [born for born in self.lives.alive(self.lives.end) if born[3] != "gradients"]
+        counted = [(born, count * copies) for born, count in self.stays.items() if count and born[3] != "gradients"]
+        return Alive((), single, counted).kinds()
+
+    def _late(self, growth: tuple[int, ...]) -> list[int]:
+        """Tables that the repeated layers alone keep and the last of them lets go: copies before it still have them.
+
+        The peak is among these, where each of them leaves less than it found.
+        """
+        if len(growth) < 2 or growth[1] > 0 or not self.windows[1].copies:
+            return []
+        window, entered = self.windows[1], self.tape.passed.get("layer 0 forward")
+        freed = self.lives.freed(range(self.shared), window.start, window.end)
+        return [row for row in freed if row != entered]
+
+    def _delayed(self) -> list[int]:
+        """What each event adds where such tables stay to the end of the layer."""
+        if not self.late:
+            return self.changes
+        changes = [*self.changes]
+        for row in self.late:
+            size = self.tape.rows[row][4]
+            changes[self.lives.ends[row]] += size
+            changes[self.windows[1].end - 1] -= size
+        return changes
+
+    def _stays(self) -> Counter[Born]:
+        stays = Counter(self.net)
+        stays.subtract([born for _, _, born in self.dropped])
+        return stays
+
+
+def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
+    """Take out gains that are in the place of what no copy gained: a gradient goes on in another of its shape.
+
+    Returns what a copy adds in all windows together.
+    """
+    held: Counter[Born] = Counter()
+    for own in gained:
+        held.update(own)
+        for lost in [born for born, count in held.items() if count < 0]:
+            for born in [born for born, count in own.items() if count > 0 and born[1:3] == lost[1:3]]:
+                moved = min(own[born], -held[lost])
+                for counts in (own, held):
+                    counts[born] -= moved
+                    counts[lost] += moved
+    return held

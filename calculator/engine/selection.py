@@ -1,0 +1,41 @@
+"""Operations that choose elements by a condition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.autograd import Node
+from calculator.engine.operations import broadcast, promoted
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+
+
+def minimum(x: Tensor, name: str) -> Tensor:
+    """The smaller of x and a buffer that is not trained."""
+    node = Node(x.tape, _minimum_back, (x.edge,)) if x.edge else None
+    if node is not None:
+        node.save(x)
+    return x.tape.new(x.shape, x.dtype, name, node)
+
+
+def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    tape = grad.tape
+    equal = tape.scratch(grad.shape, "bool", "minimum: equal")
+    half = tape.scratch(grad.shape, grad.dtype, "minimum: half the gradient")
+    out = tape.new(grad.shape, grad.dtype, "minimum: gradient")
+    larger = tape.scratch(grad.shape, "bool", "minimum: larger")
+    del equal, half, larger
+    return (out,)
+
+
+def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
+    """Elements of one or the other; the condition is saved."""
+    node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
+    if node is not None:
+        node.save(condition)
+    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+
+
+def _where_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(grad.shape, grad.dtype, "where: gradient") if edge else None for edge in node.edges]

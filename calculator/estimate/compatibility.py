@@ -1,0 +1,145 @@
+"""Combinations that the real stack refuses, and those that are not modelled yet: refused with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.devices.verdict import card_of
+from calculator.families import unsupported_configs
+from calculator.families.forwards import program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimate.request import Request
+    from calculator.inputs.training import Device
+
+
+#: Why several cards are refused, wherever a device is taken, and the one way that is answered.
+ONE_CARD = "runs over several cards are not modelled yet: one card is, with device.count 1 and device.sharding none"
+
+#: Keys of any family's config.json that no family reads by name but the classes of all: a value, and what it would do.
+#: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
+SWITCHES: dict[str, tuple[bool, str]] = {
+    "gradient_checkpointing": (
+        True,
+        "the model would checkpoint whatever the training says: training.gradient_checkpointing asks for it",
+    ),
+    "output_attentions": (True, "every layer's attention weights would be kept, which is not modelled"),
+    "output_hidden_states": (True, "every layer's hidden states would be kept, which is not modelled"),
+    "return_dict": (False, "the loss would have no name, without which no step is made"),
+}
+
+
+def check(request: Request, model: Model) -> None:
+    """Refuse what can't be answered.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = [
+        *_switches(request, model),
+        *_kernels(request, model),
+        *_positions(request, model),
+        *unsupported_configs.problems(model, request.training),
+        *several_cards(request.device),
+    ]
+    if problems:
+        raise PlanError(*problems)
+    request.method.check(model, request.training)
+
+
+def check_device(request: Request) -> None:
+    """Refuse several cards, and a run divided over them, which no accounting counts.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = tuple(several_cards(request.device))
+    if problems:
+        raise PlanError(*problems)
+
+
+def _switches(request: Request, model: Model) -> Iterator[Problem]:
+    config = request.model.config or {}
+    nested = (config.get("text_config") if "text_config" in model.config else None) or {}
+    for place, told in (("", config), ("text_config.", nested)):
+        for name, (value, why) in SWITCHES.items():
+            if told.get(name) is value:
+                yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+
+
+def _kernels(request: Request, model: Model) -> Iterator[Problem]:
+    training = request.training
+    if training.attention != "flash_attention_2":
+        return
+    where = "training.attention"
+    card = card_of(request.device)
+    if card is not None and not card.has_flash:
+        yield Problem(
+            loc=where,
+            msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: take sdpa",
+            input="flash_attention_2",
+        )
+    if training.dtype == "float32" and training.autocast is None:
+        yield Problem(
+            loc=where,
+            msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16",
+            input="flash_attention_2",
+        )
+    refusal = program(model.model_type).refuses_flash(model.config)
+    if refusal:
+        yield Problem(loc=where, msg=refusal, input="flash_attention_2")
+    if training.padding:
+        yield Problem(
+            loc=where,
+            msg="with padding its memory depends on how many tokens are padding: take sdpa, or padding false",
+            input="flash_attention_2",
+        )
+
+
+def most_positions(model: Model) -> int | None:
+    """How many positions a model can run: as many as it has embeddings for, or the family's code a bias.
+
+    Learned positions are a second embedding of text outside the layers.
+    """
+    tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
+    bounded = len(tables) > 1 or program(model.model_type).bounded
+    return model.config.get("max_position_embeddings") if bounded else None
+
+
+def within_positions(request: Request, model: Model) -> Request:
+    """The request with the usual sequence length cut to the positions that the model can run, where it named none."""
+    most = most_positions(model)
+    if request.length_given or most is None:
+        return request
+    room = max(2, most - _virtual_tokens(request))
+    length = min(request.training.sequence_length, room)
+    return replace(request, training=replace(request.training, sequence_length=length))
+
+
+def _virtual_tokens(request: Request) -> int:
+    return int(getattr(request.method, "num_virtual_tokens", 0))
+
+
+def _positions(request: Request, model: Model) -> Iterator[Problem]:
+    most, virtual = most_positions(model), _virtual_tokens(request)
+    length = request.training.sequence_length + virtual
+    if most is not None and length > most:
+        beside = f", {virtual:,} of them virtual tokens" if virtual else ""
+        yield Problem(
+            loc="training.sequence_length",
+            msg=f"{length:,} positions are needed{beside}; the model has {most:,} only",
+            input=request.training.sequence_length,
+        )
+
+
+def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """What a device asks for beyond one card, which nothing here counts."""
+    if device.sharding != "none":
+        yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
+    if device.count > 1:
+        yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)

@@ -1,0 +1,222 @@
+"""A request's answer: the one path from what is asked to what is shown."""
+
+from __future__ import annotations
+
+from functools import cache
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from calculator import catalogue
+from calculator.allocator.replay import peak_reserved
+from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
+from calculator.common.errors import refusal
+from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.verdict import card_of
+from calculator.estimate import textbook
+from calculator.estimate.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
+from calculator.estimate.compatibility import check, check_device, within_positions
+from calculator.estimate.ledger import components
+from calculator.estimate.remarks import assumptions, warnings
+from calculator.estimate.series import SeriesCache
+from calculator.estimate.timeline import timeline
+from calculator.families import model_from_config
+from calculator.layers.kernels import Kernels
+from calculator.resident.module_spec import Treated
+from calculator.resident.tensors import Stored, stored
+from calculator.training_step.step import TrainingStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.model import Model
+    from calculator.common.sourced import Sourced
+    from calculator.devices import Fit
+    from calculator.estimate.answer import Component, Moment
+    from calculator.estimate.request import ModelReference, Request
+
+
+def estimate(request: Request, neighbours: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
+    """Answer a request.
+
+    Neither changes the answer: `neighbours` has what a series of requests has in common; `whole` has all that the
+    timeline tells of run at once, which is quicker where it is read and slower where it is not.
+
+    Raises:
+        PlanError: where the model is not known, or the real stack refuses the combination.
+    """
+    if request.accounting == "textbook":
+        return _by_the_textbook(request)
+    neighbours = neighbours or SeriesCache()
+    model = neighbours.model_of(request.model, model_of)
+    request = within_positions(request, model)
+    check(request, model)
+    step = step_of(request, model, neighbours, whole=whole)
+    memory, verdict = _memory(request, step)
+    return Estimate(
+        model=model_summary(model),
+        method=request.method,
+        accounting=request.accounting,
+        reserved=request.reserved,
+        parameters=parameter_counts(step.state),
+        memory=memory,
+        fit=verdict,
+        saved_bytes=request.method.saved_bytes(step.state, model),
+        assumptions=assumptions(request, model, verdict),
+        warnings=warnings(request, model, step.state) + _card_caveats(request),
+    )
+
+
+def step_of(request: Request, model: Model, neighbours: SeriesCache, *, whole: bool = False) -> TrainingStep:
+    """A request's training step, on the kernels of its card."""
+    held = neighbours.held_by(model, request.method, request.training)
+    card = card_of(request.device)
+    kernels = Kernels(flash=card is None or card.has_flash)
+    return TrainingStep(
+        model, request.method, request.training, kernels=kernels, held=held, series=neighbours.series, whole=whole
+    )
+
+
+def model_of(reference: ModelReference) -> Model:
+    """The model that a request speaks of."""
+    if reference.config is not None:
+        return model_from_config(reference.config)
+    if reference.id is None:
+        message = 'a bare parameter count serves full fine-tuning with "accounting": "textbook"; give an id or a config'
+        raise refusal("model.parameters", message, reference.parameters)
+    return _catalogued(catalogue.model(reference.id).id)
+
+
+@cache
+def _catalogued(id: str) -> Model:  # noqa: A002  the API's word
+    """A model of the catalogue, built once: nothing changes it, and there are no more than the catalogue has."""
+    return model_from_config(catalogue.model(id).config, id=id)
+
+
+def model_summary(model: Model) -> ModelSummary:
+    """What an answer says of its model."""
+    return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
+
+
+def parameter_counts(state: tuple[Stored, ...]) -> ParameterCounts:
+    """Parameters of the base, added, trained and in all; quantised ones count as the numbers they stand for."""
+    base = sum(s.parameters * s.count for s in state if s.base)
+    added = sum(s.parameters * s.count for s in state if not s.base)
+    trainable = sum(s.parameters * s.count for s in state if s.trained)
+    return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
+
+
+def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
+    peaks = step.peaks()
+    highest = max(peaks, key=lambda peak: peak.bytes)
+    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    if request.reserved == "replay":
+        reserved = peak_reserved(step.model, request.method, request.training, (forward, backward))
+    else:
+        reserved = by_rule(step, (forward, backward))
+    return memory_and_fit(
+        request,
+        components(highest.alive),
+        tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
+        highest.operation,
+        reserved,
+        timeline(step, peaks),
+    )
+
+
+_PEAK = attrgetter("peak_bytes")
+
+
+def memory_and_fit(
+    request: Request,
+    parts: tuple[Component, ...],
+    phases: tuple[Phase, ...],
+    operation: str,
+    reserved: int | None = None,
+    line: Callable[[], tuple[Moment, ...]] = tuple,
+) -> tuple[Memory, Fit | None]:
+    """What the peak takes of a card beside its own bytes, and the verdict.
+
+    Without a figure for `reserved`, what is allocated counts in whole segments.
+    """
+    card = card_of(request.device)
+    workspaces, context = library_workspace(card), cuda_context(card)
+    allocated = sum(part.bytes for part in parts)
+    workspace = sum(part.bytes for part in workspaces)
+    if reserved is None:
+        reserved = whole_segments(allocated + workspace)
+    memory = Memory(
+        components=parts,
+        phases=phases,
+        peak_phase=max(phases, key=_PEAK).name,
+        peak_operation=operation,
+        line=line,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        required_bytes=reserved + context.bytes,
+        overheads=tuple(
+            overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+        ),
+    )
+    verdict = fit(
+        request.device,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context.bytes,
+        required_bytes=memory.required_bytes,
+    )
+    return memory, verdict
+
+
+def overhead_row(part: Sourced) -> Row:
+    """A figure that no tensor stands for."""
+    return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
+
+
+def _card_caveats(request: Request) -> tuple[str, ...]:
+    card = card_of(request.device)
+    return caveats(card) if card is not None else ()
+
+
+def _by_the_textbook(request: Request) -> Estimate:
+    """The lesson's rules: plain counts times plain bytes."""
+    check_device(request)
+    if request.model.parameters is not None:
+        summary, counts, quantized = _bare(request)
+    else:
+        model = model_of(request.model)
+        state = stored(Treated(model, request.method, request.training))
+        request.method.check(model, request.training)
+        summary, counts = model_summary(model), parameter_counts(state)
+        quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")
+    parts = textbook.accounting(
+        base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
+    ).components
+    total = sum(part.bytes for part in parts)
+    phases = (Phase(name="optimizer_step", peak_bytes=total),)
+    memory, verdict = memory_and_fit(request, parts, phases, "everything counted once")
+    return Estimate(
+        model=summary,
+        method=request.method,
+        accounting=request.accounting,
+        reserved=request.reserved,
+        parameters=counts,
+        memory=memory,
+        fit=verdict,
+        saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
+        assumptions=textbook.ASSUMPTIONS,
+        warnings=(),
+    )
+
+
+def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
+    parameters = request.model.parameters or 0
+    if request.method.name != "full":
+        raise refusal(
+            "model.parameters",
+            f"{request.method.name} needs a model's shapes, an id or a config; a bare count serves full fine-tuning",
+            parameters,
+        )
+    counts = ParameterCounts(base=parameters, added=0, trainable=parameters, total=parameters)
+    return ModelSummary(id=None, model_type=None, parameters=parameters), counts, 0

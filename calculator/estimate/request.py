@@ -1,0 +1,128 @@
+"""An estimate's request: decoded JSON in, typed values out, every problem named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.inputs.settings import declared, parse
+from calculator.inputs.settings import setting as _setting
+from calculator.inputs.training import Device, Training
+from calculator.methods import METHODS, Method
+
+#: How deep objects and lists of a request may lie in each other.
+DEEPEST = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReference:
+    """What a request says of its model: exactly one of an id, a `config.json`, a bare parameter count."""
+
+    id: str | None = None
+    config: dict[str, Any] | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """The request's own switches, beside its objects."""
+
+    reserved: Literal["rule", "replay"] = _setting(
+        "rule", label="Reserved memory", help="A fast, conservative rule, or the caching allocator replayed."
+    )
+    accounting: Literal["exact", "textbook"] = _setting(
+        "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One estimate asked for. `length_given` says whether it named a sequence length, or takes the usual one."""
+
+    model: ModelReference
+    method: Method
+    training: Training = field(default_factory=Training)
+    device: Device = field(default_factory=Device)
+    reserved: Literal["rule", "replay"] = "rule"
+    accounting: Literal["exact", "textbook"] = "exact"
+    length_given: bool = True
+
+
+def parse_request(body: Any) -> Request:
+    """Read an estimate's request from decoded JSON.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems: list[Problem] = []
+    choices = tuple(told.name for told in declared(Choices))
+    known = ("model", "method", "training", "device", *choices)
+    problems += [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
+        for key in body
+        if key not in known
+    ]
+
+    def part(build: Any, *arguments: Any) -> Any:
+        try:
+            return build(*arguments)
+        except PlanError as error:
+            problems.extend(error.problems)
+            return None
+
+    model = part(parse_model, body.get("model"))
+    method = part(parse_method, body.get("method"))
+    training = part(parse, Training, body.get("training", {}), "training")
+    device = part(parse, Device, body.get("device", {}), "device")
+    switches = part(_choices, body, choices)
+    if problems:
+        raise PlanError(*problems)
+    return Request(
+        model=model,
+        method=method,
+        training=training,
+        device=device,
+        reserved=switches.reserved,
+        accounting=switches.accounting,
+        length_given="sequence_length" in body.get("training", {}),
+    )
+
+
+def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
+    try:
+        return parse(Choices, {key: body[key] for key in names if key in body}, "")
+    except PlanError as error:
+        raise PlanError(*(Problem(loc=p.loc.lstrip("."), msg=p.msg, input=p.input) for p in error.problems)) from error
+
+
+def parse_method(body: Any, loc: str = "method") -> Method:
+    """Read a method object: its `name` chooses which settings follow."""
+    if not isinstance(body, dict):
+        raise refusal(loc, 'a method object is required, such as {"name": "lora"}', body)
+    name = body.get("name")
+    if not isinstance(name, str) or name not in METHODS:
+        raise refusal(f"{loc}.name", f"must be one of {', '.join(METHODS)}", name)
+    return parse(METHODS[name], body, loc, ignore=("name",))
+
+
+def parse_model(body: Any, loc: str = "model") -> ModelReference:
+    """Read what a request says of its model: an id, a `config.json`, or a bare parameter count.
+
+    Raises:
+        PlanError: where it is none of them.
+    """
+    if isinstance(body, str) and body.strip():
+        return ModelReference(id=body.strip())
+    if not isinstance(body, dict) or len(body) != 1:
+        way_out = 'a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting'
+        raise refusal(loc, f"must be {way_out}", body)
+    ((key, value),) = body.items()
+    if key == "config" and isinstance(value, dict):
+        return ModelReference(config=value)
+    if key == "parameters" and isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 10**15:
+        return ModelReference(parameters=value)
+    expected = {"config": "must be an object", "parameters": "must be a whole number from 1 to 10^15"}
+    raise refusal(f"{loc}.{key}", expected.get(key, "unknown field; known fields are config, parameters"), value)

@@ -1,0 +1,60 @@
+"""Apertus: normed queries and keys, a plain MLP with a learned activation (xIELU, Huang 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine import selection
+from calculator.layers import mlp, norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Sequential
+from calculator.layers.self_attention import SelfAttention, normed_later
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """XIELUActivation without its CUDA extension, one operation at a time (transformers/activations.py)."""
+    if "mlp.act_fn" not in modules:
+        return mlp.configured(context, modules, x)
+    context.scoped(f"{modules.prefix}mlp.act_fn: ")
+    own = modules["mlp.act_fn"].own
+    alpha_p = _softplus(own["alpha_p"], "alpha_p")
+    alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
+    positive = x.tape.new(x.shape, "bool", "above 0")
+    return selection.where(positive, _convex(x, alpha_p), _concave(x, alpha_n), "output")
+
+
+def _softplus(alpha: Tensor, name: str) -> Tensor:
+    return ops.unary(alpha, f"{name}, softplus", saves="input", delicate=True)
+
+
+def _convex(x: Tensor, alpha_p: Tensor) -> Tensor:
+    """alpha_p · x · x + beta · x."""
+    squared = ops.mul(ops.mul(alpha_p, x, "alpha_p · x"), x, "alpha_p · x · x")
+    return ops.add(squared, ops.scale(x, "beta · x"), "positive part")
+
+
+def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
+    """(expm1(min(x, eps)) - x) · alpha_n + beta · x."""
+    product = ops.mul(ops.subtract(_exponential(x), x, "expm1 - x"), alpha_n, "· alpha_n")
+    return ops.add(product, ops.scale(x, "beta · x"), "negative part")
+
+
+def _exponential(x: Tensor) -> Tensor:
+    return ops.unary(selection.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1, delicate=True)
+
+
+PROGRAMS = {
+    "apertus": Program(
+        layer=Sequential(
+            attention=SelfAttention(project=normed_later(norms.rms_norm)),
+            mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
+            before=("attention_layernorm", "feedforward_layernorm"),
+        ),
+        source="transformers/models/apertus/modeling_apertus.py",
+    ),
+}

@@ -1,0 +1,106 @@
+"""BART: an encoder and a decoder with learned positions and LayerNorm after each sublayer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, embedding, linear, norm
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    MOST_LAYERS,
+    ONE_HEAD_SIZE,
+    activation,
+    divisible,
+    dropouts,
+    flag,
+    layers,
+    padding,
+    positions,
+    size,
+    tie,
+)
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.module import Module
+    from calculator.families.blocks import Owned
+
+#: Rows that the position tables have before the first position.
+#: Source: transformers/models/bart/modeling_bart.py, BartLearnedPositionalEmbedding.
+_OFFSET = 2
+
+
+def _attention(config: Config, name: str) -> tuple[Module, ...]:
+    hidden = config["hidden_size"]
+    projections = (linear(f"{name}.{each}_proj", hidden, hidden, bias=True) for each in ("k", "v", "q", "out"))
+    return (*projections, norm(f"{name}_layer_norm", hidden, bias=True))
+
+
+def _layer(config: Config, inner: int, *attends: str) -> Owned:
+    hidden = config["hidden_size"]
+    return (
+        *(module for name in attends for module in _attention(config, name)),
+        linear("fc1", hidden, inner, bias=True),
+        linear("fc2", inner, hidden, bias=True),
+        norm("final_layer_norm", hidden, bias=True),
+    )
+
+
+def _half(config: Config, name: str, depth: int, layer: Owned) -> Parts:
+    hidden = config["hidden_size"]
+    return (
+        embedding(f"model.{name}.embed_tokens", config["vocab_size"], hidden),
+        embedding(f"model.{name}.embed_positions", config["max_position_embeddings"] + _OFFSET, hidden),
+        stack(f"model.{name}.layers", (name,) * depth, lambda _kind: layer),
+        norm(f"model.{name}.layernorm_embedding", hidden, bias=True),
+    )
+
+
+def _bart(config: Config) -> Parts:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+    encodes = _layer(config, config["intermediate_size"], "self_attn")
+    decodes = _layer(config, config["decoder_ffn_dim"], "self_attn", "encoder_attn")
+    return (
+        embedding("model.shared", vocabulary, hidden),
+        *_half(config, "encoder", int(config["num_hidden_layers"]), encodes),
+        *_half(config, "decoder", int(config["decoder_layers"]), decodes),
+        Buffer(name="final_logits_bias", shape=(1, vocabulary), dtype="model"),
+        linear("lm_head", hidden, vocabulary),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="bart",
+        auto_class="seq2seq",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
+            layers(spelled="encoder_layers", aliases=("num_hidden_layers",)),
+            size("decoder_layers", maximum=MOST_LAYERS),
+            size("num_attention_heads", spelled="encoder_attention_heads", aliases=("num_attention_heads",)),
+            size("decoder_attention_heads"),
+            *ONE_HEAD_SIZE,
+            divisible("hidden_size", "decoder_attention_heads"),
+            size("intermediate_size", spelled="encoder_ffn_dim"),
+            size("decoder_ffn_dim"),
+            positions(1024),
+            activation("gelu", spelled="activation_function"),
+            *dropouts("dropout", default=0.1, nullable=True),
+            *dropouts(
+                "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", nullable=True
+            ),
+            flag("scale_embedding", False, nullable=True),
+            flag("use_cache", True),
+            tie(default=True),
+            *padding(1),
+        ),
+        parts=_bart,
+        tied={
+            "lm_head.weight": "model.shared.weight",
+            "model.encoder.embed_tokens.weight": "model.shared.weight",
+            "model.decoder.embed_tokens.weight": "model.shared.weight",
+        },
+    ),
+)

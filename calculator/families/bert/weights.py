@@ -1,0 +1,163 @@
+"""BERT and its kin with a masked-language-model head: learned positions, LayerNorm after each sublayer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check, shown
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.families.blocks import Owned, alike
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    ONE_HEAD_SIZE,
+    activation,
+    dropouts,
+    flag,
+    layers,
+    number,
+    off,
+    padding,
+    positions,
+    size,
+    tie,
+)
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config, Entry
+    from calculator.architecture.module import Module
+
+_HEAD = (
+    activation("gelu"),
+    number("layer_norm_eps", 1e-12),
+    *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
+)
+
+#: What BERT and RoBERTa files say; RoBERTa differs in its padding token only.
+ENTRIES: tuple[Entry, ...] = (
+    size("vocab_size"),
+    size("hidden_size"),
+    size("intermediate_size"),
+    layers(),
+    size("num_attention_heads"),
+    *ONE_HEAD_SIZE,
+    size("type_vocab_size", 2),
+    positions(512),
+    *_HEAD,
+    flag("use_cache", True),
+    flag("is_decoder", False),
+    *off("add_cross_attention", "a decoder that attends to an encoder is not modelled"),
+    tie(default=True),
+)
+
+
+def encoder_layer(config: Config, names: tuple[str, str, str] = ("query", "key", "value")) -> Owned:
+    """Attention and MLP, each with a norm after it."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    return (
+        *(linear(f"attention.self.{name}", hidden, queries, bias=True) for name in names),
+        linear("attention.output.dense", hidden, hidden, bias=True),
+        norm("attention.output.LayerNorm", hidden, bias=True),
+        linear("intermediate.dense", hidden, inner, bias=True),
+        linear("output.dense", inner, hidden, bias=True),
+        norm("output.LayerNorm", hidden, bias=True),
+    )
+
+
+def _encoder(config: Config, name: str, embeddings: tuple[str, ...]) -> Parts:
+    hidden, longest = config["hidden_size"], config["max_position_embeddings"]
+    tables = {
+        "word_embeddings": embedding(f"{name}.embeddings.word_embeddings", config["vocab_size"], hidden),
+        "position_embeddings": embedding(f"{name}.embeddings.position_embeddings", longest, hidden),
+        "token_type_embeddings": embedding(
+            f"{name}.embeddings.token_type_embeddings", config["type_vocab_size"], hidden
+        ),
+        "LayerNorm": norm(f"{name}.embeddings.LayerNorm", hidden, bias=True),
+    }
+    ids = ("position_ids", "token_type_ids")
+    return (
+        *(tables[each] for each in embeddings),
+        *(Buffer(name=f"{name}.embeddings.{each}", shape=(1, longest), dtype="int64") for each in ids),
+        stack(f"{name}.encoder.layer", alike(config), lambda _kind: encoder_layer(config)),
+    )
+
+
+def _bert(config: Config) -> Parts:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
+    return (
+        *_encoder(config, "bert", tables),
+        bare("cls.predictions", "other", bias=(vocabulary,)),
+        linear("cls.predictions.transform.dense", hidden, hidden, bias=True),
+        norm("cls.predictions.transform.LayerNorm", hidden, bias=True),
+        linear("cls.predictions.decoder", hidden, vocabulary, bias=True),
+    )
+
+
+_ROBERTA_TABLES = ("word_embeddings", "token_type_embeddings", "LayerNorm", "position_embeddings")
+
+
+def _without_position(config: Config) -> str | None:
+    """RoBERTa's positions begin after the padding token's number, which has a row of its own in their table."""
+    token, rows = config["pad_token_id"], config["max_position_embeddings"]
+    return f"{shown(token)} has no row among {shown(rows)} positions" if token is not None and token >= rows else None
+
+
+_ROBERTA = (*ENTRIES, *padding(1), Check(name="pad_token_id", problem=_without_position))
+
+
+def _roberta_head(config: Config) -> tuple[Module, ...]:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+    return (
+        bare("lm_head", "other", bias=(vocabulary,)),
+        linear("lm_head.dense", hidden, hidden, bias=True),
+        norm("lm_head.layer_norm", hidden, bias=True),
+        linear("lm_head.decoder", hidden, vocabulary, bias=True),
+    )
+
+
+def _roberta(config: Config) -> Parts:
+    return (*_encoder(config, "roberta", _ROBERTA_TABLES), *_roberta_head(config))
+
+
+def _xlm_roberta(config: Config) -> Parts:
+    return (*_roberta_head(config), *_encoder(config, "roberta", _ROBERTA_TABLES))
+
+
+FAMILIES = (
+    Family(
+        model_type="bert",
+        auto_class="masked-lm",
+        entries=(*ENTRIES, *padding(0)),
+        parts=_bert,
+        head="cls.predictions.decoder",
+        tied={
+            "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+            "cls.predictions.decoder.bias": "cls.predictions.bias",
+        },
+    ),
+    Family(
+        model_type="roberta",
+        auto_class="masked-lm",
+        entries=_ROBERTA,
+        parts=_roberta,
+        head="lm_head.decoder",
+        tied={
+            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+    ),
+    Family(
+        model_type="xlm-roberta",
+        auto_class="masked-lm",
+        entries=_ROBERTA,
+        parts=_xlm_roberta,
+        head="lm_head.decoder",
+        # named_parameters() meets the head first here, so the head's name is the one it lists
+        tied={
+            "roberta.embeddings.word_embeddings.weight": "lm_head.decoder.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+    ),
+)

@@ -1,0 +1,160 @@
+"""BLOOM: positions by ALiBi (Press et al. 2021), attention written out, a normed word embedding, its own GELU."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.engine.layout import by_positions, mergeable
+from calculator.layers import norms
+from calculator.layers.decoder_forward import Program, looked_up
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One block: (batch, sequence, hidden_size) to the same. Each sublayer adds its residual itself."""
+    normed_first = context.config["apply_residual_connection_post_layernorm"]
+    layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
+    residual = layernorm_output if normed_first else hidden_states
+    attention_output = _attention(context, modules, layernorm_output, residual)
+    attention_output = context.method.after(context, modules, "attention", attention_output)
+    layernorm_output = norms.layer_norm(modules["post_attention_layernorm"], attention_output)
+    residual = layernorm_output if normed_first else attention_output
+    output = _mlp(context, modules, layernorm_output, residual)
+    return context.method.after(context, modules, "mlp", output)
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
+    query_layer, key_layer, value_layer, _fused_qkv = _heads(context, modules, hidden_states)
+    key_layer, value_layer = context.cached(key_layer, value_layer)
+    query_layer = mergeable(query_layer, "query, contiguous")
+    key_layer = mergeable(key_layer, "key, contiguous")
+    value_layer = mergeable(value_layer, "value, contiguous")
+    shape = (*query_layer.shape[:3], key_layer.shape[2])
+    attention_scores = ops.batched(query_layer, key_layer, shape, "ALiBi + scores")
+    attn_weights = ops.add(attention_scores, context.mask, "scores + mask") if context.mask else attention_scores
+    attention_probs = ops.cast(ops.softmax(attn_weights, "float32"), query_layer.dtype, "probabilities")
+    attention_probs = ops.dropout(attention_probs, context.config["attention_dropout"], "probabilities, dropped")
+    context.attn_weights = attention_probs
+    context_layer = ops.batched(attention_probs, value_layer, query_layer.shape, "attention output")
+    context_layer = by_positions(context_layer, "heads, merged")
+    output_tensor = modules["self_attention.dense"](ops.view(context_layer, hidden_states.shape))
+    return _dropped_and_added(context, output_tensor, residual, "residual after attention")
+
+
+def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Each head's query, key and value lie side by side; each is picked by itself, which its gradient pays for.
+
+    The whole stays under its own name.
+    """
+    fused_qkv = modules["self_attention.query_key_value"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attention: ")
+    batch, length, _ = hidden_states.shape
+    head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
+    fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
+    return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), fused_qkv
+
+
+def _dropped_and_added(context: Context, x: Tensor, residual: Tensor, name: str) -> Tensor:
+    out = ops.dropout(x, context.config["hidden_dropout"], "dropped")
+    return ops.add(residual, out, name)
+
+
+def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
+    hidden_states = modules["mlp.dense_h_to_4h"](hidden_states)
+    context.scoped(f"{modules.prefix}mlp: ")
+    hidden_states = _gelu(hidden_states)
+    intermediate_output = modules["mlp.dense_4h_to_h"](hidden_states)
+    context.scoped(f"{modules.prefix}mlp: ")
+    return _dropped_and_added(context, intermediate_output, residual, "residual after MLP")
+
+
+def _gelu(x: Tensor) -> Tensor:
+    """BloomGelu: a function of its own, which saves its input; five products and a tanh, one at a time."""
+    tape = x.tape
+    node = Node(tape, _gelu_back, (x.edge,)) if x.edge else None
+    half = tape.new(x.shape, x.dtype, "half of x")
+    inner = _tanh(x)
+    shifted = tape.new(x.shape, x.dtype, "1 + tanh")
+    del inner
+    out = tape.new(x.shape, x.dtype, "activation", node)
+    del half, shifted
+    if node is not None:
+        node.save(x)
+    return out
+
+
+def _tanh(x: Tensor) -> Tensor:
+    """tanh(c · x · (1 + d · x · x)), whose temporaries go as soon as they are used."""
+    tape = x.tape
+    scaled = tape.new(x.shape, x.dtype, "c · x")
+    cubic = tape.new(x.shape, x.dtype, "d · x")
+    cubic = tape.new(x.shape, x.dtype, "d · x · x")
+    cubic = tape.new(x.shape, x.dtype, "1 + d · x · x")
+    inner = tape.new(x.shape, x.dtype, "inner product")
+    del scaled, cubic
+    return tape.new(inner.shape, inner.dtype, "tanh")
+
+
+def _gelu_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    x = node.saved[0]
+    tape = grad.tape
+    tanh_out = _tanh(x)
+    half = tape.new(x.shape, x.dtype, "half of x")
+    slope = tape.new(x.shape, x.dtype, "tanh · tanh")
+    slope = tape.new(x.shape, x.dtype, "1 - tanh · tanh")
+    poly = tape.new(x.shape, x.dtype, "e · x")
+    poly = tape.new(x.shape, x.dtype, "e · x · x")
+    poly = tape.new(x.shape, x.dtype, "c + e · x · x")
+    product = tape.new(x.shape, x.dtype, "slope · polynomial")
+    del slope, poly
+    first = tape.new(x.shape, x.dtype, "half of x · product")
+    del half, product
+    second = tape.new(x.shape, x.dtype, "1 + tanh")
+    second = tape.new(x.shape, x.dtype, "half of 1 + tanh")
+    ff = tape.new(x.shape, x.dtype, "slope of the activation")
+    del first, second, tanh_out
+    out = tape.new(x.shape, ops.promoted(ff.dtype, grad.dtype), "activation: gradient")
+    return (out,)
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    return norms.layer_norm(context.outer("transformer.word_embeddings_layernorm"), inputs_embeds)
+
+
+def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """A bias for each head and position, of one query for all."""
+    context.scoped("transformer.ALiBi: ")
+    tape, heads = context.tape, context.config["num_attention_heads"]
+    batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past
+    if not context.training.padding:
+        context.during_layers.append(tape.new((heads,), "float32", "slopes"))
+    one = tape.new((batch if context.training.padding else 1, heads, 1, length), "float32", "bias in float32")
+    repeated = one if context.training.padding else tape.new((batch, heads, 1, length), "float32", "for every batch")
+    del one
+    return (ops.cast(repeated, hidden_states.dtype, "bias"),)
+
+
+def _refused(_: Config) -> str:
+    return "transformers has no FlashAttention 2 for BLOOM: take sdpa, which comes to eager"
+
+
+PROGRAMS = {
+    "bloom": Program(
+        layer=layer,
+        embeddings=partial(looked_up, name="transformer.word_embeddings"),
+        enter=_enter,
+        tables=_alibi,
+        leave=partial(norms.left, name="transformer.ln_f"),
+        sdpa="eager",
+        returns_weights=True,
+        refuses_flash=_refused,
+        source="transformers/models/bloom/modeling_bloom.py",
+    ),
+}

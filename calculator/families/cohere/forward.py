@@ -1,0 +1,38 @@
+"""Command R: attention and MLP side by side after one norm, rotation in float32, scaled logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.families.granite.forward import scaled_logits
+from calculator.layers import masks, norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Parallel, by
+from calculator.layers.self_attention import SelfAttention, cast_and_rotated, normed_later
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+_LAYER = Parallel(
+    attention=SelfAttention(project=normed_later(norms.centred_norm), rotate=cast_and_rotated),
+    norm=by(norms.centred_norm),
+)
+
+
+def _left(context: Context, hidden_states: Tensor) -> Tensor:
+    return norms.centred_norm(context.outer("model.norm"), hidden_states)
+
+
+PROGRAMS = {
+    "cohere": Program(
+        layer=_LAYER, leave=_left, logits=scaled_logits, source="transformers/models/cohere/modeling_cohere.py"
+    ),
+    "cohere2": Program(
+        layer=_LAYER,
+        leave=_left,
+        logits=scaled_logits,
+        masks=(masks.FULL, masks.SLIDING),
+        source="transformers/models/cohere2/modeling_cohere2.py",
+    ),
+}

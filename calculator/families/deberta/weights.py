@@ -1,0 +1,139 @@
+"""DeBERTa v2 and v3, the encoder alone: disentangled attention over relative positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.config import Computed, Field
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, Module, bare, embedding, linear, norm
+from calculator.families.bert.weights import encoder_layer
+from calculator.families.blocks import Owned, alike
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    DIVISIBLE,
+    activation,
+    count,
+    derived,
+    divisible,
+    dropouts,
+    flag,
+    heads,
+    layers,
+    number,
+    padding,
+    positions,
+    share_of_hidden,
+    size,
+    tie,
+)
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+_TERMS = ("c2p", "p2c")
+
+
+def _split(value: Any) -> tuple[str, ...]:
+    """`"p2c|c2p"` or a list of the terms."""
+    listed = value.lower().split("|") if isinstance(value, str) else value or ()
+    return tuple(term.strip() for term in listed)
+
+
+def _relative_positions(config: Config) -> int:
+    """Rows of the table of relative positions, in one direction."""
+    if config["position_buckets"] > 0:
+        return int(config["position_buckets"])
+    furthest = config["max_relative_positions"]
+    return int(furthest if furthest >= 1 else config["max_position_embeddings"])
+
+
+def _layer(config: Config) -> Owned:
+    base = encoder_layer(config, ("query_proj", "key_proj", "value_proj"))
+    queries = config["num_attention_heads"] * config["head_dim"]
+    own = config["relative_attention"] and not config["share_att_key"]
+    relative = (
+        linear(f"attention.self.{name}", config["hidden_size"], queries, bias=True)
+        for term, name in zip(_TERMS, ("pos_key_proj", "pos_query_proj"), strict=True)
+        if own and term in config["pos_att_type"]
+    )
+    return (*base[:3], *relative, *base[3:])
+
+
+def _embeddings(config: Config) -> Parts:
+    hidden, narrow, longest = config["hidden_size"], config["embedding_size"], config["max_position_embeddings"]
+    kinds = config["type_vocab_size"]
+    parts: tuple[tuple[bool, Module], ...] = (
+        (True, embedding("embeddings.word_embeddings", config["vocab_size"], narrow)),
+        (config["position_biased_input"], embedding("embeddings.position_embeddings", longest, narrow)),
+        (kinds > 0, embedding("embeddings.token_type_embeddings", kinds, narrow)),
+        (narrow != hidden, linear("embeddings.embed_proj", narrow, hidden)),
+        (True, norm("embeddings.LayerNorm", hidden, bias=True)),
+    )
+    return (
+        *(module for there, module in parts if there),
+        Buffer(name="embeddings.position_ids", shape=(1, longest), dtype="int64"),
+    )
+
+
+def _convolution(config: Config) -> tuple[Module, ...]:
+    hidden, kernel = config["hidden_size"], config["conv_kernel_size"]
+    weight = (hidden, int(hidden) // int(config["conv_groups"]), kernel)
+    return (
+        bare("encoder.conv.conv", "other", weight=weight, bias=(hidden,)),
+        norm("encoder.conv.LayerNorm", hidden, bias=True),
+    )
+
+
+def _deberta(config: Config) -> Parts:
+    hidden, relative = config["hidden_size"], config["relative_attention"]
+    table = embedding("encoder.rel_embeddings", 2 * config["relative_positions"], hidden)
+    return (
+        *_embeddings(config),
+        stack("encoder.layer", alike(config), lambda _kind: _layer(config)),
+        *((table,) if relative else ()),
+        *((norm("encoder.LayerNorm", hidden, bias=True),) if "layer_norm" in config["norm_rel_ebd"] else ()),
+        *(_convolution(config) if config["conv_kernel_size"] else ()),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="deberta-v2",
+        auto_class="base",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("intermediate_size"),
+            layers(),
+            size("num_attention_heads"),
+            DIVISIBLE,
+            derived("num_key_value_heads", heads),
+            size("head_dim", None, spelled="attention_head_size", nullable=True, null=share_of_hidden),
+            size("embedding_size", None, nullable=True, null=lambda config: config["hidden_size"]),
+            positions(512),
+            count("type_vocab_size", 0),
+            flag("position_biased_input", True),
+            flag("relative_attention", False),
+            count("max_relative_positions", -1, minimum=-1),
+            count("position_buckets", -1, minimum=-1),
+            derived("relative_positions", _relative_positions),
+            Field(name="pos_att_type", type="terms", default=None, nullable=True),
+            Computed(name="pos_att_type", value=lambda config: _split(config["pos_att_type"])),
+            flag("share_att_key", False),
+            Field(name="norm_rel_ebd", type="text", default="none"),
+            Computed(name="norm_rel_ebd", value=lambda config: _split(config["norm_rel_ebd"])),
+            count("conv_kernel_size", 0),
+            size("conv_groups", 1),
+            divisible("hidden_size", "conv_groups"),
+            activation("gelu"),
+            number("layer_norm_eps", 1e-7),
+            *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
+            tie(default=True),
+            *padding(0),
+        ),
+        parts=_deberta,
+        head=None,
+        tied={},
+    ),
+)

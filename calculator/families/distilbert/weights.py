@@ -1,0 +1,64 @@
+"""DistilBERT with its masked-language-model head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import stack
+from calculator.architecture.module import Buffer, embedding, linear, norm
+from calculator.families.blocks import Owned, alike
+from calculator.families.family import Family, Parts
+from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+
+def _layer(config: Config) -> Owned:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    return (
+        *(linear(f"attention.{each}_lin", hidden, hidden, bias=True) for each in ("q", "k", "v", "out")),
+        norm("sa_layer_norm", hidden, bias=True),
+        linear("ffn.lin1", hidden, inner, bias=True),
+        linear("ffn.lin2", inner, hidden, bias=True),
+        norm("output_layer_norm", hidden, bias=True),
+    )
+
+
+def _distilbert(config: Config) -> Parts:
+    vocabulary, hidden, longest = config["vocab_size"], config["hidden_size"], config["max_position_embeddings"]
+    return (
+        embedding("distilbert.embeddings.word_embeddings", vocabulary, hidden),
+        embedding("distilbert.embeddings.position_embeddings", longest, hidden),
+        norm("distilbert.embeddings.LayerNorm", hidden, bias=True),
+        Buffer(name="distilbert.embeddings.position_ids", shape=(1, longest), dtype="int64"),
+        stack("distilbert.transformer.layer", alike(config), lambda _kind: _layer(config)),
+        linear("vocab_transform", hidden, hidden, bias=True),
+        norm("vocab_layer_norm", hidden, bias=True),
+        linear("vocab_projector", hidden, vocabulary, bias=True),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="distilbert",
+        auto_class="masked-lm",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size", spelled="dim", aliases=("hidden_size",)),
+            size("intermediate_size", spelled="hidden_dim"),
+            layers(spelled="n_layers", aliases=("num_hidden_layers",)),
+            size("num_attention_heads", spelled="n_heads", aliases=("num_attention_heads",)),
+            *ONE_HEAD_SIZE,
+            positions(512),
+            flag("sinusoidal_pos_embds", False),
+            activation("gelu", spelled="activation"),
+            *dropouts("dropout", "attention_dropout", default=0.1),
+            tie(default=True),
+            *padding(0),
+        ),
+        parts=_distilbert,
+        head="vocab_projector",
+        tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    ),
+)

@@ -1,0 +1,125 @@
+"""Falcon's attention: how heads are split, rotated or not, and two ways of writing attention out.
+
+Source: transformers/models/falcon/modeling_falcon.py, FalconAttention.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place, indexing
+from calculator.engine import operations as ops
+from calculator.layers import attention, rotary
+from calculator.layers.kernels import efficient
+from calculator.layers.math_attention import math_attention
+
+if TYPE_CHECKING:
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+    #: What is written out holds its scores.
+    Attended = tuple[Tensor, tuple[Tensor, ...]]
+
+
+def self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """(batch, sequence, hidden_size) to the same; the fused projection stays under its own name."""
+    fused_qkv = modules["self_attention.query_key_value"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attention: ")
+    query_layer, key_layer, value_layer = _split(context, fused_qkv)
+    if not context.config["alibi"]:
+        cos, sin, _ = context.position
+        query_layer, key_layer = (
+            rotary.rotated(query_layer, cos, sin, "query, rotated"),
+            rotary.rotated(key_layer, cos, sin, "key, rotated"),
+        )
+    key_layer, value_layer = context.cached(key_layer, value_layer)
+    attn_output, _held = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)
+    return modules["self_attention.dense"](ops.view(attn_output, hidden_states.shape))
+
+
+def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (batch, heads, sequence, head_dim) each.
+
+    What is picked by a list of indices is a copy; what is sliced is not.
+    """
+    config, (batch, length, _) = context.config, fused_qkv.shape
+    head = (batch, config["num_attention_heads"], length, config["head_dim"])
+    if config["new_decoder_architecture"]:
+        return _split_groups(context, fused_qkv)
+    if not config["multi_query"]:
+        fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
+        return ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head), ops.narrow(fused_qkv, head)
+    fused_qkv = ops.view(fused_qkv, (batch, head[1] + 2, *head[2:]))
+    one = (batch, 1, *head[2:])
+    query = ops.narrow(fused_qkv, head)
+    return query, indexing.picked(fused_qkv, one, "key, picked"), indexing.picked(fused_qkv, one, "value, picked")
+
+
+def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each group's queries lie before its key and its value, which are spread over the queries."""
+    config, (batch, length, _) = context.config, fused_qkv.shape
+    heads, groups, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    each = heads // groups
+    of_group, one = (batch, groups, length, each, head_dim), (batch, groups, length, 1, head_dim)
+    qkv = ops.view(fused_qkv, (batch, groups, length, each + 2, head_dim))
+    query = ops.narrow(qkv, of_group)
+    key = ops.expand(indexing.picked(qkv, one, "key, picked"), of_group)
+    value = ops.expand(indexing.picked(qkv, one, "value, picked"), of_group)
+    parts = ((query, "query, by heads"), (key, "key, by heads"), (value, "value, by heads"))
+    spread = [_flattened(x, (batch, heads, length, head_dim), name) for x, name in parts]
+    return spread[0], spread[1], spread[2]
+
+
+def _flattened(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    """Groups and their heads as one dimension: a copy where there are several of both."""
+    if x.shape[1] > 1 and x.shape[3] > 1:
+        x = ops.contiguous(x, name)
+        x.merged = False  # by positions, then by heads
+    return ops.view(x, shape)
+
+
+def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor, dtype: DType) -> Attended:
+    if context.attention == "sdpa":
+        return _sdpa(context, query, key, value), ()
+    if context.attention != "eager":
+        return attention.attend(context, query, key, value), ()
+    scores = attention.scores(query, key)
+    if context.config["alibi"]:
+        return _with_alibi(context, scores, value, dtype)
+    return _written_out(context, scores, value, dtype)
+
+
+def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Always masked. A single head for all queries, without enable_gqa, is for the math kernel only.
+
+    Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
+    """
+    return attention.in_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
+    if key.shape[1] != query.shape[1] or not attention.aligned(query, value):
+        return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
+    return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
+
+
+def _written_out(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
+    """Scores scaled in place, a softmax in the hidden states' dtype, and nothing dropped."""
+    scores = in_place.scaled(scores)
+    scores = ops.softmax(attention.masked(context, scores), dtype)
+    return attention.applied(context, scores, value), ()
+
+
+def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
+    """Scores in float32 with a bias, which the mask has too."""
+    *_, alibi = context.position
+    attention_scores = ops.cast(scores, "float32", "scores in float32")
+    attention_logits = in_place.scaled(ops.add(attention_scores, alibi, "scores + ALiBi"))
+    masked = attention.masked(context, attention_logits)
+    probs = ops.softmax(masked, dtype)
+    del masked
+    probs = ops.dropout(probs, context.config["attention_dropout"], "probabilities, dropped")
+    return attention.applied(context, probs, value), (scores, attention_scores, attention_logits)

@@ -1,0 +1,122 @@
+"""GPT-2 and GPT-BigCode: learned positions, LayerNorm, fused queries, keys and values, dropout after each sublayer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.engine.layout import mergeable
+from calculator.layers import attention, learned_positions, mlp, norms
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import adapted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.mlp import Sublayer
+
+    #: Queries, keys and values of a layer's normed input.
+    Projection = Callable[[Context, LayerModules, Tensor], list[Tensor]]
+
+_MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """GPT-2's block, whose attention's output lives until the block is left."""
+
+    attention: Sublayer
+    mlp: Sublayer
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        residual = hidden_states
+        hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
+        attn_output = adapted(context, modules, "attention", self.attention, hidden_states)
+        hidden_states = ops.add(attn_output, residual, "residual after attention")
+        residual = hidden_states
+        hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
+        feed_forward_hidden_states = adapted(context, modules, "mlp", self.mlp, hidden_states)
+        return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
+
+
+def _attention(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    query_states, key_states, value_states = project(context, modules, hidden_states)
+    key_states, value_states = context.cached(key_states, value_states)
+    attn_output = attention.attend(context, query_states, key_states, value_states, _written_out(context))
+    attn_output = modules["attn.c_proj"](attn_output)
+    return ops.dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
+
+
+def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
+    """Three equal parts, each then seen by its heads."""
+    fused = modules["attn.c_attn"](hidden_states)
+    context.scoped(f"{modules.prefix}attn: ")
+    parts = ops.split(fused, [hidden_states.shape] * 3)
+    heads, head_dim = context.config["num_attention_heads"], context.config["head_dim"]
+    return [ops.view(part, (part.shape[0], heads, part.shape[1], head_dim)) for part in parts]
+
+
+def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
+    """Queries, one key and one value for all heads, or each head's query, key and value side by side (GPT-BigCode)."""
+    fused = modules["attn.c_attn"](hidden_states)
+    context.scoped(f"{modules.prefix}attn: ")
+    (batch, length, hidden), heads = hidden_states.shape, context.config["num_attention_heads"]
+    head_dim = context.config["head_dim"]
+    if not context.config["multi_query"]:
+        return ops.split(ops.view(fused, (batch, heads, length, 3 * head_dim)), [(batch, heads, length, head_dim)] * 3)
+    one = (batch, 1, length)
+    query, key, value = ops.split(ops.view(fused, (*one, fused.shape[2])), [(*one, hidden), *[(*one, head_dim)] * 2])
+    return [ops.view(query, (batch, heads, length, head_dim)), key, value]
+
+
+def _written_out(context: Context) -> attention.WrittenOut | None:
+    """The softmax is in the scores' dtype, unless scores are upcast before they are made."""
+    if "reorder_and_upcast_attn" not in context.config:
+        return None
+    return _upcast_and_reordered if context.config["reorder_and_upcast_attn"] else _not_upcast
+
+
+_not_upcast = partial(attention.eager, upcast=False)
+
+
+def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    probabilities = ops.softmax(attention.masked(context, _upcast_scores(query, key)), "float32")
+    probabilities = ops.cast(probabilities, value.dtype, "probabilities")
+    return attention.weighted(context, probabilities, value)
+
+
+def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Scores in float32, by baddbmm into an empty tensor, from queries and keys that are cast after they are copied."""
+    scores = (*query.shape[:3], key.shape[2])
+    empty = query.tape.new(scores, "float32", "scores, empty")
+    q, k = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
+    with autocast.region(query.tape, None):
+        out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
+    del empty
+    return out
+
+
+PROGRAMS = {
+    "gpt_bigcode": Program(
+        layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
+        tables=learned_positions.positions,
+        leave=partial(norms.left, name="transformer.ln_f"),
+        source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
+    ),
+    "gpt2": Program(
+        layer=Block(attention=partial(_attention, _split), mlp=_MLP),
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),
+        tables=learned_positions.positions,
+        leave=partial(norms.left, name="transformer.ln_f"),
+        source="transformers/models/gpt2/modeling_gpt2.py",
+    ),
+}

@@ -1,0 +1,57 @@
+"""GPT-Neo: learned positions, and scores in float32 through each layer's own causal mask, a buffer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine import selection
+from calculator.engine.tape import Tensor
+from calculator.families.gpt2.forward import Block
+from calculator.layers import attention, learned_positions, mlp, norms
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import dropped
+from calculator.layers.self_attention import heads
+
+if TYPE_CHECKING:
+    from calculator.layers.context import Context, LayerModules
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
+    context.scoped(f"{modules.prefix}attn: ")
+    query, key, value = (heads(context, x, context.config["num_attention_heads"]) for x in projections)
+    del projections
+    key, value = context.cached(key, value)
+    attn_output = attention.attend(context, query, key, value, _in_float32)
+    if context.attention == "flash_attention_2":
+        context.attn_weights = attn_output
+    attn_output = modules["attn.attention.out_proj"](attn_output)
+    return dropped(context, "resid_dropout", attn_output)
+
+
+def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    query, key = ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32")
+    smallest = query.tape.new((), "float32", "smallest number")
+    causal = Tensor(query.tape, None, (1, 1, query.shape[2], key.shape[2]), "bool", None)
+    attn_weights = selection.where(causal, attention.scores(query, key), smallest, "scores, causal")
+    attn_weights = attention.masked(context, attn_weights)
+    attn_weights = ops.softmax(attn_weights, "float32")
+    attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
+    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    return attention.applied(context, attn_weights, value)
+
+
+PROGRAMS = {
+    "gpt_neo": Program(
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
+        tables=learned_positions.positions,
+        layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
+        leave=partial(norms.left, name="transformer.ln_f"),
+        sdpa="eager",
+        returns_weights=True,
+        source="transformers/models/gpt_neo/modeling_gpt_neo.py",
+    ),
+}

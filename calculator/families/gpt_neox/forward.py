@@ -1,0 +1,74 @@
+"""GPT-NeoX and Pythia: fused queries, keys and values, partly rotated, attention and MLP side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import attention, mlp, norms, rotary
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import adapted
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+_MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+
+
+def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One block: (batch, sequence, hidden_size) to the same."""
+    normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
+    attn_output = adapted(context, modules, "attention", _attention, normed)
+    del normed
+    attn_output = ops.dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
+    if context.config["use_parallel_residual"]:
+        mlp_output = _mlp(context, modules, hidden_states)
+        both = ops.add(mlp_output, attn_output, "MLP + attention")
+        return ops.add(both, hidden_states, "residual")
+    attn_output = ops.add(attn_output, hidden_states, "residual after attention")
+    mlp_output = _mlp(context, modules, attn_output)
+    return ops.add(mlp_output, attn_output, "residual after MLP")
+
+
+def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    normed = norms.layer_norm(modules["post_attention_layernorm"], hidden_states)
+    mlp_output = adapted(context, modules, "mlp", _MLP, normed)
+    del normed
+    return ops.dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    query_states, key_states, value_states, _qkv = _split(context, modules, hidden_states)
+    cos, sin, _ = context.position
+    query_states, key_states = rotary.partly_rotated(query_states, key_states, cos, sin)
+    key_states, value_states = context.cached(key_states, value_states)
+    attn_output = attention.attend(context, query_states, key_states, value_states)
+    return modules["attention.dense"](attn_output)
+
+
+def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
+    """Each head's query, key and value lie side by side; the whole stays under its own name."""
+    qkv = modules["attention.query_key_value"](hidden_states)
+    context.scoped(f"{modules.prefix}attention: ")
+    batch, length, _ = hidden_states.shape
+    head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
+    return [*ops.split(ops.view(qkv, (*head[:3], 3 * head[3])), [head] * 3), qkv]
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.scoped("gpt_neox.")
+    return ops.dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
+
+
+PROGRAMS = {
+    "gpt_neox": Program(
+        layer=layer,
+        embeddings=partial(looked_up, name="gpt_neox.embed_in"),
+        enter=_enter,
+        leave=partial(norms.left, name="gpt_neox.final_layer_norm"),
+        rotates_part=True,
+        source="transformers/models/gpt_neox/modeling_gpt_neox.py",
+    ),
+}

@@ -1,0 +1,125 @@
+"""GPT-OSS: attention with sinks, written out, and experts with biases and a clamped gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+from calculator.families.mixtral.forward import Mixture
+from calculator.layers import attention, masks, norms, routers, self_attention
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Sequential, by
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context, LayerModules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkAttention:
+    """Grouped-query attention with a learned score for each head that no key has."""
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        query_states, key_states, value_states = self_attention.projected(context, modules, hidden_states)
+        context.scoped(f"{modules.prefix}self_attn: ")
+        query_states, key_states = _rotated(context, query_states, key_states)
+        key_states, value_states = context.cached(key_states, value_states)
+        written_out = partial(_with_sinks, modules["self_attn"].own["sinks"])
+        attn_output = attention.attend(context, query_states, key_states, value_states, written_out)
+        return modules["self_attn.o_proj"](attn_output)
+
+
+def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scores and sinks side by side, less the largest, through softmax; the sinks' part is then left out."""
+    key_states = attention.repeated(query, key, "key, repeated")
+    value_states = attention.repeated(query, value, "value, repeated")
+    attn_weights = _scores(context, query, key_states)
+    scores = attn_weights.shape
+    combined = (*scores[:3], scores[3] + 1)
+    sinks = ops.expand(sinks, (*scores[:3], 1))
+    combined_logits = ops.concatenate((attn_weights, sinks), combined, "scores and sinks")
+    combined_logits = _less_the_largest(combined_logits)
+    probs = ops.softmax(combined_logits, combined_logits.dtype)
+    kept = ops.narrow(probs, scores)
+    attn_weights = ops.dropout(kept, context.attention_dropout, "probabilities, dropped")
+    attn_weights = ops.cast(attn_weights, value_states.dtype, "probabilities")
+    return attention.applied(context, attn_weights, value_states)
+
+
+def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
+    return attention.masked(context, ops.scale(attention.scores(query, key), "scores, scaled"))
+
+
+def _less_the_largest(x: Tensor) -> Tensor:
+    return ops.subtract(x, indexing.top_k(x, 1, "largest score")[0], "scores, less the largest")
+
+
+def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """cos and sin of half a head's width, and position_ids."""
+    context.scoped("model.")
+    tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
+    position_ids = tape.new((1, length), "int64", "position_ids")
+    freqs = tape.new((1, length, half), "float32", "rotary: freqs")
+    cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
+    sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
+    dtype = hidden_states.dtype
+    return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin"), position_ids
+
+
+def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = context.position[:2]
+    return _turned(query, cos, sin, "query, rotated"), _turned(key, cos, sin, "key, rotated")
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
+    """The halves of each head, turned against each other."""
+    half = (*x.shape[:-1], cos.shape[-1])
+    first_half, second_half = ops.split(x, [half, half])
+    first = ops.subtract(ops.mul(first_half, cos, "first · cos"), ops.mul(second_half, sin, "second · sin"), "first")
+    second = ops.add(ops.mul(second_half, cos, "second · cos"), ops.mul(first_half, sin, "first · sin"), "second")
+    return ops.concatenate((first, second), x.shape, name)
+
+
+def _router(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """The k largest scores, and softmax over those, in their own dtype."""
+    router_logits = routers.logits_of(context, gate, hidden_states)
+    value, router_indices = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
+    return ops.softmax(value, value.dtype), router_indices, router_logits
+
+
+def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
+    """(up + 1) · gate · sigmoid(alpha · gate), of neighbours that are clamped."""
+    gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half)
+    gate = indexing.clamped(gate, "gate, clamped", both=False)
+    up = indexing.clamped(up, "up, clamped")
+    glu = ops.mul(gate, ops.unary(ops.scale(gate, "alpha · gate"), "sigmoid", saves="result"), "gate · sigmoid")
+    return ops.mul(ops.shift(up, "up + 1"), glu, "gated")
+
+
+def _refused(_: Config) -> str:
+    return "transformers takes FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modelled: take sdpa"
+
+
+PROGRAMS = {
+    "gpt_oss": Program(
+        tables=_tables,
+        layer=Sequential(
+            attention=SinkAttention(),
+            mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
+            norm=by(norms.late_cast_rms_norm),
+        ),
+        leave=norms.late_cast_left,
+        masks=(masks.FULL, masks.SLIDING),
+        sdpa="eager",
+        refuses_flash=_refused,
+        router_loss=True,
+        source="transformers/models/gpt_oss/modeling_gpt_oss.py",
+    ),
+}

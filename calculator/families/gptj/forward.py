@@ -1,0 +1,89 @@
+"""GPT-J: attention and MLP side by side, neighbours of a part of each head rotated, scores in float32."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import attention, mlp, norms, rotary
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import Parallel, dropped
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    heads = (*hidden_states.shape[:2], context.config["num_attention_heads"], context.config["head_dim"])
+    query, key, value = (ops.view(modules[f"attn.{name}_proj"](hidden_states), heads) for name in "qkv")
+    context.scoped(f"{modules.prefix}attn: ")
+    q_rot, q_pass, k_rot, k_pass = rotary.parts(query, key, context.config["rotary_dim"])
+    k_rot = _rotated(context, k_rot, "key, rotated")
+    q_rot = _rotated(context, q_rot, "query, rotated")
+    key = ops.concatenate((k_rot, k_pass), heads, "key, whole again")
+    query = ops.concatenate((q_rot, q_pass), heads, "query, whole again")
+    query, key, value = _by_heads(query), _by_heads(key), _by_heads(value)
+    key, value = context.cached(key, value)
+    attn_output = attention.attend(context, query, key, value, _in_float32)
+    attn_output = modules["attn.out_proj"](attn_output)
+    return dropped(context, "resid_pdrop", attn_output)
+
+
+def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
+    """Neighbours turned against each other, with tables that each call repeats for them."""
+    shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position[0].dtype
+    sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
+    return rotary.rotated(x, cos, sin, name)
+
+
+def _by_heads(x: Tensor) -> Tensor:
+    """(batch, sequence, heads, head_dim) seen as (batch, heads, sequence, head_dim)."""
+    x.merged = False
+    return ops.view(x, (x.shape[0], x.shape[2], x.shape[1], x.shape[3]))
+
+
+def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = partial(_scores, context, query, key)
+    return attention.weighted(context, attention.probabilities(scores(), value.dtype), value)
+
+
+def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
+    return attention.masked(context, ops.scale(attention.scores_in_float32(query, key), "scores, scaled"))
+
+
+def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Sines and cosines side by side, looked up, and position_ids."""
+    context.scoped("transformer.")
+    tape, length = context.tape, hidden_states.shape[1]
+    position_ids = tape.new((1, length), "int64", "position_ids")
+    rows = tape.new((1, length, context.config["rotary_dim"]), "float32", "rotary: sines and cosines")
+    return ops.cast(rows, hidden_states.dtype, "rotary: sines and cosines"), position_ids
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.scoped("transformer.drop: ")
+    return dropped(context, "embd_pdrop", inputs_embeds)
+
+
+def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
+    return norms.layer_norm(modules["ln_1"], x)
+
+
+PROGRAMS = {
+    "gptj": Program(
+        embeddings=partial(looked_up, name="transformer.wte"),
+        enter=_enter,
+        tables=_tables,
+        layer=Parallel(
+            attention=_attention,
+            norm=_normed,
+            mlp=mlp.plain("mlp.fc_in", "mlp.fc_out", dropout="resid_pdrop"),
+            residual_last=True,
+        ),
+        leave=partial(norms.left, name="transformer.ln_f"),
+        rotates_part=True,
+        source="transformers/models/gptj/modeling_gptj.py",
+    ),
+}

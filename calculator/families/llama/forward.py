@@ -1,0 +1,21 @@
+"""Llama and what shares its block: RMSNorm, rotary attention, a gated MLP, two residuals."""
+
+from __future__ import annotations
+
+from calculator.layers import norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Sequential
+from calculator.layers.masks import FULL
+from calculator.layers.self_attention import SelfAttention, normed_at_once
+
+_QWEN3 = SelfAttention(project=normed_at_once(norms.rms_norm))
+
+PROGRAMS = {
+    "llama": Program(layer=Sequential(), source="transformers/models/llama/modeling_llama.py"),
+    "mistral": Program(layer=Sequential(), source="transformers/models/mistral/modeling_mistral.py"),
+    "qwen2": Program(layer=Sequential(), masks=(FULL,), source="transformers/models/qwen2/modeling_qwen2.py"),
+    "qwen3": Program(
+        layer=Sequential(attention=_QWEN3), masks=(FULL,), source="transformers/models/qwen3/modeling_qwen3.py"
+    ),
+    "smollm3": Program(layer=Sequential(), masks=(FULL,), source="transformers/models/smollm3/modeling_smollm3.py"),
+}

@@ -1,0 +1,133 @@
+"""Llama, Mistral and what is counted through them: RMSNorm, grouped queries with rotary embeddings, a gated MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Computed
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    DIVISIBLE,
+    ONE_HEAD_SIZE,
+    activation,
+    dropouts,
+    flag,
+    grouped_sizes,
+    layers,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.rope import rope
+from calculator.families.windows import window, window_kinds
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+
+def _llama(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        bias = config["attention_bias"]
+        return (
+            *attention(config, qkv_bias=bias, o_bias=bias),
+            *gated_mlp(config, bias=config["mlp_bias"]),
+            *norms(config, *PRE_NORMS),
+        )
+
+    return decoder(config, alike(config), layer)
+
+
+def _mistral(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
+
+    return decoder(config, window_kinds(config), layer)
+
+
+#: Said of a family whose code is not in transformers.
+_REMOTE = (
+    "{}'s own code is not part of transformers: it is counted as LlamaForCausalLM, whose tensors have the same sizes"
+    " together; its projections are fused and named otherwise"
+)
+
+_LLAMA = (
+    *grouped_sizes(),
+    DIVISIBLE,
+    positions(2048),
+    *rope(),
+    activation(),
+    number("rms_norm_eps", 1e-6),
+    *dropouts("attention_dropout", nullable=True),
+    flag("attention_bias", False),
+    flag("mlp_bias", False),
+    tie(default=False),
+    *padding(),
+)
+
+FAMILIES = (
+    Family(
+        model_type="llama",
+        entries=_LLAMA,
+        parts=_llama,
+    ),
+    Family(
+        model_type="mistral",
+        entries=(
+            *grouped_sizes(kv=8, kv_nullable=False),
+            positions(4096 * 32),
+            *rope(),
+            window(4096),
+            activation(),
+            number("rms_norm_eps", 1e-6),
+            *dropouts("attention_dropout"),
+            tie(default=False),
+            *padding(),
+        ),
+        parts=_mistral,
+    ),
+    Family(
+        model_type="internlm2",
+        built_as="llama",
+        entries=(
+            *grouped_sizes(),
+            DIVISIBLE,
+            positions(32_768),
+            *rope(),
+            activation(),
+            number("rms_norm_eps", 1e-6),
+            flag("attention_bias", spelled="bias"),
+            Computed(name="attention_dropout", value=lambda _config: 0.0),
+            Computed(name="mlp_bias", value=lambda _config: False),
+            tie(default=False),
+            *padding(2),
+        ),
+        parts=_llama,
+        notes=(_REMOTE.format("InternLM2"),),
+    ),
+    Family(
+        model_type="baichuan",
+        built_as="llama",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("intermediate_size"),
+            layers(),
+            size("num_attention_heads"),
+            *ONE_HEAD_SIZE,
+            flag("use_cache", True),
+            positions(4096, aliases=("model_max_length",)),
+            *rope(),
+            activation(),
+            number("rms_norm_eps", 1e-6),
+            *(Computed(name=name, value=lambda _config: False) for name in ("attention_bias", "mlp_bias")),
+            Computed(name="attention_dropout", value=lambda _config: 0.0),
+            tie(default=False),
+            *padding(0),
+        ),
+        parts=_llama,
+        notes=(_REMOTE.format("Baichuan"),),
+    ),
+)

@@ -1,0 +1,47 @@
+"""Mixtral: Mistral's block with a mixture of experts for its MLP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, norms, router
+from calculator.families.family import Family, Parts
+from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
+from calculator.families.rope import rope
+from calculator.families.windows import window, window_kinds
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+
+def _mixtral(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        return (
+            *attention(config),
+            router(config),
+            fused_experts(config, "intermediate_size"),
+            *norms(config, *PRE_NORMS),
+        )
+
+    return decoder(config, tuple(f"{kind}+moe" for kind in window_kinds(config)), layer)
+
+
+FAMILIES = (
+    Family(
+        model_type="mixtral",
+        entries=(
+            *grouped_sizes(kv=8, kv_nullable=False),
+            positions(4096 * 32),
+            *rope(theta=1e6),
+            window(None),
+            activation(),
+            number("rms_norm_eps", 1e-5),
+            *dropouts("attention_dropout"),
+            *experts(2, spelled="num_local_experts", aliases=("num_experts",)),
+            number("router_jitter_noise", 0.0),
+            tie(default=False),
+            *padding(),
+        ),
+        parts=_mixtral,
+    ),
+)

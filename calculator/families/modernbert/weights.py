@@ -1,0 +1,100 @@
+"""ModernBERT with its masked-language-model head: rotary embeddings, alternating windows, gated MLPs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.model import stack
+from calculator.architecture.module import embedding, linear, norm
+from calculator.families.blocks import Owned, norms
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    ONE_HEAD_SIZE,
+    activation,
+    derived,
+    dropouts,
+    flag,
+    layers,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.rope import frequencies_per_type, rope_per_type
+from calculator.families.windows import layer_types
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+#: Marks the first layer, whose attention has no norm before it.
+_FIRST = "+first"
+
+
+def _layer(config: Config, kind: str) -> Owned:
+    hidden, inner, bias = config["hidden_size"], config["intermediate_size"], config["norm_bias"]
+    return (
+        *(() if kind.endswith(_FIRST) else norms(config, "attn_norm", bias=bias)),
+        linear("attn.Wqkv", hidden, 3 * hidden, bias=config["attention_bias"]),
+        linear("attn.Wo", hidden, hidden, bias=config["attention_bias"]),
+        *norms(config, "mlp_norm", bias=bias),
+        linear("mlp.Wi", hidden, 2 * inner, bias=config["mlp_bias"]),
+        linear("mlp.Wo", inner, hidden, bias=config["mlp_bias"]),
+    )
+
+
+def _modernbert(config: Config) -> Parts:
+    vocabulary, hidden, bias = config["vocab_size"], config["hidden_size"], config["norm_bias"]
+    first, *rest = config["layer_types"]
+    return (
+        embedding("model.embeddings.tok_embeddings", vocabulary, hidden),
+        norm("model.embeddings.norm", hidden, bias=bias),
+        stack("model.layers", (f"{first}{_FIRST}", *rest), lambda kind: _layer(config, kind)),
+        norm("model.final_norm", hidden, bias=bias),
+        *frequencies_per_type(config, "model.rotary_emb"),
+        linear("head.dense", hidden, hidden, bias=config["classifier_bias"]),
+        norm("head.norm", hidden, bias=bias),
+        linear("decoder", hidden, vocabulary, bias=config["decoder_bias"]),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="modernbert",
+        auto_class="masked-lm",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size"),
+            size("intermediate_size"),
+            layers(),
+            size("num_attention_heads"),
+            *ONE_HEAD_SIZE,
+            positions(8192),
+            size("local_attention", 128, maximum=1 << 31),
+            derived("sliding_window", lambda config: int(config["local_attention"]) // 2),
+            size("global_attn_every_n_layers", 3),
+            *layer_types(lambda config, index: index % config["global_attn_every_n_layers"]),
+            *rope_per_type(
+                theta=160_000.0,
+                theta_key="global_rope_theta",
+                local_theta=10_000.0,
+                local_theta_key="local_rope_theta",
+                scaled=("full_attention", "sliding_attention"),
+            ),
+            activation("gelu", spelled="hidden_activation"),
+            number("norm_eps", 1e-5),
+            *dropouts("attention_dropout", "embedding_dropout", "mlp_dropout"),
+            flag("attention_bias", False),
+            flag("mlp_bias", False),
+            flag("norm_bias", False),
+            flag("decoder_bias", True),
+            flag("classifier_bias", False),
+            flag("sparse_prediction", False),
+            tie(default=True),
+            *padding(50_283),
+        ),
+        parts=_modernbert,
+        head="decoder",
+        tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    ),
+)

@@ -1,0 +1,94 @@
+"""MPT: ALiBi over the longest sequence, scores promoted to float32 by it, a boolean mask, norms without bias."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import indexing
+from calculator.engine import operations as ops
+from calculator.layers import attention, norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import adapted
+from calculator.layers.self_attention import heads
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One block: (batch, sequence, hidden_size) to the same. The MLP adds its residual itself."""
+    layernorm_output = norms.layer_norm(modules["norm_1"], hidden_states)
+    residual = hidden_states
+    attn_outputs = adapted(context, modules, "attention", _attention, layernorm_output)
+    dropped = ops.dropout(attn_outputs, context.attention_dropout, "attention, dropped")
+    hidden_states = ops.add(dropped, residual, "residual after attention")
+    del dropped
+    layernorm_output = norms.layer_norm(modules["norm_2"], hidden_states)
+    residual = hidden_states
+    output = _with_residual(context, modules, layernorm_output, residual)
+    return context.method.after(context, modules, "mlp", output)
+
+
+def _with_residual(context: Context, modules: LayerModules, x: Tensor, residual: Tensor) -> Tensor:
+    x = modules["ffn.up_proj"](x)
+    context.scoped(f"{modules.prefix}ffn: ")
+    x = activation("gelu")(x)
+    intermediate_output = modules["ffn.down_proj"](x)
+    context.scoped(f"{modules.prefix}ffn: ")
+    output = ops.dropout(intermediate_output, context.attention_dropout, "MLP, dropped")
+    return ops.add(output, residual, "residual after MLP")
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    mixed_qkv = modules["attn.Wqkv"](hidden_states)
+    context.scoped(f"{modules.prefix}attn: ")
+    if context.config["attn_config"]["clip_qkv"]:
+        mixed_qkv = indexing.clamped(mixed_qkv, "queries, keys and values, clamped")
+    count = context.config["num_attention_heads"]
+    query, key, value = (heads(context, x, count) for x in ops.split(mixed_qkv, [hidden_states.shape] * 3))
+    key, value = context.cached(key, value)
+    attention_scores = _scores(context, query, key)
+    attn_weights = ops.softmax(ops.cast(attention_scores, "float32", "scores in float32"), "float32")
+    attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
+    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    context_states = attention.applied(context, attn_weights, value)
+    return modules["attn.out_proj"](ops.view(context_states, hidden_states.shape))
+
+
+def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
+    """Scores and ALiBi, which is in float32, filled where the mask says so."""
+    scores = ops.scale(attention.scores(query, key), "scores, scaled")
+    bias = ops.narrow(context.position[0], (1, query.shape[1], 1, key.shape[2]))
+    scores = ops.add(scores, bias, "scores + ALiBi")
+    return scores if context.mask is None else indexing.filled(scores, context.mask, "scores, masked")
+
+
+def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
+    """A bias for each head and each position of the longest sequence."""
+    context.scoped("transformer.ALiBi: ")
+    count, longest = context.config["num_attention_heads"], context.config["max_position_embeddings"]
+    return (context.tape.new((1, count, 1, longest), "float32", "bias"),)
+
+
+def _refused(_: Config) -> str:
+    return "transformers has no FlashAttention 2 for MPT: take sdpa, which comes to eager"
+
+
+PROGRAMS = {
+    "mpt": Program(
+        embeddings=partial(looked_up, name="transformer.wte"),
+        tables=_alibi,
+        layer=layer,
+        leave=partial(norms.left, name="transformer.norm_f"),
+        sdpa="eager",
+        boolean_masks=True,
+        returns_weights=True,
+        bounded=True,
+        refuses_flash=_refused,
+        source="transformers/models/mpt/modeling_mpt.py",
+    ),
+}

@@ -1,0 +1,76 @@
+"""OLMo (norms without weights), OLMo 2 and 3 (norms after sublayers and over whole queries and keys)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place
+from calculator.engine import operations as ops
+from calculator.layers import masks, norms
+from calculator.layers.decoder_forward import Program, rotary_tables, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.self_attention import SelfAttention, heads, normed_at_once, rotated_and_cast_back
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _bare_norm(x: Tensor) -> Tensor:
+    """OlmoLayerNorm: in float32, without parameters."""
+    normed = norms.layer_normed(ops.cast(x, "float32", "input in float32"), None, None)
+    return ops.cast(normed, x.dtype, "output")
+
+
+def _normed(modules: LayerModules, name: str, x: Tensor) -> Tensor:
+    x.tape.scope = f"{modules.prefix}{name}: "
+    return _bare_norm(x)
+
+
+def _left(context: Context, hidden_states: Tensor) -> Tensor:
+    context.scoped("model.norm: ")
+    return _bare_norm(hidden_states)
+
+
+def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Three projections, clamped in place where the config says so."""
+    states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
+    if context.config["clip_qkv"] is not None:
+        context.scoped(f"{modules.prefix}self_attn: ")
+        states = [in_place.clamped(x, "before clamping") for x in states]
+    queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
+    return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
+
+
+_IN_FLOAT32 = partial(rotary_tables, dtype="float32")
+
+_OLMO2 = Sequential(
+    attention=SelfAttention(project=normed_at_once(norms.late_cast_rms_norm, whole=True), rotate=rotated_and_cast_back),
+    norm=by(norms.late_cast_rms_norm),
+    before=("", ""),
+    after=("post_attention_layernorm", "post_feedforward_layernorm"),
+)
+
+PROGRAMS = {
+    "olmo": Program(
+        tables=_IN_FLOAT32,
+        layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotated_and_cast_back), norm=_normed),
+        leave=_left,
+        source="transformers/models/olmo/modeling_olmo.py",
+    ),
+    "olmo2": Program(
+        tables=_IN_FLOAT32,
+        layer=_OLMO2,
+        leave=norms.late_cast_left,
+        source="transformers/models/olmo2/modeling_olmo2.py",
+    ),
+    "olmo3": Program(
+        tables=partial(rotary_tables_per_type, dtype="float32"),
+        share=tables_of_type,
+        layer=_OLMO2,
+        leave=norms.late_cast_left,
+        masks=(masks.FULL, masks.SLIDING),
+        source="transformers/models/olmo3/modeling_olmo3.py",
+    ),
+}

@@ -1,0 +1,114 @@
+"""OPT: learned positions, separate projections with biases, ReLU; norms before sublayers, after them in the 350M."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import attention, norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_layer import adapted
+from calculator.layers.self_attention import heads
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One block: (batch, sequence, hidden_size) to the same."""
+    before = context.config["do_layer_norm_before"]
+    residual = hidden_states
+    hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=before)
+    hidden_states = adapted(context, modules, "attention", _attention, hidden_states)
+    hidden_states = ops.dropout(hidden_states, context.config["dropout"], "attention, dropped")
+    hidden_states = ops.add(residual, hidden_states, "residual after attention")
+    hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=not before)
+    batch, length, hidden = hidden_states.shape
+    hidden_states = ops.view(hidden_states, (batch * length, hidden))
+    residual = hidden_states
+    hidden_states = _normed(modules, "final_layer_norm", hidden_states, here=before)
+    hidden_states = modules["fc1"](hidden_states)
+    context.scoped(f"{modules.prefix}mlp: ")
+    hidden_states = activation(context.config["hidden_act"])(hidden_states)
+    hidden_states = adapted(context, modules, "mlp", _fc2, hidden_states)
+    hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
+    hidden_states = ops.view(ops.add(residual, hidden_states, "residual after MLP"), (batch, length, hidden))
+    return _normed(modules, "final_layer_norm", hidden_states, here=not before)
+
+
+def _fc2(_: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    return modules["fc2"](x)
+
+
+def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tensor:
+    """LayerNorm, which may have no parameters."""
+    if not here:
+        return x
+    if name in modules:
+        return norms.layer_norm(modules[name], x)
+    x.tape.scope = f"{modules.prefix}{name}: "
+    return norms.layer_normed(x, None, None)
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    count = context.config["num_attention_heads"]
+    query_states = modules["self_attn.q_proj"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attn: ")
+    query_states = ops.scale(query_states, "query, scaled")
+    query_states = heads(context, query_states, count)
+    key_states = modules["self_attn.k_proj"](hidden_states)
+    value_states = modules["self_attn.v_proj"](hidden_states)
+    key_states, value_states = heads(context, key_states, count), heads(context, value_states, count)
+    context.scoped(f"{modules.prefix}self_attn: ")
+    key_states, value_states = context.cached(key_states, value_states)
+    attn_output = attention.attend(context, query_states, key_states, value_states)
+    return modules["self_attn.out_proj"](attn_output)
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Words, brought to the layers' width where that is another, + positions, which are counted from the mask."""
+    context.scoped("model.decoder.")
+    tape, shape = context.tape, inputs_embeds.shape[:2]
+    counted_shape = (shape[0], shape[1] + context.past)
+    counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
+    position_ids = tape.new(counted_shape, "int64", "position_ids")
+    context.position = (position_ids,)
+    pos_embeds = looked_up(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
+    if context.has("model.decoder.project_in"):
+        inputs_embeds = context.outer("model.decoder.project_in")(inputs_embeds)
+    context.during_layers += [*counted, pos_embeds, inputs_embeds]
+    return ops.add(inputs_embeds, pos_embeds, "words + positions")
+
+
+def _positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
+    return context.position
+
+
+def _leave(context: Context, hidden_states: Tensor) -> Tensor:
+    if context.has("model.decoder.final_layer_norm"):
+        hidden_states = norms.layer_norm(context.outer("model.decoder.final_layer_norm"), hidden_states)
+    elif context.config["do_layer_norm_before"] and not context.config["_remove_final_layer_norm"]:
+        context.scoped("model.decoder.final_layer_norm: ")
+        hidden_states = norms.layer_normed(hidden_states, None, None)
+    if context.has("model.decoder.project_out"):
+        hidden_states = context.outer("model.decoder.project_out")(hidden_states)
+    return hidden_states
+
+
+def _words(context: Context, ids: Tensor) -> Tensor:
+    return looked_up(context, ids, "model.decoder.embed_tokens")
+
+
+PROGRAMS = {
+    "opt": Program(
+        layer=layer,
+        embeddings=_words,
+        enter=_enter,
+        keeps="neither",
+        tables=_positions,
+        leave=_leave,
+        source="transformers/models/opt/modeling_opt.py",
+    ),
+}

@@ -1,0 +1,72 @@
+"""Phi-3's block with fused projections, and Phi's with attention and MLP side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import mlp, norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Parallel, Sequential, by, dropped
+from calculator.layers.self_attention import (
+    SelfAttention,
+    heads,
+    normed_later,
+    partly_rotated_beside,
+    partly_rotated_in_turn,
+)
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """One projection, sliced; its whole stays under its own name."""
+    qkv = modules["self_attn.qkv_proj"](hidden_states)
+    context.scoped(f"{modules.prefix}self_attn: ")
+    queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
+    head_dim = context.config["head_dim"]
+    parts = [ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim)) for count in (queries, keys, keys)]
+    return *(heads(context, x, count) for x, count in zip(parts, (queries, keys, keys), strict=True)), qkv
+
+
+def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
+    return dropped(context, "resid_pdrop", hidden_states)
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.scoped("model.embeddings: ")
+    return dropped(context, "embd_pdrop", inputs_embeds)
+
+
+PROGRAMS = {
+    "phi": Program(
+        enter=_enter,
+        keeps="input",
+        layer=Parallel(
+            attention=SelfAttention(
+                project=normed_later(norms.layer_norm, "layernorm"),
+                rotate=partly_rotated_beside,
+                output="self_attn.dense",
+            ),
+            mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
+            norm=by(norms.layer_norm),
+            dropouts=("resid_pdrop", "resid_pdrop"),
+            residual_last=True,
+        ),
+        leave=partial(norms.left, name="model.final_layernorm"),
+        rotates_part=True,
+        source="transformers/models/phi/modeling_phi.py",
+    ),
+    "phi3": Program(
+        layer=Sequential(
+            attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
+            mlp=mlp.fused_gated,
+            scaled=_dropped,
+        ),
+        rotates_part=True,
+        source="transformers/models/phi3/modeling_phi3.py",
+    ),
+}

@@ -1,0 +1,102 @@
+"""Phi-3.5-MoE: LayerNorm, and two experts a token drawn by SparseMixer (Liu et al. 2024) instead of the largest two."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.families.mixtral.forward import Mixture
+from calculator.layers import norms, routers
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Sequential, by
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context
+
+
+def sparse_mixer(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Two experts, one drawn after the other, each weighed by softmax over those that come near the best."""
+    scores = routers.logits_of(context, gate, hidden_states)
+    first, selected, *_held = _drawn(scores)
+    masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
+    second, selected_top2, *_held = _drawn(scores)
+    both = (*first.shape[:-1], 2)
+    multiplier = ops.concatenate((first, second), both, "weights")
+    indices = scores.tape.new(both, "int64", "experts")
+    del masked_scores, selected, selected_top2
+    return multiplier, indices, scores
+
+
+def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
+    """One expert a token: its weight and number, then what the router holds until it draws again."""
+    tape, one = scores.tape, (scores.shape[0], 1)
+    best_number, factor, mask = _far_from_best(scores)
+    near = tape.new(scores.shape, scores.dtype, "scores near the best")
+    selected = _sampled(near)
+    masked_gates = ops.softmax(near)
+    del near
+    dtype = masked_gates.dtype
+    weight = tape.new(one, dtype, "probability of the drawn")
+    best = tape.new(one, dtype, "best probability")
+    best_number = tape.new(one, "int64", "best expert")
+    midpoint = tape.new(one, dtype, "midpoint")
+    node = Node(tape, _drawn_back, (scores.edge,)) if scores.edge else None
+    if node is not None:
+        for saved in (weight, selected, masked_gates, mask):
+            node.save(saved)
+    return tape.new(one, dtype, "weight", node), selected, factor, best, best_number, midpoint
+
+
+def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best expert, the larger of each score's size and the best score, and which scores are far below."""
+    tape, one = scores.tape, (scores.shape[0], 1)
+    best, best_number = tape.new(one, scores.dtype, "best score"), tape.new(one, "int64", "best expert")
+    size = tape.new(scores.shape, scores.dtype, "size of scores")
+    factor = tape.new(scores.shape, scores.dtype, "size of scores, at least the best")
+    del size
+    difference = tape.new(scores.shape, scores.dtype, "best - scores")
+    ratio = tape.new(scores.shape, scores.dtype, "best - scores, over their size")
+    del difference
+    mask = tape.new(scores.shape, "bool", "far from the best")
+    del ratio, best
+    return best_number, factor, mask
+
+
+def _sampled(scores: Tensor) -> Tensor:
+    """The largest of scores with Gumbel noise."""
+    tape, rows = scores.tape, scores.shape[:1]
+    noise = tape.new(scores.shape, scores.dtype, "noise")
+    log = ops.unary(noise, "noise, logarithm", saves="input", delicate=True)
+    del noise
+    noisy = ops.subtract(scores, log, "scores with noise")
+    del log
+    tape.new(rows, noisy.dtype, "largest")
+    selected = tape.new(rows, "int64", "drawn expert")
+    del noisy
+    return selected
+
+
+def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """PhimoeMultiplier.backward: the probabilities times the negated gradient, and the gradient added in its place."""
+    probabilities = node.saved[2]
+    of_weight = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
+    negated = grad.tape.new(grad.shape, grad.dtype, "gradient · probability, negated")
+    out = grad.tape.new(probabilities.shape, grad.dtype, "scores: gradient")
+    del of_weight, negated
+    return (out,)
+
+
+_MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
+
+PROGRAMS = {
+    "phimoe": Program(
+        layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
+        leave=partial(norms.left, name="model.norm"),
+        router_loss=True,
+        source="transformers/models/phimoe/modeling_phimoe.py",
+    ),
+}

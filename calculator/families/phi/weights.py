@@ -1,0 +1,159 @@
+"""Phi (attention and MLP side by side), Phi-3 (fused projections) and Phi-3.5-MoE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check
+from calculator.architecture.model import stack
+from calculator.architecture.module import embedding, linear, norm
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, plain_mlp
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    activation,
+    dropouts,
+    experts,
+    flag,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+    uneven_heads,
+)
+from calculator.families.rope import frequencies, rope
+from calculator.families.windows import window, window_kinds
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+
+def _without_scale(config: Config) -> str | None:
+    """Phi-3.5-MoE scales its embeddings by the file's own factors."""
+    told = config["rope_parameters"]
+    missing = [key for key in ("short_mscale", "long_mscale") if not isinstance(told.get(key), int | float)]
+    return f"needs {' and '.join(missing)}, numbers" if missing and told["rope_type"] != "default" else None
+
+
+def _uneven_long_rope(config: Config) -> str | None:
+    """Phi-3 counts LongRoPE's factors by equal shares of the hidden size."""
+    return uneven_heads(config) if config["rope_type"] == "longrope" else None
+
+
+def _uneven_head_norms(config: Config) -> str | None:
+    """Phi's norms of queries and keys are as wide as equal shares of the hidden size."""
+    return uneven_heads(config) if config["qk_layernorm"] else None
+
+
+def _phi(config: Config) -> Parts:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+
+    def layer(_kind: str) -> Owned:
+        normed = ("q", "k") if config["qk_layernorm"] else ()
+        return (
+            *attention(config, qkv_bias=True, o_bias=True, output="dense"),
+            *(norm(f"self_attn.{each}_layernorm", config["head_dim"], bias=True) for each in normed),
+            *plain_mlp(config, "mlp.fc1", "mlp.fc2"),
+            *norms(config, "input_layernorm", bias=True),
+        )
+
+    return (
+        embedding("model.embed_tokens", vocabulary, hidden),
+        stack("model.layers", alike(config), layer),
+        *frequencies("model.rotary_emb", config["rotary_dim"]),
+        norm("model.final_layernorm", hidden, bias=True),
+        linear("lm_head", hidden, vocabulary, bias=True),
+    )
+
+
+def _phi3(config: Config) -> Parts:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+
+    def layer(_kind: str) -> Owned:
+        return (
+            linear("self_attn.o_proj", queries, hidden),
+            linear("self_attn.qkv_proj", hidden, queries + 2 * keys),
+            linear("mlp.gate_up_proj", hidden, 2 * inner),
+            linear("mlp.down_proj", inner, hidden),
+            *norms(config, *PRE_NORMS),
+        )
+
+    return decoder(config, window_kinds(config), layer)
+
+
+def _phimoe(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        bias = config["attention_bias"]
+        return (
+            *attention(config, qkv_bias=bias, o_bias=bias),
+            linear("mlp.router", config["hidden_size"], config["num_experts"], quantizable=False),
+            fused_experts(config, "intermediate_size"),
+            *norms(config, *PRE_NORMS, bias=True),
+        )
+
+    kinds = tuple(f"{kind}+moe" for kind in window_kinds(config))
+    return decoder(config, kinds, layer, norm_bias=True, head_bias=config["lm_head_bias"])
+
+
+FAMILIES = (
+    Family(
+        model_type="phi",
+        entries=(
+            *grouped_sizes(),
+            positions(2048),
+            *rope(share=0.5, always=True),
+            activation("gelu_new"),
+            number("layer_norm_eps", 1e-5),
+            *dropouts("resid_pdrop", "embd_pdrop"),
+            *dropouts("attention_dropout", nullable=True),
+            flag("qk_layernorm", False),
+            Check(name="head_dim", problem=_uneven_head_norms),
+            tie(default=False),
+            *padding(),
+        ),
+        parts=_phi,
+    ),
+    Family(
+        model_type="phi3",
+        entries=(
+            *grouped_sizes(),
+            positions(4096),
+            size("original_max_position_embeddings", 4096, minimum=2, maximum=1 << 31),
+            *rope(
+                always=True, types={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"}
+            ),
+            Check(name="head_dim", problem=_uneven_long_rope),
+            window(None),
+            activation(),
+            number("rms_norm_eps", 1e-5),
+            *dropouts("resid_pdrop", "embd_pdrop", "attention_dropout"),
+            tie(default=False),
+            *padding(32_000),
+        ),
+        parts=_phi3,
+    ),
+    Family(
+        model_type="phimoe",
+        entries=(
+            *grouped_sizes(kv=8, kv_nullable=False),
+            positions(4096 * 32),
+            *rope(theta=1e6),
+            Check(name="rope_parameters", problem=_without_scale),
+            window(None),
+            activation(),
+            number("rms_norm_eps", 1e-5),
+            *dropouts("attention_dropout"),
+            *experts(2, spelled="num_local_experts"),
+            number("router_jitter_noise", 0.01),
+            number("input_jitter_noise", 0.0),
+            flag("attention_bias", False),
+            flag("lm_head_bias", False),
+            tie(default=False),
+            *padding(),
+        ),
+        parts=_phimoe,
+    ),
+)

@@ -1,0 +1,158 @@
+"""Qwen 2 and 3, dense and with experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Computed, Field
+from calculator.architecture.module import Module, linear, norm
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, gated_mlp, norms, router
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    activation,
+    dropouts,
+    experts,
+    flag,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.rope import rope
+from calculator.families.windows import layer_types, switched_window, window_kinds
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+
+_COMMON = (
+    positions(32_768),
+    *rope(),
+    activation(),
+    number("rms_norm_eps", 1e-6),
+    *dropouts("attention_dropout"),
+    tie(default=False),
+    *padding(),
+)
+
+_WINDOWS = (
+    *switched_window(4096),
+    size("max_window_layers", 28, minimum=0),
+    *layer_types(lambda config, index: config["sliding_window"] is not None and index >= config["max_window_layers"]),
+)
+
+_SPARSE = (
+    size("decoder_sparse_step", 1),
+    size("moe_intermediate_size"),
+    flag("norm_topk_prob", False),
+    Field(name="mlp_only_layers", type="indices", default=None, nullable=True, null=lambda _config: ()),
+)
+
+
+def _sparse_kinds(config: Config) -> tuple[str, ...]:
+    """Which layers have experts: each `decoder_sparse_step`-th, but those that `mlp_only_layers` names."""
+    dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
+    return tuple(
+        f"{attends}+{'dense' if index in dense or (index + 1) % step else 'moe'}"
+        for index, attends in enumerate(config["layer_types"])
+    )
+
+
+def _even_below_max_window(config: Config, index: int) -> bool:
+    return config["use_sliding_window"] and index % 2 == 0 and index < config["max_window_layers"]
+
+
+def _qk_norms(config: Config) -> tuple[Module, ...]:
+    return (norm("self_attn.q_norm", config["head_dim"]), norm("self_attn.k_norm", config["head_dim"]))
+
+
+def _qwen2(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        return (*attention(config, qkv_bias=True), *gated_mlp(config), *norms(config, *PRE_NORMS))
+
+    return decoder(config, config["layer_types"], layer)
+
+
+def _qwen3(config: Config) -> Parts:
+    def layer(_kind: str) -> Owned:
+        bias = config["attention_bias"]
+        return (
+            *attention(config, qkv_bias=bias, o_bias=bias),
+            *_qk_norms(config),
+            *gated_mlp(config),
+            *norms(config, *PRE_NORMS),
+        )
+
+    return decoder(config, config["layer_types"], layer)
+
+
+def _qwen2_moe(config: Config) -> Parts:
+    def sparse() -> Owned:
+        return (
+            router(config),
+            fused_experts(config, "moe_intermediate_size"),
+            *gated_mlp(config, name="mlp.shared_expert", width="shared_expert_intermediate_size"),
+            linear("mlp.shared_expert_gate", config["hidden_size"], 1),
+        )
+
+    def layer(kind: str) -> Owned:
+        mlp = sparse() if kind.endswith("moe") else gated_mlp(config)
+        return (*attention(config, qkv_bias=config["qkv_bias"]), *mlp, *norms(config, *PRE_NORMS))
+
+    return decoder(config, _sparse_kinds(config), layer)
+
+
+def _qwen3_moe(config: Config) -> Parts:
+    def sparse() -> Owned:
+        return (fused_experts(config, "moe_intermediate_size"), router(config))
+
+    def layer(kind: str) -> Owned:
+        bias = config["attention_bias"]
+        mlp = sparse() if kind.endswith("moe") else gated_mlp(config)
+        heads = attention(config, qkv_bias=bias, o_bias=bias)
+        return (*heads, *_qk_norms(config), *mlp, *norms(config, *PRE_NORMS))
+
+    return decoder(config, _sparse_kinds(config), layer)
+
+
+FAMILIES = (
+    Family(
+        model_type="qwen2",
+        entries=(*grouped_sizes(kv=32), *_WINDOWS, *_COMMON),
+        parts=_qwen2,
+    ),
+    Family(
+        model_type="qwen3",
+        entries=(*grouped_sizes(kv=32, head=128), flag("attention_bias", False), *_WINDOWS, *_COMMON),
+        parts=_qwen3,
+    ),
+    Family(
+        model_type="qwen2_moe",
+        entries=(
+            *grouped_sizes(kv=16, kv_nullable=False),
+            *switched_window(4096, unused=0),
+            size("max_window_layers", 28, minimum=0),
+            *layer_types(_even_below_max_window),
+            *experts(4),
+            *_SPARSE,
+            size("shared_expert_intermediate_size"),
+            flag("qkv_bias", True),
+            *_COMMON,
+        ),
+        parts=_qwen2_moe,
+    ),
+    Family(
+        model_type="qwen3_moe",
+        entries=(
+            *grouped_sizes(kv=4, kv_nullable=False),
+            *switched_window(4096),
+            Computed(name="layer_types", value=window_kinds),
+            *experts(8, aliases=("num_local_experts",)),
+            *_SPARSE,
+            flag("attention_bias", False),
+            *_COMMON,
+        ),
+        parts=_qwen3_moe,
+    ),
+)

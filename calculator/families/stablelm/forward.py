@@ -1,0 +1,65 @@
+"""StableLM: LayerNorm, partly rotated heads with norms of their own, side by side with the MLP where asked."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import mlp, norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Parallel, adapted, by, dropped
+from calculator.layers.self_attention import SelfAttention, partly_rotated_beside, projected
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Three projections, after which each head of queries and keys has its own norm, where the config says so."""
+    query_states, key_states, value_states = projected(context, modules, hidden_states)
+    if context.config["qk_layernorm"]:
+        query_states = _per_head(modules, "self_attn.q_layernorm", query_states)
+        key_states = _per_head(modules, "self_attn.k_layernorm", key_states)
+    return query_states, key_states, value_states
+
+
+def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
+    batch, count, length, head_dim = x.shape
+    states = ops.split(x, [(batch, 1, length, head_dim)] * int(count))
+    normed = [norms.layer_norm(modules[f"{name}.norms.{index}"], state) for index, state in enumerate(states)]
+    return ops.concatenate(normed, x.shape, "heads, normed")
+
+
+_ATTENTION = SelfAttention(project=_normed_per_head, rotate=partly_rotated_beside)
+_PARALLEL = Parallel(attention=_ATTENTION, norm=by(norms.layer_norm), dropouts=("", "hidden_dropout"))
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """One block: (batch, sequence, hidden_size) to the same."""
+    layer = _PARALLEL if context.config["use_parallel_residual"] else _sequential
+    return layer(context, modules, hidden_states)
+
+
+def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    """Attention, then the MLP; each step's result has a name of its own, which stays."""
+    residual = hidden_states
+    hidden_states = norms.layer_norm(modules["input_layernorm"], hidden_states)
+    self_attn_output = adapted(context, modules, "attention", _ATTENTION, hidden_states)
+    residual = ops.add(residual, self_attn_output, "residual after attention")
+    normed = norms.layer_norm(modules["post_attention_layernorm"], residual)
+    mlp_output = adapted(context, modules, "mlp", mlp.gated, normed)
+    del normed
+    mlp_output = dropped(context, "hidden_dropout", mlp_output)
+    return ops.add(residual, mlp_output, "residual after MLP")
+
+
+PROGRAMS = {
+    "stablelm": Program(
+        layer=_layer,
+        leave=partial(norms.left, name="model.norm"),
+        rotates_part=True,
+        source="transformers/models/stablelm/modeling_stablelm.py",
+    ),
+}

@@ -1,0 +1,34 @@
+"""StarCoder 2: LayerNorm, a plain MLP, dropout in each sublayer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.layers import mlp, norms
+from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_layer import Sequential, by, dropped
+from calculator.layers.self_attention import SelfAttention
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.scoped("model.embeddings: ")
+    return dropped(context, "embedding_dropout", inputs_embeds)
+
+
+PROGRAMS = {
+    "starcoder2": Program(
+        enter=_enter,
+        layer=Sequential(
+            attention=SelfAttention(dropout="residual_dropout"),
+            mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
+            norm=by(norms.layer_norm),
+        ),
+        leave=partial(norms.left, name="model.norm"),
+        source="transformers/models/starcoder2/modeling_starcoder2.py",
+    ),
+}

@@ -1,0 +1,145 @@
+"""T5 and FLAN-T5: an encoder and a decoder with relative position biases, RMSNorm, MLPs gated or plain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.model import stack
+from calculator.architecture.module import embedding, linear, norm
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    ACTIVATIONS,
+    MOST_LAYERS,
+    derived,
+    dropouts,
+    flag,
+    heads,
+    layers,
+    number,
+    padding,
+    size,
+)
+
+if TYPE_CHECKING:
+    from calculator.architecture.module import Module
+    from calculator.families.blocks import Owned
+
+#: Only the first layer has the table of relative positions; the others use its result.
+_FIRST = "first"
+
+
+def _unknown_projection(config: Config) -> str | None:
+    told = config["feed_forward_proj"]
+    gated, dash, named = told.rpartition("-")
+    if named in ACTIVATIONS and (not dash or gated == "gated"):
+        return None
+    return f"must be an activation or gated-ACTIVATION, one of {', '.join(ACTIVATIONS)}, not {shown(told)}"
+
+
+def _activation(config: Config) -> str:
+    told: str = config["feed_forward_proj"]
+    return "gelu_new" if told == "gated-gelu" else told.rpartition("-")[2]
+
+
+def _attention(config: Config, name: str, *, biased: bool = False) -> tuple[Module, ...]:
+    hidden, queries = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    table = embedding(
+        f"{name}.relative_attention_bias", config["relative_attention_num_buckets"], config["num_attention_heads"]
+    )
+    return (
+        *(linear(f"{name}.{each}", hidden, queries) for each in ("q", "k", "v")),
+        linear(f"{name}.o", queries, hidden),
+        *((table,) if biased else ()),
+    )
+
+
+def _mlp(config: Config, name: str) -> tuple[Module, ...]:
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    up = ("wi_0", "wi_1") if config["is_gated_act"] else ("wi",)
+    return (
+        *(linear(f"{name}.{each}", hidden, inner) for each in up),
+        # T5PreTrainedModel._keep_in_fp32_modules names wo, which quantisation therefore leaves alone
+        linear(f"{name}.wo", inner, hidden, quantizable=False),
+    )
+
+
+def _layer(config: Config, kind: str, *, attends_to_encoder: bool) -> Owned:
+    hidden = config["hidden_size"]
+    cross = (*_attention(config, "layer.1.EncDecAttention"), norm("layer.1.layer_norm", hidden))
+    last = 2 if attends_to_encoder else 1
+    return (
+        *_attention(config, "layer.0.SelfAttention", biased=kind == _FIRST),
+        norm("layer.0.layer_norm", hidden),
+        *(cross if attends_to_encoder else ()),
+        *_mlp(config, f"layer.{last}.DenseReluDense"),
+        norm(f"layer.{last}.layer_norm", hidden),
+    )
+
+
+def _t5(config: Config) -> Parts:
+    vocabulary, hidden = config["vocab_size"], config["hidden_size"]
+
+    def half(name: str, depth: int, *, attends_to_encoder: bool) -> Parts:
+        kinds = (_FIRST, *("rest",) * (depth - 1))
+        return (
+            embedding(f"{name}.embed_tokens", vocabulary, hidden),
+            stack(f"{name}.block", kinds, lambda k: _layer(config, k, attends_to_encoder=attends_to_encoder)),
+            norm(f"{name}.final_layer_norm", hidden),
+        )
+
+    return (
+        embedding("shared", vocabulary, hidden),
+        *half("encoder", int(config["num_hidden_layers"]), attends_to_encoder=False),
+        *half("decoder", int(config["num_decoder_layers"]), attends_to_encoder=True),
+        linear("lm_head", hidden, vocabulary),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="t5",
+        auto_class="seq2seq",
+        entries=(
+            size("vocab_size"),
+            size("hidden_size", spelled="d_model", aliases=("hidden_size",)),
+            size("intermediate_size", spelled="d_ff"),
+            size("head_dim", spelled="d_kv", aliases=("head_dim",)),
+            layers(spelled="num_layers"),
+            size(
+                "num_decoder_layers",
+                None,
+                nullable=True,
+                null=lambda config: config["num_hidden_layers"],
+                maximum=MOST_LAYERS,
+            ),
+            size("num_attention_heads", spelled="num_heads", aliases=("num_attention_heads",)),
+            derived("num_key_value_heads", heads),
+            size("relative_attention_num_buckets", 32),
+            size("relative_attention_max_distance", 128),
+            Field(name="feed_forward_proj", type="text", default="relu"),
+            Check(name="feed_forward_proj", problem=_unknown_projection),
+            Computed(name="hidden_act", value=_activation),
+            Computed(name="is_gated_act", value=lambda config: config["feed_forward_proj"].startswith("gated")),
+            number("layer_norm_epsilon", 1e-6),
+            *dropouts("dropout_rate", default=0.1),
+            flag("use_cache", True),
+            flag("tie_word_embeddings", True, nullable=True),
+            Computed(name="scale_decoder_outputs", value=lambda config: config["tie_word_embeddings"] is not False),
+            Computed(name="tie_word_embeddings", value=lambda _config: True),
+            *padding(0),
+        ),
+        parts=_t5,
+        tied={
+            "encoder.embed_tokens.weight": "shared.weight",
+            "decoder.embed_tokens.weight": "shared.weight",
+            "lm_head.weight": "shared.weight",
+        },
+        notes=(
+            (
+                "transformers 5 ties T5's output head to its embedding whatever tie_word_embeddings says;"
+                " the checkpoints of T5 1.1 and FLAN-T5 hold a head of their own"
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,87 @@
+"""Configs that transformers builds a model from, but whose own code then fails on in the forward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import shown
+from calculator.common.errors import Problem
+from calculator.families.forwards import program
+from calculator.layers import attention, masks
+from calculator.layers.context import stack
+from calculator.layers.self_attention import NOT_ROTATED
+from calculator.training_step import router_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+
+
+def problems(model: Model, training: Training) -> Iterator[Problem]:
+    """Every reason why the family's code fails."""
+    yield from _half_rotated(model)
+    yield from _windowless(model)
+    yield from _ungrouped(model, training)
+    yield from _routerless(model)
+    for name, why in program(model.model_type).fails(model.config):
+        yield Problem(loc=f"model.config.{name}", msg=why, input=model.config[name])
+
+
+def _half_rotated(model: Model) -> Iterator[Problem]:
+    """Code that rotates whole heads, and frequencies for a part of each."""
+    config = model.config
+    rotated, head = config.get("rotary_dim"), config.get("head_dim")
+    rotates = any(not layer.kind.endswith(NOT_ROTATED) for layer in stack(model).layers) and not config.get("alibi")
+    if rotated is None or rotated == head or program(model.model_type).rotates_part or not rotates:
+        return
+    share = config["partial_rotary_factor"]
+    yield Problem(
+        loc="model.config.partial_rotary_factor",
+        msg=(
+            f"{share} leaves rotary embeddings {shown(rotated)} of {shown(head)} dimensions under this rope_type,"
+            f" but {model.model_type} rotates whole heads: leave it out, or 1.0"
+        ),
+        input=share,
+    )
+
+
+def _windowless(model: Model) -> Iterator[Problem]:
+    """A mask for sliding layers is made whether there are any or not (create_sliding_window_causal_mask)."""
+    if masks.SLIDING in program(model.model_type).masks and model.config["sliding_window"] is None:
+        yield Problem(
+            loc="model.config.sliding_window",
+            msg=f"{model.model_type} makes a mask for sliding layers even where it has none: give a number of tokens",
+            input=None,
+        )
+
+
+def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
+    """Latent attention has keys for every head, which attention repeats all the same where there are fewer groups."""
+    config = model.config
+    if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
+        return
+    heads, groups = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
+    kept = attention.kept_grouped(config["qk_head_dim"], config["v_head_dim"])
+    if heads == groups or (training.attention == "sdpa" and kept and not training.padding):
+        return
+    yield Problem(
+        loc="model.config.num_key_value_heads",
+        msg=(
+            f"{groups:,} groups: {model.model_type} has keys for each of its {heads:,} heads, and attention would"
+            f" repeat them {heads // groups:,} times: make it {heads:,}, or take flash_attention_2"
+        ),
+        input=groups,
+    )
+
+
+def _routerless(model: Model) -> Iterator[Problem]:
+    """The routers' loss is taken of the first router's logits, whether there is one or not."""
+    routed = any(router_loss.routes(layer) for layer, _ in model.distinct_layers)
+    if router_loss.asked(model) and not routed:
+        yield Problem(
+            loc="model.config.output_router_logits",
+            msg="no layer has experts, and the routers' loss fails without: make it false",
+            input=True,
+        )

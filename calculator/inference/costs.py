@@ -1,0 +1,165 @@
+"""What a tuned model costs over its base when it generates: operations, bytes read, bytes of the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE
+from calculator.inference.answer import Cost
+from calculator.inference.matmul_counts import products
+from calculator.layers import masks
+from calculator.layers.context import stack
+from calculator.resident.tensors import stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.inference.settings import Serving
+    from calculator.layers.cache import Cache
+    from calculator.resident.module_spec import Treated
+    from calculator.resident.tensors import Stored
+
+_OPERATIONS = "Kaplan et al. 2020, arXiv 2001.08361, table 1: two for each weight, and attention's two products"
+_READ = "Pope et al. 2022, arXiv 2211.05102, section 2: a token reads every weight and its sequence's cache"
+_CACHE = "transformers/cache_utils.py: keys and values of each layer, position and sequence"
+_RESIDENT = "each task's added parameters, rounded up to 512 bytes a tensor"
+
+#: Names, within a module, of what is looked up or scales, and multiplies no token.
+_NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
+
+
+class Costs:
+    """The costs of the last token that is generated.
+
+    `treated` is the model with one task, `cache` is the prompt's. `met` is what a token of text meets.
+    """
+
+    def __init__(self, treated: Treated, serving: Serving, cache: Cache) -> None:
+        self.treated = treated
+        self.model = treated.model
+        self.serving = serving
+        self.cache = cache
+        self.state = stored(treated)
+        self.met = [tensor for tensor in self.state if tensor.reached]
+        self.virtual = treated.method.virtual_tokens
+        self.positions = serving.context_length + serving.max_new_tokens - 1
+
+    def told(self) -> tuple[Cost, ...]:
+        """Every cost, of the base and of what is added."""
+        return self.operations(), self._read(), self._cached(), self._resident()
+
+    def operations(self) -> Cost:
+        """A token's products, with the weights and with what it attends to."""
+        every = products(self.model)
+        beside = self._multiplied()
+        attended = 2 * every.attention * self.virtual
+        norms = self._norms()
+        terms = [
+            ("2 × added weights", f"2 × {beside:,}", beside),
+            ("4 × heads × head_dim × layers × virtual tokens", f"{2 * every.attention:,} × {self.virtual:,}", attended),
+            ("DoRA's norms ÷ batch", f"{norms:,}", norms),
+        ]
+        shown = [term for term in terms if term[2]] or terms[:1]
+        return Cost(
+            name="operations_per_token",
+            unit="operations",
+            base=2 * every.weights + 2 * every.attention * self.positions,
+            added=2 * beside + attended + norms,
+            formula=" + ".join(formula for formula, _, _ in shown),
+            substituted=" + ".join(numbers for _, numbers, _ in shown),
+            source=_OPERATIONS,
+        )
+
+    def _read(self) -> Cost:
+        batch = self.serving.batch_size
+        weights, beside = self._weights_read(), self._added_read()
+        cached, virtual = self._cache_bytes(self.positions), self._virtual_bytes()
+        return Cost(
+            name="bytes_read_per_token",
+            unit="bytes",
+            base=(weights + cached) // batch,
+            added=(beside + virtual) // batch,
+            formula="(a task's added weights + virtual tokens' cache) ÷ batch",
+            substituted=f"({beside:,} + {virtual:,}) ÷ {batch:,}",
+            source=_READ,
+        )
+
+    def _cached(self) -> Cost:
+        virtual = self._virtual_bytes()
+        each = self._cache_bytes(1)
+        return Cost(
+            name="kv_cache_bytes",
+            unit="bytes",
+            base=self._cache_bytes(self.positions),
+            added=virtual,
+            formula="bytes of a position in all layers and sequences × virtual tokens",
+            substituted=f"{each:,} × {self.virtual:,}",
+            source=_CACHE,
+        )
+
+    def _resident(self) -> Cost:
+        one = sum(tensor.bytes for tensor in self.state if not tensor.base)
+        return Cost(
+            name="resident_bytes",
+            unit="bytes",
+            base=sum(tensor.bytes for tensor in self.state if tensor.base),
+            added=one * self.serving.tasks,
+            formula="a task's added weights × tasks",
+            substituted=f"{one:,} × {self.serving.tasks:,}",
+            source=_RESIDENT,
+        )
+
+    def _beside(self) -> Iterator[Stored]:
+        """A task's parameters that a token meets: a saved module's copy stands in for its original."""
+        for tensor in self.met:
+            looked_up = tensor.name.endswith(_NO_PRODUCT) or tensor.name.startswith("prompt_encoder.")
+            if not tensor.base and not looked_up and ".modules_to_save." not in tensor.name:
+                yield tensor
+
+    def _multiplied(self) -> int:
+        return sum(tensor.parameters * tensor.count for tensor in self._beside() if len(tensor.shape) > 1)
+
+    def _added_read(self) -> int:
+        return sum(tensor.bytes for tensor in self._beside())
+
+    def _norms(self) -> int:
+        """DoRA's norms, for which every pass multiplies an identity matrix with A and B; a token's share of them."""
+        beside = {tensor.name: tensor for tensor in self.met if not tensor.base}
+        total = 0
+        for name, first in beside.items():
+            owner, _, which = name.rpartition(".lora_")
+            if which == "A.weight" and f"{owner}.lora_magnitude_vector.weight" in beside:
+                (r, inner), outer = map(int, first.shape), int(beside[f"{owner}.lora_B.weight"].shape[0])
+                total += first.count * (2 * inner * r * (inner + outer) + 4 * inner * outer)
+        return total // self.serving.batch_size
+
+    def _weights_read(self) -> int:
+        """The base's weights, of experts the chosen ones; an input's embeddings are looked up."""
+        tied = set(self.model.tied.values())
+        tables = {f"{part.name}.weight" for part in self.model.outer.values() if part.kind == "embedding"} - tied
+        return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.met if tensor.name not in tables)
+
+    def _share(self, tensor: Stored) -> float:
+        """How much of a base's tensor a pass reads, 0 to 1."""
+        if not tensor.base:
+            return 0.0
+        config = self.model.config
+        if tensor.name.rpartition(".")[0] not in self._experts():
+            return 1.0
+        return min(1.0, self.serving.batch_size * int(config["num_experts_per_tok"]) / int(config["num_experts"]))
+
+    def _experts(self) -> set[str]:
+        return {path for path, module in self.model.paths if module.kind == "experts"}
+
+    def _cache_bytes(self, positions: int) -> int:
+        """Bytes of so many positions of every sequence; a layer with a window has no more than that."""
+        window = self.model.config.get("sliding_window")
+        total = 0
+        for layer, pair in zip(stack(self.model).layers, self.cache.kept, strict=True):
+            slides = self.cache.windowed and masks.attends(layer.kind) == masks.SLIDING and window
+            held = min(positions, int(window)) if slides and window else positions
+            total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * held
+        return total
+
+    def _virtual_bytes(self) -> int:
+        return self._cache_bytes(self.positions + self.virtual) - self._cache_bytes(self.positions)

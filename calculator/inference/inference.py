@@ -1,0 +1,181 @@
+"""An inference's answer: the one path from what is asked to what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.allocator.reserved_rule import fragmentation, of_passes
+from calculator.common.errors import PlanError, Problem
+from calculator.compare.methods import AXES
+from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.verdict import card_of
+from calculator.estimate import compatibility
+from calculator.estimate.estimate import model_of, model_summary, overhead_row
+from calculator.estimate.ledger import components
+from calculator.estimate.request import Request
+from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory
+from calculator.inference.costs import Costs
+from calculator.inference.merging import merging
+from calculator.inference.passes import peaks, state
+from calculator.inference.remarks import assumptions, warnings
+from calculator.inference.served_method import Served, served
+from calculator.layers.kernels import Kernels
+from calculator.methods.settings import LowRank
+from calculator.resident.module_spec import Treated
+from calculator.training_step.router_loss import asked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.devices import Fit
+    from calculator.inference.passes import Peak
+    from calculator.inference.request import InferenceRequest
+    from calculator.inputs.training import Device
+
+
+def inference(request: InferenceRequest) -> Inference:
+    """Answer a request.
+
+    Raises:
+        PlanError: where the model is not known, or the real stack refuses the combination.
+    """
+    model = model_of(request.model)
+    request = _within_positions(request, model)
+    serving = request.serving
+    plan = served(request.method, serving)
+    _check(request, model, plan)
+    card = card_of(request.device)
+    told = peaks(model, plan, serving, Kernels(flash=card is None or card.has_flash))
+    memory, verdict = _memory(request.device, told)
+    merge = merging(model, plan, serving) if serving.merged else None
+    treated = Treated(model, plan, serving.training)
+    usable = verdict.usable_bytes if verdict is not None else None
+    return Inference(
+        model=model_summary(model),
+        method=request.method,
+        serving=serving,
+        parameters=_resident(treated, plan, request),
+        memory=memory,
+        costs=Costs(treated, serving, told[0].ran.cache).told(),
+        merge=merge,
+        fit=verdict,
+        assumptions=assumptions(request, model, plan, verdict),
+        warnings=warnings(request, model, plan, merge, usable, told[0].ran.cache)
+        + (caveats(card) if card is not None else ()),
+    )
+
+
+def _resident(treated: Treated, plan: Served, request: InferenceRequest) -> Resident:
+    every = state(treated, plan, request.serving)
+    one = state(treated, plan, request.serving.one_task)
+    return Resident(
+        base=treated.model.parameters,
+        added_per_task=sum(tensor.parameters * tensor.count for tensor in one if not tensor.base),
+        total=sum(tensor.parameters * tensor.count for tensor in every),
+    )
+
+
+def _memory(device: Device, told: tuple[Peak, ...]) -> tuple[ServingMemory, Fit | None]:
+    """What the peak takes of a card beside its own bytes, and the verdict."""
+    card = card_of(device)
+    workspace, context = library_workspace(card)[0], cuda_context(card)
+    highest = max(told, key=lambda peak: peak.bytes)
+    reserved = of_passes(highest.stored, [peak.ran.recording for peak in told], workspace.bytes)
+    slack = fragmentation(reserved, highest.bytes + workspace.bytes)
+    memory = ServingMemory(
+        components=components(highest.alive),
+        passes=tuple(PassPeak(name=peak.name, peak_bytes=peak.bytes, operation=peak.operation) for peak in told),
+        peak_pass=highest.name,
+        peak_operation=highest.operation,
+        peak_allocated_bytes=highest.bytes,
+        library_workspace_bytes=workspace.bytes,
+        peak_reserved_bytes=reserved,
+        required_bytes=reserved + context.bytes,
+        overheads=tuple(overhead_row(part) for part in (workspace, slack, context)),
+    )
+    verdict = fit(
+        device,
+        peak_allocated_bytes=memory.peak_allocated_bytes,
+        library_workspace_bytes=workspace.bytes,
+        peak_reserved_bytes=reserved,
+        context_bytes=context.bytes,
+        required_bytes=memory.required_bytes,
+    )
+    return memory, verdict
+
+
+def _check(request: InferenceRequest, model: Model, plan: Served) -> None:
+    """Refuse what can't be served.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    serving = request.serving
+    problems = [*_own(request, plan), *_routed(request, model)]
+    asked = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
+    try:
+        compatibility.check(asked, model)
+    except PlanError as error:
+        problems += [_of_serving(problem) for problem in error.problems]
+    problems += _positions(request, model)
+    if problems:
+        raise PlanError(*problems)
+
+
+def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
+    """What serving itself refuses."""
+    serving, name = request.serving, request.method.name
+    if serving.merged and not AXES[name].mergeable:
+        why = "has nothing to merge" if AXES[name].mergeable is None else "can't be merged into the weights"
+        yield Problem(loc="serving.merged", msg=f"{AXES[name].label} {why}: take false", input=True)
+    trains_biases = isinstance(plan.method, LowRank) and plan.method.bias != "none"
+    if serving.tasks > 1 and trains_biases and not serving.merged:
+        message = "PEFT holds one adapter only where biases are trained: take bias none, or merge each task's model"
+        yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
+
+
+def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
+    """The routers' loss is made in every pass, of the mask of all tokens and the logits of the pass's own."""
+    if request.serving.padding and request.serving.max_new_tokens > 1 and asked(model):
+        yield Problem(
+            loc="serving.padding",
+            msg=f"output_router_logits of {model.model_type} fails on a padded cache: switch it off, or take false",
+            input=True,
+        )
+
+
+def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:
+    """The request with the usual context cut to the positions that the model can run, where it named none."""
+    most = compatibility.most_positions(model)
+    if request.length_given or most is None:
+        return request
+    room = max(2, most - request.method.virtual_tokens - request.serving.max_new_tokens + 1)
+    length = min(request.serving.context_length, room)
+    return replace(request, serving=replace(request.serving, context_length=length))
+
+
+def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
+    """Learned positions end where their table does, which the prompt alone may not reach."""
+    most, serving = compatibility.most_positions(model), request.serving
+    virtual = request.method.virtual_tokens
+    needed = serving.context_length + virtual + serving.max_new_tokens - 1
+    if most is not None and serving.context_length + virtual <= most < needed:
+        yield Problem(
+            loc="serving.max_new_tokens",
+            msg=f"{needed:,} positions are needed with the prompt; the model has {most:,} only",
+            input=serving.max_new_tokens,
+        )
+
+
+#: The names of a training's settings that serving calls otherwise.
+_CALLED = {"sequence_length": "context_length", "micro_batch_size": "batch_size"}
+
+
+def _of_serving(problem: Problem) -> Problem:
+    """A problem of the settings that are shared, at its place in this request."""
+    part, _, name = problem.loc.partition(".")
+    if part != "training":
+        return problem
+    return Problem(loc=f"serving.{_CALLED.get(name, name)}", msg=problem.msg, input=problem.input)

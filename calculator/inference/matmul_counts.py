@@ -1,0 +1,52 @@
+"""What each token is multiplied with as it passes through a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Layer, Model
+    from calculator.architecture.module import Module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """What each token is multiplied with: elements of weights in the layers and in the output head.
+
+    `attention` times the positions are the operations of attention's two causal products, forward.
+    """
+
+    layers: int
+    head: int
+    attention: int
+
+    @property
+    def weights(self) -> int:
+        """All the elements."""
+        return self.layers + self.head
+
+
+def products(model: Model) -> Products:
+    """The products of one token's forward pass; of experts, those that a token is sent to."""
+    config = model.config
+    share = config["num_experts_per_tok"] / config["num_experts"] if "num_experts" in config else 1.0
+    heads = int(config["num_attention_heads"])
+    width = heads * int(config.get("head_dim") or config["hidden_size"] // heads)
+    return Products(
+        layers=round(sum(_per_token(layer, share) * times for layer, times in model.decoder.distinct)),
+        head=int(elements(model.embedding.weight.shape)),
+        attention=2 * width * sum(times for _, times in model.decoder.distinct),
+    )
+
+
+def _per_token(layer: Layer, share: float) -> float:
+    return sum(_multiplied(module, share) for module in layer.modules)
+
+
+def _multiplied(module: Module, share: float) -> float:
+    if module.kind in ("linear", "conv1d"):
+        return int(elements(module.weight.shape))
+    return share * sum(int(p.elements) for p in module.parameters) if module.kind == "experts" else 0

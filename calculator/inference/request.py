@@ -1,0 +1,73 @@
+"""An inference's request: decoded JSON in, typed values out, every problem named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.estimate.request import ModelReference, parse_method, parse_model
+from calculator.inference.settings import Serving
+from calculator.inputs.settings import parse
+from calculator.inputs.training import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.methods import Method
+
+#: The objects of a request.
+KNOWN = ("model", "method", "serving", "device")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """One served model asked for: which, tuned how, and how it is served on what device.
+
+    `length_given` says whether it named a context length, or takes the usual one.
+    """
+
+    model: ModelReference
+    method: Method
+    serving: Serving = field(default_factory=Serving)
+    device: Device = field(default_factory=Device)
+    length_given: bool = True
+
+
+def parse_inference(body: Any) -> InferenceRequest:
+    """Read an inference's request from decoded JSON.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
+        for key in body
+        if key not in KNOWN
+    ]
+
+    def part(build: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return build(*arguments)
+        except PlanError as error:
+            problems.extend(error.problems)
+            return None
+
+    model = part(parse_model, body.get("model"))
+    if model is not None and model.parameters is not None:
+        message = "serving needs a model's shapes, an id or a config; a bare count has none"
+        problems.append(Problem(loc="model.parameters", msg=message, input=model.parameters))
+    method = part(parse_method, body.get("method", {"name": "full"}))
+    serving = part(parse, Serving, body.get("serving", {}), "serving")
+    device = part(parse, Device, body.get("device", {}), "device")
+    if problems:
+        raise PlanError(*problems)
+    return InferenceRequest(
+        model=model,
+        method=method,
+        serving=serving,
+        device=device,
+        length_given="context_length" in body.get("serving", {}),
+    )

@@ -1,0 +1,139 @@
+"""A method as it is served: nothing trained, the base stored as asked, what was added beside it or merged into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from calculator.methods import LoRA, Prefix, QLoRA
+from calculator.methods import Method as Trained
+from calculator.methods.base import Method
+from calculator.methods.settings import LowRank
+from calculator.resident.module_spec import Treatment
+from calculator.resident.quantization import Quantization, code_book, converted
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.inference.settings import Serving
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context, LayerModules
+    from calculator.resident.tensors import Stored
+
+
+#: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers takes.
+BLOCKSIZE = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(Method):
+    """A trained method's modules in eval mode. `quantization` is the base's, where it is in 4 bits."""
+
+    name: ClassVar[str] = "served"
+
+    method: Trained
+    quantization: Quantization | None
+    merged: bool = False
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Those of the method."""
+        return self.method.virtual_tokens
+
+    @property
+    def looks_words_up(self) -> bool:
+        """As the method does."""
+        return self.method.looks_words_up
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether what was trained can be added into the weights."""
+        return isinstance(self.method, LowRank)
+
+    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+        """Frozen, and in 4 bits where bitsandbytes converts the module."""
+        quantization = self.quantization if converted(path, module, model) else None
+        own = self.method.treatment(path, module, model, training)
+        if self.merged:
+            return Treatment(dtype=training.dtype, quantization=quantization)
+        return Treatment(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
+
+    def copies(self, path: str) -> bool:
+        """Whether a saved module lies beside its original; merging puts it in its place."""
+        return not self.merged and self.method.copies(path)
+
+    def hidden_dtype(self, training: Training) -> DType:
+        """That of the embeddings and norms."""
+        return training.dtype
+
+    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+        """What the method adds to the whole model, and the code book of nested constants."""
+        own = () if self.merged or isinstance(self.method, QLoRA) else self.method.added(model, training)
+        return own + (code_book(model, self.quantization) if self.quantization else ())
+
+    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+        """The method's own forward."""
+        return self.method.forward(bound, x)
+
+    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+        """The method's own look-up."""
+        return self.method.looked_up(bound, ids, rows, scale)
+
+    def after(
+        self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
+    ) -> Tensor:
+        """What the method puts behind a sublayer."""
+        return self.method.after(context, modules, sublayer, hidden_states)
+
+    def begin(self, context: Context) -> None:
+        """What the method makes before the model runs."""
+        self.method.begin(context)
+
+    def cut_to_windows(self, model: Model) -> bool:
+        """Whether the method's prefix is cut to the layers' windows."""
+        return self.method.cut_to_windows(model)
+
+    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+        """The prompt's embeddings as the method makes them; a later token's as they are."""
+        return embeddings if context.past else self.method.embedded(context, embeddings)
+
+
+def served(method: Trained, serving: Serving) -> Served:
+    """A method on the storage that is asked for: low-rank updates are the same over 4 bits and over dense weights."""
+    quantization = quantized(method, serving)
+    if isinstance(method, LoRA | QLoRA):
+        method = _low_rank(method, quantization)
+    if isinstance(method, Prefix):
+        # What was trained through a projection is saved and loaded as its result (peft.PeftModel.get_prompt).
+        method = replace(method, prefix_projection=False)
+    return Served(method=method, quantization=quantization, merged=serving.merged)
+
+
+def quantized(method: Trained, serving: Serving) -> Quantization | None:
+    """The 4-bit format that the base is served in, if it is."""
+    if serving.storage == "as_trained":
+        return method.quantization(serving.training) if isinstance(method, QLoRA) else None
+    if serving.storage == "dtype":
+        return None
+    return Quantization(
+        quant_type=serving.storage,
+        blocksize=BLOCKSIZE,
+        double_quant=serving.bnb_4bit_use_double_quant,
+        compute_dtype=serving.dtype,
+    )
+
+
+def _low_rank(method: LoRA | QLoRA, quantization: Quantization | None) -> LoRA | QLoRA:
+    shared = {field.name: getattr(method, field.name) for field in fields(LowRank)}
+    if quantization is None:
+        return LoRA(**shared)
+    return QLoRA(
+        **shared,
+        quant_type=quantization.quant_type,
+        double_quant=quantization.double_quant,
+        blocksize=quantization.blocksize,
+        prepare_model_for_kbit_training=False,
+    )

@@ -1,0 +1,94 @@
+"""How a model is served: the request's `serving` object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from calculator.inputs.settings import setting
+from calculator.inputs.training import Training
+
+if TYPE_CHECKING:
+    from calculator.common.dtype import DType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """One batch of prompts through greedy `generate`, named as `transformers` and `bitsandbytes` name it."""
+
+    batch_size: int = setting(
+        1, label="Batch size", help="Prompts that are answered together.", minimum=1, maximum=65_536, example=1
+    )
+    context_length: int = setting(
+        2048,
+        label="Context length",
+        help="Tokens of each prompt; virtual tokens come on top.",
+        minimum=2,
+        maximum=16_777_216,
+        unit="tokens",
+        example=2048,
+    )
+    max_new_tokens: int = setting(
+        256,
+        label="New tokens",
+        help="Tokens that are generated after each prompt, the first by the prompt's own pass.",
+        minimum=1,
+        maximum=16_777_216,
+        unit="tokens",
+        example=256,
+    )
+    tasks: int = setting(
+        1,
+        label="Tasks",
+        help="Adapters (or whole models, where merged or fully trained) that lie on the card at once.",
+        minimum=1,
+        maximum=100_000,
+        example=1,
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = setting(
+        "bfloat16", label="Precision", help="The data type of weights that are not quantised, and of the computation."
+    )
+    storage: Literal["as_trained", "dtype", "nf4", "fp4"] = setting(
+        "as_trained",
+        label="Weights' storage",
+        help="4 bits where the method trains over them (as_trained), all in the precision, or 4 bits for any method.",
+    )
+    bnb_4bit_use_double_quant: bool = setting(
+        True,
+        label="Double quantisation of the storage",
+        help="Quantise block constants too, where the storage is told.",
+    )
+    merged: bool = setting(
+        False, label="Merged", help="Low-rank updates added into the weights beforehand, with nothing beside them."
+    )
+    adapter_dtype: Literal["float32", "model"] = setting(
+        "float32",
+        label="Adapter precision",
+        help="The data type of added parameters; PEFT's autocast_adapter_dtype=True makes them float32.",
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
+        "sdpa", label="Attention", help="The attention implementation, as attn_implementation."
+    )
+    padding: bool = setting(False, label="Padding", help="Whether prompts are padded, so that a mask is passed.")
+
+    @property
+    def training(self) -> Training:
+        """The same sizes, dtypes and kernels as the step's code reads them."""
+        return Training(
+            micro_batch_size=self.batch_size,
+            sequence_length=self.context_length,
+            dtype=self.dtype,
+            adapter_dtype=self.adapter_dtype,
+            attention=self.attention,
+            padding=self.padding,
+        )
+
+    @property
+    def one_task(self) -> Serving:
+        """The same for one task alone."""
+        return replace(self, tasks=1)
+
+    @property
+    def added_dtype(self) -> DType:
+        """The dtype of parameters that a method adds."""
+        return self.training.added_dtype

@@ -1,0 +1,1 @@
+"""The declared inputs of a request."""

@@ -1,0 +1,156 @@
+"""Inputs declared once: type, default, limits, label and help, from which forms, schemas and docs are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from calculator.common.errors import PlanError, Problem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a person and a schema need to know about one input."""
+
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    example: Any = None
+
+
+def setting(
+    default: Any,
+    *,
+    label: str,
+    help: str,  # noqa: A002  the word that command lines and forms use
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str = "",
+    example: Any = None,
+) -> Any:
+    """Declare a dataclass field as an input."""
+    told = Setting(label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example)
+    return dataclasses.field(default=default, metadata={"setting": told})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """A declared input: its name, its type, its default and what is told of it."""
+
+    name: str
+    type: Any
+    default: Any
+    setting: Setting
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The admitted values where the type is a choice among a few, null left out."""
+        return tuple(
+            value for member in _members(self.type) if get_origin(member) is Literal for value in get_args(member)
+        )
+
+
+@cache
+def declared(cls: type) -> tuple[Declared, ...]:
+    """Every input of a dataclass of settings, in order."""
+    hints = get_type_hints(cls)
+    return tuple(
+        Declared(name=f.name, type=hints[f.name], default=f.default, setting=f.metadata["setting"])
+        for f in dataclasses.fields(cls)
+        if "setting" in f.metadata
+    )
+
+
+def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:
+    """Build a dataclass of settings from decoded JSON, strictly: no coercion, no unknown fields.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(value, dict):
+        raise PlanError(Problem(loc=loc, msg="must be an object", input=value))
+    known = {d.name: d for d in declared(cls)}  # type: ignore[arg-type]  # a class is hashable
+    problems = [
+        Problem(
+            loc=f"{loc}.{key}", msg=f"unknown field; known fields are {', '.join(known) or 'none'}", input=value[key]
+        )
+        for key in value
+        if key not in known and key not in ignore
+    ]
+    values: dict[str, Any] = {}
+    for key, told in known.items():
+        if key in value:
+            message = mismatch(told.type, value[key]) or beyond(told.setting, value[key])
+            if message:
+                problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))
+            values[key] = tuple(value[key]) if isinstance(value[key], list) else value[key]
+    if problems:
+        raise PlanError(*problems)
+    return cls(**values)
+
+
+def mismatch(kind: Any, value: Any) -> str | None:
+    """Say how a value differs from its declared type, or None where it is of that type."""
+    members = _members(kind)
+    if any(_is(member, value) for member in members):
+        return None
+    return "must be " + " or ".join(_wording(member) for member in members)
+
+
+def beyond(told: Setting, value: Any) -> str | None:
+    """Say which limit a number breaks, or None where it keeps them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    low, high = told.minimum, told.maximum
+    if low is not None and value < low:
+        return f"must be at least {low:,}"
+    if high is not None and value > high:
+        return f"must be at most {high:,}"
+    return None
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _is(kind: Any, value: Any) -> bool:
+    if kind is float:
+        return _is(int, value) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and bool(value) and all(_is_item(get_args(kind)[0], v) for v in value)
+    return isinstance(value, kind)
+
+
+def _is_item(kind: Any, value: Any) -> bool:
+    """Whether a list may hold a value: a name that is not empty, or one of the choices."""
+    return _is(kind, value) and bool(value)
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    type(None): "null",
+}
+
+
+def _wording(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        choices = get_args(get_args(kind)[0])
+        return f"a list from {', '.join(repr(choice) for choice in choices)}" if choices else "a list of names"
+    return _WORDS[kind]

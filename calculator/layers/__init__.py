@@ -1,0 +1,1 @@
+"""A miniature of transformers: attention, norms, MLPs, experts, decoder layers."""

@@ -1,0 +1,260 @@
+"""Which attention kernel runs, and what surrounds it.
+
+query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, sequence, head_dim); the result is
+(batch, sequence, heads · head_dim).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.common.dtype import ITEMSIZE
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.engine.layout import by_positions, mergeable
+from calculator.layers.kernels import efficient, flash
+from calculator.layers.math_attention import math_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.dtype import DType
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+    #: A kernel, or the choice of one: (query, key, value, mask) to the output.
+    Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    #: Attention without a kernel: (context, query, key, value) to the output.
+    WrittenOut = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
+
+_HALF = ("bfloat16", "float16")
+
+
+def attend(
+    context: Context, query: Tensor, key: Tensor, value: Tensor, written_out: WrittenOut | None = None
+) -> Tensor:
+    """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS).
+
+    `written_out` is the family's own eager_attention_forward, where it has one. FlashAttention 2 asked for by name gets
+    its inputs in half precision (modeling_flash_attention_utils.py).
+    """
+    if context.attention == "eager":
+        out = (written_out or eager)(context, query, key, value)
+    elif context.attention == "sdpa":
+        out = _sdpa(context, query, key, value)
+    else:
+        half = context.training.autocast or context.training.dtype
+        value, width = _widened(query, value), value.shape[-1]
+        if query.dtype == "float32":
+            query, key, value = (ops.cast(t, half, f"{n} in half precision") for t, n in _named(query, key, value))
+        out = _cut(_flash(query, key, value), width)
+    batch, heads, length, head_dim = out.shape
+    return ops.view(out, (batch, length, heads * head_dim))
+
+
+def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """scaled_dot_product_attention: where there is a mask, a group's keys for each query, or its queries packed.
+
+    Source: integrations/sdpa_attention.py.
+    """
+    grouped = key.shape[1] != query.shape[1]
+    if grouped and (context.mask is not None or not kept_grouped(key.shape[-1], value.shape[-1])):
+        if query.shape[2] == 1:
+            return _packed(context, query, key, value)
+        key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
+    return in_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """One position's queries, those of a group as if they were positions; by heads again they are a copy."""
+    batch, heads, _, width = query.shape
+    groups = key.shape[1]
+    packed = ops.view(query, (batch, groups, heads // groups, width))
+    out = in_kernel(context, packed, key, value, partial(_kernel, context))
+    if groups > 1:
+        out = ops.contiguous(out, "attention output, by heads")
+    return ops.view(out, (batch, heads, 1, value.shape[-1]))
+
+
+def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    if _takes_flash(context, query, value):
+        return _flash(query, key, value)
+    return _efficient(context, query, key, value, mask)
+
+
+def in_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
+    """What scaled_dot_product_attention runs, on what autocast gives it, which leaves alone what it runs."""
+    region, mask = query.tape.autocast, context.mask
+    if region is None:
+        return kernel(query, key, value, mask)
+    if mask is not None and mask.dtype != "bool":
+        mask = region.lowered(mask, "mask")
+    key, value = region.factors(key, value, ("key", "value"))
+    query = region.lowered(query, "query")
+    with autocast.region(query.tape, None):
+        return kernel(query, key, value, mask)
+
+
+def _widened(query: Tensor, value: Tensor) -> Tensor:
+    """Values padded to the queries' head size (integrations/flash_attention.py)."""
+    shape = (*value.shape[:-1], query.shape[-1])
+    return value if shape == value.shape else ops.padded(value, shape, "value, padded")
+
+
+def _cut(out: Tensor, width: int) -> Tensor:
+    """The output, which lies by positions here, cut back to the values' head size."""
+    shape = (*out.shape[:-1], width)
+    if shape == out.shape:
+        return out
+    return ops.contiguous(ops.narrow(out, shape, merged=False), "attention output, cut back")
+
+
+def _takes_flash(context: Context, query: Tensor, value: Tensor) -> bool:
+    """Whether sdpa takes flash: half precision, no mask, one head size up to 256, and a card that has it.
+
+    Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
+    """
+    fits = query.shape[-1] == value.shape[-1] <= 256
+    return fits and context.mask is None and query.dtype in _HALF and context.kernels.flash
+
+
+def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str], ...]:
+    return (query, "query"), (key, "key"), (value, "value")
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Flash attention; head sizes that are no multiple of 8 are padded and the result is cut back."""
+    head_dim = query.shape[-1]
+    if head_dim % 8 == 0:
+        return flash(query, key, value)
+    query, key, value = (_padded(t, name) for t, name in _named(query, key, value))
+    out = ops.narrow(flash(query, key, value), (*query.shape[:-1], head_dim))
+    return ops.contiguous(out, "attention output, cut back")
+
+
+def _padded(x: Tensor, name: str) -> Tensor:
+    """The last dimension padded to a multiple of 8; the gradient of that is a copy of a part."""
+    shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
+    return ops.padded(x, shape, f"{name}, padded")
+
+
+def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """The memory-efficient kernel where it takes the heads; with a mask, a bias."""
+    grouped = key.shape[1] != query.shape[1]
+    if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+        return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=context.length > 1)
+    return efficient(query, key, value, None if mask is None else bias(query, key, mask))
+
+
+def kept_grouped(key_width: int, value_width: int) -> bool:
+    """Whether grouped keys without a mask stay grouped for sdpa (integrations/sdpa_attention.py, use_gqa_in_sdpa)."""
+    return key_width == value_width <= 256
+
+
+def aligned(query: Tensor, value: Tensor) -> bool:
+    """Whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
+    return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
+
+
+def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
+    """Grouped heads repeated to the queries' number (repeat_kv): a copy, but a single head is seen again and again."""
+    batch, heads, length, head_dim = x.shape
+    count = query.shape[1]
+    if heads == count:
+        return x
+    if heads == 1:
+        return ops.expand(x, (batch, count, length, head_dim))
+    expanded = ops.expand(
+        ops.view(x, (batch, heads, 1, length, head_dim)), (batch, heads, count // heads, length, head_dim)
+    )
+    return ops.view(ops.contiguous(expanded, name), (batch, count, length, head_dim))
+
+
+def bias(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """A mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
+
+    Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
+    """
+    tape, batch, width = query.tape, query.shape[0], key.shape[2]
+    if mask.dtype == "bool":
+        mask = tape.new((batch, mask.shape[-2], width), query.dtype, "attention bias")
+    if width % 8:
+        mask = tape.new((*mask.shape[:-1], -(-width // 8) * 8), query.dtype, "attention bias, padded")
+    return mask
+
+
+def eager(
+    context: Context,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    capped: bool = False,
+    upcast: bool = True,
+) -> Tensor:
+    """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype.
+
+    `capped` says that the scores go through cap · tanh(x / cap); `upcast`, that the softmax is in float32.
+    """
+    key_states = repeated(query, key, "key, repeated")
+    value_states = repeated(query, value, "value, repeated")
+    attn_weights = partial(_scores, context, query, key_states, capped=capped)
+    return weighted(context, probabilities(attn_weights(), query.dtype, upcast=upcast), value_states)
+
+
+def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Tensor:
+    attn_weights = ops.scale(scores(query, key), "scores, scaled")
+    if capped:
+        attn_weights = ops.scale(attn_weights, "scores / cap")
+        attn_weights = ops.unary(attn_weights, "tanh", saves="result")
+        attn_weights = ops.scale(attn_weights, "scores, capped")
+    return masked(context, attn_weights)
+
+
+def scores(query: Tensor, key: Tensor) -> Tensor:
+    """Every query's product with every key: (batch, heads, sequence, sequence)."""
+    if query.tape.autocast is not None:
+        query, key = query.tape.autocast.factors(query, key, ("query", "key"))
+    key = spread(query, key)
+    rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
+    return ops.batched(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
+
+
+def spread(x: Tensor, single: Tensor) -> Tensor:
+    """A single head for all of x's, again and again, as torch.matmul broadcasts it."""
+    heads = x.shape[1]
+    return single if single.shape[1] == heads else ops.expand(single, (single.shape[0], heads, *single.shape[2:]))
+
+
+def masked(context: Context, x: Tensor) -> Tensor:
+    """Scores and the mask, where there is one."""
+    return x if context.mask is None else ops.add(x, context.mask, "scores + mask")
+
+
+def probabilities(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
+    """Scores through softmax in float32, or in their own dtype, and cast while they are still there."""
+    return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
+
+
+def scores_in_float32(query: Tensor, key: Tensor) -> Tensor:
+    """The same of queries and keys that are cast for it."""
+    return scores(ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32"))
+
+
+def weighted(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+    """Values weighted by probabilities, of which some are dropped first: (batch, heads, sequence, head_dim)."""
+    attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
+    return applied(context, attn_weights, value)
+
+
+def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+    """Values weighted by probabilities, which the layer's code holds."""
+    context.attn_weights = attn_weights
+    if value.tape.autocast is not None:
+        attn_weights, value = value.tape.autocast.factors(attn_weights, value, ("probabilities", "value"))
+    value = spread(attn_weights, value)
+    shape = (*attn_weights.shape[:3], value.shape[3])
+    out = ops.batched(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
+    return by_positions(out, "attention output, transposed")

@@ -1,0 +1,102 @@
+"""A module in the running step: its parameters as tensors, and the gradients that they keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import four_bit
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Leaf
+from calculator.engine.tape import Tape, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.resident.module_spec import Treatment
+
+    #: A method's own way to run a linear module, given the module and its input.
+    Wrapper = Callable[["Bound", Tensor], Tensor]
+
+
+class Parameters:
+    """Makes parameters: tensors without a storage of the step's own, with a Leaf where they are trained."""
+
+    __slots__ = ("accumulating", "known", "tape", "tied")
+
+    def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool) -> None:
+        self.tape = tape
+        self.tied = tied
+        self.accumulating = accumulating
+        self.known: dict[str, Tensor] = {}
+
+    def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+        """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
+        if not self.tied:
+            return self._made(name, shape, dtype, trained=trained)
+        name = self.tied.get(name, name)
+        if name in self.known:
+            return self.known[name]
+        parameter = self._made(name, shape, dtype, trained=trained)
+        if name in self.tied.values():
+            self.known[name] = parameter
+        return parameter
+
+    def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+        if not trained or not self.tape.trains:
+            return Tensor(self.tape, None, shape, dtype, None)
+        leaf = Leaf(self.tape, name)
+        leaf.exists = self.accumulating
+        return Tensor(self.tape, None, shape, dtype, leaf)
+
+
+class Bound:
+    """One module, bound to a tape: call it as its forward."""
+
+    __slots__ = ("added", "module", "name", "own", "tape", "treatment", "wrapper")
+
+    def __init__(
+        self, parameters: Parameters, path: str, module: Module, treatment: Treatment, wrapper: Wrapper | None
+    ) -> None:
+        self.tape = parameters.tape
+        self.module = module
+        self.name = path
+        self.treatment = treatment
+        self.wrapper = wrapper
+        own_path = f"{path}.modules_to_save" if treatment.copied else path
+        self.own: dict[str, Tensor] = {}
+        for p in module.parameters:
+            dtype, trained = treatment.dtype_of(p), p.name in treatment.trained
+            if trained or parameters.tied:
+                self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
+            else:
+                self.own[p.name] = Tensor(self.tape, None, p.shape, dtype, None)
+        self.added: dict[str, Tensor] = {}
+        for a in treatment.added:
+            self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the module, with what its method adds."""
+        outer, self.tape.scope = self.tape.scope, f"{self.name}: "
+        out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
+        self.tape.scope = outer
+        return out
+
+    def base(self, x: Tensor) -> Tensor:
+        """The module's own product with x: (..., in_features) to (..., out_features)."""
+        quantization = self.treatment.quantization
+        if quantization is None:
+            return self._dense(x)
+        x_dtype = x.dtype
+        x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
+        out = four_bit.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
+        return ops.cast(out, x_dtype, "output")
+
+    def _dense(self, x: Tensor) -> Tensor:
+        weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
+        if not self.module.written_out:
+            return ops.matmul(x, weight, bias, width, "output")
+        product = ops.matmul(x, ops.view(weight, weight.shape), None, width, "output")
+        return product if bias is None else ops.add(product, bias, "output with bias")

@@ -1,0 +1,65 @@
+"""A cache of keys and values, layer by layer (transformers.cache_utils.DynamicCache)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.common.names import ComponentName
+    from calculator.engine.tape import Tensor
+
+
+class Cache:
+    """What each layer's keys and values are put to, in the layers' order.
+
+    `before` has what layers that have not run yet hold from earlier passes, `kept` what those that have run hold now.
+    `windowed` says that layers with a window keep no more than that, which a cache that PEFT makes for its prefix does
+    not. Each such layer's window is a tensor too, in `windows`: made as the layers run, unless `given` beforehand.
+    """
+
+    __slots__ = ("before", "component", "given", "kept", "windowed", "windows")
+
+    def __init__(
+        self,
+        before: Sequence[Sequence[Tensor]] = (),
+        *,
+        windowed: bool,
+        given: Sequence[Tensor] | None = None,
+        component: ComponentName = "activations",
+    ) -> None:
+        self.before: list[list[Tensor | None]] = [list(pair) for pair in before]
+        self.windowed = windowed
+        self.given = given is not None
+        self.windows = list(given or ())
+        self.component = component
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, key: Tensor, value: Tensor, *, windowed: bool) -> tuple[Tensor, Tensor]:
+        """Keys and values with those before them: copies, which the cache keeps.
+
+        A layer with a window drops its old keys only after its values are copied, and keeps a view of the window's
+        part; the copies stay whole.
+        Source: DynamicLayer.update, DynamicSlidingWindowLayer.update.
+        """
+        before = self.before.pop(0) if self.before else [None, None]
+        windowed = windowed and self.windowed
+        if windowed and not self.given:
+            self.windows.append(key.tape.new((), "int64", "window"))
+        keys = self._after(before[0], key, "key, cached")
+        if not windowed:
+            before[0] = None
+        values = self._after(before[1], value, "value, cached")
+        self.kept.append((keys, values))
+        return keys, values
+
+    def _after(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
+        outer, x.tape.component = x.tape.component, self.component
+        past = before.shape[2] if before is not None else 0
+        shape = (*x.shape[:2], x.shape[2] + past, x.shape[3]) if past else x.shape
+        out = ops.concatenate((before, x) if before is not None else (x,), shape, name)
+        x.tape.component = outer
+        return out

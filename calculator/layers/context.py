@@ -1,0 +1,237 @@
+"""What the code of a step shares: the tape, the plan's sizes, and the modules by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.dimension import named
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Leaf
+from calculator.engine.repetition import repetition
+from calculator.engine.tape import Tape, Tensor
+from calculator.families.forwards import program
+from calculator.layers import masks
+from calculator.layers.bound_module import Bound, Parameters
+from calculator.layers.cache import Cache
+from calculator.layers.kernels import Kernels
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Dim
+    from calculator.architecture.model import Layer, Model, Stack
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.resident.module_spec import Treated
+    from calculator.training_step.first_layer import FirstLayer
+
+
+#: What a current card and PyTorch have.
+KERNELS = Kernels()
+
+
+#: The end of a name of what belongs to layers that are not run.
+NOT_RUN = "of layers not run"
+
+
+class Context:
+    """One run of the step; `tells_first` allows that its first layer is told and not run (see `first_layer`)."""
+
+    __slots__ = (
+        "attention",
+        "attention_dropout",
+        "attn_weights",
+        "batch",
+        "cache",
+        "config",
+        "dtype",
+        "during_forward",
+        "during_layers",
+        "first",
+        "kept",
+        "kernels",
+        "length",
+        "mask",
+        "masks",
+        "method",
+        "model",
+        "others",
+        "parameters",
+        "past",
+        "position",
+        "program",
+        "recorded",
+        "repetition",
+        "returned",
+        "tape",
+        "tells_first",
+        "training",
+        "treated",
+        "waiting",
+        "windowed",
+    )
+
+    def __init__(
+        self,
+        treated: Treated,
+        *,
+        training: Training | None = None,
+        kernels: Kernels = KERNELS,
+        trains: bool = True,
+    ) -> None:
+        model, method, training = treated.model, treated.method, training or treated.training
+        self.tape = Tape(trains=trains)
+        self.treated = treated
+        self.kernels = kernels
+        self.model = model
+        self.config = model.config
+        self.program = program(model.model_type)
+        self.method = method
+        self.training = training
+        self.batch = named(training.micro_batch_size, "B")
+        self.length = named(training.sequence_length, "S")
+        self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
+        self.dtype: DType = method.hidden_dtype(training)
+        self.attention = self.program.sdpa if training.attention == "sdpa" else training.attention
+        told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
+        self.attention_dropout = float(next(filter(None, told), 0.0))
+        self.attn_weights: Tensor | None = None
+        self.returned: Tensor | None = None
+        self.cache: Cache | None = None
+        self.mask: Tensor | None = None
+        self.masks: dict[str, Tensor | None] = {}
+        self.past = 0
+        self.windowed = False
+        self.during_forward: list[Tensor] = []
+        self.during_layers: list[Tensor] = []
+        self.others: list[Tensor] = []
+        self.position: tuple[Tensor, ...] = ()
+        self.recorded: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
+        self.waiting: list[Tensor] = []
+        self.repetition = repetition(layer_kinds(self))
+        self.kept: list[Tensor] = []
+        self.first: FirstLayer | None = None
+        self.tells_first = False
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder's layers."""
+        return stack(self.model).layers
+
+    def bind(self, module: Module, prefix: str = "") -> Bound:
+        """A module with its parameters on this tape."""
+        path = f"{prefix}{module.name}"
+        return Bound(self.parameters, path, module, self.treated.treatment(path, module), self.method.forward)
+
+    def outer(self, name: str) -> Bound:
+        """A module outside the layers, by its name."""
+        return self.bind(self.model.outer[name])
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a module outside the layers."""
+        return name in self.model.outer
+
+    def release(self) -> None:
+        """Drop what the decoder's own code holds while its layers run."""
+        self.position, self.mask, self.masks, self.during_layers, self.returned = (), None, {}, [], None
+        self.others = []
+
+    def left(self, position: tuple[Tensor, ...], mask: Tensor | None) -> None:
+        """Leave a layer: its code drops the attention's weights, unless the layer returns them to the decoder's."""
+        self.position, self.mask = position, mask
+        returned = self.program.returns_weights and bool(self.masks)
+        self.returned, self.attn_weights = (self.attn_weights if returned else None), None
+
+    def layer(self, layer: Layer, prefix: str) -> LayerModules:
+        """A layer's modules by their names within the layer."""
+        return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
+
+    def cached(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values through the cache, where there is one."""
+        return (key, value) if self.cache is None else self.cache.update(key, value, windowed=self.windowed)
+
+    def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
+        """A prefix in every layer's cache: copies of the given keys and values, for the layers that are run.
+
+        Those of layers that are not run go where the layer begins that stands for them: the last sees no other's.
+        """
+        self.past = length
+        component = self.cache.component if self.cache is not None else "activations"
+        cut = self.method.cut_to_windows(self.model)
+        pairs = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
+        windows = masks.windows(self) if cut else None
+        self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
+        if cut:
+            self._cut(self.cache)
+        more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
+        self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
+
+    def _cut(self, cache: Cache) -> None:
+        """Leave of a prefix what layers with a window keep: slices told from the end, even of the whole.
+
+        Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
+        """
+        length = masks.seen(self, masks.SLIDING)
+        for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
+            if masks.attends(self.layers[number].kind) == masks.SLIDING:
+                pair[:] = [t and ops.sliced(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
+
+    def record(self, router_logits: Tensor) -> None:
+        """Keep a router's logits to the end of the forward pass, where the config asks for them."""
+        if self.recorded is not None:
+            self.recorded.append(router_logits)
+
+    def lengthen(self, tokens: Dim) -> None:
+        """Virtual tokens in front of the sequence."""
+        self.length = tokens + self.length
+
+    def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
+        """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
+        leaf = Leaf(self.tape, "input embeddings", "activations")
+        leaf.context = embeddings
+        return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
+
+    def scoped(self, scope: str) -> None:
+        """Name what is allocated from here on."""
+        self.tape.scope = scope
+
+
+class LayerModules:
+    """The bound modules of one layer."""
+
+    __slots__ = ("kind", "modules", "prefix")
+
+    def __init__(self, modules: dict[str, Bound], prefix: str, kind: str) -> None:
+        self.modules = modules
+        self.prefix = prefix
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> Bound:
+        return self.modules[name]
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self.modules
+
+
+def stack(model: Model) -> Stack:
+    """The decoder's layers."""
+    return model.decoder
+
+
+def layer_kinds(context: Context) -> list[int]:
+    """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked.
+
+    So does the first, where its attention's weights are returned and may not be saved, or its input is of another dtype
+    than its output: two different halves under autocast.
+    """
+    told_apart = masks.sliding_differs(context)
+    numbers: dict[Layer, int] = {}
+    known: list[tuple[str, tuple[Module, ...]]] = []
+    for layer, _times in stack(context.model).distinct:
+        kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
+        if (kind, layer.modules) not in known:
+            known.append((kind, layer.modules))
+        numbers[layer] = known.index((kind, layer.modules))
+    told = [*map(numbers.__getitem__, context.layers)]
+    lowered = context.training.autocast or context.dtype
+    apart = context.program.returns_weights or ops.promoted(context.dtype, lowered) != context.dtype
+    return [-1, *told[1:]] if apart else told

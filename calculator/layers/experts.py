@@ -1,0 +1,113 @@
+"""Experts in one call: rows sorted by expert, two grouped products, and the sum of each token's experts.
+
+Source: transformers/integrations/moe.py, grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
+and batched_mm_experts_forward, to which `generate` switches after the prompt. Nothing in them depends on which experts
+the router chose: there are k rows for every token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place, indexing
+from calculator.engine import operations as ops
+from calculator.layers.activation import activation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.dimension import Shape
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context
+
+    #: Gate and up side by side, and the shape of either, to their product.
+    Gate = Callable[[Context, Tensor, Shape], Tensor]
+
+
+def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
+    """act(gate) · up."""
+    gate, up = ops.split(gate_up, [half, half])
+    return ops.mul(activation(context.config["hidden_act"])(gate), up, "activated gate · up")
+
+
+def experts(
+    context: Context, bound: Bound, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
+) -> Tensor:
+    """(tokens, hidden_size) to the same; indices and weights: (tokens, k)."""
+    context.scoped(f"{bound.name}: ")
+    if context.length == 1:
+        return _each_with_its_own(context, bound, hidden_states, weights, gate)
+    tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]
+    expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
+    proj_in = indexing.rows(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
+    sample_weights_g = indexing.rows(ops.view(weights, (count,)), perm, "weights, selected")
+    counts = _counted(tape, bound.module.parameters[0].shape[0], count)
+    biases = _biases(bound, "gate_up_proj", expert_ids_g)
+    proj_out = _product(bound, "gate_up_proj", proj_in, counts[-1], biases)
+    proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden)))
+    biases = _biases(bound, "down_proj", expert_ids_g)
+    proj_out = _product(bound, "down_proj", proj_out, counts[-1], biases)
+    weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
+    inv_perm = tape.new((count,), "int64", "order, inverted")
+    tape.new((count,), "int64", "counted")
+    weighted_out = indexing.rows(weighted_out, inv_perm, "weighted, in the tokens' order")
+    final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, "sum of each token's experts")
+    return ops.cast(final_hidden_states, hidden_states.dtype, "output")
+
+
+def _each_with_its_own(context: Context, bound: Bound, hidden_states: Tensor, weights: Tensor, gate: Gate) -> Tensor:
+    """The same with a copy of its expert's matrices for every row; the first's goes when the second's is there."""
+    count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
+    x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
+    selected = _selected(bound, "gate_up_proj", count)
+    biases = _selected(bound, "gate_up_proj_bias", count)
+    proj_out = _own_product(x, bound, "gate_up_proj", biases)
+    proj_out = gate(context, proj_out, (count, _other_side(bound.own["down_proj"], hidden_states.shape[1])))
+    selected = _selected(bound, "down_proj", count)
+    biases = _selected(bound, "down_proj_bias", count)
+    proj_out = _own_product(proj_out, bound, "down_proj", biases)
+    weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
+    final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts")
+    del selected
+    return ops.cast(final_hidden_states, hidden_states.dtype, "output")
+
+
+def _selected(bound: Bound, name: str, count: int) -> Tensor | None:
+    """Every row's matrix or biases, where experts have them."""
+    own = bound.own.get(name)
+    return None if own is None else own.tape.scratch((count, *own.shape[1:]), own.dtype, f"{name}, selected")
+
+
+def _own_product(x: Tensor, bound: Bound, name: str, biases: Tensor | None) -> Tensor:
+    out = x.tape.new((x.shape[0], _other_side(bound.own[name], x.shape[1])), x.dtype, name)
+    return out if biases is None else in_place.added(out, biases)
+
+
+def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The experts' numbers as int32, how many rows each has, and where its rows end."""
+    return (
+        tape.new((count,), "int32", "experts as int32"),
+        tape.new((among,), "int32", "rows of each expert"),
+        tape.new((among,), "int32", "offsets"),
+    )
+
+
+def _biases(bound: Bound, name: str, expert_ids: Tensor) -> Tensor | None:
+    """Each row's bias, where experts have them."""
+    biases = bound.own.get(f"{name}_bias")
+    return None if biases is None else indexing.rows(biases, expert_ids, f"{name}: biases, selected")
+
+
+def _product(bound: Bound, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
+    """Every row times its expert's matrix, and its bias added in place."""
+    weight = bound.own[name]
+    x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
+    out = indexing.grouped(x, weight, offsets, _other_side(weight, x.shape[1]), name)
+    return out if biases is None else in_place.added(out, biases)
+
+
+def _other_side(weight: Tensor, side: int) -> int:
+    """The rows or columns of every expert's matrix that its input or output does not have."""
+    rows, columns = weight.shape[1:]
+    return rows if columns == side else columns

@@ -1,0 +1,144 @@
+"""Fused attention kernels as their sources allocate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.engine.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """What SDPA can choose among: flash (compute capability 8.0), and grouped heads in the memory-efficient kernel.
+
+    The latter is there from PyTorch 2.14 on; before, float32 with grouped heads and no mask took the math kernel.
+    """
+
+    flash: bool = True
+    grouped_efficient: bool = True
+
+
+def _multiple(size: int, of: int) -> int:
+    return -(-size // of) * of
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """FlashAttention 2; grouped key/value heads are not repeated.
+
+    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd.
+    """
+    tape = query.tape
+    inputs = (query, key, value)
+    edges = (query.edge, key.edge, value.edge)
+    node = Node(tape, _flash_back, edges) if any(edges) else None
+    if node is not None:
+        for tensor in inputs:
+            node.save(tensor)
+    out = tape.new(query.shape, query.dtype, "attention output", node)
+    kept = [out, tape.new(query.shape[:3], "float32", "attention: logsumexp")]
+    kept += [tape.new((2,), "int64", "attention: rng state"), tape.new((1,), "int64", "attention: rng offset")]
+    if node is not None:
+        for tensor in kept:
+            node.save(tensor)
+    return out
+
+
+def _flash_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    query, key, value = node.saved[:3]
+    tape = grad.tape
+    batch, heads, length, head_dim = query.shape
+    rows = _multiple(length, 128)
+    width = _multiple(head_dim, 32 if head_dim <= 128 else 64)
+    grads = [_like(query, "query"), _like(key, "key"), _like(value, "value")]
+    turned = grad.merged and heads > 1
+    scratch = [tape.scratch(grad.shape, grad.dtype, "flash attention: gradient by rows")] if turned else []
+    scratch += [
+        tape.scratch((batch, heads, rows), "float32", "flash attention: softmax_d"),
+        tape.scratch((batch, rows, heads, width), "float32", "flash attention: dq_accum"),
+    ]
+    if key.shape[1] != heads:
+        scratch += [
+            tape.scratch((batch, key.shape[2], heads, head_dim), key.dtype, f"flash attention: {name}, expanded")
+            for name in ("dk", "dv")
+        ]
+    del scratch
+    return grads
+
+
+def _like(tensor: Tensor, name: str) -> Tensor | None:
+    return tensor.tape.new(tensor.shape, tensor.dtype, f"{name}: gradient")
+
+
+def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """The memory-efficient kernel, with an additive bias where there is a mask; its seed and offset lie on the CPU.
+
+    Logarithms of sums are for a backward pass only.
+
+    Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
+    mem_eff_attention/kernel_forward.h (kAlignLSE).
+    """
+    tape = query.tape
+    inputs = (query, key, value)
+    edges = (query.edge, key.edge, value.edge)
+    node = Node(tape, _efficient_back, edges) if any(edges) else None
+    if node is not None:
+        for tensor in (*inputs, *((bias,) if bias is not None else ())):
+            node.save(tensor)
+    batch, heads, length, _ = query.shape
+    out = tape.new((*query.shape[:-1], value.shape[-1]), query.dtype, "attention output", node)
+    summed = _multiple(length, 32) if node is not None else 0
+    kept = [out, tape.new((batch, heads, summed), "float32", "attention: logsumexp")]
+    if node is not None:
+        for tensor in kept:
+            node.save(tensor)
+    return out
+
+
+def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    query, key, value = node.saved[:3]
+    tape = grad.tape
+    batch, heads, length, _ = query.shape
+    query_grad = _like(query, "query")
+    wide = [
+        tape.new((batch, heads, *t.shape[2:]), t.dtype, f"{name}: gradient")
+        for t, name in ((key, "key"), (value, "value"))
+    ]
+    if query.dtype == "float32":
+        product = tape.scratch(
+            (*query.shape[:-1], value.shape[-1]), "float32", "memory-efficient attention: output · gradient"
+        )
+        delta = tape.scratch((batch, length, heads), "float32", "memory-efficient attention: delta, summed")
+        del product
+    delta = tape.scratch((batch, heads, length), "float32", "memory-efficient attention: delta")
+    workspace = tape.scratch((_workspace_bytes(query, key, value),), "uint8", "memory-efficient attention: workspace")
+    del delta, workspace
+    if key.shape[1] == heads:
+        return [query_grad, *wide]
+    key_grad = _like(key, "key")
+    wide[0] = value
+    value_grad = _like(value, "value")
+    return [query_grad, key_grad, value_grad]
+
+
+def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """The backward kernel's workspace on compute capability 8.0 and up.
+
+    Source: mem_eff_attention/kernels/generate_kernels.py (which kernel runs) and kernel_backward.h,
+    Params::workspace_size.
+    """
+    batch, heads, length, head_dim = query.shape
+    half, value_dim = query.dtype != "float32", value.shape[-1]
+    largest = next(k for k in (32, 64, 128, 1 << 16) if max(head_dim, value_dim) <= k)
+    block_i = 128 if largest > 64 else 64
+    in_registers = half and largest <= block_i
+    block_j = 128 if in_registers and largest > 64 else 64
+    tile = 4 + block_i * block_j
+    elements = -(-length // block_i) * -(-head_dim // block_j) * tile
+    if half and not in_registers:
+        splits = max(1, min(-(-key.shape[2] // block_j), 200 // (batch * heads)))
+        elements += splits * block_j * (_multiple(head_dim, block_i) + _multiple(value_dim, block_i))
+    return batch * heads * _multiple(elements, 4) * 4

@@ -1,0 +1,56 @@
+"""The output head and the causal language model's loss.
+
+Source: transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy as log_softmax and nll_loss.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
+    """The mean negative log-likelihood of the shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
+    context.scoped("loss: ")
+    logits = ops.cast(logits, "float32", "logits in float32")
+    labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
+    shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")
+    rows = named(logits.shape[0] * logits.shape[1], "B × S")
+    flat = ops.view(logits, (rows, logits.shape[2]))
+    return _nll_loss(_log_softmax(flat), shifted)
+
+
+def _log_softmax(x: Tensor) -> Tensor:
+    node = Node(x.tape, _log_softmax_back, (x.edge,)) if x.edge else None
+    out = x.tape.new(x.shape, x.dtype, "log-probabilities", node)
+    if node is not None:
+        node.save(out)
+    return out
+
+
+def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "gradient of the logits"),)
+
+
+def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
+    node = Node(x.tape, _nll_loss_back, (x.edge,)) if x.edge else None
+    if node is not None:
+        node.save(x)
+        node.save(target)
+    loss = x.tape.new((), x.dtype, "loss", node)
+    total_weight = x.tape.new((), x.dtype, "total weight")
+    if node is not None:
+        node.save(total_weight)
+    return loss
+
+
+def _nll_loss_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    log_probabilities = node.saved[0]
+    return (grad.tape.new(log_probabilities.shape, grad.dtype, "gradient of the log-probabilities"),)

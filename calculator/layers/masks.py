@@ -1,0 +1,109 @@
+"""The attention masks, each shared by all layers of an attention type. Source: transformers/masking_utils.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.operations import broadcast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.model import Layer
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+
+def attends(kind: str) -> str:
+    """The attention type in a layer's kind."""
+    return SLIDING if kind.startswith(SLIDING) else FULL
+
+
+def types(layers: Iterable[Layer]) -> set[str]:
+    """The attention types of layers, of which many are one and the same."""
+    return {attends(layer.kind) for layer in set(layers)}
+
+
+def windows(context: Context) -> list[Tensor]:
+    """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    context.scoped("cache: ")
+    sliding = sum(count for layer, count in context.model.decoder.distinct if attends(layer.kind) == SLIDING)
+    return [context.tape.new((), "int64", "window") for _ in range(sliding)]
+
+
+def by_kind(context: Context) -> dict[str, Tensor | None]:
+    """The mask of each attention type that the family makes one for, full ones first."""
+    context.scoped("model.attention mask: ")
+    kinds = {*context.program.masks, *types(context.layers)}
+    return {kind: context.program.biased(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds}
+
+
+def sliding_differs(context: Context) -> bool:
+    """Whether layers with a window get a mask where those without get none, or a prefix is cut for them alone.
+
+    Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
+    """
+    if context.method.cut_to_windows(context.model):
+        return True
+    return context.attention == "sdpa" and not _needed(context, FULL) and _needed(context, SLIDING)
+
+
+def seen(context: Context, kind: str) -> int:
+    """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
+    window, kinds = context.config.get("sliding_window"), types(context.layers)
+    if (
+        (kind if kind in kinds else kinds.pop()) == FULL
+        or context.cache is None
+        or not context.cache.windowed
+        or window is None
+    ):
+        return context.past
+    return context.past if context.past < window else window - 1
+
+
+def _needed(context: Context, kind: str) -> bool:
+    """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
+    both_ways = context.program.masks_both_ways and context.config["use_bidirectional_attention"]
+    beyond = context.past and context.length > 1
+    if context.training.padding or beyond or context.program.always_masked or both_ways:
+        return True
+    window = context.config.get("sliding_window")
+    tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
+    return kind == SLIDING and window is not None and seen(context, kind) + tokens >= window
+
+
+def _mask(context: Context, kind: str) -> Tensor | None:
+    """A boolean mask for sdpa where one is needed, a float one for eager, none where the kernel knows best."""
+    if context.attention == "eager":
+        return _additive(context, kind)
+    return _boolean(context, kind) if context.attention == "sdpa" and _needed(context, kind) else None
+
+
+def _boolean(context: Context, kind: str) -> Tensor:
+    """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
+    tape, batch, length = context.tape, context.batch, context.length
+    width = length + seen(context, kind)
+    mask = tape.new((1, length, width), "bool", "causal")
+    if kind == SLIDING:
+        mask = _and(mask, mask, "in the window")
+        mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
+    if context.training.padding:
+        mask = _and(mask, mask, "where queries look")
+        mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
+    return mask
+
+
+def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
+    return a.tape.new(broadcast(a.shape, b.shape), "bool", name)
+
+
+def _additive(context: Context, kind: str) -> Tensor:
+    """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
+    boolean = _boolean(context, kind)
+    shape = (context.batch, 1, context.length, context.length + seen(context, kind))
+    mask = context.tape.new(shape, context.dtype, "additive")
+    del boolean
+    return context.tape.new(shape, "bool", "boolean again") if context.program.boolean_masks else mask

@@ -1,0 +1,92 @@
+"""SDPA's math kernel: for head sizes that the others' alignment excludes, and before PyTorch 2.14 for grouped heads.
+
+The latter in float32 and without a mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.engine.layout import mergeable
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+
+
+def math_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    grouped: bool = True,
+    causal: bool = True,
+) -> Tensor:
+    """Attention written out in C++, in float32: a causal mask or one's own, grouped heads repeated, a safe softmax.
+
+    `grouped` says that it is told to repeat heads (enable_gqa); where it is not, its products broadcast them. `causal`
+    says that queries without a mask see no later key.
+    Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
+    """
+    dtype, (batch, heads, length, _) = query.dtype, query.shape
+    width = key.shape[2]
+    query, key, value = (ops.cast(t, "float32", "input in float32") for t in (query, key, value))
+    query = ops.scale(query, "query, scaled")
+    mask = _additive(query, width, mask) if mask is not None or causal else None
+    if key.shape[1] != heads and grouped:
+        key, value = _repeated(key, heads, "key, repeated"), _repeated(value, heads, "value, repeated")
+    query_rows = mergeable(query, "query, contiguous")
+    key_rows = _for_all(ops.scale(key, "key, scaled"), heads)
+    attn = ops.batched(query_rows, mergeable(key_rows, "key, contiguous"), (batch, heads, length, width), "scores")
+    del query_rows, key_rows
+    attn = ops.dropout(_safe_softmax(attn), dropout, "probabilities, dropped")
+    value_rows = mergeable(_for_all(value, heads), "value, contiguous")
+    out = ops.batched(attn, value_rows, (*query.shape[:-1], value.shape[-1]), "attention output")
+    return ops.cast(out, dtype, "attention output, cast back")
+
+
+def _for_all(x: Tensor, heads: int) -> Tensor:
+    return x if x.shape[1] == heads else ops.expand(x, (x.shape[0], heads, *x.shape[2:]))
+
+
+def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
+    """0 or minus infinity: a causal mask, or one of its own for each sequence of a batch."""
+    tape, length = query.tape, query.shape[2]
+    if mask is not None:
+        own = (query.shape[0], mask.shape[-2], width)
+        return tape.new(own, query.dtype, "mask, additive") if mask.dtype == "bool" else mask
+    ones = tape.new((length, width), "bool", "causal mask, ones")
+    lower = tape.new((length, width), "bool", "causal mask")
+    del ones
+    additive = tape.new((length, width), query.dtype, "causal mask, additive")
+    del lower
+    return additive
+
+
+def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
+    batch, count, length, head_dim = x.shape
+    grouped = ops.view(x, (batch, count, 1, length, head_dim))
+    wide = ops.expand(grouped, (batch, count, heads // count, length, head_dim))
+    return ops.view(ops.contiguous(wide, name), (batch, heads, length, head_dim))
+
+
+def _safe_softmax(x: Tensor) -> Tensor:
+    """A softmax whose fully masked rows are zero; it saves its result (derivatives.yaml, _safe_softmax)."""
+    tape = x.tape
+    node = Node(tape, _softmax_back, (x.edge,)) if x.edge else None
+    plain = tape.new(x.shape, x.dtype, "softmax")
+    masked = tape.new(x.shape, "bool", "masked scores")
+    rows = tape.new((*x.shape[:-1], 1), "bool", "masked rows")
+    zero = tape.new((), x.dtype, "zero")
+    out = tape.new(x.shape, x.dtype, "probabilities", node)
+    del plain, masked, rows, zero
+    if node is not None:
+        node.save(out)
+    return out
+
+
+def _softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(grad.shape, grad.dtype, "softmax: gradient"),)

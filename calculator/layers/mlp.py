@@ -1,0 +1,61 @@
+"""Feed-forward sublayers: (batch, sequence, hidden_size) to the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers.activation import activation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+    Sublayer = Callable[[Context, LayerModules, Tensor], Tensor]
+
+
+def gated(context: Context, modules: LayerModules, x: Tensor, name: str = "mlp") -> Tensor:
+    """down(act(gate(x)) · up(x))."""
+    act = activation(context.config["hidden_act"])
+    gate = modules[f"{name}.gate_proj"](x)
+    context.scoped(f"{modules.prefix}{name}: ")
+    act_gate = act(gate)
+    del gate
+    up = modules[f"{name}.up_proj"](x)
+    context.scoped(f"{modules.prefix}{name}: ")
+    product = ops.mul(act_gate, up, "activated gate · up")
+    del act_gate, up
+    return modules[f"{name}.down_proj"](product)
+
+
+def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+    """down(up · act(gate)), where gate and up are the halves of one projection."""
+    act = activation(context.config["hidden_act"])
+    up_states = modules["mlp.gate_up_proj"](x)
+    context.scoped(f"{modules.prefix}mlp: ")
+    half = (*up_states.shape[:-1], modules["mlp.down_proj"].module.in_features)
+    gate, up_states = ops.split(up_states, [half, half])
+    up_states = ops.mul(up_states, act(gate), "up · activated gate")
+    return modules["mlp.down_proj"](up_states)
+
+
+def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  as every such hook
+    """The activation that the config names."""
+    return activation(context.config["hidden_act"])(x)
+
+
+def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None = None) -> Sublayer:
+    """down(act(up(x))), with what `config[dropout]` says of its result dropped."""
+
+    def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        hidden_states = modules[up](x)
+        context.scoped(f"{modules.prefix}mlp: ")
+        hidden_states = act(context, modules, hidden_states)
+        hidden_states = modules[down](hidden_states)
+        if dropout is None:
+            return hidden_states
+        return ops.dropout(hidden_states, context.config[dropout], "MLP, dropped")
+
+    return run

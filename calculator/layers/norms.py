@@ -1,0 +1,137 @@
+"""Normalisations, with the locals that the real modules hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context
+
+
+def rms_norm(norm: Bound, x: Tensor) -> Tensor:
+    """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
+    x.tape.scope = f"{norm.name}: "
+    dtype = x.dtype
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
+    hidden_states = ops.mul(
+        hidden_states,
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
+        "normalised in float32",
+    )
+    return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
+
+
+def late_cast_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+    """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    dtype = x.dtype
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    variance = ops.mean(ops.unary(hidden_states, "squared", saves="input", temporaries=2), "variance")
+    hidden_states = ops.mul(
+        hidden_states,
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
+        "normalised",
+    )
+    return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
+
+
+def offset_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+    """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    output = _normalised(ops.cast(x, "float32", "input in float32"))
+    output = ops.mul(
+        output, ops.shift(ops.cast(norm.own["weight"], "float32", "weight in float32"), "1 + weight"), "scaled"
+    )
+    return ops.cast(output, x.dtype, "output")
+
+
+def _normalised(x: Tensor) -> Tensor:
+    variance = ops.mean(ops.unary(x, "squared", saves="input", temporaries=2), "variance")
+    return ops.mul(
+        x, ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2), "normalised"
+    )
+
+
+def centred_norm(norm: Bound, x: Tensor) -> Tensor:
+    """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
+    x.tape.scope = f"{norm.name}: "
+    dtype = x.dtype
+    hidden_states = ops.cast(x, "float32", "input in float32")
+    mean = ops.mean(hidden_states, "mean")
+    centred = ops.subtract(hidden_states, mean, "input - mean")
+    variance = ops.mean(ops.unary(centred, "squared", saves="input", temporaries=2), "variance")
+    del centred
+    hidden_states = ops.mul(
+        ops.subtract(hidden_states, mean, "input - mean"),
+        ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2),
+        "normalised",
+    )
+    hidden_states = ops.mul(ops.cast(norm.own["weight"], "float32", "weight in float32"), hidden_states, "scaled")
+    return ops.cast(hidden_states, dtype, "output")
+
+
+def offset_layer_norm(norm: Bound, x: Tensor) -> Tensor:
+    """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
+    tape = x.tape
+    tape.scope = f"{norm.name}: "
+    weight, bias = ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"]
+    if tape.autocast is None:
+        return layer_normed(x, weight, bias)
+    dtype = tape.autocast.dtype
+    x, weight, bias = (
+        ops.cast(x, dtype, "input, cast"),
+        ops.cast(weight, dtype, "weight"),
+        ops.cast(bias, dtype, "bias"),
+    )
+    with autocast.region(tape, None):
+        return layer_normed(x, weight, bias)
+
+
+def layer_norm(norm: Bound, x: Tensor) -> Tensor:
+    """torch.nn.LayerNorm."""
+    x.tape.scope = f"{norm.name}: "
+    return layer_normed(x, norm.own.get("weight"), norm.own.get("bias"))
+
+
+def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics a row."""
+    tape = x.tape
+    if tape.autocast is not None:
+        bias = None if bias is None else autocast.copied(bias, "float32", "bias")
+        weight = None if weight is None else autocast.copied(weight, "float32", "weight")
+        x = autocast.copied(x, "float32", "input")
+    edges = (x.edge, None if weight is None else weight.edge, None if bias is None else bias.edge)
+    node = Node(tape, _layer_norm_back, edges) if any(edges) else None
+    statistics = (*x.shape[:-1], 1)
+    if node is not None:
+        node.save(x)
+        for parameter in (weight, bias):
+            if parameter is not None:
+                node.save(parameter)
+    out = tape.new(x.shape, x.dtype, "output", node)
+    kept = [tape.new(statistics, "float32", name) for name in ("mean", "rstd")]
+    if node is not None:
+        for tensor in kept:
+            node.save(tensor)
+    return out
+
+
+def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]
+
+
+def late_cast_left(context: Context, hidden_states: Tensor) -> Tensor:
+    """The final norm of a decoder, an RMSNorm whose weight is multiplied in float32."""
+    return late_cast_rms_norm(context.outer("model.norm"), hidden_states)
+
+
+def left(context: Context, hidden_states: Tensor, name: str) -> Tensor:
+    """The final LayerNorm of a decoder."""
+    return layer_norm(context.outer(name), hidden_states)

@@ -1,0 +1,99 @@
+"""Which experts see a token, and how much each counts: (tokens, hidden_size) to weights and indices (tokens, k).
+
+Its logits come after the two, which its caller keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place, indexing
+from calculator.engine import operations as ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context
+
+    #: Weights, indices and logits.
+    Router = Callable[[Context, Bound, Tensor], tuple[Tensor, ...]]
+
+
+def logits_of(context: Context, gate: Bound, hidden_states: Tensor) -> Tensor:
+    """A score for each expert."""
+    context.scoped(f"{gate.name}: ")
+    return ops.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
+
+
+def softmax_first(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Softmax over all experts, the k largest, and each one's share of their sum (Mixtral)."""
+    router_logits = logits_of(context, gate, hidden_states)
+    router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
+    router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
+    return in_place.share(router_top_value, "weights"), router_indices, router_logits
+
+
+def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """The same, each one's share only where `norm_topk_prob`, in the logits' dtype (Qwen's experts, OLMoE)."""
+    router_logits = logits_of(context, gate, hidden_states)
+    router_probs = ops.softmax(router_logits, "float32")
+    router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
+    if context.config["norm_topk_prob"]:
+        router_top_value = in_place.share(router_top_value, "weights")
+    return ops.cast(router_top_value, router_logits.dtype, "weights"), router_indices, router_logits
+
+
+def softmax_last(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """The k largest scores in float32, and softmax over those (Granite's experts)."""
+    router_logits = logits_of(context, gate, hidden_states)
+    router_logits = ops.cast(router_logits, "float32", "logits in float32")
+    top_k_logits, top_k_index = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
+    weights = ops.cast(ops.softmax(top_k_logits, "float32"), hidden_states.dtype, "weights")
+    return weights, top_k_index, router_logits
+
+
+def greedy(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """In float32 throughout, and only among the experts of the best groups where the config says so (DeepSeek V2)."""
+    router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    scores = ops.softmax(router_logits, "float32")
+    _beside: list[Tensor] = []
+    if context.config["topk_method"] == "group_limited_greedy":
+        group_scores, _ = indexing.top_k(_by_groups(context, scores), 1, "best of each group")
+        scores, *_beside = _in_best_groups(context, scores, group_scores)
+    weights, indices = indexing.top_k(scores, context.config["num_experts_per_tok"], "weights")
+    return ops.scale(weights, "weights, scaled"), indices, router_logits
+
+
+def corrected(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Sigmoid scores, chosen by them and a correction in the best groups, by their two best each (DeepSeek V3)."""
+    router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    scores = ops.unary(router_logits, "scores", saves="result")
+    scores_for_choice = ops.shift(scores, "scores, corrected")
+    grouped = _by_groups(context, scores_for_choice)
+    group_scores = indexing.summed(indexing.top_k(grouped, 2, "two best")[0], grouped.shape[:2], "two best, summed")
+    scores_for_choice, *_beside = _in_best_groups(context, scores_for_choice, group_scores)
+    topk_indices = indexing.top_k(scores_for_choice, context.config["num_experts_per_tok"], "best")[1]
+    topk_weights = indexing.gathered(scores, topk_indices, "weights")
+    if context.config["norm_topk_prob"]:
+        topk_weights = in_place.share(topk_weights, "weights", guarded=True)
+    return ops.scale(topk_weights, "weights, scaled"), topk_indices, router_logits
+
+
+def _by_groups(context: Context, scores: Tensor) -> Tensor:
+    tokens, among = scores.shape
+    groups = context.config["n_group"]
+    return ops.view(scores, (tokens, groups, among // groups))
+
+
+def _in_best_groups(context: Context, scores: Tensor, group_scores: Tensor) -> tuple[Tensor, ...]:
+    """Scores, filled with a number outside the best groups; and what is alive until the choice is made."""
+    tape, tokens = scores.tape, scores.shape[0]
+    group_idx = indexing.top_k(group_scores, context.config["topk_group"], "best groups")[1]
+    group_mask = tape.new((tokens, context.config["n_group"]), "float32", "mask of the groups")
+    score_mask = tape.new(scores.shape, "float32", "mask of the experts")
+    as_bool = tape.new(scores.shape, "bool", "mask of the experts as bool")
+    others = tape.new(scores.shape, "bool", "experts of other groups")
+    del as_bool
+    return indexing.filled(scores, others, "scores in the best groups"), group_idx, group_mask, score_mask

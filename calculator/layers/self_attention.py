@@ -1,0 +1,158 @@
+"""Self-attention as rotary decoders write it; what differs between them is data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import attention, rotary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.attention import WrittenOut
+    from calculator.layers.bound_module import Bound
+    from calculator.layers.context import Context, LayerModules
+
+    #: Hidden states to queries, keys and values by heads, and what stays alive beside them.
+    Project = Callable[[Context, LayerModules, Tensor], tuple[Tensor, ...]]
+
+    #: Queries and keys to rotated ones, and what stays alive beside them.
+    Rotate = Callable[[Context, Tensor, Tensor], tuple[Tensor, ...]]
+
+    Norm = Callable[[Bound, Tensor], Tensor]
+
+#: The end of a layer's kind where positions are not embedded.
+NOT_ROTATED = "+nope"
+
+
+def heads(context: Context, x: Tensor, count: int) -> Tensor:
+    """(batch, sequence, heads · head_dim) seen as (batch, heads, sequence, head_dim)."""
+    return ops.view(x, (context.batch, count, x.shape[1], context.config["head_dim"]))
+
+
+def projected(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Three projections."""
+    config = context.config
+    query_states = heads(context, modules["self_attn.q_proj"](hidden_states), config["num_attention_heads"])
+    key_states = heads(context, modules["self_attn.k_proj"](hidden_states), config["num_key_value_heads"])
+    value_states = heads(context, modules["self_attn.v_proj"](hidden_states), config["num_key_value_heads"])
+    return query_states, key_states, value_states
+
+
+def normed_at_once(norm: Norm, *, whole: bool = False) -> Project:
+    """Three projections; queries and keys are normed as soon as they are there, by heads or as a whole."""
+
+    def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
+        x = modules[f"self_attn.{name}_proj"](hidden_states)
+        if whole:
+            return heads(context, norm(modules[f"self_attn.{name}_norm"], x), count)
+        return norm(modules[f"self_attn.{name}_norm"], heads(context, x, count))
+
+    def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
+        query_states = normed(context, modules, hidden_states, "q", queries)
+        key_states = normed(context, modules, hidden_states, "k", keys)
+        return query_states, key_states, heads(context, modules["self_attn.v_proj"](hidden_states), keys)
+
+    return project
+
+
+def normed_later(norm: Norm, suffix: str = "norm") -> Project:
+    """Three projections, after which queries and keys are normed where the layer has norms for them."""
+
+    def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        query_states, key_states, value_states = projected(context, modules, hidden_states)
+        if f"self_attn.q_{suffix}" in modules:
+            query_states = norm(modules[f"self_attn.q_{suffix}"], query_states)
+            key_states = norm(modules[f"self_attn.k_{suffix}"], key_states)
+        return query_states, key_states, value_states
+
+    return project
+
+
+def rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """Every dimension of every head."""
+    cos, sin = context.position[:2]
+    return (
+        rotary.rotated(query_states, cos, sin, "query, rotated"),
+        rotary.rotated(key_states, cos, sin, "key, rotated"),
+    )
+
+
+def partly_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head; queries and keys are put together again at the end."""
+    return rotary.partly_rotated(query_states, key_states, *context.position[:2])
+
+
+def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head, written out in the attention itself, whose names stay."""
+    cos = context.position[0]
+    query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
+    query_rot, key_rot = rotated(context, query_rot, key_rot)
+    query_whole = ops.concatenate((query_rot, query_pass), query_states.shape, "query, whole again")
+    key_whole = ops.concatenate((key_rot, key_pass), key_states.shape, "key, whole again")
+    return query_whole, key_whole, query_rot, query_pass, key_rot, key_pass
+
+
+def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head; queries are whole again before keys are begun."""
+    cos, sin = context.position[:2]
+    q_rot, q_pass, k_rot, k_pass = rotary.parts(query_states, key_states, cos.shape[-1])
+    return (
+        ops.concatenate(
+            (rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"
+        ),
+        ops.concatenate((rotary.rotated(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
+    )
+
+
+def rotated_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """Every dimension of every head, in float32 where the tables are."""
+    q_embed, k_embed = rotated(context, query_states, key_states)
+    q_type, k_type = query_states.dtype, key_states.dtype
+    return ops.cast(q_embed, q_type, "query, cast back"), ops.cast(k_embed, k_type, "key, cast back")
+
+
+def cast_and_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """Every dimension of every head, in float32 whatever the tables are in."""
+    q, k = ops.cast(query_states, "float32", "query in float32"), ops.cast(key_states, "float32", "key in float32")
+    q_embed, k_embed = rotated(context, q, k)
+    dtype = query_states.dtype
+    return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
+
+
+def partly_rotated_by_pairs(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+    """The first dimensions of every head, with tables that each layer spreads over pairs for itself."""
+    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position[:2])
+    return rotary.partly_rotated(query_states, key_states, cos, sin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfAttention:
+    """Grouped-query attention. The defaults are llama's.
+
+    `written_out` is the family's own eager_attention_forward, where it has one. `output` names the output projection;
+    `dropout` the probability in the config of dropping from its result.
+    """
+
+    project: Project = projected
+    rotate: Rotate = rotated
+    written_out: WrittenOut | None = None
+    output: str = "self_attn.o_proj"
+    dropout: str | None = None
+
+    def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        query_states, key_states, value_states, *_beside = self.project(context, modules, hidden_states)
+        context.scoped(f"{modules.prefix}self_attn: ")
+        if not modules.kind.endswith(NOT_ROTATED):
+            query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
+        key_states, value_states = context.cached(key_states, value_states)
+        attn_output = attention.attend(context, query_states, key_states, value_states, self.written_out)
+        attn_output = modules[self.output](attn_output)
+        if self.dropout is None:
+            return attn_output
+        return ops.dropout(attn_output, context.config[self.dropout], "attention, dropped")

@@ -1,0 +1,1 @@
+"""The largest settings that fit, maps of what fits, and sweeps."""

@@ -1,0 +1,101 @@
+"""How far a setting may be raised at all, whatever the card: by the model, by the matrices, by its field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from calculator.common.errors import refusal
+from calculator.inputs.settings import Declared, declared
+from calculator.inputs.size_settings import SizeName
+from calculator.inputs.training import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimate.request import Request
+    from calculator.methods import Method
+
+BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum"]
+
+#: The settings that a limit can be asked for: every size.
+SolveFor = SizeName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """What can't be passed, and why: `limit` is in bytes where memory bounds, else a value of the setting."""
+
+    by: BoundedBy
+    limit: int
+    reason: str
+
+
+def solved(request: Request, name: SolveFor) -> Declared:
+    """The declaration of the setting that is solved for.
+
+    Raises:
+        PlanError: where the method has no such setting.
+    """
+    known = solvable(request.method)
+    if name not in known:
+        raise refusal("solve_for", f"{request.method.name} has no {name}: solve for {', '.join(known)}", name)
+    return known[name]
+
+
+def solvable(method: Method) -> dict[SolveFor, Declared]:
+    """What a limit can be asked for where this method is used."""
+    kinds: tuple[type, ...] = (type(method), Training)
+    known = {told.name: told for kind in kinds for told in declared(kind)}
+    return {name: known[name] for name in get_args(SolveFor) if name in known}
+
+
+def bound(request: Request, model: Model, name: SolveFor) -> Bound:
+    """The lowest bound on a setting, memory left out."""
+    return min(_bounds(request, model, name), key=lambda each: each.limit)
+
+
+def _bounds(request: Request, model: Model, name: SolveFor) -> Iterator[Bound]:
+    most = int(solved(request, name).setting.maximum or 0)
+    yield Bound(by="field_maximum", limit=most, reason=f"{name} is at most {most:,} here")
+    context = model.config.get("max_position_embeddings")
+    if context is not None and name in ("sequence_length", "num_virtual_tokens"):
+        yield _context_length(request, int(context), name)
+    if name == "r":
+        yield _matrix(request, model)
+
+
+def _context_length(request: Request, context: int, name: SolveFor) -> Bound:
+    tokens, virtual = request.training.sequence_length, int(getattr(request.method, "num_virtual_tokens", 0))
+    if name == "num_virtual_tokens":
+        beside, value = f" less the sequence's {tokens:,}", context - tokens
+    else:
+        beside, value = f" less {virtual:,} virtual tokens" if virtual else "", context - virtual
+    reason = f"the model's context length is {context:,} positions (max_position_embeddings){beside}"
+    return Bound(by="context_length", limit=value, reason=reason)
+
+
+def _matrix(request: Request, model: Model) -> Bound:
+    """The widest smaller side of the adapted matrices: the rank of B·A can't exceed it in any of them."""
+    sides = _smaller_sides(request, model)
+    name = max(sides, key=lambda each: sides[each])
+    reason = f"the smaller side of {name} is {sides[name]:,}, and no other adapted matrix's is larger: rank ends there"
+    return Bound(by="matrix", limit=sides[name], reason=reason)
+
+
+def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
+    """A warning where a rank is larger than the smaller side of some of the adapted matrices."""
+    sides = _smaller_sides(request, model)
+    names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
+    told = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
+    return (told,) if names else ()
+
+
+def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
+    """The smaller side of each kind of adapted matrix that text comes to, by the matrix's own name."""
+    return {
+        path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
+        for path, module in model.running
+        if request.method.treatment(path, module, model, request.training).added
+    }

@@ -1,0 +1,179 @@
+"""A grid of plans: one request, lists of values for any of its fields, and an answer to every combination in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import DEEPEST, Choices, parse_request
+from calculator.estimate.series import SeriesCache
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Device, Training
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from calculator.estimate.answer import Estimate
+
+#: The most points that one request to the API takes.
+MOST_POINTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A request as decoded JSON, and for each dotted path into it the values that it takes in turn.
+
+    The last path's values change fastest.
+    """
+
+    request: Mapping[str, Any]
+    grid: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def count(self) -> int:
+        """How many points the grid has."""
+        return prod(len(values) for values in self.grid.values())
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """The values of each point, by their paths."""
+        return (dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values()))
+
+    def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """The request of a point."""
+        body = dict(self.request)
+        for path, value in point.items():
+            body = _with(body, path.split("."), value)
+        return body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """A point of the grid: its values, and its estimate or why it is refused."""
+
+    point: Mapping[str, Any]
+    estimate: Estimate | None
+    problems: tuple[Problem, ...] = ()
+
+
+def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
+    """Read a sweep's request from decoded JSON: `request`, an estimate's, and `grid`, lists by dotted path.
+
+    What is wrong with the request whatever the grid says is refused; what is wrong with single points is told of them.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path, and where the grid has more points than `most`.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg="unknown field; known fields are request, grid", input=body[key])
+        for key in body
+        if key not in ("request", "grid")
+    ]
+    request: Any = body.get("request")
+    grid: Any = body.get("grid")
+    if not isinstance(request, dict):
+        problems.append(Problem(loc="request", msg="must be an estimate's request, an object", input=request))
+    if not isinstance(grid, dict) or not grid:
+        message = 'must be an object of lists, such as {"method.r": [8, 16]}'
+        problems.append(Problem(loc="grid", msg=message, input=grid))
+    if problems:
+        raise PlanError(*problems)
+    return _checked(Sweep(request=request, grid=_lists(grid, request)), most)
+
+
+def answers(sweep: Sweep) -> Iterator[Swept]:
+    """The points in order, each answered when it is asked for, with what it has in common with the one before."""
+    neighbours = SeriesCache()
+    for point in sweep.points():
+        try:
+            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point)), neighbours))
+        except PlanError as error:
+            yield Swept(point=point, estimate=None, problems=error.problems)
+
+
+def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    problems = [
+        Problem(loc=f"grid.{path}", msg=message, input=values)
+        for path, values in grid.items()
+        if (message := _misplaced(path, request, grid) or _unlisted(values))
+    ]
+    problems = problems or [*_no_objects(grid, request)]
+    if problems:
+        raise PlanError(*problems)
+    return {path: tuple(values) for path, values in grid.items()}
+
+
+def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
+    """Why a path can't have a list, or None where it can."""
+    parts = path.split(".")
+    if len(parts) > DEEPEST:
+        return f"leads through {len(parts):,} objects; a request is at most {DEEPEST} levels deep"
+    if not all(parts) or not _known(path, request):
+        return "is no field of a request, as training.sequence_length and method.r are"
+    whole = next((above for above in _above(parts) if above in grid), None)
+    return f"is a part of {whole}, which has a list too: leave one of them out" if whole else None
+
+
+def _unlisted(values: Any) -> str | None:
+    return None if isinstance(values, list) and values else "must be a list of one value or more"
+
+
+def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
+    """What the request has where a path leads on and only an object would have room for it."""
+    found: dict[str, Problem] = {}
+    for path in paths:
+        inner: Any = request
+        for above in _above(path.split(".")):
+            inner = inner.get(above.rpartition(".")[2], {})
+            if not isinstance(inner, dict):
+                message = f"must be an object, for {path} to vary in"
+                found.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
+                break
+    return tuple(found.values())
+
+
+def _above(parts: list[str]) -> Iterator[str]:
+    """The paths of the objects that a value lies in, outermost first."""
+    return accumulate(parts[:-1], "{}.{}".format)
+
+
+def _known(path: str, request: dict[str, Any]) -> bool:
+    part, _, name = path.partition(".")
+    if not name:
+        return part in ("model", "method", "training", "device", *(told.name for told in declared(Choices)))
+    if part == "model":
+        return name.startswith("config.") and isinstance(request.get("model"), dict)
+    kinds: dict[str, tuple[type, ...]] = {
+        "method": tuple(METHODS.values()),
+        "training": (Training,),
+        "device": (Device,),
+    }
+    fields = {told.name for kind in kinds.get(part, ()) for told in declared(kind)}
+    return name in fields or path == "method.name"
+
+
+def _checked(sweep: Sweep, most: int | None) -> Sweep:
+    """The sweep, where it is not too large and its request is right in the parts that the grid leaves alone."""
+    if most is not None and sweep.count > most:
+        message = f"has {sweep.count:,} points; a request takes {most:,} at most: send it in parts, with shorter lists"
+        raise refusal("grid", message, {path: len(values) for path, values in sweep.grid.items()})
+    varied = {path.split(".")[0] for path in sweep.grid}
+    try:
+        parse_request(sweep.body(next(sweep.points())))
+    except PlanError as error:
+        wrong = [problem for problem in error.problems if problem.loc.split(".")[0] not in varied]
+        if wrong:
+            raise PlanError(*(Problem(loc=f"request.{p.loc}", msg=p.msg, input=p.input) for p in wrong)) from error
+    return sweep
+
+
+def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """The object with a value at a path; objects that are missing on the way are made."""
+    first, *rest = path
+    return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}

@@ -1,0 +1,114 @@
+"""What somebody needs of a fine-tuned model, as a plan's request says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.common.errors import PlanError, Problem
+from calculator.compare.methods import AXES
+from calculator.inputs.settings import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+
+Priority = Literal["quality", "speed", "memory"]
+
+#: The order in which configurations are told apart where a request names none.
+USUAL_PRIORITIES: tuple[Priority, ...] = ("quality", "speed", "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the run must do, and what is preferred among the configurations that do it."""
+
+    sequence_length: int = setting(
+        2048, label="Sequence length", help="Tokens per sequence.", minimum=2, maximum=16_777_216, unit="tokens"
+    )
+    effective_batch_size: int = setting(
+        16,
+        label="Effective batch size",
+        help="Sequences per optimizer step, which micro-batches and accumulation make up exactly.",
+        minimum=1,
+        maximum=65_536,
+    )
+    tasks: int = setting(
+        1, label="Tasks to serve", help="How many tasks are fine-tuned on this model.", minimum=1, maximum=1_000_000
+    )
+    switch_per_request: bool = setting(
+        False, label="Switch per request", help="Each request may ask for another task, so all are held at once."
+    )
+    must_merge: bool = setting(
+        False, label="Must merge", help="What is served must be a plain model: no module beside the weights."
+    )
+    frozen_base: bool = setting(
+        False, label="Immutable base", help="The base model's weights must stay as they are, for every task."
+    )
+    max_trainable_fraction: float | None = setting(
+        None,
+        label="Largest trained share",
+        help="The largest share of all parameters that may be trained, from 0 to 1.",
+        minimum=0,
+        maximum=1,
+        example=0.01,
+    )
+    priorities: tuple[Priority, ...] = setting(
+        USUAL_PRIORITIES,
+        label="Priorities",
+        help="What decides first, second and third between configurations that fit; those left out come after.",
+    )
+
+    @property
+    def order(self) -> tuple[Priority, ...]:
+        """Every priority, in order."""
+        return tuple(dict.fromkeys((*self.priorities, *USUAL_PRIORITIES)))
+
+    @property
+    def switches(self) -> bool:
+        """Whether several tasks are held at once."""
+        return self.switch_per_request and self.tasks > 1
+
+    def check(self) -> None:
+        """Refuse needs that contradict each other.
+
+        Raises:
+            PlanError: naming each field to change.
+        """
+        problems = tuple(self._contradictions())
+        if problems:
+            raise PlanError(*problems)
+
+    def _contradictions(self) -> Iterator[Problem]:
+        twice = [name for name in dict.fromkeys(self.priorities) if self.priorities.count(name) > 1]
+        if twice:
+            message = f"each priority has one place, and {', '.join(twice)} is named twice: name it once"
+            yield Problem(loc="needs.priorities", msg=message, input=list(self.priorities))
+        if self.must_merge and self.frozen_base:
+            message = "merging writes the update into the weights that frozen_base keeps: ask for one of them"
+            yield Problem(loc="needs.must_merge", msg=message, input=True)
+        if self.must_merge and self.switches:
+            message = (
+                f"merged weights serve one task, and {self.tasks:,} are switched per request: leave the modules"
+                " unmerged (must_merge false), or serve a merged copy for each task (switch_per_request false)"
+            )
+            yield Problem(loc="needs.must_merge", msg=message, input=True)
+        if self.switch_per_request and self.tasks == 1:
+            message = "there is nothing to switch with one task: say how many there are, or switch_per_request false"
+            yield Problem(loc="needs.tasks", msg=message, input=1)
+
+
+def barred(name: str, needs: Needs, model: Model) -> tuple[str, str] | None:
+    """The rule by which the needs rule a method out, and why; None where they don't."""
+    label = AXES[name].label
+    if needs.must_merge and AXES[name].mergeable is False:
+        return "stays_beside", f"{label} can't be merged, and must_merge is asked for."
+    if needs.frozen_base and name == "full":
+        return "immutable_base", f"{label} changes all {model.parameters:,} parameters of the base that must stay."
+    if needs.switches and name == "full":
+        return (
+            "copy_per_task",
+            f"{label} makes {needs.tasks:,} models, which can't be switched from request to request.",
+        )
+    return None

@@ -1,0 +1,183 @@
+"""A plan: for each model on each device the configurations that fit, ranked, with the reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.compare.methods import AXES
+from calculator.methods import METHODS
+from calculator.plan.evaluator import Attempts
+from calculator.plan.label import label
+from calculator.plan.method_search import Found, found
+from calculator.plan.nearest_miss import missed, nearest
+from calculator.plan.needs import barred
+from calculator.plan.proposals import RuledOut, proposals
+from calculator.plan.ranking import ORDER
+from calculator.plan.reasons.deployment import served
+from calculator.plan.reasons.rules import RULES
+from calculator.plan.reasons.training import quality, trained
+from calculator.plan.rejections import unfit
+from calculator.plan.relaxations import changes
+from calculator.plan.suggestions import suggestions
+
+if TYPE_CHECKING:
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import ModelReference, Request
+    from calculator.inputs.training import Device
+    from calculator.plan.nearest_miss import Miss
+    from calculator.plan.reasons.reason import Judged, Reason
+    from calculator.plan.reasons.step_cost import StepCost
+    from calculator.plan.relaxations import Change
+    from calculator.plan.request import PlanRequest
+    from calculator.plan.suggestions import Suggestion
+
+#: What the relative costs leave out.
+COSTS = (
+    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches; what the optimizer's own step, "
+    "normalisations, data loading and float32 products take beside is left out."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """A complete configuration: the request of its estimate, the estimate, its cost, and the reasons.
+
+    `task_bytes` are what one task adds beside the base; of full fine-tuning, a model. `roomier` are single changes that
+    leave more of the card, where this leaves little.
+    """
+
+    request: Request
+    estimate: Estimate
+    cost: StepCost
+    task_bytes: int
+    reasons: tuple[Reason, ...]
+    roomier: tuple[Suggestion, ...]
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return label(self.request.method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """What is proposed for one model on one device, best first; or how nearly it is missed, and what would change that.
+
+    `model` is the model's id or family, `parameters` its size, `estimates` how many were made.
+    """
+
+    model: str
+    parameters: int
+    device: Device
+    configurations: tuple[Configuration, ...]
+    ruled_out: tuple[RuledOut, ...]
+    miss: Miss | None
+    changes: tuple[Change, ...]
+    estimates: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What every configuration's estimate warns of."""
+        first, *others = [each.estimate.warnings for each in self.configurations] or [()]
+        return tuple(told for told in first if all(told in other for other in others))
+
+    def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
+        """What a configuration's estimate warns of beside that."""
+        return tuple(told for told in configuration.estimate.warnings if told not in self.warnings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to a plan's request: a part for each model on each device, in the order asked for."""
+
+    plans: tuple[DevicePlan, ...]
+    assumptions: tuple[str, ...]
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Answer a plan's request.
+
+    Raises:
+        PlanError: where a model is not known, the batch can't be divided, or every method is refused.
+    """
+    pairs = product(enumerate(request.models), enumerate(request.devices))
+    parts = tuple(_part(request, model, device) for model, device in pairs)
+    return Plan(plans=parts, assumptions=(ORDER, COSTS))
+
+
+def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, Device]) -> DevicePlan:
+    places = {
+        "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
+        "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
+        "training": "needs",
+    }
+    try:
+        attempts = Attempts(model[1], device[1], request.needs, length_given=request.length_given)
+        return _planned(attempts)
+    except PlanError as error:
+        raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
+
+
+def _placed(problem: Problem, places: dict[str, str]) -> Problem:
+    """A problem of an estimate at its place in the plan's request."""
+    head, dot, rest = problem.loc.partition(".")
+    return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
+
+
+def _planned(attempts: Attempts) -> DevicePlan:
+    needs = attempts.needs
+    out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
+    tried = {name: found(name, attempts) for name in METHODS if name not in out}
+    _refused(tried, attempts)
+    proposed, vain = proposals(tried, attempts)
+    near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
+    would = () if proposed else changes(attempts, near[0] if near else None)
+    return DevicePlan(
+        model=attempts.model.id or attempts.model.model_type,
+        parameters=attempts.model.parameters,
+        device=attempts.device,
+        configurations=tuple(_configuration(judged) for judged in proposed),
+        ruled_out=(
+            *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
+            *vain,
+            *unfit(tried, attempts),
+        ),
+        miss=missed(attempts, *near, would) if near else None,
+        changes=would,
+        estimates=attempts.made,
+    )
+
+
+def _refused(tried: dict[str, Found], attempts: Attempts) -> None:
+    """Raise what every method is refused for: at the places that all of them share, if there are any."""
+    if not tried or not all(each.problems for each in tried.values()):
+        return
+    first, *others = [each.problems for each in tried.values()]
+    shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
+    told = [(name, problem) for name, each in tried.items() for problem in each.problems]
+    alike = [(name, problem) for name, problem in told[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (name, problem) for name, problem in told}
+    raise PlanError(*(_of_the_model(name, problem, attempts) for name, problem in alike or every.values()))
+
+
+def _of_the_model(name: str, problem: Problem, attempts: Attempts) -> Problem:
+    """What a method is refused for, at the model: a plan's request has no method that it could stand at."""
+    if not problem.loc.startswith("method"):
+        return problem
+    message = f"{AXES[name].label} is refused: {problem.msg}"
+    return Problem(loc="model", msg=message, input=attempts.model.id or attempts.model.model_type)
+
+
+def _configuration(judged: Judged) -> Configuration:
+    request = judged.attempts.request(judged.choice)
+    return Configuration(
+        request=request,
+        estimate=judged.answer,
+        cost=judged.cost,
+        task_bytes=judged.task_bytes,
+        reasons=(*served(judged), *quality(judged), *trained(judged)),
+        roomier=suggestions(request, judged.answer) if judged.attempts.is_close(judged.choice) else (),
+    )

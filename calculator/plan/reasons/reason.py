@@ -1,0 +1,100 @@
+"""A reason for or against a configuration, and how its numbers are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.devices.gpus import GIB, MIB
+from calculator.inference.multi_adapter import base_bytes, held, task_bytes
+from calculator.plan.reasons.rules import RULES
+
+if TYPE_CHECKING:
+    from calculator.estimate.answer import Estimate
+    from calculator.methods import Method
+    from calculator.plan.evaluator import Attempts, Choice
+    from calculator.plan.needs import Needs
+    from calculator.plan.reasons.rules import Rule
+    from calculator.plan.reasons.step_cost import StepCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """A sentence with its numbers, for or against, and the rule that it follows."""
+
+    rule: Rule
+    stance: Literal["for", "against"]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the reasons for a choice are made from."""
+
+    attempts: Attempts
+    choice: Choice
+    answer: Estimate
+    cost: StepCost
+
+    @property
+    def method(self) -> Method:
+        """The chosen method."""
+        return self.choice.method
+
+    @property
+    def needs(self) -> Needs:
+        """What is needed."""
+        return self.attempts.needs
+
+    @property
+    def task_bytes(self) -> int:
+        """What one task adds: the trained module as it is held, or for full fine-tuning the model."""
+        return task_bytes(self.answer)
+
+    @property
+    def base_bytes(self) -> int:
+        """The base model as it is held."""
+        return base_bytes(self.answer)
+
+    def held(self, component: str) -> int:
+        """A component's bytes at the peak."""
+        return held(self.answer, component)
+
+    def cost_of(self, term: str) -> float:
+        """A part of the step's cost, relative to the reference."""
+        return sum(each.relative for each in self.cost.terms if each.name == term)
+
+
+def speaks_for(rule: str, sentence: str) -> Reason:
+    """A reason for a configuration."""
+    return Reason(rule=RULES[rule], stance="for", sentence=sentence)
+
+
+def speaks_against(rule: str, sentence: str) -> Reason:
+    """A reason against a configuration."""
+    return Reason(rule=RULES[rule], stance="against", sentence=sentence)
+
+
+def size(count: float) -> str:
+    """Bytes for a sentence: 12.3 GiB, 41.9 MiB, 81,920 bytes."""
+    if count >= GIB / 10:
+        return f"{count / GIB:,.1f} GiB"
+    return f"{count / MIB:,.1f} MiB" if count >= MIB / 10 else f"{count:,} bytes"
+
+
+def millions(count: int) -> str:
+    """A parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
+    for scale, word in ((10**9, "billion"), (10**6, "million")):
+        if count >= scale:
+            return f"{count / scale:.3g} {word}"
+    return f"{count:,}"
+
+
+def percent(fraction: float) -> str:
+    """A share for a sentence: 34 %, 0.52 %."""
+    return f"{fraction * 100:.0f} %" if fraction >= 0.0995 else f"{fraction * 100:.2g} %"
+
+
+def times(relative: float) -> str:
+    """A cost beside the reference: 1.49 times."""
+    return f"{relative:.2f} times"

@@ -1,0 +1,202 @@
+"""What a step costs beside another: floating-point operations and bytes moved, at the card's rated speeds.
+
+A product of T tokens with a weight of n elements takes 2·n·T operations, and its backward as many for the inputs'
+gradient and as many again for the weight's (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen weight has no
+gradient of its own. Everything is held against one reference: forward and backward over the frozen base, all kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.devices import gpu
+from calculator.devices.verdict import card_of
+from calculator.inference.matmul_counts import products
+from calculator.resident.module_spec import Treated
+from calculator.resident.tensors import stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.devices import GPU
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import Request
+
+KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361, section 2.1 and table 1"
+CHEN = "Chen et al. 2016, arXiv 1604.06174, section 3: one more forward pass"
+DEQUANTISED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantises its weight, forward and back"
+ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
+
+#: The card whose speeds stand in for one without a name, or without published speeds.
+USUAL_CARD = "a100-sxm4-80gb"
+
+REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTerm:
+    """A part of an optimizer step: how much of it, its share of the reference step, its arithmetic and its source."""
+
+    name: str
+    amount: int
+    unit: Literal["operations", "bytes"]
+    relative: float
+    formula: str
+    substituted: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """An optimizer step's cost on one card, relative to the reference step of the same model and batch.
+
+    `operations` are floating-point operations. `card` is whose rated speeds weigh bytes against them.
+    """
+
+    relative: float
+    operations: int
+    reference: str
+    card: str
+    terms: tuple[CostTerm, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speeds:
+    """A card's rated speeds: dense operations and bytes a second."""
+
+    card: str
+    operations: float
+    bytes: float
+
+
+def speeds(card: GPU | None) -> Speeds:
+    """The card's rated speeds, or those of USUAL_CARD where they are not known."""
+    rate = (card.bf16_tflops or card.fp16_tflops) if card else None
+    if card is None or rate is None or card.bandwidth_gbs is None:
+        return speeds(gpu(USUAL_CARD))
+    return Speeds(card=card.name, operations=rate * 1e12, bytes=card.bandwidth_gbs * 1e9)
+
+
+def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
+    """The cost of an optimizer step, of all its micro-batches together."""
+    step = _Step(model, request, answer)
+    terms = tuple(step.terms())
+    return StepCost(
+        relative=sum(term.relative for term in terms),
+        operations=sum(term.amount for term in terms if term.unit == "operations"),
+        reference=REFERENCE,
+        card=step.speeds.card,
+        terms=terms,
+    )
+
+
+class _Step:
+    """The quantities of one request that its terms are made of."""
+
+    def __init__(self, model: Model, request: Request, answer: Estimate) -> None:
+        training, method = request.training, request.method
+        self.model, self.request = model, request
+        self.products = products(model)
+        self.speeds = speeds(card_of(request.device))
+        self.micro_batches = training.gradient_accumulation_steps
+        sequences = training.micro_batch_size * self.micro_batches
+        self.positions = training.sequence_length + method.virtual_tokens
+        lengthened = method.virtual_tokens if method.name == "prompt" else 0
+        self.tokens = sequences * (training.sequence_length + lengthened)
+        self.added = answer.parameters.added if method.name in ("lora", "qlora", "adapter") else 0
+        self.passes = 3 if training.gradient_checkpointing else 2
+        attention = 3 * self.products.attention * training.sequence_length
+        plain = sequences * training.sequence_length * (4 * self.products.weights + attention)
+        #: Seconds of the reference step at the rated speed.
+        self.reference = plain / self.speeds.operations
+
+    def terms(self) -> Iterator[CostTerm]:
+        """Every part that there is."""
+        tokens, weights = f"{self.tokens:,}", self.products.weights
+        attended = self.products.attention * self.positions
+        yield self._operations(
+            "forward and backward of the base",
+            self.tokens * (4 * weights + 3 * attended),
+            "tokens × (4 × weights + 3 × attended)",
+            f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
+            KAPLAN,
+        )
+        if self.request.method.name == "full":
+            yield self._operations(
+                "gradients of the weights",
+                self.tokens * 2 * weights,
+                "tokens × 2 × weights",
+                f"{tokens} × 2 × {weights:,}",
+                KAPLAN,
+            )
+        if self.added:
+            yield self._operations(
+                "added modules",
+                self.tokens * 6 * self.added,
+                "tokens × 6 × added",
+                f"{tokens} × 6 × {self.added:,}",
+                KAPLAN,
+            )
+        if self.request.training.gradient_checkpointing:
+            inner = self.products.layers + self.added
+            yield self._operations(
+                "recomputed layers",
+                self.tokens * (2 * inner + attended),
+                "tokens × (2 × (weights of layers + added) + attended)",
+                f"{tokens} × (2 × {inner:,} + {attended:,})",
+                CHEN,
+            )
+        yield from self._moved()
+
+    def _moved(self) -> Iterator[CostTerm]:
+        """Bytes that take time of their own: dequantised weights, and reads that small micro-batches don't hide."""
+        request = self.request
+        state = stored(Treated(self.model, request.method, request.training)) if request.method.name == "qlora" else ()
+        quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")
+        if quantised:
+            moved = round(self.micro_batches * self.passes * quantised * 2.5)
+            yield self._bytes(
+                "dequantised weights",
+                moved,
+                moved / self.speeds.bytes,
+                "micro-batches × passes × weights in 4 bits × (0.5 read + 2 written)",
+                f"{self.micro_batches:,} × {self.passes} × {quantised:,} × 2.5",
+                DEQUANTISED,
+            )
+        weights = self.products.weights
+        read = self.micro_batches * self.passes * weights * 2
+        hidden = self.tokens * self.passes * weights * 2 / self.speeds.operations
+        beyond = read / self.speeds.bytes - hidden
+        if beyond > 0:
+            yield self._bytes(
+                "weights read for few tokens",
+                read,
+                beyond,
+                "micro-batches × passes × weights × 2, beyond what the products hide",
+                f"{self.micro_batches:,} × {self.passes} × {weights:,} × 2",
+                ROOFLINE,
+            )
+
+    def _operations(self, name: str, amount: int, formula: str, substituted: str, source: str) -> CostTerm:
+        return CostTerm(
+            name=name,
+            amount=amount,
+            unit="operations",
+            relative=amount / self.speeds.operations / self.reference,
+            formula=formula,
+            substituted=substituted,
+            source=source,
+        )
+
+    def _bytes(self, name: str, amount: int, seconds: float, formula: str, substituted: str, source: str) -> CostTerm:
+        return CostTerm(
+            name=name,
+            amount=amount,
+            unit="bytes",
+            relative=seconds / self.reference,
+            formula=formula,
+            substituted=substituted,
+            source=source,
+        )

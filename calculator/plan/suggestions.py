@@ -1,0 +1,160 @@
+"""Single changes to a plan that save memory: how much, at what price, and at what cost to the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError
+from calculator.estimate.compatibility import within_positions
+from calculator.estimate.estimate import estimate, model_of
+from calculator.inputs.settings import declared
+from calculator.methods import METHODS, Full, LoRA, QLoRA
+from calculator.methods.settings import LowRank
+from calculator.plan.candidates import attention_names
+from calculator.plan.reasons.rules import RULES
+from calculator.plan.reasons.step_cost import step_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from calculator.architecture.model import Model
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import Request
+    from calculator.inputs.training import Training
+    from calculator.plan.reasons.rules import Rule
+
+#: The least share of what is required that is worth suggesting.
+LEAST_SHARE = 0.002
+
+#: The shortest sequence that is suggested, in tokens.
+SHORTEST = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idea:
+    """Settings to change, by their paths in the request, and the rule that says the price."""
+
+    rule: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A change, the plan with it, and what it saves.
+
+    `saved_bytes` are of what is required. `cost` is a token's share of the step over its share in the present plan.
+    """
+
+    changes: Mapping[str, Any]
+    rule: Rule
+    request: Request
+    estimate: Estimate
+    saved_bytes: int
+    cost: float
+
+
+def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
+    """What saves memory, the most first; `answer` is the request's own estimate. Nothing of textbook accounting."""
+    if answer.accounting == "textbook":
+        return ()
+    model = model_of(request.model)
+    request = within_positions(request, model)
+    before = step_cost(model, request, answer).relative
+    found = [each for idea in ideas(request, model) if (each := _suggestion(idea, request, answer, model, before))]
+    return tuple(sorted(found, key=lambda each: -each.saved_bytes))
+
+
+def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:
+    """The idea carried out; nothing where that is refused or saves too little."""
+    changed = with_changes(request, idea.changes)
+    try:
+        after = estimate(changed)
+    except PlanError:
+        return None
+    saved = answer.memory.required_bytes - after.memory.required_bytes
+    if saved < LEAST_SHARE * answer.memory.required_bytes:
+        return None
+    return Suggestion(
+        changes=idea.changes,
+        rule=RULES[idea.rule],
+        request=changed,
+        estimate=after,
+        saved_bytes=saved,
+        cost=step_cost(model, changed, after).relative / before,
+    )
+
+
+def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
+    """The request with settings changed, by their paths; a new method keeps the settings that both have."""
+    training = {path.removeprefix("training."): value for path, value in changes.items() if path.startswith("training")}
+    told = {path.removeprefix("method."): value for path, value in changes.items() if path.startswith("method")}
+    name = told.pop("name", request.method.name)
+    kind: type = METHODS[name]
+    present: type = type(request.method)
+    settings = {each.name for each in declared(kind)}
+    kept = {each.name: getattr(request.method, each.name) for each in declared(present)}
+    method: Any = kind(**{key: value for key, value in (kept | told).items() if key in settings})
+    return replace(request, method=method, training=replace(request.training, **training), length_given=True)
+
+
+def ideas(request: Request, model: Model) -> Iterator[Idea]:
+    """Every change that might save memory in this plan."""
+    yield from _of_training(request.training)
+    yield from _of_optimizer(request.training)
+    yield from _of_method(request, model)
+
+
+def _of_training(training: Training) -> Iterator[Idea]:
+    if not training.gradient_checkpointing:
+        yield Idea(rule="recomputation", changes={"training.gradient_checkpointing": True})
+    if training.attention == "eager":
+        yield Idea(rule="fused_attention", changes={"training.attention": "sdpa"})
+    if training.dtype == "float32":
+        yield Idea(rule="half_precision", changes={"training.dtype": "bfloat16", "training.autocast": None})
+    if training.micro_batch_size > 1:
+        halved, times = training.micro_batch_size // 2, training.gradient_accumulation_steps * 2
+        if 2 * halved == training.micro_batch_size:
+            changes = {"training.micro_batch_size": halved, "training.gradient_accumulation_steps": times}
+            yield Idea(rule="accumulation", changes=changes)
+    if training.sequence_length >= 2 * SHORTEST:
+        yield Idea(rule="shorter_sequences", changes={"training.sequence_length": training.sequence_length // 2})
+
+
+def _of_optimizer(training: Training) -> Iterator[Idea]:
+    if training.optimizer in ("adamw_torch", "adamw_torch_fused"):
+        yield Idea(rule="states_8bit", changes={"training.optimizer": "adamw_8bit"})
+    if training.optimizer == "adamw_torch":
+        yield Idea(rule="fused_optimizer", changes={"training.optimizer": "adamw_torch_fused"})
+    if training.optimizer == "adamw_8bit":
+        yield Idea(rule="paged_states", changes={"training.optimizer": "paged_adamw_8bit"})
+
+
+def _of_method(request: Request, model: Model) -> Iterator[Idea]:
+    method = request.method
+    if isinstance(method, Full):
+        low_rank = {"method.r": 16, "method.lora_alpha": 32, "method.target_modules": "all-linear"}
+        for name in (LoRA.name, QLoRA.name):
+            yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
+    elif request.training.added_dtype == "float32" and request.training.dtype != "float32":
+        yield Idea(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
+    if isinstance(method, LoRA):
+        yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
+    if isinstance(method, LowRank):
+        yield from _of_low_rank(method, model)
+    if isinstance(method, QLoRA):
+        yield from _of_four_bits(method)
+
+
+def _of_low_rank(method: LowRank, model: Model) -> Iterator[Idea]:
+    if method.r > 1:
+        yield Idea(rule="rank", changes={"method.r": method.r // 2})
+    if method.target_modules == "all-linear" and (names := attention_names(model)):
+        yield Idea(rule="all_linear", changes={"method.target_modules": names})
+
+
+def _of_four_bits(method: QLoRA) -> Iterator[Idea]:
+    if not method.double_quant:
+        yield Idea(rule="double_quantisation", changes={"method.double_quant": True})
+    if method.prepare_model_for_kbit_training:
+        yield Idea(rule="not_prepared", changes={"method.prepare_model_for_kbit_training": False})

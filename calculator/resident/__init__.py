@@ -1,0 +1,1 @@
+"""Tensors that stay on the GPU during a run: weights, gradients, optimizer states."""

@@ -1,0 +1,93 @@
+"""What lies beside trained parameters: optimizer states, and the gradients of a whole step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.resident.tensors import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.common.names import ComponentName
+    from calculator.resident.optimizers import Optimizer
+
+
+class Beside:
+    """For each of some tensors one of its shape and dtype by each of some names, so many `times`.
+
+    Their bytes are known at once; the tensors are made when they are looked at, which most never are.
+    """
+
+    __slots__ = ("bytes", "component", "names", "of", "times")
+
+    def __init__(self, of: Sequence[Stored], names: tuple[str, ...], component: ComponentName, times: int = 1) -> None:
+        self.of = of
+        self.names = names
+        self.component = component
+        self.times = times
+        self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
+
+    def __iter__(self) -> Iterator[Stored]:
+        for tensor in self.of:
+            for name in self.names:
+                yield Stored(
+                    name=f"{tensor.name}: {name}",
+                    shape=tensor.shape,
+                    dtype=tensor.dtype,
+                    component=self.component,
+                    count=tensor.count * self.times,
+                    bytes=tensor.bytes * self.times,
+                )
+
+
+#: Tensors that stay, one kind or many.
+Staying = Stored | Beside
+
+
+def tensors(staying: Iterable[Staying]) -> Iterator[Stored]:
+    """Every kind of tensor by itself."""
+    for each in staying:
+        if isinstance(each, Beside):
+            yield from each
+        else:
+            yield each
+
+
+def sizes(staying: Iterable[Staying]) -> dict[int, int]:
+    """How many tensors of each size."""
+    counts: dict[int, int] = {}
+    for each in staying:
+        of, times = (each.of, each.times * len(each.names)) if isinstance(each, Beside) else ((each,), 1)
+        for tensor in of:
+            size = tensor.bytes // tensor.count
+            counts[size] = counts.get(size, 0) + tensor.count * times
+    return counts
+
+
+def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterator[Staying]:
+    """The optimizer's states of every trained parameter, from its second step on.
+
+    A parameter that never has a gradient has none, but where they are made with the optimizer.
+    """
+    trained = [tensor for tensor in tensors if tensor.learns or (tensor.trained and optimizer.early)]
+    if optimizer.is_like_parameters:
+        yield Beside(trained, optimizer.names, "optimizer_states")
+        return
+    for tensor in trained:
+        early = tensor.made if optimizer.early else None
+        for name, shape, dtype in optimizer.states(tensor.shape, early or tensor.dtype):
+            yield Stored(
+                name=f"{tensor.name}: {name}",
+                shape=shape,
+                dtype=dtype,
+                component="optimizer_states",
+                count=tensor.count,
+            )
+    for name, shape, dtype in optimizer.shared_states(tensor.shape for tensor in trained):
+        yield Stored(name=name, shape=shape, dtype=dtype, component="optimizer_states")
+
+
+def gradients(tensors: Iterable[Stored]) -> Beside:
+    """The gradient of every trained parameter that one comes to, in its dtype."""
+    return Beside([tensor for tensor in tensors if tensor.learns], ("gradient",), "gradients")

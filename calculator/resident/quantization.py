@@ -1,0 +1,99 @@
+"""4-bit storage as bitsandbytes holds it: packed weights, block constants, and the constants of those."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+from typing import TYPE_CHECKING, Any, Literal
+
+from calculator.architecture.dimension import Dim, Shape, elements, symbolic
+from calculator.common.errors import refusal
+from calculator.inputs.settings import setting
+from calculator.resident.tensors import Stored
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+
+#: How many weights may share one constant. Source: bitsandbytes/_ops.py, bitsandbytes::quantize_4bit.
+BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+#: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
+NESTED_BLOCKSIZE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """bitsandbytes' 4-bit format (Dettmers et al. 2023, section 3)."""
+
+    quant_type: Literal["nf4", "fp4"]
+    blocksize: int
+    double_quant: bool
+    compute_dtype: DType
+
+    def packed(self, shape: Shape) -> tuple[Shape, DType]:
+        """The packed weight: two elements a byte (bitsandbytes.nn.Params4bit)."""
+        return (Dim((elements(shape) + 1) // 2, lambda: f"{symbolic(shape)} / 2"), 1), "uint8"
+
+    def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
+        """Every constant beside a weight of this shape (bitsandbytes.functional.QuantState)."""
+        blocks = Dim(ceil(elements(shape) / self.blocksize), lambda: f"{symbolic(shape)} / {self.blocksize}")
+        code: tuple[str, Shape, DType] = ("code", (16,), "float32")
+        if not self.double_quant:
+            return ("absmax", (blocks,), "float32"), code
+        nested = Dim(ceil(blocks / NESTED_BLOCKSIZE), lambda: f"{blocks.name} / {NESTED_BLOCKSIZE}")
+        return (
+            ("absmax", (blocks,), "uint8"),
+            ("nested_absmax", (nested,), "float32"),
+            ("nested_code", (256,), "float32"),
+            ("nested_offset", (), "float32"),
+            code,
+        )
+
+
+@cache
+def four_bits(
+    quant_type: Literal["nf4", "fp4"], blocksize: int, compute_dtype: DType, *, double_quant: bool
+) -> Quantization:
+    """A format; each of a model's modules has the same one."""
+    return Quantization(
+        quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
+    )
+
+
+def blocksize_setting() -> Any:
+    """The input that says how many weights share one constant."""
+    return setting(
+        64,
+        label="Block size",
+        help="Weights that share one constant: a power of two.",
+        minimum=BLOCKSIZES[0],
+        maximum=BLOCKSIZES[-1],
+    )
+
+
+def check_blocksize(loc: str, blocksize: int) -> None:
+    """Refuse a block size that bitsandbytes has no kernel for.
+
+    Raises:
+        PlanError: with those that there are.
+    """
+    if blocksize not in BLOCKSIZES:
+        told = ", ".join(map(str, BLOCKSIZES))
+        raise refusal(loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: take one of {told}", blocksize)
+
+
+def converted(path: str, module: Module, model: Model) -> bool:
+    """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
+    return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
+
+
+def code_book(model: Model, quantization: Quantization) -> tuple[Stored, ...]:
+    """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
+
+    Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
+    """
+    code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
+    converts = any(converted(path, module, model) for path, module in model.paths)
+    return (code,) if quantization.double_quant and converts else ()

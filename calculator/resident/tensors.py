@@ -1,0 +1,167 @@
+"""What is always alive of a model under its method: weights, constants and added parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import Shape, elements
+from calculator.architecture.model import Layer, Stack
+from calculator.common.dtype import ITEMSIZE, DType, allocated
+from calculator.resident.module_spec import Added
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.module import Buffer, Module, Parameter
+    from calculator.common.names import ComponentName
+    from calculator.inputs.training import Training
+    from calculator.methods.base import Method
+    from calculator.resident.module_spec import Treated, Treatment
+    from calculator.resident.quantization import Quantization
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Stored:
+    """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
+
+    `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
+    own from what a method adds. `made` is its dtype when the optimizer is made, where the first forward pass changes
+    that. `reached`: whether the step has to do with it. `bytes` is all of them, each rounded up to 512 bytes; 0 has it
+    worked out. Nothing changes one; it is not frozen because a step has a hundred, and a frozen one takes twice as long
+    to make.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType
+    component: ComponentName
+    count: int = 1
+    parameters: int = 0
+    trained: bool = False
+    base: bool = True
+    made: DType | None = None
+    reached: bool = True
+    bytes: int = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained, and the step gives it a gradient."""
+        return self.trained and self.reached
+
+    def __post_init__(self) -> None:
+        if not self.bytes:
+            self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count
+
+
+def stored(treated: Treated) -> tuple[Stored, ...]:
+    """Every kind of tensor of a model under its method, without gradients and optimizer states."""
+    model, method, training = treated.model, treated.method, treated.training
+    tensors: list[Stored] = []
+    for part in model.parts:
+        if isinstance(part, Stack):
+            for layer, count in part.distinct:
+                _layer(tensors, part.name, layer, count, treated)
+        else:
+            _module(tensors, part, part.name, 1, treated)
+    for buffer in model.buffers:
+        tensors += _buffer(buffer, buffer.name, 1, method, training)
+    tensors += method.added(model, training)
+    for tensor in tensors if model.idle else ():
+        tensor.reached = not model.is_idle(tensor.name)
+    return tuple(tensors)
+
+
+def _layer(tensors: list[Stored], stack: str, layer: Layer, count: int, treated: Treated) -> None:
+    for module in layer.modules:
+        _module(tensors, module, f"{stack}.*.{module.name}", count, treated)
+    for buffer in layer.buffers:
+        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, treated.method, treated.training)
+
+
+def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[Stored]:
+    """A buffer, and its copy where its owner is copied."""
+    dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
+    own = Stored(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    yield own
+    owner, _, last = name.rpartition(".")
+    if method.copies(owner):
+        yield replace(own, name=f"{owner}.modules_to_save.{last}")
+
+
+def _module(tensors: list[Stored], module: Module, name: str, count: int, treated: Treated) -> None:
+    treatment, tied = treated.treatment(name, module), treated.model.tied
+    for parameter in module.parameters:
+        full_name = f"{name}.{parameter.name}" if name else parameter.name
+        if full_name not in tied:
+            tensors += _own(parameter, full_name, count, treatment)
+        if treatment.copied:
+            copy = Added(
+                name=f"modules_to_save.{parameter.name}",
+                shape=parameter.shape,
+                dtype=treatment.dtype_of(parameter),
+            )
+            tensors.append(_added(copy, name, count))
+    tensors += [_added(added, name, count) for added in treatment.added]
+
+
+def _added(added: Added, owner: str, count: int) -> Stored:
+    """A parameter that a method puts beside its owner's."""
+    size = elements(added.shape)
+    return Stored(
+        name=f"{owner}.{added.name}",
+        shape=added.shape,
+        dtype=added.dtype,
+        component="adapter_weights",
+        count=count,
+        parameters=size,
+        trained=added.trained,
+        base=False,
+        bytes=allocated(size, ITEMSIZE[added.dtype]) * count,
+    )
+
+
+def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> list[Stored]:
+    """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
+    if treatment.quantization is not None and parameter.name == "weight":
+        return _packed(parameter, name, count, treatment, treatment.quantization)
+    dtype = treatment.dtype_of(parameter)
+    return [
+        Stored(
+            name=name,
+            shape=parameter.shape,
+            dtype=dtype,
+            component="base_weights",
+            count=count,
+            parameters=parameter.elements,
+            trained=parameter.name in treatment.trained and not treatment.copied,
+            made=treatment.dtype if parameter.dtype == "model" and dtype != treatment.dtype else None,
+            bytes=allocated(parameter.elements, ITEMSIZE[dtype]) * count,
+        )
+    ]
+
+
+def _packed(
+    parameter: Parameter, name: str, count: int, treatment: Treatment, quantization: Quantization
+) -> list[Stored]:
+    """A weight in 4 bits and its constants."""
+    shape, dtype = quantization.packed(parameter.shape)
+    packed = Stored(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        component="base_weights",
+        count=count,
+        parameters=parameter.elements,
+        trained=parameter.name in treatment.trained and not treatment.copied,
+    )
+    return [packed] + [
+        Stored(
+            name=f"{name}.{constant}",
+            shape=constant_shape,
+            dtype=constant_dtype,
+            component="quantization_constants",
+            count=count,
+        )
+        for constant, constant_shape, constant_dtype in quantization.constants(parameter.shape)
+    ]

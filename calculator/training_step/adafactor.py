@@ -1,0 +1,80 @@
+"""Adafactor's step (Shazeer & Stern 2018) as `transformers.optimization.Adafactor` writes it.
+
+It takes one parameter after the other. Its locals live until the next parameter gives them new values, so neighbours'
+temporaries meet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from calculator.engine.tape import Tape, Tensor
+from calculator.resident.tensors import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.tape import Born
+
+
+def temporaries(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
+    """What is alive beside the states where the step takes the most."""
+    tape = Tape()
+    tape.component = "workspace"
+    _run(tape, list(_sequence(trained)))
+    return tuple(
+        Stored(name=name, shape=shape, dtype=dtype, component=component, count=count)
+        for (name, shape, dtype, component, _), count in _largest(tape).items()
+    )
+
+
+def _sequence(trained: tuple[Stored, ...]) -> Iterator[Stored]:
+    """The parameters as the optimizer meets them, a layer's twice, so that every pair of neighbours comes by."""
+    layers: list[Stored] = []
+    for tensor in trained:
+        if tensor.count > 1:
+            layers.append(tensor)
+            continue
+        yield from layers * 2
+        layers = []
+        yield tensor
+    yield from layers * 2
+
+
+def _run(tape: Tape, parameters: list[Stored]) -> None:
+    """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer makes it."""
+    for p in parameters:
+        full = p.dtype == "float32"
+        grad = None if full else tape.new(p.shape, "float32", f"{p.name}: gradient in float32")
+        p_data_fp32 = None if full else tape.new(p.shape, "float32", f"{p.name}: parameter in float32")
+        squared = tape.new(p.shape, "float32", f"{p.name}: gradient squared")
+        update = tape.new(p.shape, "float32", f"{p.name}: gradient squared + eps")
+        del squared
+        update = _update(tape, p, update)
+        negated = tape.new(p.shape, "float32", f"{p.name}: update, negated")
+        del negated
+    del grad, p_data_fp32, update
+
+
+def _update(tape: Tape, p: Stored, squared: Tensor) -> Tensor:
+    """The update: from the factored second moment where there is one. `squared` stays the caller's meanwhile."""
+    if len(p.shape) < 2:
+        return tape.new(p.shape, "float32", f"{p.name}: update")
+    rows, columns = (*p.shape[:-1], 1), (*p.shape[:-2], 1, p.shape[-1])
+    factors = [tape.new(rows, "float32", "row factor"), tape.new(columns, "float32", "column factor")]
+    product = tape.new(p.shape, "float32", f"{p.name}: update")
+    del factors, squared
+    return product
+
+
+def _largest(tape: Tape) -> Counter[Born]:
+    alive: Counter[int] = Counter()
+    total, most, best = 0, -1, Counter[int]()
+    for event in tape.events:
+        row = event if event >= 0 else ~event
+        total += tape.rows[row][4] * (1 if event >= 0 else -1)
+        alive[row] += 1 if event >= 0 else -1
+        if total > most:
+            most, best = total, +alive
+    return Counter(tape.rows[row] for row in best)

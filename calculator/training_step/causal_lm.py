@@ -1,0 +1,157 @@
+"""A causal language model's training step: embeddings, layers, head, loss, and back.
+
+One layer is interpreted that stands for all, or the first and one for all the others: see `interpretation`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import autocast
+from calculator.engine.autograd import Mark
+from calculator.engine.backward import backward
+from calculator.engine.checkpoint import checkpoint
+from calculator.engine.tape import Tensor
+from calculator.layers import masks
+from calculator.layers.cache import Cache
+from calculator.layers.context import Context, stack
+from calculator.layers.loss import causal_lm_loss
+from calculator.training_step.first_layer import FirstLayer, may_be_told
+from calculator.training_step.router_loss import with_router_loss
+
+if TYPE_CHECKING:
+    from calculator.engine.autograd import Node
+
+
+def micro_batch(context: Context) -> None:
+    """One forward and backward pass, with the marks that the folds need."""
+    tape = context.tape
+    ids = tape.new((context.batch, context.length), "int64", "input_ids")
+    given = [ids]
+    if context.training.padding:
+        given.append(tape.new((context.batch, context.length), "int64", "attention_mask"))
+    tape.mark("forward")
+    with autocast.region(tape, context.training.autocast):
+        loss = _forward(context, ids)
+    tape.mark("backward")
+    first = context.first
+    backward(tape, loss, seen=None if first is None else partial(first.look, tape))
+    context.release()
+    tape.mark("end")
+    context.kept = [*given, loss]
+
+
+def _forward(context: Context, ids: Tensor) -> Tensor:
+    if context.config["use_cache"] and not context.training.gradient_checkpointing:
+        context.cache = Cache(windowed=True, given=masks.windows(context))
+    context.method.begin(context)
+    hidden_states = decoder(context, ids)
+    context.release()
+    context.tape.component = "logits_and_loss"
+    logits = context.bind(context.model.output)(hidden_states)
+    logits = context.program.logits(context, logits)
+    loss = causal_lm_loss(context, logits)
+    loss = with_router_loss(context, loss)
+    context.tape.component = "activations"
+    if context.first is not None and context.cache is not None:
+        context.first.sees(context.cache)
+    context.cache, context.recorded, context.during_forward = None, None, []
+    return loss
+
+
+def decoder(context: Context, ids: Tensor) -> Tensor:
+    """Embeddings, layers, and what follows them: (batch, sequence) to (batch, sequence, hidden_size)."""
+    program = context.program
+    inputs_embeds = program.embeddings(context, ids)
+    if context.training.gradient_checkpointing and not inputs_embeds.edge:
+        inputs_embeds = context.input_requiring_grad(inputs_embeds)
+    inputs_embeds = context.method.embedded(context, inputs_embeds)
+    hidden_states = program.enter(context, inputs_embeds)
+    kept = {"words": inputs_embeds, "input": hidden_states}.get(program.keeps)
+    del inputs_embeds
+    context.position = program.tables(context, hidden_states)
+    context.masks = masks.by_kind(context)
+    if may_be_told(context, hidden_states):
+        context.repetition = context.repetition.from_the_first()
+        context.first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
+        hidden_states = context.first.output(hidden_states)
+    for place in range(len(context.repetition.numbers)):
+        if place == context.repetition.start:
+            context.others = []
+        hidden_states = marked(hidden_states, f"layer {place}")
+        hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
+    hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
+    hidden_states = program.leave(context, hidden_states)
+    del kept
+    return hidden_states
+
+
+def marked(x: Tensor, label: str) -> Tensor:
+    """A point between layers, marked when the forward pass and when the gradient comes by."""
+    x.tape.mark(f"{label} forward", x)
+    node = Mark(x.tape, _mark_back, (x.edge,), label) if x.edge else None
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """Mark the point, and give the gradient one name between any two layers, so that copies can be counted."""
+    grad.tape.mark(f"{node.context} backward")
+    grad.rename("layers: gradient of the hidden states")
+    return (grad,)
+
+
+def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
+    layers = stack(context.model)
+    layer = layers.layers[context.repetition.numbers[place]]
+    modules = context.layer(layer, f"{layers.name}.*.")
+    position, mask = _shared(context, masks.attends(layer.kind))
+
+    def run(x: Tensor) -> Tensor:
+        outer = context.position, context.mask
+        context.position, context.mask = position, mask
+        context.windowed = masks.attends(layer.kind) == masks.SLIDING
+        try:
+            return context.program.layer(context, modules, x)
+        finally:
+            context.left(*outer)
+
+    if context.training.gradient_checkpointing:
+        return checkpoint(run, hidden_states, beside=[_shared(context, kind) for kind in _types(context, place)])
+    return run(hidden_states)
+
+
+def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
+    """A layer's input, with which the tables stay that only layers save for which it stands."""
+    tables = [] if context.training.gradient_checkpointing else _others_tables(context, place)
+    if not tables or x.edge is None:
+        return x
+    node = Mark(x.tape, _kept_back, (x.edge,))
+    for table in tables:
+        node.save(table)
+    return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
+
+
+def _others_tables(context: Context, place: int) -> list[Tensor]:
+    """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
+    repetition, share = context.repetition, context.program.share
+    layer, *others = context.layers[repetition.numbers[place] : repetition.last(place) + 1]
+    own = masks.attends(layer.kind)
+    types = masks.types(others) - {own}
+    known = {id(table) for table in share(context.position, own)}
+    tables = [table for attends in types for table in share(context.position, attends)[:2]]
+    return [table for table in tables if id(table) not in known]
+
+
+def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad,)
+
+
+def _types(context: Context, place: int) -> set[str]:
+    """The attention types of the layers up to the last that the one at a place stands for."""
+    return masks.types(context.layers[: context.repetition.last(place) + 1])
+
+
+def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The tables of positions and the mask that layers of an attention type are given."""
+    return context.program.share(context.position, attends), context.masks[attends]

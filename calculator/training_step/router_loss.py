@@ -1,0 +1,136 @@
+"""The auxiliary loss of routers, of every layer's logits: how unevenly tokens are spread over experts.
+
+Source: load_balancing_loss_func of the families' files, which are alike; transformers/utils/output_capturing.py keeps
+the logits while the forward pass runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place, indexing
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
+from calculator.families.forwards import program
+from calculator.layers.context import NOT_RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Layer, Model
+    from calculator.layers.context import Context
+
+
+def asked(model: Model) -> bool:
+    """Whether the family has such a loss, and the config asks for the logits that it is made of."""
+    return program(model.model_type).router_loss and bool(model.config["output_router_logits"])
+
+
+def with_router_loss(context: Context, loss: Tensor) -> Tensor:
+    """The loss, to which the routers' is added in place where that is asked for."""
+    own = of_routers(context)
+    return loss if own is None else in_place.added(loss, ops.scale(own, "times the coefficient"))
+
+
+def of_routers(context: Context) -> Tensor | None:
+    """The routers' own loss, which is made without labels too, where it is asked for."""
+    if not asked(context.model):
+        return None
+    context.scoped("router loss: ")
+    return _load_balancing(context)
+
+
+def _load_balancing(context: Context) -> Tensor:
+    """Each expert's share of the tokens times its share of the probability, summed and scaled."""
+    tape, each = context.tape, (context.config["num_experts"],)
+    tokens_per_expert_sum = tape.new(each, "float32", "tokens of each expert")
+    router_prob_sum = tape.new(each, "float32", "probability of each expert")
+    flat_mask = _flat_mask(context)
+    total_rows: Tensor | None = None
+    for layer_gate in _of_every_layer(context):
+        routing_weights = ops.softmax(layer_gate)
+        _, selected_experts = indexing.top_k(routing_weights, context.config["num_experts_per_tok"], "probabilities")
+        tokens_per_expert_sum = _counted(tokens_per_expert_sum, selected_experts, flat_mask)
+        in_float32 = ops.cast(routing_weights, "float32", "probabilities in float32")
+        if flat_mask is not None:
+            in_float32 = ops.mul(in_float32, ops.view(flat_mask, (*flat_mask.shape, 1)), "probabilities of no padding")
+        of_layer = ops.total(in_float32, each, "probability of each expert in a layer")
+        del in_float32
+        router_prob_sum = ops.add(router_prob_sum, of_layer, "probability of each expert")
+        del of_layer
+        total_rows = None if flat_mask is None else _rows(total_rows, flat_mask)
+    tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
+    router_prob_per_expert = _over(router_prob_sum, total_rows, "share of the probability")
+    overall_loss = ops.total(
+        ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares"),
+        (),
+        "overall loss",
+    )
+    return ops.scale(overall_loss, "overall loss, scaled")
+
+
+def _flat_mask(context: Context) -> Tensor | None:
+    """The padding's mask in float32: virtual tokens have made it that already."""
+    if not context.training.padding:
+        return None
+    shape: Shape = (context.batch * context.length,)
+    if context.method.virtual_tokens:
+        return Tensor(context.tape, None, shape, "float32", None)
+    return context.tape.new(shape, "float32", "mask in float32")
+
+
+def _counted(so_far: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
+    """How many tokens each expert has been given up to this layer."""
+    tape, flat = so_far.tape, (chosen.shape[0] * chosen.shape[1],)
+    if mask is None:
+        as_int32 = tape.new(flat, "int32", "experts as int32")
+        of_layer = tape.new(so_far.shape, "int32", "tokens of each expert in a layer")
+        del as_int32
+    else:
+        of_layer = tape.new(so_far.shape, "float32", "tokens of each expert in a layer")
+        tape.new(flat, "float32", "mask, once for each choice")
+    return ops.add(so_far, of_layer, "tokens of each expert")
+
+
+def _rows(so_far: Tensor | None, mask: Tensor) -> Tensor:
+    """How many tokens are no padding, up to this layer."""
+    of_layer = ops.total(mask, (), "tokens of a layer")
+    return ops.shift(of_layer, "tokens") if so_far is None else ops.add(so_far, of_layer, "tokens")
+
+
+def _over(x: Tensor, total: Tensor | None, name: str) -> Tensor:
+    """A quotient: a divisor that is a tensor is saved, as a factor is."""
+    return ops.scale(x, name) if total is None else ops.mul(x, total, name)
+
+
+def _of_every_layer(context: Context) -> Iterator[Tensor]:
+    """The logits of each layer that has a router; those of layers that are not run are like the last one's."""
+    recorded = context.recorded or []
+    run, given = set(context.repetition.numbers), iter(recorded)
+    for number, layer in enumerate(context.layers):
+        if routes(layer):
+            yield next(given) if number in run else _stand_in(context, recorded[-1])
+
+
+def routes(layer: Layer) -> bool:
+    """Whether a layer has a router."""
+    return any(module.kind == "experts" for module in layer.modules)
+
+
+def _stand_in(context: Context, logits: Tensor) -> Tensor:
+    """Logits of a layer that is not run: its copy has their bytes, and frees their gradient."""
+    node = Node(context.tape, _waiting, (), context) if logits.edge else None
+    return Tensor(context.tape, None, logits.shape, logits.dtype, node)
+
+
+def _waiting(node: Node, grad: Tensor) -> tuple[()]:
+    """Keep a gradient for the copy to free; where copies are spelled out, each has one of its own."""
+    context = node.context
+    if context.repetition.copies:
+        context.waiting.append(grad)
+    elif grad.storage is not None:
+        name, shape, dtype, component, size = grad.tape.rows[grad.storage.row]
+        grad.tape.rows[grad.storage.row] = (f"{name}, {NOT_RUN}", shape, dtype, component, size)
+    return ()

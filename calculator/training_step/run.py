@@ -1,0 +1,103 @@
+"""A micro-batch, run with as few of its layers as tell all of it, and recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.memory_curve import Window
+from calculator.engine.recording import Recording
+from calculator.layers import masks
+from calculator.training_step import router_loss
+from calculator.training_step.causal_lm import micro_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Tape
+    from calculator.layers.context import Context
+    from calculator.training_step.first_layer import FirstLayer
+
+
+class Run(NamedTuple):
+    """A micro-batch that was run, and where on its tape is what a recording asks for.
+
+    `lives`, `windows`, `shared`, `handed_on` and `first` are a recording's. `kept` holds what must not be freed while
+    the tape is read.
+    """
+
+    tape: Tape
+    repetition: Repetition
+    lives: Lifetimes
+    windows: tuple[Window, ...]
+    shared: int
+    handed_on: int | None
+    first: FirstLayer | None
+    kept: object = None
+
+    def recorded(self) -> Recording:
+        """How many bytes are alive when."""
+        return Recording(self.tape, self.lives, self.windows, self.shared, self.handed_on, self.first)
+
+
+def interpreted(
+    context_of: Callable[[], Context], told: Callable[..., Run | None], *, whole: bool
+) -> tuple[Run, Recording]:
+    """Run the micro-batch, where that is not `told` of another's, and record it.
+
+    With the first layer where that is to be `whole`, or can't be told of the next.
+    """
+    run = told(whole=whole) or ran(context_of(), whole=whole)
+    recording = run.recorded()
+    if recording.first is not None and not recording.first.is_told(recording):
+        run = told(whole=True) or ran(context_of(), whole=True)
+        recording = run.recorded()
+    return run, recording
+
+
+def ran(context: Context, *, whole: bool) -> Run:
+    """Run the micro-batch with one layer of a kind where that tells of the first, with two otherwise."""
+    if _are_alike(context):
+        if context.training.gradient_checkpointing:
+            context.repetition = context.repetition.from_the_first()
+        else:
+            context.tells_first = not whole
+    micro_batch(context)
+    repetition, tape = context.repetition, context.tape
+    marks = {label: position for position, label in tape.marks}
+    begin = marks["layer 0 forward"]
+    return Run(
+        tape=tape,
+        repetition=repetition,
+        lives=Lifetimes(tape.events, tape.rows),
+        windows=tuple(_windows(repetition, marks, apart=context.first is not None)),
+        shared=next(event for event in tape.events[begin:] if event >= 0),
+        handed_on=tape.passed[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
+        first=context.first,
+        kept=context,
+    )
+
+
+def _windows(repetition: Repetition, marks: Mapping[str, int], *, apart: bool) -> Iterator[Window]:
+    """Where the repeating layers run forward and backward; one more layer may be told apart from them."""
+    if not repetition.copies:
+        return
+    copies = repetition.copies - apart
+    before, start, end = (f"layer {place}" for place in repetition.places)
+    ahead, back = f"{start} forward", f"{start} backward"
+    yield Window(before=marks[f"{before} forward"], start=marks[ahead], end=marks[f"{end} forward"], copies=copies)
+    if back in marks:
+        begin = marks[f"{end} backward"]
+        yield Window(before=begin, start=begin, end=marks[back], copies=copies)
+
+
+def _are_alike(context: Context) -> bool:
+    """Whether the first layer is like all of its kind, but for an input that may need no gradient.
+
+    A checkpointed layer keeps its input and nothing else of what came before it. Not so where one mask is dropped
+    before another, where autocast keeps a copy of the first one's input, and where all layers' logits go into the loss.
+    """
+    if context.training.autocast is not None:
+        return False
+    return len(masks.types(context.layers)) == 1 and not router_loss.asked(context.model)

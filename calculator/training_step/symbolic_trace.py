@@ -1,0 +1,169 @@
+"""A run of a micro-batch that tells of others: plans that differ in sizes alone go the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.symbolic_sizes import Formulas, Open
+from calculator.engine.tape import Sizes, Tape
+from calculator.inputs.size_settings import others, resized, sizes
+from calculator.layers.context import Context
+from calculator.resident.module_spec import Treated
+from calculator.training_step.run import Run, ran
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.engine.tape import Born
+    from calculator.inputs.training import Training
+    from calculator.layers.kernels import Kernels
+
+#: The most ways that are remembered of plans that differ in sizes alone.
+MOST_WAYS = 8
+
+
+class Template:
+    """A run with open sizes, and the formulas of their numbers.
+
+    `kind_of` says of which kind each of its rows is: rows of layers that are alike are of the same kinds. `names`,
+    `shape_of`, `dtypes`, `components` and `places` are of the kinds: which of the shapes each has and where the number
+    of its bytes is; `sizes` numbers the places without repeats. `dims` are the shapes' dimensions; `opened` gives those
+    that are open, by their numbers among them. `shapes` are right where no dimension is open; `open_shapes` gives the
+    others' dimensions, by numbers.
+    """
+
+    __slots__ = (
+        "components",
+        "dims",
+        "dtypes",
+        "formulas",
+        "kind_of",
+        "names",
+        "open_shapes",
+        "opened",
+        "places",
+        "run",
+        "shape_of",
+        "shapes",
+        "sizes",
+    )
+
+    def __init__(self, formulas: Formulas, run: Run) -> None:
+        self.formulas = formulas
+        shapes = [shape for _, shape, _, _, _ in run.tape.rows]
+        dims = {id(dim): dim for shape in shapes for dim in shape}
+        numbers = {identity: number for number, identity in enumerate(dims)}
+        self.dims = [*dims.values()]
+        self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, Open)]
+        numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
+        distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
+        kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
+        self.kind_of = [
+            kinds.setdefault((name, distinct[shape], dtype, component, formulas.place(size)), len(kinds))
+            for shape, (name, _, dtype, component, size) in zip(numbered, run.tape.rows, strict=True)
+        ]
+        self.names, self.shape_of, self.dtypes, self.components, self.places = zip(*kinds, strict=True)
+        self.sizes = {place: number for number, place in enumerate(dict.fromkeys(self.places))}
+        size_of = [self.sizes[self.places[kind]] for kind in self.kind_of]
+        sized = [size_of[event] if event >= 0 else ~size_of[~event] for event in run.tape.events]
+        tape = _with_rows(run.tape, [*run.tape.events], [])
+        self.run = run._replace(tape=tape, lives=Lifetimes(tape.events, run.tape.rows, sized), kept=None)
+        self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
+        opened = {number for number, _ in self.opened}
+        self.open_shapes = [(number, shape) for shape, number in distinct.items() if not opened.isdisjoint(shape)]
+        formulas.cut([*self.sizes, *[dim.place for _, dim in self.opened]])
+
+    def filled(self, given: Sequence[int]) -> Run | None:
+        """The run with other sizes, or nothing where it goes another way."""
+        values = self.formulas.worked_out(given)
+        if values is None:
+            return None
+        dims, shapes = [*self.dims], [*self.shapes]
+        for number, dim in self.opened:
+            dims[number] = dim.at(values)
+        for number, shape in self.open_shapes:
+            shapes[number] = tuple([dims[each] for each in shape])
+        shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
+        kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
+        rows = [*map(kinds.__getitem__, self.kind_of)]
+        lives = self.run.lives.of(rows, [values[place] for place in self.sizes])
+        return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lives=lives)
+
+
+def _with_rows(like: Tape, events: list[int], rows: list[Born]) -> Tape:
+    """A tape on which the same happened as on another, to other rows."""
+    tape = Tape()
+    tape.rows, tape.events, tape.marks, tape.passed = rows, events, like.marks, like.passed
+    return tape
+
+
+class Series:
+    """The ways that the last kind of plans was seen to go, by whether the first layer is run too.
+
+    Plans are of one kind where they differ in sizes alone.
+    """
+
+    __slots__ = ("kind", "model", "ways")
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+        self.kind: tuple[object, ...] = ()
+        self.ways: dict[bool, list[Template]] = {}
+
+    def run_of(self, treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
+        """A plan's run, as another's tells it; nothing for the first of a kind, and where too many ways are known.
+
+        The second plan of a kind is run with open sizes.
+        """
+        kind = (others(treated.method), others(training), kernels)
+        if treated.model is not self.model or kind != self.kind:
+            self.model, self.kind, self.ways = treated.model, kind, {}
+        if whole not in self.ways:
+            self.ways[whole] = []
+            return None
+        ways, given = self.ways[whole], [*sizes(training), *sizes(treated.method)]
+        run = next(filter(None, (way.filled(given) for way in ways)), None)
+        if run is None and len(ways) < MOST_WAYS:
+            ways.append(_template(treated, training, kernels, whole=whole))
+            run = ways[-1].filled(given)
+        return run
+
+
+def _template(treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Template:
+    """The plan's run with its sizes left open; a context allocates nothing before it is run."""
+    formulas = Formulas()
+    training = resized(training, formulas.opened)
+    method = resized(treated.method, formulas.opened)
+    context = Context(Treated(treated.model, method, training), training=training, kernels=kernels)
+    context.tape.sizes = _OpenSizes(formulas)
+    return Template(formulas, ran(context, whole=whole))
+
+
+class _OpenSizes(Sizes):
+    """The same of shapes that may be open. Its keys hold the places of their dimensions, whose hash would fix them."""
+
+    __slots__ = ("formulas",)
+
+    def __init__(self, formulas: Formulas) -> None:
+        super().__init__()
+        self.formulas = formulas
+
+    def __getitem__(self, key: tuple[Shape, DType]) -> int:
+        shape, dtype = key
+        place = self.formulas.place
+        known = tuple([dim.place if dim.__class__ is Open else place(dim) for dim in shape]), dtype
+        if known not in self:
+            self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
+        return super().__getitem__(known)
+
+    def _bytes(self, count: int, itemsize: int) -> int:
+        if isinstance(count, Open):
+            return count.by(allocated, "", count, itemsize)
+        return allocated(count, itemsize)

@@ -1,0 +1,88 @@
+"""How far estimates were from measurements is drawn from the committed residuals, and told the same everywhere."""
+
+import re
+from html import unescape
+
+import pytest
+
+from app.api.accuracy.accuracy import accuracy, beside
+from app.api.accuracy.residuals import residuals
+from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.methods import METHODS
+
+
+def plan_of(method, **more):
+    return estimate(parse_request({"model": "meta-llama/Llama-3.2-1B", "method": method, **more}))
+
+
+def test_the_errors_of_lora_are_those_of_its_measured_figures():
+    told = accuracy(plan_of({"name": "lora"}))
+    own = [residual for residual in residuals() if residual.method == "lora"]
+    assert sum(each.figures for each in told.errors) == len(own) > 0
+    for each in told.errors:
+        errors = [residual.error for residual in own if residual.statistic == each.statistic]
+        assert (each.lowest_error, each.highest_error) == (min(errors), max(errors))
+        assert each.configurations <= each.figures == len(errors)
+    assert str(len(own)) in told.sentence
+
+
+def test_dora_is_told_apart_from_lora():
+    told = accuracy(plan_of({"name": "lora", "use_dora": True}))
+    assert told.method == "dora"
+    assert "DoRA" in told.sentence
+
+
+def test_a_method_that_nobody_measured_says_so():
+    told = accuracy(plan_of({"name": "adapter"}))
+    assert told.errors == ()
+    assert told.interval is None
+    assert told.sentence.startswith("No measurement of adapters")
+
+
+def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
+    plan = plan_of({"name": "full"}, reserved="replay")
+    told = accuracy(plan)
+    assert "reserved memory by replay" in told.sentence
+    assert "by a rule" not in told.sentence
+    (shown,) = (each for each in told.errors if each.statistic == "nvidia_smi")
+    required = plan.memory.required_bytes
+    assert required / told.interval.highest_bytes - 1 == pytest.approx(shown.lowest_error, abs=1e-9)
+    assert required / told.interval.lowest_bytes - 1 == pytest.approx(shown.highest_error, abs=1e-9)
+
+
+def test_the_rule_is_not_given_the_errors_of_replays():
+    told = accuracy(plan_of({"name": "full"}))
+    assert told.interval is None
+    assert told.sentence.endswith("Reserved memory is by a rule here, which lies " + BESIDE_THE_REPLAY + ".")
+
+
+def test_a_page_by_the_rule_leads_to_the_replay(client):
+    page = client.get("/?method=full&r=16").text
+    assert "With the errors of nvidia-smi" not in page
+    (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
+    assert "With the errors of nvidia-smi" in client.get(unescape(link)).text
+
+
+def test_a_rule_of_thumb_is_not_held_against_measurements():
+    told = accuracy(plan_of({"name": "full"}, accounting="textbook"))
+    assert told.errors == ()
+    assert "rule of thumb" in told.sentence
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_page_and_api_tell_the_same(client, method):
+    address = f"?method={method}&gradient_checkpointing=false"
+    answer = client.get(f"/estimate.json{address}").json()
+    page = client.get(f"/{address}").text
+    assert answer["accuracy"]["sentence"] in page
+    assert "/validation" in page
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(-0.0052, "0.52 % low"), (0.004, "0.40 % high"), (0.0, "exact"), (-0.00001, "under 0.01 % off")],
+)
+def test_an_error_is_told_in_words(error, words):
+    assert beside(error) == words

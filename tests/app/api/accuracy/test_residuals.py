@@ -1,0 +1,37 @@
+"""Residuals are of figures that a request says whole, ours beside those of others."""
+
+import json
+
+from app.api.accuracy import results
+from app.api.accuracy.residuals import STATISTICS, by_statistic, residuals
+
+STEP = {
+    "name": "a step",
+    "request": {"method": {"name": "lora", "use_dora": True}},
+    "predicted": {"peak_allocated": 90, "library_workspace": 9, "reserved_replay": 120, "required": 200},
+    "measured": {"peak_allocated": 100, "peak_reserved": 100, "driver": 250},
+    "out_of_memory": None,
+}
+
+
+def test_every_published_figure_that_is_said_whole_is_a_residual():
+    whole = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
+    assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in whole)
+
+
+def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
+    told = {"environment": {"device": "a card", "driver": "1"}, "layers": [], "verdicts": []}
+    (tmp_path / "card.json").write_text(json.dumps({**told, "steps": [STEP, {**STEP, "measured": None}]}))
+    monkeypatch.setattr(results, "published", lambda: None)
+    monkeypatch.setattr(results, "measured", lambda: (json.loads((tmp_path / "card.json").read_text()),))
+    assert [(each.method, each.statistic, each.error) for each in residuals()] == [
+        ("dora", "max_memory_allocated", -0.01),
+        ("dora", "max_memory_reserved", 0.2),
+        ("dora", "nvidia_smi", -0.2),
+    ]
+
+
+def test_errors_are_told_by_statistic_in_their_order():
+    told = by_statistic(residuals())
+    assert [each.statistic for each in told] == list(STATISTICS)
+    assert all(each.lowest_error <= each.highest_error for each in told)

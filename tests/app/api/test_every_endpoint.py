@@ -1,0 +1,69 @@
+"""Random requests of every family to every endpoint: an answer or a refusal that names a field, and never a fault."""
+
+import random
+from typing import get_args
+
+import pytest
+
+from calculator.families.forwards import PROGRAMS
+from calculator.inference.settings import Serving
+from calculator.inputs.settings import declared
+from calculator.inputs.size_settings import SizeName
+from calculator.plan.needs import Needs
+from validation.random_grid.random_requests import random_request
+
+CARDS = ("t4", "rtx-4060", "rtx-4090", "a100-sxm4-80gb", "h200")
+
+
+def some(kind, chance, share):
+    """Some of a kind's settings, at a choice, a limit or a value between."""
+    return {told.name: value(told, chance) for told in declared(kind) if chance.random() < share}
+
+
+def value(told, chance):
+    if told.choices:
+        return chance.choice(told.choices)
+    if isinstance(told.default, bool):
+        return chance.random() < 0.5
+    low, high = told.setting.minimum, told.setting.maximum
+    if low is None or high is None:
+        return told.default
+    return chance.choice([type(told.default or 0)(low), type(told.default or 0)(high), told.default])
+
+
+def estimate(body, chance):
+    return {**body, "reserved": chance.choice(["rule", "rule", "replay"])}
+
+
+def limits(body, chance):
+    return {**body, "solve_for": chance.choice(get_args(SizeName))}
+
+
+def compare(body, _):
+    return {name: body[name] for name in ("model", "training", "device")}
+
+
+def export(body, chance):
+    return {**body, "format": chance.choice(["peft", "axolotl", "llama-factory"])}
+
+
+def inference(body, chance):
+    return {name: body[name] for name in ("model", "method", "device")} | {"serving": some(Serving, chance, 0.3)}
+
+
+def plan(body, chance):
+    return {"model": body["model"], "device": body["device"], "needs": some(Needs, chance, 0.3)}
+
+
+@pytest.mark.parametrize("asked", [estimate, limits, compare, export, inference, plan], ids=lambda ask: ask.__name__)
+def test_a_random_request_is_answered_or_refused_by_its_fields(client, asked):
+    chance, answered = random.Random(asked.__name__), 0
+    for number in range(30):
+        body = random_request(2611, number, sorted(PROGRAMS)) | {"device": {"gpu": chance.choice(CARDS)}}
+        sent = asked(body, chance)
+        response = client.post(f"/api/v1/{asked.__name__}", json=sent)
+        assert response.status_code in (200, 422), sent
+        if response.status_code == 422:
+            assert all(error["loc"] and error["msg"] for error in response.json()["errors"]), sent
+        answered += response.status_code == 200
+    assert answered > 3

@@ -1,0 +1,107 @@
+"""`POST /api/v1/inference` and `python -m app inference`: what it takes to serve, as scripts get it."""
+
+import json
+
+import pytest
+
+from app.__main__ import main
+from app.pages.inference.view import FIELDS
+from calculator.methods import METHODS
+
+BODY = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "method": {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]},
+    "serving": {"tasks": 20, "batch_size": 4},
+    "device": {"gpu": "rtx-4090"},
+}
+OPTIONS = (
+    *("--model", "meta-llama/Llama-3.1-8B", "--method", "lora", "--r", "16", "--target_modules", "q_proj,v_proj"),
+    *("--tasks", "20", "--serving.batch_size", "4", "--gpu", "rtx-4090"),
+)
+
+
+def answered(client, body):
+    return client.post("/api/v1/inference", json=body)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_answered_with_components_that_sum_to_the_peak(client, name):
+    told = answered(client, {**BODY, "method": {"name": name}}).json()
+    memory = told["memory"]
+    assert sum(part["bytes"] for part in memory["components"]) == memory["peak_allocated_bytes"]
+    assert all(part["formula"] and part["substituted"] and part["source"] for part in memory["components"])
+    assert max(each["peak_bytes"] for each in memory["passes"]) == memory["peak_allocated_bytes"]
+    assert told["fit"]["usable_bytes"] - memory["required_bytes"] == told["fit"]["headroom_bytes"]
+    assert told["method"]["name"] == name
+    assert told["serving"]["tasks"] == 20
+
+
+def test_without_a_method_the_base_model_is_served(client):
+    told = answered(client, {"model": "openai-community/gpt2"}).json()
+    assert (told["method"], told["fit"], told["merge"]) == ({"name": "full"}, None, None)
+    assert [cost["added"] for cost in told["costs"]] == [0, 0, 0, 0]
+
+
+def test_merging_is_told_with_what_it_loses(client):
+    method = {"name": "qlora", "target_modules": "all-linear"}
+    told = answered(client, {**BODY, "method": method, "serving": {"merged": True}}).json()
+    assert told["merge"]["rows"][0]["name"] == "weight, dequantised"
+    assert told["merge"]["loss"] in told["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "loc"),
+    [
+        ({"serving": {"batch_size": 0}}, "serving.batch_size"),
+        ({"serving": {"sequence_length": 8}}, "serving.sequence_length"),
+        ({"serving": {"merged": True}, "method": {"name": "adapter"}}, "serving.merged"),
+        ({"model": {"parameters": 70_000_000_000}}, "model.parameters"),
+        ({"model": "nobody/nothing"}, "model"),
+        ({"training": {}}, "training"),
+        ({"device": {"count": 2}}, "device.count"),
+        ({"method": {"name": "lora", "r": 0}}, "method.r"),
+    ],
+)
+def test_what_is_wrong_is_named_at_its_place(client, change, loc):
+    response = answered(client, {**BODY, **change})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert [error["loc"] for error in response.json()["errors"]] == [loc]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def test_every_input_has_its_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["inference", "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in told] == []
+
+
+def test_options_are_the_request_of_the_api(client, capsys):
+    assert main(["inference", *OPTIONS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answered(client, BODY).json()
+
+
+def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_path):
+    file = tmp_path / "serving.json"
+    file.write_text(json.dumps(BODY))
+    assert main(["inference", "--request", str(file), "--tasks", "2", "--json"]) == 0
+    expected = {**BODY, "serving": {**BODY["serving"], "tasks": 2}}
+    assert json.loads(capsys.readouterr().out) == answered(client, expected).json()
+
+
+def test_the_text_says_what_fills_the_card_and_what_it_costs(capsys):
+    assert main(["inference", *OPTIONS]) == 0
+    told = capsys.readouterr().out
+    for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):
+        assert words in told
+
+
+def test_the_status_says_whether_it_fits(capsys):
+    assert main(["inference", *OPTIONS, "--gpu", "rtx-4060"]) == 1
+    assert main(["inference", *OPTIONS, "--batch_size", "0"]) == 2
+    assert "serving.batch_size" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""The OpenAPI document is complete, true, and made from the calculator's declarations."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from app.api.answers import estimate
+from app.api.answers import inference as served
+from app.api.answers.catalogues import GPUAnswer, ModelDetail
+from app.api.answers.estimate import EstimateAnswer
+from app.api.schema import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, ServingModel, TrainingModel
+from calculator.catalogue import ModelEntry
+from calculator.common.errors import PlanError
+from calculator.devices import GPU, Fit
+from calculator.estimate import answer
+from calculator.estimate.request import parse_method
+from calculator.inference import answer as serving
+from calculator.inference.settings import Serving
+from calculator.inputs.settings import declared, parse
+from calculator.inputs.training import Device, Training
+from calculator.methods import METHODS
+from calculator.plan.needs import Needs
+
+PATHS = {
+    "/api/v1/estimate": "post",
+    "/api/v1/compare": "post",
+    "/api/v1/limits": "post",
+    "/api/v1/export": "post",
+    "/api/v1/plan": "post",
+    "/api/v1/inference": "post",
+    "/api/v1/sweep": "post",
+    "/api/v1/import": "post",
+    "/api/v1/models": "get",
+    "/api/v1/models/{id}": "get",
+    "/api/v1/gpus": "get",
+    "/api/v1/methods": "get",
+    "/api/v1/validation": "get",
+    "/healthz": "get",
+}
+POSTED = [path for path, verb in PATHS.items() if verb == "post"]
+
+
+@pytest.fixture(scope="module")
+def document(client):
+    return client.get("/api/v1/openapi.json").json()
+
+
+def test_every_endpoint_is_described(document):
+    assert {path: next(iter(verbs)) for path, verbs in document["paths"].items()} == PATHS
+
+
+def test_every_field_of_every_body_has_a_description_and_an_example(document):
+    schemas = document["components"]["schemas"]
+    missing = [
+        f"{name}.{field} lacks {need}"
+        for name, schema in schemas.items()
+        for field, told in schema.get("properties", {}).items()
+        for need in ("description", "examples")
+        if not told.get(need)
+    ]
+    assert missing == []
+    assert len(schemas) > 20
+
+
+def test_every_operation_says_what_it_does_and_shows_a_real_answer(document):
+    for path, verb in PATHS.items():
+        operation = document["paths"][path][verb]
+        assert operation["summary"]
+        assert operation["description"]
+        assert next(iter(operation["responses"]["200"]["content"].values()))["examples"]
+
+
+def test_every_reference_leads_somewhere(document):
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert "HTTPValidationError" not in text
+
+
+@pytest.mark.parametrize("path", POSTED)
+def test_the_examples_are_what_the_api_answers(client, document, path):
+    operation = document["paths"][path]["post"]
+    asked = operation["requestBody"]["content"]["application/json"]["examples"]
+    media_type, content = next(iter(operation["responses"]["200"]["content"].items()))
+    answered = content["examples"]
+    assert list(asked) == list(answered)
+    for key, example in asked.items():
+        response = client.post(path, json=example["value"])
+        assert response.headers["content-type"] == media_type
+        assert (response.json() if media_type == "application/json" else response.text) == answered[key]["value"]
+
+
+def test_the_errors_of_an_operation_are_problem_documents(document):
+    for path in POSTED:
+        responses = document["paths"][path]["post"]["responses"]
+        assert set(responses) == {"200", "400", "413", "415", "422"}
+        for status in ("400", "413", "415", "422"):
+            assert list(responses[status]["content"]) == ["application/problem+json"]
+
+
+def test_the_inputs_are_those_that_the_calculator_declares():
+    models = {
+        **METHOD_MODELS,
+        "training": TrainingModel,
+        "device": DeviceModel,
+        "needs": NeedsModel,
+        "serving": ServingModel,
+    }
+    for name, cls in {**METHODS, "training": Training, "device": Device, "needs": Needs, "serving": Serving}.items():
+        fields = {field: told for field, told in models[name].model_fields.items() if field != "name"}
+        assert list(fields) == [told.name for told in declared(cls)]
+        for told in declared(cls):
+            assert fields[told.name].default == told.default
+            assert fields[told.name].title == told.setting.label
+            assert fields[told.name].description.startswith(told.setting.help)
+
+
+@pytest.mark.parametrize(
+    ("model", "cls"),
+    [
+        (EstimateAnswer, answer.Estimate),
+        (estimate.Memory, answer.Memory),
+        (estimate.Component, answer.Component),
+        (estimate.Row, answer.Row),
+        (estimate.Moment, answer.Moment),
+        (estimate.Phase, answer.Phase),
+        (estimate.ModelSummary, answer.ModelSummary),
+        (estimate.Fit, Fit),
+        (GPUAnswer, GPU),
+        (ModelDetail, ModelEntry),
+        (served.InferenceAnswer, serving.Inference),
+        (served.ServingMemoryAnswer, serving.ServingMemory),
+        (served.ServingCostAnswer, serving.Cost),
+        (served.MergeAnswer, serving.Merge),
+        (served.ResidentAnswer, serving.Resident),
+        (served.ServedPass, serving.PassPeak),
+    ],
+    ids=lambda cls: cls.__name__,
+)
+def test_the_api_answers_every_field_of_the_calculators(model, cls):
+    kept_inside = {
+        answer.Component: {"rule", "listed"},
+        answer.Memory: {"line"},
+        answer.Row: {"shape"},
+    }.get(cls, set())
+    assert {field.name for field in dataclasses.fields(cls)} - kept_inside <= set(model.model_fields)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 2**21) | st.floats(allow_nan=False) | st.text(max_size=3)
+VALUES = SCALARS | st.lists(SCALARS, max_size=2)
+
+
+def accepted_by_pydantic(kind, value):
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(value))
+    except ValidationError:
+        return False
+    return True
+
+
+def accepted_by_the_calculator(read, value):
+    try:
+        read(value)
+    except PlanError:
+        return False
+    return True
+
+
+def drawn(cls):
+    """Objects that are mostly of a declared shape: each field a choice, a limit, or anything."""
+    fields = {}
+    for told in declared(cls):
+        likely = [told.default, *told.choices, told.setting.minimum, told.setting.maximum, told.setting.example]
+        fields[told.name] = st.sampled_from([list(v) if isinstance(v, tuple) else v for v in likely]) | VALUES
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), extra=st.dictionaries(st.sampled_from(["r", "dtype", "nope"]), VALUES, max_size=1))
+@pytest.mark.parametrize("name", ["training", "device", "needs", *METHODS])
+def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, data, extra):
+    cls = {"training": Training, "device": Device, "needs": Needs, **METHODS}[name]
+    value = {**data.draw(drawn(cls)), **extra}
+    if name in METHODS:
+        value["name"] = name
+        kind, read = MethodModel, parse_method
+    else:
+        kind = {"training": TrainingModel, "device": DeviceModel, "needs": NeedsModel, "serving": ServingModel}[name]
+        read = lambda body: parse(cls, body, name)  # noqa: E731
+    assert accepted_by_pydantic(kind, value) == accepted_by_the_calculator(read, value)

@@ -1,0 +1,89 @@
+"""`POST /api/v1/plan` answers complete configurations, each of which the other endpoints take."""
+
+import pytest
+
+from app.api.plan import POSTED
+
+TASKS = {
+    "model": "meta-llama/Llama-3.1-70B",
+    "device": {"gpu": "a100-sxm4-80gb"},
+    "needs": {"tasks": 20, "switch_per_request": True},
+}
+
+
+def plan(client, body):
+    return client.post("/api/v1/plan", json=body)
+
+
+@pytest.fixture(scope="module")
+def tasks(client):
+    return plan(client, TASKS).json()["plans"][0]
+
+
+@pytest.fixture(scope="module")
+def nothing(client):
+    return plan(client, POSTED.requests["nothing"][1]).json()["plans"][0]
+
+
+def test_every_request_is_the_body_of_its_estimate(client, tasks):
+    for configuration in tasks["configurations"]:
+        answer = client.post("/api/v1/estimate", json=configuration["request"]).json()
+        assert answer["memory"] == configuration["estimate"]["memory"]
+        assert answer["fit"] == configuration["estimate"]["fit"]
+        assert answer["fit"]["verdict"] == "fits"
+
+
+def test_a_configuration_says_what_it_is_what_it_costs_and_why(tasks):
+    best = tasks["configurations"][0]
+    assert best["label"] == "QLoRA, r 16 on every linear layer, not prepared"
+    assert best["effective_batch_size"] == 16
+    assert best["cost"]["relative"] == pytest.approx(sum(term["relative"] for term in best["cost"]["terms"]))
+    assert {reason["stance"] for reason in best["reasons"]} == {"for", "against"}
+    assert all(reason["rule"]["source"] for reason in best["reasons"])
+
+
+def test_what_is_not_proposed_says_why_and_by_which_rule(tasks):
+    told = {out["method"]: out["rule"]["name"] for out in tasks["ruled_out"]}
+    assert told["full"] == "copy_per_task"
+    assert told["adapter"] == "fits"
+
+
+def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, nothing):
+    assert nothing["configurations"] == []
+    miss = nothing["nearest_miss"]
+    assert miss["short_bytes"] == -miss["estimate"]["fit"]["headroom_bytes"] > 0
+    there = client.post("/api/v1/estimate", json=miss["smallest_gpu_request"]).json()["fit"]
+    assert there["gpu"] == miss["smallest_gpu"]
+    assert there["verdict"] == "fits"
+    assert there["headroom_bytes"] == miss["smallest_gpu_headroom_bytes"]
+    (change,) = nothing["changes"]
+    body = {**POSTED.requests["nothing"][1], **change["sets"]}
+    assert plan(client, body).json()["plans"][0]["configurations"]
+
+
+def test_the_smallest_card_is_told_with_the_request_that_its_headroom_is_of(client):
+    """A card with bfloat16 is planned in it, whatever the card computes in that the plan was asked for."""
+    body = {"model": "bigscience/bloom-3b", "device": {"gpu": "rtx-2060"}, "needs": {"sequence_length": 1024}}
+    miss = plan(client, body).json()["plans"][0]["nearest_miss"]
+    dtypes = [miss[name]["training"]["dtype"] for name in ("request", "smallest_gpu_request")]
+    assert dtypes == ["float16", "bfloat16"]
+    there = client.post("/api/v1/estimate", json=miss["smallest_gpu_request"]).json()["fit"]
+    assert (there["gpu"], there["headroom_bytes"]) == (miss["smallest_gpu"], miss["smallest_gpu_headroom_bytes"])
+
+
+def test_a_config_json_is_planned_too(client):
+    config = client.get("/api/v1/models/meta-llama/Llama-3.2-1B").json()["config"]
+    body = {"device": {"gpu": "t4"}, "needs": {"must_merge": True}}
+    by_config = plan(client, {**body, "model": {"config": config}}).json()["plans"][0]
+    by_id = plan(client, {**body, "model": "meta-llama/Llama-3.2-1B"}).json()["plans"][0]
+    labels = [configuration["label"] for configuration in by_config["configurations"]]
+    assert labels == [configuration["label"] for configuration in by_id["configurations"]]
+    assert by_config["model"] == "llama"
+
+
+def test_needs_that_contradict_each_other_are_a_problem_document(client):
+    needs = {"must_merge": True, "frozen_base": True}
+    response = plan(client, {"model": "gpt2", "device": {"gpu": "t4"}, "needs": needs})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["errors"][0]["loc"] == "needs.must_merge"

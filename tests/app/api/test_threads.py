@@ -1,0 +1,75 @@
+"""Whoever computes holds up nobody else: every handler but the health check's runs in a thread."""
+
+from concurrent.futures import ThreadPoolExecutor
+from inspect import iscoroutinefunction
+from threading import Event
+from time import perf_counter
+
+import pytest
+
+from app import api
+from app.application import EVERY
+from app.pages.difference import view as difference_view
+from app.pages.estimate import routes as estimate_routes
+from calculator.common.errors import PlanError, Problem
+
+#: Longer than anything here takes, in seconds.
+PATIENCE = 20
+
+#: A plan that the allocator is replayed over, which takes seconds.
+SLOW = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "methods": [{"name": "lora", "r": rank} for rank in range(1, 17)],
+    "reserved": "replay",
+}
+
+
+def test_no_handler_is_a_coroutine_but_the_health_checks():
+    routes = [route for router in EVERY for route in router.routes]
+    assert [route.path for route in routes if iscoroutinefunction(route.endpoint)] == ["/healthz"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "module", "name"),
+    [
+        *(("POST", module.POSTED.path, module, "answered") for module in api.ENDPOINTS if hasattr(module, "POSTED")),
+        ("GET", "/estimate.json", api.estimate, "answered"),
+        ("GET", "/compare.json", api.compare, "answered"),
+        ("GET", "/plan.json", api.plan, "answered"),
+        ("GET", "/inference.json", api.inference, "answered"),
+        ("GET", "/", estimate_routes, "plan_page"),
+        ("POST", "/", estimate_routes, "read"),
+        ("GET", "/difference?plan=/&plan=/", difference_view, "compared"),
+        ("GET", "/api/v1/openapi.json", None, "openapi"),
+    ],
+)
+def test_the_health_check_is_answered_while_another_computes(client, app, monkeypatch, verb, path, module, name):
+    begun, answered = Event(), Event()
+
+    def held(*_):
+        begun.set()
+        assert answered.wait(PATIENCE)
+        raise PlanError(Problem(loc="", msg="was held"))
+
+    monkeypatch.setattr(module or app, "parse_sweep" if module is api.sweep else name, held)
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(client.request, verb, path, json={})
+        try:
+            assert begun.wait(PATIENCE)
+            assert client.get("/healthz").status_code == 200
+            assert not waiting.done()
+        finally:
+            answered.set()
+        waiting.result()
+
+
+def test_the_health_check_takes_a_small_part_of_the_time_of_a_comparison_beside_it(client):
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(client.post, "/api/v1/compare", json=SLOW)
+        taken = []
+        while not waiting.done():
+            before = perf_counter()
+            assert client.get("/healthz").status_code == 200
+            taken.append(perf_counter() - before)
+    assert waiting.result().status_code == 200
+    assert max(taken) < sum(taken) / 4

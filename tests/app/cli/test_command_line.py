@@ -1,0 +1,281 @@
+"""The command line prints what the API answers, or the same as text."""
+
+import io
+import json
+import sys
+from importlib import import_module
+
+import pytest
+
+from app.__main__ import main
+from app.cli import COMMANDS, serve
+from app.forms.fields import FIELDS
+
+#: The fixture's plan as options.
+PLAN = (
+    *("--model", "meta-llama/Llama-3.1-8B", "--method", "qlora", "--r", "16", "--target_modules", "all-linear"),
+    *("--training.sequence_length", "2048", "--gradient_checkpointing", "--gpu", "rtx-4090"),
+)
+
+
+@pytest.fixture
+def file(tmp_path, plan):
+    """The plan in a file."""
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(plan))
+    return str(path)
+
+
+#: Commands that plan for what they are told, and take an estimate's inputs.
+TOLD = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
+
+
+@pytest.mark.parametrize("command", TOLD)
+def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in told] == []
+    assert "--json" in told
+    assert import_module(COMMANDS[command]).__doc__.splitlines()[0] in told
+
+
+def test_an_estimate_from_options_is_what_the_api_answers(client, plan, capsys):
+    assert main(["estimate", *PLAN, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_an_estimate_from_a_file_is_what_the_api_answers(client, plan, file, capsys):
+    assert main(["estimate", "--request", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_options_are_laid_over_a_request_from_standard_input(client, plan, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(plan).encode())))
+    main(["estimate", "--request", "-", "--json", "--r", "32", "--gradient_checkpointing", "false"])
+    plan["method"]["r"] = 32
+    plan["training"]["gradient_checkpointing"] = False
+    assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
+
+
+def test_the_text_tells_the_same_figures(client, plan, capsys):
+    answer = client.post("/api/v1/estimate", json=plan).json()
+    assert main(["estimate", *PLAN]) == 0
+    told = capsys.readouterr().out
+    assert "fits with" in told
+    assert f"{answer['memory']['required_bytes']:,}" in told
+    weights = next(part for part in answer["memory"]["components"] if part["name"] == "base_weights")
+    assert f"{weights['bytes']:,}" in told
+    assert answer["assumptions"][0] in told
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (("--memory_gib", "24"), 0),
+        (("--memory_bytes", str(24 << 30)), 0),
+        ((), 0),
+        (("--memory_gib", "0.5"), 1),
+        (("--device.memory_bytes", "500000000"), 1),
+    ],
+)
+def test_the_status_says_whether_it_fits(options, status, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == status
+    capsys.readouterr()
+
+
+def test_a_tight_plan_is_no_success(capsys):
+    plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
+    main(plan)
+    required = json.loads(capsys.readouterr().out)["memory"]["required_bytes"]
+    assert main([*plan, "--memory_bytes", str(required - 1)]) == 1
+    assert json.loads(capsys.readouterr().out)["fit"]["verdict"] == "tight"
+
+
+def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config.write_text(
+        '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, '
+        '"intermediate_size": 128, "vocab_size": 100}'
+    )
+    assert main(["estimate", "--config", str(config), "--method", "lora"]) == 0
+    assert "LoRA of llama" in capsys.readouterr().out
+    assert main(["estimate", "--model", "70,000,000,000", "--method", "full", "--accounting", "textbook"]) == 0
+    assert "560,000,000,000" in capsys.readouterr().out
+    assert main(["estimate", "--config", str(config), "--model", "gpt2", "--method", "lora"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be an object"),
+        ("{}", "model: "),
+        ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1"),
+    ],
+)
+def test_a_request_without_an_answer_is_told_and_exits_with_2(text, said, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_text(text)
+    assert main(["estimate", "--request", str(file)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--r", "many"), "method.r: must be a whole number"),
+        (("--num_virtual_tokens", "8"), "method.num_virtual_tokens: unknown field"),
+        (("--gradient_checkpointing", "perhaps"), "training.gradient_checkpointing: must be true or false"),
+        (("--optimizer", ""), "training.optimizer: must be one of"),
+        (("--gpu", "abacus"), "device.gpu: "),
+        (("--max_grad_norm", "-1"), "training.max_grad_norm: must be at least 0"),
+    ],
+)
+def test_a_refused_option_is_told_by_its_field(options, said, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_null_is_a_value_where_a_field_admits_it(capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--max_grad_norm", "null"]) == 0
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", "--r", "null"]) == 2
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("arguments", [["imagine"], ["estimate", "--imagine", "1"], ["estimate", "--sequence", "9"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_size_in_gib_and_one_in_bytes_are_not_taken_both(capsys):
+    plan = ["estimate", "--model", "gpt2", "--method", "lora"]
+    assert main([*plan, "--memory_gib", "24", "--memory_bytes", "1000"]) == 2
+    assert "device.memory_bytes: give either --memory_gib or --memory_bytes, not both" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["many", "-1", "9" * 5000])
+def test_a_size_that_is_none_is_refused_by_its_field(size, capsys):
+    assert main(["estimate", "--model", "gpt2", "--method", "lora", f"--memory_bytes={size}"]) == 2
+    assert "device.memory_bytes: must be" in capsys.readouterr().err
+
+
+#: Files that no command takes for a request.
+BROKEN = [
+    b"",
+    b"{",
+    b"[]",
+    b"5",
+    b"null",
+    b"NaN",
+    b"\xff\xfe",
+    b'{"model": 1e999}',
+    b'{"model": "gpt2", "model": "gpt2"}',
+    b'{"model": "\\ud800"}',
+    b"[" * 100_000,
+    b"1" * 5000,
+    b'{"model": {"config": []}, "methods": 5}',
+    b'{"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": 5}',
+    b'{"request": 5, "grid": {"method.r": [8]}}',
+    b'{"request": {"model": "gpt2", "method": 5}, "grid": {"method.r": [8]}}',
+    b'{"request": {"model": "gpt2", "method": {"name": "lora"}}, "grid": {"method.r": 8}}',
+    b'{"model": null, "method": null, "training": null, "device": null, "needs": null, "serving": null}',
+]
+
+
+@pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: raw[:70].decode("latin-1"))
+@pytest.mark.parametrize("command", [*TOLD, "plan", "inference", "import"])
+def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsys):
+    file = tmp_path / "request.json"
+    file.write_bytes(raw)
+    assert main([command, *(() if command == "import" else ("--request",)), str(file)]) == 2
+    told = capsys.readouterr()
+    assert (told.out, bool(told.err.strip())) == ("", True)
+
+
+def test_a_limit_is_what_the_api_answers(client, plan, capsys):
+    assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == client.post("/api/v1/limits", json={**plan, "solve_for": "r"}).json()
+    assert main(["limits", "--solve_for", "r", *PLAN]) == 0
+    text = capsys.readouterr().out
+    assert f"The largest r that fits: {told['value']:,}" in text
+    assert f"{told['value'] + 1:,}" in text
+    assert told["guarantee"] in text
+
+
+def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
+    plan = ["--model", "meta-llama/Llama-3.1-70B", "--method", "lora", "--gpu", "rtx-4090"]
+    assert main(["limits", "--solve_for", "micro_batch_size", *plan]) == 1
+    assert "No micro_batch_size fits." in capsys.readouterr().out
+    assert main(["limits", *plan]) == 2
+    assert "solve_for: must be one of r" in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_told_and_nothing_is_served(monkeypatch, capsys):
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("served"))
+    assert main([]) == 2
+    told = capsys.readouterr()
+    assert (told.out, [name for name in COMMANDS if name not in told.err]) == ("", [])
+    with pytest.raises(SystemExit) as left:
+        main(["--port", "7"])
+    assert left.value.code == 2
+    assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["many", "-1", "65536", "9" * 5000])
+def test_a_port_that_is_none_is_refused(port, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["serve", f"--port={port}"])
+    assert left.value.code == 2
+    assert "is no port, a whole number from 0 to 65,535" in capsys.readouterr().err
+
+
+def test_serve_takes_host_and_port_from_its_options_or_the_environment(monkeypatch):
+    asked = []
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))
+    main(["serve"])
+    main(["serve", "--port", "7"])
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    monkeypatch.setenv("PORT", "9001")
+    main(["serve"])
+    main(["serve", "--host", "::1"])
+    assert asked == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]
+
+
+def test_an_export_is_the_apis_file_and_tells_where_it_differs(client, plan, tmp_path, capsys):
+    answer = client.post("/api/v1/export", json={**plan, "format": "axolotl"}).json()
+    output = tmp_path / "axolotl.yaml"
+    assert main(["export", "--format", "axolotl", *PLAN, "--output", str(output)]) == 0
+    told = capsys.readouterr()
+    assert (output.read_text(), told.out) == (answer["content"], "")
+    assert [line.split(": ")[0] for line in told.err.splitlines()] == [each["loc"] for each in answer["not_expressed"]]
+    assert main(["export", *PLAN, "--gpu", "rtx-3060-12gb"]) == 1
+    assert "import torch" in capsys.readouterr().out
+
+
+def test_an_imported_file_is_a_request_that_the_estimate_takes(client, tmp_path, capsys):
+    file, request = tmp_path / "axolotl.yaml", tmp_path / "request.json"
+    file.write_text("base_model: gpt2\nadapter: lora\nlora_target_linear: true\nbf16: false\nsample_packing: true\n")
+    answer = client.post("/api/v1/import", json={"content": file.read_text()}).json()
+    assert main(["import", str(file)]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == answer["request"]
+    assert "sample_packing: true: packed rows" in told.err
+    request.write_text(told.out)
+    assert main(["estimate", "--request", str(request)]) == 0
+    capsys.readouterr()
+    assert main(["import", str(file), "--json", "--model", "gpt2-xl"]) == 0
+    assert json.loads(capsys.readouterr().out)["request"]["model"] == "gpt2-xl"
+
+
+def test_a_file_that_cannot_be_imported_is_told(tmp_path, capsys):
+    file = tmp_path / "none.yaml"
+    file.write_text("base_model: gpt2\nadapter: magic\n")
+    assert main(["import", str(file)]) == 2
+    assert "content.adapter" in capsys.readouterr().err

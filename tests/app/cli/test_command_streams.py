@@ -1,0 +1,49 @@
+"""The command line in a process of its own: its status holds whatever its standard streams are."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+
+PLAN = "estimate --model gpt2 --method lora"
+
+
+def shell(told, **environment):
+    """What a shell makes of a command, with its redirections."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -W error -m app {told}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_what_an_encoding_lacks_is_a_question_mark():
+    told = shell("plan --model gpt2 --gpu t4", PYTHONIOENCODING="ascii")
+    assert (told.returncode, told.stderr) == (0, b"")
+    assert b" ? " in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        (f"{PLAN} >&-", 0),
+        (f"{PLAN} --memory_gib 0.1 >&-", 1),
+        (f"{PLAN} --r 0 2>&-", 2),
+        (f"{PLAN} --request - <&-", 2),
+        (f"{PLAN} >&- 2>&- <&-", 0),
+    ],
+)
+def test_a_closed_stream_changes_no_status(told, status):
+    ran = shell(told)
+    assert ran.returncode == status
+    assert b"Traceback" not in ran.stderr
+
+
+def test_a_full_disk_is_told_with_what_could_not_be_written():
+    ran = shell(f"{PLAN} >/dev/full")
+    assert (ran.returncode, ran.stderr) == (2, b"standard output: No space left on device\n")

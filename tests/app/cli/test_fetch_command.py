@@ -1,0 +1,177 @@
+"""`python -m app fetch`: a config.json from a stand-in of the hub, and every way in which there is none."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from app.__main__ import main
+from tests.paths import ROOT
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1000,
+}
+OWN_CODE = {**CONFIG, "model_type": "strange", "auto_map": {"AutoModelForCausalLM": "modeling_strange.Strange"}}
+
+#: What the stand-in answers: a file, or a status with the hub's own word for it.
+ANSWERS = {
+    "/some/model/resolve/main/config.json": CONFIG,
+    "/some/strange/resolve/main/config.json": OWN_CODE,
+    "/some/broken/resolve/main/config.json": "{",
+    "/some/gated/resolve/main/config.json": (403, "GatedRepo"),
+    "/some/missing/resolve/main/config.json": (404, "RepoNotFound"),
+    "/some/dataset/resolve/main/config.json": (404, "EntryNotFound"),
+    "/some/model/resolve/v9/config.json": (404, "RevisionNotFound"),
+    "/some/failing/resolve/main/config.json": (418, ""),
+    "/some/list/resolve/main/config.json": "[]",
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does, with the headers that huggingface_hub reads."""
+
+    #: How long it takes to answer the first question that it is asked, in seconds.
+    seconds = 0
+
+    def answer(self):
+        time.sleep(Hub.seconds)
+        Hub.seconds = 0
+        told = ANSWERS[self.path]
+        status, word = told if isinstance(told, tuple) else (200, "")
+        text = told if isinstance(told, str) else "" if isinstance(told, tuple) else json.dumps(told)
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{abs(hash(self.path))}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        if word:
+            self.send_header("X-Error-Code", word)
+        self.end_headers()
+        return body
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        self.wfile.write(self.answer())
+
+    def log_message(self, *_told):
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def address():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def fetched(address, tmp_path):
+    """The command in a process of its own, which knows no hub but the stand-in."""
+
+    def run(*arguments, **changes):
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_TOKEN": "", **changes}
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", "app", "fetch", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_a_config_comes_by_its_id_or_url_and_is_planned_with(fetched, tmp_path, capsys):
+    told = fetched("https://huggingface.co/some/model")
+    assert (told.returncode, told.stderr, json.loads(told.stdout)) == (0, "", CONFIG)
+    file = tmp_path / "config.json"
+    assert fetched("some/model", "--output", str(file)).stdout == ""
+    assert main(["estimate", "--config", str(file), "--method", "lora", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["model_type"] == "llama"
+
+
+def test_what_was_fetched_is_there_offline(fetched):
+    assert fetched("some/model").returncode == 0
+    kept = fetched("some/model", HF_HUB_OFFLINE="1")
+    assert (kept.returncode, json.loads(kept.stdout)) == (0, CONFIG)
+
+
+def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched):
+    told = fetched("some/strange")
+    assert (told.returncode, json.loads(told.stdout)) == (0, OWN_CODE)
+    assert "model_type 'strange' is not known here" in told.stderr
+    assert "never run" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "words"),
+    [
+        (["some/gated"], {}, "id: some/gated is gated: ask for access on https://huggingface.co/some/gated"),
+        (["some/missing"], {}, "id: there is no some/missing on the hub, or it is private"),
+        (["some/dataset"], {}, "id: some/dataset has no config.json"),
+        (["some/model", "--revision", "v9"], {}, "revision: some/model has no such branch, tag or commit"),
+        (["not a model"], {}, "id: must be a hub id"),
+        (["some/failing"], {}, "pass it with --config"),
+        (["some/broken"], {}, "id: some/broken's config.json is not JSON"),
+        (["some/list"], {}, "id: some/list's config.json holds no object"),
+        (
+            ["some/model"],
+            {"HF_HUB_OFFLINE": "1"},
+            "id: the hub can't be reached, and no config.json of some/model was kept",
+        ),
+        (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the hub did not hand it out (Request URL is missing"),
+        (["some/model", "--output", "/no/such/place"], {}, "--output: there is no place for the file '/no/such/place'"),
+    ],
+    ids=lambda told: told[0] if isinstance(told, list) else None,
+)
+def test_every_way_in_which_there_is_none_is_told_with_the_way_out(fetched, arguments, changes, words):
+    told = fetched(*arguments, **changes)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert words in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_hub_that_is_not_there_is_told_at_once_and_in_one_line(fetched):
+    began = time.monotonic()
+    told = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert told.stderr.startswith("id: the hub can't be reached, and no config.json of some/model was kept: download")
+    assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
+    assert time.monotonic() - began < 15
+
+
+def test_a_hub_that_is_not_there_any_more_leaves_what_was_fetched(fetched):
+    assert fetched("some/model").returncode == 0
+    kept = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (kept.returncode, kept.stderr, json.loads(kept.stdout)) == (0, "", CONFIG)
+
+
+def test_a_hub_that_takes_its_time_is_waited_for(fetched, monkeypatch):
+    monkeypatch.setattr(Hub, "seconds", 2)
+    assert json.loads(fetched("some/model").stdout) == CONFIG
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["fetch", "some/model"]) == 2
+    assert "pip install 'headroom[hub]'" in capsys.readouterr().err
+
+
+def test_nothing_but_the_command_knows_the_hub():
+    code = "import sys, app.application; sys.exit('huggingface_hub' in sys.modules or 'app.interop.hub' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

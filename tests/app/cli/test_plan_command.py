@@ -1,0 +1,122 @@
+"""`python -m app plan` prints what POST /api/v1/plan answers, or the same as text."""
+
+import json
+
+import pytest
+
+from app.__main__ import main
+from app.cli.plan import FIELDS
+
+#: A plan as options, and the body that they stand for.
+OPTIONS = (
+    *("--model", "meta-llama/Llama-3.2-1B", "--gpu", "T4", "--tasks", "4"),
+    *("--switch_per_request", "--needs.effective_batch_size", "8", "--priorities", "memory,speed"),
+)
+BODY = {
+    "model": "meta-llama/Llama-3.2-1B",
+    "device": {"gpu": "T4"},
+    "needs": {
+        "tasks": 4,
+        "switch_per_request": True,
+        "effective_batch_size": 8,
+        "priorities": ["memory", "speed"],
+    },
+}
+
+
+def answer(client, body):
+    return client.post("/api/v1/plan", json=body).json()
+
+
+def printed(capsys, *options):
+    assert main(["plan", *options, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_input_has_its_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    assert [field.name for field in FIELDS if f"--{field.name}" not in told] == []
+
+
+def test_options_are_the_request_of_the_api(client, capsys):
+    assert printed(capsys, *OPTIONS) == answer(client, BODY)
+
+
+def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_path):
+    file = tmp_path / "needs.json"
+    file.write_text(json.dumps({**BODY, "device": None, "devices": [{"gpu": "l4"}, {"gpu": "a2"}]}))
+    told = printed(capsys, "--request", str(file), "--model", "gpt2, distilgpt2", "--gpu", "T4", "--tasks", "3")
+    body = {"models": ["gpt2", "distilgpt2"], "device": {"gpu": "T4"}, "needs": {**BODY["needs"], "tasks": 3}}
+    assert told == answer(client, body)
+
+
+def test_more_cards_are_planned_for_beside(client, capsys):
+    told = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
+    body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}]}
+    assert told == answer(client, body)
+
+
+def test_a_config_json_is_the_model(client, capsys, tmp_path):
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    told = printed(capsys, "--config", str(file), "--gpu", "T4")
+    assert told == answer(client, {"model": {"config": config}, "device": {"gpu": "T4"}})
+    assert main(["plan", "--config", str(file), "--model", "gpt2", "--gpu", "T4"]) == 2
+
+
+def test_the_text_tells_what_fits_and_why(client, capsys):
+    assert main(["plan", *OPTIONS]) == 0
+    text = capsys.readouterr().out
+    for configuration in answer(client, BODY)["plans"][0]["configurations"]:
+        assert configuration["label"] in text
+        assert all(reason["sentence"] in text for reason in configuration["reasons"])
+
+
+def test_where_nothing_fits_the_status_is_1_and_the_text_says_what_would(capsys):
+    assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090"]) == 1
+    text = capsys.readouterr().out
+    assert "Nearest: QLoRA" in text
+    assert "The smallest card that holds it" in text
+    assert "paged_adamw_8bit" in text
+    assert "1 × 16" in text
+    assert "With 2,048 tokens a sequence, bfloat16, sdpa." in text
+    assert "meta-llama/Llama-3.1-8B" in text
+
+
+def test_what_estimates_warn_of_is_told_once_where_all_do(capsys):
+    assert main(["plan", "--model", "meta-llama/Llama-2-7b-hf", "--gpu", "4090", "--sequence_length", "4224"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("! The sequence is longer than the model's 4,096 positions") == 1
+
+
+def test_what_the_nearest_miss_warns_of_is_told(capsys):
+    """Experts stay in 16 bits, so that 4 bits save little of Mixtral."""
+    assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB"]) == 1
+    text = capsys.readouterr().out
+    assert "! bitsandbytes leaves experts alone" in text
+    assert "No shorter sequence makes it fit: with 64 tokens" in text
+
+
+def test_where_little_is_left_what_leaves_more_is_told(capsys):
+    assert main(["plan", "--model", "meta-llama/Llama-3.2-3B", "--gpu", "RTX 3070"]) == 0
+    text = capsys.readouterr().out
+    assert "reserved: replay" in text
+    assert "> With rank 8: +0.23 GiB to spare." in text
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--model", "gpt2"), "device: give either device or a list of devices"),
+        (("--gpu", "T4"), "model: give either model or a list of models"),
+        (("--model", "gpt2", "--gpu", "T4", "--tasks", "many"), "needs.tasks: must be a whole number"),
+        (("--model", "gpt2", "--gpu", "T4", "--must_merge", "--frozen_base"), "needs.must_merge: merging"),
+    ],
+)
+def test_wrong_usage_is_told_with_status_2(options, told, capsys):
+    assert main(["plan", *options]) == 2
+    assert told in capsys.readouterr().err

@@ -1,0 +1,232 @@
+"""The exported script is run: it builds the model that the figures are held against, and trains it, by any method."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.optimization import Adafactor
+
+from app.interop.exports import export, peft_script
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from calculator.methods import METHODS
+from calculator.resident.optimizers import OPTIMIZERS
+from validation.reference import bottleneck
+from validation.reference.build import built
+from validation.reference.optimizers import optimizer_for
+from validation.tracing.module_tracker import plain
+from validation.tracing.shims import as_on_cuda
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "tie_word_embeddings": False,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
+
+#: Reads images too; its tower has as many layers as its text model.
+GEMMA3 = {
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 300,
+    },
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+        "vision_use_head": False,
+    },
+    "mm_tokens_per_image": 4,
+}
+
+LOW_RANK = {"r": 4, "target_modules": "all-linear"}
+EVERY = {
+    "full": {},
+    "lora": LOW_RANK,
+    "qlora": LOW_RANK,
+    "adapter": {"bottleneck_size": 8},
+    "prefix": {"num_virtual_tokens": 5},
+    "prompt": {"num_virtual_tokens": 5},
+}
+
+
+def body(method, config=LLAMA, **training):
+    return {"model": {"config": config}, "method": method, "training": {"sequence_length": 32, **training}}
+
+
+def script(request):
+    return export(parse_request(request), "peft").content
+
+
+def ran(request, tmp_path, monkeypatch, capsys, *options):
+    """What a script of two steps prints."""
+    file = tmp_path / "train.py"
+    file.write_text(script(request))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--steps", "2", *options])
+    runpy.run_path(str(file), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def holds(printed):
+    """Two steps with a loss, and the planned number of trained parameters."""
+    found = re.search(r"trained parameters: ([\d,]+) \(planned: ([\d,]+)\)", printed)
+    assert found[1] == found[2]
+    assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_script_of_a_method_trains(method, tmp_path, monkeypatch, capsys):
+    holds(ran(body({"name": method, **EVERY[method]}), tmp_path, monkeypatch, capsys))
+
+
+SETTINGS = [
+    ({"name": "full"}, {"gradient_checkpointing": True}),
+    ({"name": "lora", **LOW_RANK, "use_dora": True, "bias": "all"}, {"gradient_checkpointing": True}),
+    ({"name": "lora", **LOW_RANK, "modules_to_save": ["lm_head"]}, {"adapter_dtype": "model", "padding": True}),
+    ({"name": "lora", "target_modules": ["q_proj", "embed_tokens"]}, {"dtype": "float16"}),
+    ({"name": "qlora", "quant_type": "fp4", "double_quant": False, "blocksize": 128}, {}),
+    ({"name": "qlora", "prepare_model_for_kbit_training": False}, {"adapter_dtype": "model"}),
+    ({"name": "adapter", "placement": "pfeiffer", "bottleneck_size": 8}, {"adapter_dtype": "model"}),
+    ({"name": "adapter"}, {"dtype": "float32"}),
+    ({"name": "prefix", "num_virtual_tokens": 5, "prefix_projection": True}, {}),
+    ({"name": "prompt", "num_virtual_tokens": 5}, {}),
+]
+
+
+@pytest.mark.parametrize(("method", "training"), SETTINGS, ids=lambda told: str(told)[:60])
+def test_the_script_builds_the_model_that_the_figures_are_held_against(method, training, tmp_path):
+    request = body(method, **training)
+    file = tmp_path / "train.py"
+    file.write_text(script(request))
+    made = runpy.run_path(str(file))
+    model, _ = made["load"]()
+    prepared = made["prepared"](model)
+    root = next(path for path, module in prepared.named_modules() if module is model)
+    ours = {plain(name, root): facts(parameter) for name, parameter in prepared.named_parameters()}
+    with as_on_cuda():
+        theirs = {name: facts(parameter) for name, parameter in built(parse_request(request)).named_parameters()}
+    assert ours == theirs
+
+
+def facts(parameter):
+    return tuple(parameter.shape), parameter.dtype, parameter.requires_grad, getattr(parameter, "blocksize", None)
+
+
+@pytest.mark.parametrize("method", ["qlora", "adapter"])
+def test_a_family_with_transposed_weights_trains_too(method, tmp_path, monkeypatch, capsys):
+    holds(ran(body({"name": method, **EVERY[method]}, GPT2), tmp_path, monkeypatch, capsys))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch, capsys):
+    holds(ran(body({"name": method, **EVERY[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
+
+
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [
+        ({"name": "full"}, {"gradient_checkpointing": True, "gradient_accumulation_steps": 2, "max_grad_norm": None}),
+        ({"name": "lora", **LOW_RANK}, {"gradient_checkpointing": True, "padding": True, "micro_batch_size": 2}),
+        ({"name": "prompt"}, {"dtype": "float32", "optimizer": "adafactor", "attention": "eager"}),
+    ],
+    ids=str,
+)
+def test_the_script_trains_as_the_settings_say(method, training, tmp_path, monkeypatch, capsys):
+    holds(ran(body(method, **training), tmp_path, monkeypatch, capsys))
+
+
+def test_a_script_by_id_reads_a_model_from_a_folder_too(tmp_path, monkeypatch, capsys):
+    """The catalogue's model would have to be fetched; a small one with a tokenizer stands in its place."""
+    folder, saved = tmp_path / "model", tmp_path / "saved"
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA), dtype=torch.bfloat16).save_pretrained(folder)
+    words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "step": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    request = {**body({"name": "qlora", **LOW_RANK}), "model": "meta-llama/Llama-3.1-8B"}
+    printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(folder), "--output", str(saved))
+    assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
+    assert (saved / "adapter_config.json").exists()
+
+
+def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
+    for name, settings in EVERY.items():
+        for model in ({"config": GPT2}, "meta-llama/Llama-3.1-8B"):
+            request = {**body({"name": name, **settings}, gradient_accumulation_steps=2), "model": model}
+            (tmp_path / f"{name}_{'id' if isinstance(model, str) else 'config'}.py").write_text(script(request))
+    for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
+        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_a_script_stands_alone(tmp_path):
+    file = tmp_path / "train.py"
+    file.write_text(script(body({"name": "prompt"})))
+    told = [sys.executable, str(file), "--steps", "1", "--text", __file__]
+    alone = subprocess.run(told, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert alone.returncode == 0, alone.stderr
+    assert "step 1: loss" in alone.stdout
+
+
+def test_values_cannot_leave_their_place(tmp_path):
+    hostile = {**LLAMA, "note": "'''\"\"\"\nimport os\n", "nested": {"true": True, "none": None, "list": [1.5, "a\\"]}}
+    file = tmp_path / "train.py"
+    file.write_text(script(body({"name": "lora"}, hostile)))
+    assert runpy.run_path(str(file))["CONFIG"] == hostile
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_optimizer_is_the_one_that_the_figures_are_held_against(name):
+    trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
+    known = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
+    ours, theirs = eval(peft_script.OPTIMIZERS[name], known), optimizer_for(name, trainable)
+    assert type(ours) is type(theirs)
+    assert ours.defaults == theirs.defaults
+    if name not in ("sgd", "adafactor", "adagrad", "rmsprop") and "torch" not in name:
+        assert (vars(ours.args), ours.is_paged) == (vars(theirs.args), theirs.is_paged)
+
+
+def test_adapters_go_where_the_figures_have_them():
+    assert (peft_script.ATTENTION, peft_script.MLP) == (bottleneck.ATTENTION, bottleneck.MLP)
+    assert {name: getattr(torch.nn, cls) for name, cls in peft_script.ACTIVATIONS.items()} == bottleneck.ACTIVATIONS
+
+
+@pytest.mark.parametrize(
+    ("change", "loc"),
+    [
+        ({"model": {"parameters": 10**9}, "method": {"name": "full"}, "accounting": "textbook"}, "model.parameters"),
+        ({"accounting": "textbook"}, "accounting"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(change, loc):
+    with pytest.raises(PlanError) as refused:
+        script({**body({"name": "lora"}), **change})
+    assert refused.value.problems[0].loc == loc
+
+
+def test_a_length_that_was_cut_to_the_models_positions_is_the_scripts():
+    assert "SEQUENCE_LENGTH = 1024\n" in script({"model": "gpt2", "method": {"name": "lora"}})

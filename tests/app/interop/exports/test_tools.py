@@ -1,0 +1,222 @@
+"""The tools' YAML loads, holds keys that the tools document, and says what it can't."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import TrainingArguments
+
+from app.interop.exports import export
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+
+DOCUMENTED = json.loads((Path(__file__).parent / "documented_keys.json").read_text())
+AXOLOTL = set(DOCUMENTED["axolotl"]["keys"])
+LLAMA_FACTORY = set(DOCUMENTED["llama-factory"]["keys"]) | {f.name for f in dataclasses.fields(TrainingArguments)}
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+EVERYTHING = {
+    "r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "target_modules": ["q_proj", "v_proj"],
+    "use_rslora": True,
+    "use_dora": True,
+    "modules_to_save": ["lm_head"],
+}
+
+
+def exported(tool, method, model=LLAMA, **training):
+    return export(parse_request({"model": model, "method": method, "training": training}), tool)
+
+
+def keys(tool, method, model=LLAMA, **training):
+    return yaml.safe_load(exported(tool, method, model, **training).content)
+
+
+def differing(tool, method, model=LLAMA, **training):
+    return [each.loc for each in exported(tool, method, model, **training).not_expressed]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("padding", [False, True])
+def test_every_key_is_one_that_the_tool_documents(method, dtype, padding):
+    asked = {"name": method} if method == "full" else {"name": method, **EVERYTHING}
+    if method == "qlora":
+        asked |= {"quant_type": "fp4", "double_quant": False}
+    training = {"dtype": dtype, "padding": padding, "gradient_checkpointing": padding, "sequence_length": 1000}
+    axolotl = keys("axolotl", asked, **training)
+    assert set(axolotl) <= AXOLOTL
+    assert set(axolotl["datasets"][0]) <= set(DOCUMENTED["axolotl datasets"]["keys"])
+    assert set(keys("llama-factory", asked, **training)) <= LLAMA_FACTORY
+
+
+def test_axolotl_gets_the_plan():
+    method = {"name": "qlora", **EVERYTHING, "quant_type": "fp4", "double_quant": False}
+    told = keys(
+        "axolotl",
+        method,
+        micro_batch_size=2,
+        sequence_length=1000,
+        gradient_accumulation_steps=4,
+        gradient_checkpointing=True,
+        attention="flash_attention_2",
+        optimizer="paged_adamw_8bit",
+        max_grad_norm=None,
+        adapter_dtype="model",
+    )
+    wanted = {
+        "base_model": LLAMA,
+        "adapter": "qlora",
+        "load_in_4bit": True,
+        "bnb_config_kwargs": {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False},
+        "lora_r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "lora_target_modules": ["q_proj", "v_proj"],
+        "lora_modules_to_save": ["lm_head"],
+        "peft_use_dora": True,
+        "peft_use_rslora": True,
+        "peft_autocast_adapter_dtype": False,
+        "bf16": True,
+        "micro_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "attn_implementation": "flash_attention_2",
+        "optimizer": "paged_adamw_8bit",
+        "max_grad_norm": 0,
+        "sequence_len": 1000,
+        "sample_packing": False,
+    }
+    assert {key: told[key] for key in wanted} == wanted
+
+
+def test_llama_factory_gets_the_plan():
+    method = {"name": "qlora", **EVERYTHING, "quant_type": "fp4", "double_quant": False}
+    told = keys(
+        "llama-factory",
+        method,
+        micro_batch_size=2,
+        sequence_length=1000,
+        gradient_accumulation_steps=4,
+        gradient_checkpointing=True,
+        attention="eager",
+        optimizer="adafactor",
+        padding=True,
+    )
+    wanted = {
+        "model_name_or_path": LLAMA,
+        "quantization_bit": 4,
+        "quantization_type": "fp4",
+        "double_quantization": False,
+        "flash_attn": "disabled",
+        "disable_gradient_checkpointing": False,
+        "use_reentrant_gc": False,
+        "finetuning_type": "lora",
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "lora_target": "q_proj,v_proj",
+        "additional_target": "lm_head",
+        "use_dora": True,
+        "use_rslora": True,
+        "cutoff_len": 1000,
+        "packing": False,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "pure_bf16": True,
+        "optim": "adafactor",
+        "max_grad_norm": 1.0,
+    }
+    assert {key: told[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
+@pytest.mark.parametrize("method", ["adapter", "prefix", "prompt"])
+def test_a_method_that_a_tool_lacks_is_refused_with_the_way_out(tool, method):
+    with pytest.raises(PlanError, match="take the format peft") as refused:
+        exported(tool, {"name": method})
+    assert refused.value.problems[0].loc == "method.name"
+
+
+CHECKPOINTED = {"gradient_checkpointing": True}
+
+
+@pytest.mark.parametrize(
+    ("tool", "method", "training", "locs"),
+    [
+        ("axolotl", {"name": "lora"}, {}, ["training.autocast"]),
+        ("axolotl", {"name": "lora"}, {"dtype": "float16"}, []),
+        ("axolotl", {"name": "lora"}, {"dtype": "float32"}, []),
+        ("axolotl", {"name": "full"}, {"dtype": "float16"}, ["training.dtype"]),
+        ("axolotl", {"name": "full"}, {"dtype": "float16", "attention": "flash_attention_2"}, []),
+        ("axolotl", {"name": "qlora"}, {"dtype": "float16"}, ["method.prepare_model_for_kbit_training"]),
+        ("axolotl", {"name": "qlora", "prepare_model_for_kbit_training": False}, {"dtype": "float16"}, []),
+        ("axolotl", {"name": "lora", "bias": "all", "lora_alpha": 0.5}, {"dtype": "float16"}, ["method.lora_alpha"]),
+        ("llama-factory", {"name": "lora"}, {}, []),
+        ("llama-factory", {"name": "lora", "lora_alpha": 0}, {}, ["method.lora_alpha"]),
+        ("llama-factory", {"name": "lora"}, {"dtype": "float32"}, ["training.dtype"]),
+        ("llama-factory", {"name": "lora"}, {"dtype": "float16"}, ["training.autocast"]),
+        ("llama-factory", {"name": "lora"}, {"adapter_dtype": "model"}, ["training.adapter_dtype"]),
+        ("llama-factory", {"name": "full"}, {}, []),
+        ("llama-factory", {"name": "full"}, {"dtype": "float32"}, []),
+        ("llama-factory", {"name": "full"}, {"dtype": "float16"}, ["training.dtype"]),
+        ("llama-factory", {"name": "qlora"}, {}, ["method.prepare_model_for_kbit_training"]),
+        (
+            "llama-factory",
+            {"name": "qlora", "prepare_model_for_kbit_training": False, "blocksize": 128},
+            {},
+            ["method.blocksize"],
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_tool_takes_otherwise_is_listed(tool, method, training, locs):
+    told = differing(tool, method, **training, **CHECKPOINTED)
+    assert told == locs + (["method.bias"] if "bias" in method else [])
+
+
+def test_a_cache_that_the_trainer_switches_off_is_listed():
+    assert differing("llama-factory", {"name": "lora"}, LLAMA) == ["model.config.use_cache"]
+
+
+def test_transposed_weights_are_named_for_tools_that_look_for_linear_classes():
+    method = {"name": "lora", "target_modules": "all-linear"}
+    assert keys("axolotl", method, "gpt2")["lora_target_modules"] == ["c_attn", "c_proj", "c_fc"]
+    assert keys("llama-factory", method, "gpt2")["lora_target"] == "c_attn,c_proj,c_fc"
+    assert keys("axolotl", method)["lora_target_linear"] is True
+
+
+def test_a_family_without_sdpa_gets_the_attention_that_runs():
+    assert keys("axolotl", {"name": "lora"}, "google/gemma-2-9b")["attn_implementation"] == "eager"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_norms_that_axolotl_does_not_know_by_name_are_told_either_way(asked):
+    method = {"name": "qlora", "prepare_model_for_kbit_training": asked}
+    told = differing("axolotl", method, "gpt2", dtype="float16", **CHECKPOINTED)
+    assert told == ["method.prepare_model_for_kbit_training"]
+
+
+def test_llama_factory_leaves_a_vision_tower_to_the_targets():
+    told = keys("llama-factory", {"name": "lora", "target_modules": "all-linear"}, "google/gemma-3-4b-pt")
+    assert (told["freeze_vision_tower"], told["freeze_multi_modal_projector"]) == (False, False)
+    assert "freeze_vision_tower" not in keys("llama-factory", {"name": "lora"})
+
+
+def test_a_routers_dtype_is_told():
+    method = {"name": "lora", "target_modules": ["q_proj"]}
+    told = differing("axolotl", method, "mistralai/Mixtral-8x7B-v0.1", **CHECKPOINTED)
+    assert told == ["training.autocast", "training.dtype"]
+
+
+def test_a_config_is_read_from_a_folder():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = {"model_type": "llama", "vocab_size": 100, **sizes}
+    told = exported("axolotl", {"name": "lora"}, {"config": config}, **CHECKPOINTED)
+    assert yaml.safe_load(told.content)["base_model"] == "./model"
+    assert told.not_expressed[0].loc == "model.config"

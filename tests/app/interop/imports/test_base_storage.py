@@ -1,0 +1,97 @@
+"""The storage of an adapter's base is read where its config.json says it, and named as missing where nothing does."""
+
+import json
+
+import peft
+import pytest
+import torch
+from transformers import BitsAndBytesConfig, LlamaConfig
+
+from app.__main__ import main
+from app.interop.imports import read
+from calculator.estimate.request import parse_request
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+}
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 8}
+FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def found(adapter, stored=None):
+    config = CONFIG if stored is None else {**CONFIG, "quantization_config": stored}
+    return read(json.dumps(adapter), model={"config": config})
+
+
+def missed(told):
+    return {each.key: each.why for each in told.not_understood}
+
+
+def test_an_adapter_whose_base_says_nothing_is_taken_in_16_bits_and_says_so():
+    told = found(LORA)
+    assert (told.request["method"]["name"], "training" in told.request) == ("lora", False)
+    why = "the base's storage is not in the file: weights in 16 bits are taken"
+    assert missed(told) == {"quantization_config": f"{why}; for 4 bits choose qlora"}
+    assert missed(found(PREFIX)) == {"quantization_config": why}
+    assert missed(read(json.dumps({**LORA, "target_modules": ["c_attn"]}), model="gpt2")) == missed(told)
+
+
+def test_what_a_qlora_run_saves_comes_back_once_its_base_says_4_bits(tmp_path, capsys):
+    """A base that was quantised as it was loaded has a config.json that says nothing; one saved in 4 bits says how."""
+    peft.LoraConfig(r=4, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    stored = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    config = LlamaConfig(**CONFIG, quantization_config=stored.to_dict())
+    (tmp_path / "config.json").write_text(config.to_json_string())
+    assert main(["import", str(tmp_path / "adapter_config.json"), "--config", str(tmp_path / "config.json")]) == 0
+    told = capsys.readouterr()
+    asked = parse_request(json.loads(told.out))
+    assert (asked.method.name, asked.method.quant_type, asked.method.double_quant) == ("qlora", "nf4", True)
+    assert (asked.method.r, asked.training.dtype, told.err) == (4, "bfloat16", "")
+
+
+def test_what_a_base_in_4_bits_leaves_out_is_what_bitsandbytes_takes():
+    request = found(LORA, FOUR_BITS).request
+    assert (request["method"]["name"], request["method"]["quant_type"]) == ("qlora", "fp4")
+    assert (request["method"]["double_quant"], request["training"]) == (False, {"dtype": "float32"})
+
+
+@pytest.mark.parametrize(
+    ("stored", "key", "why"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "", "only 4 bits by bitsandbytes"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "", "only 4 bits by bitsandbytes"),
+        ({"load_in_4bit": "yes"}, "", "only 4 bits by bitsandbytes"),
+        ("nf4", "", "only 4 bits by bitsandbytes"),
+        ({**FOUR_BITS, "bnb_4bit_quant_type": "int4"}, ".bnb_4bit_quant_type", "fp4 is taken"),
+        ({**FOUR_BITS, "bnb_4bit_use_double_quant": 1}, ".bnb_4bit_use_double_quant", "is not true or false"),
+        ({**FOUR_BITS, "bnb_4bit_compute_dtype": "float64"}, ".bnb_4bit_compute_dtype", "float32 is taken"),
+        ({**FOUR_BITS, "llm_int8_skip_modules": ["q_proj"]}, ".llm_int8_skip_modules", "but the output head"),
+        ({**FOUR_BITS, "no_such_key": 7}, ".no_such_key", "is not read here"),
+    ],
+    ids=str,
+)
+def test_what_a_request_can_not_hold_of_the_storage_is_listed(stored, key, why):
+    told = missed(found(LORA, stored))
+    assert list(told) == [f"quantization_config{key}"]
+    assert why in told[f"quantization_config{key}"]
+
+
+def test_a_prefix_over_4_bits_is_taken_over_16_and_says_so():
+    told = found(PREFIX, FOUR_BITS)
+    assert told.request["method"]["name"] == "prefix"
+    assert "under LoRA only: weights in 16 bits are taken" in missed(told)["quantization_config"]
+
+
+def test_the_head_alone_is_what_bitsandbytes_leaves_out_by_itself():
+    assert missed(found(LORA, {**FOUR_BITS, "llm_int8_skip_modules": ["lm_head"]})) == {}

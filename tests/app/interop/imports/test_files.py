@@ -1,0 +1,218 @@
+"""Files of other tools are read with their own defaults; what a request can't hold is listed, and nothing is run."""
+
+import time
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.interop.imports import FORMATS, read
+from app.interop.imports.text import LONGEST
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+QUIET = "lora_mlp_kernel: false\nlora_target_linear: true\n"
+
+
+def axolotl(text):
+    return read(f"base_model: {LLAMA}\n{text}")
+
+
+def llama_factory(text):
+    return read(f"model_name_or_path: {LLAMA}\n{text}")
+
+
+def missed(found):
+    return {each.key: each.value for each in found.not_understood}
+
+
+def refused(content, **beside):
+    with pytest.raises(PlanError) as told:
+        read(content, **beside)
+    return told.value.problems[0]
+
+
+def test_what_axolotl_takes_where_a_key_is_left_out_is_taken():
+    found = axolotl("")
+    training = found.request["training"]
+    assert found.request["method"] == {"name": "full"}
+    assert (training["sequence_length"], training["optimizer"]) == (512, "adamw_torch_fused")
+    assert (training["dtype"], training["autocast"]) == ("bfloat16", "bfloat16")
+    assert list(missed(found)) == ["adapter"]
+
+
+def test_what_llama_factory_takes_where_a_key_is_left_out_is_taken():
+    found = llama_factory("")
+    method, training = found.request["method"], found.request["training"]
+    assert (method["name"], method["r"], method["lora_alpha"]) == ("lora", 8, 16)
+    assert method["target_modules"] == "all-linear"
+    assert (training["micro_batch_size"], training["gradient_checkpointing"]) == (8, True)
+    assert (training["sequence_length"], training["padding"]) == (2048, True)
+    assert missed(found) == {"use_reentrant_gc": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "dtypes"),
+    [
+        ("bf16: true", ("bfloat16", "bfloat16")),
+        ("bf16: auto\nfp16: true", ("float16", "float16")),
+        ("bf16: auto\nfp16:", ("bfloat16", "bfloat16")),
+        ("bfloat16: true\nbf16: false", ("bfloat16", "bfloat16")),
+        ("float16: true\nbf16: false", ("float16", None)),
+        ("bf16: false", ("float32", None)),
+    ],
+)
+def test_axolotls_precisions(text, dtypes):
+    training = axolotl(text).request["training"]
+    assert (training["dtype"], training["autocast"]) == dtypes
+
+
+@pytest.mark.parametrize(
+    ("text", "dtypes"),
+    [
+        ("pure_bf16: true", ("bfloat16", None)),
+        ("bf16: true", ("bfloat16", "bfloat16")),
+        ("fp16: true", ("float16", "float16")),
+        ("finetuning_type: full\nbf16: true", ("float32", "bfloat16")),
+        ("finetuning_type: full\npure_bf16: true", ("bfloat16", None)),
+        ("finetuning_type: full", ("float32", None)),
+    ],
+)
+def test_llama_factorys_precisions(text, dtypes):
+    training = llama_factory(text).request["training"]
+    assert (training["dtype"], training["autocast"]) == dtypes
+
+
+def test_rows_that_axolotl_pads_go_up_to_a_multiple_of_64():
+    lengths = axolotl("sequence_len: 1000\npad_to_sequence_len: true").request["training"]
+    assert (lengths["sequence_length"], lengths["padding"]) == (1024, True)
+
+
+def test_older_flags_of_attention_are_read():
+    assert axolotl("flash_attention: true").request["training"]["attention"] == "flash_attention_2"
+    assert axolotl("sdp_attention: true").request["training"]["attention"] == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("plugins: [axolotl.integrations.liger.LigerPlugin]", {"plugins": ["axolotl.integrations.liger.LigerPlugin"]}),
+        ("deepspeed: deepspeed_configs/zero3.json", {"deepspeed": "deepspeed_configs/zero3.json"}),
+        ("optimizer: muon", {"optimizer": "muon"}),
+        ("attn_implementation: flex_attention", {"attn_implementation": "flex_attention"}),
+        ("sample_packing: true", {"sample_packing": True}),
+        ("gradient_checkpointing: true", {"gradient_checkpointing_kwargs": None}),
+        ("micro_batch_size: many", {"micro_batch_size": "many"}),
+        ("no_such_key: 7", {"no_such_key": 7}),
+        ("no_such_key: 2026-11-25", {"no_such_key": "2026-11-25"}),
+        ("no_such_key: .nan", {"no_such_key": "nan"}),
+        ("no_such_key: false\nother:", {}),
+        ("learning_rate: 2e-4\ndatasets: [{path: a}]", {}),
+    ],
+)
+def test_what_is_not_understood_is_listed_by_key_and_value(text, told):
+    found = axolotl(f"adapter: lora\n{QUIET}{text}")
+    assert missed(found) == told
+    assert all(each.why for each in found.not_understood)
+
+
+def test_keys_without_effect_are_named():
+    assert axolotl("learning_rate: 2e-4\nseed: 1").without_effect == ("learning_rate", "seed")
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert axolotl(f"adapter: lora\n{QUIET}lora_dropout: 5e-2").request["method"]["lora_dropout"] == 0.05
+    assert axolotl("micro_batch_size: '4'").request["training"]["micro_batch_size"] == 4
+
+
+def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_the_way_out():
+    found = read("base_model: nobody/no-such-model\nadapter: lora\n" + QUIET)
+    assert found.request["model"] == "nobody/no-such-model"
+    assert "config.json" in found.not_understood[0].why
+    assert read("base_model: nobody/no-such-model", model=LLAMA).request["model"] == LLAMA
+
+
+@pytest.mark.parametrize(
+    ("content", "loc", "said"),
+    [
+        ("adapter: lora", "format", "say which"),
+        ("- a\n- b", "content", "keys with values"),
+        ("", "content", "keys with values"),
+        ("base_model: [", "content", "line"),
+        ("base_model: a\nbase_model: b", "content", "twice"),
+        ("a: &x [1]\nb: *x", "content", "aliases"),
+        ("!!python/object/apply:os.system ['true']", "content", "YAML"),
+        ("base_model: x\nadapter: llama-adapter", "content.adapter", "no method"),
+        ("model_name_or_path: x\nfinetuning_type: freeze", "content.finetuning_type", "no method"),
+        ('{"peft_type": "IA3", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
+        ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
+        ('{"peft_type": "LORA"}', "model", "give a catalogue id"),
+        ('{"peft_type": "LORA", "peft_type": "LORA"}', "content", "twice"),
+        ("base_model: gpt2\nmicro_batch_size: 0", "training.micro_batch_size", "at least 1"),
+        ("a: " + "[" * 20 + "]" * 20, "content", "levels"),
+        ("a: " + "[" * 5000, "content", "levels"),
+        ("a: " + "9" * 5000, "content", "YAML"),
+        ("x" * (LONGEST + 1), "content", "longer"),
+        ("--- a\n--- b", "content", "YAML"),
+    ],
+    ids=lambda told: str(told)[:40],
+)
+def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, said):
+    problem = refused(content)
+    assert problem.loc == loc
+    assert said in problem.msg
+
+
+@pytest.mark.parametrize("unit", ["k{}: {}\n", "[", "- ", "{{}}, ", "a:\n", "1,"])
+def test_no_text_takes_long(unit):
+    text = "a: [" if unit in ("{{}}, ", "1,") else ""
+    text += "".join(unit.format(i, i) for i in range(LONGEST // 2))
+    start = time.perf_counter()
+    with pytest.raises(PlanError):
+        read(text[:LONGEST])
+    assert time.perf_counter() - start < 3
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["auto", "lora", "all"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+KEYS = {
+    "axolotl": "base_model adapter load_in_4bit load_in_8bit bnb_config_kwargs lora_r lora_alpha lora_dropout "
+    "lora_target_modules lora_target_linear lora_modules_to_save lora_mlp_kernel bf16 fp16 float16 micro_batch_size "
+    "batch_size gradient_checkpointing gradient_checkpointing_kwargs attn_implementation flash_attention optimizer "
+    "max_grad_norm sequence_len sample_packing pad_to_sequence_len pad_to_multiple_of",
+    "llama-factory": "model_name_or_path finetuning_type quantization_bit quantization_type "
+    "double_quantization upcast_layernorm lora_rank lora_alpha lora_target additional_target bf16 pure_bf16 flash_attn "
+    "disable_gradient_checkpointing use_reentrant_gc per_device_train_batch_size optim max_grad_norm stage packing "
+    "cutoff_len",
+    "peft": "base_model_name_or_path peft_type r lora_alpha lora_dropout target_modules bias modules_to_save use_dora "
+    "num_virtual_tokens prefix_projection encoder_hidden_size rank_pattern",
+}
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_a_file_holds_it_is_a_request_or_refused(name, data):
+    content = data.draw(st.dictionaries(st.sampled_from(KEYS[name].split()), VALUES, max_size=8))
+    content |= data.draw(st.sampled_from([{}, {"peft_type": "LORA"}, {"adapter": "qlora"}]))
+    try:
+        found = read(yaml.safe_dump(content), name, LLAMA)
+    except PlanError as error:
+        found, problems = None, error.problems
+    if found is None:
+        assert [problem for problem in problems if not (problem.loc and problem.msg)] == []
+        return
+    parse_request(found.request)
+    told = {*(each.key for each in found.not_understood), *found.without_effect}
+    unread = {key for key, value in content.items() if isinstance(value, dict) and value}
+    assert unread <= told | {key for key in unread if "lora_*_kernel" in told and key.endswith("_kernel")}

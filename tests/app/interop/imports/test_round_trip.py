@@ -1,0 +1,155 @@
+"""What a tool can say comes back as it was: exported, imported, and the same request again."""
+
+import dataclasses
+import random
+
+import peft
+import pytest
+
+from app.interop.exports import export
+from app.interop.exports.part import targets
+from app.interop.exports.planned import planned
+from app.interop.imports import read
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from calculator.methods import LoRA, QLoRA
+from calculator.resident.optimizers import OPTIMIZERS
+
+MODELS = (
+    "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-3.2-1B",
+    "Qwen/Qwen3-4B",
+    "Qwen/Qwen2.5-7B",
+    "mistralai/Mistral-7B-v0.3",
+    "openai-community/gpt2",
+    "google/gemma-2-9b",
+    "EleutherAI/pythia-1b",
+)
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "vocab_size": 32000,
+}
+
+
+def drawn(chance):
+    """A request of a method that the tools have; the training settings as a person might set them."""
+    name = chance.choice(["full", "lora", "qlora"])
+    training = {
+        "micro_batch_size": chance.choice([1, 2, 8]),
+        "sequence_length": chance.choice([100, 512, 1000]),
+        "gradient_accumulation_steps": chance.choice([1, 4]),
+        "dtype": chance.choice(["bfloat16", "bfloat16", "float16", "float32"]),
+        "adapter_dtype": chance.choice(["float32", "float32", "model"]),
+        "gradient_checkpointing": chance.random() < 0.7,
+        "attention": chance.choice(["sdpa", "eager", "flash_attention_2"]),
+        "padding": chance.random() < 0.3,
+        "optimizer": chance.choice(list(OPTIMIZERS)),
+        "max_grad_norm": chance.choice([1.0, 0.3, None]),
+    }
+    method = {"name": name}
+    if name != "full":
+        method |= {
+            "r": chance.choice([4, 16, 64]),
+            "lora_alpha": chance.choice([8, 32, 0.5]),
+            "lora_dropout": chance.choice([0.0, 0.05]),
+            "target_modules": chance.choice(["all-linear", None]),
+            "use_dora": chance.random() < 0.3,
+            "use_rslora": chance.random() < 0.3,
+            "bias": chance.choice(["none", "none", "none", "all"]),
+            "modules_to_save": chance.choice([None, None, ["lm_head"]]),
+        }
+    if name == "qlora":
+        method |= {
+            "quant_type": chance.choice(["nf4", "fp4"]),
+            "double_quant": chance.random() < 0.7,
+            "blocksize": chance.choice([64, 64, 64, 128]),
+            "prepare_model_for_kbit_training": chance.random() < 0.3,
+        }
+    model = {"config": CONFIG} if chance.random() < 0.2 else chance.choice(MODELS)
+    return {"model": model, "method": method, "training": training}
+
+
+def spelled_out(told):
+    """The request with what a file spells otherwise: targets by their names, attention as it runs."""
+    request, method = told.request, told.request.method
+    if isinstance(method, LoRA | QLoRA):
+        names = targets(method, told.model)
+        method = dataclasses.replace(method, target_modules="all-linear" if names is None else names)
+    training = dataclasses.replace(request.training, attention=told.attention)
+    if not isinstance(method, LoRA | QLoRA):
+        training = dataclasses.replace(training, adapter_dtype="float32")
+    return dataclasses.replace(request, method=method, training=training)
+
+
+@pytest.mark.parametrize(("tool", "least"), [("axolotl", 20), ("llama-factory", 20)])
+def test_what_a_tool_can_say_comes_back(tool, least):
+    chance, expressed = random.Random(tool), 0
+    for _ in range(250):
+        body = drawn(chance)
+        try:
+            told = planned(parse_request(body))
+        except PlanError:
+            continue
+        exported = export(told.request, tool)
+        if any(each.loc not in ("model.config.use_cache", "model.config") for each in exported.not_expressed):
+            continue
+        beside = body["model"] if isinstance(body["model"], dict) else None
+        found = read(exported.content, None, beside)
+        assert found.format == tool
+        assert parse_request(found.request) == spelled_out(told), exported.content
+        assert found.not_understood == ()
+        expressed += 1
+    assert expressed >= least
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        (
+            peft.LoraConfig(
+                task_type="CAUSAL_LM",
+                r=16,
+                lora_alpha=32,
+                lora_dropout=0.05,
+                target_modules=["q_proj"],
+                use_rslora=True,
+                use_dora=True,
+                bias="lora_only",
+                modules_to_save=["lm_head"],
+            ),
+            {
+                "name": "lora",
+                "r": 16,
+                "lora_alpha": 32,
+                "lora_dropout": 0.05,
+                "target_modules": ["q_proj"],
+                "use_rslora": True,
+                "use_dora": True,
+                "bias": "lora_only",
+                "modules_to_save": ["lm_head"],
+            },
+        ),
+        (peft.LoraConfig(target_modules="all-linear"), {"name": "lora", "target_modules": "all-linear"}),
+        (peft.LoraConfig(), {"name": "lora"}),
+        (
+            peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=30, prefix_projection=True),
+            {"name": "prefix", "num_virtual_tokens": 30, "prefix_projection": True},
+        ),
+        (
+            peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=8),
+            {"name": "prompt", "num_virtual_tokens": 8},
+        ),
+    ],
+    ids=lambda told: type(told).__name__,
+)
+def test_what_peft_saves_comes_back(config, method, tmp_path):
+    config.base_model_name_or_path = "meta-llama/Llama-3.1-8B"
+    config.save_pretrained(tmp_path)
+    found = read((tmp_path / "adapter_config.json").read_text())
+    wanted = {"model": "meta-llama/Llama-3.1-8B", "method": method}
+    assert parse_request(found.request) == parse_request(wanted)
+    assert (found.format, [each.key for each in found.not_understood]) == ("peft", ["quantization_config"])

@@ -1,0 +1,127 @@
+"""The page of serving: a form that says everything in its address, the answer beside it, and the twin."""
+
+import re
+from html import unescape
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.forms.plan_form import FIRST_PLAN
+from app.pages.inference import view as inference_view
+from app.pages.inference.view import FIELDS, SERVING
+
+
+def text(html):
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", html)))
+
+
+def test_the_first_view_answers_something(client):
+    response = client.get("/inference")
+    assert response.status_code == 200
+    told = text(response.text)
+    for words in ("Fits", "Cached keys and values", "The last token", "Operations a token", "Assumptions and limits"):
+        assert words in told
+    assert '<nav aria-label="Pages">' in response.text
+    assert 'href="/inference" aria-current="page"' in response.text
+
+
+def test_every_input_is_there_with_its_label_and_help(client):
+    html = client.get("/inference").text
+    for name, field in FIELDS.items():
+        assert f'id="{name}"' in html
+        if field in SERVING:
+            assert field.told.setting.help in unescape(html)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "?tasks=20&batch_size=4",
+        "?method=qlora&merged=true&gpu=rtx-4060",
+        "?method=prefix&num_virtual_tokens=30&padding=true",
+        "?model=google%2Fgemma-3-1b-pt&storage=nf4&bnb_4bit_use_double_quant=false&gpu=&memory_gib=8",
+    ],
+)
+def test_page_and_twin_tell_the_same(client, address):
+    page, twin = client.get(f"/inference{address}"), client.get(f"/inference.json{address}")
+    assert page.status_code == twin.status_code == 200
+    memory = twin.json()["memory"]
+    assert f'value="{memory["peak_allocated_bytes"]}"' in page.text
+    assert f'value="{memory["required_bytes"]}"' in page.text
+    linked = unescape(re.search(r'href="(/inference\.json[^"]*)"', page.text)[1])
+    assert client.get(linked).json() == twin.json()
+
+
+def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
+    told = text(client.get("/inference?method=qlora&merged=true").text)
+    assert "weight, dequantised" in told
+    assert "may get different generations due to rounding errors" in told
+
+
+def test_what_is_wrong_stands_at_its_input_and_everything_typed_stays(client):
+    response = client.get("/inference?batch_size=0&tasks=0&context_length=777")
+    assert response.status_code == 422
+    assert 'id="batch_size-error" data-live="error-batch_size"><span class="visually-hidden">Error' in response.text
+    assert 'value="777"' in response.text
+    assert 'href="#tasks"' in response.text
+    assert 'href="#batch_size"' in response.text
+
+
+def test_what_cannot_be_merged_is_refused_where_it_was_asked(client):
+    response = client.get("/inference?method=adapter&merged=true")
+    assert response.status_code == 422
+    assert "Adapters can't be merged into the weights" in text(response.text)
+    assert 'href="#merged"' in response.text
+
+
+def test_an_address_that_says_more_than_there_is_to_say_is_minded_and_refused_by_the_twin(client):
+    assert "which no input here has" in text(client.get("/inference?optimizer=sgd").text)
+    refused = client.get("/inference.json?optimizer=sgd")
+    assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
+
+
+def test_a_pasted_config_is_served_and_leads_to_its_address(client):
+    config = (
+        '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 2,'
+        ' "num_attention_heads": 4, "vocab_size": 1000}'
+    )
+    response = client.post("/inference", data={"config": config}, follow_redirects=False)
+    assert response.status_code == 303
+    page = client.get(response.headers["location"])
+    assert page.status_code == 200
+    assert "a llama of" in text(page.text)
+
+
+def test_the_plan_leads_to_what_serving_it_takes(client):
+    found = re.search(r'href="(/inference[^"]*)">what it takes to serve it', client.get("/?r=32").text)
+    address = unescape(found[1])
+    twin = client.get(address.replace("/inference", "/inference.json")).json()
+    assert (twin["method"]["name"], twin["method"]["r"]) == (FIRST_PLAN["method"], 32)
+    assert twin["fit"]["gpu"] == FIRST_PLAN["gpu"]
+
+
+def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(client):
+    html = client.get("/plan?tasks=20&switch_per_request=true&gpu=l40s").text
+    addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">What serving it takes', html)]
+    assert addresses
+    for address in addresses:
+        told = client.get(address.replace("/inference", "/inference.json")).json()
+        assert (told["serving"]["tasks"], told["fit"]["gpu"]) == (20, "l40s")
+
+
+def test_what_must_be_merged_is_served_merged(client):
+    html = client.get("/plan?must_merge=true").text
+    address = unescape(re.search(r'href="(/inference[^"]*)">What serving it takes', html)[1])
+    assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]
+
+
+VALUES = st.dictionaries(st.sampled_from(sorted(inference_view.DEFAULTS)), st.text(max_size=12), max_size=5)
+
+
+@given(values=VALUES)
+@example(values={"config": "\r", "model": ""})
+def test_an_address_says_all_that_is_typed(values):
+    told = inference_view.read(values.items())
+    assert inference_view.read(parse_qsl(told.address()[1:], keep_blank_values=True)).typed == told.typed

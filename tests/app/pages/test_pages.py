@@ -1,0 +1,322 @@
+"""The pages answer people: with a plan, or with what is wrong and everything they typed."""
+
+import json
+import re
+from html import unescape
+from urllib.parse import parse_qsl
+
+import pytest
+
+from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING
+from app.forms.plan_form import DEFAULTS, read
+from calculator.compare.methods import AXES
+from calculator.devices import gpus
+from calculator.estimate.request import parse_request
+from calculator.methods import METHODS
+
+
+def test_the_first_view_answers_already(client):
+    response = client.get("/")
+    assert response.status_code == 200
+    text = response.text
+    assert "Fits" in text
+    assert "meta-llama/Llama-3.1-8B" in text
+    assert "GeForce RTX 4090" in text
+    for axes in AXES.values():
+        assert f">{axes.label}</a>" in text
+
+
+def test_the_figures_are_those_of_the_api(client):
+    answer = client.get("/estimate.json").json()
+    text = client.get("/").text
+    assert f'value="{answer["memory"]["required_bytes"]}"' in text
+    for component in answer["memory"]["components"]:
+        if component["bytes"]:
+            assert f'value="{component["bytes"]}"' in text
+    assert f"{answer['parameters']['trainable']:,}" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_twin_of_the_page_is_what_the_api_answers(client, method):
+    address = f"?method={method}&gradient_checkpointing=false"
+    body = re.search(r"-d &#39;(.*?)&#39;|-d '(.*?)'", client.get(f"/{address}").text)
+    request = json.loads(body[1] or body[2])
+    assert client.get(f"/estimate.json{address}").json() == client.post("/api/v1/estimate", json=request).json()
+
+
+def test_the_comparison_has_a_twin_too(client):
+    rows = client.get("/compare.json?r=4").json()["rows"]
+    assert [row["method"]["name"] for row in rows] == list(METHODS)
+
+
+def test_a_twin_refuses_what_no_input_has(client):
+    response = client.get("/estimate.json?seq_len=5")
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == "seq_len"
+
+
+def test_every_input_has_a_label_and_its_help(client):
+    text = client.get("/").text
+    for name, field in FIELDS.items():
+        assert f'<label for="{name}">' in text
+        assert f'id="{name}-help"' in text
+        assert text.count(f'id="{name}"') == 1, name
+        assert field.told.setting.label in text
+
+
+NUMBERS = [(method, field) for method, own in METHOD.items() for field in (*own, *TRAINING, *DEVICE)]
+
+
+@pytest.mark.parametrize(
+    ("method", "field"),
+    [(method, field) for method, field in NUMBERS if field.control == "number"],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
+def test_an_emptied_number_shows_the_value_that_is_taken(client, method, field):
+    address = f"?method={method}&gradient_checkpointing=false&gpu=&{field.name}="
+    shown = re.search(
+        rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
+    )
+    request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
+    taken = getattr(getattr(request, field.part), field.told.name)
+    assert shown[1] == (field.text(taken) or "none")
+
+
+@pytest.mark.parametrize("path", ["/", "/plan", "/inference"])
+def test_every_number_has_what_is_taken_without_one_as_its_placeholder(client, path):
+    text = client.get(path).text
+    assert (
+        len(re.findall('inputmode="decimal"', text))
+        == len(re.findall('inputmode="decimal"[^>]+ placeholder="', text))
+        > 2
+    )
+
+
+def test_the_limits_of_a_plan_show_the_value_that_is_taken_for_an_emptied_one(client):
+    text = client.get("/limits?r=&sequence_length=256").text
+    assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the plan">8</td>', text)
+
+
+def test_every_card_and_every_model_can_be_chosen(client):
+    text = client.get("/").text
+    for card in gpus():
+        assert f'<option value="{card.id}"' in text
+    for model in client.get("/api/v1/models").json()["models"]:
+        assert f'<option value="{model["id"]}"' in text
+
+
+WRONG = "/?sequence_length=abc&r=0&model=no-such-model&gpu=no-such-card&memory_gib=24+GB&optimizer=magic"
+
+
+def test_wrong_input_is_a_422_with_a_summary_that_leads_to_each_field(client):
+    response = client.get(WRONG)
+    assert response.status_code == 422
+    for name in ("sequence_length", "r", "memory_gib", "optimizer"):
+        assert f'<a href="#{name}">' in response.text
+        assert re.search(rf'id="{name}"[^>]*aria-invalid="true"', response.text), name
+        assert re.search(rf'id="{name}-error"[^>]*><span class="visually-hidden">Error: </span>.+', response.text)
+
+
+def test_everything_typed_is_kept(client):
+    text = client.get(WRONG).text
+    for typed in ("abc", "no-such-model", "24 GB"):
+        assert f'value="{typed}"' in text
+    assert "<option selected>no-such-card</option>" in text
+    assert "<option selected>magic</option>" in text
+
+
+def test_what_is_typed_is_escaped(client):
+    text = client.get("/", params={"model": '"><script>alert(1)</script>', "config": "</textarea><b>"}).text
+    assert "<script>alert" not in text
+    assert "</textarea><b>" not in text
+
+
+def test_a_refused_combination_says_why_and_leads_to_the_nearest_plan(client):
+    response = client.get("/?method=prefix")
+    assert response.status_code == 422
+    link = re.search(r'<a href="(/\?[^"]*)">without gradient checkpointing</a>', response.text)
+    assert client.get(link[1].replace("&amp;", "&")).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("asked", ["all-linear", "", "q_proj,gate", "gate"])
+@pytest.mark.parametrize(
+    "model",
+    ["deepseek-ai/DeepSeek-V3", "mistralai/Mixtral-8x7B-v0.1", "allenai/OLMoE-1B-7B-0924", "Qwen/Qwen3-235B-A22B"],
+)
+def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, asked, method):
+    response = client.get("/", params={"model": model, "target_modules": asked, "method": method})
+    assert response.status_code == 422
+    link = re.search(r'Nearest to it: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
+    assert client.get(unescape(link[1])).status_code == 200
+
+
+def test_an_unknown_method_is_named(client):
+    response = client.get("/?method=magic")
+    assert response.status_code == 422
+    assert "must be one of" in response.text
+
+
+def test_a_card_may_be_named_as_people_name_it(client):
+    text = client.get("/?gpu=4090").text
+    assert '<option value="rtx-4090" selected>' in text
+
+
+def test_without_a_card_the_need_is_told(client):
+    text = client.get("/?gpu=").text
+    assert "Choose a card to see whether it fits" in text
+    assert "Which cards fit" in text
+
+
+def test_a_plan_that_does_not_fit_says_what_it_would_need(client):
+    text = client.get("/?model=meta-llama/Llama-3.1-70B").text
+    assert "does not fit" in text
+    assert re.search(r"At least \d+ such cards", text)
+
+
+def test_a_posted_config_leads_to_its_address(client):
+    config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
+    response = client.post("/", data={"config": json.dumps(config, indent=4)}, follow_redirects=False)
+    assert response.status_code == 303
+    landed = client.get(response.headers["location"])
+    assert landed.status_code == 200
+    assert "a llama of 1,100,048,384 parameters" in landed.text
+
+
+def test_a_config_too_long_for_an_address_is_answered_at_once(client):
+    config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
+    long = {**config, "id2label": {str(i): f"label {i}" for i in range(2000)}}
+    response = client.post("/", data={"config": json.dumps(long)}, follow_redirects=False)
+    assert response.status_code == 200
+    assert "too long for a link" in response.text
+
+
+def long_config(client, entries):
+    config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
+    return json.dumps({**config, "id2label": {str(i): f"label {i}" for i in range(entries)}}, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_a_page_says_a_long_config_in_its_box_and_its_request_alone(client, method):
+    config = long_config(client, 2000)
+    text = client.post("/", data={"config": config, "method": method}).text
+    assert len(text) < len(client.get(f"/?method={method}").text) + 4 * len(config)
+    assert text.count("label 1999") <= 2
+    assert max(map(len, re.findall(r'(?:href|action|value)="([^"]*)"', text))) < 1000
+    assert '<form id="plan" class="plan-form" autocomplete="off" action="/" method="post"' in text
+
+
+def test_a_config_that_has_an_address_does_not_stand_in_every_link(client):
+    text = client.post("/", data={"config": long_config(client, 150)}).text
+    assert '<link rel="canonical" href="/?config=' in text
+    assert len(text) < 500_000
+
+
+def changes(text):
+    """The buttons of a page that stand in for links, by their words."""
+    found = re.findall(r'<button class="link"[^>]* name="change" value="([^"]*)"[^>]*>(.*?)</button>', text)
+    return {words: value.replace("&amp;", "&") for value, words in found}
+
+
+def test_buttons_lead_from_a_long_config_where_links_lead_from_others(client):
+    typed = {"config": long_config(client, 500), "r": "32", "gpu": "", "memory_gib": "12"}
+    buttons = changes(client.post("/", data=typed).text)
+    assert {axes.label for axes in AXES.values()} <= buttons.keys()
+    assert {card.name for card in gpus()} <= {re.sub("&#39;", "'", words) for words in buttons}
+    assert "Without prepare for k-bit training" in buttons
+    assert all(len(value) < 100 for value in buttons.values())
+    text = client.post("/", data={**typed, "change": buttons["L40S"]}).text
+    assert '<option value="l40s" selected>' in text
+    assert re.search(r'id="memory_gib"[^>]*value=""', text)
+    assert re.search(r'id="r"[^>]*value="32"', text)
+    text = client.post("/", data={**typed, "change": buttons["LoRA"]}).text
+    assert re.search(r'id="method-lora"[^>]*checked', text)
+
+
+def test_the_nearest_plan_of_a_long_config_is_a_button_too(client):
+    typed = {"config": long_config(client, 500), "method": "prefix"}
+    response = client.post("/", data=typed)
+    assert response.status_code == 422
+    button = changes(response.text)["without gradient checkpointing"]
+    assert client.post("/", data={**typed, "change": button}).status_code == 200
+
+
+def test_a_config_that_is_not_json_is_told_at_its_field(client):
+    response = client.get("/", params={"config": "{nope"})
+    assert response.status_code == 422
+    assert "config.json is not JSON" in response.text
+    assert '<a href="#config">' in response.text
+
+
+def test_a_form_that_is_too_large_is_refused(client):
+    assert client.post("/", data={"config": "x" * (2 << 20)}).status_code == 413
+
+
+def test_names_in_the_address_that_no_input_has_are_told(client):
+    assert "seq_len" in client.get("/?seq_len=4096").text
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+@pytest.mark.parametrize("value", ["", "0", "-1", "x" * 300, "é\x00", "1e400", "9" * 5000, "[]", "true"])
+def test_no_input_meets_a_fault(client, name, value):
+    assert client.get("/", params={name: value}).status_code in (200, 422)
+    assert client.get("/estimate.json", params={name: value}).status_code in (200, 422)
+
+
+def test_the_first_page_is_small(client):
+    response = client.get("/", headers={"accept-encoding": "gzip"})
+    assert response.headers["content-encoding"] == "gzip"
+    links = re.findall(r'(?:href|src)="(/static/[^"]+)"', response.text)
+    first = [int(client.head(link, headers={"accept-encoding": "gzip"}).headers["content-length"]) for link in links]
+    assert len(links) >= 4
+    assert int(response.headers["content-length"]) + sum(first) < 200_000
+
+
+def test_static_files_under_their_mark_are_kept_for_good(client):
+    link = re.search(r'href="(/static/style\.css\?v=[^"]+)"', client.get("/").text)[1]
+    assert "immutable" in client.get(link).headers["cache-control"]
+    assert client.get("/static/style.css").headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/nothing", "/api/v1/gpus", "/api/v1/nothing", "/static/app.js"])
+def test_every_answer_has_the_security_headers(client, path):
+    headers = client.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", WRONG, "/nothing"])
+def test_no_page_leads_a_browser_to_another_server(client, path):
+    text = client.get(path).text
+    assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', text) == []
+    assert re.findall(r"<link[^>]+href=\"(?:https?:)?//", text) == []
+    assert re.findall(r"\sstyle=|<style|\son[a-z]+=\"", text) == []
+
+
+def test_the_documentation_tells_every_operation_field_and_problem(client):
+    text = client.get("/docs").text
+    document = client.get("/api/v1/openapi.json").json()
+    for path in document["paths"]:
+        assert f"{path}</h2>" in text
+    for name in ("sequence_length", "bottleneck_size", "headroom_bytes", "prefix_projection"):
+        assert f"<code>{name}</code>" in text
+    assert 'id="problem-invalid-request"' in text
+    assert "curl http://testserver/api/v1/estimate" in text
+
+
+def test_a_fault_is_answered_and_logged(client, monkeypatch, caplog):
+    def broken(_):
+        raise RuntimeError("a fault for the test")
+
+    monkeypatch.setattr("app.pages.estimate.routes.read", broken)
+    for address, kind in (("/", "text/html; charset=utf-8"), ("/estimate.json", "application/problem+json")):
+        caplog.clear()
+        response = client.get(address)
+        assert (response.status_code, response.headers["content-type"]) == (500, kind)
+        assert "met a fault of its own" in response.text
+        assert "a fault for the test" not in response.text
+        assert "nosniff" in response.headers["x-content-type-options"]
+        assert "a fault for the test" in caplog.text

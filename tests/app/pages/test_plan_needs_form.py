@@ -1,0 +1,100 @@
+"""The needs form reads addresses as people share them, and its links lead to exactly what it proposes."""
+
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from app.forms import plan_form as form
+from app.pages.plan import view as plan_view
+from calculator.estimate.request import parse_request
+from calculator.plan.request import parse_plan
+
+
+def typed(address):
+    return plan_view.read(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+
+
+def test_an_empty_address_is_the_first_plan():
+    body = typed("/plan").body()
+    assert body == {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "needs": {}}
+    assert parse_plan(body).needs.order == ("quality", "speed", "memory")
+    assert typed("/plan").address() == ""
+
+
+def test_needs_are_typed_as_the_api_names_them():
+    body = typed("?tasks=20&switch_per_request=false&switch_per_request=true&max_trainable_fraction=0.01").body()
+    assert body["needs"] == {"tasks": 20, "switch_per_request": True, "max_trainable_fraction": 0.01}
+    assert typed("?priorities=memory").body()["needs"] == {"priorities": ["memory"]}
+
+
+def test_several_models_and_cards_are_a_shortlist():
+    body = typed("?model=gpt2,+distilgpt2&gpus=L4,+RTX+5090").body()
+    assert body["models"] == ["gpt2", "distilgpt2"]
+    assert body["devices"] == [{"gpu": "rtx-4090"}, {"gpu": "L4"}, {"gpu": "RTX 5090"}]
+    assert typed("?gpu=&gpus=L4").body()["device"] == {"gpu": "L4"}
+    assert typed("?gpu=&memory_gib=16").body()["device"] == {"memory_bytes": 16 << 30}
+    assert typed("?gpu=").body()["device"] == {}
+
+
+@pytest.mark.parametrize(
+    ("address", "loc", "name"),
+    [
+        ("", "needs.tasks", "tasks"),
+        ("", "needs", ""),
+        ("", "model", "model"),
+        ("?config={}", "model.config.hidden_size", "config"),
+        ("?model=a,b", "models.1", "model"),
+        ("", "device.gpu", "gpu"),
+        ("?gpu=", "device.gpu", "gpu"),
+        ("?gpu=&gpus=L4", "device.gpu", "gpus"),
+        ("?gpus=L4", "devices.0.gpu", "gpu"),
+        ("?gpus=L4", "devices.1.gpu", "gpus"),
+        ("", "device.memory_bytes", "memory_gib"),
+        ("", "", ""),
+    ],
+)
+def test_a_path_in_the_request_belongs_to_an_input(address, loc, name):
+    assert typed(address).input_of(loc) == name
+
+
+VALUES = st.dictionaries(st.sampled_from(sorted(plan_view.DEFAULTS)), st.text(max_size=12), max_size=5)
+
+
+@given(values=VALUES)
+@example(values={"config": "\r", "model": ""})
+def test_an_address_says_all_that_is_typed(values):
+    told = plan_view.read(values.items())
+    assert typed(told.address()).typed == told.typed
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "?model=meta-llama/Llama-3.1-8B&gpu=l40s&frozen_base=true",
+        "?model=meta-llama/Llama-3.2-3B&gpu=rtx-4060",
+        "?model=gpt2&gpu=&memory_gib=23.5&sequence_length=512",
+        "?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=3",
+    ],
+)
+def test_each_configuration_leads_to_a_page_that_says_exactly_the_same(address):
+    (part,) = plan_view.planned(typed(address)).plans
+    assert part.configurations
+    for configuration in part.configurations:
+        link = plan_view.page_of(configuration.request)
+        led_to = form.read(parse_qsl(link.partition("?")[2], keep_blank_values=True))
+        request = parse_request(led_to.estimate())
+        assert led_to.unknown == ()
+        assert request.method == configuration.request.method
+        assert request.training == configuration.request.training
+        assert request.device == configuration.request.device
+        assert request.model == configuration.request.model
+
+
+def test_a_config_json_travels_in_the_link_too():
+    config = '{"model_type":"gpt2","n_layer":2,"n_embd":256,"n_head":4,"vocab_size":1000}'
+    (part,) = plan_view.planned(plan_view.read([("config", config), ("sequence_length", "256")])).plans
+    link = plan_view.page_of(part.configurations[0].request)
+    led_to = form.read(parse_qsl(link.partition("?")[2], keep_blank_values=True))
+    assert parse_request(led_to.estimate()).model == part.configurations[0].request.model

@@ -1,0 +1,42 @@
+"""The validation page shows what the API answers."""
+
+from app.api.answers.measurements import NOT_MEASURED, validation
+from app.pages.validation.view import shown
+from app.presentation.format import deviation
+from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+
+
+def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
+    text = client.get("/validation").text
+    told = shown(validation().published)
+    for row in (*told["whole"], *told["in_part"]):
+        assert row.address in text
+        assert f'value="{row.measured_bytes}"' in text
+        assert f'value="{row.predicted_bytes}"' in text
+        assert deviation(row.error) in text
+
+
+def test_it_shows_peers_reasons_and_environments(client):
+    text = client.get("/validation").text
+    published = validation().published
+    for peer in published.peers:
+        assert f"{peer.name} {peer.version}" in text
+    for reason in {reason for row in published.rows for reason in row.differs}:
+        assert reason.replace("'", "&#39;") in text
+    for each in shown(published)["environments"]:
+        assert each.versions in text
+
+
+def test_it_says_that_reserved_memory_is_by_replay_and_how_far_the_rule_lies_from_it(client):
+    page = client.get("/validation").text
+    assert "by a replay of the allocator" in page
+    assert BESIDE_THE_REPLAY in page
+
+
+def test_it_says_where_nothing_is_measured_by_us(client):
+    assert (NOT_MEASURED in client.get("/validation").text) == (not validation().measured)
+
+
+def test_every_page_leads_to_it(client):
+    for address in ("/", "/docs"):
+        assert '<a href="/validation">Validation</a>' in client.get(address).text

@@ -1,0 +1,53 @@
+"""The validation page's groups are folds over the committed rows."""
+
+from app.api.answers.measurements import MeasuredAnswer, validation
+from app.pages.validation import view as validation_view
+
+PUBLISHED = validation().published
+WHOLE = validation_view.whole(PUBLISHED)
+
+
+def test_alike_figures_that_are_far_off_stand_together_the_furthest_first():
+    groups = validation_view.worst(WHOLE)
+    furthest = [max(abs(row.error) for row in group.rows) for group in groups]
+    assert furthest == sorted(furthest, reverse=True)
+    assert abs(groups[0].first.error) == max(abs(row.error) for row in WHOLE)
+    assert sum(len(group.rows) for group in groups) == sum(abs(row.error) >= validation_view.WORST for row in WHOLE)
+
+
+def test_every_row_is_said_whole_in_part_or_not():
+    counted = [group.figures for kind in ("in part", "not") for group in validation_view.unsaid(PUBLISHED, kind)]
+    assert sum(counted) + sum(row.expressed == "whole" for row in PUBLISHED.rows) == len(PUBLISHED.rows)
+
+
+def test_every_reason_is_counted():
+    for group in validation_view.unsaid(PUBLISHED, "not"):
+        rows = [row for row in PUBLISHED.rows if row.source == group.source and row.expressed == "not"]
+        assert dict(group.reasons) == {
+            reason: sum(reason in row.differs for row in rows) for row in rows for reason in row.differs
+        }
+
+
+def test_every_figure_has_an_environment():
+    assert sum(each.figures for each in validation_view.environments(WHOLE)) == len(WHOLE)
+
+
+STEP = {
+    "name": "lora",
+    "request": {"method": {"name": "lora"}},
+    "predicted": {"peak_allocated": 90, "library_workspace": 10, "reserved_replay": 120, "required": 200},
+    "measured": {"peak_allocated": 100, "peak_reserved": 100, "driver": None},
+    "out_of_memory": None,
+}
+
+
+def test_a_measured_step_stands_beside_its_estimate():
+    answer = MeasuredAnswer(environment={}, layers=(), steps=(STEP, {**STEP, "measured": None}), verdicts=())
+    assert [(step.statistic, step.error) for step in validation_view.steps(answer)] == [
+        ("max_memory_allocated", 0.0),
+        ("max_memory_reserved", 0.2),
+    ]
+
+
+def test_a_copy_without_results_shows_none():
+    assert validation_view.shown(None) == {"published": None}

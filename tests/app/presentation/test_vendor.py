@@ -1,0 +1,24 @@
+"""Code of others is what its table says it is."""
+
+import re
+from hashlib import sha256
+
+from app.presentation.templates import STATIC
+
+VENDOR = STATIC / "vendor"
+
+
+def test_plotly_is_the_version_and_the_file_that_the_table_states():
+    script = (VENDOR / "plotly" / "plotly-basic.min.js").read_bytes()
+    row = next(line for line in (VENDOR / "README.md").read_text().splitlines() if line.startswith("| plotly "))
+    version, stated = re.search(r"\| ([\d.]+) \|", row)[1], re.search(r"[0-9a-f]{64}", row)[0]
+    assert f"v{version}\n".encode() in script[:200]
+    assert sha256(script).hexdigest() == stated
+
+
+def test_every_vendored_folder_has_its_licence_and_a_row():
+    folders = [path for path in VENDOR.iterdir() if path.is_dir()]
+    assert folders
+    for folder in folders:
+        assert "Permission is hereby granted" in (folder / "LICENSE").read_text()
+        assert f"| {folder.name} |" in (VENDOR / "README.md").read_text()

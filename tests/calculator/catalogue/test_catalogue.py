@@ -1,0 +1,111 @@
+"""The model catalogue: what it holds, and how a model is found in it."""
+
+import json
+import re
+
+import pytest
+
+from calculator.catalogue import model, models
+from calculator.common.errors import PlanError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta-llama/Llama-3.1-8B",
+        "META-LLAMA/llama-3.1-8b",
+        "  meta-llama/Llama-3.1-8B\n",
+        "Llama-3.1-8B",
+        "meta-llama/Meta-Llama-3.1-8B",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B",
+        "http://www.huggingface.co/meta-llama/Llama-3.1-8B/",
+        "huggingface.co/meta-llama/Llama-3.1-8B",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B/blob/main/config.json?download=true#L3",
+        "https://hf.co/meta-llama/Llama-3.1-8B",
+    ],
+)
+def test_a_model_is_found_by_every_spelling_of_its_name(name):
+    assert model(name).id == "meta-llama/Llama-3.1-8B"
+
+
+def test_a_model_with_a_short_hub_name_is_found_by_it():
+    assert model("gpt2").id == model("https://huggingface.co/gpt2").id == "openai-community/gpt2"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("meta-llama/Llama-2-7b-hf", 6_738_415_616),
+        ("meta-llama/Llama-2-13b-hf", 13_015_864_320),
+        ("meta-llama/Llama-2-70b-hf", 68_976_648_192),
+        ("meta-llama/Llama-3.1-8B", 8_030_261_248),
+        ("meta-llama/Llama-3.2-1B", 1_235_814_400),
+        ("meta-llama/Llama-3.2-3B", 3_212_749_824),
+        ("mistralai/Mistral-7B-v0.1", 7_241_732_096),
+        ("openai-community/gpt2", 124_439_808),
+        ("openai-community/gpt2-medium", 354_823_168),
+    ],
+)
+def test_a_well_known_count_is_the_published_one(name, parameters):
+    assert model(name).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("meta-llama/Llama-3.1-9B", "meta-llama/Llama-3.1-8B"), ("qwen2.5", "Qwen/Qwen2.5-7B"), ("gpt3", "gpt2")],
+)
+def test_an_unknown_model_is_refused_with_the_closest_ones(name, named):
+    with pytest.raises(PlanError, match=re.escape(named)) as caught:
+        model(name)
+    (problem,) = caught.value.problems
+    assert problem.loc == "model"
+    assert problem.input == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "/", "http://[", "https://huggingface.co/", "\x00", "é" * 100_000])
+def test_a_name_that_names_nothing_is_refused_with_the_way_out(name):
+    with pytest.raises(PlanError, match=r"config\.json") as caught:
+        model(name)
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_flan_t5_says_that_its_published_count_has_an_output_head_of_its_own():
+    entry = model("google/flan-t5-small")
+    assert entry.published is not None
+    assert entry.published.parameters - entry.parameters == entry.config["vocab_size"] * entry.config["d_model"]
+    assert "lm_head" in str(entry.note)
+
+
+def test_a_model_whose_code_is_not_in_transformers_says_what_it_is_counted_through():
+    entry = model("internlm/internlm2-20b")
+    assert entry.model_type == entry.config["model_type"] == "llama"
+    assert "internlm2" in str(entry.note)
+
+
+def test_the_catalogue_holds_177_models_of_49_families():
+    assert len(models()) == 177
+    assert len({entry.model_type for entry in models()}) == 49
+
+
+def test_every_name_names_one_model():
+    names = [name.lower() for entry in models() for name in (entry.id, *entry.aliases)]
+    assert len(names) == len(set(names))
+    for entry in models():
+        for name in (entry.id, *entry.aliases, entry.id.split("/")[-1]):
+            assert model(name) is entry
+
+
+@pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.id)
+def test_every_model_has_a_config_with_its_type_a_count_and_a_source(entry):
+    assert entry.config["model_type"] == entry.model_type
+    assert entry.parameters > 10**6
+    assert entry.sources or entry.published
+    assert entry.confirmation in {"two or more sources", "single source", "two fields of one record"}
+    json.dumps(entry.config, allow_nan=False)
+
+
+@pytest.mark.parametrize("entry", [e for e in models() if e.published], ids=lambda entry: entry.id)
+def test_a_published_count_is_equal_or_says_how_it_differs(entry):
+    assert entry.published.source
+    assert (entry.published.parameters == entry.parameters) == (entry.published.relation == "equal")

@@ -1,0 +1,134 @@
+"""Autocast's rules, one at a time; tests/cases/autocast.jsonl holds whole steps to the byte."""
+
+import pytest
+
+from calculator.engine import operations as ops
+from calculator.engine.autocast import COPY, region
+from calculator.engine.autograd import Leaf
+from calculator.engine.tape import Tape, Tensor
+from calculator.estimate.answer import Row
+from calculator.estimate.estimate import estimate
+from calculator.estimate.ledger import AUTOCAST
+from calculator.estimate.request import parse_request
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def answer(method, **training):
+    body = {"model": {"config": CONFIG}, "method": method, "training": {"sequence_length": 64, **training}}
+    return estimate(parse_request(body))
+
+
+def rows(method, **training) -> list[Row]:
+    return [row for part in answer(method, **training).memory.components for row in part.rows]
+
+
+def parameter(tape, *shape, dtype="float32", trained=True):
+    leaf = Leaf(tape, "weight") if trained else None
+    return Tensor(tape, None, shape, dtype, leaf)
+
+
+def born(tape):
+    return [(name, dtype) for name, _, dtype, *_ in tape.rows]
+
+
+def test_a_product_casts_its_arguments_from_the_last_to_the_first():
+    tape = Tape()
+    x = tape.new((4, 8), "float32", "x")
+    with region(tape, "bfloat16"):
+        out = ops.matmul(x, parameter(tape, 8, 8), parameter(tape, 8), 8, "product")
+    copies = [(name + COPY, "bfloat16") for name in ("bias", "weight", "input")]
+    assert born(tape) == [("x", "float32"), *copies, ("product", "bfloat16")]
+    assert out.dtype == "bfloat16"
+
+
+def test_a_trained_float32_weight_is_cast_once_and_kept_to_the_end_of_autocast():
+    tape = Tape()
+    weight = parameter(tape, 8, 8)
+    with region(tape, "bfloat16"):
+        copy = tape.autocast.lowered(weight, "weight")
+        assert tape.autocast.lowered(weight, "weight") is copy
+        row = copy.storage.row
+        del copy
+        assert ~row not in tape.events
+    assert ~row in tape.events
+
+
+@pytest.mark.parametrize(("dtype", "trained"), [("float32", False), ("float16", True)])
+def test_what_is_frozen_or_in_half_precision_is_cast_at_every_use(dtype, trained):
+    tape = Tape()
+    weight = parameter(tape, 8, 8, dtype=dtype, trained=trained)
+    with region(tape, "bfloat16"):
+        assert tape.autocast.lowered(weight, "weight") is not tape.autocast.lowered(weight, "weight")
+        assert not tape.autocast.copies
+
+
+def test_powers_and_sums_are_in_float32_and_activations_as_they_come():
+    tape = Tape()
+    x = tape.new((4, 8), "bfloat16", "x")
+    with region(tape, "bfloat16"):
+        assert ops.unary(x, "cubed", saves="input", delicate=True).dtype == "float32"
+        assert ops.unary(x, "silu", saves="input").dtype == "bfloat16"
+        assert ops.softmax(x).dtype == "float32"
+        assert ops.softmax(x, "bfloat16").dtype == "bfloat16"
+    assert ops.unary(x, "cubed", saves="input", delicate=True).dtype == "bfloat16"
+    assert ops.softmax(x).dtype == "bfloat16"
+
+
+def test_two_different_halves_make_float32():
+    assert ops.promoted("bfloat16", "float16") == ops.promoted("float16", "bfloat16") == "float32"
+    assert ops.promoted("bfloat16", "bfloat16") == "bfloat16"
+
+
+def test_a_region_inside_another_decides_and_gives_back():
+    tape = Tape()
+    with region(tape, "bfloat16"):
+        outer = tape.autocast
+        with region(tape, None):
+            assert tape.autocast is None
+        assert tape.autocast is outer
+    assert tape.autocast is None
+
+
+def test_copies_are_rows_with_a_source_of_their_own():
+    alive = rows({"name": "full"}, dtype="float32", autocast="bfloat16", optimizer="sgd", max_grad_norm=None)
+    copies = [row for row in alive if row.name.endswith(COPY)]
+    weights = [row for row in copies if row.name.endswith("_proj: weight" + COPY)]
+    assert sum(row.count for row in weights) == 3 * 7
+    assert {row.source for row in copies} == {AUTOCAST}
+    assert {row.dtype for row in copies} == {"bfloat16"}
+
+
+def test_a_checkpointed_step_drops_the_forward_passs_copies_before_it_recomputes():
+    phases = {}
+    for autocast in (None, "bfloat16"):
+        told = answer(
+            {"name": "full"}, dtype="float32", autocast=autocast, gradient_checkpointing=True, optimizer="sgd"
+        )
+        phases[autocast] = {phase.name: phase.peak_bytes for phase in told.memory.phases}
+    weights = 2 * 3 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 256)
+    assert phases["bfloat16"]["forward"] - phases[None]["forward"] > weights
+    assert phases["bfloat16"]["backward"] - phases[None]["backward"] < weights
+
+
+def test_attention_in_float32_is_not_warned_of_where_autocast_lowers_it():
+    method = {"name": "qlora", "target_modules": "all-linear"}
+    assert any("2.14" in told for told in answer(method).warnings)
+    assert not any("2.14" in told for told in answer(method, autocast="bfloat16").warnings)
+
+
+def test_a_scaler_is_spoken_of_in_float16_only():
+    told = {
+        dtype: answer({"name": "full"}, dtype="float32", autocast=dtype).assumptions for dtype in (None, "bfloat16")
+    }
+    told["float16"] = answer({"name": "full"}, dtype="float32", autocast="float16").assumptions
+    assert [any("GradScaler" in line for line in lines) for lines in told.values()] == [False, False, True]
+    assert [any("Autocast" in line for line in lines) for lines in told.values()] == [False, True, True]

@@ -1,0 +1,65 @@
+"""How many storages of each size are alive at once, counted event by event and told of one another."""
+
+from collections import Counter
+
+import pytest
+
+from calculator.engine.counts_by_size import most_alive
+from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.memory_curve import Window
+from calculator.engine.recording import Recording
+from calculator.engine.tape import Tape
+
+#: A layer's two windows: it leaves its second row alive, which its backward pass lets go.
+EVENTS = [0, 1, 2, ~1, 3, ~3, ~2, ~0]
+WINDOWS = (Window(before=1, start=1, end=4, copies=2), Window(before=6, start=6, end=7, copies=2))
+
+#: For each row the number of its size.
+SIZE_OF = [0, 1, 2, 1]
+
+
+def recorded(lives):
+    tape = Tape()
+    tape.rows, tape.events = lives.rows, lives.events
+    return Recording(tape, lives, WINDOWS, shared=1)
+
+
+def rows(sizes):
+    return [(f"row {row}", (1,), "int8", "activations", sizes[number]) for row, number in enumerate(SIZE_OF)]
+
+
+def by_hand(sizes):
+    """Of each size the most, where the layer's copies leave their rows alive too."""
+    alive, most = Counter(), Counter()
+    for position, event in enumerate(EVENTS):
+        alive[sizes[2]] += {1: 2, 7: -2}.get(position, 0)
+        row = event if event >= 0 else ~event
+        alive[sizes[SIZE_OF[row]]] += 1 if event >= 0 else -1
+        most |= alive
+    return most
+
+
+@pytest.fixture
+def lives():
+    sized = [SIZE_OF[event] if event >= 0 else ~SIZE_OF[~event] for event in EVENTS]
+    return Lifetimes(EVENTS, rows([512, 1024, 2048]), sized)
+
+
+SIZES = [[512, 1024, 2048], [512, 512, 2048], [512, 1024, 1024], [512, 1024, 512], [512, 512, 512], [1024, 512, 4096]]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_rows_of_one_size_are_counted_together_with_those_of_the_copies(sizes):
+    assert most_alive(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
+
+
+def test_what_is_told_of_other_sizes_is_what_their_own_events_tell(lives):
+    for sizes in [*SIZES, *reversed(SIZES)]:
+        assert most_alive(recorded(lives.of(rows(sizes), sizes))) == by_hand(sizes)
+    ways = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
+    assert len(lives.counted) == len(ways)
+
+
+def test_what_lies_beside_a_part_of_the_step_counts_there_alone(lives):
+    for beside, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
+        assert most_alive(recorded(lives.of(lives.rows, [512, 1024, 2048])), (), beside)[512] == most

@@ -1,0 +1,88 @@
+"""The layers that are run stand for all: interpreting every layer one by one gives the same."""
+
+import json
+
+import pytest
+
+from calculator.engine.repetition import Repetition, repetition
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_request
+from calculator.estimate.timeline import timeline
+from calculator.families import model_from_config
+from calculator.layers import context as context_module
+from calculator.training_step.step import TrainingStep
+from tests.calculator.random_plans import plans
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "public.jsonl").read_text().splitlines()]
+#: One traced case of every family and method.
+CHOSEN = {
+    (case["request"]["model"]["config"]["model_type"], case["request"]["method"]["name"]): case
+    for case in CASES
+    if "phases" in case["expected"] and isinstance(case["request"]["model"], dict)
+}
+
+
+def phases(case):
+    request = parse_request(case["request"])
+    model = model_from_config(case["request"]["model"]["config"])
+    return {peak.phase: peak.bytes for peak in TrainingStep(model, request.method, request.training).peaks()}
+
+
+def one_by_one(kinds):
+    return Repetition(numbers=tuple(range(len(kinds))), start=len(kinds), end=len(kinds), copies=0)
+
+
+def test_equal_layers_are_run_twice():
+    assert repetition("aaaaaaaa") == Repetition(numbers=(0, 1), start=1, end=2, copies=6)
+
+
+def test_a_pattern_of_layers_is_run_twice_with_what_is_left_over():
+    found = repetition("ssfssfssfss")
+    assert found == Repetition(numbers=(0, 1, 2, 3, 4, 5, 9, 10), start=3, end=6, copies=1)
+
+
+def test_what_comes_before_the_pattern_is_run_too():
+    assert repetition("dddmmmmm") == Repetition(numbers=(0, 1, 2, 3, 4), start=4, end=5, copies=3)
+
+
+def test_the_first_period_stands_for_all_where_it_is_like_them():
+    found = repetition("sfsfsfsfs").from_the_first()
+    assert found == Repetition(numbers=(0, 1, 8), start=0, end=2, copies=3)
+    assert found.last(1) == 7
+
+
+def test_a_first_period_with_others_before_it_stands_for_none():
+    assert repetition("dmmmm").from_the_first() == repetition("dmmmm")
+    assert repetition("abcd").from_the_first() == repetition("abcd")
+
+
+def test_layers_without_a_pattern_are_all_run():
+    assert repetition("abcd") == one_by_one("abcd")
+
+
+def test_a_single_layer_is_run():
+    assert repetition("a") == one_by_one("a")
+
+
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=["-".join(key) for key in CHOSEN])
+def test_running_every_layer_gives_the_same_peaks(case, monkeypatch):
+    folded = phases(case)
+    monkeypatch.setattr(context_module, "repetition", one_by_one)
+    assert phases(case) == folded
+
+
+def test_a_checkpointed_layer_that_is_run_once_gives_what_two_give(monkeypatch):
+    chosen = [request for request in plans(3, 120) if request.training.gradient_checkpointing]
+    once = [alive(request) for request in chosen]
+    monkeypatch.setattr(Repetition, "from_the_first", lambda self: self)
+    assert len(chosen) > 40
+    for request, told in zip(chosen, once, strict=True):
+        assert alive(request) == told, request
+
+
+def alive(request):
+    """Each phase's peak, the storages alive there, and the most in every stretch of the step."""
+    step = TrainingStep(model_of(request.model), request.method, request.training)
+    peaks = step.peaks()
+    return [(peak.phase, peak.bytes, peak.operation, peak.alive.kinds()) for peak in peaks], timeline(step, peaks)

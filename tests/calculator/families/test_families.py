@@ -1,0 +1,167 @@
+"""Every family's models against those that transformers builds from the same configs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import bitsandbytes
+import pytest
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+
+from calculator.architecture.config import REQUIRED, Field
+from calculator.catalogue import models
+from calculator.families import FAMILIES, model_from_config
+from calculator.families.gemma.weights import GEMMA3_TEXT
+from tests.calculator.real_models import dtype_name, real_config, real_model
+from validation.random_grid.random_configs import random_config
+
+pytestmark = pytest.mark.trace
+
+OWN_CODE = [family for family in FAMILIES.values() if family.built_as is None]
+
+SEEDS = range(6)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(family, seed) for family in OWN_CODE for seed in SEEDS],
+    ids=lambda param: f"{param[0].model_type}-{param[1]}",
+)
+def pair(request):
+    """A random config of a family, its model here, and its model there."""
+    config = random_config(*request.param)
+    return config, model_from_config(config), real_model(config)
+
+
+def _listed(ours):
+    return [(w.name, tuple(w.shape), w.dtype) for w in ours.weights()]
+
+
+def _named(real):
+    return [(name, tuple(p.shape), dtype_name(p)) for name, p in real.named_parameters()]
+
+
+def _pairs(tied):
+    return {frozenset(both) for both in tied.items()}
+
+
+@pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.id)
+def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
+    ours, real = model_from_config(entry.config, id=entry.id), real_model(entry.config)
+    assert _listed(ours) == _named(real)
+    assert _pairs(ours.tied) == _pairs(real.all_tied_weights_keys)
+    assert ours.parameters == sum(p.numel() for p in real.parameters()) == entry.parameters
+    assert (ours.id, ours.model_type) == (entry.id, entry.model_type)
+
+
+def test_every_weight_has_the_name_shape_and_dtype_of_the_built_one_in_the_same_order(pair):
+    _config, ours, real = pair
+    assert _listed(ours) == _named(real)
+
+
+def test_the_count_is_that_of_the_built_model(pair):
+    _config, ours, real = pair
+    assert ours.parameters == sum(p.numel() for p in real.parameters())
+
+
+def test_the_same_weights_are_tied(pair):
+    _config, ours, real = pair
+    assert _pairs(ours.tied) == _pairs(real.all_tied_weights_keys)
+    real_names = dict(real.named_parameters(remove_duplicate=False))
+    assert all(real_names[name] is real_names[kept] for name, kept in ours.tied.items())
+
+
+def test_every_buffer_has_the_name_shape_and_dtype_of_the_built_one(pair):
+    _config, ours, real = pair
+    expected = {(name, tuple(b.shape), dtype_name(b)) for name, b in real.named_buffers()}
+    assert {(b.name, tuple(b.shape), b.dtype) for b in ours.every_buffer()} == expected
+
+
+def test_every_module_is_of_its_kind(pair):
+    _config, ours, real = pair
+    owners = {weight.name: real.get_submodule(weight.name.rpartition(".")[0]) for weight in ours.weights()}
+    assert {w.name: w.kind for w in ours.weights()} == {name: _kind(owner) for name, owner in owners.items()}
+
+
+def _kind(module):
+    named = type(module).__name__
+    classes = ((torch.nn.Linear, "linear"), (Conv1D, "conv1d"), (torch.nn.Embedding, "embedding"))
+    told = (kind for cls, kind in classes if isinstance(module, cls))
+    return next(told, "experts" if "Experts" in named else "norm" if "Norm" in named else "other")
+
+
+def test_the_head_is_the_output_embedding(pair):
+    _config, ours, real = pair
+    head = real.get_output_embeddings()
+    assert ours.head == next((name for name, module in real.named_modules() if module is head), None)
+
+
+@pytest.mark.parametrize("family", OWN_CODE, ids=lambda family: family.model_type)
+@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_4_bit_quantisation_takes_what_bitsandbytes_takes(family, seed):
+    config = random_config(family, seed)
+    ours, real = model_from_config(config), real_model(config)
+    kept = [*get_keys_to_not_convert(real), *real._keep_in_fp32_modules]
+    replace_with_bnb_linear(real, kept, BitsAndBytesConfig(load_in_4bit=True))
+    taken = {name for name, module in real.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
+    assert {w.name.removesuffix(".weight") for w in ours.weights() if w.quantizable} == taken
+
+
+def test_the_config_resolves_as_the_config_class_resolves_it(pair):
+    config, ours, _real = pair
+    resolved, nested = real_config(config), config["model_type"] == "gemma3"
+    entries = GEMMA3_TEXT if nested else FAMILIES[config["model_type"]].entries
+    mine, theirs = (ours.config["text_config"], resolved.text_config) if nested else (ours.config, resolved)
+    fields = [e for e in entries if isinstance(e, Field) and (ours.model_type, e.name) not in KEPT_OTHERWISE]
+    told = {f.name: getattr(theirs, f.own_name, None) for f in fields if f.type not in ("object", "terms")}
+    told = {name: _plain(value) for name, value in told.items() if value is not None or mine[name] is None}
+    assert {name: _plain(mine[name]) for name in told} == told
+
+
+#: Fields that are kept here in another form than the class keeps them.
+KEPT_OTHERWISE = {
+    ("deberta-v2", "norm_rel_ebd"),
+    ("falcon", "num_key_value_heads"),
+    ("falcon", "num_ln_in_parallel_attn"),
+    ("gpt_neo", "attention_types"),
+}
+
+
+def _plain(value):
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("use_diff", [True, False])
+def test_a_file_that_the_config_class_saves_is_read_alike(pair, use_diff):
+    config, ours, _real = pair
+    saved = json.loads(real_config(config).to_json_string(use_diff=use_diff))
+    again = model_from_config({"model_type": config["model_type"], **saved})
+    assert list(again.weights()) == list(ours.weights())
+    assert list(again.every_buffer()) == list(ours.every_buffer())
+
+
+@pytest.mark.parametrize("family", OWN_CODE, ids=lambda family: family.model_type)
+def test_defaults_are_those_of_the_config_class(family):
+    cls = CONFIG_MAPPING[family.model_type]
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    fields = [e for e in family.entries if isinstance(e, Field) and e.default is not REQUIRED]
+    ours = {f.own_name: f.default for f in fields if f.own_name in defaults}
+    assert ours == {name: defaults[name] for name in ours}
+    bases = [f.default for f in fields if f.name in ("rope_theta", "local_rope_theta")]
+    if bases:
+        theirs = cls.default_theta
+        assert set(bases) == (set(theirs.values()) if isinstance(theirs, dict) else {theirs})
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
+def test_the_source_of_a_family_is_a_file_of_transformers(family):
+    folder, _, file = family.source.removeprefix("transformers/models/").partition("/")
+    module = CONFIG_MAPPING[family.built_as or family.model_type].__module__
+    assert (folder, file) == (module.split(".")[2], f"modeling_{folder}.py")

@@ -1,0 +1,92 @@
+"""Rotary decoders held against traces of small models (tests/cases/README.md), each branch to the byte."""
+
+import json
+
+import pytest
+
+from calculator.estimate.request import parse_request
+from calculator.families import model_from_config
+from calculator.layers.context import Context, layer_kinds
+from calculator.resident.module_spec import Treated
+from calculator.training_step.step import TrainingStep
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "rotary.jsonl").read_text().splitlines()]
+
+SHAPE = {
+    "vocab_size": 517,
+    "hidden_size": 192,
+    "intermediate_size": 320,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "pad_token_id": 0,
+    "use_cache": False,
+}
+
+
+def parsed(config, training):
+    request = parse_request(
+        {
+            "model": {"config": {**SHAPE, **config}},
+            "method": {"name": "full"},
+            "training": {"sequence_length": 128, **training},
+        }
+    )
+    return model_from_config({**SHAPE, **config}), request.method, request.training
+
+
+def phases(config, **training):
+    return {peak.phase: peak.bytes for peak in TrainingStep(*parsed(config, training)).peaks()}
+
+
+def kinds(config, **training):
+    return "".join("abc"[kind] for kind in layer_kinds(Context(Treated(*parsed(config, training)))))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_every_phase_is_the_traced_one_to_the_byte(case):
+    request = parse_request(case["request"])
+    model = model_from_config(case["request"]["model"]["config"])
+    step = TrainingStep(model, request.method, request.training)
+    assert {peak.phase: peak.bytes for peak in step.peaks()} == case["expected"]["phases"]
+
+
+def test_a_window_as_long_as_the_sequence_takes_the_memory_efficient_kernel():
+    mistral = {"model_type": "mistral"}
+    without = phases({**mistral, "sliding_window": None})
+    assert phases({**mistral, "sliding_window": 129}) == without
+    assert phases({**mistral, "sliding_window": 128})["forward"] > without["forward"]
+
+
+def test_flash_attention_2_makes_no_mask_for_a_window():
+    mistral = {"model_type": "mistral"}
+    without = phases({**mistral, "sliding_window": None}, attention="flash_attention_2")
+    assert phases({**mistral, "sliding_window": 64}, attention="flash_attention_2") == without
+
+
+def test_sliding_layers_are_told_apart_only_where_they_alone_need_a_mask():
+    gemma3 = {"model_type": "gemma3_text", "sliding_window": 64}
+    assert kinds(gemma3) == "aaaaabaaaaab"
+    assert kinds({**gemma3, "sliding_window": 4096}) == "a" * 12
+    assert kinds(gemma3, padding=True) == "a" * 12
+    assert kinds(gemma3, attention="eager") == "a" * 12
+    assert kinds(gemma3, attention="flash_attention_2") == "a" * 12
+
+
+def test_layers_without_rotary_embeddings_are_told_apart():
+    assert kinds({"model_type": "smollm3"}) == "aaabaaabaaab"
+    assert kinds({"model_type": "cohere2", "sliding_window": 4096}) == "aaabaaabaaab"
+
+
+def test_soft_capping_runs_eager_where_sdpa_is_asked_for():
+    gemma2 = {"model_type": "gemma2", "sliding_window": 64}
+    assert phases(gemma2, attention="sdpa") == phases(gemma2, attention="eager")
+
+
+def test_a_cap_on_the_scores_keeps_one_more_tensor_of_them():
+    gemma2 = {"model_type": "gemma2", "sliding_window": 64}
+    uncapped = phases({**gemma2, "attn_logit_softcapping": None})
+    scores = 6 * 128 * 128 * 2
+    assert phases(gemma2)["forward"] - uncapped["forward"] == 12 * scores

@@ -1,0 +1,73 @@
+"""A model that reads images, in a step of text: its vision tower is there, and nothing runs in it."""
+
+from copy import deepcopy
+
+import pytest
+
+from calculator import catalogue
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.families.gemma3.weights import TEXT_ALONE
+
+GEMMA_3_4B = "google/gemma-3-4b-pt"
+
+
+def seen_text(method, **training):
+    """A step of Gemma 3 4B, with its vision tower."""
+    return estimate(
+        parse_request({"model": GEMMA_3_4B, "method": method, "training": {"sequence_length": 64} | training})
+    )
+
+
+def test_a_vision_tower_lies_idle_beside_the_text_model():
+    whole = seen_text({"name": "prompt"})
+    text = {**catalogue.model(GEMMA_3_4B).config["text_config"], "model_type": "gemma3_text"}
+    text |= {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4}
+    alone = estimate(
+        parse_request({"model": {"config": text}, "method": {"name": "prompt"}, "training": {"sequence_length": 64}})
+    )
+    tower = sum(
+        row.bytes
+        for part in whole.memory.components
+        for row in part.rows
+        if row.name.startswith(("model.vision_tower", "model.multi_modal_projector"))
+    )
+    assert whole.parameters.base > alone.parameters.base + 400_000_000
+    assert whole.memory.peak_allocated_bytes - alone.memory.peak_allocated_bytes == tower
+    assert TEXT_ALONE in whole.assumptions
+    assert TEXT_ALONE not in alone.assumptions
+
+
+def test_what_is_trained_of_an_idle_tower_gets_no_gradient_and_a_warning_says_so():
+    answer = seen_text({"name": "lora", "target_modules": "all-linear"})
+    parts = {part.name: part for part in answer.memory.components}
+    names = [row.name for name in ("gradients", "optimizer_states") if name in parts for row in parts[name].rows]
+    assert names
+    assert not any(name.startswith("model.vision_tower") for name in names)
+    assert any("get no gradient from text" in warning for warning in answer.warnings)
+    assert not any("get no gradient" in warning for warning in seen_text({"name": "prompt"}).warnings)
+
+
+def test_targets_that_text_passes_by_are_refused():
+    with pytest.raises(PlanError, match="nothing is trained that a batch of text comes to"):
+        seen_text({"name": "lora", "target_modules": ["fc1"]})
+    assert seen_text({"name": "lora", "target_modules": ["fc1"], "modules_to_save": ["lm_head"]}).parameters.added
+
+
+def test_flash_attention_is_refused_for_a_model_that_reads_images():
+    with pytest.raises(PlanError, match="reads images: take sdpa"):
+        seen_text({"name": "prompt"}, attention="flash_attention_2")
+
+
+def test_switches_in_a_nested_config_are_refused_too():
+    config = deepcopy(catalogue.model(GEMMA_3_4B).config)
+    config["text_config"]["output_attentions"] = True
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}}))
+    assert refused.value.problems[0].loc == "model.config.text_config.output_attentions"
+
+
+def test_a_nested_config_that_a_family_does_not_read_is_passed_over():
+    config = {**catalogue.model("openai-community/gpt2").config, "text_config": "none of its keys"}
+    assert estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}})).parameters.base

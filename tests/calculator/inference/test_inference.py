@@ -1,0 +1,236 @@
+"""Served models: the lesson's problems beside exact answers, and what must hold of any."""
+
+import random
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+from calculator.lesson.exercises import PROBLEMS
+from calculator.methods import METHODS
+
+GB = 10**9
+LLAMA_8B = "meta-llama/Llama-3.1-8B"
+LLAMA_70B = "meta-llama/Llama-3.1-70B"
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
+def answer(method, model=LLAMA_8B, gpu=None, **serving):
+    device = {"gpu": gpu} if gpu else {}
+    return inference(parse_inference({"model": model, "method": method, "serving": serving, "device": device}))
+
+
+def part(told, name):
+    return next((component for component in told.memory.components if component.name == name), None)
+
+
+def cost(told, name):
+    return next(each for each in told.costs if each.name == name)
+
+
+def refused(method, model=LLAMA_8B, **serving):
+    with pytest.raises(PlanError) as caught:
+        answer(method, model, **serving)
+    return {problem.loc: problem.msg for problem in caught.value.problems}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The lesson
+
+
+def test_problem_3_a_70b_in_nf4_and_one_dequantised_matrix_exceed_the_lessons_37_gb():
+    """The lesson: 35 GB and one dequantised layer, 36 to 37 GB. Exactly: constants and embeddings come on top."""
+    lesson = next(figure for figure in PROBLEMS if figure.claim.startswith("inference"))
+    assert (lesson.low, lesson.high) == (36, 37)
+    told = answer({"name": "qlora", "r": 64, "target_modules": ATTENTION}, LLAMA_70B, gpu="a100-sxm4-80gb")
+    assert told.fit.verdict == "fits"
+    assert part(told, "base_weights").bytes == 38_430_852_096
+    assert part(told, "quantization_constants").bytes == 1_087_407_104
+    (dense, *_) = part(told, "workspace").rows
+    assert dense.name.endswith("mlp.up_proj: weight, dequantised")
+    assert dense.bytes == 2 * 8192 * 28672
+    held = part(told, "base_weights").bytes + part(told, "quantization_constants").bytes + dense.bytes
+    assert held / GB == pytest.approx(39.99, abs=0.01)
+    assert told.memory.peak_allocated_bytes / GB == pytest.approx(42.11, abs=0.01)
+
+
+def test_problem_4_twenty_tasks_switched_lie_beside_one_base_as_adapters_and_as_lora_alike():
+    """The lesson: adapters where 20 tasks are switched rapidly. Unmerged LoRA serves them too; merged models don't."""
+    adapters = answer({"name": "adapter", "bottleneck_size": 64}, tasks=20, gpu="rtx-a6000")
+    lora = answer({"name": "lora", "r": 16, "target_modules": "all-linear"}, tasks=20, gpu="rtx-a6000")
+    merged = answer({"name": "lora", "r": 16, "target_modules": "all-linear"}, tasks=20, merged=True, gpu="rtx-a6000")
+    assert adapters.fit.verdict == lora.fit.verdict == "fits"
+    assert merged.fit.verdict == "does_not_fit"
+    assert cost(adapters, "resident_bytes").added == 20 * cost(answer({"name": "adapter"}), "resident_bytes").added
+    assert part(adapters, "base_weights").bytes == part(lora, "base_weights").bytes == 16_060_523_520
+    assert part(merged, "base_weights").bytes == 20 * 16_060_523_520
+    assert cost(merged, "operations_per_token").added == 0 < cost(lora, "operations_per_token").added
+
+
+def test_problem_4_adapters_cannot_be_merged_and_lora_can():
+    assert refused({"name": "adapter"}, merged=True) == {
+        "serving.merged": "Adapters can't be merged into the weights: take false"
+    }
+    assert answer({"name": "lora"}, merged=True).merge is not None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What holds of every answer
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_components_sum_to_the_peak_and_their_rows_to_them(name):
+    memory = answer({"name": name}, batch_size=2, context_length=512).memory
+    assert sum(component.bytes for component in memory.components) == memory.peak_allocated_bytes
+    assert max(each.peak_bytes for each in memory.passes) == memory.peak_allocated_bytes
+    for component in memory.components:
+        assert sum(row.bytes for row in component.rows) == component.bytes
+    assert memory.required_bytes > memory.peak_reserved_bytes >= memory.peak_allocated_bytes
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_more_of_anything_never_needs_less(number):
+    chance = random.Random(number)
+    method = {"name": chance.choice(list(METHODS))}
+    serving = {
+        "batch_size": chance.choice([1, 2, 5]),
+        "context_length": chance.choice([64, 500, 2048]),
+        "max_new_tokens": chance.choice([1, 2, 3, 200]),
+        "tasks": chance.choice([1, 7]),
+        "attention": chance.choice(["sdpa", "eager"]),
+        "padding": chance.random() < 0.3,
+    }
+    least = answer(method, **serving).memory.peak_allocated_bytes
+    for name in ("batch_size", "context_length", "max_new_tokens", "tasks"):
+        more = {**serving, name: serving[name] + chance.choice([1, 8, 100])}
+        assert answer(method, **more).memory.peak_allocated_bytes >= least, name
+
+
+def test_the_cache_grows_with_batch_and_context_by_the_groups_of_heads():
+    small, large = (cost(answer({"name": "full"}, batch_size=b), "kv_cache_bytes").base for b in (1, 4))
+    assert small == (2048 + 255) * 2 * 32 * 8 * 128 * 2
+    assert large == 4 * small
+
+
+def test_a_window_bounds_what_a_layer_keeps_once_the_prompt_is_answered():
+    gemma = answer({"name": "full"}, "google/gemma-3-1b-pt", context_length=16_384)
+    keeps = {each.name: each.peak_bytes for each in gemma.memory.passes}
+    assert keeps["last_decode"] < keeps["first_decode"] < keeps["prefill"]
+    assert any("window" in sentence for sentence in gemma.assumptions)
+
+
+def test_virtual_tokens_of_a_prefix_take_cache_and_no_products():
+    told = answer({"name": "prefix", "num_virtual_tokens": 20}, batch_size=4)
+    assert cost(told, "kv_cache_bytes").added == 4 * 20 * 2 * 32 * 8 * 128 * 2
+    assert cost(told, "operations_per_token").added == 4 * 20 * 32 * 32 * 128
+
+
+def test_an_unmerged_adapter_is_read_by_every_token_and_multiplies_it():
+    told = answer({"name": "lora", "r": 16, "target_modules": "all-linear"})
+    assert told.parameters.added_per_task == 41_943_040
+    assert cost(told, "operations_per_token").added == 2 * 41_943_040
+    assert cost(told, "bytes_read_per_token").added == 4 * 41_943_040
+
+
+def test_dora_works_its_norms_out_in_every_pass():
+    """An identity matrix times A and B, the sum with W, and the norm: for q_proj and v_proj of 32 layers."""
+    each = [2 * 4096 * 8 * (4096 + outer) + 4 * 4096 * outer for outer in (4096, 1024)]
+    plain, dora = (
+        cost(answer({"name": "lora", "use_dora": use}, batch_size=4), "operations_per_token") for use in (False, True)
+    )
+    assert dora.added - plain.added == 32 * sum(each) // 4
+    assert "DoRA's norms" in dora.formula
+
+
+def test_a_full_model_costs_nothing_over_its_base():
+    assert [each.added for each in answer({"name": "full"}).costs] == [0, 0, 0, 0]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Merging
+
+
+def test_merging_into_nf4_dequantises_adds_and_quantises_again_and_says_what_is_lost():
+    told = answer({"name": "qlora", "r": 16, "target_modules": "all-linear"}, merged=True)
+    names = [row.name for row in told.merge.rows]
+    assert names[:5] == [
+        "weight, dequantised",
+        "update",
+        "weight + update",
+        "the same, back from the CPU",
+        "weight, quantised again",
+    ]
+    assert "rounding errors" in told.merge.loss
+    assert told.merge.loss in told.warnings
+    assert told.merge.peak_bytes > part(told, "base_weights").bytes + 14 * 4096 * 14336
+    assert part(told, "adapter_weights") is None
+
+
+def test_merging_into_dense_weights_rounds_no_further():
+    told = answer({"name": "qlora", "r": 16}, merged=True, storage="dtype")
+    assert [row.name for row in told.merge.rows] == ["B·A", "update"]
+    assert "4-bit" not in told.merge.loss
+
+
+def test_a_merge_that_the_card_cannot_hold_is_warned_of():
+    told = answer({"name": "lora", "target_modules": "all-linear"}, merged=True, gpu="rtx-4060")
+    assert any("merge in CPU memory" in sentence for sentence in told.warnings)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("method", "serving", "loc"),
+    [
+        ({"name": "full"}, {"merged": True}, "serving.merged"),
+        ({"name": "prompt"}, {"merged": True}, "serving.merged"),
+        ({"name": "lora", "bias": "all"}, {"tasks": 2}, "serving.tasks"),
+        ({"name": "full"}, {"dtype": "float32", "attention": "flash_attention_2"}, "serving.attention"),
+        ({"name": "lora", "target_modules": ["nothing"]}, {}, "method.target_modules"),
+        ({"name": "full"}, {"batch_size": 0}, "serving.batch_size"),
+        ({"name": "full"}, {"sequence_length": 5}, "serving.sequence_length"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_its_place(method, serving, loc):
+    assert list(refused(method, **serving)) == [loc]
+
+
+def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
+    told = answer({"name": "prefix"}, "openai-community/gpt2")
+    assert told.serving.context_length == 1024 - 20 - 255
+    assert "No context_length was given: 749 tokens are taken." in told.assumptions
+
+
+def test_what_generates_own_numbering_of_positions_takes_is_said():
+    told = answer({"name": "full"}, batch_size=3, context_length=100)
+    assert any(f"{2 * 2 * 100 * 128 * 2:,} bytes more" in sentence for sentence in told.assumptions)
+    alone = answer({"name": "full"}, batch_size=1, context_length=100)
+    assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
+
+
+def test_routers_losses_and_padding_do_not_go_together():
+    mixtral = {
+        "model_type": "mixtral",
+        "hidden_size": 192,
+        "intermediate_size": 320,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "num_local_experts": 4,
+        "vocab_size": 517,
+        "output_router_logits": True,
+    }
+    assert list(refused({"name": "full"}, {"config": mixtral}, padding=True)) == ["serving.padding"]
+    assert answer({"name": "full"}, {"config": mixtral}).memory
+
+
+@pytest.mark.parametrize(
+    ("context", "new", "loc"), [(2000, 10, "serving.context_length"), (1000, 200, "serving.max_new_tokens")]
+)
+def test_learned_positions_end_prompt_or_answer(context, new, loc):
+    told = refused({"name": "full"}, "openai-community/gpt2", context_length=context, max_new_tokens=new)
+    assert list(told) == [loc]
+    assert "1,024 only" in told[loc]

@@ -1,0 +1,39 @@
+"""A method as it is served passes on what the step asks of methods."""
+
+import pytest
+
+from calculator.estimate.request import parse_method
+from calculator.inference.served_method import Served, served
+from calculator.inference.settings import Serving
+from calculator.methods.base import Method
+
+#: What only training and its files ask.
+OF_TRAINING = {"check", "saved_bytes", "written_beside"}
+
+
+def test_every_hook_of_the_step_is_passed_on():
+    hooks = {name for name, told in vars(Method).items() if not name.startswith("_") and name != "name"}
+    assert hooks - set(vars(Served)) == OF_TRAINING
+
+
+@pytest.mark.parametrize(
+    ("method", "storage", "name", "quant_type"),
+    [
+        ("lora", "as_trained", "lora", None),
+        ("lora", "nf4", "qlora", "nf4"),
+        ("qlora", "as_trained", "qlora", "nf4"),
+        ("qlora", "dtype", "lora", None),
+        ("qlora", "fp4", "qlora", "fp4"),
+        ("full", "nf4", "full", "nf4"),
+        ("prefix", "fp4", "prefix", "fp4"),
+    ],
+)
+def test_the_storage_decides_how_an_update_runs(method, storage, name, quant_type):
+    told = served(parse_method({"name": method}), Serving(storage=storage))
+    assert told.method.name == name
+    assert (told.quantization and told.quantization.quant_type) == quant_type
+
+
+def test_a_prefix_is_served_as_what_its_projection_made_of_it():
+    told = served(parse_method({"name": "prefix", "prefix_projection": True}), Serving())
+    assert not told.method.prefix_projection

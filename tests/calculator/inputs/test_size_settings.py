@@ -1,0 +1,28 @@
+from calculator.inputs.size_settings import others, resized, sizes
+from calculator.inputs.training import Training
+from calculator.methods.adapter import Adapter
+from calculator.methods.full import Full
+from calculator.methods.lora import LoRA
+from calculator.methods.prefix import Prefix
+
+
+def test_sizes_are_told_from_the_other_settings():
+    assert sizes(Training(micro_batch_size=3, sequence_length=70)) == [3, 70]
+    assert sizes(LoRA(r=5)) == [5]
+    assert sizes(Prefix(num_virtual_tokens=9)) == [9]
+    assert sizes(Adapter(bottleneck_size=11)) == [11]
+    assert sizes(Full()) == []
+
+
+def test_what_differs_in_sizes_alone_is_otherwise_the_same():
+    assert others(LoRA(r=5)) == others(LoRA(r=6))
+    assert others(LoRA(r=5)) != others(LoRA(r=5, use_dora=True))
+    assert others(LoRA()) != others(Full())
+    assert others(Training(sequence_length=7)) == others(Training(micro_batch_size=7))
+    assert others(Training()) != others(Training(padding=True))
+
+
+def test_every_size_is_changed_and_nothing_else():
+    training = Training(micro_batch_size=3, sequence_length=70, padding=True)
+    assert resized(training, lambda size: 2 * size) == Training(micro_batch_size=6, sequence_length=140, padding=True)
+    assert resized(Full(), lambda size: 2 * size) == Full()

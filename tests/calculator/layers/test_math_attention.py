@@ -1,0 +1,27 @@
+"""The math kernel held against traces of PyTorch before 2.14."""
+
+import json
+
+import pytest
+
+from calculator.estimate.request import parse_request
+from calculator.families import model_from_config
+from calculator.layers.kernels import Kernels
+from calculator.training_step.step import TrainingStep
+from tests.paths import CASE_FILES
+
+WHY = "torch before 2.14: math attention for float32 and grouped heads"
+CASES = [
+    (case, traced)
+    for case in map(json.loads, (CASE_FILES / "public.jsonl").read_text().splitlines())
+    for traced in case.get("alternatives", [])
+    if traced["why"] == WHY
+]
+
+
+@pytest.mark.parametrize(("case", "traced"), CASES, ids=[case["id"] for case, _ in CASES])
+def test_the_math_kernel_takes_what_it_takes_in_older_releases(case, traced):
+    request = parse_request(case["request"])
+    model = model_from_config(case["request"]["model"]["config"])
+    step = TrainingStep(model, request.method, request.training, kernels=Kernels(grouped_efficient=False))
+    assert {peak.phase: peak.bytes for peak in step.peaks()} == pytest.approx(traced["phases"], abs=4096)

@@ -1,0 +1,232 @@
+"""The lesson's worked examples: its own numbers come out, any others too, and what is no input is refused."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.lesson.chapters import CHAPTERS
+from calculator.lesson.practice import PRACTICE
+from calculator.lesson.questions import QUESTIONS
+from calculator.lesson.table import CLAIMS, Compared, table
+from calculator.lesson.worked import accounts, counts
+from calculator.lesson.worked.block import LEVELS, Bits, Block, quantised, stored_bits, stored_block
+from calculator.lesson.worked.matrices import column, matrix, product
+from calculator.lesson.worked.on_model import ON_MODEL
+from calculator.lesson.worked.product import Merge, Product, forward, merged, vectors
+from calculator.lesson.worked.rounding import bfloat16, float32
+from calculator.lesson.worked.spectrum import Spectrum, energy
+from calculator.methods import METHODS
+from calculator.resident import nf4
+
+
+def of(lines, name):
+    (value,) = [line.value for line in lines if line.name == name]
+    return value
+
+
+def test_the_lessons_product_by_hand_comes_out_to_the_last_digit():
+    told = vectors(Product())
+    assert (told["W₀x"], told["BAx"], told["h"]) == ((3, 7), (0.09, 0.12), (3.045, 7.06))
+
+
+@given(st.lists(st.decimals(-1000, 1000, places=3), min_size=2, max_size=2), st.integers(1, 64))
+def test_with_b_zero_the_model_is_unchanged_whatever_a_is(a, r):
+    typed = Product(A=", ".join(str(number) for number in a), B="0; 0", r=r)
+    assert vectors(typed)["h"] == vectors(typed)["W₀x"]
+    assert of(forward(typed), "change of h, at most") == 0
+
+
+def test_a_larger_product_is_that_of_matrices():
+    told = vectors(Product(W="1 0 2; 0 1 0", A="1 2 3; 0 1 0", B="1 0; 2 1", x="1 1 1", lora_alpha=4, r=2))
+    assert told["Ax"] == (6, 1)
+    assert told["BAx"] == (6, 13)
+    assert told["h"] == (3 + 12, 1 + 26)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "told"),
+    [
+        ("W", {"W": "1, 2; 3"}, "rows of 1 and 2 numbers"),
+        ("W", {"W": ""}, "numbers in every row"),
+        ("W", {"W": "; ".join(["1"] * 9)}, "9 × 1"),
+        ("A", {"A": "0.1, abc"}, "'abc'"),
+        ("A", {"A": "1, 1/0"}, "'1/0'"),
+        ("A", {"A": "1, nan"}, "'nan'"),
+        ("A", {"A": "1, 1e300"}, "1e300"),
+        ("A", {"A": "0.1, 0.2, 0.3"}, "must be 1 × 2"),
+        ("B", {"B": "1; 2; 3"}, "must be 2 × 1"),
+        ("x", {"x": "1"}, "must be 2 × 1"),
+    ],
+)
+def test_what_is_no_matrix_or_does_not_go_with_the_others_is_refused_at_its_input(name, typed, told):
+    with pytest.raises(PlanError) as refused:
+        forward(Product(**typed))
+    (problem,) = refused.value.problems
+    assert problem.loc == name
+    assert told in problem.msg
+
+
+def test_products_are_exact():
+    assert product(matrix("0.1, 0.2", ""), column("3, 3", "")) == ((Fraction(9, 10),),)
+
+
+@pytest.mark.parametrize(("value", "kept"), [("1.015", 1.015625), ("3.02", 3.015625), ("1", 1), ("-1.015", -1.015625)])
+def test_bfloat16_keeps_eight_bits(value, kept):
+    torch = pytest.importorskip("torch")
+    assert float(bfloat16(Fraction(value))) == kept == torch.tensor(float(value)).bfloat16().item()
+
+
+@given(st.floats(-1e6, 1e6))
+def test_rounding_is_that_of_torch(value):
+    torch = pytest.importorskip("torch")
+    assert float(bfloat16(Fraction(value))) == torch.tensor(value, dtype=torch.float32).bfloat16().item()
+    assert float(float32(Fraction(value))) == torch.tensor(value, dtype=torch.float32).item()
+
+
+def test_merging_loses_what_a_format_cannot_hold_and_nothing_where_it_can():
+    lost = {stored: of(merged(Merge(stored=stored)), "largest difference") for stored in ("float32", "bfloat16", "nf4")}
+    assert 0 < lost["float32"] < 1e-6 < lost["bfloat16"] < lost["nf4"]
+    exact = Merge(A="0.5, 0.25", B="1; 2", r=1)
+    assert of(merged(exact), "largest difference") == 0
+
+
+def test_a_block_keeps_its_largest_weight_and_rounds_the_rest_to_the_nearest_level():
+    held = quantised([0.5, -0.2, 0.01], nf4.levels())
+    assert held.weights[0] == 0.5
+    for weight, kept in zip([0.5, -0.2, 0.01], held.weights, strict=True):
+        assert abs(kept - weight) == min(abs(0.5 * level - weight) for level in nf4.levels())
+
+
+def test_a_block_of_zeros_stays_zero():
+    assert of(stored_block(Block(weights="0, 0")), "error") == 0
+
+
+def test_the_4_bit_types_have_the_levels_of_bitsandbytes():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    for name in ("nf4", "fp4"):
+        told = sorted(set(functional.get_4bit_type(name, device="cpu").tolist()))
+        assert list(LEVELS[name]) == pytest.approx(told, abs=1e-6)
+    assert len(LEVELS["int4"]) == 15
+
+
+def test_a_block_of_more_than_64_weights_is_refused():
+    with pytest.raises(PlanError, match="65 numbers"):
+        stored_block(Block(weights="1 " * 65))
+
+
+def test_a_block_of_a_size_that_bitsandbytes_has_not_is_refused():
+    with pytest.raises(PlanError, match="no kernel for blocks of 100: take one of 32, 64"):
+        stored_bits(Bits(blocksize=100))
+
+
+@pytest.mark.parametrize(("double", "bits"), [(True, 4 + 8 / 64 + 32 / (256 * 64)), (False, 4.5)])
+def test_bits_a_weight_count_the_constants(double, bits):
+    lines = stored_bits(Bits(double_quant=double))
+    assert of(lines, "bits a weight") == bits
+    assert of(lines, "bits a weight, all told") == pytest.approx(bits, rel=1e-3)
+
+
+def test_the_energy_of_a_spectrum_adds_up():
+    lines = energy(Spectrum(values="1, 3", r=1))
+    assert of(lines, "energy") == 10
+    assert of(lines, "share of the energy") == 90
+    assert of(lines, "rank for 90 % of the energy") == 1
+
+
+@pytest.mark.parametrize("values", ["", "0, 0", "-1, 2", "a", "1 " * 65])
+def test_what_is_no_spectrum_is_refused(values):
+    with pytest.raises(PlanError):
+        energy(Spectrum(values=values))
+
+
+def test_the_lessons_counts_come_out():
+    assert of(counts.lora(counts.LoraCount()), "in all") == 8_388_608
+    assert of(counts.adapter(counts.AdapterCount()), "in all") == 33_820_672
+    assert of(counts.prefix(counts.PrefixCount()), "in all") == 6_553_600
+    assert of(counts.prompt(counts.PromptCount()), "in all") == 81_920
+    assert of(accounts.full(accounts.FullAccount()), "in all") == 840 * 10**9
+    assert of(accounts.quantised(accounts.QloraAccount()), "in all") == 36_006_632_960
+
+
+def test_a_prefix_under_grouped_queries_is_as_narrow_as_the_keys():
+    lines = counts.prefix(counts.PrefixCount(kv_heads=8))
+    assert of(lines, "in all") * 4 == of(lines, "by the lesson")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_example_on_a_model_is_the_calculators_estimate(method):
+    worked = ON_MODEL[method]
+    typed = worked.settings()
+    told = estimate(parse_request(worked.request(typed)))
+    lines = worked.lines(typed)
+    assert of(lines, "trained parameters") == told.parameters.trainable
+    assert of(lines, "the step's peak") == told.memory.peak_allocated_bytes
+    assert of(lines, "required of a card") == told.memory.required_bytes
+
+
+@pytest.mark.parametrize("worked", [w for chapter in CHAPTERS for w in chapter.worked], ids=lambda w: w.title)
+def test_every_line_says_what_it_is_and_how_it_comes_about(worked):
+    lines = worked.lines(worked.settings())
+    assert all(line.name and line.formula for line in lines)
+    assert len({line.name for line in lines}) == len(lines) or worked.name == "table"
+
+
+def test_practice_departs_from_twelve_bytes_a_parameter():
+    told = {line.name: round(line.value, 3) for line in PRACTICE["full"]()}
+    assert told == {
+        "bfloat16 throughout: weights, gradients, states": 8,
+        "bfloat16 throughout: at the peak": 10,
+        "float32 weights under autocast: weights, gradients, states": 16,
+        "float32 weights under autocast: at the peak": 20,
+    }
+
+
+def test_the_70b_run_of_the_lesson_holds_more_than_the_lesson_counts():
+    told = {line.name: line.value for line in PRACTICE["qlora"]()}
+    assert told["the base, with what is not in 4 bits"] > 35 * 10**9
+    assert told["weights of A and B"] == 4 * 262_144_000
+    assert told["as it is loaded: the step's peak"] < told["prepared for k-bit training: the step's peak"]
+    assert told["as it is loaded: the step's peak"] > 24 * 10**9
+    assert told["LoRA on GPT-2: the step's peak"] < told["QLoRA on GPT-2: the step's peak"]
+
+
+def test_a_prefix_has_fewer_parameters_than_lora_and_takes_more_memory():
+    lora, prefix, counted, grouped = (line.value for line in PRACTICE["prefix"]())
+    assert lora < prefix
+    assert counted == 4 * grouped
+
+
+def test_a_long_prompt_takes_more_than_lora():
+    lora, short, long = (line.value for line in PRACTICE["prompt"]())
+    assert short < lora < long
+
+
+def test_the_table_has_every_method_with_the_lessons_words_and_a_figure():
+    rows = table(Compared())
+    assert [row.row.method.name for row in rows] == list(METHODS) == list(CLAIMS)
+    assert all(row.estimate for row in rows)
+    told = {row.row.method.name: [cost.name for cost in row.overhead] for row in rows}
+    beside = ["operations_per_token", "bytes_read_per_token"]
+    assert told.pop("full") == []
+    assert [told.pop(name) for name in ("lora", "qlora", "adapter")] == [beside] * 3
+    assert [told.pop(name) for name in ("prefix", "prompt")] == [[*beside, "kv_cache_bytes"]] * 2
+
+
+def test_a_method_that_is_refused_has_the_nearest_plans_figures():
+    rows = {row.row.method.name: row for row in table(Compared(gradient_checkpointing=True))}
+    assert rows["prefix"].row.estimate is None
+    assert rows["prefix"].estimate.memory.required_bytes > rows["lora"].estimate.memory.required_bytes
+
+
+def test_all_examples_and_problems_are_there_and_lead_to_a_chapter():
+    assert [question.name for question in QUESTIONS] == [
+        *(f"example-{i}" for i in (1, 2, 3)),
+        *(f"problem-{i}" for i in (1, 2, 3, 4, 5)),
+    ]
+    assert all(question.figures or question.lines for question in QUESTIONS)
+    assert {question.chapter for question in QUESTIONS} <= {chapter.name for chapter in CHAPTERS}

@@ -1,0 +1,88 @@
+"""Random limits over real models, and how they stand to a scan of what lies beyond them.
+
+`python -m tests.calculator.limits.random_limits SEED COUNT [SCANNED]` checks COUNT limits, and for each that memory
+bounds SCANNED values up to where the live tensors no longer fit.
+"""
+
+import random
+import sys
+from collections import Counter
+from statistics import median
+from time import process_time
+
+from calculator.common.errors import PlanError
+from calculator.devices import gpus
+from calculator.estimate.estimate import model_of
+from calculator.limits.bounds import bound, solvable
+from calculator.limits.limits import limit, parse_limit
+from calculator.limits.probes import Trials
+from tests.calculator.random_plans import random_body
+
+
+def requests(seed, count):
+    """Limits' requests that the calculator answers, drawn from a seed; of those that nothing fits, one in four."""
+    chance = random.Random(seed)
+    found = []
+    while len(found) < count:
+        body = random_body(chance)
+        if chance.random() < 0.3:
+            body["method"] = {"name": chance.choice(["adapter", "prefix", "prompt"])}
+        body["device"] = {"gpu": chance.choice(gpus()).id}
+        body["solve_for"] = "sequence_length"
+        try:
+            body["solve_for"] = chance.choice(list(solvable(parse_limit(body).request.method)))
+            answer = limit(parse_limit(body))
+        except PlanError:
+            continue
+        if answer.at is not None or chance.random() < 0.25:
+            found.append(body)
+    return found
+
+
+def faults(answer):
+    """What is wrong with a limit, by the estimates at it and one step above."""
+    if answer.at is not None and not answer.at.fits:
+        yield "the value does not fit"
+    if answer.bound.by == "memory" and answer.above.fits:
+        yield "one more fits too"
+    if answer.at is not None and answer.above is not None and answer.above.value != answer.at.value + 1:
+        yield "the value above is not the next one"
+    if answer.at is None and answer.bound.by == "memory" and answer.above is None:
+        yield "nothing fits, and nothing says so"
+
+
+def larger(body, answer, scanned):
+    """Larger values that fit nevertheless, among those scanned up to where the live tensors no longer fit."""
+    asked = parse_limit(body)
+    trials, most = (
+        Trials(asked.request, asked.solve_for),
+        bound(asked.request, model_of(asked.request.model), asked.solve_for),
+    )
+    start = answer.above.value
+    step = 1
+    while start + step < most.limit and trials.at(start + step).least_excess <= 0:
+        step *= 2
+    values = {start + 1 + step * k // scanned for k in range(scanned)}
+    return sorted(value for value in values if value <= most.limit and trials.at(value).fits)
+
+
+def report(seed, count, scanned):
+    """The table's lines."""
+    bounds, times, wrong, missed = Counter(), [], 0, []
+    for body in requests(seed, count):
+        start = process_time()
+        answer = limit(parse_limit(body))
+        times.append(process_time() - start)
+        bounds["nothing fits" if answer.at is None else answer.bound.by] += 1
+        wrong += bool(list(faults(answer)))
+        if scanned and answer.bound.by == "memory" and answer.above.least_excess <= 0:
+            missed += [(body, answer.value, more) for more in [larger(body, answer, scanned)] if more]
+    yield f"{count} limits: {dict(bounds)}; wrong: {wrong}"
+    yield f"CPU time: median {median(times) * 1e3:.0f} ms, most {max(times) * 1e3:.0f} ms"
+    yield f"a larger value fits nevertheless: {len(missed)}"
+    yield from map(str, missed)
+
+
+if __name__ == "__main__":
+    told = [int(argument) for argument in sys.argv[1:]]
+    sys.stdout.write("\n".join(report(told[0], told[1], told[2] if told[2:] else 0)) + "\n")

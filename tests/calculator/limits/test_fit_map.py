@@ -1,0 +1,67 @@
+"""The map of what fits: every cell is the plan's own estimate at its batch and length."""
+
+from itertools import pairwise
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.limits.fit_map import doublings, fit_map
+
+QLORA = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "method": {"name": "qlora"},
+    "training": {"gradient_checkpointing": True, "micro_batch_size": 2, "sequence_length": 3000},
+    "device": {"gpu": "rtx-4090"},
+}
+
+
+def test_each_cell_is_the_plan_with_its_batch_and_length():
+    found = fit_map(parse_request(QLORA))
+    assert found.own == (2, 3000)
+    for row in found.rows[::3]:
+        for cell in row[::3]:
+            sizes = {"micro_batch_size": cell.micro_batch_size, "sequence_length": cell.sequence_length}
+            same = estimate(parse_request({**QLORA, "training": {**QLORA["training"], **sizes}}))
+            assert cell.estimate.fit == same.fit
+
+
+def test_more_tokens_never_leave_more_of_the_tensors_room():
+    found = fit_map(parse_request(QLORA))
+    for row in (*found.rows, *zip(*found.rows, strict=True)):
+        peaks = [cell.estimate.memory.peak_allocated_bytes for cell in row]
+        assert all(one <= two for one, two in pairwise(peaks))
+
+
+def test_the_map_ends_at_the_models_context_and_takes_its_usual_length():
+    found = fit_map(parse_request({"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}))
+    assert found.own == (1, 1024)
+    assert found.sequence_lengths[-1] == 1024
+
+
+def test_a_pair_that_is_refused_says_why():
+    prompt = {"name": "prompt", "num_virtual_tokens": 100}
+    asked = {"model": "gpt2", "method": prompt, "training": {"sequence_length": 900}, "device": {"gpu": "rtx-4090"}}
+    found = fit_map(parse_request(asked))
+    assert all(cell.estimate for row in found.rows for cell in row)
+    assert found.sequence_lengths[-1] + 100 <= 1024
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "told"),
+    [
+        (2048, 2, 1 << 20, (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
+        (1, 1, 100, (1, 2, 4, 8, 16, 32, 64)),
+        (3, 1, 6, (3, 6)),
+        (4, 2, 4, (2, 4)),
+    ],
+)
+def test_values_halve_and_double_around_the_plans(value, least, most, told):
+    assert doublings(value, least, most, 8) == told
+
+
+def test_a_map_without_a_card_is_refused():
+    with pytest.raises(PlanError) as error:
+        fit_map(parse_request({**QLORA, "device": {}}))
+    assert [problem.loc for problem in error.value.problems] == ["device"]

@@ -1,0 +1,101 @@
+"""Where targets are refused, what is offered instead is of this very model, and is accepted."""
+
+from dataclasses import replace
+
+import pytest
+
+from calculator.catalogue import models
+from calculator.common.errors import PlanError
+from calculator.compare.methods import compare, parse_comparison
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import ModelReference
+from calculator.methods.lora import LoRA
+from calculator.methods.targets import attention_projections, check, nearest
+
+#: A model of each family.
+FAMILIES = {entry.model_type: entry.id for entry in reversed(models())}
+
+#: A model of each family whose experts or router can't be adapted.
+MIXTURES = ("deepseek_v2", "deepseek_v3", "mixtral", "olmoe", "phimoe", "qwen3_moe")
+
+LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+
+
+def family(model_type):
+    return model_of(ModelReference(id=FAMILIES[model_type]))
+
+
+def refused(model_type, asked):
+    with pytest.raises(PlanError) as caught:
+        check(LoRA(target_modules=asked), family(model_type))
+    return "; ".join(problem.msg for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_family_has_projections_of_attention_that_can_be_adapted(model_type):
+    model = family(model_type)
+    names = attention_projections(model)
+    assert names
+    check(LoRA(target_modules=names), model)
+    for name in names:
+        check(LoRA(target_modules=(name,)), model)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("asked", [None, "all-linear", ("nothing_of_this_name",), ("gate", "router", "w1")], ids=str)
+def test_what_is_nearest_to_refused_targets_is_accepted(model_type, asked):
+    method, model = LoRA(target_modules=asked), family(model_type)
+    check(replace(method, target_modules=nearest(method, model)), model)
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+@pytest.mark.parametrize("asked", ["all-linear", ("gate", "router", "w1")], ids=str)
+def test_the_refusal_of_experts_names_projections_that_the_model_has(model_type, asked):
+    told = refused(model_type, asked)
+    assert all(name in told for name in attention_projections(family(model_type)))
+    assert "all-linear" not in told
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_where_there_is_no_default_all_linear_is_offered_only_where_it_is_accepted(model_type):
+    assert "all-linear" not in refused(model_type, None)
+    assert 'or use "all-linear"' in refused("phi3", None)
+
+
+def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
+    told = refused("deepseek_v3", ("q_proj", "v_proj"))
+    assert told == (
+        "no module is named q_proj or v_proj; those that can be adapted are "
+        "embed_tokens, kv_a_proj_with_mqa, kv_b_proj, lm_head, o_proj, q_a_proj, q_b_proj"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked", "near"),
+    [
+        ("deepseek_v3", "all-linear", LATENT),
+        ("deepseek_v3", ("q_proj", "v_proj"), LATENT),
+        ("deepseek_v3", None, LATENT),
+        ("mixtral", ("q_proj", "w1", "v_proj"), ("q_proj", "v_proj")),
+        ("llama", ("q_porj", "v_proj", "layers.3.q_proj"), ("v_proj",)),
+        ("llama", ("q_porj",), "all-linear"),
+        ("phi3", None, "all-linear"),
+    ],
+)
+def test_nearest_keeps_what_can_be_adapted_of_what_was_asked(model_type, asked, near):
+    assert nearest(LoRA(target_modules=asked), family(model_type)) == near
+
+
+def test_nothing_is_nearest_where_something_else_is_refused():
+    method = LoRA(target_modules=("q_porj",), modules_to_save=("nothing_of_this_name",))
+    assert nearest(method, family("llama")) is None
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_a_comparison_has_the_nearest_plan_of_a_mixture(model_type):
+    methods = [{"name": "full"}, {"name": "lora", "target_modules": "all-linear"}]
+    _, row = compare(parse_comparison({"model": FAMILIES[model_type], "methods": methods}))
+    names = list(attention_projections(family(model_type)))
+    assert row.estimate is None
+    assert row.alternative.changes == {"method.target_modules": names}
+    assert list(row.alternative.estimate.method.target_modules) == names

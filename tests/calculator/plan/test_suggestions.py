@@ -1,0 +1,83 @@
+"""What saves memory: each suggestion is the plan changed, with its saving and its price."""
+
+import pytest
+
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.plan.suggestions import LEAST_SHARE, suggestions, with_changes
+
+LLAMA = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}}
+PLANS = {
+    "qlora": {**LLAMA, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}},
+    "lora": {
+        **LLAMA,
+        "method": {"name": "lora"},
+        "training": {"micro_batch_size": 4, "attention": "eager", "dtype": "float32"},
+    },
+    "full": {**LLAMA, "method": {"name": "full"}, "training": {"gradient_checkpointing": True}},
+    "prompt": {"model": "gpt2", "method": {"name": "prompt"}},
+}
+
+
+def found(body):
+    request = parse_request(body)
+    return request, suggestions(request, estimate(request))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_saving_is_what_the_changed_plan_requires_less(name):
+    request, told = found(PLANS[name])
+    before = estimate(request).memory.required_bytes
+    assert len(told) >= 2
+    for each in told:
+        after = estimate(each.request)
+        assert after.memory == each.estimate.memory
+        assert each.saved_bytes == before - after.memory.required_bytes >= LEAST_SHARE * before
+        assert each.rule.statement
+        assert each.rule.source
+    savings = [each.saved_bytes for each in told]
+    assert savings == sorted(savings, reverse=True)
+
+
+def changes(body):
+    return [dict(each.changes) for each in found(body)[1]]
+
+
+def test_each_method_is_told_what_it_can_change():
+    assert {"method.name": "qlora"} in changes(PLANS["lora"])
+    assert {"training.attention": "sdpa"} in changes(PLANS["lora"])
+    assert {"method.prepare_model_for_kbit_training": False} in changes(PLANS["qlora"])
+    assert {"method.r": 8} in changes(PLANS["qlora"])
+    assert not any("method.r" in each for each in changes(PLANS["prompt"]))
+    assert [each["method.name"] for each in changes(PLANS["full"]) if "method.name" in each] == ["qlora", "lora"]
+
+
+def test_the_rules_that_no_plan_follows_are_followed_here():
+    thrifty = {"name": "qlora", "double_quant": False, "target_modules": "all-linear", "r": 256}
+    bodies = (*PLANS.values(), {**LLAMA, "method": thrifty, "training": {"optimizer": "adamw_8bit"}})
+    used = {each.rule.name for body in bodies for each in found(body)[1]}
+    rules = {"double_quantisation", "fused_attention", "fused_optimizer", "half_precision", "paged_states"}
+    assert {*rules, "shorter_sequences"} <= used
+
+
+def test_what_is_done_already_or_refused_is_not_suggested():
+    assert {"training.gradient_checkpointing": True} not in changes(PLANS["full"])
+    assert {"training.gradient_checkpointing": True} not in changes({**LLAMA, "method": {"name": "prefix"}})
+
+
+def test_recomputation_costs_a_forward_pass_and_a_halved_batch_nothing():
+    costs = {str(dict(each.changes)): each.cost for each in found(PLANS["lora"])[1]}
+    assert 1.2 < costs["{'training.gradient_checkpointing': True}"] < 1.5
+    assert costs["{'training.micro_batch_size': 2, 'training.gradient_accumulation_steps': 2}"] == pytest.approx(1)
+
+
+def test_a_new_method_keeps_the_settings_that_both_have():
+    request = parse_request({**LLAMA, "method": {"name": "lora", "r": 32, "target_modules": ["q_proj"]}})
+    method = with_changes(request, {"method.name": "qlora"}).method
+    assert (method.name, method.r, method.target_modules) == ("qlora", 32, ("q_proj",))
+
+
+def test_textbook_accounting_has_no_suggestions():
+    assert (
+        found({"model": {"parameters": 7_000_000_000}, "method": {"name": "full"}, "accounting": "textbook"})[1] == ()
+    )

@@ -1,0 +1,157 @@
+"""Where each request may ask for another task, what is proposed holds them all, and unmerged modules are held alike."""
+
+import pytest
+
+from calculator.devices import Verdict
+from calculator.estimate.request import ModelReference
+from calculator.inference.inference import inference
+from calculator.inference.request import parse_inference
+from calculator.inputs.training import Device
+from calculator.methods import METHODS, Adapter, LoRA
+from calculator.plan.evaluator import Attempts, Choice
+from calculator.plan.needs import Needs
+from calculator.plan.plan import plan
+from calculator.plan.request import parse_plan
+
+GIB = 1 << 30
+LARGE = {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "a100-sxm4-80gb"}}
+USUAL = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "a100-sxm4-80gb"}}
+
+
+def planned(body, tasks, **needs):
+    (part,) = plan(parse_plan({**body, "needs": {"tasks": tasks, "switch_per_request": True, **needs}})).plans
+    return part
+
+
+def reasons(configuration, stance):
+    return {reason.rule.name: reason.sentence for reason in configuration.reasons if reason.stance == stance}
+
+
+def taken(configuration, tasks):
+    """What the base and every task's module take."""
+    parts = {each.name: each.bytes for each in configuration.estimate.memory.components}
+    return parts["base_weights"] + parts.get("quantization_constants", 0) + tasks * configuration.task_bytes
+
+
+@pytest.mark.parametrize("tasks", [20, 60, 300, 2000])
+def test_every_configuration_holds_every_task(tasks):
+    part = planned(LARGE, tasks)
+    assert part.configurations
+    for configuration in part.configurations:
+        assert taken(configuration, tasks) < configuration.estimate.fit.usable_bytes
+        assert "for the KV cache" in reasons(configuration, "for")["one_base"]
+
+
+def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
+    for configuration in planned(LARGE, 60).configurations:
+        method = configuration.request.method
+        targets = method.target_modules if isinstance(method.target_modules, str) else list(method.target_modules)
+        body = {
+            "model": LARGE["model"],
+            "method": {"name": "qlora", "r": method.r, "target_modules": targets},
+            "serving": {"tasks": 60},
+            "device": LARGE["device"],
+        }
+        assert inference(parse_inference(body)).fit.verdict is Verdict.FITS
+
+
+@pytest.mark.parametrize("name", ["lora", "adapter"])
+def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name):
+    """A twentieth of them apart: each task's tensors are rounded up, and a request's own is taken from the base's."""
+    card = {"gpu": "rtx-4090"}
+    attempts = Attempts(
+        ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
+    )
+    method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
+    most = attempts.together(Choice(method=method)).most
+    body = {**USUAL, "device": card, "method": {"name": name}}
+    if name == "lora":
+        body["method"] |= {"r": 16, "target_modules": "all-linear"}
+    verdicts = [
+        inference(parse_inference({**body, "serving": {"tasks": tasks}})).fit.verdict
+        for tasks in (most * 19 // 20, most * 21 // 20)
+    ]
+    assert [verdict is Verdict.FITS for verdict in verdicts] == [True, False]
+
+
+def test_a_smaller_module_takes_the_place_of_one_that_does_not_hold_them_and_says_why():
+    """60 modules of r 16 on every linear layer, 46 GiB, do not lie beside a base of 37 GiB and a request of 2."""
+    first = planned(LARGE, 60).configurations[0]
+    assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")
+    told = reasons(first, "against")["held_at_once"]
+    assert "QLoRA, r 16 on every linear layer, not prepared, would take 85.5 GiB of 79.3 GiB with the 60 tasks" in told
+    assert "the card holds 51 of them" in told
+
+
+def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
+    methods = [each.request.method for each in planned(LARGE, 60).configurations]
+    assert [method.r for method in methods if method.target_modules != "all-linear"] == [16]
+
+
+def test_where_the_usual_module_is_held_nothing_speaks_against_it():
+    assert all("held_at_once" not in reasons(each, "against") for each in planned(USUAL, 20).configurations)
+
+
+def test_ranks_go_down_to_one_where_the_tasks_ask_for_it():
+    (*_, last) = planned(LARGE, 2000).configurations
+    assert last.request.method.r == 1
+
+
+def test_where_no_module_is_held_nothing_fits_and_it_is_told_how_many_tasks_would():
+    part = planned(LARGE, 20_000)
+    assert part.configurations == ()
+    assert part.miss.request.method.name == "qlora"
+    assert part.miss.estimate.fit.verdict is Verdict.FITS
+    assert part.miss.short_bytes == part.miss.together.bytes - part.miss.estimate.fit.usable_bytes > 0
+    assert {out.method: out.rule.name for out in part.ruled_out}["qlora"] == "held_at_once"
+    fewer = next(change for change in part.changes if "tasks" in change.sets)
+    most = fewer.sets["tasks"]
+    assert fewer.sentence == f"With {most:,} tasks instead of 20,000 it fits."
+    assert planned(LARGE, most).configurations
+    assert not planned(LARGE, most + 1).configurations
+
+
+def test_the_smallest_card_of_a_miss_holds_every_task():
+    body = {"model": "meta-llama/Llama-2-13b-hf", "device": {"memory_bytes": 16 * GIB}}
+    miss = planned(body, 4000).miss
+    assert 16 * GIB < miss.together.bytes <= miss.card.usable_bytes
+    assert planned({**body, "device": {"gpu": miss.card.id}}, 4000).configurations
+
+
+def test_a_sequence_and_tasks_that_are_both_too_many_are_changed_together():
+    body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-3070"}}
+    part = planned(body, 3000)
+    (change,) = (change for change in part.changes if "sequence_length" in change.sets)
+    assert set(change.sets) == {"sequence_length", "tasks"}
+    assert planned(body, **change.sets).configurations
+
+
+def test_every_method_that_stays_beside_the_base_shares_a_batch_and_says_its_overhead():
+    part = planned(USUAL, 20)
+    assert {each.request.method.name for each in part.configurations} == set(METHODS) - {"full"}
+    for configuration in part.configurations:
+        assert "requests for 20 tasks can share a batch" in reasons(configuration, "for")["mixed_batch"]
+        against = reasons(configuration, "against")
+        assert "more operations" in against.get("unmerged", against.get("stays_beside"))
+
+
+def test_the_overhead_is_that_of_the_inference():
+    adapter = next(each for each in planned(USUAL, 20).configurations if each.request.method.name == "adapter")
+    body = {**USUAL, "method": {"name": "adapter", "bottleneck_size": 64}, "serving": {"max_new_tokens": 1}}
+    share = next(cost.share for cost in inference(parse_inference(body)).costs if cost.unit == "operations")
+    assert f"at {share:.2%}".replace("%", " %") in reasons(adapter, "for")["mixed_batch"]
+
+
+def test_products_beside_the_weights_are_counted_alike_for_adapters_and_low_rank():
+    """Llama-3.1-8B has 32 layers: two adapters each, or seven matrices, and two products in each."""
+    told = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
+    assert f"{32 * 7 * 2} small products" in told["lora"]["unmerged"]
+    assert f"{32 * 2 * 2} small products" in told["adapter"]["stays_beside"]
+
+
+def test_an_immutable_base_tells_the_overhead_of_low_rank_too():
+    body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"frozen_base": True, "tasks": 3}}
+    (part,) = plan(parse_plan(body)).plans
+    for configuration in part.configurations:
+        rule = "unmerged" if configuration.request.method.name in ("lora", "qlora") else "stays_beside"
+        assert rule in reasons(configuration, "against")

@@ -1,0 +1,156 @@
+"""Plans that differ in sizes alone, told of one another: each is answered as by itself."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from calculator.architecture.dimension import symbolic
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
+from calculator.families.forwards import PROGRAMS
+from calculator.inputs.size_settings import resized
+from calculator.training_step import run, symbolic_trace
+from tests.calculator.training_step.test_first_layer import SMALL
+from validation.random_grid.random_requests import random_request
+
+LORA = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora", "target_modules": "all-linear"}}
+
+BATCHES = (1, 1, 2, 3, 4, 8, 16)
+LENGTHS = (2, 3, 16, 17, 64, 100, 128, 256, 512, 1000, 1024, 2048, 4096)
+OWN = (1, 2, 3, 8, 16, 64, 128)
+
+
+def whole_answer(request, neighbours=None):
+    """The answer with every row and its dimensions' names, or why there is none."""
+    try:
+        answer = estimate(request, neighbours)
+    except PlanError as error:
+        return error.problems
+    rows = [[(row, row.shape and symbolic(row.shape)) for row in part.rows] for part in answer.memory.components]
+    return answer, rows, answer.memory.timeline
+
+
+def with_sizes(request, chance):
+    training = replace(
+        request.training, micro_batch_size=chance.choice(BATCHES), sequence_length=chance.choice(LENGTHS)
+    )
+    return replace(request, training=training, method=resized(request.method, lambda _: chance.choice(OWN)))
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The runs that a series makes: with the sizes as they are, and with open sizes."""
+    runs = {"run": 0, "opened": 0}
+
+    def counting(name, function):
+        def run(*given, **named):
+            runs[name] += 1
+            return function(*given, **named)
+
+        return run
+
+    monkeypatch.setattr(run, "ran", counting("run", run.ran))
+    monkeypatch.setattr(symbolic_trace, "ran", counting("opened", symbolic_trace.ran))
+    return runs
+
+
+def answered(series, **changes):
+    """A plan's answer in a series; `changes` are of its training or else of its method."""
+    body = {**LORA, "method": {**LORA["method"], **changes.pop("method", {})}, "training": changes}
+    return estimate(parse_request(body), series)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_plan_of_a_series_is_answered_as_by_itself(seed):
+    chance, told = random.Random(seed), 0
+    for number in range(25):
+        request = parse_request(random_request(4000 + seed, number, sorted(PROGRAMS)))
+        series = SeriesCache()
+        for _ in range(5):
+            plan = with_sizes(request, chance)
+            assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
+        told += any(series.series.ways.values())
+    assert told > 15
+
+
+def test_plans_that_go_the_same_way_are_run_twice_in_all(counted):
+    series = SeriesCache()
+    for length in (512, 1024, 1500, 2048, 4096):
+        for r in (4, 8, 24):
+            answered(series, sequence_length=length, micro_batch_size=2, method={"r": r})
+    assert counted == {"run": 1, "opened": 1}
+
+
+def test_a_single_plan_is_run_as_it_is(counted):
+    answered(None)
+    assert counted == {"run": 1, "opened": 0}
+
+
+def test_a_batch_of_one_goes_a_way_of_its_own(counted):
+    series = SeriesCache()
+    for batch in (4, 2, 1, 3, 1, 8):
+        answered(series, micro_batch_size=batch)
+    assert counted == {"run": 1, "opened": 2}
+
+
+def test_another_option_or_model_begins_anew(counted):
+    series = SeriesCache()
+    for padding in (False, True, False):
+        answered(series, padding=padding)
+    estimate(parse_request({**LORA, "model": "meta-llama/Llama-3.2-3B"}), series)
+    assert counted == {"run": 4, "opened": 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"device": {"gpu": "a100-sxm4-80gb"}}, {"device": {"gpu": "t4"}}),
+        ({}, {"method": {**LORA["method"], "use_dora": True}}),
+        ({}, {"method": {"name": "full"}}),
+        ({}, {"training": {"dtype": "float16", "attention": "eager"}}),
+    ],
+    ids=["card", "option", "method", "training"],
+)
+def test_what_the_operations_depend_on_is_never_told_of_another(before, after):
+    body, series = {**LORA, "training": {"dtype": "float16"}}, SeriesCache()
+    for change in (before, before, after):
+        plan = parse_request({**body, **change})
+        assert whole_answer(plan, series) == whole_answer(plan)
+    assert whole_answer(parse_request({**body, **before})) != whole_answer(plan)
+
+
+def test_batches_under_padding_go_one_way_though_a_kernel_divides_by_them(counted):
+    body, series = {"model": "google/gemma-2b", "method": {"name": "lora"}}, SeriesCache()
+    for batch in (2, 3, 4, 5, 8, 9):
+        plan = parse_request({**body, "training": {"padding": True, "micro_batch_size": batch}})
+        assert estimate(plan, series) == estimate(plan)
+    assert counted["opened"] <= 2
+
+
+def test_a_window_that_is_reached_goes_another_way():
+    request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
+    for length, ways in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
+        estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
+        assert len(series.series.ways[False]) == ways
+
+
+def test_where_the_first_layer_cannot_be_told_both_ways_are_kept(counted):
+    method = {"name": "lora", "r": 64, "target_modules": "all-linear", "modules_to_save": ["q_proj"]}
+    request, series = parse_request({"model": {"config": SMALL}, "method": method}), SeriesCache()
+    for batch in (2, 3, 4, 5):
+        estimate(
+            replace(request, training=replace(request.training, micro_batch_size=batch, sequence_length=16)), series
+        )
+    assert counted == {"run": 2, "opened": 2}
+
+
+def test_no_more_ways_are_remembered_than_a_few(counted, monkeypatch):
+    monkeypatch.setattr(symbolic_trace, "MOST_WAYS", 1)
+    series = SeriesCache()
+    for batch in (4, 2, 1, 1, 3):
+        answered(series, micro_batch_size=batch)
+    assert counted == {"run": 3, "opened": 1}
+    assert len(series.series.ways[False]) == 1

@@ -1,0 +1,119 @@
+"""The pinned stack's own `generate`: its passes need what is said, and it does to virtual tokens what is warned of.
+
+When a warning's test fails, the stack is mended.
+"""
+
+from unittest import mock
+
+import peft
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from calculator.common.dtype import rounded
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_method, parse_model
+from calculator.inference.passes import peaks
+from calculator.inference.remarks import IGNORED
+from calculator.inference.served_method import served
+from calculator.inference.settings import Serving
+from calculator.layers.kernels import Kernels
+from validation.reference.generation import Generation, made
+from validation.reference.step import no_collection
+from validation.tracing.shims import as_on_cuda
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+PROMPT, VIRTUAL, NEW = 7, 5, 4
+
+
+def cached(config):
+    """How many positions the first layer's cache has seen when the last token is chosen."""
+    llama = AutoConfig.for_model(
+        "llama",
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+    )
+    model = AutoModelForCausalLM.from_config(llama)
+    attention, seen = model.model.layers[0].self_attn, []
+    attention.register_forward_hook(lambda *told: seen.append(told[2]["cache"].get_seq_length()), with_kwargs=True)
+    model = (model if config is None else peft.get_peft_model(model, config)).eval()
+    ids = torch.randint(0, 100, (2, PROMPT))
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+    return seen[-1]
+
+
+def test_a_plain_model_and_lora_cache_every_token_but_the_last():
+    assert cached(None) == cached(peft.LoraConfig(task_type="CAUSAL_LM")) == PROMPT + NEW - 1
+
+
+def test_generate_ignores_a_prefix():
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
+    assert cached(config) == PROMPT + NEW - 1
+    assert "ignores" in IGNORED["prefix"]
+
+
+def test_generate_puts_a_prompt_before_every_token():
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
+    assert cached(config) == NEW * VIRTUAL + PROMPT + NEW - 1
+    assert "before every token" in IGNORED["prompt"]
+
+
+#: What `generate` asks of values, which the meta device has none of: nothing is padded, and nothing ends early.
+ANSWERS = {
+    "transformers.masking_utils.fast_all": lambda _: True,
+    "torch.Tensor.item": lambda _: False,
+    "torch.Tensor.__bool__": lambda _: False,
+}
+
+
+@pytest.fixture
+def valueless(monkeypatch):
+    """Answers in the place of values, for an answer of so many tokens."""
+    with as_on_cuda():
+        for name, answer in ANSWERS.items():
+            monkeypatch.setattr(name, answer)
+        left = iter([True] * NEW)
+        unfinished = "transformers.generation.utils.GenerationMixin._has_unfinished_sequences"
+        with mock.patch(unfinished, side_effect=lambda *_, **__: next(left, False)):
+            yield
+
+
+#: Rotary tables for the second sequence: 512 positions of 32 dimensions, in 16 bits.
+TABLES = 2 * 512 * 32 * 2
+
+
+@pytest.mark.usefixtures("valueless")
+@pytest.mark.parametrize("name", ["full", "lora", "qlora", "adapter"])
+def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 640,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+    }
+    reference, serving = parse_model({"config": config}), Serving(batch_size=2, context_length=512, max_new_tokens=NEW)
+    plan = served(parse_method({"name": name}), serving)
+    told = max(peak.bytes for peak in peaks(model_of(reference), plan, serving, Kernels()))
+    real = Generation(made(reference, plan, serving), plan, serving)
+    with no_collection(), real.watch.watching():
+        real.ledger.enter("prefill")
+        mask = torch.ones_like(real.ids)
+        real.model.generate(
+            input_ids=real.ids,
+            attention_mask=mask,
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    numbers = rounded(2 * 512 * 8)
+    mask_positions_and_copy = 3 * numbers - rounded(512 * 8)
+    assert real.peaks["prefill"] - told == mask_positions_and_copy + rounded(2 * 8) + TABLES

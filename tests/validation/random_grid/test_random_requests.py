@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from calculator.families import model_from_config
+from calculator.families.forwards import PROGRAMS
+from calculator.methods import METHODS
+from validation.comparison.compare import estimate
+from validation.random_grid.random_requests import OPTIONS, random_request
+
+FAMILIES = sorted(PROGRAMS)
+DRAWN = [random_request(7, number, FAMILIES) for number in range(400)]
+
+
+def test_the_same_seed_gives_the_same_requests():
+    assert [random_request(7, number, FAMILIES) for number in range(400)] == DRAWN
+
+
+def test_another_seed_gives_others():
+    assert [random_request(8, number, FAMILIES) for number in range(20)] != DRAWN[:20]
+
+
+def test_every_family_and_method_is_drawn():
+    assert {body["model"]["config"]["model_type"] for body in DRAWN} == set(FAMILIES)
+    assert {body["method"]["name"] for body in DRAWN} == set(METHODS) == set(OPTIONS)
+
+
+def test_another_family_leaves_most_requests_as_they_are():
+    with_it, without = FAMILIES, [family for family in FAMILIES if family != "llama"]
+    others = [body for body in DRAWN if body["model"]["config"]["model_type"] != "llama"]
+    drawn = [random_request(7, number, without) for number in range(400)]
+    assert len(others) < len(DRAWN)
+    assert all(body in drawn for body in others)
+    assert with_it != without
+
+
+def test_requests_are_read_and_their_configs_valid():
+    for body in DRAWN:
+        parse_request(body)
+        model_from_config(body["model"]["config"])
+
+
+def test_requests_are_json():
+    assert json.loads(json.dumps(DRAWN)) == DRAWN
+
+
+def test_most_requests_are_answered():
+    answered = 0
+    for body in DRAWN:
+        try:
+            estimate(parse_request(body))
+        except PlanError:
+            continue
+        answered += 1
+    assert answered > 0.7 * len(DRAWN)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_family_alone_can_be_drawn(family):
+    assert random_request(1, 1, [family])["model"]["config"]["model_type"] == family

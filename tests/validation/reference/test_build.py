@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from validation.reference.build import built, config_of
+from validation.tracing.shims import as_on_cuda
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "tie_word_embeddings": False,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
+
+
+def build(method, config=LLAMA, **training):
+    request = {"model": {"config": config}, "method": method, "training": {"sequence_length": 32, **training}}
+    with as_on_cuda():
+        return built(parse_request(request))
+
+
+def refused(method, config=LLAMA, **training):
+    with pytest.raises(PlanError) as told:
+        build(method, config, **training)
+    return told.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "added"),
+    [
+        ({"name": "lora", "r": 4, "target_modules": ["q_proj"]}, 2 * 4 * (64 + 64)),
+        ({"name": "lora", "r": 4, "target_modules": ["q_proj"], "use_dora": True}, 2 * (4 * (64 + 64) + 64)),
+        ({"name": "lora", "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, 2 * 8 * 128 + 64 * 300),
+        ({"name": "qlora", "r": 4, "target_modules": ["q_proj"]}, 2 * 4 * (64 + 64)),
+        ({"name": "adapter", "bottleneck_size": 8}, 4 * (2 * 64 * 8 + 8 + 64)),
+        ({"name": "adapter", "bottleneck_size": 8, "placement": "pfeiffer"}, 2 * (2 * 64 * 8 + 8 + 64)),
+        ({"name": "prefix", "num_virtual_tokens": 5}, 2 * 5 * (2 * 16) * 2),
+        ({"name": "prompt", "num_virtual_tokens": 5}, 5 * 64),
+    ],
+)
+def test_a_method_adds_what_its_formula_says_and_trains_it(method, added):
+    parameters = build(method).parameters()
+    assert (parameters["added"], parameters["trainable"]) == (added, added)
+    assert parameters["total"] == parameters["base"] + added
+
+
+def test_full_fine_tuning_trains_every_parameter():
+    parameters = build({"name": "full"}).parameters()
+    assert parameters["trainable"] == parameters["base"] == parameters["total"]
+
+
+def test_trained_biases_are_the_base_models():
+    lora = {"name": "lora", "r": 4, "target_modules": ["c_attn"], "bias": "lora_only"}
+    parameters = build(lora, GPT2).parameters()
+    assert parameters["trainable"] == parameters["added"] + 2 * 3 * 64
+
+
+def test_qlora_stores_linear_layers_in_4_bits_and_counts_their_weights_whole():
+    model = build({"name": "qlora", "target_modules": ["q_proj"]})
+    named = dict(model.named_parameters())
+    assert (named["model.layers.0.mlp.up_proj.weight"].dtype, named["lm_head.weight"].dtype) == (
+        torch.uint8,
+        torch.float32,
+    )
+    assert model.parameters()["base"] == build({"name": "full"}).parameters()["base"]
+
+
+def test_without_preparation_the_rest_of_qloras_model_keeps_its_dtype():
+    method = {"name": "qlora", "target_modules": ["q_proj"], "prepare_model_for_kbit_training": False}
+    assert dict(build(method).named_parameters())["lm_head.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("adapter_dtype", "dtype"), [("float32", torch.float32), ("model", torch.bfloat16)])
+@pytest.mark.parametrize("method", [{"name": "lora", "target_modules": ["q_proj"]}, {"name": "adapter"}])
+def test_added_parameters_have_the_dtype_asked_for(method, adapter_dtype, dtype):
+    model = build(method, adapter_dtype=adapter_dtype)
+    assert {p.dtype for name, p in model.named_parameters() if name not in model.base} == {dtype}
+
+
+def test_added_parameters_in_the_models_dtype_follow_their_base_layer():
+    method = {"name": "qlora", "target_modules": ["q_proj", "lm_head"]}
+    added = {name: p.dtype for name, p in build(method, adapter_dtype="model").named_parameters() if "lora_A" in name}
+    assert {dtype for name, dtype in added.items() if "q_proj" in name} == {torch.bfloat16}
+    assert {dtype for name, dtype in added.items() if "lm_head" in name} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_prefix_and_prompt_parameters_are_float32_whatever_is_asked(name):
+    model = build({"name": name}, adapter_dtype="model")
+    assert {p.dtype for p in model.trained().values()} == {torch.float32}
+
+
+def test_a_family_without_sdpa_runs_eager():
+    gemma2 = {**LLAMA, "model_type": "gemma2", "head_dim": 16}
+    assert build({"name": "full"}, gemma2, attention="sdpa").model.config._attn_implementation == "eager"
+
+
+def test_a_catalogue_id_stands_for_its_config():
+    request = parse_request({"model": "meta-llama/Llama-3.1-8B", "method": {"name": "full"}})
+    assert config_of(request)["num_hidden_layers"] == 32
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "training", "loc"),
+    [
+        ({"name": "prefix"}, LLAMA, {"gradient_checkpointing": True}, "method"),
+        ({"name": "lora"}, {**LLAMA, "model_type": "phi3", "pad_token_id": 0}, {}, "method"),
+        ({"name": "lora", "target_modules": ["query"]}, LLAMA, {}, "method"),
+        ({"name": "full"}, {**LLAMA, "model_type": "no_such_family"}, {}, "model"),
+        ({"name": "full"}, LLAMA, {"attention": "flash_attention_2", "dtype": "float32"}, "training.attention"),
+        ({"name": "full"}, LLAMA, {"attention": "flash_attention_2", "padding": True}, "training.attention"),
+        ({"name": "full"}, GPT2, {"sequence_length": 129}, "training.sequence_length"),
+        ({"name": "prompt", "num_virtual_tokens": 100}, GPT2, {}, "training.sequence_length"),
+    ],
+)
+def test_what_the_real_stack_refuses_is_refused_with_the_reason(method, config, training, loc):
+    problem = refused(method, config, **training)
+    assert problem.loc == loc
+    assert problem.msg
+
+
+def test_a_bare_parameter_count_cannot_be_traced():
+    request = {"model": {"parameters": 7_000_000_000}, "method": {"name": "full"}}
+    with pytest.raises(PlanError, match="cannot be traced"):
+        built(parse_request(request))

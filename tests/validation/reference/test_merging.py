@@ -1,0 +1,44 @@
+"""What merging takes, held against PEFT's merge_and_unload on the meta device."""
+
+from dataclasses import replace
+
+import pytest
+
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_method, parse_model
+from calculator.inference.merging import merging
+from calculator.inference.served_method import served
+from calculator.inference.settings import Serving
+from validation.reference.merging import trace
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+CONFIGS = {
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 640,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": 192,
+        "n_layer": 3,
+        "n_head": 6,
+        "vocab_size": 517,
+        "n_positions": 4096,
+    },
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("method", [{"name": "lora"}, {"name": "qlora", "target_modules": "all-linear", "r": 64}])
+@pytest.mark.parametrize("told", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"])
+def test_the_peak_of_merging_is_right_to_the_byte(config, method, told):
+    serving, reference = Serving(merged=True, **told), parse_model({"config": CONFIGS[config]})
+    plan = served(parse_method(method), serving)
+    traced = trace(reference, replace(plan, merged=False), serving)
+    assert merging(model_of(reference), plan, serving).peak_bytes == traced

@@ -1,0 +1,46 @@
+from typing import get_args
+
+import pytest
+import torch
+
+from calculator.common.names import OptimizerName
+from calculator.resident.optimizers import OPTIMIZERS as MODELLED
+from validation.reference.optimizers import OPTIMIZERS, on_meta, optimizer_for, states
+from validation.tracing.known_values import Values
+from validation.tracing.memory_tracker import Emulated
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+SHAPES = [(512, 300), (64,), (2048, 4)]
+
+
+def stepped(name, dtype=torch.bfloat16):
+    """The states of an optimizer after a step over a large matrix, a vector and a small matrix."""
+    parameters = [torch.nn.Parameter(torch.ones(shape, dtype=dtype, device="meta")) for shape in SHAPES]
+    with on_meta():
+        optimizer = optimizer_for(name, parameters)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        with Emulated(Values(1)):
+            optimizer.step()
+    numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
+    return [
+        (numbers[id(parameter)], tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for parameter, _, tensor in states(optimizer)
+        if tensor.device.type == "meta"
+    ]
+
+
+def test_every_optimizer_that_a_request_may_name_is_here():
+    assert set(OPTIMIZERS) == set(get_args(OptimizerName)) == set(MODELLED)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_states_are_those_that_the_calculator_expects(name):
+    expected = [
+        (number, tuple(map(int, shape)), dtype)
+        for number, of in enumerate(SHAPES)
+        for _, shape, dtype in MODELLED[name].states(of, "bfloat16")
+    ]
+    code_books = [row for row in stepped(name) if MODELLED[name].storage == "8bit" and row[1:] == ((256,), "float32")]
+    assert sorted(row for row in stepped(name) if row not in code_books) == sorted(expected)

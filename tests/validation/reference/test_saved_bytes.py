@@ -1,0 +1,72 @@
+"""The file of what is trained, as PEFT and transformers write it."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from validation.reference.build import built
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "tie_word_embeddings": False,
+}
+TIED = {**LLAMA, "tie_word_embeddings": True}
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
+
+
+def written(request):
+    """The bytes of the tensors that save_pretrained writes; tensors that share a storage are written once."""
+    model = built(request, torch.device("cpu")).model
+    saved = (
+        get_peft_model_state_dict(model)
+        if isinstance(model, PeftModel)
+        else {name: each for name, each in model.named_parameters() if each.requires_grad}
+    )
+    return sum(each.numel() * each.element_size() for each in {id(t): t for t in saved.values()}.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        (LLAMA, {"name": "full"}),
+        (TIED, {"name": "full"}),
+        (LLAMA, {"name": "lora", "target_modules": "all-linear"}),
+        (LLAMA, {"name": "lora", "use_dora": True}),
+        (LLAMA, {"name": "lora", "modules_to_save": ["lm_head"]}),
+        (GPT2, {"name": "lora", "bias": "all"}),
+        (GPT2, {"name": "lora", "bias": "lora_only"}),
+        (LLAMA, {"name": "lora", "target_modules": ["q_proj", "lm_head"]}),
+        (LLAMA, {"name": "lora", "target_modules": ["q_proj", "embed_tokens"]}),
+        (TIED, {"name": "lora", "target_modules": ["embed_tokens"]}),
+        (TIED, {"name": "lora", "target_modules": ["lm_head"]}),
+        (LLAMA, {"name": "qlora", "target_modules": "all-linear"}),
+        (LLAMA, {"name": "adapter", "bottleneck_size": 8}),
+        (LLAMA, {"name": "prefix", "num_virtual_tokens": 5}),
+        (LLAMA, {"name": "prefix", "num_virtual_tokens": 5, "prefix_projection": True}),
+        (LLAMA, {"name": "prompt", "num_virtual_tokens": 5}),
+    ],
+    ids=str,
+)
+def test_the_file_is_as_large_as_the_tensors_that_are_written(config, method):
+    request = parse_request({"model": {"config": config}, "method": method, "training": {"sequence_length": 32}})
+    assert estimate(request).saved_bytes == written(request)
+
+
+def test_added_parameters_in_the_models_dtype_are_written_in_it():
+    training = {"sequence_length": 32, "adapter_dtype": "model"}
+    request = parse_request({"model": {"config": LLAMA}, "method": {"name": "lora"}, "training": training})
+    assert (
+        estimate(request).saved_bytes
+        == written(request)
+        == estimate(request).parameters.trainable * torch.bfloat16.itemsize
+    )

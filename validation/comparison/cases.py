@@ -1,0 +1,110 @@
+"""Trace every case of a file of expected figures and show where the trace differs.
+
+A line a case: its id, the seconds it took, the peak's relative error, and each figure that differs, in bytes (traced
+less expected). With --results, what is traced already is not traced again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from validation.cli.progress import Progress
+from validation.tracing.silence import quieten
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from validation.tracing.trace import Trace
+
+#: The relative error of a peak from which a case counts as different.
+TOLERANCE = 1e-4
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("file", help="one case a line: id, tags, request, expected")
+    parser.add_argument("--tags", nargs="*", default=[], help="only cases with all of these tags")
+    parser.add_argument("--ids", nargs="*", default=[], help="only these cases")
+    parser.add_argument("--limit", type=int, default=0, help="at most so many cases")
+    parser.add_argument(
+        "--results", metavar="FILE", help="write each result there as a line of JSON, and go on from it"
+    )
+
+
+def run(told: argparse.Namespace) -> int:
+    """Trace each case and print its line; returns 1 where one failed or its peak is off by more than 0.01 %."""
+    quieten()
+    results = Path(told.results) if told.results else None
+    known = {row["id"]: row for row in _rows(results)} if results else {}
+    cases = _chosen(told)
+    status = 0
+    progress = Progress(len(cases), "cases")
+    for case in cases:
+        row = known.get(case["id"]) or judged(case)
+        if results and case["id"] not in known:
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        status |= row["error"] is None or abs(row["error"]) > TOLERANCE
+        progress.close()
+        print(line(row), flush=True)
+        progress.step()
+    progress.close()
+    return status
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else iter(())
+
+
+def _chosen(told: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cases that have figures of a step."""
+    cases = [
+        case
+        for case in _rows(Path(told.file))
+        if "phases" in case["expected"]
+        and set(told.tags) <= set(case["tags"])
+        and case["id"] in (told.ids or [case["id"]])
+    ]
+    return cases[: told.limit or None]
+
+
+def judged(case: dict[str, Any]) -> dict[str, Any]:
+    """Trace one case: its `id`, `seconds`, the peak's relative `error`, and `differences`; or why it `failed`."""
+    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+    start = time.perf_counter()
+    try:
+        traced = trace(parse_request(case["request"]))
+    except (PlanError, RuntimeError, ValueError) as error:
+        return {"id": case["id"], "error": None, "failed": f"{type(error).__name__}: {str(error)[:200]}"}
+    expected = case["expected"]
+    return {
+        "id": case["id"],
+        "seconds": round(time.perf_counter() - start, 1),
+        "error": traced.peak_allocated_bytes / expected["peak_allocated_bytes"] - 1,
+        "differences": differences(traced, expected),
+    }
+
+
+def differences(traced: Trace, expected: dict[str, Any]) -> dict[str, int]:
+    """Traced less expected, of every figure where they differ."""
+    return {
+        f"{group}.{name}": getattr(traced, group)[name] - value
+        for group in ("parameters", "static", "phases")
+        for name, value in expected[group].items()
+        if getattr(traced, group)[name] != value
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A result for people."""
+    if row["error"] is None:
+        return f"{row['id']:14} failed: {row['failed']}"
+    told = ", ".join(f"{name} {value:+,}" for name, value in row["differences"].items())
+    return f"{row['id']:14} {row['seconds']:6.1f} s  {row['error']:+.2e}  {told or 'to the byte'}"

@@ -1,0 +1,137 @@
+"""Hold the calculator's rows at each phase's peak against those of the traced step, and show which differ."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.estimate.compatibility import check
+from calculator.estimate.estimate import model_of, parameter_counts
+from calculator.estimate.request import parse_request
+from calculator.training_step.step import TrainingStep
+from validation.comparison.matching import differences
+from validation.tracing import snapshot
+from validation.tracing.silence import quieten
+
+if TYPE_CHECKING:
+    import argparse
+
+    from calculator.common.names import PhaseName
+    from calculator.estimate.request import Request
+    from validation.comparison.matching import Difference
+    from validation.tracing.snapshot import Row, Snapshot
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("request", help="a file with an estimate's request as JSON; - for standard input")
+    parser.add_argument("--json", action="store_true", help="the differences as JSON")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="at most N differing rows a phase (20)")
+
+
+def run(told: argparse.Namespace) -> int:
+    """Compare and print; returns 1 where a phase's bytes differ."""
+    quieten()
+    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+    text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
+    request = parse_request(json.loads(text))
+    estimated, traced = estimate(request), snapshot.traced(trace(request))
+    if told.json:
+        print(json.dumps(document(estimated, traced), indent=2))
+    else:
+        print("\n".join(lines(estimated, traced, told.rows)))
+    return int(estimated.phases != traced.phases)
+
+
+def estimate(request: Request) -> Snapshot:
+    """What the calculator says is alive.
+
+    Raises:
+        PlanError: where it refuses the request.
+    """
+    model = model_of(request.model)
+    check(request, model)
+    step = TrainingStep(model, request.method, request.training)
+    return snapshot.estimated(step, asdict(parameter_counts(step.state)))
+
+
+def document(estimated: Snapshot, traced: Snapshot) -> dict[str, Any]:
+    """Every figure and difference, JSON-ready."""
+    return {
+        "parameters": {"estimated": estimated.parameters, "traced": traced.parameters},
+        "static": {"estimated": estimated.static, "traced": traced.static},
+        "peak_phase": {"estimated": estimated.peak_phase, "traced": traced.peak_phase},
+        "peak_bytes": {"estimated": estimated.peak, "traced": traced.peak},
+        "phases": {phase: _phase(estimated, traced, phase) for phase in traced.alive},
+    }
+
+
+def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str, Any]:
+    return {
+        "bytes": {"estimated": estimated.phases[phase], "traced": traced.phases[phase]},
+        "operation": {"estimated": estimated.operations[phase], "traced": traced.operations[phase]},
+        "components": {
+            "estimated": by_component(estimated.alive[phase]),
+            "traced": by_component(traced.alive[phase]),
+        },
+        "differences": [
+            {
+                "kind": each.kind,
+                **each.row._asdict(),
+                "estimated": each.estimated,
+                "traced": each.traced,
+                "difference": each.bytes,
+            }
+            for each in differences(estimated, traced, phase)
+        ],
+    }
+
+
+def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
+    """The comparison for people: whole bytes; differences are the calculator's less the trace's."""
+    shown = [*_unequal("parameters", estimated.parameters, traced.parameters)]
+    shown += _unequal("static", estimated.static, traced.static)
+    shown += [
+        f"peak: {_figures(estimated.peak, traced.peak)}, in {estimated.peak_phase}, traced in {traced.peak_phase}"
+    ]
+    for phase in traced.alive:
+        shown += ["", f"{phase}: {_figures(estimated.phases[phase], traced.phases[phase])}"]
+        shown += [f"  at {estimated.operations[phase]}; traced at {traced.operations[phase]}"]
+        found = differences(estimated, traced, phase)
+        shown += [f"  {line(each)}" for each in found[:rows]] or ["  every row has its counterpart"]
+        if len(found) > rows:
+            shown.append(f"  and {len(found) - rows} more: {sum(each.bytes for each in found[rows:]):+,}")
+    return shown
+
+
+def line(difference: Difference) -> str:
+    """One difference as a line."""
+    row = difference.row
+    shape = "×".join(map(str, row.shape)) or "scalar"
+    counts = f"{difference.estimated} for {difference.traced} traced"
+    return f"{difference.bytes:>+18,}  {difference.kind:7} {row.path}: {row.name}  {shape} {row.dtype}, {counts}"
+
+
+def _figures(estimated: int, traced: int) -> str:
+    return f"{estimated:,} for {traced:,} traced, {estimated - traced:+,} ({(estimated - traced) / traced:+.4%})"
+
+
+def _unequal(title: str, estimated: dict[str, int], traced: dict[str, int]) -> list[str]:
+    return [
+        f"{title}.{name}: {estimated[name]:,} for {value:,} traced"
+        for name, value in traced.items()
+        if estimated[name] != value
+    ]
+
+
+def by_component(rows: Counter[Row]) -> dict[str, int]:
+    """Bytes by component."""
+    sums: Counter[str] = Counter()
+    for row, count in rows.items():
+        sums[row.component] += row.bytes * count
+    return dict(sums)

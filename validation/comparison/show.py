@@ -1,0 +1,86 @@
+"""Trace the reference step of a request and show what was alive at its peaks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+from validation.tracing.silence import quieten
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from validation.tracing.ledger import Storage
+    from validation.tracing.trace import Trace
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("request", help="a file with an estimate's request as JSON; - for standard input")
+    parser.add_argument("--json", action="store_true", help="the whole trace as JSON: storages, events, peaks")
+    parser.add_argument("--before-2.14", action="store_true", dest="before_2_14", help="as PyTorch before 2.14 runs it")
+    parser.add_argument("--rows", type=int, default=0, metavar="N", help="also the N largest storages of each peak")
+
+
+def run(told: argparse.Namespace) -> int:
+    """Trace and print; returns 2 where the request is refused."""
+    quieten()
+    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+    text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
+    try:
+        traced = trace(parse_request(json.loads(text)), before_2_14=told.before_2_14)
+    except PlanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if told.json:
+        json.dump(document(traced), sys.stdout)
+        print()
+    else:
+        print("\n".join(lines(traced, told.rows)))
+    return 0
+
+
+def document(traced: Trace) -> dict[str, Any]:
+    """A trace as JSON-ready values."""
+    return {
+        "parameters": traced.parameters,
+        "static": traced.static,
+        "phases": traced.phases,
+        "peak_phase": traced.peak_phase,
+        "peak_allocated_bytes": traced.peak_allocated_bytes,
+        "peaks": {phase: asdict(peak) for phase, peak in traced.ledger.peaks.items()},
+        "marks": traced.ledger.marks,
+        "emulations": list(traced.emulations),
+        "storages": [asdict(storage) for storage in traced.ledger.storages],
+        "events": traced.events,
+    }
+
+
+def lines(traced: Trace, rows: int) -> list[str]:
+    """A trace as lines for people: sizes in bytes."""
+    shown = [f"parameters  {traced.parameters}", f"peak        {traced.peak_allocated_bytes:,} in {traced.peak_phase}"]
+    for phase, peak in traced.ledger.peaks.items():
+        alive = traced.alive_at_peak(phase)
+        shown += ["", f"{phase}: {peak.bytes:,} at {peak.op}"]
+        shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in by_component(alive).items()]
+        for storage in sorted(alive, key=lambda storage: -storage.bytes)[:rows]:
+            shape = "×".join(map(str, storage.shape))
+            told = f"{storage.moment:9} {storage.name or storage.born} {shape} {storage.dtype} {storage.component}"
+            shown.append(f"    {storage.bytes:>16,}  {told}")
+    return shown
+
+
+def by_component(storages: Iterable[Storage]) -> dict[str, int]:
+    """Bytes by component, largest first."""
+    sums: dict[str, int] = defaultdict(int)
+    for storage in storages:
+        sums[storage.component] += storage.bytes
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))

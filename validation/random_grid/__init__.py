@@ -1,0 +1,1 @@
+"""Random requests, estimated and traced."""

@@ -1,0 +1,285 @@
+"""Seeded random valid `config.json` contents for every family, drawn from the fields that it declares."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.config import REQUIRED, Field
+from calculator.families.fields import DIVISIBLE
+from calculator.families.gemma.weights import GEMMA3_TEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from calculator.architecture.config import Entry
+    from calculator.families import Family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """From what the sizes of a model are drawn.
+
+    `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
+    not, `latent_head` of one that comes from a latent. `share`: the hidden size for each head where the head's width is
+    free. `width`: of an MLP, an expert, a latent. `omitted`: how many of the optional fields are left to their
+    defaults. `dropouts`: what a dropout may be; where there is none, it is always left out.
+    """
+
+    layers: Sequence[int]
+    kv: Sequence[int]
+    groups: Sequence[int]
+    rotary: Sequence[int]
+    head: Sequence[int]
+    share: Sequence[int]
+    vocab: Sequence[int]
+    experts: Sequence[int]
+    latent_head: Sequence[int]
+    window: Sequence[int]
+    width: Sequence[int]
+    positions: Sequence[int]
+    omitted: float = 0.3
+    dropouts: tuple[float, ...] = ()
+
+
+#: Models of some kilobytes: for shapes.
+TINY = Sizes(
+    layers=range(1, 5),
+    kv=range(1, 4),
+    groups=range(1, 4),
+    rotary=range(16, 33, 16),
+    head=range(3, 10),
+    share=range(2, 10),
+    vocab=range(4, 100),
+    experts=range(4, 9, 2),
+    latent_head=range(1, 41),
+    window=range(1, 10),
+    width=range(1, 41),
+    positions=range(5, 100),
+)
+
+#: Models whose layers are of real sizes, odd ones too, but of few layers: for a step's memory.
+MIDDLING = Sizes(
+    layers=(2, 3, 3, 4, 5, 6),
+    kv=range(1, 9),
+    groups=(1, 1, 2, 3, 4, 7),
+    rotary=(32, 64, 64, 72, 80, 96, 104, 128, 128, 256),
+    head=(32, 50, 64, 64, 80, 96, 128),
+    share=range(24, 161),
+    vocab=range(1_000, 160_000),
+    experts=range(4, 17, 2),
+    latent_head=(32, 64, 96, 128, 128, 192),
+    window=(16, 128, 500, 1024, 4096),
+    width=range(64, 8_193),
+    positions=(1024, 2048, 4096, 8192, 32_768),
+    omitted=0.6,
+    dropouts=(0.0, 0.1),
+)
+
+
+class Draw:
+    """A random shape that holds together, and the random choices made from it."""
+
+    def __init__(self, entries: tuple[Entry, ...], seed: str, sizes: Sizes) -> None:
+        rng = self.rng = random.Random(seed)
+        self.sizes = sizes
+        self.fields = {entry.name: entry for entry in entries if isinstance(entry, Field)}
+        rotary = "rope_parameters" in self.fields
+        self.layers = rng.choice(sizes.layers)
+        self.kv = rng.choice(sizes.kv)
+        self.heads = self.kv * rng.choice(sizes.groups)
+        self.head = rng.choice(sizes.rotary if rotary else sizes.head)
+        self.free = "head_dim" in self.fields and rng.random() < 0.5
+        odd = 0 if DIVISIBLE in entries else rng.randint(0, 1)
+        self.hidden = self.heads * rng.choice(sizes.share) + odd if self.free else self.heads * self.head
+        self.vocab = rng.choice(sizes.vocab)
+        self.experts = rng.choice(sizes.experts)
+        self.window = rng.choice([None, rng.choice(sizes.window), rng.choice(sizes.window)])
+        self.slides = self.window is not None and rng.random() < 0.5
+
+    @property
+    def windowed(self) -> bool:
+        """Whether a sliding window is in use."""
+        return bool(self.window) and (self.slides or "use_sliding_window" not in self.fields)
+
+    def types(self) -> list[str]:
+        """An attention type for each layer, sliding ones only where there is a window."""
+        kinds = ["full_attention", "sliding_attention"] if self.windowed else ["full_attention"]
+        return [self.rng.choice(kinds) for _ in range(self.layers)]
+
+    def omits(self, field: Field) -> bool:
+        """Whether the field is left to its default."""
+        fits = {
+            "head_dim": not self.free and field.null is not None,
+            "layer_types": self.windowed or "use_sliding_window" in self.fields,
+        }
+        optional = field.default is not REQUIRED and field.name not in ALWAYS and fits.get(field.name, True)
+        return optional and self.rng.random() < self.sizes.omitted
+
+
+OMIT = object()
+
+ROTATIONS = [
+    None,
+    {"rope_type": "default", "rope_theta": 5e5},
+    {"type": "linear", "factor": 2},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+]
+
+#: How a field is drawn, by its canonical name; OMIT leaves it to the class's default.
+DRAWN: dict[str, Callable[[Draw], Any]] = {
+    "hidden_size": lambda d: d.hidden,
+    "vocab_size": lambda d: d.vocab,
+    "num_hidden_layers": lambda d: d.layers,
+    "num_decoder_layers": lambda d: d.rng.randint(1, 3),
+    "decoder_layers": lambda d: d.rng.randint(1, 3),
+    "num_attention_heads": lambda d: d.heads,
+    "decoder_attention_heads": lambda d: d.rng.choice([d.heads, d.kv, 1]),
+    "num_key_value_heads": lambda d: d.kv,
+    "head_dim": lambda d: d.head,
+    "pad_token_id": lambda d: d.rng.choice([0, 3]),
+    "max_position_embeddings": lambda d: d.rng.choice(d.sizes.positions),
+    "num_experts": lambda d: d.experts,
+    "num_experts_per_tok": lambda d: d.rng.randint(1, 2),
+    "n_group": lambda d: d.experts // 2,
+    "topk_group": lambda d: d.rng.randint(1, d.experts // 2),
+    "first_k_dense_replace": lambda d: d.rng.randint(0, 3),
+    "qk_rope_head_dim": lambda d: d.head,
+    "qk_nope_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
+    "v_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
+    "q_lora_rank": lambda d: d.rng.choice([None, 7]),
+    "sliding_window": lambda d: d.window,
+    "use_sliding_window": lambda d: d.slides,
+    "use_bidirectional_attention": lambda d: d.windowed and d.rng.random() < 0.5,
+    "local_attention": lambda d: 2 * (d.window or 3),
+    "layer_types": lambda d: d.types(),
+    "no_rope_layers": lambda d: [d.rng.randint(0, 1) for _ in range(d.layers)],
+    "mlp_only_layers": lambda d: d.rng.sample(range(4), d.rng.randint(0, 2)),
+    "decoder_sparse_step": lambda d: d.rng.randint(1, 3),
+    "max_window_layers": lambda d: d.rng.randint(0, 3),
+    "attention_types": lambda d: [[[d.rng.choice(["global", "local"])], 1] for _ in range(d.layers)],
+    "original_max_position_embeddings": lambda d: d.rng.randint(2, 40),
+    "rotary_dim": lambda d: 2 * d.rng.randint(1, d.head // 2),
+    "word_embed_proj_dim": lambda d: d.rng.choice([d.hidden, None, 5]),
+    "embedding_size": lambda d: d.rng.choice([d.hidden, 5]),
+    "type_vocab_size": lambda d: d.rng.randint(1, 3),
+    "num_ln_in_parallel_attn": lambda d: d.rng.choice([None, 1, 2]),
+    "position_buckets": lambda d: d.rng.choice([-1, 6]),
+    "max_relative_positions": lambda d: d.rng.choice([-1, 11]),
+    "pos_att_type": lambda d: d.rng.choice([None, "p2c|c2p", ["c2p"], []]),
+    "norm_rel_ebd": lambda d: d.rng.choice(["none", "layer_norm"]),
+    "conv_kernel_size": lambda d: d.rng.choice([0, 3]),
+    "conv_groups": lambda d: d.rng.choice([1, d.heads]),
+    "feed_forward_proj": lambda d: d.rng.choice(["relu", "gated-gelu", "gated-silu"]),
+    "attn_config": lambda d: d.rng.choice([None, {"attn_pdrop": 0, "alibi": True}]),
+    "rope_parameters": lambda d: deepcopy(d.rng.choice(ROTATIONS)),
+    "partial_rotary_factor": lambda d: d.rng.choice([0.25, 0.5, 1.0]),
+    "add_cross_attention": lambda _d: False,
+    "mm_tokens_per_image": lambda _d: 4,
+}
+
+#: Sizes that are drawn with the model's; others are small numbers whatever its size.
+WIDTHS = {
+    *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_ffn_dim"),
+    *("kv_lora_rank", "window_size"),
+}
+
+#: Fields whose default fits the class's default sizes only.
+ALWAYS = {
+    *("num_key_value_heads", "pad_token_id", "num_experts_per_tok", "n_group", "topk_group", "attention_types"),
+    *("qk_rope_head_dim", "rotary_dim", "mm_tokens_per_image", "sliding_window", "use_sliding_window"),
+}
+
+
+def random_config(family: Family, seed: int | str, sizes: Sizes = TINY) -> dict[str, Any]:
+    """The content of a valid `config.json`."""
+    entries = GEMMA3_TEXT if family.model_type == "gemma3" else family.entries
+    draw = Draw(entries, f"{family.model_type} {seed}", sizes)
+    told = {draw.rng.choice([field.own_name, *field.aliases]): _value(field, draw) for field in draw.fields.values()}
+    given = {name: value for name, value in told.items() if value is not OMIT}
+    adapt = QUIRKS.get(family.model_type, lambda config, _draw: config)
+    return {"model_type": family.model_type, **adapt(given, draw)}
+
+
+def _value(field: Field, draw: Draw) -> Any:
+    if draw.omits(field):
+        return OMIT
+    if field.name in DRAWN:
+        return DRAWN[field.name](draw)
+    if field.choices:
+        return draw.rng.choice(field.choices)
+    if field.type == "flag":
+        return draw.rng.random() < 0.5
+    if field.type == "size":
+        return draw.rng.choice(draw.sizes.width if field.name in WIDTHS else TINY.width)
+    return draw.rng.choice(draw.sizes.dropouts) if draw.sizes.dropouts and _drops(field) else OMIT
+
+
+def _drops(field: Field) -> bool:
+    return field.type == "number" and (field.minimum, field.maximum) == (0, 1) and "rotary" not in field.name
+
+
+def _with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    rng = draw.rng
+    vision = {
+        "hidden_size": 2 * rng.randint(1, 9),
+        "intermediate_size": rng.randint(1, 9),
+        "num_hidden_layers": rng.randint(1, 2),
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+        "vision_use_head": rng.random() < 0.5,
+    }
+    outer = {"mm_tokens_per_image": 4, "tie_word_embeddings": rng.random() < 0.5}
+    return {"text_config": _per_type_rope(text, draw), "vision_config": vision, **outer}
+
+
+def _per_type_rope(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Rotary parameters for each attention type, or the older spelling, or none."""
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    older = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    linear = {"rope_type": "linear", "factor": 2.0}
+    nested = {"rope_parameters": {"full_attention": linear, "sliding_attention": {"rope_type": "default"}}}
+    return {**kept, **deepcopy(draw.rng.choice([{}, older, nested]))}
+
+
+def _long_rope_only(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """LongRoPE, whose factors count the rotated pairs of equal heads, or none."""
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    share = config.get("partial_rotary_factor", 1.0)
+    head = config.get("head_dim", draw.hidden // draw.heads)
+    pairs = [1.0] * (int(head * share) // 2)
+    long = {"type": "longrope", "short_factor": pairs, "long_factor": pairs, "short_mscale": 1.0, "long_mscale": 1.1}
+    return kept if draw.free else draw.rng.choice([kept, {**kept, "rope_scaling": long}])
+
+
+def _told_head_dim(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """A head_dim, which some rotary types read from the file alone."""
+    return {"head_dim": draw.hidden // draw.heads, **config}
+
+
+def _even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Norms of queries and keys only where heads share the hidden size equally."""
+    return {**config, "qk_layernorm": False} if draw.free else config
+
+
+def _equal_heads(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    return {**config, "hidden_size": draw.heads * draw.head}
+
+
+#: What a family needs beyond its fields.
+QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
+    "mixtral": _told_head_dim,
+    "phi": _even_norms,
+    "olmoe": _equal_heads,
+    "phi3": _long_rope_only,
+    "phimoe": _long_rope_only,
+    "gemma3": _with_vision,
+    "gemma3_text": _per_type_rope,
+    "olmo3": _per_type_rope,
+    "modernbert": _per_type_rope,
+}

@@ -1,0 +1,151 @@
+"""Seeded random requests over families, methods and options: real models cut to a few layers, and odd ones."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from calculator import catalogue
+from calculator.architecture.config import Field
+from calculator.common.errors import PlanError
+from calculator.families import FAMILIES, model_from_config
+from calculator.families.gemma.weights import GEMMA3_TEXT
+from calculator.methods.targets import DEFAULT_TARGETS
+from calculator.resident.optimizers import OPTIMIZERS
+from validation.random_grid.random_configs import MIDDLING, random_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Model
+    from calculator.families import Family
+
+#: How often an option is set, and to one of which values.
+Options = dict[str, tuple[float, tuple[Any, ...]]]
+
+TRAINING: Options = {
+    "micro_batch_size": (0.8, (1, 2, 3, 4, 5, 8, 12, 16)),
+    "sequence_length": (1.0, (16, 64, 128, 200, 256, 384, 512, 777, 1000, 1024, 1536, 2048, 3001, 4096, 8192)),
+    "gradient_accumulation_steps": (0.4, (2, 4, 8)),
+    "dtype": (0.35, ("float16", "float32")),
+    "autocast": (0.1, ("bfloat16", "float16")),
+    "adapter_dtype": (0.3, ("model",)),
+    "gradient_checkpointing": (0.45, (True,)),
+    "attention": (0.4, ("eager", "flash_attention_2")),
+    "padding": (0.3, (True,)),
+    "optimizer": (0.6, tuple(OPTIMIZERS)),
+    "max_grad_norm": (0.25, (None, 0.3)),
+}
+
+LOW_RANK: Options = {
+    "r": (0.9, (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 100, 128, 256)),
+    "lora_alpha": (0.5, (16, 32.0)),
+    "lora_dropout": (0.35, (0.05, 0.1)),
+    "use_rslora": (0.2, (True,)),
+    "use_dora": (0.15, (True,)),
+    "bias": (0.2, ("all", "lora_only")),
+}
+
+OPTIONS: dict[str, Options] = {
+    "full": {},
+    "lora": LOW_RANK,
+    "qlora": LOW_RANK
+    | {
+        "quant_type": (0.3, ("fp4",)),
+        "double_quant": (0.35, (False,)),
+        "blocksize": (0.3, (32, 128, 256, 512, 4096)),
+        "prepare_model_for_kbit_training": (0.35, (False,)),
+    },
+    "adapter": {
+        "bottleneck_size": (0.8, (1, 8, 16, 48, 64, 128, 256)),
+        "placement": (0.5, ("pfeiffer",)),
+        "non_linearity": (0.5, ("gelu", "silu", "tanh")),
+    },
+    "prefix": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200)), "prefix_projection": (0.25, (True,))},
+    "prompt": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200))},
+}
+
+#: How often each method is drawn.
+METHOD_WEIGHTS = {"full": 20, "lora": 27, "qlora": 25, "adapter": 10, "prefix": 9, "prompt": 9}
+
+
+def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
+    """One request's body."""
+    rng = random.Random(f"{seed} {number}")
+    config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
+    (name,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
+    method = {"name": name, **_set(rng, OPTIONS[name])}
+    if OPTIONS[name].keys() >= LOW_RANK.keys():
+        method |= _targets(rng, model)
+    return {"model": {"config": config}, "method": method, "training": _training(rng, model, name)}
+
+
+def _family(seed: str, families: Sequence[str]) -> str:
+    """One of the families; a further family takes its share of the requests and leaves the others as they are."""
+    return max(families, key=lambda family: random.Random(f"{seed} {family}").random())
+
+
+def _set(rng: random.Random, options: Options) -> dict[str, Any]:
+    return {name: rng.choice(values) for name, (share, values) in options.items() if rng.random() < share}
+
+
+def _training(rng: random.Random, model: Model, method: str) -> dict[str, Any]:
+    """The training object; mostly without what is refused, so that most requests are answered."""
+    told = _set(rng, TRAINING)
+    if method == "prefix" and rng.random() < 0.95:
+        told.pop("gradient_checkpointing", None)
+    if told.get("attention") == "flash_attention_2" and rng.random() < 0.95:
+        told.pop("padding", None)
+        if told.get("dtype") == "float32":
+            told.pop("dtype")
+    learned = model.config.get("learned_positions")
+    if learned is not None and rng.random() < 0.97:
+        told["sequence_length"] = min(told["sequence_length"], int(learned))
+    return told
+
+
+def _targets(rng: random.Random, model: Model) -> dict[str, Any]:
+    """What a low-rank method adapts and what it trains in full."""
+    linear = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")})
+    embedding = model.embedding.name.rpartition(".")[2]
+    some = rng.sample(linear, rng.randint(1, min(4, len(linear))))
+    default = 25 if model.model_type in DEFAULT_TARGETS else 1
+    chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])
+    saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
+    told = {"target_modules": chosen[0], "modules_to_save": saved[0]}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _model(rng: random.Random, family: Family) -> tuple[dict[str, Any], Model]:
+    """A config and its model: a real one with fewer layers, or a random one."""
+    while True:
+        real = _real(family.model_type)
+        if real and rng.random() < 0.45:
+            config = _cut(rng, family, deepcopy(rng.choice(real)))
+        else:
+            config = random_config(family, f"{rng.random()}", MIDDLING)
+        try:
+            return config, model_from_config(config)
+        except PlanError:
+            continue
+
+
+@cache
+def _real(model_type: str) -> tuple[dict[str, Any], ...]:
+    return tuple(entry.config for entry in catalogue.models() if entry.model_type == model_type)
+
+
+def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """A real config with fewer layers, now and then with another setting of what is tied and cached."""
+    count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
+    text = config.get("text_config", config)
+    entries = family.entries if text is config else GEMMA3_TEXT
+    layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
+    name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
+    before, text[name] = text[name], count
+    for key, told in text.items():
+        if isinstance(told, list) and len(told) == before:
+            text[key] = told[:count]
+    return config | _set(rng, {"tie_word_embeddings": (0.15, (True, False)), "use_cache": (0.15, (True, False))})

@@ -1,0 +1,1 @@
+"""The real modules, methods, optimizers and steps."""

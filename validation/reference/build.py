@@ -1,0 +1,151 @@
+"""The model of a request, built of the real modules, ready to train: on the meta device, or on a real one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from calculator import catalogue
+from calculator.common.errors import PlanError, refusal
+from calculator.methods import QLoRA
+from validation.reference import methods
+from validation.reference.refusals import check
+from validation.tracing.module_tracker import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from calculator.estimate.request import Request
+    from calculator.inputs.training import Training
+    from calculator.resident.quantization import Quantization
+
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A model ready to train, and what the trace needs to know of it.
+
+    `base` names the parameters that the model had before the method; `head` is the path of the output head in it, and
+    `root` the path that a method's wrapper gives the model itself.
+    """
+
+    model: nn.Module
+    base: frozenset[str]
+    base_parameters: int
+    head: str | None
+    root: str
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter, by the name that it had before the method."""
+        return ((plain(name, self.root), parameter) for name, parameter in self.model.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every buffer, by the name that it had before the method."""
+        return ((plain(name, self.root), buffer) for name, buffer in self.model.named_buffers())
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the base model has, the method adds, and the step trains."""
+        added = sum(p.numel() for name, p in self.named_parameters() if name not in self.base)
+        return {
+            "base": self.base_parameters,
+            "added": added,
+            "trainable": sum(parameter.numel() for parameter in self.trained().values()),
+            "total": self.base_parameters + added,
+        }
+
+
+def config_of(request: Request) -> dict[str, Any]:
+    """The `config.json` that a request names or holds.
+
+    Raises:
+        PlanError: where there is none.
+    """
+    if request.model.config is not None:
+        return deepcopy(request.model.config)
+    if request.model.id is not None:
+        return deepcopy(catalogue.model(request.model.id).config)
+    raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
+
+
+def built(request: Request, device: torch.device = META, quantization: Quantization | None = None) -> Built:
+    """Build a request's model with random weights on a device and apply its method.
+
+    `quantization` stores the base in 4 bits for a method that does not say so itself.
+
+    Raises:
+        PlanError: where transformers or peft refuse it, or a GPU would.
+    """
+    dtype = getattr(torch, request.training.dtype)
+    packed = request.method if isinstance(request.method, QLoRA) else quantization
+    with _refusing("model"), META if packed else device:
+        model = _model(request, dtype)
+    check(model, request)
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    head = _path(model, model.get_output_embeddings())
+    if packed:
+        methods.quantize(model, packed, dtype, device)
+        _fill(model, device)
+    base = frozenset(name for name, _ in model.named_parameters())
+    with _refusing("method"), META if device == META else nullcontext():
+        wrapped = methods.apply(model, request)
+    wrapped.train()
+    root = _path(wrapped, model) or ""
+    return Built(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
+
+
+def _fill(model: PreTrainedModel, device: torch.device) -> None:
+    """Give what is still on the meta device its random values on a real one; 4-bit layers have theirs."""
+    if device == META:
+        return
+    for module in model.modules():
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(tensor.device == META for tensor in tensors):
+            module.to_empty(device=device, recurse=False)
+        else:
+            module._is_hf_initialized = True
+    model.init_weights()
+
+
+def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.for_model(**config_of(request))
+    if hasattr(config, "layerdrop"):
+        config.layerdrop = 0.0  # the reference step drops no layer, which would be one at random
+    return AutoModelForCausalLM.from_config(
+        config, dtype=dtype, attn_implementation=_attention(config, request.training)
+    )
+
+
+@contextmanager
+def _refusing(loc: str) -> Iterator[None]:
+    """Tell a library's refusal as the request's."""
+    try:
+        yield
+    except PlanError:
+        raise
+    except (ImportError, KeyError, TypeError, ValueError) as error:
+        raise refusal(loc, f"the libraries refuse it: {error}") from error
+
+
+def _attention(config: PreTrainedConfig, training: Training) -> str:
+    """What a request's attention comes to: a family without SDPA runs eager."""
+    if training.attention == "sdpa" and not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
+        return "eager"
+    return training.attention
+
+
+def _path(model: nn.Module, wanted: nn.Module | None) -> str | None:
+    return next((path for path, module in model.named_modules() if module is wanted), None)

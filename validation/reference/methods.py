@@ -1,0 +1,144 @@
+"""The fine-tuning methods on real modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import bitsandbytes as bnb
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import BitsAndBytesConfig
+from transformers.integrations import replace_with_bnb_linear
+from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
+from transformers.utils.quantization_config import QuantizationMethod
+
+from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from validation.reference import bottleneck
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from calculator.estimate.request import Request
+    from calculator.resident.quantization import Quantization
+
+
+#: As `training.adapter_dtype`.
+AdapterDType = Literal["float32", "model"]
+
+#: The spread of random weights, that of transformers' `initializer_range`.
+WEIGHT_STD = 0.02
+
+
+def quantize(model: nn.Module, method: QLoRA | Quantization, dtype: torch.dtype, device: torch.device) -> None:
+    """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
+
+    The model is on the meta device; on a real one, each of these layers gets random weights there, which are quantised.
+    """
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=method.quant_type,
+        bnb_4bit_use_double_quant=method.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    with torch.device("meta"):
+        replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            quantize_layer(module, method.blocksize, dtype, device)
+    model.is_loaded_in_4bit = True
+    model.is_quantized = True
+    model.quantization_method = QuantizationMethod.BITS_AND_BYTES
+    model.config.quantization_config = config
+    _assign_is_quantized(model)
+
+
+def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Quantise a layer's weight, random and of this dtype, on a device; its bias is random too."""
+    old = layer.weight
+    layer.weight = bnb.nn.Params4bit(
+        torch.empty(old.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD),
+        requires_grad=False,
+        blocksize=blocksize,
+        compress_statistics=old.compress_statistics,
+        quant_type=old.quant_type,
+        quant_storage=old.quant_storage,
+        module=layer,
+    )
+    layer.weight._quantize(device)
+    if layer.bias is not None:
+        bias = torch.empty(layer.bias.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD)
+        layer.bias = torch.nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
+
+
+def apply(model: nn.Module, request: Request) -> nn.Module:
+    """Apply a request's method and its gradient checkpointing."""
+    method, training = request.method, request.training
+    if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if not isinstance(method, Full):
+            model.enable_input_require_grads()
+    if isinstance(method, LoRA | QLoRA):
+        return low_rank(model, method, training.adapter_dtype)
+    if isinstance(method, Adapter):
+        bottleneck.insert(model, method, adapter_dtype(request))
+    elif isinstance(method, Prefix):
+        config = peft.PrefixTuningConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=method.num_virtual_tokens,
+            prefix_projection=method.prefix_projection,
+        )
+        return _prompted(model, config)
+    elif isinstance(method, Prompt):
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=method.num_virtual_tokens)
+        return _prompted(model, config)
+    return model
+
+
+def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
+    """A model with virtual tokens, whose numbers PEFT keeps on the CPU and copies to the device in every step."""
+    wrapped = peft.get_peft_model(model, config)
+    for name, tokens in wrapped.prompt_tokens.items():
+        wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
+    return wrapped
+
+
+def adapter_dtype(request: Request) -> torch.dtype:
+    """The dtype of added parameters."""
+    training = request.training
+    return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
+
+
+def low_rank(
+    model: nn.Module, method: LoRA | QLoRA, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM"
+) -> nn.Module:
+    """A model with PEFT's low-rank layers, their parameters in float32, or in what each base layer computes in.
+
+    PEFT itself leaves the dtype alone on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
+    """
+    modules = method.target_modules
+    config = peft.LoraConfig(
+        task_type=task_type,
+        r=method.r,
+        lora_alpha=method.lora_alpha,
+        lora_dropout=method.lora_dropout,
+        target_modules=list(modules) if isinstance(modules, tuple) else modules,
+        use_rslora=method.use_rslora,
+        use_dora=method.use_dora,
+        bias=method.bias,
+        modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
+    )
+    model = peft.get_peft_model(model, config)
+    cast(model, dtype)
+    return model
+
+
+def cast(model: nn.Module, dtype: AdapterDType) -> None:
+    """Bring low-rank parameters to their dtype, which PEFT leaves as it is on the meta device."""
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        for name, parameter in layer.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)

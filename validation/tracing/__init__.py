@@ -1,0 +1,1 @@
+"""Live-tensor traces of the real modules on the meta device."""

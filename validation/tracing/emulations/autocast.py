@@ -1,0 +1,187 @@
+"""Autocast for the meta device, which torch knows none for: the casts that CUDA's makes, written out.
+
+Arguments are cast from the last to the first, as g++ evaluates a call's: so does `torch.autocast("cpu")`, which is
+built from the same templates (tests/validation/tracing/test_autocast.py). It decides the order of the casts' gradients.
+
+References:
+    torch/include/ATen/autocast_mode.h, the lists of operations; ATen/autocast_mode.cpp, `cached_cast`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LOWER = _names("""
+    addmm addmv addr matmul einsum mm mv linalg_vecdot vecdot linear addbmm baddbmm bmm chain_matmul
+    multi_dot conv1d conv2d conv3d prelu
+""")
+FLOAT32 = _names("""
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow rpow square softplus
+    layer_norm native_layer_norm rms_norm group_norm cosine_similarity nll_loss kl_div l1_loss
+    smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp norm
+""")
+FLOAT32_OUTPUT = _names("""
+    prod softmax log_softmax cumprod cumsum sum linalg_norm linalg_vector_norm linalg_matrix_norm
+""")
+#: What reads float16 and writes float32 without a copy. Source: ATen/native/SoftMax.cpp.
+HALF_TO_FLOAT = {"softmax": torch._softmax, "log_softmax": torch._log_softmax}
+WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add")
+
+
+class Autocast(TorchFunctionMode):
+    """Casts the arguments of the operations that CUDA's autocast casts; the innermost one decides."""
+
+    active: ClassVar[list[Autocast]] = []
+    _weights: ClassVar[dict[int, tuple[Tensor, Tensor]]] = {}
+
+    def __init__(self, dtype: torch.dtype, *, enabled: bool = True) -> None:
+        super().__init__()
+        self.dtype, self.enabled = dtype, enabled
+
+    def __enter__(self) -> Self:
+        self.active.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *told: object) -> None:
+        super().__exit__(*told)
+        self.active.pop()
+        if not self.active:
+            self._weights.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function with its arguments cast."""
+        kwargs = kwargs or {}
+        if not self.enabled or self.active[-1] is not self:
+            return func(*args, **kwargs)
+        name = func.__name__.strip("_") if func.__name__.startswith("__") else func.__name__
+        if name in LOWER:
+            args, kwargs = _mapped(self.lowered, args, kwargs)
+        elif name in FLOAT32:
+            args, kwargs = _mapped(_raised, args, kwargs)
+        elif name in FLOAT32_OUTPUT and _eligible(args[0]) and not _dtype_given(args, kwargs):
+            if name in HALF_TO_FLOAT and args[0].dtype == torch.float16:
+                return HALF_TO_FLOAT[name](args[0], _dim(args, kwargs), half_to_float=True)
+            kwargs = {**kwargs, "dtype": torch.float32}
+        elif name in WIDEST and any(_eligible(arg) and arg.dtype == torch.float32 for arg in args):
+            args, kwargs = _mapped(_raised, args, kwargs)
+        return func(*args, **kwargs)
+
+    def lowered(self, value: Any) -> Any:
+        """A tensor in the lower precision; a trained weight's copy is kept until autocast ends.
+
+        Such a copy passes gradients on whoever asks for it first, a product without gradients too.
+        """
+        if not _eligible(value) or value.dtype == self.dtype:
+            return value
+        if value.dtype != torch.float32 or not (value.requires_grad and value.is_leaf) or value._is_view():
+            return value.to(self.dtype)
+        if id(value) not in self._weights:
+            with _recording():
+                self._weights[id(value)] = value, value.to(self.dtype)
+        return self._weights[id(value)][1]
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Record for the backward pass, below where autograd has left off too: in a kernel that is written out."""
+    include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
+        exclude = exclude.remove(key)
+    with torch.enable_grad(), torch._C._ForceDispatchKeyGuard(include, exclude):
+        yield
+
+
+def _eligible(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+
+
+def _raised(value: Any) -> Any:
+    return value.to(torch.float32) if _eligible(value) else value
+
+
+def _mapped(cast: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and keywords cast from the last to the first; a list's items in order."""
+    given = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
+    return tuple(reversed([tree_map(cast, value) for value in reversed(args)])), given
+
+
+def _dtype_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("dtype") is not None or any(isinstance(arg, torch.dtype) for arg in args)
+
+
+def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    return int(kwargs["dim"] if "dim" in kwargs else args[1])
+
+
+def current() -> Autocast | None:
+    """The autocast that decides now, if one does."""
+    return Autocast.active[-1] if Autocast.active and Autocast.active[-1].enabled else None
+
+
+def lowered(*values: Any) -> tuple[Any, ...]:
+    """Tensors as an operation in the list of lower precision gets them."""
+    mode = current()
+    return values if mode is None else _mapped(mode.lowered, values, {})[0]
+
+
+def off() -> AbstractContextManager[Any]:
+    """No casts: what an operation in the lists runs of others is not cast again."""
+    mode = current()
+    return nullcontext() if mode is None else Autocast(mode.dtype, enabled=False)
+
+
+_on_real_device = torch.autocast
+_is_enabled, _is_available, _dtype = (
+    torch.is_autocast_enabled,
+    torch.amp.is_autocast_available,
+    torch.get_autocast_dtype,
+)
+
+
+def autocast(
+    device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
+) -> AbstractContextManager[Any]:
+    """What `torch.autocast` gives, for the meta device too."""
+    if device_type != "meta":
+        return _on_real_device(device_type, dtype, enabled, cache_enabled)
+    if not Autocast.active and not enabled:
+        return nullcontext()
+    return Autocast(dtype or get_autocast_dtype("meta"), enabled=enabled)
+
+
+def maybe_autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
+    """What transformers.utils.generic.maybe_autocast gives, for the meta device too."""
+    return autocast(device_type, *args, **kwargs)
+
+
+def is_autocast_enabled(device_type: str | None = None) -> bool:
+    """Whether autocast is on; asked of no device, of CUDA, which stands for meta here."""
+    if device_type in (None, "cuda", "meta"):
+        return current() is not None
+    return _is_enabled(device_type)
+
+
+def is_autocast_available(device_type: str) -> bool:
+    """Whether a device has autocast; checkpointing asks, and goes on in backward as forward was."""
+    return device_type == "meta" or _is_available(device_type)
+
+
+def get_autocast_dtype(device_type: str) -> torch.dtype:
+    """The dtype that autocast lowers to."""
+    if device_type != "meta":
+        return _dtype(device_type)
+    return Autocast.active[-1].dtype if Autocast.active else torch.float16

@@ -1,0 +1,46 @@
+"""Products with 4-bit weights as bitsandbytes runs them for more than a few tokens: dequantise, then multiply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from validation.tracing.emulations.autocast import lowered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+#: Tokens up to which every card multiplies without a dense copy of the weight (`_GEMM_4BIT_CUSTOM_FLOOR_M`).
+FUSED_TOKENS = 4
+
+
+def gemm_4bit(
+    A: Tensor,
+    B: Tensor,
+    shapeB: Sequence[int],
+    absmax: Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: Tensor | None = None,
+    absmax_8bit: Tensor | None = None,
+    absmax_code: Tensor | None = None,
+    absmax_offset: Tensor | None = None,
+) -> Tensor:
+    """A (..., in_features) times the transpose of a 4-bit B (out_features, in_features); under autocast, in its dtype.
+
+    One kernel on every card for up to 4 tokens; for up to 1,536 some cards have it too, here none has.
+
+    References:
+        bitsandbytes/backends/cuda/ops.py, `gemm_4bit`, `_gemm_4bit_use_custom_cuda`, `_dequant_linear_fallback`.
+    """
+    if A.numel() // A.shape[-1] <= FUSED_TOKENS and A.shape[-1] % blocksize == 0:
+        return A.new_empty((*A.shape[:-1], shapeB[0]))
+    if absmax_8bit is not None:
+        absmax_dq = torch.ops.bitsandbytes.dequantize_blockwise(absmax_8bit, absmax, absmax_code, 256, torch.float32)
+        absmax = absmax_dq + absmax_offset
+    B_dq = torch.ops.bitsandbytes.dequantize_4bit(B, absmax, blocksize, quant_type, shapeB, A.dtype)
+    return torch.nn.functional.linear(*lowered(A, B_dq, bias))

@@ -1,0 +1,75 @@
+"""What torch and transformers do otherwise on the meta device than on CUDA, put right while a trace runs."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import bitsandbytes as bnb
+
+from validation.tracing.emulations import autocast, functional, sdpa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FUNCTIONAL = "torch.nn.functional"
+_FLASH = "transformers.modeling_flash_attention_utils"
+_MASKS = "transformers.masking_utils"
+
+#: Fused on CUDA.
+FUSED: dict[str, Any] = {
+    f"{_FUNCTIONAL}.dropout": functional.dropout,
+    f"{_FUNCTIONAL}.mish": functional.mish,
+    f"{_FUNCTIONAL}.softmax": functional.softmax,
+}
+
+#: Questions that transformers asks of values, which the meta device has none of: no packed sequences, and a mask is
+#: passed only where there is padding.
+ANSWERS: dict[str, Any] = {
+    f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
+    f"{_MASKS}.fast_all": lambda _: False,
+    f"{_FLASH}._is_packed_sequence": lambda *_: False,
+    "transformers.modeling_utils.PreTrainedModel.warn_if_padding_and_no_attention_mask": lambda *_: None,
+}
+
+#: The flash_attn package, which is CUDA only.
+FLASH_ATTN: dict[str, Any] = {
+    f"{_FLASH}._lazy_imports": lambda *_, **__: (sdpa.flash_attn_func, sdpa.flash_attn_func, None, None, None),
+    f"{_FLASH}.is_flash_attn_available": lambda *_, **__: True,
+    "transformers.modeling_utils.PreTrainedModel._flash_attn_import_error": lambda *_, **__: None,
+}
+
+AUTOCAST: dict[str, Any] = {
+    "torch.autocast": autocast.autocast,
+    "torch.amp.autocast": autocast.autocast,
+    "torch.amp.is_autocast_available": autocast.is_autocast_available,
+    "torch.is_autocast_enabled": autocast.is_autocast_enabled,
+    "torch.get_autocast_dtype": autocast.get_autocast_dtype,
+}
+
+
+@contextmanager
+def as_on_cuda(*, before_2_14: bool = False) -> Iterator[None]:
+    """Let the meta device allocate as CUDA does while the context lasts.
+
+    bitsandbytes keeps the code book that it made first, on whatever device: a trace makes its own, and leaves none.
+    """
+    attention = {f"{_FUNCTIONAL}.scaled_dot_product_attention": sdpa.Attention(before_2_14=before_2_14)}
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(bnb.functional.name2qmap, clear=True))
+        for name, replacement in (FUSED | ANSWERS | FLASH_ATTN | AUTOCAST | attention).items():
+            stack.enter_context(mock.patch(name, replacement))
+        yield
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Let the model files that are imported by now switch autocast for the meta device too, and show what they make."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch("torch.tensor", functional.tensor))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("transformers.") and hasattr(module, "maybe_autocast"):
+                stack.enter_context(mock.patch.object(module, "maybe_autocast", autocast.maybe_autocast))
+        yield
