@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.plan.nearest_miss import Miss
+    from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.plan import Configuration, DevicePlan, Plan
 
 FIELDS = (*plan_view.NEEDS, *DEVICE)
@@ -99,7 +99,7 @@ def _lines(answer: Plan) -> Iterator[str]:
     yield from (f"- {told}" for told in answer.assumptions)
 
 
-def _row(mark: str, configuration: Configuration | Miss) -> tuple[str, ...]:
+def _row(mark: str, configuration: Configuration | NearestMiss) -> tuple[str, ...]:
     training, estimate = configuration.request.training, configuration.estimate
     assert estimate.fit is not None
     return (
@@ -136,6 +136,6 @@ def _missed(part: DevicePlan) -> Iterator[str]:
             yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare in training."
         else:
             yield f"No single card holds it, {AMONG}."
-        if miss.unhelped is not None:
-            yield f"- {miss.unhelped}"
+        if miss.why_no_shorter_sequence is not None:
+            yield f"- {miss.why_no_shorter_sequence}"
     yield from (f"- {change.sentence}" for change in part.changes)

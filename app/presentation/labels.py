@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
+class ComponentLabel:
     """What a component is called, and what it is; its colour is `--NAME` in the style sheet."""
 
     name: str
@@ -20,19 +20,29 @@ class Words:
     meaning: str
 
 
-COMPONENTS: dict[str, Words] = {
+COMPONENTS: dict[str, ComponentLabel] = {
     words.name: words
     for words in (
-        Words(name="base_weights", label="Base weights", meaning="the model itself, as it is stored"),
-        Words(name="quantization_constants", label="Quantisation constants", meaning="what 4-bit blocks are scaled by"),
-        Words(name="adapter_weights", label="Added weights", meaning="parameters that the method adds"),
-        Words(name="gradients", label="Gradients", meaning="one for each trained parameter"),
-        Words(name="optimizer_states", label="Optimizer states", meaning="what the optimizer remembers of each"),
-        Words(name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"),
-        Words(name="kv_cache", label="Cached keys and values", meaning="of every token before, in every layer"),
-        Words(name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"),
-        Words(name="workspace", label="Workspace", meaning="temporaries of what runs at that moment"),
-        Words(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),
+        ComponentLabel(name="base_weights", label="Base weights", meaning="the model itself, as it is stored"),
+        ComponentLabel(
+            name="quantization_constants", label="Quantisation constants", meaning="what 4-bit blocks are scaled by"
+        ),
+        ComponentLabel(name="adapter_weights", label="Added weights", meaning="parameters that the method adds"),
+        ComponentLabel(name="gradients", label="Gradients", meaning="one for each trained parameter"),
+        ComponentLabel(
+            name="optimizer_states", label="Optimizer states", meaning="what the optimizer remembers of each"
+        ),
+        ComponentLabel(
+            name="activations", label="Activations", meaning="kept from the forward pass for the backward pass"
+        ),
+        ComponentLabel(
+            name="kv_cache", label="Cached keys and values", meaning="of every token before, in every layer"
+        ),
+        ComponentLabel(
+            name="logits_and_loss", label="Logits and loss", meaning="a score for each token of the vocabulary"
+        ),
+        ComponentLabel(name="workspace", label="Workspace", meaning="temporaries of what runs at that moment"),
+        ComponentLabel(name="overhead", label="Beyond the tensors", meaning="allocator, CUDA libraries and context"),
     )
 }
 
@@ -43,7 +53,7 @@ PHASES = {"forward": "forward pass", "backward": "backward pass", "optimizer_ste
 class Part:
     """A component's share of what a card must hold."""
 
-    words: Words
+    words: ComponentLabel
     bytes: int
 
 

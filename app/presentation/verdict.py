@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.presentation.format import size
-from app.presentation.labels import COMPONENTS, PHASES, Part, Words, parts
+from app.presentation.labels import COMPONENTS, PHASES, ComponentLabel, Part, parts
 from calculator.devices import Verdict
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ GAUGE = 1000
 class Segment:
     """A piece of the gauge, from `x` on, `width` wide."""
 
-    words: Words
+    words: ComponentLabel
     bytes: int
     x: float
     width: float

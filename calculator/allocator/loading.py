@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.inputs.training import Training
-    from calculator.resident.per_parameter import Staying
-    from calculator.resident.tensors import Stored
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
 
 
-def spelled(staying: Iterable[Staying]) -> list[Stored]:
+def spelled(staying: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     """Every tensor by itself, layer by layer; `count` still says how many share its name."""
-    told: list[Stored] = []
+    told: list[ResidentTensor] = []
     for (count, _), run in groupby(tensors(staying), lambda tensor: (tensor.count, "*" in tensor.name)):
         told += list(run) * count
     return told
@@ -34,7 +34,7 @@ class Loading:
 
     __slots__ = ("events", "read", "sizes", "training")
 
-    def __init__(self, state: tuple[Stored, ...], training: Training) -> None:
+    def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
         self.training = training
         self.sizes: list[int] = []
         self.events: list[int] = []
@@ -42,13 +42,13 @@ class Loading:
         self.read: dict[str, list[int]] = {}
         base = [tensor for tensor in state if tensor.base]
         self._free(self._new(sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)))
-        by_name: list[Stored] = sorted(base, key=lambda tensor: tensor.name.split("."))
+        by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
         self._read(spelled(by_name))
         self._recast(spelled(base))
         for tensor in spelled(tensor for tensor in state if not tensor.base):
             self._new(_size(tensor))
 
-    def _read(self, base: list[Stored]) -> None:
+    def _read(self, base: list[ResidentTensor]) -> None:
         """Weights by name; the dense form of a quantised one goes when its constants are made."""
         dense: list[int] = []
         for tensor in base:
@@ -64,14 +64,14 @@ class Loading:
                 dense.append(self._new(_size(tensor) * ITEMSIZE["float32"]))
         self._free(*dense)
 
-    def _recast(self, base: list[Stored]) -> None:
+    def _recast(self, base: list[ResidentTensor]) -> None:
         """What a prepared model holds in float32 was read in half precision."""
         for tensor in base:
             if tensor.parameters and not _packed(tensor) and tensor.dtype != self.training.dtype:
                 self._new(_size(tensor))
                 self._free(self.read[tensor.name].pop(0))
 
-    def _as_read(self, tensor: Stored) -> int:
+    def _as_read(self, tensor: ResidentTensor) -> int:
         """A parameter's bytes in the checkpoint's dtype, or half a byte an element where it is to be quantised."""
         return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
 
@@ -84,10 +84,10 @@ class Loading:
         self.events += (~row for row in rows)
 
 
-def _size(tensor: Stored) -> int:
+def _size(tensor: ResidentTensor) -> int:
     return tensor.bytes // tensor.count
 
 
-def _packed(tensor: Stored) -> bool:
+def _packed(tensor: ResidentTensor) -> bool:
     """Whether it is a matrix in 4 bits."""
     return tensor.parameters > 0 and tensor.dtype == "uint8"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import Block, CachingAllocator, Pool
 from calculator.allocator.loading import Loading, spelled
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import stored
+from calculator.resident.tensors import resident_tensors
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.unrolled import Events, events
 
@@ -119,7 +119,7 @@ class Run:
         self.allocator = allocator
         self.training = training
         self.workspaces = workspaces
-        self.state = stored(Treated(model, method, training))
+        self.state = resident_tensors(PreparedModel(model, method, training))
         self.optimizer = OPTIMIZERS[training.optimizer]
         alone = replace(training, gradient_accumulation_steps=1)
         self.first = Batch(allocator, events(model, method, alone))
@@ -162,7 +162,7 @@ class Run:
         if self.steps == 0:
             for state in spelled(optimizer_states(self.state, self.optimizer)):
                 self._take(state.bytes // state.count)
-        learning = tuple(tensor for tensor in self.state if tensor.learns)
+        learning = tuple(tensor for tensor in self.state if tensor.gets_gradient)
         made = spelled(temporaries(learning, self.optimizer, self.training.max_grad_norm))
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 

@@ -21,7 +21,7 @@ from calculator.allocator.caching_allocator import (
 )
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.sourced import Sourced
-from calculator.engine.counts_by_size import most_alive
+from calculator.engine.counts_by_size import peak_counts
 from calculator.engine.lifetimes import by_size
 from calculator.resident.per_parameter import sizes
 from calculator.training_step import first_layer_bound
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.recording import Recording
     from calculator.inputs.training import Training
-    from calculator.resident.tensors import Stored
+    from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.step import TrainingStep
 
 #: How far the rule lies beside the replay: in half of 1,000 random plans it is above by more than this, and but for one
@@ -65,12 +65,12 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
 
-def of_passes(state: Iterable[Stored], passes: Iterable[Recording], workspace: int) -> int:
+def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
     """The same for a served model: what stays, and the blocks of the pass that needs most, bytes."""
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     stays = Counter(sizes(tensor for tensor in state if not tensor.base))
     stays[workspace] += 1
-    return loaded + _in_segments(stays) + max(_in_segments(most_alive(each)) for each in passes)
+    return loaded + _in_segments(stays) + max(_in_segments(peak_counts(each)) for each in passes)
 
 
 def whole_segments(size: int) -> int:
@@ -96,7 +96,7 @@ def _in_segments(counts: Mapping[int, int]) -> int:
     return total + whole_segments(small)
 
 
-def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
+def _read_and_dropped(state: tuple[ResidentTensor, ...], training: Training) -> int:
     """Weights that were read in half precision and are kept in float32: their first places stay with the allocator."""
     half = ITEMSIZE[training.dtype]
     return sum(
@@ -108,12 +108,12 @@ def _read_and_dropped(state: tuple[Stored, ...], training: Training) -> int:
 
 def _left_by_layers(step: TrainingStep) -> int:
     """What the layers leave alive for the backward pass."""
-    level, marks, first = step.recording.level, step.marks, step.recording.first
+    curve, marks, first = step.recording.curve, step.marks, step.recording.first
     start, end = marks["layer 0 forward"], marks[f"layer {len(step.run.repetition.numbers)} forward"]
     if first is not None:
         start = first.start
-    copied = sum(w.copies * g for w, g in zip(level.windows, level.growth, strict=True) if w.start < end)
-    return level.gained(start, end) + copied
+    copied = sum(w.copies * g for w, g in zip(curve.windows, curve.growth, strict=True) if w.start < end)
+    return curve.gained(start, end) + copied
 
 
 def _in_steps(step: TrainingStep) -> dict[int, int]:
@@ -132,4 +132,4 @@ def _most_in(step: TrainingStep) -> dict[int, int]:
     carried, until = by_size(step.carried), step.marks["backward"]
     beside = [(0, size, count) for size, count in carried.items()]
     beside += [(until, size, -count) for size, count in carried.items()]
-    return most_alive(step.recording, step.held.temporaries, beside)
+    return peak_counts(step.recording, step.held.temporaries, beside)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.engine.recording import Recording
-    from calculator.resident.per_parameter import Staying
+    from calculator.resident.per_parameter import ResidentTensors
 
 #: From a position on, storages of a size: how many more.
 Told = tuple[int, int, int]
@@ -20,7 +20,9 @@ Told = tuple[int, int, int]
 Counts = dict[int, tuple[int, int]]
 
 
-def most_alive(recording: Recording, last: Sequence[Staying] = (), beside: Iterable[Told] = ()) -> dict[int, int]:
+def peak_counts(
+    recording: Recording, last: Sequence[ResidentTensors] = (), beside: Iterable[Told] = ()
+) -> dict[int, int]:
     """Of each size, the most that are alive at once during a step.
 
     `last` is made at its end; `beside` comes on top of what the recording tells.

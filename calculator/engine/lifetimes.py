@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
 
 
 class Lifetimes:
@@ -24,7 +24,7 @@ class Lifetimes:
 
     __slots__ = ("counted", "ends", "events", "known", "rows", "sized", "sizes")
 
-    def __init__(self, events: list[int], rows: Sequence[Born], sized: Sequence[int] = ()) -> None:
+    def __init__(self, events: list[int], rows: Sequence[Allocation], sized: Sequence[int] = ()) -> None:
         self.events = events
         self.rows = rows
         self.ends = _ended(events, len(rows))
@@ -33,7 +33,7 @@ class Lifetimes:
         self.sizes: Sequence[int] = ()
         self.sized = sized
 
-    def of(self, rows: Sequence[Born], sizes: Sequence[int]) -> Lifetimes:
+    def of(self, rows: Sequence[Allocation], sizes: Sequence[int]) -> Lifetimes:
         """The same of other rows to which the same happened, and their sizes."""
         other = copy(self)
         other.rows, other.sizes = rows, sizes
@@ -82,11 +82,11 @@ class Lifetimes:
         ends = self.ends
         return [row for row in rows if start <= ends[row] < end]
 
-    def kinds(self, rows: Iterable[int]) -> Counter[Born]:
+    def kinds(self, rows: Iterable[int]) -> Counter[Allocation]:
         """How many rows of each kind."""
         return Counter(map(self.rows.__getitem__, rows))
 
-    def alive(self, position: int) -> list[Born]:
+    def alive(self, position: int) -> list[Allocation]:
         """The storages alive at a position, in the order of their births."""
         known, ends = self.known, self.ends
         if (position,) not in known:
@@ -103,7 +103,7 @@ def _ended(events: Sequence[int], rows: int) -> list[int]:
     return ends
 
 
-def by_size(kinds: Mapping[Born, int]) -> dict[int, int]:
+def by_size(kinds: Mapping[Allocation, int]) -> dict[int, int]:
     """How many storages of each size there are among kinds."""
     sizes: dict[int, int] = {}
     for born, count in kinds.items():

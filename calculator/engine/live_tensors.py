@@ -10,28 +10,28 @@ from calculator.common.names import ComponentName
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from calculator.engine.tape import Born
-    from calculator.resident.per_parameter import Staying
+    from calculator.engine.tape import Allocation
+    from calculator.resident.per_parameter import ResidentTensors
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
 #: Kinds of storages, and how many of each; fewer than none where copies free what an interpreted layer keeps.
-Counted = list[tuple["Born", int]]
+Counted = list[tuple["Allocation", int]]
 
 
-class Alive:
+class LiveTensors:
     """Tensors that stay, and the step's own storages: one by one, and by kind; `born` are all kinds, in their order."""
 
-    __slots__ = ("born", "counted", "single", "stored")
+    __slots__ = ("born", "counted", "resident_tensors", "single")
 
     def __init__(
         self,
-        stored: Sequence[Staying],
-        single: Iterable[Born] = (),
+        resident_tensors: Sequence[ResidentTensors],
+        single: Iterable[Allocation] = (),
         counted: Counted | None = None,
-        born: Iterable[Born] = (),
+        born: Iterable[Allocation] = (),
     ) -> None:
-        self.stored = stored
+        self.resident_tensors = resident_tensors
         self.single = list(single)
         self.counted = counted or []
         self.born = born
@@ -39,7 +39,7 @@ class Alive:
     def by_component(self) -> dict[ComponentName, int]:
         """Bytes, folded without a row being made."""
         totals = dict.fromkeys(COMPONENTS, 0)
-        for tensor in self.stored:
+        for tensor in self.resident_tensors:
             totals[tensor.component] += tensor.bytes
         for born in self.single:
             totals[born[3]] += born[4]
@@ -47,7 +47,7 @@ class Alive:
             totals[born[3]] += born[4] * count
         return totals
 
-    def kinds(self) -> Counter[Born]:
+    def kinds(self) -> Counter[Allocation]:
         """How many of each kind of the step's own storages there are, in the order of their births."""
         kinds = Counter(dict.fromkeys(self.born, 0))
         kinds.update(self.single)

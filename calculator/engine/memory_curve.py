@@ -31,7 +31,7 @@ class Moment(NamedTuple):
     repeats: tuple[int, ...]
 
 
-class Level:
+class MemoryCurve:
     """The bytes of one recording, and of no storage in particular.
 
     `changes`: what each event adds, without copies. `growth`: what a copy adds, by window. `drops`: what is freed for

@@ -1,7 +1,7 @@
 """A tape with its repeated layers counted: how many bytes are alive at each event, and which.
 
 A layer that stands for `copies` more of its kind is interpreted once; what each copy adds in the forward and in the
-backward pass is found here, and how much is alive with them all in `level`. What a copy gained and the code after the
+backward pass is found here, and how much is alive with them all in `curve`. What a copy gained and the code after the
 layers frees (a cache) is freed for all copies there.
 """
 
@@ -11,8 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.lifetimes import by_size
-from calculator.engine.live_tensors import Alive
-from calculator.engine.memory_curve import Level
+from calculator.engine.live_tensors import LiveTensors
+from calculator.engine.memory_curve import MemoryCurve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.live_tensors import Counted
     from calculator.engine.memory_curve import Moment, Window
-    from calculator.engine.tape import Born, Tape
-    from calculator.resident.per_parameter import Staying
+    from calculator.engine.tape import Allocation, Tape
+    from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.first_layer import FirstLayer
 
 
@@ -38,13 +38,13 @@ class Recording:
 
     __slots__ = (
         "changes",
+        "curve",
         "dropped",
         "first",
         "gained",
         "handed_on",
         "late",
         "left",
-        "level",
         "lives",
         "net",
         "shared",
@@ -84,9 +84,9 @@ class Recording:
         growth = tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes])
         self.late = self._late(growth)
         drops = tuple([(at, copies * born[4]) for at, copies, born in self.dropped])
-        self.level = Level(self._delayed(), self.windows, growth, drops)
+        self.curve = MemoryCurve(self._delayed(), self.windows, growth, drops)
 
-    def _kept(self) -> Counter[Born]:
+    def _kept(self) -> Counter[Allocation]:
         """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
 
         The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
@@ -101,14 +101,14 @@ class Recording:
         both = lives.kinds(by_this) & lives.kinds(after)
         return left - both if both else left
 
-    def _gain(self, place: int) -> Counter[Born]:
+    def _gain(self, place: int) -> Counter[Allocation]:
         """What one copy adds; tables that all layers share are freed once, not by every copy."""
         window, lives = self.windows[place], self.lives
         gained = self._left_in(place)
         gained.subtract(lives.kinds(lives.taken(self.shared, window.start, window.end)))
         return gained
 
-    def _left_in(self, place: int) -> Counter[Born]:
+    def _left_in(self, place: int) -> Counter[Allocation]:
         """What a window leaves alive of what is born in it, less the input that it lets go."""
         left = self.lives.kinds(self.left[place])
         if self.handed_on is not None and self._hands_on_in(place):
@@ -126,7 +126,7 @@ class Recording:
         """Where the backward pass through the repeated layers begins."""
         return self.windows[1].start if len(self.windows) > 1 else self.lives.end
 
-    def _drops(self) -> Iterator[tuple[int, int, Born]]:
+    def _drops(self) -> Iterator[tuple[int, int, Allocation]]:
         """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
 
         Between the passes that is what is freed both of the window's own period and of the one before it: a copy in
@@ -140,8 +140,8 @@ class Recording:
                 yield from self._dropped(self.gained[place], here, window, last=last)
 
     def _dropped(
-        self, gained: Counter[Born], here: list[int], window: Window, *, last: bool
-    ) -> Iterator[tuple[int, int, Born]]:
+        self, gained: Counter[Allocation], here: list[int], window: Window, *, last: bool
+    ) -> Iterator[tuple[int, int, Allocation]]:
         """The frees of rows, each kind as often as a copy gained it."""
         lives = self.lives
         if last:
@@ -164,7 +164,9 @@ class Recording:
         kinds = {told[row] for row in before}
         return [row for row in here if told[row] not in kinds and row != self.handed_on]
 
-    def alive(self, moment: Moment, stored: Sequence[Staying] = (), left: Counter[Born] | None = None) -> Alive:
+    def alive(
+        self, moment: Moment, resident_tensors: Sequence[ResidentTensors] = (), left: Counter[Allocation] | None = None
+    ) -> LiveTensors:
         """What is alive at a moment, beside tensors that stay and what is left of the step before."""
         counted: Counted = []
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
@@ -174,19 +176,19 @@ class Recording:
             counted += left.items()
         ends, rows = self.lives.ends, self.tape.rows
         counted += [(rows[row], 1) for row in self.late if ends[row] < moment.event < self.windows[1].end]
-        return Alive(stored, self.lives.alive(moment.event), counted, self._in_order())
+        return LiveTensors(resident_tensors, self.lives.alive(moment.event), counted, self._in_order())
 
-    def _in_order(self) -> list[Born]:
+    def _in_order(self) -> list[Allocation]:
         """All kinds in the order of their births, where the first layer's are those of the layer that is run."""
         rows = self.tape.rows
         return rows if self.first is None else [*rows[: self.first.row], *rows[self.first.row + 1 :]]
 
-    def at_the_end(self) -> Counter[Born]:
+    def at_the_end(self) -> Counter[Allocation]:
         """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
         single = [born for born in self.lives.alive(self.lives.end) if born[3] != "gradients"]
         counted = [(born, count * copies) for born, count in self.stays.items() if count and born[3] != "gradients"]
-        return Alive((), single, counted).kinds()
+        return LiveTensors((), single, counted).kinds()
 
     def _late(self, growth: tuple[int, ...]) -> list[int]:
         """Tables that the repeated layers alone keep and the last of them lets go: copies before it still have them.
@@ -210,18 +212,18 @@ class Recording:
             changes[self.windows[1].end - 1] -= size
         return changes
 
-    def _stays(self) -> Counter[Born]:
+    def _stays(self) -> Counter[Allocation]:
         stays = Counter(self.net)
         stays.subtract([born for _, _, born in self.dropped])
         return stays
 
 
-def _unreplaced(gained: list[Counter[Born]]) -> Counter[Born]:
+def _unreplaced(gained: list[Counter[Allocation]]) -> Counter[Allocation]:
     """Take out gains that are in the place of what no copy gained: a gradient goes on in another of its shape.
 
     Returns what a copy adds in all windows together.
     """
-    held: Counter[Born] = Counter()
+    held: Counter[Allocation] = Counter()
     for own in gained:
         held.update(own)
         for lost in [born for born, count in held.items() if count < 0]:

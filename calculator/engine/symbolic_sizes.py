@@ -35,13 +35,13 @@ class Formulas:
         self.decided: set[int] = set()
         self.known: dict[object, int] = {}
 
-    def opened(self, size: int) -> Open:
+    def opened(self, size: int) -> SymInt:
         """A size that is left open, before any other number has its place."""
-        return Open(self, self._put(size), None)
+        return SymInt(self, self._put(size), None)
 
     def place(self, number: int) -> int:
         """Where a number is."""
-        if isinstance(number, Open):
+        if isinstance(number, SymInt):
             return number.place
         if number not in self.known:
             self.known[number] = self._put(number)
@@ -87,7 +87,7 @@ class Formulas:
         return len(self.values) - 1
 
 
-class Open(Dim):
+class SymInt(Dim):
     """A dimension whose size is left open, or worked out of such sizes.
 
     Sums, differences, products, whole quotients and remainders are worked out again for other sizes, and comparisons
@@ -112,9 +112,9 @@ class Open(Dim):
         own = self.at(self.formulas.values)
         return own.name if isinstance(own, Dim) else f"{own:,}"
 
-    def called(self, name: str) -> Open:
+    def called(self, name: str) -> SymInt:
         """The same size by another name."""
-        return Open(self.formulas, self.place, name)
+        return SymInt(self.formulas, self.place, name)
 
     def at(self, values: Sequence[int]) -> int:
         """The dimension where these are the formulas' numbers."""
@@ -125,13 +125,13 @@ class Open(Dim):
     def _named(self, values: Sequence[int]) -> str:
         assert isinstance(self.told, tuple)
         sign, *parts = self.told
-        left, right = (part.at(values) if isinstance(part, Open) else part for part in parts)
+        left, right = (part.at(values) if isinstance(part, SymInt) else part for part in parts)
         return Dim(0, (sign, left, right)).name
 
-    def by(self, function: Function, sign: str, left: int, right: int) -> Open:
+    def by(self, function: Function, sign: str, left: int, right: int) -> SymInt:
         """What a function makes of two numbers, this one among them; a sign between their names is its own."""
         told = (sign, left, right) if sign and (_is_named(left) or _is_named(right)) else None
-        return Open(self.formulas, self.formulas.applied(function, left, right), told)
+        return SymInt(self.formulas, self.formulas.applied(function, left, right), told)
 
     def decides(self, function: Function, other: int) -> bool:
         """A comparison, which must come out the same for other sizes."""
@@ -141,10 +141,10 @@ class Open(Dim):
         """Have the size decide something: it must be the same."""
         return self.formulas.fix(self.place)
 
-    def __pos__(self) -> Open:
-        return Open(self.formulas, self.place, None)
+    def __pos__(self) -> SymInt:
+        return SymInt(self.formulas, self.place, None)
 
-    def __neg__(self) -> Open:
+    def __neg__(self) -> SymInt:
         return self.by(sub, "", 0, self)
 
     def __bool__(self) -> bool:
@@ -152,44 +152,44 @@ class Open(Dim):
 
 
 def _is_named(size: int) -> bool:
-    return size.told is not None if isinstance(size, Open) else isinstance(size, Dim)
+    return size.told is not None if isinstance(size, SymInt) else isinstance(size, Dim)
 
 
-def _working_out(function: Function, sign: str) -> tuple[Callable[[Open, Any], Any], Callable[[Open, Any], Any]]:
+def _working_out(function: Function, sign: str) -> tuple[Callable[[SymInt, Any], Any], Callable[[SymInt, Any], Any]]:
     """A method for an operator where the open size is on its left, and one where it is on its right."""
 
-    def left(self: Open, other: Any) -> Any:
+    def left(self: SymInt, other: Any) -> Any:
         return self.by(function, sign, self, other) if isinstance(other, int) else function(self.fix(), other)
 
-    def right(self: Open, other: Any) -> Any:
+    def right(self: SymInt, other: Any) -> Any:
         return self.by(function, sign, other, self) if isinstance(other, int) else function(other, self.fix())
 
     return left, right
 
 
-def _deciding(function: Function) -> Callable[[Open, Any], Any]:
-    def compared(self: Open, other: Any) -> Any:
+def _deciding(function: Function) -> Callable[[SymInt, Any], Any]:
+    def compared(self: SymInt, other: Any) -> Any:
         return self.decides(function, other) if isinstance(other, int) else function(self.fix(), other)
 
     return compared
 
 
 def _fixing(name: str) -> Callable[..., Any]:
-    def asked(self: Open, *others: Any) -> Any:
-        return getattr(self.fix(), name)(*[other.fix() if isinstance(other, Open) else other for other in others])
+    def asked(self: SymInt, *others: Any) -> Any:
+        return getattr(self.fix(), name)(*[other.fix() if isinstance(other, SymInt) else other for other in others])
 
     return asked
 
 
 for _function, _sign in ((add, "+"), (sub, ""), (mul, "×"), (floordiv, ""), (mod, "")):
     _left, _right = _working_out(_function, _sign)
-    setattr(Open, f"__{_function.__name__}__", _left)
-    setattr(Open, f"__r{_function.__name__}__", _right)
+    setattr(SymInt, f"__{_function.__name__}__", _left)
+    setattr(SymInt, f"__r{_function.__name__}__", _right)
 for _function in (eq, ne, lt, le, gt, ge):
-    setattr(Open, f"__{_function.__name__}__", _deciding(_function))
+    setattr(SymInt, f"__{_function.__name__}__", _deciding(_function))
 
 #: What asks nothing of an int's value, or makes a new one.
 _ASKING_NOTHING = {"__new__", "__getattribute__", "__getnewargs__", "__sizeof__", "from_bytes"}
-for _name in {*vars(int)} - {*vars(Open), *_ASKING_NOTHING}:
+for _name in {*vars(int)} - {*vars(SymInt), *_ASKING_NOTHING}:
     if callable(getattr(int, _name)):
-        setattr(Open, _name, _fixing(_name))
+        setattr(SymInt, _name, _fixing(_name))

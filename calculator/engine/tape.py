@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Edge = tuple["Node", int, "Shape", DType]
 
 #: One kind of storage: where it was born, its shape, dtype and component, and its rounded bytes.
-Born = tuple[str, "Shape", DType, "ComponentName", int]
+Allocation = tuple[str, "Shape", DType, "ComponentName", int]
 
 
 class Frame(Protocol):
@@ -72,7 +72,7 @@ class Tape:
 
     def __init__(self, *, trains: bool = True) -> None:
         self.trains = trains
-        self.rows: list[Born] = []
+        self.rows: list[Allocation] = []
         self.events: list[int] = []
         self.frames: list[Frame] = []
         self.marks: list[tuple[int, str]] = []

@@ -21,8 +21,8 @@ from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
 from calculator.layers.kernels import Kernels
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import Stored, stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def model_summary(model: Model) -> ModelSummary:
     return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
 
 
-def parameter_counts(state: tuple[Stored, ...]) -> ParameterCounts:
+def parameter_counts(state: tuple[ResidentTensor, ...]) -> ParameterCounts:
     """Parameters of the base, added, trained and in all; quantised ones count as the numbers they stand for."""
     base = sum(s.parameters * s.count for s in state if s.base)
     added = sum(s.parameters * s.count for s in state if not s.base)
@@ -186,7 +186,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         summary, counts, quantized = _bare(request)
     else:
         model = model_of(request.model)
-        state = stored(Treated(model, request.method, request.training))
+        state = resident_tensors(PreparedModel(model, request.method, request.training))
         request.method.check(model, request.training)
         summary, counts = model_summary(model), parameter_counts(state)
         quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
-    from calculator.engine.live_tensors import Alive
+    from calculator.engine.live_tensors import LiveTensors
 
 #: Where each component's rows come from.
 SOURCES: dict[ComponentName, str] = {
@@ -36,7 +36,7 @@ SOURCES: dict[ComponentName, str] = {
 AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
 
 
-def rows(alive: Alive) -> dict[ComponentName, tuple[Row, ...]]:
+def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak, by component, the largest first."""
     found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(alive):
@@ -50,13 +50,13 @@ def rows(alive: Alive) -> dict[ComponentName, tuple[Row, ...]]:
 _SIZE = attrgetter("bytes")
 
 
-def _storages(alive: Alive) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
-    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in tensors(alive.stored)]
+def _storages(alive: LiveTensors) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
+    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in tensors(alive.resident_tensors)]
     born = [(*born[:4], count, born[4] * count) for born, count in alive.kinds().items()]
     return told + born
 
 
-def components(alive: Alive) -> tuple[Component, ...]:
+def components(alive: LiveTensors) -> tuple[Component, ...]:
     """The peak by component; those that are empty there are left out. Their rows are made when one is read."""
     ledger = Deferred(partial(rows, alive))
     return tuple(

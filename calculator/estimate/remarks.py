@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.devices import Fit
     from calculator.estimate.request import Request
-    from calculator.resident.tensors import Stored
+    from calculator.resident.tensors import ResidentTensor
 
 #: How far peaks were from traced training steps (tests/calculator/estimate/test_traced_cases.py holds this sentence).
 ACCURACY = (
@@ -73,7 +73,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     return tuple(told)
 
 
-def warnings(request: Request, model: Model, state: Iterable[Stored] = ()) -> tuple[str, ...]:
+def warnings(request: Request, model: Model, state: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
     """Risks worth knowing; `state` is what stays of the model under its method."""
     told = _passed_by(state) if model.idle else []
     if isinstance(request.method, Prefix | Prompt) and request.training.adapter_dtype == "model":
@@ -108,9 +108,9 @@ def not_quantised(model: Model) -> list[str]:
     return told
 
 
-def _passed_by(state: Iterable[Stored]) -> list[str]:
+def _passed_by(state: Iterable[ResidentTensor]) -> list[str]:
     """What is trained and no gradient comes to."""
-    count = sum(each.parameters * each.count for each in state if each.trained and not each.reached)
+    count = sum(each.parameters * each.count for each in state if each.trained and not each.in_graph)
     if not count:
         return []
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.size_settings import others
-from calculator.training_step.resident_state import Held
+from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.symbolic_trace import Series
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SeriesCache:
         self.reference: ModelReference | None = None
         self.model: Model | None = None
         self.key: object = None
-        self.held: Held | None = None
+        self.held: ResidentState | None = None
         self.series = Series()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
@@ -40,9 +40,9 @@ class SeriesCache:
             self.model, self.reference = build(reference), reference
         return self.model
 
-    def held_by(self, model: Model, method: Method, training: Training) -> Held:
+    def held_by(self, model: Model, method: Method, training: Training) -> ResidentState:
         """What a plan holds: the micro-batch and its length have no part in it."""
         key = (id(model), method, others(training))
         if self.held is None or key != self.key:
-            self.held, self.key = Held(model, method, training), key
+            self.held, self.key = ResidentState(model, method, training), key
         return self.held

@@ -11,7 +11,7 @@ from calculator.estimate.answer import Moment
 
 if TYPE_CHECKING:
     from calculator.common.names import PhaseName
-    from calculator.engine.memory_curve import Level, Window
+    from calculator.engine.memory_curve import MemoryCurve, Window
     from calculator.training_step.step import Peak, TrainingStep
 
 #: A stretch of the tape: its first and last event.
@@ -28,15 +28,15 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tup
 
 def _of_layers(step: TrainingStep, throughout: tuple[int, int], last: tuple[str, int]) -> tuple[Moment, ...]:
     whole = step.whole
-    return _told(whole.recording.level, whole.marks, whole.layers, throughout, last)
+    return _told(whole.recording.curve, whole.marks, whole.layers, throughout, last)
 
 
 def _told(
-    level: Level, marks: dict[str, int], layers: int, throughout: tuple[int, int], last: tuple[str, int]
+    curve: MemoryCurve, marks: dict[str, int], layers: int, throughout: tuple[int, int], last: tuple[str, int]
 ) -> tuple[Moment, ...]:
     first = "embeddings" if "layer 0 backward" in marks else "layer 0"
-    ahead = _line(level, throughout[0], _stretches(marks, "forward", "backward"))
-    back = _line(level, throughout[1], _stretches(marks, "backward", "end"))
+    ahead = _line(curve, throughout[0], _stretches(marks, "forward", "backward"))
+    back = _line(curve, throughout[1], _stretches(marks, "backward", "end"))
     return (
         *_moments("forward", ahead, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", back, ("loss and head", first), range(layers - 1, -1, -1)),
@@ -53,23 +53,23 @@ def _stretches(marks: dict[str, int], phase: str, end: str) -> list[Stretch]:
     return list(pairwise(cuts))
 
 
-def _line(level: Level, throughout: int, stretches: list[Stretch]) -> list[int]:
+def _line(curve: MemoryCurve, throughout: int, stretches: list[Stretch]) -> list[int]:
     """The most bytes in each stretch."""
-    window = level.window_in(stretches[0][0], stretches[-1][1])
+    window = curve.window_in(stretches[0][0], stretches[-1][1])
     repeated = [s for s in stretches if window is not None and window.start <= s[0] and s[1] <= window.end]
     line: list[int] = []
     for stretch in stretches:
         if stretch not in repeated or window is None:
-            line.append(throughout + level.peak(*stretch).bytes)
+            line.append(throughout + curve.peak(*stretch).bytes)
         elif stretch == repeated[0]:
-            line += _copies(level, repeated, window, throughout)
+            line += _copies(curve, repeated, window, throughout)
     return line
 
 
-def _copies(level: Level, repeated: list[Stretch], window: Window, throughout: int) -> list[int]:
+def _copies(curve: MemoryCurve, repeated: list[Stretch], window: Window, throughout: int) -> list[int]:
     """The window's stretches once for each copy: each lies by the window's growth above the one before."""
-    growth = level.growth[level.windows.index(window)]
-    first = [throughout + level.highest(low, high, window, 0) for low, high in repeated]
+    growth = curve.growth[curve.windows.index(window)]
+    first = [throughout + curve.highest(low, high, window, 0) for low, high in repeated]
     return [most + copy * growth for copy in range(window.copies + 1) for most in first]
 
 

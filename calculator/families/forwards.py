@@ -30,9 +30,9 @@ from calculator.families.stablelm import forward as stablelm
 from calculator.families.starcoder2 import forward as starcoder2
 
 if TYPE_CHECKING:
-    from calculator.layers.decoder_forward import Program
+    from calculator.layers.decoder_forward import DecoderForward
 
-PROGRAMS: dict[str, Program] = {
+PROGRAMS: dict[str, DecoderForward] = {
     name: each
     for group in (
         apertus,
@@ -63,7 +63,7 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-def program(model_type: str) -> Program:
+def program(model_type: str) -> DecoderForward:
     """A family's code.
 
     Raises:

@@ -9,15 +9,15 @@ from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
 from calculator.layers import masks
 from calculator.layers.context import stack
-from calculator.resident.tensors import stored
+from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.inference.settings import Serving
     from calculator.layers.cache import Cache
-    from calculator.resident.module_spec import Treated
-    from calculator.resident.tensors import Stored
+    from calculator.resident.module_spec import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
 
 _OPERATIONS = "Kaplan et al. 2020, arXiv 2001.08361, table 1: two for each weight, and attention's two products"
 _READ = "Pope et al. 2022, arXiv 2211.05102, section 2: a token reads every weight and its sequence's cache"
@@ -31,17 +31,17 @@ _NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
 class Costs:
     """The costs of the last token that is generated.
 
-    `treated` is the model with one task, `cache` is the prompt's. `met` is what a token of text meets.
+    `prepared` is the model with one task, `cache` is the prompt's. `met` is what a token of text meets.
     """
 
-    def __init__(self, treated: Treated, serving: Serving, cache: Cache) -> None:
-        self.treated = treated
-        self.model = treated.model
+    def __init__(self, prepared: PreparedModel, serving: Serving, cache: Cache) -> None:
+        self.prepared = prepared
+        self.model = prepared.model
         self.serving = serving
         self.cache = cache
-        self.state = stored(treated)
-        self.met = [tensor for tensor in self.state if tensor.reached]
-        self.virtual = treated.method.virtual_tokens
+        self.state = resident_tensors(prepared)
+        self.met = [tensor for tensor in self.state if tensor.in_graph]
+        self.virtual = prepared.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
     def told(self) -> tuple[Cost, ...]:
@@ -109,7 +109,7 @@ class Costs:
             source=_RESIDENT,
         )
 
-    def _beside(self) -> Iterator[Stored]:
+    def _beside(self) -> Iterator[ResidentTensor]:
         """A task's parameters that a token meets: a saved module's copy stands in for its original."""
         for tensor in self.met:
             looked_up = tensor.name.endswith(_NO_PRODUCT) or tensor.name.startswith("prompt_encoder.")
@@ -139,7 +139,7 @@ class Costs:
         tables = {f"{part.name}.weight" for part in self.model.outer.values() if part.kind == "embedding"} - tied
         return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.met if tensor.name not in tables)
 
-    def _share(self, tensor: Stored) -> float:
+    def _share(self, tensor: ResidentTensor) -> float:
         """How much of a base's tensor a pass reads, 0 to 1."""
         if not tensor.base:
             return 0.0

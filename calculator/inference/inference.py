@@ -22,7 +22,7 @@ from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import Served, served
 from calculator.layers.kernels import Kernels
 from calculator.methods.settings import LowRank
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.router_loss import asked
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ def inference(request: InferenceRequest) -> Inference:
     told = peaks(model, plan, serving, Kernels(flash=card is None or card.has_flash))
     memory, verdict = _memory(request.device, told)
     merge = merging(model, plan, serving) if serving.merged else None
-    treated = Treated(model, plan, serving.training)
+    prepared = PreparedModel(model, plan, serving.training)
     usable = verdict.usable_bytes if verdict is not None else None
     return Inference(
         model=model_summary(model),
         method=request.method,
         serving=serving,
-        parameters=_resident(treated, plan, request),
+        parameters=_resident(prepared, plan, request),
         memory=memory,
-        costs=Costs(treated, serving, told[0].ran.cache).told(),
+        costs=Costs(prepared, serving, told[0].ran.cache).told(),
         merge=merge,
         fit=verdict,
         assumptions=assumptions(request, model, plan, verdict),
@@ -67,11 +67,11 @@ def inference(request: InferenceRequest) -> Inference:
     )
 
 
-def _resident(treated: Treated, plan: Served, request: InferenceRequest) -> Resident:
-    every = state(treated, plan, request.serving)
-    one = state(treated, plan, request.serving.one_task)
+def _resident(prepared: PreparedModel, plan: Served, request: InferenceRequest) -> Resident:
+    every = state(prepared, plan, request.serving)
+    one = state(prepared, plan, request.serving.one_task)
     return Resident(
-        base=treated.model.parameters,
+        base=prepared.model.parameters,
         added_per_task=sum(tensor.parameters * tensor.count for tensor in one if not tensor.base),
         total=sum(tensor.parameters * tensor.count for tensor in every),
     )
@@ -82,7 +82,7 @@ def _memory(device: Device, told: tuple[Peak, ...]) -> tuple[ServingMemory, Fit 
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)
     highest = max(told, key=lambda peak: peak.bytes)
-    reserved = of_passes(highest.stored, [peak.ran.recording for peak in told], workspace.bytes)
+    reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in told], workspace.bytes)
     slack = fragmentation(reserved, highest.bytes + workspace.bytes)
     memory = ServingMemory(
         components=components(highest.alive),

@@ -18,8 +18,8 @@ from calculator.estimate.answer import Row
 from calculator.inference.answer import Merge
 from calculator.methods.settings import LowRank
 from calculator.resident import nf4
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inference.served_method import Served
     from calculator.inference.settings import Serving
-    from calculator.resident.module_spec import Treatment
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
 
 DENSE = "peft, tuners/lora/layer.py, Linear.merge and get_delta_weight"
@@ -48,15 +48,15 @@ def merging(model: Model, served: Served, serving: Serving) -> Merge | None:
     """What merging one task takes at its worst moment; None where the update is not a plain product of two matrices."""
     if not isinstance(served.method, LowRank) or served.method.use_dora:
         return None
-    treated = Treated(model, replace(served, merged=False), serving.training)
-    alive = sum(tensor.bytes for tensor in stored(treated))
+    prepared = PreparedModel(model, replace(served, merged=False), serving.training)
+    alive = sum(tensor.bytes for tensor in resident_tensors(prepared))
     worst: tuple[int, str, tuple[Made, ...], Quantization | None] | None = None
-    for path, module, treatment in _targets(treated):
-        made = tuple(_made(module, treatment))
+    for path, module, module_spec in _targets(prepared):
+        made = tuple(_made(module, module_spec))
         peak = alive + sum(map(_bytes, made))
         if worst is None or peak > worst[0]:
-            worst = (peak, path, made, treatment.quantization)
-        alive -= sum(_bytes((each.name, each.shape, each.dtype)) for each in treatment.added)
+            worst = (peak, path, made, module_spec.quantization)
+        alive -= sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
     assert worst is not None
     peak, path, made, quantization = worst
     source = FOUR_BIT if quantization else DENSE
@@ -69,30 +69,30 @@ def merging(model: Model, served: Served, serving: Serving) -> Merge | None:
     )
 
 
-def _targets(treated: Treated) -> Iterator[tuple[str, Module, Treatment]]:
+def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
     """Every module with an update, in the model's order."""
-    for part in treated.model.parts:
+    for part in prepared.model.parts:
         if not isinstance(part, Stack):
-            treatment = treated.treatment(part.name, part)
-            if treatment.added:
-                yield part.name, part, treatment
+            module_spec = prepared.module_spec(part.name, part)
+            if module_spec.added:
+                yield part.name, part, module_spec
             continue
         for layer in part.layers:
             for module in layer.modules:
                 path = f"{part.name}.*.{module.name}"
-                treatment = treated.treatment(path, module)
-                if treatment.added:
-                    yield path, module, treatment
+                module_spec = prepared.module_spec(path, module)
+                if module_spec.added:
+                    yield path, module, module_spec
 
 
-def _made(module: Module, treatment: Treatment) -> Iterator[Made]:
+def _made(module: Module, module_spec: ModuleSpec) -> Iterator[Made]:
     """What is alive beside the model at a module's worst moment."""
-    shape, own = module.weight.shape, treatment.added[0].dtype
-    if treatment.quantization is None:
+    shape, own = module.weight.shape, module_spec.added[0].dtype
+    if module_spec.quantization is None:
         yield "B·A", shape, own
         yield "update", shape, own
         return
-    quantization = treatment.quantization
+    quantization = module_spec.quantization
     merged = promoted(quantization.compute_dtype, own)
     yield "weight, dequantised", shape, quantization.compute_dtype
     yield "update", shape, own

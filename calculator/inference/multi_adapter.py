@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Together:
+class MultiAdapterFootprint:
     """Every task held at once, in bytes: the base as it is trained, one task's module, the process's own share.
 
     `request_bytes` are what one request of `tokens` takes beside them: its cache, activations and workspaces.

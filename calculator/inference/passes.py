@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
 from calculator.methods import Full
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import Stored, stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.training_step.generation import Generation
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import PassName
-    from calculator.engine.live_tensors import Alive
+    from calculator.engine.live_tensors import LiveTensors
     from calculator.inference.served_method import Served
     from calculator.inference.settings import Serving
     from calculator.layers.kernels import Kernels
@@ -27,7 +27,7 @@ class Peak:
     """A pass's peak: what is stored throughout, and what the pass itself made or was given."""
 
     name: PassName
-    stored: tuple[Stored, ...]
+    resident_tensors: tuple[ResidentTensor, ...]
     ran: Pass
 
     @property
@@ -38,30 +38,30 @@ class Peak:
     @property
     def bytes(self) -> int:
         """Everything that is alive."""
-        return sum(tensor.bytes for tensor in self.stored) + self.ran.moment.bytes
+        return sum(tensor.bytes for tensor in self.resident_tensors) + self.ran.moment.bytes
 
     @cached_property
-    def alive(self) -> Alive:
+    def alive(self) -> LiveTensors:
         """Everything that is alive."""
-        return self.ran.recording.alive(self.ran.moment, self.stored)
+        return self.ran.recording.alive(self.ran.moment, self.resident_tensors)
 
 
-def state(treated: Treated, served: Served, serving: Serving) -> tuple[Stored, ...]:
+def state(prepared: PreparedModel, served: Served, serving: Serving) -> tuple[ResidentTensor, ...]:
     """Weights, constants and added parameters: those of every task, or every task's own model."""
-    own = stored(treated)
+    own = resident_tensors(prepared)
     whole = served.merged or isinstance(served.method, Full)
     return tuple(_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in own)
 
 
-def _for_tasks(tensor: Stored, tasks: int) -> Stored:
+def _for_tasks(tensor: ResidentTensor, tasks: int) -> ResidentTensor:
     return replace(tensor, count=tensor.count * tasks, bytes=tensor.bytes * tasks)
 
 
 def peaks(model: Model, served: Served, serving: Serving, kernels: Kernels) -> tuple[Peak, ...]:
     """Each pass's: the prompt's, the token's after it, the last token's where there is another."""
-    treated = Treated(model, served, serving.training)
-    held = state(treated, served, serving)
-    generation = Generation(treated, kernels=kernels)
+    prepared = PreparedModel(model, served, serving.training)
+    held = state(prepared, served, serving)
+    generation = Generation(prepared, kernels=kernels)
     prefill = generation.prefill()
     ran: list[tuple[PassName, Pass]] = [("prefill", prefill)]
     first = positions(served, serving)
@@ -70,7 +70,7 @@ def peaks(model: Model, served: Served, serving: Serving, kernels: Kernels) -> t
     if serving.max_new_tokens > 2:
         last = first + Dim(serving.max_new_tokens - 2, "max_new_tokens - 2")
         ran.append(("last_decode", generation.decode(last, prefill.cache, first=False)))
-    return tuple(Peak(name=name, stored=held, ran=each) for name, each in ran)
+    return tuple(Peak(name=name, resident_tensors=held, ran=each) for name, each in ran)
 
 
 def positions(served: Served, serving: Serving) -> Dim:

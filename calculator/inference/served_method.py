@@ -9,7 +9,7 @@ from calculator.methods import LoRA, Prefix, QLoRA
 from calculator.methods import Method as Trained
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.resident.module_spec import Treatment
+from calculator.resident.module_spec import ModuleSpec
 from calculator.resident.quantization import Quantization, code_book, converted
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.inference.settings import Serving
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
-    from calculator.resident.tensors import Stored
+    from calculator.resident.tensors import ResidentTensor
 
 
 #: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers takes.
@@ -53,13 +53,13 @@ class Served(Method):
         """Whether what was trained can be added into the weights."""
         return isinstance(self.method, LowRank)
 
-    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """Frozen, and in 4 bits where bitsandbytes converts the module."""
         quantization = self.quantization if converted(path, module, model) else None
-        own = self.method.treatment(path, module, model, training)
+        own = self.method.module_spec(path, module, model, training)
         if self.merged:
-            return Treatment(dtype=training.dtype, quantization=quantization)
-        return Treatment(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
+            return ModuleSpec(dtype=training.dtype, quantization=quantization)
+        return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
     def copies(self, path: str) -> bool:
         """Whether a saved module lies beside its original; merging puts it in its place."""
@@ -69,16 +69,16 @@ class Served(Method):
         """That of the embeddings and norms."""
         return training.dtype
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """What the method adds to the whole model, and the code book of nested constants."""
         own = () if self.merged or isinstance(self.method, QLoRA) else self.method.added(model, training)
         return own + (code_book(model, self.quantization) if self.quantization else ())
 
-    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The method's own forward."""
         return self.method.forward(bound, x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The method's own look-up."""
         return self.method.looked_up(bound, ids, rows, scale)
 

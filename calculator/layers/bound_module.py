@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.resident.module_spec import Treatment
+    from calculator.resident.module_spec import ModuleSpec
 
     #: A method's own way to run a linear module, given the module and its input.
-    Wrapper = Callable[["Bound", Tensor], Tensor]
+    Wrapper = Callable[["BoundModule", Tensor], Tensor]
 
 
 class Parameters:
@@ -52,29 +52,29 @@ class Parameters:
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 
-class Bound:
+class BoundModule:
     """One module, bound to a tape: call it as its forward."""
 
-    __slots__ = ("added", "module", "name", "own", "tape", "treatment", "wrapper")
+    __slots__ = ("added", "module", "module_spec", "name", "own", "tape", "wrapper")
 
     def __init__(
-        self, parameters: Parameters, path: str, module: Module, treatment: Treatment, wrapper: Wrapper | None
+        self, parameters: Parameters, path: str, module: Module, module_spec: ModuleSpec, wrapper: Wrapper | None
     ) -> None:
         self.tape = parameters.tape
         self.module = module
         self.name = path
-        self.treatment = treatment
+        self.module_spec = module_spec
         self.wrapper = wrapper
-        own_path = f"{path}.modules_to_save" if treatment.copied else path
+        own_path = f"{path}.modules_to_save" if module_spec.copied else path
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
-            dtype, trained = treatment.dtype_of(p), p.name in treatment.trained
+            dtype, trained = module_spec.dtype_of(p), p.name in module_spec.trained
             if trained or parameters.tied:
                 self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
             else:
                 self.own[p.name] = Tensor(self.tape, None, p.shape, dtype, None)
         self.added: dict[str, Tensor] = {}
-        for a in treatment.added:
+        for a in module_spec.added:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Bound:
 
     def base(self, x: Tensor) -> Tensor:
         """The module's own product with x: (..., in_features) to (..., out_features)."""
-        quantization = self.treatment.quantization
+        quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)
         x_dtype = x.dtype

@@ -11,7 +11,7 @@ from calculator.engine.repetition import repetition
 from calculator.engine.tape import Tape, Tensor
 from calculator.families.forwards import program
 from calculator.layers import masks
-from calculator.layers.bound_module import Bound, Parameters
+from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.cache import Cache
 from calculator.layers.kernels import Kernels
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
-    from calculator.resident.module_spec import Treated
+    from calculator.resident.module_spec import PreparedModel
     from calculator.training_step.first_layer import FirstLayer
 
 
@@ -58,6 +58,7 @@ class Context:
         "parameters",
         "past",
         "position",
+        "prepared",
         "program",
         "recorded",
         "repetition",
@@ -65,22 +66,21 @@ class Context:
         "tape",
         "tells_first",
         "training",
-        "treated",
         "waiting",
         "windowed",
     )
 
     def __init__(
         self,
-        treated: Treated,
+        prepared: PreparedModel,
         *,
         training: Training | None = None,
         kernels: Kernels = KERNELS,
         trains: bool = True,
     ) -> None:
-        model, method, training = treated.model, treated.method, training or treated.training
+        model, method, training = prepared.model, prepared.method, training or prepared.training
         self.tape = Tape(trains=trains)
-        self.treated = treated
+        self.prepared = prepared
         self.kernels = kernels
         self.model = model
         self.config = model.config
@@ -117,12 +117,12 @@ class Context:
         """The decoder's layers."""
         return stack(self.model).layers
 
-    def bind(self, module: Module, prefix: str = "") -> Bound:
+    def bind(self, module: Module, prefix: str = "") -> BoundModule:
         """A module with its parameters on this tape."""
         path = f"{prefix}{module.name}"
-        return Bound(self.parameters, path, module, self.treated.treatment(path, module), self.method.forward)
+        return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward)
 
-    def outer(self, name: str) -> Bound:
+    def outer(self, name: str) -> BoundModule:
         """A module outside the layers, by its name."""
         return self.bind(self.model.outer[name])
 
@@ -200,12 +200,12 @@ class LayerModules:
 
     __slots__ = ("kind", "modules", "prefix")
 
-    def __init__(self, modules: dict[str, Bound], prefix: str, kind: str) -> None:
+    def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: str) -> None:
         self.modules = modules
         self.prefix = prefix
         self.kind = kind
 
-    def __getitem__(self, name: str) -> Bound:
+    def __getitem__(self, name: str) -> BoundModule:
         return self.modules[name]
 
     def __contains__(self, name: Any) -> bool:

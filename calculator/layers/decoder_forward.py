@@ -96,7 +96,7 @@ def nothing(_: Config) -> tuple[()]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class DecoderForward:
     """A decoder's step. The defaults are llama's.
 
     `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `keeps`: what the

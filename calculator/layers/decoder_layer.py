@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.layers.mlp import Sublayer
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Normed = Callable[[LayerModules, str, Tensor], Tensor]
 
 
-def by(norm: Callable[[Bound, Tensor], Tensor]) -> Normed:
+def by(norm: Callable[[BoundModule, Tensor], Tensor]) -> Normed:
     """A norm with parameters."""
     return lambda modules, name, x: norm(modules[name], x)
 

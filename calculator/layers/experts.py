@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tape, Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
     #: Gate and up side by side, and the shape of either, to their product.
@@ -32,7 +32,7 @@ def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
 
 
 def experts(
-    context: Context, bound: Bound, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
+    context: Context, bound: BoundModule, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
 ) -> Tensor:
     """(tokens, hidden_size) to the same; indices and weights: (tokens, k)."""
     context.scoped(f"{bound.name}: ")
@@ -56,7 +56,9 @@ def experts(
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
 
-def _each_with_its_own(context: Context, bound: Bound, hidden_states: Tensor, weights: Tensor, gate: Gate) -> Tensor:
+def _each_with_its_own(
+    context: Context, bound: BoundModule, hidden_states: Tensor, weights: Tensor, gate: Gate
+) -> Tensor:
     """The same with a copy of its expert's matrices for every row; the first's goes when the second's is there."""
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
@@ -73,13 +75,13 @@ def _each_with_its_own(context: Context, bound: Bound, hidden_states: Tensor, we
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
 
-def _selected(bound: Bound, name: str, count: int) -> Tensor | None:
+def _selected(bound: BoundModule, name: str, count: int) -> Tensor | None:
     """Every row's matrix or biases, where experts have them."""
     own = bound.own.get(name)
     return None if own is None else own.tape.scratch((count, *own.shape[1:]), own.dtype, f"{name}, selected")
 
 
-def _own_product(x: Tensor, bound: Bound, name: str, biases: Tensor | None) -> Tensor:
+def _own_product(x: Tensor, bound: BoundModule, name: str, biases: Tensor | None) -> Tensor:
     out = x.tape.new((x.shape[0], _other_side(bound.own[name], x.shape[1])), x.dtype, name)
     return out if biases is None else in_place.added(out, biases)
 
@@ -93,13 +95,13 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
     )
 
 
-def _biases(bound: Bound, name: str, expert_ids: Tensor) -> Tensor | None:
+def _biases(bound: BoundModule, name: str, expert_ids: Tensor) -> Tensor | None:
     """Each row's bias, where experts have them."""
     biases = bound.own.get(f"{name}_bias")
     return None if biases is None else indexing.rows(biases, expert_ids, f"{name}: biases, selected")
 
 
-def _product(bound: Bound, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
+def _product(bound: BoundModule, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Every row times its expert's matrix, and its bias added in place."""
     weight = bound.own[name]
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")

@@ -10,11 +10,11 @@ from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
 
-def rms_norm(norm: Bound, x: Tensor) -> Tensor:
+def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """LlamaRMSNorm: weight · (x normalised in float32, cast back)."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
@@ -28,7 +28,7 @@ def rms_norm(norm: Bound, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
-def late_cast_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
@@ -42,7 +42,7 @@ def late_cast_rms_norm(norm: Bound, x: Tensor) -> Tensor:
     return ops.cast(ops.mul(norm.own["weight"], hidden_states, "scaled"), dtype, "output")
 
 
-def offset_rms_norm(norm: Bound, x: Tensor) -> Tensor:
+def offset_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """GemmaRMSNorm: (1 + weight) · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     output = _normalised(ops.cast(x, "float32", "input in float32"))
@@ -59,7 +59,7 @@ def _normalised(x: Tensor) -> Tensor:
     )
 
 
-def centred_norm(norm: Bound, x: Tensor) -> Tensor:
+def centred_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
@@ -77,7 +77,7 @@ def centred_norm(norm: Bound, x: Tensor) -> Tensor:
     return ops.cast(hidden_states, dtype, "output")
 
 
-def offset_layer_norm(norm: Bound, x: Tensor) -> Tensor:
+def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """NemotronLayerNorm1P: torch's layer norm with 1 + weight, in the lower precision under autocast."""
     tape = x.tape
     tape.scope = f"{norm.name}: "
@@ -94,7 +94,7 @@ def offset_layer_norm(norm: Bound, x: Tensor) -> Tensor:
         return layer_normed(x, weight, bias)
 
 
-def layer_norm(norm: Bound, x: Tensor) -> Tensor:
+def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm."""
     x.tape.scope = f"{norm.name}: "
     return layer_normed(x, norm.own.get("weight"), norm.own.get("bias"))

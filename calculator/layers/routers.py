@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
     #: Weights, indices and logits.
-    Router = Callable[[Context, Bound, Tensor], tuple[Tensor, ...]]
+    Router = Callable[[Context, BoundModule, Tensor], tuple[Tensor, ...]]
 
 
-def logits_of(context: Context, gate: Bound, hidden_states: Tensor) -> Tensor:
+def logits_of(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
     """A score for each expert."""
     context.scoped(f"{gate.name}: ")
     return ops.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
 
 
-def softmax_first(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Softmax over all experts, the k largest, and each one's share of their sum (Mixtral)."""
     router_logits = logits_of(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
@@ -35,7 +35,7 @@ def softmax_first(context: Context, gate: Bound, hidden_states: Tensor) -> tuple
     return in_place.share(router_top_value, "weights"), router_indices, router_logits
 
 
-def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The same, each one's share only where `norm_topk_prob`, in the logits' dtype (Qwen's experts, OLMoE)."""
     router_logits = logits_of(context, gate, hidden_states)
     router_probs = ops.softmax(router_logits, "float32")
@@ -45,7 +45,7 @@ def cast_back(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Ten
     return ops.cast(router_top_value, router_logits.dtype, "weights"), router_indices, router_logits
 
 
-def softmax_last(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The k largest scores in float32, and softmax over those (Granite's experts)."""
     router_logits = logits_of(context, gate, hidden_states)
     router_logits = ops.cast(router_logits, "float32", "logits in float32")
@@ -54,7 +54,7 @@ def softmax_last(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[
     return weights, top_k_index, router_logits
 
 
-def greedy(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def greedy(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """In float32 throughout, and only among the experts of the best groups where the config says so (DeepSeek V2)."""
     router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.softmax(router_logits, "float32")
@@ -66,7 +66,7 @@ def greedy(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor
     return ops.scale(weights, "weights, scaled"), indices, router_logits
 
 
-def corrected(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def corrected(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Sigmoid scores, chosen by them and a correction in the best groups, by their two best each (DeepSeek V3)."""
     router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.unary(router_logits, "scores", saves="result")

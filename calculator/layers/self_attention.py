@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Tensor
     from calculator.layers.attention import WrittenOut
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
     #: Hidden states to queries, keys and values by heads, and what stays alive beside them.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     #: Queries and keys to rotated ones, and what stays alive beside them.
     Rotate = Callable[[Context, Tensor, Tensor], tuple[Tensor, ...]]
 
-    Norm = Callable[[Bound, Tensor], Tensor]
+    Norm = Callable[[BoundModule, Tensor], Tensor]
 
 #: The end of a layer's kind where positions are not embedded.
 NOT_ROTATED = "+nope"

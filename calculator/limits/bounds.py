@@ -97,5 +97,5 @@ def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
     return {
         path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
         for path, module in model.running
-        if request.method.treatment(path, module, model, request.training).added
+        if request.method.module_spec(path, module, model, request.training).added
     }

@@ -13,7 +13,7 @@ from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bounds import Bound, SolveFor, bound, outgrown, solved
 from calculator.limits.non_monotonic import following, likely, spread
-from calculator.limits.probes import Point, Trials
+from calculator.limits.probes import ProbeResult, Probes
 
 #: The likeliest values come before those next to the edge.
 LIKELIEST = 12
@@ -37,8 +37,8 @@ class Limit:
 
     solve_for: SolveFor
     bound: Bound
-    at: Point | None
-    above: Point | None
+    at: ProbeResult | None
+    above: ProbeResult | None
     guarantee: str
     warnings: tuple[str, ...] = ()
 
@@ -81,16 +81,16 @@ def limit(asked: LimitRequest) -> Limit:
     _check(asked)
     model = model_of(asked.request.model)
     request = replace(within_positions(asked.request, model), length_given=True)
-    trials, lowest = Trials(request, name), int(told.setting.minimum or 0)
-    first = trials.point(lowest)
+    probes, lowest = Probes(request, name), int(told.setting.minimum or 0)
+    first = probes.point(lowest)
     most = bound(request, model, name)
     highest = most.limit
     if highest < lowest:
         return Limit(solve_for=name, bound=most, at=None, above=first, guarantee="No value is left to try.")
-    if trials.fits(highest):
-        found = _found(name, trials, most, highest, f"{highest:,} fits, and nothing beyond it was tried.")
+    if probes.fits(highest):
+        found = _found(name, probes, most, highest, f"{highest:,} fits, and nothing beyond it was tried.")
     else:
-        found = _within_memory(name, trials, lowest, highest)
+        found = _within_memory(name, probes, lowest, highest)
     return replace(found, warnings=outgrown(request, model, found.value) if name == "r" and found.value else ())
 
 
@@ -103,66 +103,66 @@ def _check(asked: LimitRequest) -> None:
         raise refusal("accounting", message, "textbook")
 
 
-def _within_memory(name: SolveFor, trials: Trials, lowest: int, highest: int) -> Limit:
+def _within_memory(name: SolveFor, probes: Probes, lowest: int, highest: int) -> Limit:
     """The limit that memory sets; `highest` does not fit.
 
     What is required need not grow with the value everywhere, since the allocator's slack may shrink. The live tensors
     do grow: from some value on not even they fit, and up to there those are tried at which less may be required.
     """
-    first = trials.at(lowest)
+    first = probes.at(lowest)
     if first.least_excess > 0:
         told = f"Not even the live tensors fit with {lowest:,}, the smallest there is."
-        return _nothing(name, trials, lowest, told)
-    end = trials.beyond(lowest, highest)
-    best = trials.edge(lowest, end) if first.fits else lowest - 1
-    if trials.request.accounting == "exact":
-        best = _higher(trials, best, end)
-    told = _guarantee(trials, best, end)
+        return _nothing(name, probes, lowest, told)
+    end = probes.beyond(lowest, highest)
+    best = probes.edge(lowest, end) if first.fits else lowest - 1
+    if probes.request.accounting == "exact":
+        best = _higher(probes, best, end)
+    told = _guarantee(probes, best, end)
     if best < lowest:
-        return _nothing(name, trials, lowest, told)
-    above = trials.point(best + 1)
-    return Limit(solve_for=name, bound=_memory(above), at=trials.point(best), above=above, guarantee=told)
+        return _nothing(name, probes, lowest, told)
+    above = probes.point(best + 1)
+    return Limit(solve_for=name, bound=_memory(above), at=probes.point(best), above=above, guarantee=told)
 
 
-def _higher(trials: Trials, best: int, end: int) -> int:
+def _higher(probes: Probes, best: int, end: int) -> int:
     """The largest value known to fit below `end` once those are tried at which less may be required; else `best`."""
-    less = likely(trials, best + 1, end)
+    less = likely(probes, best + 1, end)
     while True:
-        values = [*less[:LIKELIEST], *following(trials, best + 1, end), *less[LIKELIEST:]]
-        higher = trials.largest((value for value in values if value > best), spread(best + 1, end))
+        values = [*less[:LIKELIEST], *following(probes, best + 1, end), *less[LIKELIEST:]]
+        higher = probes.largest((value for value in values if value > best), spread(best + 1, end))
         if higher is None:
             return best
-        best = trials.climb(higher, end)
+        best = probes.climb(higher, end)
 
 
-def _nothing(name: SolveFor, trials: Trials, lowest: int, guarantee: str) -> Limit:
-    above = trials.point(lowest)
+def _nothing(name: SolveFor, probes: Probes, lowest: int, guarantee: str) -> Limit:
+    above = probes.point(lowest)
     return Limit(solve_for=name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 
 
-def _found(name: SolveFor, trials: Trials, bounded: Bound, value: int, guarantee: str) -> Limit:
+def _found(name: SolveFor, probes: Probes, bounded: Bound, value: int, guarantee: str) -> Limit:
     try:
-        above = trials.point(value + 1) if value < _field_maximum(trials.request, name) else None
+        above = probes.point(value + 1) if value < _field_maximum(probes.request, name) else None
     except PlanError:
         above = None
-    return Limit(solve_for=name, bound=bounded, at=trials.point(value), above=above, guarantee=guarantee)
+    return Limit(solve_for=name, bound=bounded, at=probes.point(value), above=above, guarantee=guarantee)
 
 
 def _field_maximum(request: Request, name: SolveFor) -> float:
     return solved(request, name).setting.maximum or 0
 
 
-def _memory(above: Point) -> Bound:
+def _memory(above: ProbeResult) -> Bound:
     fit, required = above.estimate.fit, above.estimate.memory.required_bytes
     assert fit is not None
     reason = f"{above.value:,} would require {required:,} bytes of the {fit.usable_bytes:,} that the card offers"
     return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
 
 
-def _guarantee(trials: Trials, best: int, end: int) -> str:
-    told = f"{best:,} fits and {best + 1:,} does not" if best in trials.tried else f"{best + 1:,} does not fit"
-    tried = sum(best + 1 < value < end for value in trials.tried)
+def _guarantee(probes: Probes, best: int, end: int) -> str:
+    told = f"{best:,} fits and {best + 1:,} does not" if best in probes.tried else f"{best + 1:,} does not fit"
+    tried = sum(best + 1 < value < end for value in probes.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
-    if trials.by_rule(end).least_excess > 0:
+    if probes.by_rule(end).least_excess > 0:
         return f"{told}. From {end:,} on not even the live tensors fit{between}."
     return f"{told}, nor does {end:,}, the largest that may be asked for{between}."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from calculator.limits.probes import Trials
+    from calculator.limits.probes import Probes
 
 #: What kernels align to, in elements or tokens.
 ALIGNMENTS = (4, 8, 16, 32, 64, 128, 256, 512)
@@ -33,26 +33,26 @@ NEXT = 12
 ROUNDED = 1024
 
 
-def likely(trials: Trials, low: int, high: int) -> list[int]:
+def likely(probes: Probes, low: int, high: int) -> list[int]:
     """Values between two, both left out, at which less may be required than at `low`, the likeliest first.
 
     All of them where they are few.
     """
     between = range(low + 1, high)
-    if len(between) <= min(ALL, trials.most):
+    if len(between) <= min(ALL, probes.most):
         return [*between]
-    sizes_meet = {value for aligned in (1, ALIGNMENTS[4]) for value in meetings(trials, low, high, aligned)}
+    sizes_meet = {value for aligned in (1, ALIGNMENTS[4]) for value in meetings(probes, low, high, aligned)}
     step = 1 << (len(between) // SPREAD).bit_length()
     powers = [1 << power for power in range(high.bit_length())]
     values = dict.fromkeys(
-        (trials.asked, *sorted(sizes_meet, reverse=True), *reversed(powers), *range(step, high, step))
+        (probes.asked, *sorted(sizes_meet, reverse=True), *reversed(powers), *range(step, high, step))
     )
     return [value for value in values if value in between]
 
 
-def following(trials: Trials, low: int, high: int) -> list[int]:
+def following(probes: Probes, low: int, high: int) -> list[int]:
     """Values soon after `low` and below `high`: the next aligned ones, and the next."""
-    aligned = {-(-(low + 1 + beside) // each) * each - beside for each in ALIGNMENTS for beside in (0, trials.beside)}
+    aligned = {-(-(low + 1 + beside) // each) * each - beside for each in ALIGNMENTS for beside in (0, probes.beside)}
     values = dict.fromkeys((*sorted(aligned), *range(low + 1, low + 1 + NEXT)))
     return [value for value in values if low < value < high]
 
@@ -63,13 +63,13 @@ def spread(low: int, high: int) -> set[int]:
     return {value for value in values if low < value < high}
 
 
-def meetings(trials: Trials, low: int, high: int, aligned: int) -> Iterator[int]:
+def meetings(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:
     """Values between two at which tensors come to be of one size, as three multiples of what is `aligned` tell."""
     first, last = -(-(low + 1) // aligned), (high - 1) // aligned
     if last - first < 6:
         return
     odd = [aligned * each for each in (first | 1, (first + last) // 2 | 1, (last - 1) | 1)]
-    told = [trials.sizes(value) for value in odd]
+    told = [probes.sizes(value) for value in odd]
     for alike in zip(*told, strict=True):
         if len({len(sizes) for sizes in alike}) == 1:
             for one, other in combinations(sorted(set(zip(*alike, strict=True))), 2):

@@ -12,14 +12,14 @@ from calculator.estimate.series import SeriesCache
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bisection import crossing
-from calculator.resident.per_parameter import Beside
+from calculator.resident.per_parameter import PerParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
-    from calculator.resident.per_parameter import Staying
+    from calculator.resident.per_parameter import ResidentTensors
 
 #: How near to the last value whose tensors fit it is enough to come, as a share of it.
 NEAR = 1 / 16
@@ -36,7 +36,7 @@ STRIDES = (512, 64, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class ProbeResult:
     """The plan with one value of the setting; its device names a card or a size."""
 
     value: int
@@ -61,7 +61,7 @@ class Point:
         return self.excess - slack
 
 
-class Trial(NamedTuple):
+class Probe(NamedTuple):
     """What is kept of a point: its figures."""
 
     value: int
@@ -70,7 +70,7 @@ class Trial(NamedTuple):
     least_excess: int
 
 
-class Trials:
+class Probes:
     """The values of a setting that were tried, each estimated once.
 
     No more is kept of a point than its figures: each has thousands of storages, which Python's garbage collector would
@@ -80,14 +80,14 @@ class Trials:
     def __init__(self, request: Request, name: str) -> None:
         self.request, self.name = request, name
         self.neighbours = SeriesCache()
-        self.tried: dict[int, Trial] = {}
-        self.replayed: dict[int, Point] = {}
-        self.ruled = Trials(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
+        self.tried: dict[int, Probe] = {}
+        self.replayed: dict[int, ProbeResult] = {}
+        self.ruled = Probes(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
         self.replays = REPLAYED
         self.asked = asked(request, name)
         self.beside = _tokens(request) - self.asked if name in ("sequence_length", "num_virtual_tokens") else 0
 
-    def point(self, value: int) -> Point:
+    def point(self, value: int) -> ProbeResult:
         """The plan with a value of the setting.
 
         Raises:
@@ -96,13 +96,13 @@ class Trials:
         if value in self.replayed:
             return self.replayed[value]
         request = with_value(self.request, self.name, value)
-        point = Point(value=value, estimate=estimate(request, self.neighbours))
-        self.tried[value] = Trial(value, point.fits, point.excess, point.least_excess)
+        point = ProbeResult(value=value, estimate=estimate(request, self.neighbours))
+        self.tried[value] = Probe(value, point.fits, point.excess, point.least_excess)
         if self.ruled is not None:
             self.replayed[value] = point
         return point
 
-    def at(self, value: int) -> Trial:
+    def at(self, value: int) -> Probe:
         """The figures of a value's point.
 
         Raises:
@@ -115,8 +115,8 @@ class Trials:
     def edge(self, low: int, high: int) -> int:
         """A value from `low` on that fits while the next does not; `low` fits and `high` does not."""
         tried = sorted(self.tried.values())
-        low = max(trial.value for trial in tried if low <= trial.value < high and trial.fits)
-        high = min((trial.value for trial in tried if low < trial.value < high and not trial.fits), default=high)
+        low = max(probe.value for probe in tried if low <= probe.value < high and probe.fits)
+        high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
         return crossing(lambda value: self.at(value).excess, low, high)[0]
 
     def beyond(self, low: int, high: int) -> int:
@@ -128,7 +128,7 @@ class Trials:
             return high
         return crossing(lambda value: self.by_rule(value).least_excess, low, high, near=NEAR)[1]
 
-    def by_rule(self, value: int) -> Trial:
+    def by_rule(self, value: int) -> Probe:
         """The plan with a value of the setting, and reserved memory by the rule: its live tensors are the same."""
         return self.at(value) if self.ruled is None else self.ruled.at(value)
 
@@ -181,10 +181,10 @@ class Trials:
         return [*_each((*added, *held.states))], [*rows, *_each((*held.gradients, *held.temporaries))]
 
 
-def _each(staying: Iterable[Staying]) -> Iterator[int]:
+def _each(staying: Iterable[ResidentTensors]) -> Iterator[int]:
     """The size of one of each kind of tensors that stay."""
     for each in staying:
-        for tensor in each.of if isinstance(each, Beside) else (each,):
+        for tensor in each.of if isinstance(each, PerParameter) else (each,):
             yield tensor.bytes // tensor.count
 
 

@@ -11,7 +11,7 @@ from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
 from calculator.layers.context import stack
 from calculator.methods.base import Method
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
@@ -41,11 +41,11 @@ class Adapter(Method):
         d, r = model.config["hidden_size"], named(self.bottleneck_size, "bottleneck_size")
         return {"down.weight": (r, d), "down.bias": (r,), "up.weight": (d, r), "up.bias": (d,)}
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Two matrices and two biases after each adapted sublayer of every layer."""
         sublayers = ("mlp",) if self.placement == "pfeiffer" else ("attention", "mlp")
         return tuple(
-            Stored(
+            ResidentTensor(
                 name=f"{stack(model).name}.*.{sublayer}.adapter.{name}",
                 shape=shape,
                 dtype=training.added_dtype,

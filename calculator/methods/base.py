@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
-from calculator.resident.module_spec import Treatment
+from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
-    from calculator.resident.tensors import Stored
+    from calculator.resident.tensors import ResidentTensor
 
 
 class Method:
@@ -42,9 +42,9 @@ class Method:
             PlanError: with the reason.
         """
 
-    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:  # noqa: ARG002
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
         """How one module is stored and trained; `path` is its full name."""
-        return Treatment(dtype=training.dtype)
+        return ModuleSpec(dtype=training.dtype)
 
     def copies(self, path: str) -> bool:  # noqa: ARG002
         """Whether the module at a path is, or lies in, one that is copied, its buffers too."""
@@ -54,11 +54,11 @@ class Method:
         """The dtype of hidden states: that of the embeddings and norms."""
         return training.dtype
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
         """What no module of the model owns, for the whole model."""
         return ()
 
-    def saved_bytes(self, state: tuple[Stored, ...], model: Model) -> int:
+    def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
         """What `save_pretrained` writes of what is trained, less the file's header."""
         beside = self.written_beside(model)
         written = (held for held in state if held.trained or held.name in beside)
@@ -68,11 +68,11 @@ class Method:
         """Parameters of the base that are written with what is trained though they are not."""
         return frozenset()
 
-    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """How a module with added parameters runs: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
         """What an embedding with added parameters gives.
 
         `rows` are its own rows of the ids, multiplied with `scale` where it has one.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.methods.base import Method
-from calculator.resident.module_spec import Treatment
+from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -20,6 +20,6 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
 
-    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:  # noqa: ARG002
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
         """Each parameter of each module is trained in the model's dtype."""
-        return Treatment(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))
+        return ModuleSpec(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.methods import low_rank
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.resident.module_spec import Treatment
+from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,15 +24,15 @@ class LoRA(LowRank, Method):
 
     name: ClassVar[str] = "lora"
 
-    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """Frozen, with A and B beside each target."""
         dtype = training.dtype
-        return Treatment(dtype=dtype, **low_rank.adapted(self, path, module, model, training, dtype))
+        return ModuleSpec(dtype=dtype, **low_rank.adapted(self, path, module, model, training, dtype))
 
-    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen product and the update beside it."""
         return low_rank.forward(self, bound, x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows and the update beside them."""
         return low_rank.embedded(bound, ids, rows, scale)

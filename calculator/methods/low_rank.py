@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.methods.settings import LowRank
 
 
@@ -54,9 +54,9 @@ def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
     return a, b, Added(name="lora_magnitude_vector.weight", shape=(module.out_features,), dtype=own)
 
 
-def forward(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """peft.tuners.lora.layer.Linear.forward, and of its bitsandbytes twin for 4-bit layers."""
-    if bound.treatment.quantization is not None:
+    if bound.module_spec.quantization is not None:
         return _forward_4bit(method, bound, x)
     result = bound.base(x)
     dtype = result.dtype
@@ -68,7 +68,7 @@ def forward(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
     return ops.cast(result, dtype, "output")
 
 
-def embedded(bound: Bound, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
+def embedded(bound: BoundModule, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
     """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows.
 
     A scale of the frozen rows is applied to the others too.
@@ -81,7 +81,7 @@ def embedded(bound: Bound, ids: Tensor, result: Tensor, scale: Tensor | None) ->
     return ops.cast(ops.add(result, update, "result + update"), result.dtype, "output")
 
 
-def _forward_4bit(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+def _forward_4bit(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     result = bound.base(x)
     result = ops.contiguous(result, "output, cloned")
     dtype = result.dtype
@@ -97,18 +97,18 @@ def _forward_4bit(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
     return ops.add(result, output, "result + update")
 
 
-def low_rank(method: LowRank, bound: Bound, x: Tensor) -> Tensor:
+def low_rank(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
     return ops.scale(_product(bound, ops.dropout(x, method.lora_dropout, "dropout")), "update, scaled")
 
 
-def _product(bound: Bound, x: Tensor) -> Tensor:
+def _product(bound: BoundModule, x: Tensor) -> Tensor:
     a, b = bound.added["lora_A.weight"], bound.added["lora_B.weight"]
     x = ops.matmul(x, a, None, a.shape[0], "A·x")
     return ops.matmul(x, b, None, b.shape[0], "B·A·x")
 
 
-def _dora(method: LowRank, bound: Bound, x: Tensor, result: Tensor) -> Tensor:
+def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:
     """DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward writes it."""
     base_result: Tensor | None = result
     if method.lora_dropout and bound.tape.trains:
@@ -117,7 +117,7 @@ def _dora(method: LowRank, bound: Bound, x: Tensor, result: Tensor) -> Tensor:
     return ops.add(result, _dora_update(bound, x, base_result), "result + update")
 
 
-def _dora_update(bound: Bound, x: Tensor, base_result: Tensor | None) -> Tensor:
+def _dora_update(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> Tensor:
     lora_weight = ops.cast(_lora_weight(bound), x.dtype, "B·A in the input's dtype")
     weight = ops.cast(_dense(bound), x.dtype, "weight in the input's dtype")
     weight_norm = _weight_norm(bound, weight, lora_weight)
@@ -134,21 +134,21 @@ def _dora_update(bound: Bound, x: Tensor, base_result: Tensor | None) -> Tensor:
     )
 
 
-def _lora_weight(bound: Bound) -> Tensor:
+def _lora_weight(bound: BoundModule) -> Tensor:
     """B·A, computed from an identity matrix as PEFT does."""
     a = bound.added["lora_A.weight"]
     eye = bound.tape.scratch((a.shape[1], a.shape[1]), a.dtype, "identity matrix")
     return _product(bound, eye)
 
 
-def _dense(bound: Bound) -> Tensor:
-    quantization = bound.treatment.quantization
+def _dense(bound: BoundModule) -> Tensor:
+    quantization = bound.module_spec.quantization
     if quantization is None:
         return bound.own["weight"].detach()
     return four_bit.dequantized(bound.tape, bound.module, quantization)
 
 
-def _transposed(bound: Bound, weight: Tensor) -> Tensor:
+def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
     """A Conv1D's weight, transposed into a parameter of its own, whose gradient nothing uses; not where it was cast.
 
     Source: peft/utils/other.py, transpose.
@@ -159,7 +159,7 @@ def _transposed(bound: Bound, weight: Tensor) -> Tensor:
     return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
 
 
-def _weight_norm(bound: Bound, weight: Tensor, lora_weight: Tensor) -> Tensor:
+def _weight_norm(bound: BoundModule, weight: Tensor, lora_weight: Tensor) -> Tensor:
     tape = bound.tape
     scaled = tape.scratch(lora_weight.shape, lora_weight.dtype, "B·A, scaled")
     total = tape.scratch(weight.shape, weight.dtype, "W + B·A")

@@ -14,7 +14,7 @@ from calculator.layers.context import stack
 from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.methods.virtual_tokens import lengthen_mask
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 from calculator.training_step import router_loss
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ class Prefix(Method):
             "transform.2.bias": (out,),
         }
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
         """The encoder, in float32 whatever is asked."""
         return tuple(
-            Stored(
+            ResidentTensor(
                 name=f"prompt_encoder.{name}",
                 shape=shape,
                 dtype="float32",
@@ -87,7 +87,7 @@ class Prefix(Method):
             for name, shape in self._tensors(model).items()
         )
 
-    def saved_bytes(self, state: tuple[Stored, ...], model: Model) -> int:  # noqa: ARG002
+    def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
         """The keys and values that the encoder makes, without the encoder (PeftModel.get_prompt_embedding_to_save)."""
         last = "transform.2.weight" if self.prefix_projection else "embedding.weight"
         encoder = next(held for held in state if held.name == f"prompt_encoder.{last}")

@@ -12,7 +12,7 @@ from calculator.inputs.settings import setting
 from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.methods.virtual_tokens import lengthen_mask
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -50,11 +50,11 @@ class Prompt(Method):
             message = f"PEFT makes a prompt {hidden_size} wide, the embeddings are {width}: take another method"
             raise refusal("method.name", message, self.name)
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:  # noqa: ARG002
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever is asked, and the indices into it."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         shape = (p, model.embedding.out_features)
-        table = Stored(
+        table = ResidentTensor(
             name="prompt_encoder.embedding.weight",
             shape=shape,
             dtype="float32",

@@ -10,7 +10,7 @@ from calculator.inputs.settings import setting
 from calculator.methods import low_rank, saved
 from calculator.methods.base import Method
 from calculator.methods.settings import LowRank
-from calculator.resident.module_spec import Treatment
+from calculator.resident.module_spec import ModuleSpec
 from calculator.resident.quantization import (
     Quantization,
     blocksize_setting,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.inputs.training import Training
-    from calculator.layers.bound_module import Bound
-    from calculator.resident.tensors import Stored
+    from calculator.layers.bound_module import BoundModule
+    from calculator.resident.tensors import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +66,19 @@ class QLoRA(LowRank, Method):
         names = self.modules_to_save if self.copies(path) and converted(path, module, model) else None
         return tuple(name for name in names or () if saved.is_saved(path, replace(self, modules_to_save=(name,))))
 
-    def treatment(self, path: str, module: Module, model: Model, training: Training) -> Treatment:
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """4-bit where bitsandbytes converts the module, with A and B beside each target."""
         dense: DType = "float32" if self.prepare_model_for_kbit_training else training.dtype
         quantization = self.quantization(training) if converted(path, module, model) else None
         base = quantization.compute_dtype if quantization else dense
         adapted = low_rank.adapted(self, path, module, model, training, base)
-        return Treatment(dtype=dense, quantization=quantization, runs=not model.is_idle(path), **adapted)
+        return ModuleSpec(dtype=dense, quantization=quantization, runs=not model.is_idle(path), **adapted)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""
         return "float32" if self.prepare_model_for_kbit_training else training.dtype
 
-    def added(self, model: Model, training: Training) -> tuple[Stored, ...]:
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """The code book of nested constants, where bitsandbytes makes any."""
         return code_book(model, self.quantization(training))
 
@@ -86,10 +86,10 @@ class QLoRA(LowRank, Method):
         """How the base is stored."""
         return four_bits(self.quant_type, self.blocksize, training.dtype, double_quant=self.double_quant)
 
-    def forward(self, bound: Bound, x: Tensor) -> Tensor:
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The dequantised product and the update beside it."""
         return low_rank.forward(self, bound, x)
 
-    def looked_up(self, bound: Bound, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows and the update beside them."""
         return low_rank.embedded(bound, ids, rows, scale)

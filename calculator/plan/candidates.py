@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.common.names import OptimizerName
-    from calculator.plan.evaluator import Attempts
+    from calculator.plan.evaluator import Evaluator
 
 #: Ranks that a plan begins with and goes down to; those below 4 only where the trained share or the tasks ask for them.
 RANKS = (16, 8, 4)
@@ -46,13 +46,13 @@ class Rung:
     optimizer: OptimizerName = "adamw_torch"
 
 
-def rungs(name: str, attempts: Attempts) -> tuple[Rung, ...]:
+def rungs(name: str, evaluator: Evaluator) -> tuple[Rung, ...]:
     """What is tried of a method, preferred first and thriftiest last; nothing where it would train too large a share.
 
     Raises:
         PlanError: where the method can't be put on the model.
     """
-    return tuple(_RUNGS[name](attempts))
+    return tuple(_RUNGS[name](evaluator))
 
 
 def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> LoRA | QLoRA:
@@ -60,13 +60,13 @@ def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> 
     return cls(r=r, lora_alpha=ALPHA * r, target_modules=targets, **settings)
 
 
-def targets(attempts: Attempts) -> tuple[Any, ...]:
+def targets(evaluator: Evaluator) -> tuple[Any, ...]:
     """What low-rank methods may adapt, best first: every linear layer where PEFT can, and attention's projections."""
     try:
-        LoRA(target_modules="all-linear").check(attempts.model, Training())
+        LoRA(target_modules="all-linear").check(evaluator.model, Training())
     except PlanError:
-        return (attention_names(attempts.model),)
-    return ("all-linear", attention_names(attempts.model))
+        return (attention_names(evaluator.model),)
+    return ("all-linear", attention_names(evaluator.model))
 
 
 def attention_names(model: Model) -> tuple[str, ...]:
@@ -86,97 +86,97 @@ def _named(path: str, paths: list[str], inside: list[str]) -> str:
     return path
 
 
-def usual(method: Method, attempts: Attempts) -> Method:
+def usual(method: Method, evaluator: Evaluator) -> Method:
     """A method as a plan would have it first, whatever it trains and whatever its tasks take at once."""
     if isinstance(method, LoRA | QLoRA):
-        return replace(method, r=RANKS[0], lora_alpha=ALPHA * RANKS[0], target_modules=targets(attempts)[0])
+        return replace(method, r=RANKS[0], lora_alpha=ALPHA * RANKS[0], target_modules=targets(evaluator)[0])
     if isinstance(method, Adapter):
         return replace(method, bottleneck_size=BOTTLENECKS[0])
     return replace(method, num_virtual_tokens=TOKENS[0]) if isinstance(method, Prefix | Prompt) else method
 
 
-def _full(attempts: Attempts) -> Iterator[Rung]:
-    if _few_enough(attempts, (Full(),)):
+def _full(evaluator: Evaluator) -> Iterator[Rung]:
+    if _few_enough(evaluator, (Full(),)):
         yield Rung(method=Full())
         yield Rung(method=Full(), optimizer="adamw_8bit")
         yield Rung(method=Full(), optimizer="paged_adamw_8bit")
 
 
-def _lora(attempts: Attempts) -> Iterator[Rung]:
-    methods = _ranked(attempts, LoRA)
+def _lora(evaluator: Evaluator) -> Iterator[Rung]:
+    methods = _ranked(evaluator, LoRA)
     if methods:
         yield Rung(method=methods[0])
         yield from (Rung(method=method, optimizer="paged_adamw_8bit") for method in methods)
 
 
-def _qlora(attempts: Attempts) -> Iterator[Rung]:
-    methods = _ranked(attempts, QLoRA)
+def _qlora(evaluator: Evaluator) -> Iterator[Rung]:
+    methods = _ranked(evaluator, QLoRA)
     if methods:
         yield Rung(method=methods[0])
-        bare = _ranked(attempts, QLoRA, prepare_model_for_kbit_training=False)
+        bare = _ranked(evaluator, QLoRA, prepare_model_for_kbit_training=False)
         yield Rung(method=bare[0])
         yield from (Rung(method=method, optimizer="paged_adamw_8bit") for method in bare)
 
 
-def _ranked(attempts: Attempts, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
+def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
     """Every admitted rank on the best targets; smaller targets only where no rank of those is admitted or held."""
     found: list[Method] = []
-    for where in targets(attempts):
+    for where in targets(evaluator):
         usual, smaller = ([low_rank(cls, r, where, **settings) for r in ranks] for ranks in (RANKS, SMALLER_RANKS))
-        found = _admitted(attempts, usual, smaller) or found
-        if found and _held(attempts, found[0]):
+        found = _admitted(evaluator, usual, smaller) or found
+        if found and _held(evaluator, found[0]):
             break
     return found
 
 
-def _adapter(attempts: Attempts) -> Iterator[Rung]:
-    yield from _optimized(attempts, lambda size: Adapter(bottleneck_size=size), BOTTLENECKS, SMALLER_BOTTLENECKS)
+def _adapter(evaluator: Evaluator) -> Iterator[Rung]:
+    yield from _optimized(evaluator, lambda size: Adapter(bottleneck_size=size), BOTTLENECKS, SMALLER_BOTTLENECKS)
 
 
-def _prefix(attempts: Attempts) -> Iterator[Rung]:
-    yield from _optimized(attempts, lambda count: Prefix(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
+def _prefix(evaluator: Evaluator) -> Iterator[Rung]:
+    yield from _optimized(evaluator, lambda count: Prefix(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
 
 
-def _prompt(attempts: Attempts) -> Iterator[Rung]:
-    yield from _optimized(attempts, lambda count: Prompt(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
+def _prompt(evaluator: Evaluator) -> Iterator[Rung]:
+    yield from _optimized(evaluator, lambda count: Prompt(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
 
 
 def _optimized(
-    attempts: Attempts, method: Callable[[int], Method], sizes: tuple[int, ...], smaller: tuple[int, ...]
+    evaluator: Evaluator, method: Callable[[int], Method], sizes: tuple[int, ...], smaller: tuple[int, ...]
 ) -> Iterator[Rung]:
-    methods = _admitted(attempts, map(method, sizes), map(method, smaller))
+    methods = _admitted(evaluator, map(method, sizes), map(method, smaller))
     if methods:
         yield Rung(method=methods[0])
         yield from (Rung(method=each, optimizer="paged_adamw_8bit") for each in methods)
 
 
-def _admitted(attempts: Attempts, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
+def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
     """Of the usual sizes, or else the largest of the smaller ones, those that train and hold what the needs allow.
 
     Where every task is to be held at once and no size is, the least of all.
     """
-    few, fewer = _few_enough(attempts, usual), _few_enough(attempts, smaller)
+    few, fewer = _few_enough(evaluator, usual), _few_enough(evaluator, smaller)
     least = [*few, *fewer][-1:]
-    if not all(_held(attempts, method) for method in least):
+    if not all(_held(evaluator, method) for method in least):
         return least
-    return [method for method in few if _held(attempts, method)] or [m for m in fewer if _held(attempts, m)][:1]
+    return [method for method in few if _held(evaluator, method)] or [m for m in fewer if _held(evaluator, m)][:1]
 
 
-def _held(attempts: Attempts, method: Method) -> bool:
+def _held(evaluator: Evaluator, method: Method) -> bool:
     """Whether the card holds every task of a method at once, or need not."""
-    if not attempts.needs.switches:
+    if not evaluator.needs.switches:
         return True
     thrifty = Choice(method=method, optimizer="paged_adamw_8bit", gradient_checkpointing=method.name != "prefix")
-    return attempts.holds(thrifty)
+    return evaluator.holds(thrifty)
 
 
-def _few_enough(attempts: Attempts, methods: Iterable[Method]) -> list[Method]:
+def _few_enough(evaluator: Evaluator, methods: Iterable[Method]) -> list[Method]:
     """Those that train no larger a share than was asked for."""
-    most = attempts.needs.max_trainable_fraction
-    return [method for method in methods if most is None or attempts.trained_share(method) <= most]
+    most = evaluator.needs.max_trainable_fraction
+    return [method for method in methods if most is None or evaluator.trained_share(method) <= most]
 
 
-_RUNGS: dict[str, Callable[[Attempts], Iterator[Rung]]] = {
+_RUNGS: dict[str, Callable[[Evaluator], Iterator[Rung]]] = {
     "full": _full,
     "lora": _lora,
     "qlora": _qlora,

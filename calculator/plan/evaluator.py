@@ -11,10 +11,10 @@ from calculator.devices.verdict import card_of
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of, parameter_counts
 from calculator.estimate.request import Request
-from calculator.inference.multi_adapter import Together, base_bytes, request_bytes, task_bytes
+from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.training import Training
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
     return () if left else tuple(size for size in range(1, share + 1) if share % size == 0)
 
 
-class Attempts:
+class Evaluator:
     """A model and a device to try choices on. `made` counts the estimates."""
 
     def __init__(self, reference: ModelReference, device: Device, needs: Needs, *, length_given: bool) -> None:
@@ -111,7 +111,7 @@ class Attempts:
         """Whether the choice's training fits the device, and so do its tasks where all are held at once."""
         return self.trains(choice) and self.holds(choice)
 
-    def together(self, choice: Choice) -> Together | None:
+    def together(self, choice: Choice) -> MultiAdapterFootprint | None:
         """Every task of a choice on the device; None where they are not held at once, or nothing is answered."""
         answer = self.answer(choice) if self.needs.switches else None
         if answer is None or answer.fit is None:
@@ -120,7 +120,7 @@ class Attempts:
         if four_bits not in self._requests:
             told = request_bytes(self.reference, self.device, training, four_bits=four_bits)
             self._requests[four_bits] = told
-        return Together(
+        return MultiAdapterFootprint(
             tasks=self.needs.tasks,
             tokens=training.sequence_length,
             base_bytes=base_bytes(answer),
@@ -167,7 +167,7 @@ class Attempts:
             PlanError: where the method can't be put on the model.
         """
         method.check(self.model, Training())
-        return parameter_counts(stored(Treated(self.model, method, Training()))).trainable_fraction
+        return parameter_counts(resident_tensors(PreparedModel(self.model, method, Training()))).trainable_fraction
 
 
 def _largest(sized: list[Choice], suits: Callable[[Choice], bool]) -> Choice | None:

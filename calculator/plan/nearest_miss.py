@@ -9,7 +9,7 @@ from calculator.compare.methods import cards
 from calculator.devices import Verdict, cuda_context, gpus
 from calculator.inference.multi_adapter import base_bytes, task_bytes
 from calculator.inputs.training import Device
-from calculator.plan.evaluator import Attempts
+from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
 from calculator.plan.reasons.reason import size
 from calculator.plan.reasons.step_cost import step_cost
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.devices import GPU, Fit
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
-    from calculator.inference.multi_adapter import Together
+    from calculator.inference.multi_adapter import MultiAdapterFootprint
     from calculator.plan.evaluator import Choice
     from calculator.plan.reasons.step_cost import StepCost
     from calculator.plan.relaxations import Change
@@ -34,13 +34,14 @@ HELPING = {"sequence_length", "tasks"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Miss:
+class NearestMiss:
     """The configuration that comes nearest to the device, and the card that it fits.
 
     `short_bytes` are of its training or, where more is wanting there, of its tasks `together`, if all are held at once.
     `card` is the smallest of the catalogue that holds it, of those that the figures speak of: NVIDIA's from compute
     capability 8.0 on; None where none does. `card_request` is the plan on it, whose dtype is what that card computes
-    in, and `card_fit` that plan's verdict. `unhelped` says why no shorter sequence and no fewer tasks make it fit.
+    in, and `card_fit` that plan's verdict. `why_no_shorter_sequence` says why no shorter sequence and no fewer tasks
+    make it fit.
     """
 
     request: Request
@@ -48,8 +49,8 @@ class Miss:
     cost: StepCost
     task_bytes: int
     short_bytes: int
-    unhelped: str | None
-    together: Together | None
+    why_no_shorter_sequence: str | None
+    together: MultiAdapterFootprint | None
     card: GPU | None
     card_request: Request | None
     card_fit: Fit | None
@@ -60,59 +61,61 @@ class Miss:
         return label(self.request.method)
 
 
-def nearest(attempts: Attempts, thriftiest: Iterable[Choice]) -> tuple[Choice, Estimate] | None:
+def nearest(evaluator: Evaluator, thriftiest: Iterable[Choice]) -> tuple[Choice, Estimate] | None:
     """The choice among the thriftiest of the methods that misses by least, with its estimate.
 
     Before all others come those that miss by their tasks alone.
     """
-    answers = [(choice, attempts.answer(choice)) for choice in thriftiest]
+    answers = [(choice, evaluator.answer(choice)) for choice in thriftiest]
     known = [(choice, answer) for choice, answer in answers if answer is not None]
-    return min(known, key=lambda pair: (not attempts.trains(pair[0]), attempts.short_bytes(pair[0])), default=None)
+    return min(known, key=lambda pair: (not evaluator.trains(pair[0]), evaluator.short_bytes(pair[0])), default=None)
 
 
-def missed(attempts: Attempts, choice: Choice, answer: Estimate, told: Iterable[Change]) -> Miss:
+def missed(evaluator: Evaluator, choice: Choice, answer: Estimate, told: Iterable[Change]) -> NearestMiss:
     """A choice that does not fit, with the smallest card that it does fit; `told` is what would make something fit."""
-    there = smallest_card(attempts, choice)
+    there = smallest_card(evaluator, choice)
     held = there.answer(choice) if there else None
-    return Miss(
-        request=attempts.request(choice),
+    return NearestMiss(
+        request=evaluator.request(choice),
         estimate=answer,
-        cost=step_cost(attempts.model, attempts.request(choice), answer),
+        cost=step_cost(evaluator.model, evaluator.request(choice), answer),
         task_bytes=task_bytes(answer),
-        unhelped=None if any(HELPING & change.sets.keys() for change in told) else _unhelped(attempts, choice),
-        short_bytes=attempts.short_bytes(choice),
-        together=attempts.together(choice),
+        why_no_shorter_sequence=None
+        if any(HELPING & change.sets.keys() for change in told)
+        else _unhelped(evaluator, choice),
+        short_bytes=evaluator.short_bytes(choice),
+        together=evaluator.together(choice),
         card=there.card if there else None,
         card_request=there.request(choice) if there else None,
         card_fit=held.fit if held else None,
     )
 
 
-def smallest_card(attempts: Attempts, choice: Choice) -> Attempts | None:
+def smallest_card(evaluator: Evaluator, choice: Choice) -> Evaluator | None:
     """The smallest card that the figures speak of and that holds a choice, by an estimate of the choice there.
 
     Such cards compute alike, so that what a choice needs on one tells of all.
     """
     spoken_of = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    answer = _on(spoken_of[0], attempts).answer(choice)
+    answer = _on(spoken_of[0], evaluator).answer(choice)
     for held in cards(answer) if answer else ():
         if held.gpu in spoken_of and held.verdict is Verdict.FITS:
-            there = _on(held.gpu, attempts)
+            there = _on(held.gpu, evaluator)
             if there.fits(choice):
                 return there
     return None
 
 
-def _on(card: GPU, attempts: Attempts) -> Attempts:
+def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
     """Attempts on another card."""
-    return Attempts(attempts.reference, Device(gpu=card.id), attempts.needs, length_given=attempts.length_given)
+    return Evaluator(evaluator.reference, Device(gpu=card.id), evaluator.needs, length_given=evaluator.length_given)
 
 
-def _unhelped(attempts: Attempts, choice: Choice) -> str | None:
+def _unhelped(evaluator: Evaluator, choice: Choice) -> str | None:
     """Why no shorter sequence makes a choice fit: what is needed with the fewest tokens that are proposed."""
-    length = min(SHORTEST, attempts.needs.sequence_length)
-    shortest = Attempts(
-        attempts.reference, attempts.device, replace(attempts.needs, sequence_length=length), length_given=True
+    length = min(SHORTEST, evaluator.needs.sequence_length)
+    shortest = Evaluator(
+        evaluator.reference, evaluator.device, replace(evaluator.needs, sequence_length=length), length_given=True
     )
     answer = shortest.answer(choice)
     if answer is None or answer.fit is None or shortest.trains(choice):
@@ -120,6 +123,6 @@ def _unhelped(attempts: Attempts, choice: Choice) -> str | None:
     required, usable = answer.memory.required_bytes, answer.fit.usable_bytes
     return (
         f"No shorter sequence makes it fit: with {length:,} tokens it still needs {size(required)} of {size(usable)},"
-        f" {size(base_bytes(answer))} of them for the base's weights and {size(cuda_context(attempts.card).bytes)} for"
+        f" {size(base_bytes(answer))} of them for the base's weights and {size(cuda_context(evaluator.card).bytes)} for"
         " the CUDA context."
     )

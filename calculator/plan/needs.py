@@ -99,7 +99,7 @@ class Needs:
             yield Problem(loc="needs.tasks", msg=message, input=1)
 
 
-def barred(name: str, needs: Needs, model: Model) -> tuple[str, str] | None:
+def excluded_by_needs(name: str, needs: Needs, model: Model) -> tuple[str, str] | None:
     """The rule by which the needs rule a method out, and why; None where they don't."""
     label = AXES[name].label
     if needs.must_merge and AXES[name].mergeable is False:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import PlanError, Problem
 from calculator.compare.methods import AXES
 from calculator.methods import METHODS
-from calculator.plan.evaluator import Attempts
+from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
-from calculator.plan.method_search import Found, found
+from calculator.plan.method_search import SearchResult, found
 from calculator.plan.nearest_miss import missed, nearest
-from calculator.plan.needs import barred
+from calculator.plan.needs import excluded_by_needs
 from calculator.plan.proposals import RuledOut, proposals
 from calculator.plan.ranking import ORDER
 from calculator.plan.reasons.deployment import served
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import ModelReference, Request
     from calculator.inputs.training import Device
-    from calculator.plan.nearest_miss import Miss
+    from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.reasons.reason import Judged, Reason
     from calculator.plan.reasons.step_cost import StepCost
     from calculator.plan.relaxations import Change
@@ -74,7 +74,7 @@ class DevicePlan:
     device: Device
     configurations: tuple[Configuration, ...]
     ruled_out: tuple[RuledOut, ...]
-    miss: Miss | None
+    miss: NearestMiss | None
     changes: tuple[Change, ...]
     estimates: int
 
@@ -115,8 +115,8 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
         "training": "needs",
     }
     try:
-        attempts = Attempts(model[1], device[1], request.needs, length_given=request.length_given)
-        return _planned(attempts)
+        evaluator = Evaluator(model[1], device[1], request.needs, length_given=request.length_given)
+        return _planned(evaluator)
     except PlanError as error:
         raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
 
@@ -127,31 +127,31 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 
 
-def _planned(attempts: Attempts) -> DevicePlan:
-    needs = attempts.needs
-    out = {name: told for name in METHODS if (told := barred(name, needs, attempts.model))}
-    tried = {name: found(name, attempts) for name in METHODS if name not in out}
-    _refused(tried, attempts)
-    proposed, vain = proposals(tried, attempts)
-    near = None if proposed else nearest(attempts, (each.thriftiest for each in tried.values() if each.thriftiest))
-    would = () if proposed else changes(attempts, near[0] if near else None)
+def _planned(evaluator: Evaluator) -> DevicePlan:
+    needs = evaluator.needs
+    out = {name: told for name in METHODS if (told := excluded_by_needs(name, needs, evaluator.model))}
+    tried = {name: found(name, evaluator) for name in METHODS if name not in out}
+    _refused(tried, evaluator)
+    proposed, dominated = proposals(tried, evaluator)
+    near = None if proposed else nearest(evaluator, (each.thriftiest for each in tried.values() if each.thriftiest))
+    would = () if proposed else changes(evaluator, near[0] if near else None)
     return DevicePlan(
-        model=attempts.model.id or attempts.model.model_type,
-        parameters=attempts.model.parameters,
-        device=attempts.device,
+        model=evaluator.model.id or evaluator.model.model_type,
+        parameters=evaluator.model.parameters,
+        device=evaluator.device,
         configurations=tuple(_configuration(judged) for judged in proposed),
         ruled_out=(
             *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
-            *vain,
-            *unfit(tried, attempts),
+            *dominated,
+            *unfit(tried, evaluator),
         ),
-        miss=missed(attempts, *near, would) if near else None,
+        miss=missed(evaluator, *near, would) if near else None,
         changes=would,
-        estimates=attempts.made,
+        estimates=evaluator.made,
     )
 
 
-def _refused(tried: dict[str, Found], attempts: Attempts) -> None:
+def _refused(tried: dict[str, SearchResult], evaluator: Evaluator) -> None:
     """Raise what every method is refused for: at the places that all of them share, if there are any."""
     if not tried or not all(each.problems for each in tried.values()):
         return
@@ -160,24 +160,24 @@ def _refused(tried: dict[str, Found], attempts: Attempts) -> None:
     told = [(name, problem) for name, each in tried.items() for problem in each.problems]
     alike = [(name, problem) for name, problem in told[: len(first)] if problem.loc in shared]
     every = {(problem.loc, problem.msg): (name, problem) for name, problem in told}
-    raise PlanError(*(_of_the_model(name, problem, attempts) for name, problem in alike or every.values()))
+    raise PlanError(*(_of_the_model(name, problem, evaluator) for name, problem in alike or every.values()))
 
 
-def _of_the_model(name: str, problem: Problem, attempts: Attempts) -> Problem:
+def _of_the_model(name: str, problem: Problem, evaluator: Evaluator) -> Problem:
     """What a method is refused for, at the model: a plan's request has no method that it could stand at."""
     if not problem.loc.startswith("method"):
         return problem
     message = f"{AXES[name].label} is refused: {problem.msg}"
-    return Problem(loc="model", msg=message, input=attempts.model.id or attempts.model.model_type)
+    return Problem(loc="model", msg=message, input=evaluator.model.id or evaluator.model.model_type)
 
 
 def _configuration(judged: Judged) -> Configuration:
-    request = judged.attempts.request(judged.choice)
+    request = judged.evaluator.request(judged.choice)
     return Configuration(
         request=request,
         estimate=judged.answer,
         cost=judged.cost,
         task_bytes=judged.task_bytes,
         reasons=(*served(judged), *quality(judged), *trained(judged)),
-        roomier=suggestions(request, judged.answer) if judged.attempts.is_close(judged.choice) else (),
+        roomier=suggestions(request, judged.answer) if judged.evaluator.is_close(judged.choice) else (),
     )

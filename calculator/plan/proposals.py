@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.methods import LoRA, QLoRA
 from calculator.plan.candidates import low_rank
-from calculator.plan.method_search import Found, attention_only, larger_rank, unprepared
+from calculator.plan.method_search import SearchResult, attention_only, larger_rank, unprepared
 from calculator.plan.ranking import place
 from calculator.plan.reasons.reason import Judged, size
 from calculator.plan.reasons.rules import RULES, Rule
@@ -16,7 +16,7 @@ from calculator.plan.reasons.step_cost import step_cost
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from calculator.plan.evaluator import Attempts, Choice
+    from calculator.plan.evaluator import Choice, Evaluator
 
 #: The most configurations that are proposed for one model on one device.
 MOST_CONFIGURATIONS = 6
@@ -31,32 +31,32 @@ class RuledOut:
     sentence: str
 
 
-def proposals(tried: dict[str, Found], attempts: Attempts) -> tuple[list[Judged], list[RuledOut]]:
+def proposals(tried: dict[str, SearchResult], evaluator: Evaluator) -> tuple[list[Judged], list[RuledOut]]:
     """The best of each method, then others that better it in something, up to the most that are proposed."""
     judged = {
-        name: sorted((_judged(choice, attempts) for choice in each.choices), key=place) for name, each in tried.items()
+        name: sorted((_judged(choice, evaluator) for choice in each.choices), key=place) for name, each in tried.items()
     }
-    vain = _in_vain(judged, attempts)
+    dominated = _in_vain(judged, evaluator)
     best = sorted((each[0] for each in judged.values() if each), key=place)
     others = [other for each in judged.values() for other in each[1:] if not _dominated(other, each[0])]
-    others += [_judged(choice, attempts) for choice in _variants(best, attempts)]
+    others += [_judged(choice, evaluator) for choice in _variants(best, evaluator)]
     others.sort(key=place)
-    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), vain
+    return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), dominated
 
 
-def _in_vain(judged: dict[str, list[Judged]], attempts: Attempts) -> list[RuledOut]:
+def _in_vain(judged: dict[str, list[Judged]], evaluator: Evaluator) -> list[RuledOut]:
     """Take QLoRA out where LoRA needs no more; where LoRA betters it in all, hold it with LoRA's micro-batch."""
     lora, qlora = judged.get("lora"), judged.get("qlora")
     if not lora or not qlora:
         return []
     mine = qlora[0]
     if _dominated(mine, lora[0]):
-        mine = _judged(replace(lora[0].choice, method=mine.method, optimizer=mine.choice.optimizer), attempts)
+        mine = _judged(replace(lora[0].choice, method=mine.method, optimizer=mine.choice.optimizer), evaluator)
         judged["qlora"] = [mine]
     method = mine.method
     assert isinstance(method, QLoRA)
     plain = replace(mine.choice, method=low_rank(LoRA, method.r, method.target_modules))
-    other = _judged(plain, attempts) if attempts.fits(plain) else None
+    other = _judged(plain, evaluator) if evaluator.fits(plain) else None
     if other is None or other.answer.memory.required_bytes > mine.answer.memory.required_bytes:
         return []
     judged["qlora"] = []
@@ -66,13 +66,13 @@ def _in_vain(judged: dict[str, list[Judged]], attempts: Attempts) -> list[RuledO
     return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]
 
 
-def _variants(best: Iterable[Judged], attempts: Attempts) -> Iterator[Choice]:
+def _variants(best: Iterable[Judged], evaluator: Evaluator) -> Iterator[Choice]:
     """Of the best low-rank configuration: a larger rank, for many tasks a smaller module, and one not prepared."""
     first = next((judged.choice for judged in best if judged.method.name in ("lora", "qlora")), None)
     if first is None:
         return
-    told = (larger_rank(first, attempts), unprepared(first, attempts))
-    smaller = attention_only(first, attempts) if attempts.needs.tasks > 1 else None
+    told = (larger_rank(first, evaluator), unprepared(first, evaluator))
+    smaller = attention_only(first, evaluator) if evaluator.needs.tasks > 1 else None
     yield from (choice for choice in (*told, smaller) if choice is not None)
 
 
@@ -84,8 +84,8 @@ def _dominated(judged: Judged, other: Judged) -> bool:
     )
 
 
-def _judged(choice: Choice, attempts: Attempts) -> Judged:
-    answer = attempts.answer(choice)
+def _judged(choice: Choice, evaluator: Evaluator) -> Judged:
+    answer = evaluator.answer(choice)
     assert answer is not None
-    cost = step_cost(attempts.model, attempts.request(choice), answer)
-    return Judged(attempts=attempts, choice=choice, answer=answer, cost=cost)
+    cost = step_cost(evaluator.model, evaluator.request(choice), answer)
+    return Judged(evaluator=evaluator, choice=choice, answer=answer, cost=cost)

@@ -39,5 +39,5 @@ def place(judged: Judged) -> tuple[float, ...]:
         "memory": (judged.answer.memory.required_bytes,),
     }
     first, *others = (figures[name] for name in judged.needs.order)
-    close = judged.attempts.is_close(judged.choice)
+    close = judged.evaluator.is_close(judged.choice)
     return (*first, close, *(figure for each in others for figure in each), judged.cost.relative)

@@ -13,11 +13,11 @@ from calculator.plan.reasons.rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.plan.evaluator import Attempts, Choice
-    from calculator.plan.method_search import Found
+    from calculator.plan.evaluator import Choice, Evaluator
+    from calculator.plan.method_search import SearchResult
 
 
-def unfit(tried: dict[str, Found], attempts: Attempts) -> Iterator[RuledOut]:
+def unfit(tried: dict[str, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
     """The methods of which nothing fits, or that are refused."""
     for name, each in tried.items():
         if each.choices:
@@ -26,17 +26,17 @@ def unfit(tried: dict[str, Found], attempts: Attempts) -> Iterator[RuledOut]:
             sentence = "; ".join(problem.msg for problem in each.problems)
             yield RuledOut(method=name, rule=None, sentence=f"{AXES[name].label} is refused: {sentence}.")
         elif each.thriftiest is None:
-            most = attempts.needs.max_trainable_fraction
+            most = evaluator.needs.max_trainable_fraction
             sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
             yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
-        elif attempts.trains(each.thriftiest):
-            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.thriftiest, attempts))
+        elif evaluator.trains(each.thriftiest):
+            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.thriftiest, evaluator))
         else:
-            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, attempts))
+            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, evaluator))
 
 
-def _too_many(choice: Choice, attempts: Attempts) -> str:
-    together = attempts.together(choice)
+def _too_many(choice: Choice, evaluator: Evaluator) -> str:
+    together = evaluator.together(choice)
     assert together is not None
     return (
         f"Trains, but does not hold every task at once: its smallest module takes {size(together.task_bytes)},"
@@ -44,8 +44,8 @@ def _too_many(choice: Choice, attempts: Attempts) -> str:
     )
 
 
-def _too_large(choice: Choice, attempts: Attempts) -> str:
-    answer = attempts.answer(choice)
+def _too_large(choice: Choice, evaluator: Evaluator) -> str:
+    answer = evaluator.answer(choice)
     assert answer is not None
     assert answer.fit is not None
     return (

@@ -13,9 +13,9 @@ from calculator.compare.methods import AXES
 from calculator.estimate.request import ModelReference
 from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
-from calculator.plan.evaluator import Attempts
+from calculator.plan.evaluator import Evaluator
 from calculator.plan.method_search import found
-from calculator.plan.needs import Needs, barred
+from calculator.plan.needs import Needs, excluded_by_needs
 from calculator.plan.reasons.reason import millions
 
 if TYPE_CHECKING:
@@ -38,18 +38,18 @@ class Change:
     sets: dict[str, Any]
 
 
-def changes(attempts: Attempts, choice: Choice | None) -> tuple[Change, ...]:
+def changes(evaluator: Evaluator, choice: Choice | None) -> tuple[Change, ...]:
     """What would make something fit, beside another card: changes to the needs, and a smaller model."""
-    smaller = _smaller_needs(attempts, choice) if choice else ()
-    return (*smaller, *_relaxed(attempts), *_smaller_model(attempts))
+    smaller = _smaller_needs(evaluator, choice) if choice else ()
+    return (*smaller, *_relaxed(evaluator), *_smaller_model(evaluator))
 
 
-def _smaller_needs(attempts: Attempts, choice: Choice) -> Iterator[Change]:
+def _smaller_needs(evaluator: Evaluator, choice: Choice) -> Iterator[Change]:
     """The longest sequence and the most tasks with which the choice fits, if there are any worth the name."""
-    needs, together = attempts.needs, attempts.together(choice)
+    needs, together = evaluator.needs, evaluator.together(choice)
     told, sets = [], {}
-    if not attempts.trains(choice):
-        longest = limit(LimitRequest(request=attempts.request(choice), solve_for="sequence_length")).value
+    if not evaluator.trains(choice):
+        longest = limit(LimitRequest(request=evaluator.request(choice), solve_for="sequence_length")).value
         if longest is None or not SHORTEST <= longest < needs.sequence_length:
             return
         told.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
@@ -62,28 +62,31 @@ def _smaller_needs(attempts: Attempts, choice: Choice) -> Iterator[Change]:
     yield Change(sentence=f"With {' and '.join(told)} it fits.", sets=sets)
 
 
-def _relaxed(attempts: Attempts) -> Iterator[Change]:
+def _relaxed(evaluator: Evaluator) -> Iterator[Change]:
     """Each need without which a method fits."""
     usual = Needs()
     for need in ("must_merge", "frozen_base", "switch_per_request", "max_trainable_fraction"):
-        if getattr(attempts.needs, need) == getattr(usual, need):
+        if getattr(evaluator.needs, need) == getattr(usual, need):
             continue
         changed = {need: getattr(usual, need)}
-        freer = Attempts(
-            attempts.reference, attempts.device, replace(attempts.needs, **changed), length_given=attempts.length_given
+        freer = Evaluator(
+            evaluator.reference,
+            evaluator.device,
+            replace(evaluator.needs, **changed),
+            length_given=evaluator.length_given,
         )
         fitting = [
             AXES[name].label
             for name in METHODS
-            if not barred(name, freer.needs, freer.model) and found(name, freer).choices
+            if not excluded_by_needs(name, freer.needs, freer.model) and found(name, freer).choices
         ]
         if fitting:
             yield Change(sentence=f"Without {need} there fits: {', '.join(fitting)}.", sets=changed)
 
 
-def _smaller_model(attempts: Attempts) -> Iterator[Change]:
+def _smaller_model(evaluator: Evaluator) -> Iterator[Change]:
     """The largest smaller model of the same series that fits by the low-rank methods."""
-    series, count = _series(attempts.model.id), attempts.model.parameters
+    series, count = _series(evaluator.model.id), evaluator.model.parameters
     family = sorted(
         (entry for entry in catalogue.models() if series and _series(entry.id) == series and entry.parameters < count),
         key=lambda entry: entry.parameters,
@@ -91,8 +94,8 @@ def _smaller_model(attempts: Attempts) -> Iterator[Change]:
 
     def too_large(entry: catalogue.ModelEntry) -> bool:
         try:
-            smaller = Attempts(
-                ModelReference(id=entry.id), attempts.device, attempts.needs, length_given=attempts.length_given
+            smaller = Evaluator(
+                ModelReference(id=entry.id), evaluator.device, evaluator.needs, length_given=evaluator.length_given
             )
         except PlanError:
             return True

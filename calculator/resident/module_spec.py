@@ -26,7 +26,7 @@ class Added:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Treatment:
+class ModuleSpec:
     """One module under a method.
 
     `dtype`: of its dense parameters. `trained`: the names of its own parameters that are trained. `quantization`: how
@@ -53,7 +53,7 @@ class Treatment:
         return self.dtype if parameter.dtype == "model" else parameter.dtype
 
 
-class Treated:
+class PreparedModel:
     """A model under a method: what becomes of each of its modules, each worked out once."""
 
     __slots__ = ("known", "method", "model", "training")
@@ -62,12 +62,12 @@ class Treated:
         self.model = model
         self.method = method
         self.training = training
-        self.known: dict[tuple[str, int], Treatment] = {}
+        self.known: dict[tuple[str, int], ModuleSpec] = {}
 
-    def treatment(self, path: str, module: Module) -> Treatment:
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """What becomes of a module; two kinds of layers may have different ones at the same path."""
         known = self.known.get((path, id(module)))
         if known is None:
-            known = self.method.treatment(path, module, self.model, self.training)
+            known = self.method.module_spec(path, module, self.model, self.training)
             self.known[path, id(module)] = known
         return known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.resident.optimizers import Optimizer
 
 
-class Beside:
+class PerParameter:
     """For each of some tensors one of its shape and dtype by each of some names, so many `times`.
 
     Their bytes are known at once; the tensors are made when they are looked at, which most never are.
@@ -21,17 +21,19 @@ class Beside:
 
     __slots__ = ("bytes", "component", "names", "of", "times")
 
-    def __init__(self, of: Sequence[Stored], names: tuple[str, ...], component: ComponentName, times: int = 1) -> None:
+    def __init__(
+        self, of: Sequence[ResidentTensor], names: tuple[str, ...], component: ComponentName, times: int = 1
+    ) -> None:
         self.of = of
         self.names = names
         self.component = component
         self.times = times
         self.bytes = sum([tensor.bytes for tensor in of]) * len(names) * times
 
-    def __iter__(self) -> Iterator[Stored]:
+    def __iter__(self) -> Iterator[ResidentTensor]:
         for tensor in self.of:
             for name in self.names:
-                yield Stored(
+                yield ResidentTensor(
                     name=f"{tensor.name}: {name}",
                     shape=tensor.shape,
                     dtype=tensor.dtype,
@@ -42,42 +44,42 @@ class Beside:
 
 
 #: Tensors that stay, one kind or many.
-Staying = Stored | Beside
+ResidentTensors = ResidentTensor | PerParameter
 
 
-def tensors(staying: Iterable[Staying]) -> Iterator[Stored]:
+def tensors(staying: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
     """Every kind of tensor by itself."""
     for each in staying:
-        if isinstance(each, Beside):
+        if isinstance(each, PerParameter):
             yield from each
         else:
             yield each
 
 
-def sizes(staying: Iterable[Staying]) -> dict[int, int]:
+def sizes(staying: Iterable[ResidentTensors]) -> dict[int, int]:
     """How many tensors of each size."""
     counts: dict[int, int] = {}
     for each in staying:
-        of, times = (each.of, each.times * len(each.names)) if isinstance(each, Beside) else ((each,), 1)
+        of, times = (each.of, each.times * len(each.names)) if isinstance(each, PerParameter) else ((each,), 1)
         for tensor in of:
             size = tensor.bytes // tensor.count
             counts[size] = counts.get(size, 0) + tensor.count * times
     return counts
 
 
-def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterator[Staying]:
+def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
     """The optimizer's states of every trained parameter, from its second step on.
 
     A parameter that never has a gradient has none, but where they are made with the optimizer.
     """
-    trained = [tensor for tensor in tensors if tensor.learns or (tensor.trained and optimizer.early)]
+    trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
     if optimizer.is_like_parameters:
-        yield Beside(trained, optimizer.names, "optimizer_states")
+        yield PerParameter(trained, optimizer.names, "optimizer_states")
         return
     for tensor in trained:
-        early = tensor.made if optimizer.early else None
+        early = tensor.dtype_at_optimizer_init if optimizer.early else None
         for name, shape, dtype in optimizer.states(tensor.shape, early or tensor.dtype):
-            yield Stored(
+            yield ResidentTensor(
                 name=f"{tensor.name}: {name}",
                 shape=shape,
                 dtype=dtype,
@@ -85,9 +87,9 @@ def optimizer_states(tensors: Iterable[Stored], optimizer: Optimizer) -> Iterato
                 count=tensor.count,
             )
     for name, shape, dtype in optimizer.shared_states(tensor.shape for tensor in trained):
-        yield Stored(name=name, shape=shape, dtype=dtype, component="optimizer_states")
+        yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
 
 
-def gradients(tensors: Iterable[Stored]) -> Beside:
+def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
     """The gradient of every trained parameter that one comes to, in its dtype."""
-    return Beside([tensor for tensor in tensors if tensor.learns], ("gradient",), "gradients")
+    return PerParameter([tensor for tensor in tensors if tensor.gets_gradient], ("gradient",), "gradients")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from calculator.architecture.dimension import Dim, Shape, elements, symbolic
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -89,11 +89,11 @@ def converted(path: str, module: Module, model: Model) -> bool:
     return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
 
 
-def code_book(model: Model, quantization: Quantization) -> tuple[Stored, ...]:
+def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor, ...]:
     """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
 
     Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
     """
-    code = Stored(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
+    code = ResidentTensor(name="name2qmap.dynamic", shape=(256,), dtype="float32", component="quantization_constants")
     converts = any(converted(path, module, model) for path, module in model.paths)
     return (code,) if quantization.double_quant and converts else ()

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
     from calculator.methods.base import Method
-    from calculator.resident.module_spec import Treated, Treatment
+    from calculator.resident.module_spec import ModuleSpec, PreparedModel
     from calculator.resident.quantization import Quantization
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Stored:
+class ResidentTensor:
     """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
 
     `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
@@ -40,75 +40,75 @@ class Stored:
     parameters: int = 0
     trained: bool = False
     base: bool = True
-    made: DType | None = None
-    reached: bool = True
+    dtype_at_optimizer_init: DType | None = None
+    in_graph: bool = True
     bytes: int = 0
 
     @property
-    def learns(self) -> bool:
+    def gets_gradient(self) -> bool:
         """Whether it is trained, and the step gives it a gradient."""
-        return self.trained and self.reached
+        return self.trained and self.in_graph
 
     def __post_init__(self) -> None:
         if not self.bytes:
             self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count
 
 
-def stored(treated: Treated) -> tuple[Stored, ...]:
+def resident_tensors(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
     """Every kind of tensor of a model under its method, without gradients and optimizer states."""
-    model, method, training = treated.model, treated.method, treated.training
-    tensors: list[Stored] = []
+    model, method, training = prepared.model, prepared.method, prepared.training
+    tensors: list[ResidentTensor] = []
     for part in model.parts:
         if isinstance(part, Stack):
             for layer, count in part.distinct:
-                _layer(tensors, part.name, layer, count, treated)
+                _layer(tensors, part.name, layer, count, prepared)
         else:
-            _module(tensors, part, part.name, 1, treated)
+            _module(tensors, part, part.name, 1, prepared)
     for buffer in model.buffers:
         tensors += _buffer(buffer, buffer.name, 1, method, training)
     tensors += method.added(model, training)
     for tensor in tensors if model.idle else ():
-        tensor.reached = not model.is_idle(tensor.name)
+        tensor.in_graph = not model.is_idle(tensor.name)
     return tuple(tensors)
 
 
-def _layer(tensors: list[Stored], stack: str, layer: Layer, count: int, treated: Treated) -> None:
+def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: PreparedModel) -> None:
     for module in layer.modules:
-        _module(tensors, module, f"{stack}.*.{module.name}", count, treated)
+        _module(tensors, module, f"{stack}.*.{module.name}", count, prepared)
     for buffer in layer.buffers:
-        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, treated.method, treated.training)
+        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.training)
 
 
-def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[Stored]:
+def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[ResidentTensor]:
     """A buffer, and its copy where its owner is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
-    own = Stored(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
+    own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield own
     owner, _, last = name.rpartition(".")
     if method.copies(owner):
         yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 
-def _module(tensors: list[Stored], module: Module, name: str, count: int, treated: Treated) -> None:
-    treatment, tied = treated.treatment(name, module), treated.model.tied
+def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: PreparedModel) -> None:
+    module_spec, tied = prepared.module_spec(name, module), prepared.model.tied
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name
         if full_name not in tied:
-            tensors += _own(parameter, full_name, count, treatment)
-        if treatment.copied:
+            tensors += _own(parameter, full_name, count, module_spec)
+        if module_spec.copied:
             copy = Added(
                 name=f"modules_to_save.{parameter.name}",
                 shape=parameter.shape,
-                dtype=treatment.dtype_of(parameter),
+                dtype=module_spec.dtype_of(parameter),
             )
             tensors.append(_added(copy, name, count))
-    tensors += [_added(added, name, count) for added in treatment.added]
+    tensors += [_added(added, name, count) for added in module_spec.added]
 
 
-def _added(added: Added, owner: str, count: int) -> Stored:
+def _added(added: Added, owner: str, count: int) -> ResidentTensor:
     """A parameter that a method puts beside its owner's."""
     size = elements(added.shape)
-    return Stored(
+    return ResidentTensor(
         name=f"{owner}.{added.name}",
         shape=added.shape,
         dtype=added.dtype,
@@ -121,42 +121,44 @@ def _added(added: Added, owner: str, count: int) -> Stored:
     )
 
 
-def _own(parameter: Parameter, name: str, count: int, treatment: Treatment) -> list[Stored]:
+def _own(parameter: Parameter, name: str, count: int, module_spec: ModuleSpec) -> list[ResidentTensor]:
     """A parameter of the model itself: dense, or packed in 4 bits with its constants."""
-    if treatment.quantization is not None and parameter.name == "weight":
-        return _packed(parameter, name, count, treatment, treatment.quantization)
-    dtype = treatment.dtype_of(parameter)
+    if module_spec.quantization is not None and parameter.name == "weight":
+        return _packed(parameter, name, count, module_spec, module_spec.quantization)
+    dtype = module_spec.dtype_of(parameter)
     return [
-        Stored(
+        ResidentTensor(
             name=name,
             shape=parameter.shape,
             dtype=dtype,
             component="base_weights",
             count=count,
             parameters=parameter.elements,
-            trained=parameter.name in treatment.trained and not treatment.copied,
-            made=treatment.dtype if parameter.dtype == "model" and dtype != treatment.dtype else None,
+            trained=parameter.name in module_spec.trained and not module_spec.copied,
+            dtype_at_optimizer_init=module_spec.dtype
+            if parameter.dtype == "model" and dtype != module_spec.dtype
+            else None,
             bytes=allocated(parameter.elements, ITEMSIZE[dtype]) * count,
         )
     ]
 
 
 def _packed(
-    parameter: Parameter, name: str, count: int, treatment: Treatment, quantization: Quantization
-) -> list[Stored]:
+    parameter: Parameter, name: str, count: int, module_spec: ModuleSpec, quantization: Quantization
+) -> list[ResidentTensor]:
     """A weight in 4 bits and its constants."""
     shape, dtype = quantization.packed(parameter.shape)
-    packed = Stored(
+    packed = ResidentTensor(
         name=name,
         shape=shape,
         dtype=dtype,
         component="base_weights",
         count=count,
         parameters=parameter.elements,
-        trained=parameter.name in treatment.trained and not treatment.copied,
+        trained=parameter.name in module_spec.trained and not module_spec.copied,
     )
     return [packed] + [
-        Stored(
+        ResidentTensor(
             name=f"{name}.{constant}",
             shape=constant_shape,
             dtype=constant_dtype,

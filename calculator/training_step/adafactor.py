@@ -10,28 +10,28 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from calculator.engine.tape import Tape, Tensor
-from calculator.resident.tensors import Stored
+from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
 
 
-def temporaries(trained: tuple[Stored, ...]) -> tuple[Stored, ...]:
+def temporaries(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
     """What is alive beside the states where the step takes the most."""
     tape = Tape()
     tape.component = "workspace"
     _run(tape, list(_sequence(trained)))
     return tuple(
-        Stored(name=name, shape=shape, dtype=dtype, component=component, count=count)
+        ResidentTensor(name=name, shape=shape, dtype=dtype, component=component, count=count)
         for (name, shape, dtype, component, _), count in _largest(tape).items()
     )
 
 
-def _sequence(trained: tuple[Stored, ...]) -> Iterator[Stored]:
+def _sequence(trained: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
     """The parameters as the optimizer meets them, a layer's twice, so that every pair of neighbours comes by."""
-    layers: list[Stored] = []
+    layers: list[ResidentTensor] = []
     for tensor in trained:
         if tensor.count > 1:
             layers.append(tensor)
@@ -42,7 +42,7 @@ def _sequence(trained: tuple[Stored, ...]) -> Iterator[Stored]:
     yield from layers * 2
 
 
-def _run(tape: Tape, parameters: list[Stored]) -> None:
+def _run(tape: Tape, parameters: list[ResidentTensor]) -> None:
     """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer makes it."""
     for p in parameters:
         full = p.dtype == "float32"
@@ -57,7 +57,7 @@ def _run(tape: Tape, parameters: list[Stored]) -> None:
     del grad, p_data_fp32, update
 
 
-def _update(tape: Tape, p: Stored, squared: Tensor) -> Tensor:
+def _update(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
     """The update: from the factored second moment where there is one. `squared` stays the caller's meanwhile."""
     if len(p.shape) < 2:
         return tape.new(p.shape, "float32", f"{p.name}: update")
@@ -68,7 +68,7 @@ def _update(tape: Tape, p: Stored, squared: Tensor) -> Tensor:
     return product
 
 
-def _largest(tape: Tape) -> Counter[Born]:
+def _largest(tape: Tape) -> Counter[Allocation]:
     alive: Counter[int] = Counter()
     total, most, best = 0, -1, Counter[int]()
     for event in tape.events:

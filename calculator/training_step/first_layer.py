@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.autograd import Node
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Born, Tape, Tensor
+    from calculator.engine.tape import Allocation, Tape, Tensor
     from calculator.layers.cache import Cache
     from calculator.layers.context import Context
 
@@ -43,8 +43,8 @@ def may_be_told(context: Context, x: Tensor) -> bool:
         return False
     layers = stack(context.model)
     module = next(module for module in layers.layers[0].modules if module.kind in ("linear", "conv1d"))
-    treatment = context.treated.treatment(f"{layers.name}.*.{module.name}", module)
-    return bool(treatment.added or treatment.trained)
+    module_spec = context.prepared.module_spec(f"{layers.name}.*.{module.name}", module)
+    return bool(module_spec.added or module_spec.trained)
 
 
 class FirstLayer:
@@ -157,10 +157,10 @@ class Sides(NamedTuple):
     """Places on the tape beside the windows of the layer that is run, and what the first layer adds at each."""
 
     windows: tuple[Window, ...]
-    gained: list[Counter[Born]]
+    gained: list[Counter[Allocation]]
 
 
-def _are_gradients(stays: Counter[Born]) -> bool:
+def _are_gradients(stays: Counter[Allocation]) -> bool:
     return all(count >= 0 and (not count or born[3] == "gradients") for born, count in stays.items())
 
 

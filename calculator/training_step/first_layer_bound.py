@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
 
 
-def is_below_the_peak(recording: Recording, stays: Counter[Born]) -> bool:
+def is_below_the_peak(recording: Recording, stays: Counter[Allocation]) -> bool:
     """Whether no more bytes are alive in its backward pass than elsewhere; `stays` is what each layer leaves.
 
     There are more in the pass of the layer that comes first there, or at the phase's peak wherever that is.
     """
-    backward, level = recording.windows[1], recording.level
+    backward, curve = recording.windows[1], recording.curve
     gradients = (backward.copies + 1) * sum([born[4] * count for born, count in stays.items()])
     cached = sum([born[4] for _, _, born in recording.dropped])
-    if gradients <= level.growth[2] - cached + backward.copies * (level.growth[0] - cached):
+    if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
-    peak = level.peak(recording.tape.position("backward"), recording.tape.position("end"))
-    return max(level.alone(backward.start, backward.end)) + gradients <= peak.bytes
+    peak = curve.peak(recording.tape.position("backward"), recording.tape.position("end"))
+    return max(curve.alone(backward.start, backward.end)) + gradients <= peak.bytes
 
 
 def counts(recording: Recording) -> Iterator[tuple[int, int]]:

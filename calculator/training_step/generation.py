@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Tensor
     from calculator.layers.kernels import Kernels
-    from calculator.resident.module_spec import Treated
+    from calculator.resident.module_spec import PreparedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +67,10 @@ class Given:
 class Generation:
     """A model under a method, whose `training` tells a batch of prompts' sizes, dtypes and kernels."""
 
-    __slots__ = ("kernels", "treated")
+    __slots__ = ("kernels", "prepared")
 
-    def __init__(self, treated: Treated, *, kernels: Kernels) -> None:
-        self.treated = treated
+    def __init__(self, prepared: PreparedModel, *, kernels: Kernels) -> None:
+        self.prepared = prepared
         self.kernels = kernels
 
     def prefill(self) -> Pass:
@@ -98,7 +98,7 @@ class Generation:
         return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], given)
 
     def _context(self) -> Context:
-        context = Context(self.treated, kernels=self.kernels, trains=False)
+        context = Context(self.prepared, kernels=self.kernels, trains=False)
         count = len(context.layers)
         context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
         return context
@@ -136,7 +136,7 @@ def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
     _choose(context, given)
     del outputs
     recording = Recording(tape, Lifetimes(tape.events, tape.rows))
-    moment = recording.level.peak(start, len(tape.events))
+    moment = recording.curve.peak(start, len(tape.events))
     event = tape.events[moment.event - 1]
     assert context.cache is not None
     operation = tape.rows[event if event >= 0 else ~event][0]

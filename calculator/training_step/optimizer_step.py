@@ -6,8 +6,8 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from calculator.engine.operations import promoted
-from calculator.resident.per_parameter import Beside, Staying
-from calculator.resident.tensors import Stored
+from calculator.resident.per_parameter import PerParameter, ResidentTensors
+from calculator.resident.tensors import ResidentTensor
 from calculator.training_step import adafactor
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from calculator.resident.optimizers import Optimizer
 
 
-def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm: float | None) -> tuple[Staying, ...]:
+def temporaries(
+    trained: tuple[ResidentTensor, ...], optimizer: Optimizer, max_grad_norm: float | None
+) -> tuple[ResidentTensors, ...]:
     """The larger of the two: they do not coexist."""
     candidates = [_foreach(trained, optimizer) if optimizer.storage != "factored" else adafactor.temporaries(trained)]
     if max_grad_norm:
@@ -24,11 +26,11 @@ def temporaries(trained: tuple[Stored, ...], optimizer: Optimizer, max_grad_norm
     return max(candidates, key=_bytes)
 
 
-def _bytes(tensors: Iterable[Staying]) -> int:
+def _bytes(tensors: Iterable[ResidentTensors]) -> int:
     return sum(tensor.bytes for tensor in tensors)
 
 
-def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Staying, ...]:
+def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
     """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
     It runs one dtype after the other, of which there are two at most, and a list keeps its name until the next dtype's
@@ -47,25 +49,25 @@ def _foreach(trained: tuple[Stored, ...], optimizer: Optimizer) -> tuple[Staying
     return max(met, key=_bytes)
 
 
-def _lists(group: Sequence[Stored], optimizer: Optimizer, numbers: range) -> Iterator[Staying]:
+def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
     """Some of a dtype's lists; the first is a function of the states, and so of the dtype that these were made in."""
     name = f"{optimizer.name} temporary"
-    made = [tensor for tensor in group if tensor.made] if optimizer.early and 0 in numbers else []
+    made = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
     yield from (_as_made(tensor, name) for tensor in made)
     if made:
-        group = [tensor for tensor in group if not tensor.made]
-        yield Beside(made, (name,), "workspace", len(numbers) - 1)
-    yield Beside(group, (name,), "workspace", len(numbers))
+        group = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
+        yield PerParameter(made, (name,), "workspace", len(numbers) - 1)
+    yield PerParameter(group, (name,), "workspace", len(numbers))
 
 
-def _as_made(tensor: Stored, name: str) -> Stored:
+def _as_made(tensor: ResidentTensor, name: str) -> ResidentTensor:
     """The first list's tensor: a function of the state, and so of its dtype."""
-    dtype = tensor.made or tensor.dtype
+    dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
-    return Stored(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
+    return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
-def _clipping(trained: tuple[Stored, ...]) -> tuple[Staying, ...]:
+def _clipping(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
     """A norm for each gradient, the norms stacked, and theirs; then, where that is more, what the factor is made of.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
@@ -74,10 +76,10 @@ def _clipping(trained: tuple[Stored, ...]) -> tuple[Staying, ...]:
         return ()
     count = sum(tensor.count for tensor in trained)
     dtype = reduce(promoted, (tensor.dtype for tensor in trained))
-    norm = Stored(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
-    stacked = Stored(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
+    norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
+    stacked = ResidentTensor(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
     total, *factor = (
-        Stored(name=name, shape=(), dtype=dtype, component="workspace")
+        ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
         for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
     )
     return max((norm, stacked, total), (total, *factor), key=_bytes)

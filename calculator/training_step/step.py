@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
-from calculator.engine.live_tensors import Alive
+from calculator.engine.live_tensors import LiveTensors
 from calculator.layers.context import KERNELS, Context
-from calculator.training_step.resident_state import Held
+from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.run import interpreted
 from calculator.training_step.symbolic_trace import Series
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.names import PhaseName
     from calculator.engine.memory_curve import Moment
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
     from calculator.inputs.training import Training
     from calculator.layers.kernels import Kernels
     from calculator.methods import Method
-    from calculator.resident.per_parameter import Staying
-    from calculator.resident.tensors import Stored
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
 
 
 class Peak(NamedTuple):
@@ -37,11 +37,11 @@ class Peak(NamedTuple):
     bytes: int
     throughout: int
     operation: str
-    left: Counter[Born]
-    found: Deferred[Alive]
+    left: Counter[Allocation]
+    found: Deferred[LiveTensors]
 
     @property
-    def alive(self) -> Alive:
+    def alive(self) -> LiveTensors:
         """What is alive."""
         return self.found()
 
@@ -62,25 +62,25 @@ class TrainingStep:
         training: Training,
         *,
         kernels: Kernels = KERNELS,
-        held: Held | None = None,
+        held: ResidentState | None = None,
         series: Series | None = None,
         whole: bool = False,
     ) -> None:
-        self.held = held or Held(model, method, training)
+        self.held = held or ResidentState(model, method, training)
         self.model = model
         self.method = method
         self.training = training
         self.kernels = kernels
         self.series = series or Series()
-        treated = self.held.treated
-        made = partial(Context, treated, training=training, kernels=kernels)
-        told = partial(self.series.run_of, treated, training, kernels)
+        prepared = self.held.prepared
+        made = partial(Context, prepared, training=training, kernels=kernels)
+        told = partial(self.series.run_of, prepared, training, kernels)
         self.run, self.recording = interpreted(made, told, whole=whole)
         self.left = self.recording.at_the_end()
         self.carried = self.left - self._given(self.marks["forward"])
 
     @property
-    def state(self) -> tuple[Stored, ...]:
+    def state(self) -> tuple[ResidentTensor, ...]:
         """What is always alive of the model under its method."""
         return self.held.state
 
@@ -98,9 +98,9 @@ class TrainingStep:
         """Forward, backward and optimizer step."""
         always = (*self.state, *self.held.states)
         accumulated = (*always, *self.held.gradients) if self.training.gradient_accumulation_steps > 1 else always
-        marks, level = self.marks, self.recording.level
-        forward = level.peak(marks["forward"], marks["backward"])
-        backward = level.peak(marks["backward"], marks["end"])
+        marks, curve = self.marks, self.recording.curve
+        forward = curve.peak(marks["forward"], marks["backward"])
+        backward = curve.peak(marks["backward"], marks["end"])
         in_step = (*always, *self.held.gradients, *self.held.temporaries)
         return (
             self._peak("forward", accumulated, forward, self.carried),
@@ -119,7 +119,9 @@ class TrainingStep:
         """Where the step's points are."""
         return {label: position for position, label in self.run.tape.marks}
 
-    def _peak(self, phase: PhaseName, state: Sequence[Staying], moment: Moment, left: Counter[Born]) -> Peak:
+    def _peak(
+        self, phase: PhaseName, state: Sequence[ResidentTensors], moment: Moment, left: Counter[Allocation]
+    ) -> Peak:
         rows = self.run.tape.rows
         event = self.run.tape.events[moment.event - 1] if moment.event else 0
         throughout = _bytes(state, left)
@@ -132,17 +134,17 @@ class TrainingStep:
             found=Deferred(partial(self.recording.alive, moment, state, left)),
         )
 
-    def _given(self, end: int) -> Counter[Born]:
+    def _given(self, end: int) -> Counter[Allocation]:
         """The caller's tensors, which are on the tape before the forward pass."""
         return Counter(self.run.tape.rows[event] for event in self.run.tape.events[:end])
 
 
-def _last(operation: str, state: Sequence[Staying], left: Counter[Born]) -> Peak:
+def _last(operation: str, state: Sequence[ResidentTensors], left: Counter[Allocation]) -> Peak:
     """The optimizer's step, which is all of its peak."""
     size = _bytes(state, left)
-    found = Deferred(partial(Alive, state, (), [*left.items()]))
+    found = Deferred(partial(LiveTensors, state, (), [*left.items()]))
     return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, found=found)
 
 
-def _bytes(state: Sequence[Staying], born: Counter[Born]) -> int:
+def _bytes(state: Sequence[ResidentTensors], born: Counter[Allocation]) -> int:
     return sum([tensor.bytes for tensor in state]) + sum([row[4] * count for row, count in born.items()])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.lifetimes import Lifetimes
-from calculator.engine.symbolic_sizes import Formulas, Open
+from calculator.engine.symbolic_sizes import Formulas, SymInt
 from calculator.engine.tape import Sizes, Tape
 from calculator.inputs.size_settings import others, resized, sizes
 from calculator.layers.context import Context
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.run import Run, ran
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
     from calculator.inputs.training import Training
     from calculator.layers.kernels import Kernels
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MOST_WAYS = 8
 
 
-class Template:
+class SymbolicTrace:
     """A run with open sizes, and the formulas of their numbers.
 
     `kind_of` says of which kind each of its rows is: rows of layers that are alike are of the same kinds. `names`,
@@ -61,7 +61,7 @@ class Template:
         dims = {id(dim): dim for shape in shapes for dim in shape}
         numbers = {identity: number for number, identity in enumerate(dims)}
         self.dims = [*dims.values()]
-        self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, Open)]
+        self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, SymInt)]
         numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
         distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
         kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
@@ -97,7 +97,7 @@ class Template:
         return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lives=lives)
 
 
-def _with_rows(like: Tape, events: list[int], rows: list[Born]) -> Tape:
+def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
     """A tape on which the same happened as on another, to other rows."""
     tape = Tape()
     tape.rows, tape.events, tape.marks, tape.passed = rows, events, like.marks, like.passed
@@ -115,38 +115,38 @@ class Series:
     def __init__(self) -> None:
         self.model: Model | None = None
         self.kind: tuple[object, ...] = ()
-        self.ways: dict[bool, list[Template]] = {}
+        self.ways: dict[bool, list[SymbolicTrace]] = {}
 
-    def run_of(self, treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
+    def run_of(self, prepared: PreparedModel, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
         """A plan's run, as another's tells it; nothing for the first of a kind, and where too many ways are known.
 
         The second plan of a kind is run with open sizes.
         """
-        kind = (others(treated.method), others(training), kernels)
-        if treated.model is not self.model or kind != self.kind:
-            self.model, self.kind, self.ways = treated.model, kind, {}
+        kind = (others(prepared.method), others(training), kernels)
+        if prepared.model is not self.model or kind != self.kind:
+            self.model, self.kind, self.ways = prepared.model, kind, {}
         if whole not in self.ways:
             self.ways[whole] = []
             return None
-        ways, given = self.ways[whole], [*sizes(training), *sizes(treated.method)]
+        ways, given = self.ways[whole], [*sizes(training), *sizes(prepared.method)]
         run = next(filter(None, (way.filled(given) for way in ways)), None)
         if run is None and len(ways) < MOST_WAYS:
-            ways.append(_template(treated, training, kernels, whole=whole))
+            ways.append(_symbolic_trace(prepared, training, kernels, whole=whole))
             run = ways[-1].filled(given)
         return run
 
 
-def _template(treated: Treated, training: Training, kernels: Kernels, *, whole: bool) -> Template:
+def _symbolic_trace(prepared: PreparedModel, training: Training, kernels: Kernels, *, whole: bool) -> SymbolicTrace:
     """The plan's run with its sizes left open; a context allocates nothing before it is run."""
     formulas = Formulas()
     training = resized(training, formulas.opened)
-    method = resized(treated.method, formulas.opened)
-    context = Context(Treated(treated.model, method, training), training=training, kernels=kernels)
-    context.tape.sizes = _OpenSizes(formulas)
-    return Template(formulas, ran(context, whole=whole))
+    method = resized(prepared.method, formulas.opened)
+    context = Context(PreparedModel(prepared.model, method, training), training=training, kernels=kernels)
+    context.tape.sizes = _SymSizes(formulas)
+    return SymbolicTrace(formulas, ran(context, whole=whole))
 
 
-class _OpenSizes(Sizes):
+class _SymSizes(Sizes):
     """The same of shapes that may be open. Its keys hold the places of their dimensions, whose hash would fix them."""
 
     __slots__ = ("formulas",)
@@ -158,12 +158,12 @@ class _OpenSizes(Sizes):
     def __getitem__(self, key: tuple[Shape, DType]) -> int:
         shape, dtype = key
         place = self.formulas.place
-        known = tuple([dim.place if dim.__class__ is Open else place(dim) for dim in shape]), dtype
+        known = tuple([dim.place if dim.__class__ is SymInt else place(dim) for dim in shape]), dtype
         if known not in self:
             self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
         return super().__getitem__(known)
 
     def _bytes(self, count: int, itemsize: int) -> int:
-        if isinstance(count, Open):
+        if isinstance(count, SymInt):
             return count.by(allocated, "", count, itemsize)
         return allocated(count, itemsize)

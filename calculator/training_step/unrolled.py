@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from calculator.engine.repetition import Repetition
 from calculator.layers.context import NOT_RUN, Context
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
-    from calculator.engine.tape import Born, Tape
+    from calculator.engine.tape import Allocation, Tape
     from calculator.inputs.training import Training
     from calculator.methods import Method
 
@@ -40,7 +40,7 @@ class Events:
     Alive at the end are the `gradients`, and what is `left`: the batch, the loss, and what the loss's graph keeps.
     """
 
-    rows: Sequence[Born]
+    rows: Sequence[Allocation]
     forward: Sequence[int]
     backward: Sequence[int]
     gradients: Sequence[int]
@@ -54,7 +54,7 @@ class Events:
 
 def events(model: Model, method: Method, training: Training, *, periods: int = PERIODS) -> Events:
     """Interpret a micro-batch and spell its layers out. With `periods` as many as there are, all are interpreted."""
-    context = Context(Treated(model, method, training))
+    context = Context(PreparedModel(model, method, training))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period
@@ -73,7 +73,7 @@ def events(model: Model, method: Method, training: Training, *, periods: int = P
     return _sorted(spelled.rows, spelled.forward(), spelled.backward())
 
 
-def _sorted(rows: Sequence[Born], forward: list[int], backward: list[int]) -> Events:
+def _sorted(rows: Sequence[Allocation], forward: list[int], backward: list[int]) -> Events:
     alive = dict.fromkeys(forward)
     alive.update(dict.fromkeys(backward))
     kept = [row for row in alive if row >= 0 and ~row not in alive]
@@ -114,7 +114,7 @@ class _Spelled:
         self.events = [numbers[event] if event >= 0 else ~numbers[~event] for event in self.events]
         self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + more))]
 
-    def _periods(self, rows: Sequence[Born]) -> list[list[int]]:
+    def _periods(self, rows: Sequence[Allocation]) -> list[list[int]]:
         """The rows of the second, third and fourth period: born in it, or freed in it and born outside all of them."""
         windows = [[*self.events[slice(*self._forward(n))], *self._backwards(n)] for n in (1, 2, 3)]
         births = [[event for event in window if event >= 0] for window in windows]

@@ -10,10 +10,10 @@ from calculator.engine.backward import backward
 from calculator.estimate.estimate import model_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, Prefix, Prompt
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states, tensors
-from calculator.resident.tensors import stored
+from calculator.resident.tensors import resident_tensors
 from calculator.training_step.optimizer_step import temporaries
 from validation.measure.meter import Reading
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import LayerModules
-    from calculator.resident.per_parameter import Staying
-    from calculator.resident.tensors import Stored
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
     from validation.measure.layer_cases import LayerCase
 
 #: The moments of a layer's case, in order.
@@ -39,7 +39,7 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
-    context = Context(Treated(model_of(case.request.model), case.request.method, case.request.training))
+    context = Context(PreparedModel(model_of(case.request.model), case.request.method, case.request.training))
     tape = context.tape
     layer = context.layer(context.layers[0], LAYER)
     x = None if isinstance(case.request.method, Prefix | Prompt) else _input(context, _module(case, layer))
@@ -65,25 +65,25 @@ def _size(context: Context, event: int) -> int:
     return rows[event][4] if event >= 0 else -rows[~event][4]
 
 
-def _bytes(staying: Iterable[Staying]) -> int:
+def _bytes(staying: Iterable[ResidentTensors]) -> int:
     """Bytes of one of each."""
     return sum(tensor.bytes // tensor.count for tensor in tensors(staying))
 
 
-def _state(case: LayerCase) -> tuple[Stored, ...]:
+def _state(case: LayerCase) -> tuple[ResidentTensor, ...]:
     """What the layer keeps: a module's own and what is beside it, or what the method adds to one place."""
     request, method = case.request, case.request.method
-    every = stored(Treated(model_of(request.model), method, request.training))
+    every = resident_tensors(PreparedModel(model_of(request.model), method, request.training))
     if case.module is not None:
         return tuple(s for s in every if f".{case.module}." in s.name or s.name == "name2qmap.dynamic")
     return tuple(s for s in every if not s.base and ".attention." not in s.name)
 
 
-def _module(case: LayerCase, layer: LayerModules) -> Bound | None:
+def _module(case: LayerCase, layer: LayerModules) -> BoundModule | None:
     return layer[case.module] if case.module is not None else None
 
 
-def _input(context: Context, module: Bound | None) -> Tensor:
+def _input(context: Context, module: BoundModule | None) -> Tensor:
     width = module.module.in_features if module is not None else context.config["hidden_size"]
     x = context.tape.new((context.batch, context.length, width), context.dtype, "input")
     return context.input_requiring_grad(x)

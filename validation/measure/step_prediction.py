@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.estimate.request import Request
-    from calculator.resident.tensors import Stored
+    from calculator.resident.tensors import ResidentTensor
 
 
 def predicted(request: Request) -> dict[str, Any]:
@@ -45,5 +45,5 @@ def predicted(request: Request) -> dict[str, Any]:
     }
 
 
-def _bytes(tensors: Iterable[Stored]) -> int:
+def _bytes(tensors: Iterable[ResidentTensor]) -> int:
     return sum(tensor.bytes for tensor in tensors)

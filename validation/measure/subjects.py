@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calculator.estimate.estimate import model_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from validation.reference import methods
 from validation.reference.bottleneck import Bottleneck
 
@@ -30,7 +30,7 @@ class Subject:
         self.method = case.request.method
         self.device = device
         self.dtype: torch.dtype = getattr(torch, case.request.training.dtype)
-        self.context = Context(Treated(model_of(case.request.model), self.method, case.request.training))
+        self.context = Context(PreparedModel(model_of(case.request.model), self.method, case.request.training))
         self.path = case.module
         self.module = self._built()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import gradients, optimizer_states
-from calculator.resident.tensors import stored
+from calculator.resident.tensors import resident_tensors
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
     from calculator.estimate.request import Request
     from calculator.training_step.unrolled import Events
     from validation.published.measurement import Point
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def between_steps(request: Request, model: Model) -> int:
     """Weights, what the method adds, and the optimizer's states; gradients are gone."""
-    state = stored(Treated(model, request.method, request.training))
+    state = resident_tensors(PreparedModel(model, request.method, request.training))
     states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
     return sum(tensor.bytes for tensor in (*state, *states))
 
@@ -34,7 +34,7 @@ def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
 
     transformers before 4.45 keeps the logits in float32 (`logits = logits.float()`), and their mean saves nothing.
     """
-    state = stored(Treated(model, request.method, request.training))
+    state = resident_tensors(PreparedModel(model, request.method, request.training))
     loaded = sum(tensor.bytes for tensor in state)
     if point == "loaded":
         return loaded
@@ -60,6 +60,6 @@ def _alive(told: Events, passed: Sequence[int], model: Model) -> int:
     return sum(told.rows[row][4] for row in alive if _counts(told.rows[row], model))
 
 
-def _counts(row: Born, model: Model) -> bool:
+def _counts(row: Allocation, model: Model) -> bool:
     name, _, _, component, _ = row
     return component not in ("logits_and_loss", "gradients") and name != f"{model.head}: output"

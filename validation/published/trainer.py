@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.replay import MOST_STEPS, Batch, Run
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import stored
+from calculator.resident.tensors import resident_tensors
 from calculator.training_step.step import TrainingStep
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
-    from calculator.engine.tape import Born
+    from calculator.engine.tape import Allocation
     from calculator.estimate.request import Request
 
 #: The rows of the calculator's loss that an older loss has otherwise.
@@ -40,7 +40,7 @@ class OlderLoss:
 
     def __init__(self, request: Request, model: Model, *, keeps_half: bool) -> None:
         self.told = events(model, request.method, request.training)
-        self.rows: list[Born] = list(self.told.rows)
+        self.rows: list[Allocation] = list(self.told.rows)
         self.named = {born[0]: row for row, born in enumerate(self.rows)}
         self.half = self.named[f"{model.head}: output"]
         self.keeps_half = keeps_half
@@ -87,7 +87,7 @@ class OlderLoss:
 
 def peaks(request: Request, model: Model, told: Events) -> dict[str, int]:
     """The most that is allocated in each phase, library workspaces left out, bytes."""
-    state = stored(Treated(model, request.method, request.training))
+    state = resident_tensors(PreparedModel(model, request.method, request.training))
     states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
     always = sum(tensor.bytes for tensor in (*state, *states))
     alive = list(accumulate(_sizes(told), initial=0))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.common.names import PhaseName
-    from calculator.engine.tape import Born
-    from calculator.resident.tensors import Stored
+    from calculator.engine.tape import Allocation
+    from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.step import Peak, TrainingStep
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
@@ -86,16 +86,18 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     peaks = step.peaks()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
-    for stored in tensors(last.alive.stored):
-        if stored.component in static:
-            static[stored.component] += stored.bytes
+    for resident_tensors in tensors(last.alive.resident_tensors):
+        if resident_tensors.component in static:
+            static[resident_tensors.component] += resident_tensors.bytes
     kinds = {_of_born(born).kind for born in step.run.tape.rows}
     return Snapshot(
         parameters=parameters,
         static=static,
         alive={peak.phase: _of_peak(peak) for peak in peaks},
         operations={peak.phase: peak.operation for peak in peaks},
-        ever=frozenset(kinds | {_of_stored(stored).kind for stored in tensors(last.alive.stored)}),
+        ever=frozenset(
+            kinds | {_of_resident(resident_tensors).kind for resident_tensors in tensors(last.alive.resident_tensors)}
+        ),
     )
 
 
@@ -116,19 +118,19 @@ STATIC = ("base_weights", "quantization_constants", "adapter_weights", "optimize
 
 def _of_peak(peak: Peak) -> Counter[Row]:
     rows: Counter[Row] = Counter()
-    for stored in tensors(peak.alive.stored):
-        rows[_of_stored(stored)] += stored.count
+    for resident_tensors in tensors(peak.alive.resident_tensors):
+        rows[_of_resident(resident_tensors)] += resident_tensors.count
     for born, count in peak.alive.kinds().items():
         rows[_of_born(born)] += count
     return Counter({row: count for row, count in rows.items() if row.bytes})
 
 
-def _of_stored(stored: Stored) -> Row:
-    size = rounded(elements(stored.shape) * ITEMSIZE[stored.dtype])
-    return _row(stored.name, stored.shape, stored.dtype, size, stored.component)
+def _of_resident(resident_tensors: ResidentTensor) -> Row:
+    size = rounded(elements(resident_tensors.shape) * ITEMSIZE[resident_tensors.dtype])
+    return _row(resident_tensors.name, resident_tensors.shape, resident_tensors.dtype, size, resident_tensors.component)
 
 
-def _of_born(born: Born) -> Row:
+def _of_born(born: Allocation) -> Row:
     name, shape, dtype, component, size = born
     return _row(name, shape, dtype, size, component)
 

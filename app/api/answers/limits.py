@@ -11,7 +11,7 @@ from calculator.devices import Verdict
 from calculator.estimate.request import Request
 from calculator.limits.bounds import BoundedBy, SolveFor, solvable
 from calculator.limits.limits import Limit, LimitRequest, limit
-from calculator.limits.probes import Point
+from calculator.limits.probes import ProbeResult
 
 #: The input beside an estimate's: its type, and what is told of it.
 SOLVE_FOR: tuple[Any, Any] = (
@@ -97,7 +97,7 @@ def answer_of(found: Limit) -> LimitsAnswer:
     )
 
 
-def _point(point: Point | None) -> dict[str, Any] | None:
+def _point(point: ProbeResult | None) -> dict[str, Any] | None:
     if point is None:
         return None
     fit, memory = point.estimate.fit, point.estimate.memory

@@ -10,7 +10,7 @@ from calculator.plan.nearest_miss import AMONG
 
 if TYPE_CHECKING:
     from calculator.estimate.request import Request
-    from calculator.plan.nearest_miss import Miss
+    from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.plan import Configuration, DevicePlan, Plan
     from calculator.plan.suggestions import Suggestion
 
@@ -196,11 +196,12 @@ def _roomier(told_of: Suggestion) -> dict[str, Any]:
     }
 
 
-def _miss(miss: Miss) -> dict[str, Any]:
+def _miss(miss: NearestMiss) -> dict[str, Any]:
     return {
         "label": miss.label,
         "request": request_of(miss.request),
-        **{name: getattr(miss, name) for name in ("cost", "short_bytes", "together", "unhelped")},
+        "unhelped": miss.why_no_shorter_sequence,
+        **{name: getattr(miss, name) for name in ("cost", "short_bytes", "together")},
         "smallest_gpu": miss.card.id if miss.card else None,
         "smallest_gpu_headroom_bytes": miss.card_fit.headroom_bytes if miss.card_fit else None,
         "smallest_gpu_request": request_of(miss.card_request) if miss.card_request else None,

@@ -93,7 +93,7 @@ def get_validation() -> Response:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class ImportBox:
     """The page's box for other tools' files: the file that the plan comes from, or one that can't be read, and why."""
 
     imported: Imported | None = None
@@ -101,9 +101,9 @@ class Box:
     wrong: str = ""
 
 
-def plan_page(form: Form, origin: str, box: Box | None = None) -> Response:
+def plan_page(form: Form, origin: str, box: ImportBox | None = None) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
-    box = box or Box()
+    box = box or ImportBox()
     told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box, **_lengths(form), **_always()}
     if box.wrong:
         return _refused(told, {FILE: box.wrong}, None, "This file can't be planned")

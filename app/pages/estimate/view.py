@@ -186,7 +186,7 @@ def messages(form: Form, problems: Iterable[Problem]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class CardGroup:
     """Cards of one data sheet size with the same verdict; margins are of the card that offers least."""
 
     memory_gb: int
@@ -198,7 +198,7 @@ class Shelf:
         return self.fits[0]
 
 
-def shelves(plan: Estimate, attention: str) -> tuple[Shelf, ...]:
+def shelves(plan: Estimate, attention: str) -> tuple[CardGroup, ...]:
     """The plan held against every card that has its attention's kernels, by size and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
@@ -209,23 +209,23 @@ def shelves(plan: Estimate, attention: str) -> tuple[Shelf, ...]:
     sizes: dict[tuple[int, str], list[Fit]] = {}
     for fit in ordered:
         sizes.setdefault(key(fit), []).append(fit)
-    return tuple(Shelf(memory_gb=size, fits=tuple(held)) for (size, _), held in sizes.items())
+    return tuple(CardGroup(memory_gb=size, fits=tuple(held)) for (size, _), held in sizes.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Near:
+class NearestSizes:
     """The sizes around the one from which on a plan fits, and that one."""
 
-    smallest: Shelf | None
-    shelves: tuple[Shelf, ...]
+    smallest: CardGroup | None
+    shelves: tuple[CardGroup, ...]
 
 
-def near(told: tuple[Shelf, ...]) -> Near:
+def near(told: tuple[CardGroup, ...]) -> NearestSizes:
     """The two sizes below the smallest that fits and the five after it; the four largest where none does."""
     first = next((i for i, shelf in enumerate(told) if shelf.least.verdict is Verdict.FITS), None)
     if first is None:
-        return Near(smallest=None, shelves=told[-4:])
-    return Near(smallest=told[first], shelves=told[max(0, first - 2) : first + 6])
+        return NearestSizes(smallest=None, shelves=told[-4:])
+    return NearestSizes(smallest=told[first], shelves=told[max(0, first - 2) : first + 6])
 
 
 def changed(changes: Mapping[str, object]) -> str:

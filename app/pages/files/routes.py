@@ -75,16 +75,16 @@ def post_import(request: Request, typed: FormFields) -> Response:
     return estimate_routes.plan_page(form, str(request.base_url), box)
 
 
-def _imported(typed: list[tuple[str, str]]) -> tuple[Form, estimate_routes.Box]:
+def _imported(typed: list[tuple[str, str]]) -> tuple[Form, estimate_routes.ImportBox]:
     """The form of a file on the card that is typed beside it; where it can't be read, all that is typed."""
     form, content = read(typed), dict(typed).get(FILE, "").replace("\r\n", "\n")
     try:
         imported = imports.read(content)
     except PlanError as error:
         told = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
-        return form, estimate_routes.Box(content=content, wrong=told)
+        return form, estimate_routes.ImportBox(content=content, wrong=told)
     card = {name: form.typed[name] for name in CARD}
-    return filled(imported.request).changed(**card), estimate_routes.Box(content=content, imported=imported)
+    return filled(imported.request).changed(**card), estimate_routes.ImportBox(content=content, imported=imported)
 
 
 def _file(name: str, form: Form) -> Response:

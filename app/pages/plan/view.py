@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from calculator.common.errors import Problem
     from calculator.estimate.request import Request
-    from calculator.plan.nearest_miss import Miss
+    from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.plan import DevicePlan, Plan
 
 NEEDS = of("needs", Needs)
@@ -189,7 +189,7 @@ def device_name(part: DevicePlan) -> str:
     return card.name if card else f"a card of {size(part.device.memory_bytes or 0)}"
 
 
-def short(miss: Miss) -> str:
+def short(miss: NearestMiss) -> str:
     """By how much the nearest configuration misses, and in what."""
     if miss.together is not None and not miss.together.held:
         held = miss.together

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.engine import selection
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.self_attention import SelfAttention, normed_later
 
@@ -49,7 +49,7 @@ def _exponential(x: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "apertus": Program(
+    "apertus": DecoderForward(
         layer=Sequential(
             attention=SelfAttention(project=normed_later(norms.rms_norm)),
             mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),

@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers import norms
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -146,7 +146,7 @@ def _refused(_: Config) -> str:
 
 
 PROGRAMS = {
-    "bloom": Program(
+    "bloom": DecoderForward(
         layer=layer,
         embeddings=partial(looked_up, name="transformer.word_embeddings"),
         enter=_enter,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.families.granite.forward import scaled_logits
 from calculator.layers import masks, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Parallel, by
 from calculator.layers.self_attention import SelfAttention, cast_and_rotated, normed_later
 
@@ -25,10 +25,10 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "cohere": Program(
+    "cohere": DecoderForward(
         layer=_LAYER, leave=_left, logits=scaled_logits, source="transformers/models/cohere/modeling_cohere.py"
     ),
-    "cohere2": Program(
+    "cohere2": DecoderForward(
         layer=_LAYER,
         leave=_left,
         logits=scaled_logits,

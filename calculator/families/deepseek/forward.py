@@ -10,7 +10,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.families.mixtral.forward import Mixture, where_sparse
 from calculator.layers import attention, mlp, norms, rotary, routers
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts
 
@@ -148,7 +148,7 @@ def _refused(config: Config) -> str | None:
 
 
 PROGRAMS = {
-    "deepseek_v2": Program(
+    "deepseek_v2": DecoderForward(
         tables=_complex_tables,
         layer=Sequential(
             attention=LatentAttention(rotate=_turned), mlp=where_sparse(BesideShared(router=routers.greedy))
@@ -156,7 +156,7 @@ PROGRAMS = {
         refuses_flash=_refused,
         source="transformers/models/deepseek_v2/modeling_deepseek_v2.py",
     ),
-    "deepseek_v3": Program(
+    "deepseek_v3": DecoderForward(
         layer=Sequential(
             attention=LatentAttention(rotate=_by_halves_or_pairs),
             mlp=where_sparse(BesideShared(router=routers.corrected)),

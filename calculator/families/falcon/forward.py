@@ -10,7 +10,7 @@ from calculator.engine import operations as ops
 from calculator.families.falcon.attention import self_attention
 from calculator.layers import norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import Program, looked_up, rotary_tables
+from calculator.layers.decoder_forward import DecoderForward, looked_up, rotary_tables
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
 
 
 PROGRAMS = {
-    "falcon": Program(
+    "falcon": DecoderForward(
         layer=layer,
         embeddings=partial(looked_up, name="transformer.word_embeddings"),
         tables=_tables,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, masks, norms
-from calculator.layers.decoder_forward import Program, looked_up, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_forward import DecoderForward, looked_up, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.self_attention import SelfAttention, normed_later
 
@@ -65,7 +65,7 @@ _SANDWICH = Sequential(
 
 _SCALED = partial(looked_up, scaled=True)
 
-_GEMMA3 = Program(
+_GEMMA3 = DecoderForward(
     embeddings=_SCALED,
     tables=rotary_tables_per_type,
     share=tables_of_type,
@@ -77,13 +77,13 @@ _GEMMA3 = Program(
 )
 
 PROGRAMS = {
-    "gemma": Program(
+    "gemma": DecoderForward(
         embeddings=_SCALED,
         layer=Sequential(norm=_NORM),
         leave=_left,
         source="transformers/models/gemma/modeling_gemma.py",
     ),
-    "gemma2": Program(
+    "gemma2": DecoderForward(
         embeddings=_SCALED,
         layer=replace(_SANDWICH, attention=SelfAttention(written_out=_capped_scores)),
         leave=_left,

@@ -10,7 +10,7 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.layout import mergeable
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "gpt_bigcode": Program(
+    "gpt_bigcode": DecoderForward(
         layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
@@ -111,7 +111,7 @@ PROGRAMS = {
         leave=partial(norms.left, name="transformer.ln_f"),
         source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
     ),
-    "gpt2": Program(
+    "gpt2": DecoderForward(
         layer=Block(attention=partial(_attention, _split), mlp=_MLP),
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),

@@ -10,7 +10,7 @@ from calculator.engine import selection
 from calculator.engine.tape import Tensor
 from calculator.families.gpt2.forward import Block
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import dropped
 from calculator.layers.self_attention import heads
 
@@ -44,7 +44,7 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 PROGRAMS = {
-    "gpt_neo": Program(
+    "gpt_neo": DecoderForward(
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
         tables=learned_positions.positions,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "gpt_neox": Program(
+    "gpt_neox": DecoderForward(
         layer=layer,
         embeddings=partial(looked_up, name="gpt_neox.embed_in"),
         enter=_enter,

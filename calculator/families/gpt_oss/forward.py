@@ -10,14 +10,14 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.families.mixtral.forward import Mixture
 from calculator.layers import attention, masks, norms, routers, self_attention
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.dimension import Shape
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
 
@@ -87,7 +87,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     return ops.concatenate((first, second), x.shape, name)
 
 
-def _router(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The k largest scores, and softmax over those, in their own dtype."""
     router_logits = routers.logits_of(context, gate, hidden_states)
     value, router_indices = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
@@ -108,7 +108,7 @@ def _refused(_: Config) -> str:
 
 
 PROGRAMS = {
-    "gpt_oss": Program(
+    "gpt_oss": DecoderForward(
         tables=_tables,
         layer=Sequential(
             attention=SinkAttention(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import Parallel, dropped
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "gptj": Program(
+    "gptj": DecoderForward(
         embeddings=partial(looked_up, name="transformer.wte"),
         enter=_enter,
         tables=_tables,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def scaled_logits(context: Context, logits: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "granite": Program(
+    "granite": DecoderForward(
         enter=_embeddings,
         keeps="input",
         layer=Sequential(scaled=multiplied),

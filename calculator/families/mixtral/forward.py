@@ -9,7 +9,7 @@ from calculator.engine import in_place
 from calculator.engine import operations as ops
 from calculator.families.granite import forward as granite
 from calculator.layers import masks, mlp, norms, routers
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts, gated
 from calculator.layers.self_attention import SelfAttention, heads, normed_at_once
@@ -112,23 +112,23 @@ PROGRAMS = {
         router_loss=True,
         source="transformers/models/granitemoe/modeling_granitemoe.py",
     ),
-    "mixtral": Program(
+    "mixtral": DecoderForward(
         layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")),
         router_loss=True,
         source="transformers/models/mixtral/modeling_mixtral.py",
     ),
-    "olmoe": Program(
+    "olmoe": DecoderForward(
         layer=Sequential(attention=SelfAttention(project=_normed_and_clipped), mlp=_QWEN),
         router_loss=True,
         source="transformers/models/olmoe/modeling_olmoe.py",
     ),
-    "qwen2_moe": Program(
+    "qwen2_moe": DecoderForward(
         layer=Sequential(mlp=where_sparse(SharedFirst(router=routers.cast_back))),
         masks=(masks.FULL, masks.SLIDING),
         router_loss=True,
         source="transformers/models/qwen2_moe/modeling_qwen2_moe.py",
     ),
-    "qwen3_moe": Program(
+    "qwen3_moe": DecoderForward(
         layer=Sequential(attention=SelfAttention(project=normed_at_once(norms.rms_norm)), mlp=where_sparse(_QWEN)),
         router_loss=True,
         source="transformers/models/qwen3_moe/modeling_qwen3_moe.py",

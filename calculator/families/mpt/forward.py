@@ -9,7 +9,7 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import adapted
 from calculator.layers.self_attention import heads
 
@@ -79,7 +79,7 @@ def _refused(_: Config) -> str:
 
 
 PROGRAMS = {
-    "mpt": Program(
+    "mpt": DecoderForward(
         embeddings=partial(looked_up, name="transformer.wte"),
         tables=_alibi,
         layer=layer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.self_attention import SelfAttention, partly_rotated
 
@@ -19,7 +19,7 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "nemotron": Program(
+    "nemotron": DecoderForward(
         layer=Sequential(
             attention=SelfAttention(rotate=partly_rotated),
             mlp=mlp.plain("mlp.up_proj", "mlp.down_proj"),

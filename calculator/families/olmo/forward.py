@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place
 from calculator.engine import operations as ops
 from calculator.layers import masks, norms
-from calculator.layers.decoder_forward import Program, rotary_tables, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_forward import DecoderForward, rotary_tables, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.self_attention import SelfAttention, heads, normed_at_once, rotated_and_cast_back
 
@@ -53,19 +53,19 @@ _OLMO2 = Sequential(
 )
 
 PROGRAMS = {
-    "olmo": Program(
+    "olmo": DecoderForward(
         tables=_IN_FLOAT32,
         layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotated_and_cast_back), norm=_normed),
         leave=_left,
         source="transformers/models/olmo/modeling_olmo.py",
     ),
-    "olmo2": Program(
+    "olmo2": DecoderForward(
         tables=_IN_FLOAT32,
         layer=_OLMO2,
         leave=norms.late_cast_left,
         source="transformers/models/olmo2/modeling_olmo2.py",
     ),
-    "olmo3": Program(
+    "olmo3": DecoderForward(
         tables=partial(rotary_tables_per_type, dtype="float32"),
         share=tables_of_type,
         layer=_OLMO2,

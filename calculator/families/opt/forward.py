@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import Program, looked_up
+from calculator.layers.decoder_forward import DecoderForward, looked_up
 from calculator.layers.decoder_layer import adapted
 from calculator.layers.self_attention import heads
 
@@ -102,7 +102,7 @@ def _words(context: Context, ids: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "opt": Program(
+    "opt": DecoderForward(
         layer=layer,
         embeddings=_words,
         enter=_enter,

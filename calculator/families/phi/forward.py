@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Parallel, Sequential, by, dropped
 from calculator.layers.self_attention import (
     SelfAttention,
@@ -42,7 +42,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "phi": Program(
+    "phi": DecoderForward(
         enter=_enter,
         keeps="input",
         layer=Parallel(
@@ -60,7 +60,7 @@ PROGRAMS = {
         rotates_part=True,
         source="transformers/models/phi/modeling_phi.py",
     ),
-    "phi3": Program(
+    "phi3": DecoderForward(
         layer=Sequential(
             attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
             mlp=mlp.fused_gated,

@@ -9,16 +9,16 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.families.mixtral.forward import Mixture
 from calculator.layers import norms, routers
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-    from calculator.layers.bound_module import Bound
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
 
-def sparse_mixer(context: Context, gate: Bound, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Two experts, one drawn after the other, each weighed by softmax over those that come near the best."""
     scores = routers.logits_of(context, gate, hidden_states)
     first, selected, *_held = _drawn(scores)
@@ -93,7 +93,7 @@ def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 _MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
 
 PROGRAMS = {
-    "phimoe": Program(
+    "phimoe": DecoderForward(
         layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
         leave=partial(norms.left, name="model.norm"),
         router_loss=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Parallel, adapted, by, dropped
 from calculator.layers.self_attention import SelfAttention, partly_rotated_beside, projected
 
@@ -56,7 +56,7 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
 
 
 PROGRAMS = {
-    "stablelm": Program(
+    "stablelm": DecoderForward(
         layer=_layer,
         leave=partial(norms.left, name="model.norm"),
         rotates_part=True,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import Program
+from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by, dropped
 from calculator.layers.self_attention import SelfAttention
 
@@ -21,7 +21,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 PROGRAMS = {
-    "starcoder2": Program(
+    "starcoder2": DecoderForward(
         enter=_enter,
         layer=Sequential(
             attention=SelfAttention(dropout="residual_dropout"),

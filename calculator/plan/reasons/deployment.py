@@ -14,7 +14,7 @@ from calculator.plan.reasons.reason import Judged, Reason, millions, size, speak
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.inference.multi_adapter import Together
+    from calculator.inference.multi_adapter import MultiAdapterFootprint
 
 #: Bytes of a parameter of a merged or fully trained model as it is served.
 SERVED_ITEMSIZE = 2
@@ -64,7 +64,7 @@ def _tasks(judged: Judged) -> Iterator[Reason]:
         return
     if judged.needs.must_merge:
         return
-    together = judged.attempts.together(judged.choice)
+    together = judged.evaluator.together(judged.choice)
     if together is None:
         told = f"{tasks:,} of them {size(tasks * judged.task_bytes)}"
         yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {told}.")
@@ -75,7 +75,7 @@ def _tasks(judged: Judged) -> Iterator[Reason]:
     yield from _usual_held(judged)
 
 
-def at_once(together: Together) -> str:
+def at_once(together: MultiAdapterFootprint) -> str:
     """Every task and the base on a card, with the sum."""
     modules = together.tasks * together.task_bytes
     return (
@@ -87,8 +87,8 @@ def at_once(together: Together) -> str:
 
 def _usual_held(judged: Judged) -> Iterator[Reason]:
     """Why the configuration that a plan would begin with is not taken, where it would not hold the tasks."""
-    larger = usual(judged.method, judged.attempts)
-    held = judged.attempts.together(replace(judged.choice, method=larger))
+    larger = usual(judged.method, judged.evaluator)
+    held = judged.evaluator.together(replace(judged.choice, method=larger))
     if held is not None and not held.held:
         sentence = (
             f"{label(larger)}, would take {size(held.bytes)} of {size(held.usable_bytes)} with the {held.tasks:,}"

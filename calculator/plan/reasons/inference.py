@@ -14,8 +14,8 @@ from calculator.inference.settings import Serving
 from calculator.layers.cache import Cache
 from calculator.methods.settings import LowRank
 from calculator.plan.reasons.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,25 +66,25 @@ def merged(judged: Judged) -> Iterator[Reason]:
 def operations(judged: Judged) -> float:
     """What is added to a token's operations, as a share of the base's."""
     serving = _serving(judged, max_new_tokens=1)
-    treated = Treated(judged.attempts.model, served(judged.method, serving), serving.training)
+    prepared = PreparedModel(judged.evaluator.model, served(judged.method, serving), serving.training)
     # No operation depends on what the cache holds.
-    return Costs(treated, serving, Cache(windowed=False)).operations().share
+    return Costs(prepared, serving, Cache(windowed=False)).operations().share
 
 
 def _products(judged: Judged) -> int:
     """The products beside the weights that each token takes."""
-    treated = Treated(judged.attempts.model, judged.method, judged.attempts.request(judged.choice).training)
-    added = (tensor for tensor in stored(treated) if not tensor.base and not judged.method.virtual_tokens)
+    prepared = PreparedModel(judged.evaluator.model, judged.method, judged.evaluator.request(judged.choice).training)
+    added = (tensor for tensor in resident_tensors(prepared) if not tensor.base and not judged.method.virtual_tokens)
     return sum(tensor.count for tensor in added if len(tensor.shape) > 1)
 
 
 def _merged(judged: Judged, storage: str) -> Inference:
     """What it takes to serve the merged model in a storage."""
     request = InferenceRequest(
-        model=judged.attempts.reference,
+        model=judged.evaluator.reference,
         method=judged.method,
         serving=_serving(judged, merged=True, storage=storage),
-        device=judged.attempts.device,
+        device=judged.evaluator.device,
         length_given=False,
     )
     return inference(request)
@@ -92,5 +92,5 @@ def _merged(judged: Judged, storage: str) -> Inference:
 
 def _serving(judged: Judged, **settings: Any) -> Serving:
     """One request as long as the sequences that are trained on."""
-    training = judged.attempts.request(judged.choice).training
+    training = judged.evaluator.request(judged.choice).training
     return Serving(context_length=training.sequence_length, dtype=training.dtype, **settings)

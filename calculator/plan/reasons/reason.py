@@ -12,7 +12,7 @@ from calculator.plan.reasons.rules import RULES
 if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.methods import Method
-    from calculator.plan.evaluator import Attempts, Choice
+    from calculator.plan.evaluator import Choice, Evaluator
     from calculator.plan.needs import Needs
     from calculator.plan.reasons.rules import Rule
     from calculator.plan.reasons.step_cost import StepCost
@@ -31,7 +31,7 @@ class Reason:
 class Judged:
     """What the reasons for a choice are made from."""
 
-    attempts: Attempts
+    evaluator: Evaluator
     choice: Choice
     answer: Estimate
     cost: StepCost
@@ -44,7 +44,7 @@ class Judged:
     @property
     def needs(self) -> Needs:
         """What is needed."""
-        return self.attempts.needs
+        return self.evaluator.needs
 
     @property
     def task_bytes(self) -> int:

@@ -75,7 +75,7 @@ def _room(judged: Judged) -> Reason:
     sentence = (
         f"Needs {size(memory.required_bytes)} of {size(fit.usable_bytes)} usable: {size(fit.headroom_bytes)} to spare"
     )
-    if judged.attempts.is_close(judged.choice):
+    if judged.evaluator.is_close(judged.choice):
         share = percent(fit.headroom_bytes / fit.usable_bytes)
         sentence = (
             f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
@@ -124,7 +124,7 @@ def _four_bits(judged: Judged) -> Iterator[Reason]:
 
 def _not_prepared(judged: Judged, method: QLoRA) -> Iterator[Reason]:
     prepared = replace(judged.choice, method=replace(method, prepare_model_for_kbit_training=True))
-    other = judged.attempts.answer(prepared)
+    other = judged.evaluator.answer(prepared)
     if other is not None:
         more = size(other.memory.required_bytes - judged.answer.memory.required_bytes)
         sentence = (
@@ -144,7 +144,7 @@ def _optimizer(judged: Judged) -> Iterator[Reason]:
 
 
 def _batch(judged: Judged) -> Iterator[Reason]:
-    training = judged.attempts.request(judged.choice).training
+    training = judged.evaluator.request(judged.choice).training
     accumulated, micro = training.gradient_accumulation_steps, training.micro_batch_size
     few = judged.cost_of("weights read for few tokens")
     if few:
@@ -158,9 +158,9 @@ def _batch(judged: Judged) -> Iterator[Reason]:
 
 
 def _precision(judged: Judged) -> Iterator[Reason]:
-    training = judged.attempts.request(judged.choice).training
-    card = judged.attempts.card
+    training = judged.evaluator.request(judged.choice).training
+    card = judged.evaluator.card
     if judged.method.name == "full" and training.dtype == "bfloat16":
         yield speaks_against("rounded_updates", "Weights in bfloat16 round away updates below 1/256 of a weight.")
-    if card is not None and not judged.attempts.has_bfloat16:
+    if card is not None and not judged.evaluator.has_bfloat16:
         yield speaks_against("no_bfloat16", f"{card.name} lacks bfloat16: the base is in {training.dtype}.")

@@ -17,8 +17,8 @@ from calculator.estimate.request import parse_request
 from calculator.families.forwards import PROGRAMS
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.resident.module_spec import Treated
-from calculator.resident.tensors import stored
+from calculator.resident.module_spec import PreparedModel
+from calculator.resident.tensors import resident_tensors
 from calculator.training_step.step import TrainingStep
 from calculator.training_step.unrolled import events
 from tests.paths import CASE_FILES
@@ -118,7 +118,7 @@ def test_a_run_stops_growing():
 def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
     model, method, training = asked(LLAMA_8B)
     told = events(model, method, training)
-    trained = [tensor for tensor in stored(Treated(model, method, training)) if tensor.trained]
+    trained = [tensor for tensor in resident_tensors(PreparedModel(model, method, training)) if tensor.trained]
     assert sorted(told.rows[row][4] for row in told.gradients) == sorted(t.bytes // t.count for t in spelled(trained))
     assert {told.rows[row][0] for row in told.left} >= {"input_ids", "loss: loss"}
     assert sum(told.rows[row][4] for row in told.left) < 1 << 20
@@ -151,7 +151,7 @@ def test_a_prepared_models_float32_copies_leave_the_places_of_the_halves_free():
 def test_every_tensor_of_the_state_is_loaded_and_everything_else_let_go():
     for method in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
         model, plan, training = asked({"model": "meta-llama/Llama-3.2-1B", "method": {"name": method}})
-        state = stored(Treated(model, plan, training))
+        state = resident_tensors(PreparedModel(model, plan, training))
         loading = Loading(state, training)
         gone = {~event for event in loading.events if event < 0}
         left = [size for row, size in enumerate(loading.sizes) if row not in gone]

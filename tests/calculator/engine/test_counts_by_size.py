@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from calculator.engine.counts_by_size import most_alive
+from calculator.engine.counts_by_size import peak_counts
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
@@ -50,16 +50,16 @@ SIZES = [[512, 1024, 2048], [512, 512, 2048], [512, 1024, 1024], [512, 1024, 512
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_rows_of_one_size_are_counted_together_with_those_of_the_copies(sizes):
-    assert most_alive(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
+    assert peak_counts(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
 
 
 def test_what_is_told_of_other_sizes_is_what_their_own_events_tell(lives):
     for sizes in [*SIZES, *reversed(SIZES)]:
-        assert most_alive(recorded(lives.of(rows(sizes), sizes))) == by_hand(sizes)
+        assert peak_counts(recorded(lives.of(rows(sizes), sizes))) == by_hand(sizes)
     ways = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
     assert len(lives.counted) == len(ways)
 
 
 def test_what_lies_beside_a_part_of_the_step_counts_there_alone(lives):
     for beside, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
-        assert most_alive(recorded(lives.of(lives.rows, [512, 1024, 2048])), (), beside)[512] == most
+        assert peak_counts(recorded(lives.of(lives.rows, [512, 1024, 2048])), (), beside)[512] == most

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calculator.architecture.dimension import Dim, dim_name, elements, named
-from calculator.engine.symbolic_sizes import Formulas, Open
+from calculator.engine.symbolic_sizes import Formulas, SymInt
 
 SIZES = st.integers(1, 9000)
 
@@ -119,7 +119,7 @@ def test_an_open_size_in_a_dim_of_its_own_is_fixed():
 def test_what_no_number_that_is_asked_for_needs_is_left_out():
     formulas, b, s = opened(3, 70)
     wanted, unwanted = b * s, (b + s) * 5
-    assert isinstance(unwanted, Open)
+    assert isinstance(unwanted, SymInt)
     before = len(formulas.steps)
     formulas.cut([wanted.place])
     assert (before, len(formulas.steps)) == (3, 1)

@@ -7,7 +7,7 @@ import pytest
 from calculator.estimate.request import parse_request
 from calculator.families import model_from_config
 from calculator.layers.context import Context, layer_kinds
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.step import TrainingStep
 from tests.paths import CASE_FILES
 
@@ -42,7 +42,7 @@ def phases(config, **training):
 
 
 def kinds(config, **training):
-    return "".join("abc"[kind] for kind in layer_kinds(Context(Treated(*parsed(config, training)))))
+    return "".join("abc"[kind] for kind in layer_kinds(Context(PreparedModel(*parsed(config, training)))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

@@ -25,7 +25,7 @@ from calculator.layers import context as running
 from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.kernels import Kernels
-from calculator.resident.module_spec import Treated
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step import generation as passes
 
 MODELS = (
@@ -69,27 +69,27 @@ def held_against_a_replay(model, method, serving):
     model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
     told = peaks(model, plan, serving, Kernels())
     live = max(peak.bytes for peak in told) + WORKSPACE
-    rule = of_passes(told[0].stored, [peak.ran.recording for peak in told], WORKSPACE)
-    return live, _reserved(Treated(model, plan, serving.training), plan, serving), rule
+    rule = of_passes(told[0].resident_tensors, [peak.ran.recording for peak in told], WORKSPACE)
+    return live, _reserved(PreparedModel(model, plan, serving.training), plan, serving), rule
 
 
-def _reserved(treated, plan, serving):
+def _reserved(prepared, plan, serving):
     """Load the model, then prefill and decode, every event played to one allocator."""
     allocator = CachingAllocator()
-    loading = Loading(state(treated, plan, serving), serving.training)
+    loading = Loading(state(prepared, plan, serving), serving.training)
     Tensors(allocator, loading.sizes).play(loading.events)
     allocator.pool(WORKSPACE).allocate(WORKSPACE)
-    tape = _answer(treated, serving)
+    tape = _answer(prepared, serving)
     sizes = [row[4] for row in tape.rows]
     Tensors(allocator, sizes).play([event for event in tape.events if sizes[max(event, ~event)]])
     return allocator.max_reserved
 
 
-def _answer(treated, serving):
+def _answer(prepared, serving):
     """The tape of all passes, one after the other over the same cache."""
     tape = Tape(trains=False)
     with mock.patch.object(running, "Tape", return_value=tape):
-        told = passes.Generation(treated, kernels=Kernels())
+        told = passes.Generation(prepared, kernels=Kernels())
         context = told._context()
         given = passes.Given(ids=tape.new((context.batch, context.length), "int64", "ids"))
         context.cache = Cache(windowed=True, component="kv_cache")

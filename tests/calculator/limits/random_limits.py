@@ -15,7 +15,7 @@ from calculator.devices import gpus
 from calculator.estimate.estimate import model_of
 from calculator.limits.bounds import bound, solvable
 from calculator.limits.limits import limit, parse_limit
-from calculator.limits.probes import Trials
+from calculator.limits.probes import Probes
 from tests.calculator.random_plans import random_body
 
 
@@ -54,16 +54,16 @@ def faults(answer):
 def larger(body, answer, scanned):
     """Larger values that fit nevertheless, among those scanned up to where the live tensors no longer fit."""
     asked = parse_limit(body)
-    trials, most = (
-        Trials(asked.request, asked.solve_for),
+    probes, most = (
+        Probes(asked.request, asked.solve_for),
         bound(asked.request, model_of(asked.request.model), asked.solve_for),
     )
     start = answer.above.value
     step = 1
-    while start + step < most.limit and trials.at(start + step).least_excess <= 0:
+    while start + step < most.limit and probes.at(start + step).least_excess <= 0:
         step *= 2
     values = {start + 1 + step * k // scanned for k in range(scanned)}
-    return sorted(value for value in values if value <= most.limit and trials.at(value).fits)
+    return sorted(value for value in values if value <= most.limit and probes.at(value).fits)
 
 
 def report(seed, count, scanned):

@@ -18,18 +18,18 @@ class Sized:
 
 
 def test_a_growing_tensor_meets_one_that_stays():
-    trials = Sized(lambda s: 8 * s * 4096 * 2, lambda _: KEPT)
-    assert set(meetings(trials, 10, 4000, 1)) == {512}
+    probes = Sized(lambda s: 8 * s * 4096 * 2, lambda _: KEPT)
+    assert set(meetings(probes, 10, 4000, 1)) == {512}
 
 
 def test_two_tensors_meet_where_one_grows_by_the_square():
-    trials = Sized(lambda s: 32 * s * s * 2, lambda s: s * 32_000 * 4)
-    assert set(meetings(trials, 10, 4000, 1)) == {2000}
+    probes = Sized(lambda s: 32 * s * s * 2, lambda s: s * 32_000 * 4)
+    assert set(meetings(probes, 10, 4000, 1)) == {2000}
 
 
 def test_sizes_that_pass_each_other_between_two_values_do_not_meet():
-    trials = Sized(lambda s: s * 3_000_000, lambda _: 100_000_000)
-    assert set(meetings(trials, 1, 200, 1)) == set()
+    probes = Sized(lambda s: s * 3_000_000, lambda _: 100_000_000)
+    assert set(meetings(probes, 1, 200, 1)) == set()
 
 
 def test_plans_that_go_another_way_tell_nothing():

@@ -8,13 +8,13 @@ from calculator.estimate.request import ModelReference
 from calculator.inputs.training import Device
 from calculator.methods import LoRA
 from calculator.plan.candidates import attention_names, rungs
-from calculator.plan.evaluator import Attempts, Choice, micro_batches
+from calculator.plan.evaluator import Choice, Evaluator, micro_batches
 from calculator.plan.method_search import found, larger_rank
 from calculator.plan.needs import Needs
 
 
-def attempts(model="meta-llama/Llama-3.1-8B", gpu="rtx-4090", **needs):
-    return Attempts(ModelReference(id=model), Device(gpu=gpu), Needs(**needs), length_given=True)
+def evaluator(model="meta-llama/Llama-3.1-8B", gpu="rtx-4090", **needs):
+    return Evaluator(ModelReference(id=model), Device(gpu=gpu), Needs(**needs), length_given=True)
 
 
 def test_micro_batches_make_up_the_effective_batch_exactly():
@@ -27,7 +27,7 @@ def test_micro_batches_make_up_the_effective_batch_exactly():
 @pytest.mark.parametrize("name", ["lora", "qlora", "adapter", "prompt"])
 @pytest.mark.parametrize("batch", [16, 12, 7])
 def test_what_is_found_fits_and_a_larger_micro_batch_does_not_or_leaves_little(name, batch):
-    at = attempts(effective_batch_size=batch)
+    at = evaluator(effective_batch_size=batch)
     choices = found(name, at).choices
     assert choices
     sizes = micro_batches(batch)
@@ -40,23 +40,23 @@ def test_what_is_found_fits_and_a_larger_micro_batch_does_not_or_leaves_little(n
 
 
 def test_every_micro_batch_of_a_request_makes_up_the_effective_batch():
-    at = attempts(effective_batch_size=24)
+    at = evaluator(effective_batch_size=24)
     training = at.request(Choice(method=LoRA(), micro_batch_size=3)).training
     assert training.micro_batch_size * training.gradient_accumulation_steps == 24
 
 
 def test_a_method_that_peft_refuses_has_the_reasons_instead():
-    at = found("prefix", attempts(model="mosaicml/mpt-7b", sequence_length=1024))
+    at = found("prefix", evaluator(model="mosaicml/mpt-7b", sequence_length=1024))
     assert [problem.loc for problem in at.problems] == ["method.name"]
 
 
 def test_a_prefix_is_tried_without_checkpointing_alone():
-    choices = found("prefix", attempts(gpu="a100-sxm4-80gb")).choices
+    choices = found("prefix", evaluator(gpu="a100-sxm4-80gb")).choices
     assert [choice.gradient_checkpointing for choice in choices] == [False]
 
 
 def test_rungs_go_from_the_preferred_to_the_thriftiest():
-    at = attempts()
+    at = evaluator()
     for name in ("full", "lora", "qlora", "adapter"):
         needed = [at.answer(Choice(method=rung.method, optimizer=rung.optimizer)) for rung in rungs(name, at)]
         sizes = [answer.memory.required_bytes for answer in needed]
@@ -64,7 +64,7 @@ def test_rungs_go_from_the_preferred_to_the_thriftiest():
 
 
 def test_no_rung_trains_a_larger_share_than_is_asked_for():
-    at = attempts(max_trainable_fraction=0.0005)
+    at = evaluator(max_trainable_fraction=0.0005)
     for name in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
         assert all(at.trained_share(rung.method) <= 0.0005 for rung in rungs(name, at)), name
     assert rungs("full", at) == ()
@@ -72,16 +72,16 @@ def test_no_rung_trains_a_larger_share_than_is_asked_for():
 
 
 def test_where_experts_are_fused_attention_is_adapted():
-    at = attempts(model="mistralai/Mixtral-8x7B-v0.1")
+    at = evaluator(model="mistralai/Mixtral-8x7B-v0.1")
     assert {rung.method.target_modules for rung in rungs("lora", at)} == {("q_proj", "k_proj", "v_proj", "o_proj")}
 
 
 def test_the_names_of_attention_mean_no_other_module():
-    assert attention_names(attempts(model="openai-community/gpt2").model) == ("c_attn", "attn.c_proj")
+    assert attention_names(evaluator(model="openai-community/gpt2").model) == ("c_attn", "attn.c_proj")
 
 
 def test_a_larger_rank_is_offered_only_with_a_margin():
-    at = attempts()
+    at = evaluator()
     (base,) = (choice for choice in found("qlora", at).choices if choice.gradient_checkpointing)
     larger = larger_rank(base, at)
     assert (larger.method.r, larger.method.lora_alpha) == (64, 128)
@@ -89,7 +89,7 @@ def test_a_larger_rank_is_offered_only_with_a_margin():
 
 
 def test_each_estimate_is_made_once():
-    at = attempts()
+    at = evaluator()
     found("qlora", at)
     made = at.made
     found("qlora", at)

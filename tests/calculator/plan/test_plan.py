@@ -151,9 +151,12 @@ def test_what_every_estimate_warns_of_is_the_plans_own():
 
 def test_a_miss_that_no_shorter_sequence_mends_says_why():
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-2060"}})
-    assert "with 64 tokens it still needs 6.2 GiB of 5.5 GiB" in part.miss.unhelped
+    assert "with 64 tokens it still needs 6.2 GiB of 5.5 GiB" in part.miss.why_no_shorter_sequence
     assert not any("sequence_length" in change.sets for change in part.changes)
-    assert planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-3070"}}).miss.unhelped is None
+    assert (
+        planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-3070"}}).miss.why_no_shorter_sequence
+        is None
+    )
 
 
 def test_3b_on_8_gb_takes_every_saving_and_says_how_little_is_left(plans):

@@ -8,7 +8,7 @@ from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.training import Device
 from calculator.methods import METHODS, Adapter, LoRA
-from calculator.plan.evaluator import Attempts, Choice
+from calculator.plan.evaluator import Choice, Evaluator
 from calculator.plan.needs import Needs
 from calculator.plan.plan import plan
 from calculator.plan.request import parse_plan
@@ -59,11 +59,11 @@ def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
 def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name):
     """A twentieth of them apart: each task's tensors are rounded up, and a request's own is taken from the base's."""
     card = {"gpu": "rtx-4090"}
-    attempts = Attempts(
+    evaluator = Evaluator(
         ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
     )
     method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
-    most = attempts.together(Choice(method=method)).most
+    most = evaluator.together(Choice(method=method)).most
     body = {**USUAL, "device": card, "method": {"name": name}}
     if name == "lora":
         body["method"] |= {"r": 16, "target_modules": "all-linear"}

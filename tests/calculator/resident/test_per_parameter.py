@@ -3,13 +3,13 @@
 import pytest
 
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import Beside, gradients, optimizer_states, sizes, tensors
-from calculator.resident.tensors import Stored
+from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states, sizes, tensors
+from calculator.resident.tensors import ResidentTensor
 
-FROZEN = Stored(name="frozen", shape=(64, 64), dtype="bfloat16", component="base_weights", count=3)
+FROZEN = ResidentTensor(name="frozen", shape=(64, 64), dtype="bfloat16", component="base_weights", count=3)
 TRAINED = [
-    Stored(name="a", shape=(100, 300), dtype="float32", component="adapter_weights", count=7, trained=True),
-    Stored(name="b", shape=(5,), dtype="bfloat16", component="adapter_weights", trained=True),
+    ResidentTensor(name="a", shape=(100, 300), dtype="float32", component="adapter_weights", count=7, trained=True),
+    ResidentTensor(name="b", shape=(5,), dtype="bfloat16", component="adapter_weights", trained=True),
 ]
 
 
@@ -23,7 +23,7 @@ def test_a_gradient_has_the_shape_and_dtype_of_what_is_trained():
 
 
 def test_several_names_and_times_are_counted_each():
-    told = Beside(TRAINED, ("x", "y"), "workspace", 2)
+    told = PerParameter(TRAINED, ("x", "y"), "workspace", 2)
     assert [(t.name, t.count) for t in told] == [("a: x", 14), ("a: y", 14), ("b: x", 2), ("b: y", 2)]
     assert told.bytes == sum(t.bytes for t in told)
 
@@ -38,4 +38,4 @@ def test_an_optimizers_states_are_those_that_it_names_for_each_parameter(optimiz
 
 
 def test_sizes_count_every_tensor():
-    assert sizes([FROZEN, Beside(TRAINED, ("x", "y"), "workspace")]) == {8192: 3, 120_320: 14, 512: 2}
+    assert sizes([FROZEN, PerParameter(TRAINED, ("x", "y"), "workspace")]) == {8192: 3, 120_320: 14, 512: 2}
