@@ -7,7 +7,7 @@ from validation.benchmark.bench import SWEPT
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "transformers", "peft", "bitsandbytes")))
-from validation.bench import run
+from validation.benchmark.bench import run
 from argparse import Namespace
 run(Namespace(runs=1, traces=1))
 """
