@@ -1,6 +1,6 @@
-"""What holds for all tests: an example may take as long as a busy machine needs, since no figure is timed by it."""
+"""Settings of all tests: Hypothesis has no deadline, because a busy machine may be slow."""
 
 from hypothesis import settings
 
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")

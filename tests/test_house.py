@@ -1,4 +1,4 @@
-"""The house: what may import what, how requirements are pinned, and what make offers."""
+"""The project's rules: which package imports which, how requirements are pinned, and which targets make offers."""
 
 import ast
 import re
@@ -26,9 +26,17 @@ loaded = {name.split(".")[0] for name in set(sys.modules) - before}
 print(" ".join(sorted(loaded - set(sys.stdlib_module_names) - {"calculator"})))
 """
 
+COLLECT_WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "peft", "bitsandbytes", "accelerate"):
+    sys.modules[name] = None
+import pytest
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--collect-only", "tests/calculator"]))
+"""
+
 
 def requirements(path):
-    """Each requirement of a pinned file: its name, and its lines joined."""
+    """Each requirement of a pinned file by name, with its lines joined."""
     text = path.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return {match["name"]: match["rest"] for match in map(REQUIREMENT.match, lines) if match}
@@ -46,18 +54,30 @@ def imported(package):
 
 
 def test_the_calculator_imports_only_the_standard_library():
-    told = subprocess.run(
+    listing = subprocess.run(
         [sys.executable, "-c", LIST_FOREIGN], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (told.stderr, told.stdout.split()) == ("", [])
+    assert (listing.stderr, listing.stdout.split()) == ("", [])
+
+
+def test_the_tests_of_the_calculator_need_no_pytorch():
+    collection = subprocess.run(
+        [sys.executable, "-c", COLLECT_WITHOUT_TORCH],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert collection.returncode == 0, collection.stdout[-3000:]
 
 
 @pytest.mark.parametrize(("package", "other"), [("app", "validation"), ("validation", "app"), ("calculator", "app")])
-def test_a_package_does_not_import_its_neighbour(package, other):
+def test_a_package_does_not_import_the_other(package, other):
     assert [file for file, name in imported(package) if name == other] == []
 
 
-def test_there_are_pins_for_the_app_the_checks_and_the_validation():
+def test_requirements_are_pinned_for_serve_dev_and_validation():
     assert [path.name for path in PINNED] == ["dev.txt", "serve.txt", "validation.txt"]
 
 
@@ -80,7 +100,7 @@ def test_no_requirement_names_an_address_or_an_index(path):
 
 
 @pytest.mark.parametrize("path", PINNED, ids=lambda path: path.name)
-def test_torch_and_what_only_it_needs_is_pinned_nowhere(path):
+def test_no_file_pins_torch_or_its_own_dependencies(path):
     assert not [name for name in requirements(path) if re.match(r"(torch|triton|nvidia|sympy)", name)]
 
 
@@ -89,7 +109,7 @@ def test_torch_is_a_range_that_any_build_satisfies():
     assert lines == ["torch>=2.11"]
 
 
-def test_every_requirement_of_the_project_is_pinned_for_who_needs_it():
+def test_every_requirement_of_the_project_is_pinned_in_its_file():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {
         "serve.txt": project["dependencies"],
@@ -109,17 +129,17 @@ def test_the_files_agree_on_every_version():
     assert {name: seen for name, seen in versions.items() if len(seen) > 1} == {}
 
 
-def test_make_alone_lists_what_it_can_do():
-    told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+def test_make_without_a_target_lists_the_targets():
+    listing = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     for target in ("serve", "test", "check", "bench", "grid", "clean"):
-        assert f"make {target} " in told.stdout
+        assert f"make {target} " in listing.stdout
 
 
-def test_a_python_that_is_too_old_is_refused_with_the_way_out(tmp_path):
+def test_make_refuses_an_old_python_and_names_the_version_it_needs(tmp_path):
     old = tmp_path / "python3"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.9.2" && exit\nexit 1\n')
     old.chmod(0o755)
-    told = subprocess.run(
+    refusal = subprocess.run(
         ["make", "serve", f"PYTHON={old}", f"VENV={tmp_path}/venv"],
         cwd=ROOT,
         capture_output=True,
@@ -127,11 +147,11 @@ def test_a_python_that_is_too_old_is_refused_with_the_way_out(tmp_path):
         timeout=60,
         check=False,
     )
-    assert told.returncode != 0
-    assert "needs Python 3.11 or later" in told.stderr
-    assert "Python 3.9.2" in told.stderr
+    assert refusal.returncode != 0
+    assert "needs Python 3.11 or later" in refusal.stderr
+    assert "Python 3.9.2" in refusal.stderr
 
 
-def test_every_test_file_has_a_name_of_its_own():
+def test_every_test_file_has_a_unique_name():
     names = [path.name for path in sorted((ROOT / "tests").rglob("test_*.py"))]
     assert [name for name in names if names.count(name) > 1] == []

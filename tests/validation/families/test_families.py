@@ -18,7 +18,7 @@ from calculator.architecture.config import REQUIRED, Field
 from calculator.catalogue import models
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.gemma.weights import GEMMA3_TEXT
-from tests.calculator.real_models import dtype_name, real_config, real_model
+from tests.validation.families.real_models import dtype_name, real_config, real_model
 from validation.random_grid.random_configs import random_config
 
 pytestmark = pytest.mark.trace
@@ -58,6 +58,7 @@ def test_a_catalogue_model_has_the_weights_of_the_built_one_name_by_name(entry):
     assert _pairs(ours.tied) == _pairs(real.all_tied_weights_keys)
     assert ours.parameters == sum(p.numel() for p in real.parameters()) == entry.parameters
     assert (ours.id, ours.model_type) == (entry.id, entry.model_type)
+    assert FAMILIES[entry.model_type].auto_class == entry.auto_class
 
 
 def test_every_weight_has_the_name_shape_and_dtype_of_the_built_one_in_the_same_order(pair):
