@@ -25,7 +25,7 @@ class Dim(int):
         self._told = name
         return self
 
-    def called(self, name: str) -> Dim:
+    def renamed(self, name: str) -> Dim:
         """The same size by another name."""
         return Dim(self, name)
 
@@ -58,7 +58,7 @@ Shape = tuple[int, ...]
 
 def named(size: int, name: str) -> Dim:
     """A size and what it counts, whatever it was called before."""
-    return size.called(name) if isinstance(size, Dim) else Dim(size, name)
+    return size.renamed(name) if isinstance(size, Dim) else Dim(size, name)
 
 
 def dim_name(size: int) -> str:

@@ -94,7 +94,7 @@ class Model:
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
-        whole = self.kept_whole
+        whole = self.modules_to_not_convert
         for module, path, layer in self._placed():
             converted = module.quantizable and path not in whole
             for parameter in module.parameters:
@@ -109,7 +109,7 @@ class Model:
                         layer=layer,
                     )
 
-    def every_buffer(self) -> Iterator[Buffer]:
+    def named_buffers(self) -> Iterator[Buffer]:
         """Every buffer as `named_buffers()` lists them, those inside layers too."""
         yield from self.buffers
         for part in self.parts:
@@ -170,7 +170,7 @@ class Model:
         )
 
     @cached_property
-    def kept_whole(self) -> frozenset[str]:
+    def modules_to_not_convert(self) -> frozenset[str]:
         """The paths of modules that quantisation leaves alone: the head, tied ones, and the owner of the last weight.
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.

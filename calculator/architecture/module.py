@@ -51,7 +51,7 @@ class Module:
 
     `quantizable` says whether bitsandbytes stores its weight in 4 bits, where it isn't one that the model keeps whole
     (`Model.kept_whole`): a torch.nn.Linear, no subclass, or a Conv1D.
-    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `written_out` says that the product is
+    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `separate_bias` says that the product is
     one with a view of the weight, to which the bias is added in an operation of its own.
     """
 
@@ -59,7 +59,7 @@ class Module:
     kind: Kind
     parameters: tuple[Parameter, ...]
     quantizable: bool = False
-    written_out: bool = False
+    separate_bias: bool = False
 
     @cached_property
     def weight(self) -> Parameter:
@@ -89,13 +89,13 @@ def linear(
     *,
     bias: bool = False,
     quantizable: bool = True,
-    written_out: bool = False,
+    separate_bias: bool = False,
 ) -> Module:
     """A `torch.nn.Linear`, or a subclass: weight (out_features, in_features)."""
     weight = Parameter(name="weight", shape=(out_features, in_features))
     biases = (Parameter(name="bias", shape=(out_features,)),) if bias else ()
     return Module(
-        name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, written_out=written_out
+        name=name, kind="linear", parameters=(weight, *biases), quantizable=quantizable, separate_bias=separate_bias
     )
 
 

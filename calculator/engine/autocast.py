@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
-from calculator.engine.autograd import Leaf, Mark, Node
+from calculator.engine.autograd import AccumulateGrad, Mark, Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,53 +31,53 @@ class Autocast:
 
     def __init__(self, dtype: DType) -> None:
         self.dtype = dtype
-        self.copies: dict[Leaf, Tensor] = {}
+        self.copies: dict[AccumulateGrad, Tensor] = {}
 
-    def lowered(self, x: Tensor, name: str, *, recorded: bool = True) -> Tensor:
+    def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
         """A tensor as a product takes it.
 
-        Copies that are kept pass gradients on, those made where nothing is `recorded` for the backward pass too.
+        Copies that are kept pass gradients on, those made where nothing is `grad_enabled` for the backward pass too.
         """
         if x.dtype == self.dtype:
             return x
         leaf = _leaf(x)
         if leaf is None or x.dtype != "float32":
-            return copied(x if recorded else x.detach(), self.dtype, name)
+            return cast_to(x if grad_enabled else x.detach(), self.dtype, name)
         copy = self.copies.get(leaf)
         if copy is None:
-            copy = self.copies[leaf] = copied(x, self.dtype, name)
+            copy = self.copies[leaf] = cast_to(x, self.dtype, name)
         return copy
 
-    def factors(self, a: Tensor, b: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    def cast_factors(self, a: Tensor, b: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
         """Both factors of a product as it takes them."""
-        b = self.lowered(b, names[1])
-        return self.lowered(a, names[0]), b
+        b = self.cached_cast(b, names[1])
+        return self.cached_cast(a, names[0]), b
 
 
-def _leaf(x: Tensor) -> Leaf | None:
+def _leaf(x: Tensor) -> AccumulateGrad | None:
     """The leaf that a tensor is, if it is one: a trained parameter, or embeddings that were told to get a gradient."""
     edge = x.edge
     while edge is not None and isinstance(edge[0], Mark):
         edge = edge[0].edges[0]
-    return edge[0] if edge is not None and isinstance(edge[0], Leaf) else None
+    return edge[0] if edge is not None and isinstance(edge[0], AccumulateGrad) else None
 
 
-def summed_dtype(x: Tensor) -> DType:
+def reduction_dtype(x: Tensor) -> DType:
     """The dtype of a sum or a softmax that is told none."""
     return x.dtype if x.tape.autocast is None else "float32"
 
 
-def copied(x: Tensor, dtype: DType, name: str) -> Tensor:
+def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
     """A tensor in another dtype; itself where it is of that dtype already."""
     if x.dtype == dtype:
         return x
-    node = Node(x.tape, _copied_back, (x.edge,), x.dtype) if x.edge else None
+    node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name + COPY, node)
-    out.merged = x.merged or is_spread(x)
+    out.merged = x.merged or is_expanded(x)
     return out
 
 
-def is_spread(x: Tensor) -> bool:
+def is_expanded(x: Tensor) -> bool:
     """Whether a tensor shows its storage again and again, as its copy does not."""
     if x.storage is None:
         return False
@@ -85,7 +85,7 @@ def is_spread(x: Tensor) -> bool:
     return whole is not x.shape and elements(x.shape) > elements(whole)
 
 
-def _copied_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
 
 

@@ -38,7 +38,7 @@ class Node:
         "pending",
         "saved",
         "scope",
-        "sequence",
+        "sequence_nr",
     )
 
     def __init__(
@@ -53,7 +53,7 @@ class Node:
         self.incoming: Any = None if outputs == 1 else [None] * outputs
         self.scope = tape.scope
         self.component: ComponentName = tape.component
-        self.sequence = tape.sequence = tape.sequence + 1
+        self.sequence_nr = tape.sequence_nr = tape.sequence_nr + 1
 
     def save(self, tensor: Tensor) -> None:
         """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in.
@@ -71,7 +71,7 @@ class Node:
 
 
 #: When a node was made, among all of its tape.
-SEQUENCE = attrgetter("sequence")
+by_sequence_nr = attrgetter("sequence_nr")
 
 
 #: Rules of two factors, each saved for the other's gradient alone: for which edge the first is saved, and the second.
@@ -101,7 +101,7 @@ class Mark(Node):
     __slots__ = ()
 
 
-class Leaf(Node):
+class AccumulateGrad(Node):
     """A trained tensor's AccumulateGrad, where its gradient stays.
 
     `exists` says that the gradient is there already (from an earlier micro-batch): a new one is added to it and freed.

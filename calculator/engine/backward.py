@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import elements
-from calculator.engine.autograd import SEQUENCE, Leaf
+from calculator.engine.autograd import AccumulateGrad, by_sequence_nr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +58,10 @@ def _in_order(root: Node) -> list[Node]:
         for edge in node.edges:
             if edge is not None:
                 target = edge[0]
-                if not target.pending and not isinstance(target, Leaf):
+                if not target.pending and not isinstance(target, AccumulateGrad):
                     reached.append(target)
                 target.pending += 1
-    reached.sort(key=SEQUENCE)
+    reached.sort(key=by_sequence_nr)
     return reached
 
 
@@ -87,7 +87,7 @@ def _run(node: Node) -> None:
 
 def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
     """Give each gradient to the node that it belongs to; then those leaves run that wait for no other."""
-    leaves: list[Leaf] = []
+    leaves: list[AccumulateGrad] = []
     for index, edge in enumerate(edges):
         if edge is not None:
             target = edge[0]
@@ -97,7 +97,7 @@ def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> Non
             else:
                 _deposit(target, edge[1], passed, index)
             target.pending -= 1
-            if not target.pending and isinstance(target, Leaf):
+            if not target.pending and isinstance(target, AccumulateGrad):
                 leaves.append(target)
     for leaf in leaves:
         leaf.accumulate()

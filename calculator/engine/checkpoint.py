@@ -36,12 +36,12 @@ class Checkpoint:
     It is recomputed under autocast where it was run so, in a region of its own.
     """
 
-    __slots__ = ("beside", "dtype", "function", "holders", "inputs", "recomputed")
+    __slots__ = ("captured", "dtype", "function", "holders", "inputs", "recomputed")
 
-    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], beside: object) -> None:
+    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], captured: object) -> None:
         self.function = function
         self.inputs = inputs
-        self.beside = beside
+        self.captured = captured
         region = inputs[0].tape.autocast
         self.dtype: DType | None = region.dtype if region is not None else None
         self.holders: list[weakref.ref[Holder]] = []
@@ -99,10 +99,10 @@ class _Recomputation:
         return held
 
 
-def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, beside: object = None) -> Tensor:
-    """Run a function so that its backward pass keeps its inputs only, and what is `beside` them."""
+def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, captured: object = None) -> Tensor:
+    """Run a function so that its backward pass keeps its inputs only, and what is `captured` them."""
     frames = inputs[0].tape.frames
-    frames.append(Checkpoint(function, inputs, beside))
+    frames.append(Checkpoint(function, inputs, captured))
     try:
         return function(*inputs)
     finally:

@@ -36,16 +36,16 @@ def peak_counts(
 
 def _counts(recording: Recording, told: list[Told]) -> Counts:
     """Counted once for recordings that go one way, where the same of their sizes are equal."""
-    lives = recording.lives
-    if not lives.sizes:
+    lifetimes = recording.lifetimes
+    if not lifetimes.sizes:
         return _counted(recording.changes, told)
     numbers: dict[int, int] = {}
-    alike = tuple([numbers.setdefault(size, number) for number, size in enumerate(lives.sizes)])
+    alike = tuple([numbers.setdefault(size, number) for number, size in enumerate(lifetimes.sizes)])
     key = (alike, tuple([(position, numbers[size], count) for position, size, count in told]))
-    if key not in lives.counted:
+    if key not in lifetimes.counted:
         counts = _counted(recording.changes, told)
-        lives.counted[key] = {numbers[size]: count for size, count in counts.items()}
-    return {lives.sizes[number]: count for number, count in lives.counted[key].items()}
+        lifetimes.counted[key] = {numbers[size]: count for size, count in counts.items()}
+    return {lifetimes.sizes[number]: count for number, count in lifetimes.counted[key].items()}
 
 
 class _Turns(dict[int, "Callable[[int], None]"]):

@@ -6,7 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
-from calculator.engine.autocast import copied
+from calculator.engine.autocast import cast_to
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FUSED_TOKENS = 4
 
 
-def dequantized(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
+def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
     """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
     shape = module.weight.shape
     blocks = ceil(module.weight.elements / quantization.blocksize)
@@ -66,7 +66,7 @@ def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
     if bias is not None:
         given.insert(0, (bias, "bias"))
     component, tape.component = tape.component, "workspace"
-    copies = [tape.autocast.lowered(tensor, name, recorded=False) for tensor, name in given]
+    copies = [tape.autocast.cached_cast(tensor, name, grad_enabled=False) for tensor, name in given]
     tape.component = component
     return copies
 
@@ -88,7 +88,7 @@ def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
     bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
     if left is None:
         return None, bias_grad
-    dense = copied(dequantized(grad.tape, module, quantization), grad.dtype, "weight")
+    dense = cast_to(dequantize_4bit(grad.tape, module, quantization), grad.dtype, "weight")
     x_grad = grad.tape.new(left[2], grad.dtype, "product: gradient")
     del dense
     return x_grad, bias_grad

@@ -7,7 +7,7 @@ from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
 
 
-def added(x: Tensor, other: Tensor) -> Tensor:
+def add_(x: Tensor, other: Tensor) -> Tensor:
     """`x += other` of the same shape and dtype: nothing is saved, and both get the same gradient."""
     node = Node(x.tape, _to_both, (x.edge, other.edge)) if x.edge or other.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
@@ -17,26 +17,26 @@ def _to_both(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     return grad, grad
 
 
-def scaled(x: Tensor) -> Tensor:
+def mul_(x: Tensor) -> Tensor:
     """`x *= number` or `x /= number`: nothing is saved."""
-    node = Node(x.tape, _scaled_back, (x.edge,)) if x.edge else None
+    node = Node(x.tape, _mul_back, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _scaled_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _mul_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "scale: gradient"),)
 
 
-def clamped(x: Tensor, name: str) -> Tensor:
+def clamp_(x: Tensor, name: str) -> Tensor:
     """`x.clamp_()`: what x was is copied and saved."""
     if x.edge is None:
         return x
-    node = Node(x.tape, _clamped_back, (x.edge,))
+    node = Node(x.tape, _clamp_back, (x.edge,))
     node.save(x.tape.new(x.shape, x.dtype, name))
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _clamped_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _clamp_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     tape = grad.tape
     above = tape.scratch(grad.shape, "bool", "clamp: above the least")
     below = tape.scratch(grad.shape, "bool", "clamp: below the most")
@@ -47,47 +47,47 @@ def _clamped_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def share(x: Tensor, name: str, *, guarded: bool = False) -> Tensor:
-    """Each row over its sum, in place; a copy of what it was is saved. `guarded` says that the sum is kept from 0."""
-    total = ops.total(x, (*x.shape[:-1], 1), "sum of a row")
-    if guarded:
+def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
+    """Each row over its sum, in place; a copy of what it was is saved. `adds_eps` says that the sum is kept from 0."""
+    total = ops.sum_over(x, (*x.shape[:-1], 1), "sum of a row")
+    if adds_eps:
         total = ops.shift(total, "sum of a row, guarded")
-    node = Node(x.tape, _share_back, (x.edge, total.edge)) if x.edge else None
+    node = Node(x.tape, _normalize_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
         node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
         node.save(total)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _share_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of the sum first: -grad · ((x / sum) / sum), then of x: grad / sum."""
     tape, (divided, total) = grad.tape, node.saved
-    dtype = ops.promoted(grad.dtype, total.dtype)
+    dtype = ops.result_type(grad.dtype, total.dtype)
     held = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
     of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")
     del held
     return tape.new(divided.shape, dtype, "division: gradient"), of_total
 
 
-def jittered(x: Tensor) -> Tensor:
+def jitter_(x: Tensor) -> Tensor:
     """Noise of its own shape times x, in place: the noise is saved."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
-    node = Node(x.tape, _jittered_back, (x.edge,)) if x.edge else None
+    node = Node(x.tape, _jitter_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(noise)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _jittered_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _jitter_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "jitter: gradient"),)
 
 
-def jittered_view(x: Tensor) -> Tensor:
+def jitter_view_(x: Tensor) -> Tensor:
     """The same in place through a view, whose base's history is written anew (CopySlices, AsStridedBackward)."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     if x.edge is None:
         return Tensor(x.tape, x.storage, x.shape, x.dtype, None)
-    node = Node(x.tape, _jittered_view_back, (x.edge,))
+    node = Node(x.tape, _jitter_view_back, (x.edge,))
     node.save(noise)
     whole = Tensor(x.tape, x.storage, x.shape, x.dtype, node)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, Node(x.tape, _strided_back, (whole.edge,)))
@@ -97,7 +97,7 @@ def _strided_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "view: gradient in its place"),)
 
 
-def _jittered_view_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _jitter_view_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     whole = grad.tape.new(grad.shape, grad.dtype, "slices: gradient")
     cut = grad.tape.new(grad.shape, grad.dtype, "slice: gradient")
     product = grad.tape.new(grad.shape, grad.dtype, "jitter: gradient")

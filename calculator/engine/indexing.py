@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE
-from calculator.engine.autocast import summed_dtype
+from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.tape import Tensor
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
 
 
-def rows(x: Tensor, index: Tensor, name: str) -> Tensor:
+def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """x[index]: as many rows of x as there are indices, which are saved."""
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
-        node.save(index)
-    return x.tape.new((*index.shape, *x.shape[1:]), x.dtype, name, node)
+        node.save(indices)
+    return x.tape.new((*indices.shape, *x.shape[1:]), x.dtype, name, node)
 
 
 def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
@@ -35,7 +35,7 @@ def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def picked(x: Tensor, shape: Shape, name: str) -> Tensor:
+def index_list(x: Tensor, shape: Shape, name: str) -> Tensor:
     """x[..., [index]]: a copy of the parts at the places that a list tells."""
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
@@ -52,7 +52,7 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
+def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
     """x.gather(-1, indices)."""
     node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
@@ -60,11 +60,11 @@ def gathered(x: Tensor, indices: Tensor, name: str) -> Tensor:
     return x.tape.new(indices.shape, x.dtype, name, node)
 
 
-def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
+def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name: str) -> Tensor:
     """Each group of rows times its own matrix (torch.nn.functional.grouped_mm): (rows, in) to (rows, out)."""
     node = None
     if x.edge or weight.edge:
-        node = Node(x.tape, _grouped_back, (x.edge, weight.edge))
+        node = Node(x.tape, _grouped_mm_back, (x.edge, weight.edge))
         if weight.edge:
             node.save(x)
         if x.edge:
@@ -74,7 +74,7 @@ def grouped(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, name:
 
 
 @saves_factors(1, 0)
-def _grouped_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The gradient of the weights is dense: it has every group's matrix, whichever rows there were."""
     left, right = node.edges
     weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
@@ -96,13 +96,13 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
     return out
 
 
-def summed(x: Tensor, shape: Shape, name: str) -> Tensor:
+def sum_groups(x: Tensor, shape: Shape, name: str) -> Tensor:
     """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width); in float32 under autocast."""
-    node = Node(x.tape, _summed_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
-    return x.tape.new(shape, summed_dtype(x), name, node)
+    node = Node(x.tape, _sum_groups_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
+    return x.tape.new(shape, reduction_dtype(x), name, node)
 
 
-def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _sum_groups_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """Each group's gradient repeated for its rows, or seen as that of its only row."""
     shape, dtype = node.context
     if shape[0] == grad.shape[0] and dtype == grad.dtype:
@@ -110,31 +110,31 @@ def _summed_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(shape, dtype, "sum: gradient"),)
 
 
-def filled(x: Tensor, mask: Tensor, name: str) -> Tensor:
+def masked_fill(x: Tensor, mask: Tensor, name: str) -> Tensor:
     """x.masked_fill(mask, number): the mask is saved."""
-    node = Node(x.tape, _filled_back, (x.edge,)) if x.edge else None
+    node = Node(x.tape, _masked_fill_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(mask)
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
-def _filled_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _masked_fill_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "filled: gradient"),)
 
 
-def assembled(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
+def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """An empty tensor into whose slices parts are copied, one after the other."""
     whole = parts[0].tape.new(shape, parts[0].dtype, name)
     for part in parts:
         node = (
-            Node(part.tape, _assembled_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
+            Node(part.tape, _fill_slices_back, (whole.edge, part.edge), part.shape) if part.edge or whole.edge else None
         )
         whole = Tensor(part.tape, whole.storage, shape, part.dtype, node)
     whole.merged = True
     return whole
 
 
-def _assembled_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """CopySlices: a copy of the whole gradient, and of the slice, which is zeroed in the former where that goes on."""
     tape, (rest, part) = grad.tape, node.edges
     whole = tape.new(grad.shape, grad.dtype, "slices: gradient")
@@ -144,15 +144,15 @@ def _assembled_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | N
     return (whole if rest else None), (cut if part else None)
 
 
-def clamped(x: Tensor, name: str, *, both: bool = True) -> Tensor:
+def clamp(x: Tensor, name: str, *, both: bool = True) -> Tensor:
     """x.clamp(): x is saved. `both` says that it is kept from below too."""
-    node = Node(x.tape, _clamped_back, (x.edge,), both) if x.edge else None
+    node = Node(x.tape, _clamp_back, (x.edge,), both) if x.edge else None
     if node is not None:
         node.save(x)
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
-def _clamped_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _clamp_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     tape, sides = grad.tape, ("above the least", "below the most") if node.context else ("below the most",)
     zero = tape.scratch((), grad.dtype, "clamp: zero")
     within = [tape.scratch(grad.shape, "bool", f"clamp: {side}") for side in sides]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from calculator.engine.autocast import copied, is_spread, summed_dtype
+from calculator.engine.autocast import cast_to, is_expanded, reduction_dtype
 from calculator.engine.autograd import Node, saves_factors
 from calculator.engine.tape import Tensor
 
@@ -30,7 +30,7 @@ _RANK: dict[DType, int] = {
 }
 
 
-def promoted(a: DType, b: DType) -> DType:
+def result_type(a: DType, b: DType) -> DType:
     """The dtype of an operation on two tensors (torch.result_type): two different halves make float32."""
     if a == b:
         return a
@@ -39,7 +39,7 @@ def promoted(a: DType, b: DType) -> DType:
     return a if _RANK[a] > _RANK[b] else b
 
 
-def broadcast(a: Shape, b: Shape) -> Shape:
+def broadcast_shapes(a: Shape, b: Shape) -> Shape:
     """The shape that two shapes broadcast to."""
     if a == b:
         return a
@@ -89,13 +89,13 @@ def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noq
     return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
 
 
-def repeated(x: Tensor, times: int, name: str) -> Tensor:
+def repeat(x: Tensor, times: int, name: str) -> Tensor:
     """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
-    node = Node(x.tape, _repeated_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _repeat_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((times, *x.shape[1:]), x.dtype, name, node)
 
 
-def _repeated_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _repeat_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "repeat: gradient"),)
 
 
@@ -104,10 +104,10 @@ def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
 
     A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
     """
-    return view(x, shape) if shape == x.shape else sliced(x, shape, merged=merged)
+    return view(x, shape) if shape == x.shape else slice_from_end(x, shape, merged=merged)
 
 
-def sliced(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
+def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
     """The same where it is no matter whether the part is the whole: a slice that is told from the end."""
     node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
@@ -138,7 +138,7 @@ def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
     out = x.tape.new(x.shape, dtype, name, node)
-    out.merged = x.merged or is_spread(x)
+    out.merged = x.merged or is_expanded(x)
     return out
 
 
@@ -146,22 +146,22 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, node.context, "cast: gradient"),)
 
 
-def padded(x: Tensor, shape: Shape, name: str) -> Tensor:
+def pad(x: Tensor, shape: Shape, name: str) -> Tensor:
     """A copy with zeros around it; its gradient is the inner part, copied."""
-    node = Node(x.tape, _padded_back, (x.edge,), x.shape) if x.edge else None
+    node = Node(x.tape, _pad_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 
 
-def _padded_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _pad_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "padding: gradient"),)
 
 
-def concatenate(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
+def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
     """torch.cat: the gradients of the parts are views of the whole's gradient."""
     first = parts[0]
     edges = tuple([p.edge for p in parts])
     node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
-    out = first.tape.new(shape, reduce(promoted, (p.dtype for p in parts)), name, node)
+    out = first.tape.new(shape, reduce(result_type, (p.dtype for p in parts)), name, node)
     out.merged = True
     return out
 
@@ -177,7 +177,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
     """A + b: nothing is saved; both inputs get the same gradient."""
     node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+    return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
 
 def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +187,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
     """The difference: nothing is saved; the second input's gradient is negated."""
     node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+    return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
 
 def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -203,12 +203,12 @@ def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
             node.save(b)
         if b.edge:
             node.save(a)
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+    return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
 
 @saves_factors(0, 1)
 def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    product = promoted(grad.dtype, node.saved[0].dtype)
+    product = result_type(grad.dtype, node.saved[0].dtype)
     left = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[0] else None
     right = grad.tape.new(grad.shape, product, "mul: gradient") if node.edges[1] else None
     return left, right
@@ -232,14 +232,14 @@ def shift(x: Tensor, name: str) -> Tensor:
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
-def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: bool = False) -> Tensor:
+def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_autocast: bool = False) -> Tensor:
     """A function of one tensor that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 
-    `temporaries` is how many tensors of x's shape the gradient's formula makes beside its result; `delicate` says that
-    autocast runs it in float32.
+    `temporaries` is how many tensors of x's shape the backward formula allocates besides its result.
+    `fp32_in_autocast`: autocast runs the operation in float32.
     """
-    if delicate and x.tape.autocast is not None:
-        x = copied(x, "float32", "input")
+    if fp32_in_autocast and x.tape.autocast is not None:
+        x = cast_to(x, "float32", "input")
     node = Node(x.tape, _unary_back, (x.edge,), temporaries) if x.edge else None
     if node is not None and saves == "input":
         node.save(x)
@@ -251,7 +251,7 @@ def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, delicate: b
 
 def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     like = node.saved[0]
-    dtype = promoted(grad.dtype, like.dtype)
+    dtype = result_type(grad.dtype, like.dtype)
     held = [grad.tape.scratch(like.shape, dtype, "gradient's temporary") for _ in range(node.context)]
     out = grad.tape.new(like.shape, dtype, "gradient")
     del held
@@ -265,7 +265,7 @@ def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
     Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
     """
     if dtype is None:
-        dtype = summed_dtype(x)
+        dtype = reduction_dtype(x)
     in_kernel = (x.dtype, dtype) == ("float16", "float32")
     given = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
     node = Node(x.tape, _softmax_back, (given.edge,), given.dtype) if given.edge else None
@@ -289,13 +289,13 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(node.context, grad.dtype, "mean: gradient"),)
 
 
-def total(x: Tensor, shape: Shape, name: str) -> Tensor:
+def sum_over(x: Tensor, shape: Shape, name: str) -> Tensor:
     """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
-    node = Node(x.tape, _total_back, (x.edge,), x.shape) if x.edge else None
-    return x.tape.new(shape, summed_dtype(x), name, node)
+    node = Node(x.tape, _sum_over_back, (x.edge,), x.shape) if x.edge else None
+    return x.tape.new(shape, reduction_dtype(x), name, node)
 
 
-def _total_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+def _sum_over_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (Tensor(grad.tape, grad.storage, node.context, grad.dtype, None),)
 
 
@@ -326,8 +326,8 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
     """
     autocast = x.tape.autocast
     if autocast is not None:
-        bias = None if bias is None else autocast.lowered(bias, "bias")
-        x, weight = autocast.factors(x, weight, ("input", "weight"))
+        bias = None if bias is None else autocast.cached_cast(bias, "bias")
+        x, weight = autocast.cast_factors(x, weight, ("input", "weight"))
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or weight.edge or bias_edge:
@@ -337,7 +337,7 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
             node.save(x)
         if x.edge:
             node.save(weight)
-    return x.tape.new((*x.shape[:-1], out_features), promoted(x.dtype, weight.dtype), name, node)
+    return x.tape.new((*x.shape[:-1], out_features), result_type(x.dtype, weight.dtype), name, node)
 
 
 @saves_factors(1, 0)
@@ -355,13 +355,13 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     return x_grad, weight_grad, grad  # the bias's is summed by the engine
 
 
-def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
+def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
     """torch.bmm of two batches of matrices, laid out so that no copy is made."""
     if a.tape.autocast is not None:
-        a, b = a.tape.autocast.factors(a, b, ("first factor", "second factor"))
+        a, b = a.tape.autocast.cast_factors(a, b, ("first factor", "second factor"))
     node = None
     if a.edge or b.edge:
-        node = Node(a.tape, _batched_back, (a.edge, b.edge))
+        node = Node(a.tape, _bmm_back, (a.edge, b.edge))
         if b.edge:
             node.save(a)
         if a.edge:
@@ -370,7 +370,7 @@ def batched(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
 
 
 @saves_factors(1, 0)
-def _batched_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], grad.dtype, "bmm: gradient") if edge else None for edge in node.edges]
 
 

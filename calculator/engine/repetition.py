@@ -16,23 +16,23 @@ LONGEST_PERIOD = 12
 class Repetition:
     """The layers to run, by their numbers, of which those from `start` to `end` (places in the list) repeat.
 
-    `standing` are the places of the last period before a gap in the numbers whose events are to be told `again`, so
-    many times: it stands for those of the gap too.
+    `repeated_positions`: the last period before a gap in the numbers. Its events are repeated `repeats` times, for the
+    layers of the gap.
     """
 
     numbers: tuple[int, ...]
     start: int
     end: int
     copies: int
-    standing: range = range(0)
-    again: int = 0
+    repeated_positions: range = range(0)
+    repeats: int = 0
 
     @property
-    def places(self) -> tuple[int, int, int]:
+    def boundaries(self) -> tuple[int, int, int]:
         """Where the period before the repeating one begins, where that begins, and where it ends."""
         return max(0, 2 * self.start - self.end), self.start, self.end
 
-    def from_the_first(self) -> Repetition:
+    def from_first_period(self) -> Repetition:
         """The same with the first period standing for all, where no other layer comes before the second."""
         period = self.end - self.start
         if self.start != period:
@@ -40,10 +40,10 @@ class Repetition:
         numbers = (*self.numbers[:period], *self.numbers[self.end :])
         return Repetition(numbers=numbers, start=0, end=period, copies=self.copies + 1)
 
-    def last(self, place: int) -> int:
+    def last_represented(self, place: int) -> int:
         """The number of the last layer that the one at a place stands for."""
-        if place in self.standing:
-            return self.numbers[place] + self.again * len(self.standing)
+        if place in self.repeated_positions:
+            return self.numbers[place] + self.repeats * len(self.repeated_positions)
         return self.numbers[place] + (self.copies * (self.end - self.start) if self.start <= place < self.end else 0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Node
-from calculator.engine.operations import broadcast, promoted
+from calculator.engine.operations import broadcast_shapes, result_type
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -34,7 +34,7 @@ def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
     node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(condition)
-    return a.tape.new(broadcast(a.shape, b.shape), promoted(a.dtype, b.dtype), name, node)
+    return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
 
 def _where_back(node: Node, grad: Tensor) -> list[Tensor | None]:

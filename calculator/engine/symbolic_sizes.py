@@ -1,6 +1,6 @@
-"""Sizes that are left open while a step is run: what is worked out of them, and what was decided by them.
+"""Symbolic integers: sizes that stay symbolic while a step is traced, the expressions built from them, and the guards.
 
-The run tells of every other size by which the same is decided.
+The trace holds for all other sizes that satisfy its guards, as in torch.fx.experimental.symbolic_shapes.
 """
 
 from __future__ import annotations
@@ -14,182 +14,190 @@ from calculator.architecture.dimension import Dim
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    #: Of two numbers another.
+    #: A function of two integers.
     Function = Callable[[int, int], int]
 
-    #: Where a number is put, and the function and the places of the two that it is worked out of.
-    Step = tuple[int, Function, int, int]
+    #: The index of a value, the function that computes it, and the indices of its two arguments.
+    Expression = tuple[int, Function, int, int]
 
 
-class Formulas:
-    """Every number that is worked out of the open sizes, each at a place of its own; the open sizes come first.
+class ShapeEnv:
+    """The values that a trace computes from its symbolic sizes, by index. The symbolic sizes come first."""
 
-    `values`: the numbers of this run. `decided`: the places of those that decided something.
-    """
-
-    __slots__ = ("decided", "known", "steps", "values")
+    __slots__ = ("expressions", "guards", "known", "values")
 
     def __init__(self) -> None:
+        #: Every value, for the sizes of this trace.
         self.values: list[int] = []
-        self.steps: list[Step] = []
-        self.decided: set[int] = set()
+        #: How to compute the values that depend on the symbolic sizes, in order.
+        self.expressions: list[Expression] = []
+        #: The indices of the values that the trace branched on. They must not change.
+        self.guards: set[int] = set()
+        #: The indices of constants and of expressions.
         self.known: dict[object, int] = {}
 
-    def opened(self, size: int) -> SymInt:
-        """A size that is left open, before any other number has its place."""
-        return SymInt(self, self._put(size), None)
+    def create_symint(self, size: int) -> SymInt:
+        """Make a size symbolic. Create all of them before any other value has an index."""
+        return SymInt(self, self._append(size), None)
 
-    def place(self, number: int) -> int:
-        """Where a number is."""
+    def index(self, number: int) -> int:
+        """The index of a number; a constant gets one when it is first used."""
         if isinstance(number, SymInt):
-            return number.place
+            return number.index
         if number not in self.known:
-            self.known[number] = self._put(number)
+            self.known[number] = self._append(number)
         return self.known[number]
 
-    def applied(self, function: Function, left: int, right: int) -> int:
-        """Where the result of a function is."""
-        first, second = self.place(left), self.place(right)
+    def apply(self, function: Function, left: int, right: int) -> int:
+        """Record a function of two numbers and return the index of its result."""
+        first, second = self.index(left), self.index(right)
         key = (function, first, second)
         if key not in self.known:
-            place = self._put(function(self.values[first], self.values[second]))
-            self.known[key] = place
-            self.steps.append((place, function, first, second))
+            index = self._append(function(self.values[first], self.values[second]))
+            self.known[key] = index
+            self.expressions.append((index, function, first, second))
         return self.known[key]
 
-    def fix(self, place: int) -> int:
-        """Have a number decide something: it must be the same where this run is to tell of other sizes."""
-        self.decided.add(place)
-        return self.values[place]
+    def guard(self, index: int) -> int:
+        """Return a value and guard on it: the trace holds only for sizes that give the same value."""
+        self.guards.add(index)
+        return self.values[index]
 
-    def cut(self, asked: Iterable[int]) -> None:
-        """Leave out what neither the numbers at these places nor the decisions need."""
-        needed, kept = {*asked, *self.decided}, []
-        for step in reversed(self.steps):
-            if step[0] in needed:
-                needed.update(step[2:])
-                kept.append(step)
-        self.steps = kept[::-1]
+    def eliminate_dead_code(self, outputs: Iterable[int]) -> None:
+        """Drop every expression that neither the outputs nor the guards need."""
+        needed, kept = {*outputs, *self.guards}, []
+        for expression in reversed(self.expressions):
+            if expression[0] in needed:
+                needed.update(expression[2:])
+                kept.append(expression)
+        self.expressions = kept[::-1]
 
-    def worked_out(self, sizes: Sequence[int]) -> list[int] | None:
-        """The numbers of other open sizes, or nothing where they decide otherwise."""
-        was = self.values
-        values = [*sizes, *was[len(sizes) :]]
+    def evaluate(self, sizes: Sequence[int]) -> list[int] | None:
+        """Every value for other sizes, or None where a guard fails."""
+        traced = self.values
+        values = [*sizes, *traced[len(sizes) :]]
         try:
-            for place, function, left, right in self.steps:
-                values[place] = function(values[left], values[right])
+            for index, function, left, right in self.expressions:
+                values[index] = function(values[left], values[right])
         except ZeroDivisionError:
             return None
-        return values if all(values[place] == was[place] for place in self.decided) else None
+        return values if all(values[index] == traced[index] for index in self.guards) else None
 
-    def _put(self, value: int) -> int:
+    def _append(self, value: int) -> int:
         self.values.append(int(value))
         return len(self.values) - 1
 
 
 class SymInt(Dim):
-    """A dimension whose size is left open, or worked out of such sizes.
+    """A dimension whose size is symbolic, or an expression of symbolic sizes.
 
-    Sums, differences, products, whole quotients and remainders are worked out again for other sizes, and comparisons
-    must come out the same. Whatever else Python asks of an int (its hash, its digits) fixes it. What is taken without
-    asking can't be seen, and a step's code must not take it of a size: `range`, an index, a slice, functions in C that
-    want a whole number, a float or a bool on the left of an operator.
+    Sums, differences, products, floor divisions and remainders become expressions. Comparisons become guards on their
+    result. Every other method of an int (its hash, its digits) guards on the size itself.
+
+    Code in C that reads an int without calling one of its methods bypasses the guard. The code of a step must not do
+    that to a size: `range`, an index, a slice, functions that need a C integer, a float or a bool left of an operator.
     """
 
-    formulas: Formulas
-    place: int
-    told: str | tuple[str, int, int] | None
+    #: The environment that the size belongs to.
+    shape_env: ShapeEnv
+    #: Where its value is in the environment.
+    index: int
+    #: Its name, or an operator and the operands that name it, or None for a size that is named by its digits.
+    name_parts: str | tuple[str, int, int] | None
 
-    def __new__(cls, formulas: Formulas, place: int, told: str | tuple[str, int, int] | None) -> Self:
-        """The number at a place; what it counts is told, or nothing where it has its digits for a name."""
-        self = super().__new__(cls, formulas.values[place], "")
-        self.formulas, self.place, self.told = formulas, place, told
+    def __new__(cls, shape_env: ShapeEnv, index: int, name_parts: str | tuple[str, int, int] | None) -> Self:
+        """Wrap the value at an index."""
+        self = super().__new__(cls, shape_env.values[index], "")
+        self.shape_env, self.index, self.name_parts = shape_env, index, name_parts
         return self
 
     @property
     def name(self) -> str:
         """What it counts."""
-        own = self.at(self.formulas.values)
+        own = self.evaluate(self.shape_env.values)
         return own.name if isinstance(own, Dim) else f"{own:,}"
 
-    def called(self, name: str) -> SymInt:
-        """The same size by another name."""
-        return SymInt(self.formulas, self.place, name)
+    def renamed(self, name: str) -> SymInt:
+        """The same size under another name."""
+        return SymInt(self.shape_env, self.index, name)
 
-    def at(self, values: Sequence[int]) -> int:
-        """The dimension where these are the formulas' numbers."""
-        if self.told is None:
-            return values[self.place]
-        return Dim(values[self.place], self.told if isinstance(self.told, str) else partial(self._named, values))
+    def evaluate(self, values: Sequence[int]) -> int:
+        """The dimension for other values of its environment."""
+        parts = self.name_parts
+        if parts is None:
+            return values[self.index]
+        return Dim(values[self.index], parts if isinstance(parts, str) else partial(self._name_for, values))
 
-    def _named(self, values: Sequence[int]) -> str:
-        assert isinstance(self.told, tuple)
-        sign, *parts = self.told
-        left, right = (part.at(values) if isinstance(part, SymInt) else part for part in parts)
+    def _name_for(self, values: Sequence[int]) -> str:
+        assert isinstance(self.name_parts, tuple)
+        sign, *parts = self.name_parts
+        left, right = (part.evaluate(values) if isinstance(part, SymInt) else part for part in parts)
         return Dim(0, (sign, left, right)).name
 
-    def by(self, function: Function, sign: str, left: int, right: int) -> SymInt:
-        """What a function makes of two numbers, this one among them; a sign between their names is its own."""
-        told = (sign, left, right) if sign and (_is_named(left) or _is_named(right)) else None
-        return SymInt(self.formulas, self.formulas.applied(function, left, right), told)
+    def binary(self, function: Function, sign: str, left: int, right: int) -> SymInt:
+        """A function of two numbers, one of which is this size; `sign` joins their names."""
+        name_parts = (sign, left, right) if sign and (_is_named(left) or _is_named(right)) else None
+        return SymInt(self.shape_env, self.shape_env.apply(function, left, right), name_parts)
 
-    def decides(self, function: Function, other: int) -> bool:
-        """A comparison, which must come out the same for other sizes."""
-        return bool(self.formulas.fix(self.formulas.applied(function, self, other)))
+    def compare(self, function: Function, other: int) -> bool:
+        """Compare with a number and guard on the result."""
+        return bool(self.shape_env.guard(self.shape_env.apply(function, self, other)))
 
-    def fix(self) -> int:
-        """Have the size decide something: it must be the same."""
-        return self.formulas.fix(self.place)
+    def guard(self) -> int:
+        """Return the size as a plain int and guard on it."""
+        return self.shape_env.guard(self.index)
 
     def __pos__(self) -> SymInt:
-        return SymInt(self.formulas, self.place, None)
+        return SymInt(self.shape_env, self.index, None)
 
     def __neg__(self) -> SymInt:
-        return self.by(sub, "", 0, self)
+        return self.binary(sub, "", 0, self)
 
     def __bool__(self) -> bool:
-        return self.decides(ne, 0)
+        return self.compare(ne, 0)
 
 
 def _is_named(size: int) -> bool:
-    return size.told is not None if isinstance(size, SymInt) else isinstance(size, Dim)
+    return size.name_parts is not None if isinstance(size, SymInt) else isinstance(size, Dim)
 
 
-def _working_out(function: Function, sign: str) -> tuple[Callable[[SymInt, Any], Any], Callable[[SymInt, Any], Any]]:
-    """A method for an operator where the open size is on its left, and one where it is on its right."""
+def _arithmetic(function: Function, sign: str) -> tuple[Callable[[SymInt, Any], Any], Callable[[SymInt, Any], Any]]:
+    """The methods of an operator with the symbolic size on its left, and on its right."""
 
     def left(self: SymInt, other: Any) -> Any:
-        return self.by(function, sign, self, other) if isinstance(other, int) else function(self.fix(), other)
+        return self.binary(function, sign, self, other) if isinstance(other, int) else function(self.guard(), other)
 
     def right(self: SymInt, other: Any) -> Any:
-        return self.by(function, sign, other, self) if isinstance(other, int) else function(other, self.fix())
+        return self.binary(function, sign, other, self) if isinstance(other, int) else function(other, self.guard())
 
     return left, right
 
 
-def _deciding(function: Function) -> Callable[[SymInt, Any], Any]:
-    def compared(self: SymInt, other: Any) -> Any:
-        return self.decides(function, other) if isinstance(other, int) else function(self.fix(), other)
+def _comparison(function: Function) -> Callable[[SymInt, Any], Any]:
+    def compare(self: SymInt, other: Any) -> Any:
+        return self.compare(function, other) if isinstance(other, int) else function(self.guard(), other)
 
-    return compared
+    return compare
 
 
-def _fixing(name: str) -> Callable[..., Any]:
-    def asked(self: SymInt, *others: Any) -> Any:
-        return getattr(self.fix(), name)(*[other.fix() if isinstance(other, SymInt) else other for other in others])
+def _guarded(name: str) -> Callable[..., Any]:
+    """A method of int that guards on the size."""
 
-    return asked
+    def method(self: SymInt, *others: Any) -> Any:
+        return getattr(self.guard(), name)(*[other.guard() if isinstance(other, SymInt) else other for other in others])
+
+    return method
 
 
 for _function, _sign in ((add, "+"), (sub, ""), (mul, "×"), (floordiv, ""), (mod, "")):
-    _left, _right = _working_out(_function, _sign)
+    _left, _right = _arithmetic(_function, _sign)
     setattr(SymInt, f"__{_function.__name__}__", _left)
     setattr(SymInt, f"__r{_function.__name__}__", _right)
 for _function in (eq, ne, lt, le, gt, ge):
-    setattr(SymInt, f"__{_function.__name__}__", _deciding(_function))
+    setattr(SymInt, f"__{_function.__name__}__", _comparison(_function))
 
-#: What asks nothing of an int's value, or makes a new one.
-_ASKING_NOTHING = {"__new__", "__getattribute__", "__getnewargs__", "__sizeof__", "from_bytes"}
-for _name in {*vars(int)} - {*vars(SymInt), *_ASKING_NOTHING}:
+#: Methods of int that don't read its value, or that make a new int.
+_VALUE_FREE = {"__new__", "__getattribute__", "__getnewargs__", "__sizeof__", "from_bytes"}
+for _name in {*vars(int)} - {*vars(SymInt), *_VALUE_FREE}:
     if callable(getattr(int, _name)):
-        setattr(SymInt, _name, _fixing(_name))
+        setattr(SymInt, _name, _guarded(_name))

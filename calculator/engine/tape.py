@@ -61,11 +61,11 @@ class Tape:
         "component",
         "events",
         "frames",
+        "marked_rows",
         "marks",
-        "passed",
         "rows",
         "scope",
-        "sequence",
+        "sequence_nr",
         "sizes",
         "trains",
     )
@@ -76,18 +76,18 @@ class Tape:
         self.events: list[int] = []
         self.frames: list[Frame] = []
         self.marks: list[tuple[int, str]] = []
-        self.passed: dict[str, int] = {}
+        self.marked_rows: dict[str, int] = {}
         self.scope = ""
         self.autocast: Autocast | None = None
         self.component: ComponentName = "activations"
-        self.sequence = 0
+        self.sequence_nr = 0
         self.sizes = Sizes()
 
     def mark(self, label: str, passing: Tensor | None = None) -> None:
         """Name this point of the step, and keep the row of what passes by."""
         self.marks.append((len(self.events), label))
         if passing is not None and passing.storage is not None:
-            self.passed[label] = passing.storage.row
+            self.marked_rows[label] = passing.storage.row
 
     def position(self, label: str) -> int:
         """Where a point that has been named lies."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.inputs.size_settings import others
+from calculator.inputs.size_settings import other_settings
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.symbolic_trace import Series
 
@@ -42,7 +42,7 @@ class SeriesCache:
 
     def held_by(self, model: Model, method: Method, training: Training) -> ResidentState:
         """What a plan holds: the micro-batch and its length have no part in it."""
-        key = (id(model), method, others(training))
+        key = (id(model), method, other_settings(training))
         if self.held is None or key != self.key:
             self.held, self.key = ResidentState(model, method, training), key
         return self.held

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.operations import promoted
+from calculator.engine.operations import result_type
 from calculator.estimate.answer import Row
 from calculator.inference.answer import Merge
 from calculator.methods.settings import LowRank
@@ -93,7 +93,7 @@ def _made(module: Module, module_spec: ModuleSpec) -> Iterator[Made]:
         yield "update", shape, own
         return
     quantization = module_spec.quantization
-    merged = promoted(quantization.compute_dtype, own)
+    merged = result_type(quantization.compute_dtype, own)
     yield "weight, dequantised", shape, quantization.compute_dtype
     yield "update", shape, own
     yield "weight + update", shape, merged

@@ -22,7 +22,7 @@ def sizes(settings: object) -> list[int]:
     return [getattr(settings, name) for name in _named(settings)[0]]
 
 
-def others(settings: object) -> tuple[object, ...]:
+def other_settings(settings: object) -> tuple[object, ...]:
     """What it says beside them, and what it is."""
     return (type(settings), *[getattr(settings, name) for name in _named(settings)[1]])
 

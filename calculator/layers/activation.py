@@ -26,12 +26,12 @@ def _itself(x: Tensor) -> Tensor:
 
 
 def _clipped_gelu(x: Tensor) -> Tensor:
-    return indexing.clamped(ops.unary(x, "gelu", saves="input"), "activation")
+    return indexing.clamp(ops.unary(x, "gelu", saves="input"), "activation")
 
 
 def _relu_squared(x: Tensor) -> Tensor:
     relu = ops.unary(x, "relu", saves="result")
-    return ops.unary(relu, "activation", saves="input", temporaries=2, delicate=True)
+    return ops.unary(relu, "activation", saves="input", temporaries=2, fp32_in_autocast=True)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def _quick_gelu(x: Tensor) -> Tensor:
 
 
 def _root_of_softplus(x: Tensor) -> Tensor:
-    softplus = ops.unary(x, "softplus", saves="input", delicate=True)
+    softplus = ops.unary(x, "softplus", saves="input", fp32_in_autocast=True)
     return ops.unary(softplus, "activation", saves="result", temporaries=1)
 
 
@@ -67,7 +67,7 @@ def _tanh_of_polynomial(x: Tensor) -> Tensor:
 
 
 def _polynomial(x: Tensor) -> Tensor:
-    cubed = ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2, delicate=True), "cubed, scaled")
+    cubed = ops.scale(ops.unary(x, "cubed", saves="input", temporaries=2, fp32_in_autocast=True), "cubed, scaled")
     return ops.add(x, cubed, "inner sum")
 
 

@@ -90,9 +90,9 @@ def in_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kerne
     if region is None:
         return kernel(query, key, value, mask)
     if mask is not None and mask.dtype != "bool":
-        mask = region.lowered(mask, "mask")
-    key, value = region.factors(key, value, ("key", "value"))
-    query = region.lowered(query, "query")
+        mask = region.cached_cast(mask, "mask")
+    key, value = region.cast_factors(key, value, ("key", "value"))
+    query = region.cached_cast(query, "query")
     with autocast.region(query.tape, None):
         return kernel(query, key, value, mask)
 
@@ -100,7 +100,7 @@ def in_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kerne
 def _widened(query: Tensor, value: Tensor) -> Tensor:
     """Values padded to the queries' head size (integrations/flash_attention.py)."""
     shape = (*value.shape[:-1], query.shape[-1])
-    return value if shape == value.shape else ops.padded(value, shape, "value, padded")
+    return value if shape == value.shape else ops.pad(value, shape, "value, padded")
 
 
 def _cut(out: Tensor, width: int) -> Tensor:
@@ -137,7 +137,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _padded(x: Tensor, name: str) -> Tensor:
     """The last dimension padded to a multiple of 8; the gradient of that is a copy of a part."""
     shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
-    return ops.padded(x, shape, f"{name}, padded")
+    return ops.pad(x, shape, f"{name}, padded")
 
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -216,10 +216,10 @@ def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Te
 def scores(query: Tensor, key: Tensor) -> Tensor:
     """Every query's product with every key: (batch, heads, sequence, sequence)."""
     if query.tape.autocast is not None:
-        query, key = query.tape.autocast.factors(query, key, ("query", "key"))
+        query, key = query.tape.autocast.cast_factors(query, key, ("query", "key"))
     key = spread(query, key)
     rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
-    return ops.batched(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
+    return ops.bmm(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
 
 
 def spread(x: Tensor, single: Tensor) -> Tensor:
@@ -253,8 +253,8 @@ def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     """Values weighted by probabilities, which the layer's code holds."""
     context.attn_weights = attn_weights
     if value.tape.autocast is not None:
-        attn_weights, value = value.tape.autocast.factors(attn_weights, value, ("probabilities", "value"))
+        attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))
     value = spread(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
-    out = ops.batched(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
+    out = ops.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
     return by_positions(out, "attention output, transposed")

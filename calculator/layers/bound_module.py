@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import four_bit
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Leaf
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tape, Tensor
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Parameters:
-    """Makes parameters: tensors without a storage of the step's own, with a Leaf where they are trained."""
+    """Makes parameters: tensors without a storage of the step's own, with an AccumulateGrad where they are trained."""
 
     __slots__ = ("accumulating", "known", "tape", "tied")
 
@@ -47,7 +47,7 @@ class Parameters:
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         if not trained or not self.tape.trains:
             return Tensor(self.tape, None, shape, dtype, None)
-        leaf = Leaf(self.tape, name)
+        leaf = AccumulateGrad(self.tape, name)
         leaf.exists = self.accumulating
         return Tensor(self.tape, None, shape, dtype, leaf)
 
@@ -96,7 +96,7 @@ class BoundModule:
 
     def _dense(self, x: Tensor) -> Tensor:
         weight, bias, width = self.own["weight"], self.own.get("bias"), self.module.out_features
-        if not self.module.written_out:
+        if not self.module.separate_bias:
             return ops.matmul(x, weight, bias, width, "output")
         product = ops.matmul(x, ops.view(weight, weight.shape), None, width, "output")
         return product if bias is None else ops.add(product, bias, "output with bias")

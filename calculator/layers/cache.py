@@ -60,6 +60,6 @@ class Cache:
         outer, x.tape.component = x.tape.component, self.component
         past = before.shape[2] if before is not None else 0
         shape = (*x.shape[:2], x.shape[2] + past, x.shape[3]) if past else x.shape
-        out = ops.concatenate((before, x) if before is not None else (x,), shape, name)
+        out = ops.cat((before, x) if before is not None else (x,), shape, name)
         x.tape.component = outer
         return out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Leaf
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.repetition import repetition
 from calculator.engine.tape import Tape, Tensor
 from calculator.families.forwards import program
@@ -157,7 +157,7 @@ class Context:
         self.past = length
         component = self.cache.component if self.cache is not None else "activations"
         cut = self.method.cut_to_windows(self.model)
-        pairs = [[ops.concatenate((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
+        pairs = [[ops.cat((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
         windows = masks.windows(self) if cut else None
         self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
         if cut:
@@ -173,7 +173,7 @@ class Context:
         length = masks.seen(self, masks.SLIDING)
         for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
             if masks.attends(self.layers[number].kind) == masks.SLIDING:
-                pair[:] = [t and ops.sliced(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
+                pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record(self, router_logits: Tensor) -> None:
         """Keep a router's logits to the end of the forward pass, where the config asks for them."""
@@ -186,7 +186,7 @@ class Context:
 
     def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
         """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
-        leaf = Leaf(self.tape, "input embeddings", "activations")
+        leaf = AccumulateGrad(self.tape, "input embeddings", "activations")
         leaf.context = embeddings
         return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
 
@@ -233,5 +233,5 @@ def layer_kinds(context: Context) -> list[int]:
         numbers[layer] = known.index((kind, layer.modules))
     told = [*map(numbers.__getitem__, context.layers)]
     lowered = context.training.autocast or context.dtype
-    apart = context.program.returns_weights or ops.promoted(context.dtype, lowered) != context.dtype
+    apart = context.program.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
     return [-1, *told[1:]] if apart else told

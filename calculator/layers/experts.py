@@ -40,8 +40,8 @@ def experts(
         return _each_with_its_own(context, bound, hidden_states, weights, gate)
     tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]
     expert_ids_g, perm = tape.new((count,), "int64", "experts, sorted"), tape.new((count,), "int64", "order")
-    proj_in = indexing.rows(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
-    sample_weights_g = indexing.rows(ops.view(weights, (count,)), perm, "weights, selected")
+    proj_in = indexing.index(hidden_states, tape.new((count,), "int64", "tokens in that order"), "tokens, selected")
+    sample_weights_g = indexing.index(ops.view(weights, (count,)), perm, "weights, selected")
     counts = _counted(tape, bound.module.parameters[0].shape[0], count)
     biases = _biases(bound, "gate_up_proj", expert_ids_g)
     proj_out = _product(bound, "gate_up_proj", proj_in, counts[-1], biases)
@@ -51,8 +51,8 @@ def experts(
     weighted_out = ops.mul(proj_out, ops.view(sample_weights_g, (count, 1)), "weighted")
     inv_perm = tape.new((count,), "int64", "order, inverted")
     tape.new((count,), "int64", "counted")
-    weighted_out = indexing.rows(weighted_out, inv_perm, "weighted, in the tokens' order")
-    final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, "sum of each token's experts")
+    weighted_out = indexing.index(weighted_out, inv_perm, "weighted, in the tokens' order")
+    final_hidden_states = indexing.sum_groups(weighted_out, hidden_states.shape, "sum of each token's experts")
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
 
@@ -70,7 +70,9 @@ def _each_with_its_own(
     biases = _selected(bound, "down_proj_bias", count)
     proj_out = _own_product(proj_out, bound, "down_proj", biases)
     weighted_out = ops.mul(proj_out, ops.view(weights, (count, 1)), "weighted")
-    final_hidden_states = indexing.summed(weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts")
+    final_hidden_states = indexing.sum_groups(
+        weighted_out, hidden_states.shape, f"sum of each token's {int(k)} experts"
+    )
     del selected
     return ops.cast(final_hidden_states, hidden_states.dtype, "output")
 
@@ -83,7 +85,7 @@ def _selected(bound: BoundModule, name: str, count: int) -> Tensor | None:
 
 def _own_product(x: Tensor, bound: BoundModule, name: str, biases: Tensor | None) -> Tensor:
     out = x.tape.new((x.shape[0], _other_side(bound.own[name], x.shape[1])), x.dtype, name)
-    return out if biases is None else in_place.added(out, biases)
+    return out if biases is None else in_place.add_(out, biases)
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,15 +100,15 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
 def _biases(bound: BoundModule, name: str, expert_ids: Tensor) -> Tensor | None:
     """Each row's bias, where experts have them."""
     biases = bound.own.get(f"{name}_bias")
-    return None if biases is None else indexing.rows(biases, expert_ids, f"{name}: biases, selected")
+    return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
 def _product(bound: BoundModule, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
     """Every row times its expert's matrix, and its bias added in place."""
     weight = bound.own[name]
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
-    out = indexing.grouped(x, weight, offsets, _other_side(weight, x.shape[1]), name)
-    return out if biases is None else in_place.added(out, biases)
+    out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
+    return out if biases is None else in_place.add_(out, biases)
 
 
 def _other_side(weight: Tensor, side: int) -> int:

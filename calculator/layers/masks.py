@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine.operations import broadcast
+from calculator.engine.operations import broadcast_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +97,7 @@ def _boolean(context: Context, kind: str) -> Tensor:
 
 
 def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
-    return a.tape.new(broadcast(a.shape, b.shape), "bool", name)
+    return a.tape.new(broadcast_shapes(a.shape, b.shape), "bool", name)
 
 
 def _additive(context: Context, kind: str) -> Tensor:

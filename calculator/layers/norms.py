@@ -104,9 +104,9 @@ def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
     """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics a row."""
     tape = x.tape
     if tape.autocast is not None:
-        bias = None if bias is None else autocast.copied(bias, "float32", "bias")
-        weight = None if weight is None else autocast.copied(weight, "float32", "weight")
-        x = autocast.copied(x, "float32", "input")
+        bias = None if bias is None else autocast.cast_to(bias, "float32", "bias")
+        weight = None if weight is None else autocast.cast_to(weight, "float32", "weight")
+        x = autocast.cast_to(x, "float32", "input")
     edges = (x.edge, None if weight is None else weight.edge, None if bias is None else bias.edge)
     node = Node(tape, _layer_norm_back, edges) if any(edges) else None
     statistics = (*x.shape[:-1], 1)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DType) -> tuple[Tensor, Tensor]:
     """The tables that every layer shares: (batch, 1, sequence, rotary_dim) each."""
     freqs = tape.new((batch, length, rotary_dim // 2), "float32", "rotary: freqs")
-    emb = ops.concatenate((freqs, freqs), (batch, length, rotary_dim), "rotary: emb")
+    emb = ops.cat((freqs, freqs), (batch, length, rotary_dim), "rotary: emb")
     cos = ops.scale(ops.unary(emb, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(emb, "rotary: sin", saves="input"), "rotary: sin, scaled")
     return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin")
@@ -28,7 +28,7 @@ def rotate_half(x: Tensor) -> Tensor:
     half = (*x.shape[:-1], x.shape[-1] // 2)
     x1 = ops.narrow(x, half)
     x2 = ops.narrow(x, half)
-    return ops.concatenate((ops.scale(x2, "rotary: negated half"), x1), x.shape, "rotary: rotated")
+    return ops.cat((ops.scale(x2, "rotary: negated half"), x1), x.shape, "rotary: rotated")
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
@@ -50,6 +50,6 @@ def partly_rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tupl
     q_rot, q_pass, k_rot, k_pass = parts(query, key, cos.shape[-1])
     q_embed = rotated(q_rot, cos, sin, "query, rotated")
     k_embed = rotated(k_rot, cos, sin, "key, rotated")
-    q_embed = ops.concatenate((q_embed, q_pass), query.shape, "query, whole again")
-    k_embed = ops.concatenate((k_embed, k_pass), key.shape, "key, whole again")
+    q_embed = ops.cat((q_embed, q_pass), query.shape, "query, whole again")
+    k_embed = ops.cat((k_embed, k_pass), key.shape, "key, whole again")
     return q_embed, k_embed

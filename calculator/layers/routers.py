@@ -32,7 +32,7 @@ def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) ->
     router_logits = logits_of(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
-    return in_place.share(router_top_value, "weights"), router_indices, router_logits
+    return in_place.normalize_(router_top_value, "weights"), router_indices, router_logits
 
 
 def cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -41,7 +41,7 @@ def cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tup
     router_probs = ops.softmax(router_logits, "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
     if context.config["norm_topk_prob"]:
-        router_top_value = in_place.share(router_top_value, "weights")
+        router_top_value = in_place.normalize_(router_top_value, "weights")
     return ops.cast(router_top_value, router_logits.dtype, "weights"), router_indices, router_logits
 
 
@@ -72,12 +72,12 @@ def corrected(context: Context, gate: BoundModule, hidden_states: Tensor) -> tup
     scores = ops.unary(router_logits, "scores", saves="result")
     scores_for_choice = ops.shift(scores, "scores, corrected")
     grouped = _by_groups(context, scores_for_choice)
-    group_scores = indexing.summed(indexing.top_k(grouped, 2, "two best")[0], grouped.shape[:2], "two best, summed")
+    group_scores = indexing.sum_groups(indexing.top_k(grouped, 2, "two best")[0], grouped.shape[:2], "two best, summed")
     scores_for_choice, *_beside = _in_best_groups(context, scores_for_choice, group_scores)
     topk_indices = indexing.top_k(scores_for_choice, context.config["num_experts_per_tok"], "best")[1]
-    topk_weights = indexing.gathered(scores, topk_indices, "weights")
+    topk_weights = indexing.gather(scores, topk_indices, "weights")
     if context.config["norm_topk_prob"]:
-        topk_weights = in_place.share(topk_weights, "weights", guarded=True)
+        topk_weights = in_place.normalize_(topk_weights, "weights", adds_eps=True)
     return ops.scale(topk_weights, "weights, scaled"), topk_indices, router_logits
 
 
@@ -96,4 +96,4 @@ def _in_best_groups(context: Context, scores: Tensor, group_scores: Tensor) -> t
     as_bool = tape.new(scores.shape, "bool", "mask of the experts as bool")
     others = tape.new(scores.shape, "bool", "experts of other groups")
     del as_bool
-    return indexing.filled(scores, others, "scores in the best groups"), group_idx, group_mask, score_mask
+    return indexing.masked_fill(scores, others, "scores in the best groups"), group_idx, group_mask, score_mask

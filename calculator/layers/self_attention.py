@@ -92,8 +92,8 @@ def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Te
     cos = context.position[0]
     query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
     query_rot, key_rot = rotated(context, query_rot, key_rot)
-    query_whole = ops.concatenate((query_rot, query_pass), query_states.shape, "query, whole again")
-    key_whole = ops.concatenate((key_rot, key_pass), key_states.shape, "key, whole again")
+    query_whole = ops.cat((query_rot, query_pass), query_states.shape, "query, whole again")
+    key_whole = ops.cat((key_rot, key_pass), key_states.shape, "key, whole again")
     return query_whole, key_whole, query_rot, query_pass, key_rot, key_pass
 
 
@@ -102,10 +102,8 @@ def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: T
     cos, sin = context.position[:2]
     q_rot, q_pass, k_rot, k_pass = rotary.parts(query_states, key_states, cos.shape[-1])
     return (
-        ops.concatenate(
-            (rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"
-        ),
-        ops.concatenate((rotary.rotated(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
+        ops.cat((rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"),
+        ops.cat((rotary.rotated(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.engine import four_bit
 from calculator.engine import operations as ops
-from calculator.engine.autograd import Leaf
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tensor
 from calculator.methods.saved import is_saved
 from calculator.methods.targets import is_target
@@ -145,7 +145,7 @@ def _dense(bound: BoundModule) -> Tensor:
     quantization = bound.module_spec.quantization
     if quantization is None:
         return bound.own["weight"].detach()
-    return four_bit.dequantized(bound.tape, bound.module, quantization)
+    return four_bit.dequantize_4bit(bound.tape, bound.module, quantization)
 
 
 def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
     """
     if bound.module.kind != "conv1d" or weight.storage is not None:
         return weight
-    leaf = Leaf(bound.tape, f"{bound.name}.weight, transposed", "activations")
+    leaf = AccumulateGrad(bound.tape, f"{bound.name}.weight, transposed", "activations")
     return Tensor(bound.tape, None, (weight.shape[1], weight.shape[0]), weight.dtype, leaf)
 
 

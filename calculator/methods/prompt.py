@@ -74,7 +74,7 @@ class Prompt(Method):
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
         context.during_forward += [prompts, *_lengthened(context, p)]
         shape = (context.batch, context.length, width)
-        inputs_embeds = ops.concatenate((prompts, embeddings), shape, "prompt and embeddings")
+        inputs_embeds = ops.cat((prompts, embeddings), shape, "prompt and embeddings")
         context.during_forward.append(inputs_embeds)
         return inputs_embeds
 
@@ -86,7 +86,7 @@ class Prompt(Method):
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:
             return context.tape.new((context.batch, p, width), "float32", "repeated")
-        return ops.repeated(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
+        return ops.repeat(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:

@@ -86,7 +86,7 @@ def check_blocksize(loc: str, blocksize: int) -> None:
 
 def converted(path: str, module: Module, model: Model) -> bool:
     """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
-    return module.quantizable and path != model.head and ("*" in path or path not in model.kept_whole)
+    return module.quantizable and path != model.head and ("*" in path or path not in model.modules_to_not_convert)
 
 
 def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor, ...]:

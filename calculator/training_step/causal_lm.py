@@ -73,7 +73,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     context.position = program.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
     if may_be_told(context, hidden_states):
-        context.repetition = context.repetition.from_the_first()
+        context.repetition = context.repetition.from_first_period()
         context.first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = context.first.output(hidden_states)
     for place in range(len(context.repetition.numbers)):
@@ -117,7 +117,7 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
             context.left(*outer)
 
     if context.training.gradient_checkpointing:
-        return checkpoint(run, hidden_states, beside=[_shared(context, kind) for kind in _types(context, place)])
+        return checkpoint(run, hidden_states, captured=[_shared(context, kind) for kind in _types(context, place)])
     return run(hidden_states)
 
 
@@ -135,7 +135,7 @@ def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
 def _others_tables(context: Context, place: int) -> list[Tensor]:
     """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
     repetition, share = context.repetition, context.program.share
-    layer, *others = context.layers[repetition.numbers[place] : repetition.last(place) + 1]
+    layer, *others = context.layers[repetition.numbers[place] : repetition.last_represented(place) + 1]
     own = masks.attends(layer.kind)
     types = masks.types(others) - {own}
     known = {id(table) for table in share(context.position, own)}
@@ -149,7 +149,7 @@ def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _types(context: Context, place: int) -> set[str]:
     """The attention types of the layers up to the last that the one at a place stands for."""
-    return masks.types(context.layers[: context.repetition.last(place) + 1])
+    return masks.types(context.layers[: context.repetition.last_represented(place) + 1])
 
 
 def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from calculator.engine.autograd import SEQUENCE, Mark, saved_without
+from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
 from calculator.engine.memory_curve import Window
 from calculator.layers.context import stack
 from calculator.training_step import first_layer_bound
@@ -39,7 +39,7 @@ def may_be_told(context: Context, x: Tensor) -> bool:
     """
     if not context.tells_first or x.edge is not None or context.past:
         return False
-    if context.repetition.from_the_first().start > 0:
+    if context.repetition.from_first_period().start > 0:
         return False
     layers = stack(context.model)
     module = next(module for module in layers.layers[0].modules if module.kind in ("linear", "conv1d"))
@@ -85,11 +85,11 @@ class FirstLayer:
         What the layers share, and the first keeps too, stays until its own backward pass. Its output is of the kind
         that the run layer's has by now.
         """
-        rows, self.out = tape.rows, tape.passed[f"{self.end} forward"]
+        rows, self.out = tape.rows, tape.marked_rows[f"{self.end} forward"]
         rows[self.row] = rows[self.out]
         missing: set[Node] = {self.entry}
         kept: list[Sequence[Any]] = []
-        for node in graph[bisect_right(graph, self.entry.sequence, key=SEQUENCE) :]:
+        for node in graph[bisect_right(graph, self.entry.sequence_nr, key=by_sequence_nr) :]:
             saved = node.saved
             for edge in node.edges:
                 if edge is not None and edge[0] in missing:
@@ -119,7 +119,7 @@ class FirstLayer:
         Its input goes on being held where the first layer keeps it, once whatever else holds it has let it go.
         """
         forward, backward = recording.windows
-        told, ends = recording.tape.rows, recording.lives.ends
+        told, ends = recording.tape.rows, recording.lifetimes.ends
         kept = Counter([told[row] for row in recording.left[0] if row not in self.let_go and row != self.out])
         windows, gained = [_at(forward.start)], [kept]
         alone = max(forward.start, ends[self.entered] + 1)
@@ -133,23 +133,23 @@ class FirstLayer:
 
     def is_told(self, recording: Recording) -> bool:
         """Whether the recording says all of the step but the first layer's own passes, in which no peak lies."""
-        stays = recording.stays
+        remaining = recording.remaining
         return (
             self.is_trained
             and not self.let_go & self.cached
             and min(self.let_go, default=self.row) >= self.row
             and self._hands_on_alone(recording)
-            and _are_gradients(stays)
-            and first_layer_bound.is_below_the_peak(recording, stays)
+            and _are_gradients(remaining)
+            and first_layer_bound.is_below_the_peak(recording, remaining)
         )
 
     def _hands_on_alone(self, recording: Recording) -> bool:
         """Whether a layer frees nothing of those before it but its input."""
         forward, backward = recording.windows[:2]
-        ends = recording.lives.ends
+        ends = recording.lifetimes.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
         freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
-        between = recording.lives.freed(recording.left[0], high, begin)
+        between = recording.lifetimes.freed(recording.left[0], high, begin)
         return freed == [self.row] and self.cached.issuperset({*between} - {self.out})
 
 
@@ -160,8 +160,8 @@ class Sides(NamedTuple):
     gained: list[Counter[Allocation]]
 
 
-def _are_gradients(stays: Counter[Allocation]) -> bool:
-    return all(count >= 0 and (not count or born[3] == "gradients") for born, count in stays.items())
+def _are_gradients(remaining: Counter[Allocation]) -> bool:
+    return all(count >= 0 and (not count or born[3] == "gradients") for born, count in remaining.items())
 
 
 def _rows(saved: Sequence[Any]) -> list[int]:

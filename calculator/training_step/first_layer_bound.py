@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
 
 
-def is_below_the_peak(recording: Recording, stays: Counter[Allocation]) -> bool:
-    """Whether no more bytes are alive in its backward pass than elsewhere; `stays` is what each layer leaves.
+def is_below_the_peak(recording: Recording, remaining: Counter[Allocation]) -> bool:
+    """Whether no more bytes are alive in its backward pass than elsewhere; `remaining` is what each layer leaves.
 
     There are more in the pass of the layer that comes first there, or at the phase's peak wherever that is.
     """
     backward, curve = recording.windows[1], recording.curve
-    gradients = (backward.copies + 1) * sum([born[4] * count for born, count in stays.items()])
+    gradients = (backward.copies + 1) * sum([born[4] * count for born, count in remaining.items()])
     cached = sum([born[4] for _, _, born in recording.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
@@ -44,7 +44,7 @@ def counts(recording: Recording) -> Iterator[tuple[int, int]]:
     start, end = backward.start, recording.tape.position("end")
     changes = recording.changes[start:end]
     seen = set(changes)
-    for size, count in by_size(recording.stays).items():
+    for size, count in by_size(recording.remaining).items():
         gradients = (backward.copies + 1) * count
         if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in seen:
             continue

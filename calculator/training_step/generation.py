@@ -177,4 +177,4 @@ def _lengthened(context: Context, mask: Tensor, tokens: int) -> Tensor:
         return mask
     dtype: DType = mask.dtype if more == 1 else "float32"
     ones = context.tape.new((context.batch, more), dtype, "ones")
-    return ops.concatenate((ones, mask), (context.batch, tokens), "attention_mask")
+    return ops.cat((ones, mask), (context.batch, tokens), "attention_mask")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from calculator.engine.operations import promoted
+from calculator.engine.operations import result_type
 from calculator.resident.per_parameter import PerParameter, ResidentTensors
 from calculator.resident.tensors import ResidentTensor
 from calculator.training_step import adafactor
@@ -75,7 +75,7 @@ def _clipping(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...
     if not trained:
         return ()
     count = sum(tensor.count for tensor in trained)
-    dtype = reduce(promoted, (tensor.dtype for tensor in trained))
+    dtype = reduce(result_type, (tensor.dtype for tensor in trained))
     norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
     stacked = ResidentTensor(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
     total, *factor = (

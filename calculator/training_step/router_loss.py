@@ -31,7 +31,7 @@ def asked(model: Model) -> bool:
 def with_router_loss(context: Context, loss: Tensor) -> Tensor:
     """The loss, to which the routers' is added in place where that is asked for."""
     own = of_routers(context)
-    return loss if own is None else in_place.added(loss, ops.scale(own, "times the coefficient"))
+    return loss if own is None else in_place.add_(loss, ops.scale(own, "times the coefficient"))
 
 
 def of_routers(context: Context) -> Tensor | None:
@@ -56,14 +56,14 @@ def _load_balancing(context: Context) -> Tensor:
         in_float32 = ops.cast(routing_weights, "float32", "probabilities in float32")
         if flat_mask is not None:
             in_float32 = ops.mul(in_float32, ops.view(flat_mask, (*flat_mask.shape, 1)), "probabilities of no padding")
-        of_layer = ops.total(in_float32, each, "probability of each expert in a layer")
+        of_layer = ops.sum_over(in_float32, each, "probability of each expert in a layer")
         del in_float32
         router_prob_sum = ops.add(router_prob_sum, of_layer, "probability of each expert")
         del of_layer
         total_rows = None if flat_mask is None else _rows(total_rows, flat_mask)
     tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
     router_prob_per_expert = _over(router_prob_sum, total_rows, "share of the probability")
-    overall_loss = ops.total(
+    overall_loss = ops.sum_over(
         ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares"),
         (),
         "overall loss",
@@ -96,7 +96,7 @@ def _counted(so_far: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
 
 def _rows(so_far: Tensor | None, mask: Tensor) -> Tensor:
     """How many tokens are no padding, up to this layer."""
-    of_layer = ops.total(mask, (), "tokens of a layer")
+    of_layer = ops.sum_over(mask, (), "tokens of a layer")
     return ops.shift(of_layer, "tokens") if so_far is None else ops.add(so_far, of_layer, "tokens")
 
 

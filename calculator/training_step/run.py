@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 class Run(NamedTuple):
     """A micro-batch that was run, and where on its tape is what a recording asks for.
 
-    `lives`, `windows`, `shared`, `handed_on` and `first` are a recording's. `kept` holds what must not be freed while
-    the tape is read.
+    `lifetimes`, `windows`, `shared_rows`, `hidden_states_row` and `first` are a recording's. `kept` holds what must not
+    be freed while the tape is read.
     """
 
     tape: Tape
     repetition: Repetition
-    lives: Lifetimes
+    lifetimes: Lifetimes
     windows: tuple[Window, ...]
-    shared: int
-    handed_on: int | None
+    shared_rows: int
+    hidden_states_row: int | None
     first: FirstLayer | None
     kept: object = None
 
     def recorded(self) -> Recording:
         """How many bytes are alive when."""
-        return Recording(self.tape, self.lives, self.windows, self.shared, self.handed_on, self.first)
+        return Recording(self.tape, self.lifetimes, self.windows, self.shared_rows, self.hidden_states_row, self.first)
 
 
 def interpreted(
@@ -60,7 +60,7 @@ def ran(context: Context, *, whole: bool) -> Run:
     """Run the micro-batch with one layer of a kind where that tells of the first, with two otherwise."""
     if _are_alike(context):
         if context.training.gradient_checkpointing:
-            context.repetition = context.repetition.from_the_first()
+            context.repetition = context.repetition.from_first_period()
         else:
             context.tells_first = not whole
     micro_batch(context)
@@ -70,10 +70,10 @@ def ran(context: Context, *, whole: bool) -> Run:
     return Run(
         tape=tape,
         repetition=repetition,
-        lives=Lifetimes(tape.events, tape.rows),
+        lifetimes=Lifetimes(tape.events, tape.rows),
         windows=tuple(_windows(repetition, marks, apart=context.first is not None)),
-        shared=next(event for event in tape.events[begin:] if event >= 0),
-        handed_on=tape.passed[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
+        shared_rows=next(event for event in tape.events[begin:] if event >= 0),
+        hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.first,
         kept=context,
     )
@@ -84,7 +84,7 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, apart: bool) -
     if not repetition.copies:
         return
     copies = repetition.copies - apart
-    before, start, end = (f"layer {place}" for place in repetition.places)
+    before, start, end = (f"layer {place}" for place in repetition.boundaries)
     ahead, back = f"{start} forward", f"{start} backward"
     yield Window(before=marks[f"{before} forward"], start=marks[ahead], end=marks[f"{end} forward"], copies=copies)
     if back in marks:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.lifetimes import Lifetimes
-from calculator.engine.symbolic_sizes import Formulas, SymInt
+from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.engine.tape import Sizes, Tape
-from calculator.inputs.size_settings import others, resized, sizes
+from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.layers.context import Context
 from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.run import Run, ran
@@ -30,7 +30,7 @@ MOST_WAYS = 8
 
 
 class SymbolicTrace:
-    """A run with open sizes, and the formulas of their numbers.
+    """A run with symbolic sizes, and their `shape_env`.
 
     `kind_of` says of which kind each of its rows is: rows of layers that are alike are of the same kinds. `names`,
     `shape_of`, `dtypes`, `components` and `places` are of the kinds: which of the shapes each has and where the number
@@ -43,20 +43,20 @@ class SymbolicTrace:
         "components",
         "dims",
         "dtypes",
-        "formulas",
         "kind_of",
         "names",
         "open_shapes",
         "opened",
         "places",
         "run",
+        "shape_env",
         "shape_of",
         "shapes",
         "sizes",
     )
 
-    def __init__(self, formulas: Formulas, run: Run) -> None:
-        self.formulas = formulas
+    def __init__(self, shape_env: ShapeEnv, run: Run) -> None:
+        self.shape_env = shape_env
         shapes = [shape for _, shape, _, _, _ in run.tape.rows]
         dims = {id(dim): dim for shape in shapes for dim in shape}
         numbers = {identity: number for number, identity in enumerate(dims)}
@@ -66,7 +66,7 @@ class SymbolicTrace:
         distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
         kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
         self.kind_of = [
-            kinds.setdefault((name, distinct[shape], dtype, component, formulas.place(size)), len(kinds))
+            kinds.setdefault((name, distinct[shape], dtype, component, shape_env.index(size)), len(kinds))
             for shape, (name, _, dtype, component, size) in zip(numbered, run.tape.rows, strict=True)
         ]
         self.names, self.shape_of, self.dtypes, self.components, self.places = zip(*kinds, strict=True)
@@ -74,33 +74,33 @@ class SymbolicTrace:
         size_of = [self.sizes[self.places[kind]] for kind in self.kind_of]
         sized = [size_of[event] if event >= 0 else ~size_of[~event] for event in run.tape.events]
         tape = _with_rows(run.tape, [*run.tape.events], [])
-        self.run = run._replace(tape=tape, lives=Lifetimes(tape.events, run.tape.rows, sized), kept=None)
+        self.run = run._replace(tape=tape, lifetimes=Lifetimes(tape.events, run.tape.rows, sized), kept=None)
         self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
         opened = {number for number, _ in self.opened}
         self.open_shapes = [(number, shape) for shape, number in distinct.items() if not opened.isdisjoint(shape)]
-        formulas.cut([*self.sizes, *[dim.place for _, dim in self.opened]])
+        shape_env.eliminate_dead_code([*self.sizes, *[dim.index for _, dim in self.opened]])
 
     def filled(self, given: Sequence[int]) -> Run | None:
         """The run with other sizes, or nothing where it goes another way."""
-        values = self.formulas.worked_out(given)
+        values = self.shape_env.evaluate(given)
         if values is None:
             return None
         dims, shapes = [*self.dims], [*self.shapes]
         for number, dim in self.opened:
-            dims[number] = dim.at(values)
+            dims[number] = dim.evaluate(values)
         for number, shape in self.open_shapes:
             shapes[number] = tuple([dims[each] for each in shape])
         shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
         kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
         rows = [*map(kinds.__getitem__, self.kind_of)]
-        lives = self.run.lives.of(rows, [values[place] for place in self.sizes])
-        return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lives=lives)
+        lifetimes = self.run.lifetimes.of(rows, [values[place] for place in self.sizes])
+        return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lifetimes=lifetimes)
 
 
 def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
     """A tape on which the same happened as on another, to other rows."""
     tape = Tape()
-    tape.rows, tape.events, tape.marks, tape.passed = rows, events, like.marks, like.passed
+    tape.rows, tape.events, tape.marks, tape.marked_rows = rows, events, like.marks, like.marked_rows
     return tape
 
 
@@ -122,7 +122,7 @@ class Series:
 
         The second plan of a kind is run with open sizes.
         """
-        kind = (others(prepared.method), others(training), kernels)
+        kind = (other_settings(prepared.method), other_settings(training), kernels)
         if prepared.model is not self.model or kind != self.kind:
             self.model, self.kind, self.ways = prepared.model, kind, {}
         if whole not in self.ways:
@@ -138,32 +138,32 @@ class Series:
 
 def _symbolic_trace(prepared: PreparedModel, training: Training, kernels: Kernels, *, whole: bool) -> SymbolicTrace:
     """The plan's run with its sizes left open; a context allocates nothing before it is run."""
-    formulas = Formulas()
-    training = resized(training, formulas.opened)
-    method = resized(prepared.method, formulas.opened)
+    shape_env = ShapeEnv()
+    training = resized(training, shape_env.create_symint)
+    method = resized(prepared.method, shape_env.create_symint)
     context = Context(PreparedModel(prepared.model, method, training), training=training, kernels=kernels)
-    context.tape.sizes = _SymSizes(formulas)
-    return SymbolicTrace(formulas, ran(context, whole=whole))
+    context.tape.sizes = _SymSizes(shape_env)
+    return SymbolicTrace(shape_env, ran(context, whole=whole))
 
 
 class _SymSizes(Sizes):
     """The same of shapes that may be open. Its keys hold the places of their dimensions, whose hash would fix them."""
 
-    __slots__ = ("formulas",)
+    __slots__ = ("shape_env",)
 
-    def __init__(self, formulas: Formulas) -> None:
+    def __init__(self, shape_env: ShapeEnv) -> None:
         super().__init__()
-        self.formulas = formulas
+        self.shape_env = shape_env
 
     def __getitem__(self, key: tuple[Shape, DType]) -> int:
         shape, dtype = key
-        place = self.formulas.place
-        known = tuple([dim.place if dim.__class__ is SymInt else place(dim) for dim in shape]), dtype
+        index = self.shape_env.index
+        known = tuple([dim.index if dim.__class__ is SymInt else index(dim) for dim in shape]), dtype
         if known not in self:
             self[known] = self._bytes(elements(shape), ITEMSIZE[dtype])
         return super().__getitem__(known)
 
     def _bytes(self, count: int, itemsize: int) -> int:
         if isinstance(count, SymInt):
-            return count.by(allocated, "", count, itemsize)
+            return count.binary(allocated, "", count, itemsize)
         return allocated(count, itemsize)

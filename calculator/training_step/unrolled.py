@@ -62,7 +62,7 @@ def events(model: Model, method: Method, training: Training, *, periods: int = P
     numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
     standing = range(last - period, last) if more > 0 else range(0)
     context.repetition = Repetition(
-        numbers=numbers, start=count, end=count, copies=0, standing=standing, again=max(0, more)
+        numbers=numbers, start=count, end=count, copies=0, repeated_positions=standing, repeats=max(0, more)
     )
     micro_batch(context)
     marks = {label: position for position, label in context.tape.marks}
@@ -99,7 +99,7 @@ class _Spelled:
     def __init__(self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int) -> None:
         self.marks = marks
         self.more = more
-        before, start, end = repetition.places
+        before, start, end = repetition.boundaries
         self.goes_back = f"layer {start} backward" in marks
         self.places = range(before, before + (PERIODS + 1) * (end - start), end - start)
         self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(NOT_RUN)}

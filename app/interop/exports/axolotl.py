@@ -152,7 +152,7 @@ def prepared(model: Model) -> bool | None:
 
     axolotl prepares the model, and then casts back what it knows by name.
     """
-    dense = [path for path, module in model.paths if not module.quantizable or path in model.kept_whole]
+    dense = [path for path, module in model.paths if not module.quantizable or path in model.modules_to_not_convert]
     back = {converted(path, model.model_type) for path in dense}
     return None if len(back) > 1 else True not in back
 

@@ -29,7 +29,7 @@ def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _softplus(alpha: Tensor, name: str) -> Tensor:
-    return ops.unary(alpha, f"{name}, softplus", saves="input", delicate=True)
+    return ops.unary(alpha, f"{name}, softplus", saves="input", fp32_in_autocast=True)
 
 
 def _convex(x: Tensor, alpha_p: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def _concave(x: Tensor, alpha_n: Tensor) -> Tensor:
 
 
 def _exponential(x: Tensor) -> Tensor:
-    return ops.unary(selection.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1, delicate=True)
+    return ops.unary(selection.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1, fp32_in_autocast=True)
 
 
 PROGRAMS = {

@@ -41,7 +41,7 @@ class LatentAttention:
         q_rot, k_rot = self.rotate(context, q_rot, k_rot)
         kv_nope, k_rot = context.cached(kv_nope, k_rot)
         heads = (batch, config["num_attention_heads"], length, config["qk_head_dim"])
-        query_states = ops.concatenate((q_pass, q_rot), heads, "query, whole again")
+        query_states = ops.cat((q_pass, q_rot), heads, "query, whole again")
         key_states, value_states = _expanded(context, modules, kv_nope, k_rot)
         attn_output = attention.attend(context, query_states, key_states, value_states)
         return modules["self_attn.o_proj"](attn_output)
@@ -69,7 +69,7 @@ def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: T
     context.scoped(f"{modules.prefix}self_attn: ")
     k_nope, value_states = ops.split(kv_nope, [(*heads, nope), (*heads, value)])
     k_rot = ops.expand(k_rot, (*heads, rope))
-    return indexing.assembled((k_nope, k_rot), (*heads, nope + rope), "key, whole"), value_states
+    return indexing.fill_slices((k_nope, k_rot), (*heads, nope + rope), "key, whole"), value_states
 
 
 def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     x1, x2 = ops.narrow(x, half), ops.narrow(x, half)
     first = ops.subtract(ops.mul(x1, cos, "x1 · cos"), ops.mul(x2, sin, "x2 · sin"), "x1 · cos - x2 · sin")
     second = ops.add(ops.mul(x2, cos, "x2 · cos"), ops.mul(x1, sin, "x1 · sin"), "x2 · cos + x1 · sin")
-    return ops.concatenate((first, second), x.shape, f"{name}, rotated")
+    return ops.cat((first, second), x.shape, f"{name}, rotated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

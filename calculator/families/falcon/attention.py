@@ -54,7 +54,11 @@ def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]
     fused_qkv = ops.view(fused_qkv, (batch, head[1] + 2, *head[2:]))
     one = (batch, 1, *head[2:])
     query = ops.narrow(fused_qkv, head)
-    return query, indexing.picked(fused_qkv, one, "key, picked"), indexing.picked(fused_qkv, one, "value, picked")
+    return (
+        query,
+        indexing.index_list(fused_qkv, one, "key, picked"),
+        indexing.index_list(fused_qkv, one, "value, picked"),
+    )
 
 
 def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,8 +69,8 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
     of_group, one = (batch, groups, length, each, head_dim), (batch, groups, length, 1, head_dim)
     qkv = ops.view(fused_qkv, (batch, groups, length, each + 2, head_dim))
     query = ops.narrow(qkv, of_group)
-    key = ops.expand(indexing.picked(qkv, one, "key, picked"), of_group)
-    value = ops.expand(indexing.picked(qkv, one, "value, picked"), of_group)
+    key = ops.expand(indexing.index_list(qkv, one, "key, picked"), of_group)
+    value = ops.expand(indexing.index_list(qkv, one, "value, picked"), of_group)
     parts = ((query, "query, by heads"), (key, "key, by heads"), (value, "value, by heads"))
     spread = [_flattened(x, (batch, heads, length, head_dim), name) for x, name in parts]
     return spread[0], spread[1], spread[2]
@@ -108,7 +112,7 @@ def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: T
 
 def _written_out(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
     """Scores scaled in place, a softmax in the hidden states' dtype, and nothing dropped."""
-    scores = in_place.scaled(scores)
+    scores = in_place.mul_(scores)
     scores = ops.softmax(attention.masked(context, scores), dtype)
     return attention.applied(context, scores, value), ()
 
@@ -117,7 +121,7 @@ def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -
     """Scores in float32 with a bias, which the mask has too."""
     *_, alibi = context.position
     attention_scores = ops.cast(scores, "float32", "scores in float32")
-    attention_logits = in_place.scaled(ops.add(attention_scores, alibi, "scores + ALiBi"))
+    attention_logits = in_place.mul_(ops.add(attention_scores, alibi, "scores + ALiBi"))
     masked = attention.masked(context, attention_logits)
     probs = ops.softmax(masked, dtype)
     del masked

@@ -33,7 +33,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
         mlp_layernorm_out = norms.layer_norm(modules["post_attention_layernorm"], residual)
     mlp_output = adapted(context, modules, "mlp", _mlp, mlp_layernorm_out)
     if config["parallel_attn"] or config["new_decoder_architecture"]:
-        mlp_output = in_place.added(mlp_output, attention_output)
+        mlp_output = in_place.add_(mlp_output, attention_output)
     context.scoped(modules.prefix)
     return _dropped_and_added(mlp_output, residual, config["hidden_dropout"], "after MLP")
 

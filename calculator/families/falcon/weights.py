@@ -61,7 +61,7 @@ def _falcon(config: Config) -> Parts:
             ("mlp.dense_h_to_4h", hidden, inner),
             ("mlp.dense_4h_to_h", inner, hidden),
         )
-        linears = (linear(*projection, bias=bias, quantizable=False, written_out=True) for projection in projections)
+        linears = (linear(*projection, bias=bias, quantizable=False, separate_bias=True) for projection in projections)
         return (*linears, *norms(config, *_norm_names(config), bias=True))
 
     return (

@@ -97,7 +97,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
     empty = query.tape.new(scores, "float32", "scores, empty")
     q, k = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
     with autocast.region(query.tape, None):
-        out = ops.batched(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
+        out = ops.bmm(ops.cast(q, "float32", "query"), ops.cast(k, "float32", "key"), scores, "scores")
     del empty
     return out
 

@@ -44,7 +44,7 @@ def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, val
     scores = attn_weights.shape
     combined = (*scores[:3], scores[3] + 1)
     sinks = ops.expand(sinks, (*scores[:3], 1))
-    combined_logits = ops.concatenate((attn_weights, sinks), combined, "scores and sinks")
+    combined_logits = ops.cat((attn_weights, sinks), combined, "scores and sinks")
     combined_logits = _less_the_largest(combined_logits)
     probs = ops.softmax(combined_logits, combined_logits.dtype)
     kept = ops.narrow(probs, scores)
@@ -84,7 +84,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     first_half, second_half = ops.split(x, [half, half])
     first = ops.subtract(ops.mul(first_half, cos, "first · cos"), ops.mul(second_half, sin, "second · sin"), "first")
     second = ops.add(ops.mul(second_half, cos, "second · cos"), ops.mul(first_half, sin, "first · sin"), "second")
-    return ops.concatenate((first, second), x.shape, name)
+    return ops.cat((first, second), x.shape, name)
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -97,8 +97,8 @@ def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple
 def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
     """(up + 1) · gate · sigmoid(alpha · gate), of neighbours that are clamped."""
     gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half)
-    gate = indexing.clamped(gate, "gate, clamped", both=False)
-    up = indexing.clamped(up, "up, clamped")
+    gate = indexing.clamp(gate, "gate, clamped", both=False)
+    up = indexing.clamp(up, "up, clamped")
     glu = ops.mul(gate, ops.unary(ops.scale(gate, "alpha · gate"), "sigmoid", saves="result"), "gate · sigmoid")
     return ops.mul(ops.shift(up, "up + 1"), glu, "gated")
 

@@ -54,9 +54,9 @@ class Mixture:
         """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
         jitters = bool(self.jitter and context.config[self.jitter]) and context.tape.trains
         if jitters:
-            x = in_place.jittered(x)
+            x = in_place.jitter_(x)
         hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
-        return in_place.jittered_view(hidden_states) if jitters and self.jitters_twice else hidden_states
+        return in_place.jitter_view_(hidden_states) if jitters and self.jitters_twice else hidden_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: 
     del query_states, key_states
     if context.config["clip_qkv"] is not None:
         context.scoped(f"{modules.prefix}self_attn: ")
-        states = [in_place.clamped(x, "before clamping") for x in states]
+        states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 

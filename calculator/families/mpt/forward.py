@@ -47,7 +47,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     mixed_qkv = modules["attn.Wqkv"](hidden_states)
     context.scoped(f"{modules.prefix}attn: ")
     if context.config["attn_config"]["clip_qkv"]:
-        mixed_qkv = indexing.clamped(mixed_qkv, "queries, keys and values, clamped")
+        mixed_qkv = indexing.clamp(mixed_qkv, "queries, keys and values, clamped")
     count = context.config["num_attention_heads"]
     query, key, value = (heads(context, x, count) for x in ops.split(mixed_qkv, [hidden_states.shape] * 3))
     key, value = context.cached(key, value)
@@ -64,7 +64,7 @@ def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
     scores = ops.scale(attention.scores(query, key), "scores, scaled")
     bias = ops.narrow(context.position[0], (1, query.shape[1], 1, key.shape[2]))
     scores = ops.add(scores, bias, "scores + ALiBi")
-    return scores if context.mask is None else indexing.filled(scores, context.mask, "scores, masked")
+    return scores if context.mask is None else indexing.masked_fill(scores, context.mask, "scores, masked")
 
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook

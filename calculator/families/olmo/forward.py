@@ -38,7 +38,7 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
     states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
     if context.config["clip_qkv"] is not None:
         context.scoped(f"{modules.prefix}self_attn: ")
-        states = [in_place.clamped(x, "before clamping") for x in states]
+        states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 

@@ -25,7 +25,7 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
     second, selected_top2, *_held = _drawn(scores)
     both = (*first.shape[:-1], 2)
-    multiplier = ops.concatenate((first, second), both, "weights")
+    multiplier = ops.cat((first, second), both, "weights")
     indices = scores.tape.new(both, "int64", "experts")
     del masked_scores, selected, selected_top2
     return multiplier, indices, scores
@@ -70,7 +70,7 @@ def _sampled(scores: Tensor) -> Tensor:
     """The largest of scores with Gumbel noise."""
     tape, rows = scores.tape, scores.shape[:1]
     noise = tape.new(scores.shape, scores.dtype, "noise")
-    log = ops.unary(noise, "noise, logarithm", saves="input", delicate=True)
+    log = ops.unary(noise, "noise, logarithm", saves="input", fp32_in_autocast=True)
     del noise
     noisy = ops.subtract(scores, log, "scores with noise")
     del log

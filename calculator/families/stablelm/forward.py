@@ -29,7 +29,7 @@ def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
     batch, count, length, head_dim = x.shape
     states = ops.split(x, [(batch, 1, length, head_dim)] * int(count))
     normed = [norms.layer_norm(modules[f"{name}.norms.{index}"], state) for index, state in enumerate(states)]
-    return ops.concatenate(normed, x.shape, "heads, normed")
+    return ops.cat(normed, x.shape, "heads, normed")
 
 
 _ATTENTION = SelfAttention(project=_normed_per_head, rotate=partly_rotated_beside)

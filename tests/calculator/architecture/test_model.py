@@ -85,7 +85,7 @@ def test_distinct_layers_are_counted():
 def test_the_owner_of_the_last_weight_is_kept_whole():
     tied = model_from_config({"model_type": "olmo", **TINY, "pad_token_id": 0, "tie_word_embeddings": True})
     assert _kept_linears(tied) == ["model.layers.2.mlp.down_proj.weight"]
-    assert tied.kept_whole == {"lm_head", "model.embed_tokens", "model.layers.2.mlp.down_proj"}
+    assert tied.modules_to_not_convert == {"lm_head", "model.embed_tokens", "model.layers.2.mlp.down_proj"}
     assert _kept_linears(model_from_config({"model_type": "olmo", **TINY, "pad_token_id": 0})) == []
 
 

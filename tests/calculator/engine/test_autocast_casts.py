@@ -4,7 +4,7 @@ import pytest
 
 from calculator.engine import operations as ops
 from calculator.engine.autocast import COPY, region
-from calculator.engine.autograd import Leaf
+from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tape, Tensor
 from calculator.estimate.answer import Row
 from calculator.estimate.estimate import estimate
@@ -32,7 +32,7 @@ def rows(method, **training) -> list[Row]:
 
 
 def parameter(tape, *shape, dtype="float32", trained=True):
-    leaf = Leaf(tape, "weight") if trained else None
+    leaf = AccumulateGrad(tape, "weight") if trained else None
     return Tensor(tape, None, shape, dtype, leaf)
 
 
@@ -54,8 +54,8 @@ def test_a_trained_float32_weight_is_cast_once_and_kept_to_the_end_of_autocast()
     tape = Tape()
     weight = parameter(tape, 8, 8)
     with region(tape, "bfloat16"):
-        copy = tape.autocast.lowered(weight, "weight")
-        assert tape.autocast.lowered(weight, "weight") is copy
+        copy = tape.autocast.cached_cast(weight, "weight")
+        assert tape.autocast.cached_cast(weight, "weight") is copy
         row = copy.storage.row
         del copy
         assert ~row not in tape.events
@@ -67,7 +67,7 @@ def test_what_is_frozen_or_in_half_precision_is_cast_at_every_use(dtype, trained
     tape = Tape()
     weight = parameter(tape, 8, 8, dtype=dtype, trained=trained)
     with region(tape, "bfloat16"):
-        assert tape.autocast.lowered(weight, "weight") is not tape.autocast.lowered(weight, "weight")
+        assert tape.autocast.cached_cast(weight, "weight") is not tape.autocast.cached_cast(weight, "weight")
         assert not tape.autocast.copies
 
 
@@ -75,17 +75,17 @@ def test_powers_and_sums_are_in_float32_and_activations_as_they_come():
     tape = Tape()
     x = tape.new((4, 8), "bfloat16", "x")
     with region(tape, "bfloat16"):
-        assert ops.unary(x, "cubed", saves="input", delicate=True).dtype == "float32"
+        assert ops.unary(x, "cubed", saves="input", fp32_in_autocast=True).dtype == "float32"
         assert ops.unary(x, "silu", saves="input").dtype == "bfloat16"
         assert ops.softmax(x).dtype == "float32"
         assert ops.softmax(x, "bfloat16").dtype == "bfloat16"
-    assert ops.unary(x, "cubed", saves="input", delicate=True).dtype == "bfloat16"
+    assert ops.unary(x, "cubed", saves="input", fp32_in_autocast=True).dtype == "bfloat16"
     assert ops.softmax(x).dtype == "bfloat16"
 
 
 def test_two_different_halves_make_float32():
-    assert ops.promoted("bfloat16", "float16") == ops.promoted("float16", "bfloat16") == "float32"
-    assert ops.promoted("bfloat16", "bfloat16") == "bfloat16"
+    assert ops.result_type("bfloat16", "float16") == ops.result_type("float16", "bfloat16") == "float32"
+    assert ops.result_type("bfloat16", "bfloat16") == "bfloat16"
 
 
 def test_a_region_inside_another_decides_and_gives_back():

@@ -18,10 +18,10 @@ WINDOWS = (Window(before=1, start=1, end=4, copies=2), Window(before=6, start=6,
 SIZE_OF = [0, 1, 2, 1]
 
 
-def recorded(lives):
+def recorded(lifetimes):
     tape = Tape()
-    tape.rows, tape.events = lives.rows, lives.events
-    return Recording(tape, lives, WINDOWS, shared=1)
+    tape.rows, tape.events = lifetimes.rows, lifetimes.events
+    return Recording(tape, lifetimes, WINDOWS, shared_rows=1)
 
 
 def rows(sizes):
@@ -40,7 +40,7 @@ def by_hand(sizes):
 
 
 @pytest.fixture
-def lives():
+def lifetimes():
     sized = [SIZE_OF[event] if event >= 0 else ~SIZE_OF[~event] for event in EVENTS]
     return Lifetimes(EVENTS, rows([512, 1024, 2048]), sized)
 
@@ -53,13 +53,13 @@ def test_rows_of_one_size_are_counted_together_with_those_of_the_copies(sizes):
     assert peak_counts(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
 
 
-def test_what_is_told_of_other_sizes_is_what_their_own_events_tell(lives):
+def test_what_is_told_of_other_sizes_is_what_their_own_events_tell(lifetimes):
     for sizes in [*SIZES, *reversed(SIZES)]:
-        assert peak_counts(recorded(lives.of(rows(sizes), sizes))) == by_hand(sizes)
+        assert peak_counts(recorded(lifetimes.of(rows(sizes), sizes))) == by_hand(sizes)
     ways = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
-    assert len(lives.counted) == len(ways)
+    assert len(lifetimes.counted) == len(ways)
 
 
-def test_what_lies_beside_a_part_of_the_step_counts_there_alone(lives):
+def test_what_lies_beside_a_part_of_the_step_counts_there_alone(lifetimes):
     for beside, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
-        assert peak_counts(recorded(lives.of(lives.rows, [512, 1024, 2048])), (), beside)[512] == most
+        assert peak_counts(recorded(lifetimes.of(lifetimes.rows, [512, 1024, 2048])), (), beside)[512] == most

@@ -47,14 +47,14 @@ def test_what_comes_before_the_pattern_is_run_too():
 
 
 def test_the_first_period_stands_for_all_where_it_is_like_them():
-    found = repetition("sfsfsfsfs").from_the_first()
+    found = repetition("sfsfsfsfs").from_first_period()
     assert found == Repetition(numbers=(0, 1, 8), start=0, end=2, copies=3)
-    assert found.last(1) == 7
+    assert found.last_represented(1) == 7
 
 
 def test_a_first_period_with_others_before_it_stands_for_none():
-    assert repetition("dmmmm").from_the_first() == repetition("dmmmm")
-    assert repetition("abcd").from_the_first() == repetition("abcd")
+    assert repetition("dmmmm").from_first_period() == repetition("dmmmm")
+    assert repetition("abcd").from_first_period() == repetition("abcd")
 
 
 def test_layers_without_a_pattern_are_all_run():
@@ -75,7 +75,7 @@ def test_running_every_layer_gives_the_same_peaks(case, monkeypatch):
 def test_a_checkpointed_layer_that_is_run_once_gives_what_two_give(monkeypatch):
     chosen = [request for request in plans(3, 120) if request.training.gradient_checkpointing]
     once = [alive(request) for request in chosen]
-    monkeypatch.setattr(Repetition, "from_the_first", lambda self: self)
+    monkeypatch.setattr(Repetition, "from_first_period", lambda self: self)
     assert len(chosen) > 40
     for request, told in zip(chosen, once, strict=True):
         assert alive(request) == told, request

@@ -1,4 +1,4 @@
-from calculator.inputs.size_settings import others, resized, sizes
+from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.inputs.training import Training
 from calculator.methods.adapter import Adapter
 from calculator.methods.full import Full
@@ -15,11 +15,11 @@ def test_sizes_are_told_from_the_other_settings():
 
 
 def test_what_differs_in_sizes_alone_is_otherwise_the_same():
-    assert others(LoRA(r=5)) == others(LoRA(r=6))
-    assert others(LoRA(r=5)) != others(LoRA(r=5, use_dora=True))
-    assert others(LoRA()) != others(Full())
-    assert others(Training(sequence_length=7)) == others(Training(micro_batch_size=7))
-    assert others(Training()) != others(Training(padding=True))
+    assert other_settings(LoRA(r=5)) == other_settings(LoRA(r=6))
+    assert other_settings(LoRA(r=5)) != other_settings(LoRA(r=5, use_dora=True))
+    assert other_settings(LoRA()) != other_settings(Full())
+    assert other_settings(Training(sequence_length=7)) == other_settings(Training(micro_batch_size=7))
+    assert other_settings(Training()) != other_settings(Training(padding=True))
 
 
 def test_every_size_is_changed_and_nothing_else():

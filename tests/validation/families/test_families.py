@@ -81,7 +81,7 @@ def test_the_same_weights_are_tied(pair):
 def test_every_buffer_has_the_name_shape_and_dtype_of_the_built_one(pair):
     _config, ours, real = pair
     expected = {(name, tuple(b.shape), dtype_name(b)) for name, b in real.named_buffers()}
-    assert {(b.name, tuple(b.shape), b.dtype) for b in ours.every_buffer()} == expected
+    assert {(b.name, tuple(b.shape), b.dtype) for b in ours.named_buffers()} == expected
 
 
 def test_every_module_is_of_its_kind(pair):
@@ -145,7 +145,7 @@ def test_a_file_that_the_config_class_saves_is_read_alike(pair, use_diff):
     saved = json.loads(real_config(config).to_json_string(use_diff=use_diff))
     again = model_from_config({"model_type": config["model_type"], **saved})
     assert list(again.weights()) == list(ours.weights())
-    assert list(again.every_buffer()) == list(ours.every_buffer())
+    assert list(again.named_buffers()) == list(ours.named_buffers())
 
 
 @pytest.mark.parametrize("family", OWN_CODE, ids=lambda family: family.model_type)
