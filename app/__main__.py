@@ -32,30 +32,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return WRONG
-    told = parser.parse_args(argv)
-    module = import_module(COMMANDS[told.command])
+    args = parser.parse_args(argv)
+    module = import_module(COMMANDS[args.command])
     own = argparse.ArgumentParser(
-        prog=f"python -m app {told.command}",
+        prog=f"python -m app {args.command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     module.arguments(own)
-    return _run(module.run, own.parse_args(told.arguments))
+    return _run(module.run, own.parse_args(args.arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    told = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    told.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
-    told.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own options")
-    return told
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own options")
+    return parser
 
 
-def _run(run: Callable[[argparse.Namespace], int], told: argparse.Namespace) -> int:
+def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
-        status = int(run(told))
+        status = int(run(args))
         sys.stdout.flush()
     except PlanError as error:
         return _refused(f"{problem.loc}: {problem.msg}" if problem.loc else problem.msg for problem in error.problems)

@@ -96,16 +96,16 @@ def _method(name: str) -> MethodAnswer:
 def _settings(cls: type) -> tuple[MethodSetting, ...]:
     return tuple(
         MethodSetting(
-            name=told.name,
-            label=told.setting.label,
-            help=told.setting.help,
-            default=told.default,
-            minimum=told.setting.minimum,
-            maximum=told.setting.maximum,
-            choices=told.choices,
-            unit=told.setting.unit,
+            name=declaration.name,
+            label=declaration.setting.label,
+            help=declaration.setting.help,
+            default=declaration.default,
+            minimum=declaration.setting.minimum,
+            maximum=declaration.setting.maximum,
+            choices=declaration.choices,
+            unit=declaration.setting.unit,
         )
-        for told in declared(cls)
+        for declaration in declared(cls)
     )
 
 

@@ -32,9 +32,9 @@ def answer_of(rows: Iterable[ComparisonRow]) -> CompareAnswer:
 
 
 def _row(row: ComparisonRow) -> ComparisonRowAnswer:
-    told = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
+    answer = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
     return ComparisonRowAnswer.model_validate(
-        {"method": settings(row.method), **asdict(row.axes), **told}, from_attributes=True
+        {"method": settings(row.method), **asdict(row.axes), **answer}, from_attributes=True
     )
 
 

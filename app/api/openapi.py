@@ -30,7 +30,7 @@ DESCRIPTION = (
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The application's OpenAPI document."""
-    told = get_openapi(
+    schema = get_openapi(
         title="Headroom",
         version=VERSION,
         summary="Whether a fine-tuning run fits a GPU, with its working",
@@ -40,23 +40,23 @@ def document(app: FastAPI) -> dict[str, Any]:
     bodies: list[type[BaseModel]] = [ProblemDocument, *(posted.takes for posted in POSTED)]
     bodies += [posted.line for posted in POSTED if posted.line is not None]
     _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=REFS)
-    components = told.setdefault("components", {}).setdefault("schemas", {})
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
     components.update(schemas["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
-    for operation in operations(told):
+    for operation in operations(schema):
         _settle(operation)
     for read in READ:
-        content = told["paths"][read.path]["get"]["responses"]["200"]["content"]["application/json"]
+        content = schema["paths"][read.path]["get"]["responses"]["200"]["content"]["application/json"]
         content["examples"] = {"answer": {"summary": read.sentence, "value": read.answered().model_dump(mode="json")}}
     for posted in POSTED:
-        _exemplify(told["paths"][posted.path]["post"], posted)
-    return told
+        _exemplify(schema["paths"][posted.path]["post"], posted)
+    return schema
 
 
-def operations(told: dict[str, Any]) -> list[dict[str, Any]]:
+def operations(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Every operation of a document, in order."""
-    return [operation for path in told["paths"].values() for operation in path.values()]
+    return [operation for path in schema["paths"].values() for operation in path.values()]
 
 
 def _settle(operation: dict[str, Any]) -> None:

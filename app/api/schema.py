@@ -21,36 +21,36 @@ from calculator.plan.request import MOST_OF_A_KIND
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
-def example(told: Declared) -> Any:
+def example(declaration: Declared) -> Any:
     """A value that stands for an input in documents."""
-    if told.setting.example is not None:
-        return told.setting.example
-    if told.default is not None:
-        return told.default
-    return told.choices[0] if told.choices else told.setting.minimum
+    if declaration.setting.example is not None:
+        return declaration.setting.example
+    if declaration.default is not None:
+        return declaration.default
+    return declaration.choices[0] if declaration.choices else declaration.setting.minimum
 
 
-def field(told: Declared) -> tuple[Any, Any]:
+def field(declaration: Declared) -> tuple[Any, Any]:
     """A declared input as the type and the Field of a Pydantic model."""
-    unit = f" In {told.setting.unit}." if told.setting.unit else ""
-    told_of = Field(
-        default=told.default,
-        title=told.setting.label,
-        description=f"{told.setting.help}{unit}",
-        examples=[example(told)],
+    unit = f" In {declaration.setting.unit}." if declaration.setting.unit else ""
+    info = Field(
+        default=declaration.default,
+        title=declaration.setting.label,
+        description=f"{declaration.setting.help}{unit}",
+        examples=[example(declaration)],
     )
-    return _jsonable(told.type, _limits(told)), told_of
+    return _jsonable(declaration.type, _limits(declaration)), info
 
 
 def model(title: str, cls: type, /, **leading: Any) -> type[BaseModel]:
     """The Pydantic model of a dataclass of settings, with any fields that come before them."""
-    fields = {**leading, **{told.name: field(told) for told in declared(cls)}}
+    fields = {**leading, **{declaration.name: field(declaration) for declaration in declared(cls)}}
     made: type[BaseModel] = create_model(title, __config__=STRICT, __doc__=_summary(cls), **fields)
     return made
 
 
-def _limits(told: Declared) -> Any:
-    low, high = told.setting.minimum, told.setting.maximum
+def _limits(declaration: Declared) -> Any:
+    low, high = declaration.setting.minimum, declaration.setting.maximum
     return Field(ge=low, le=high) if low is not None or high is not None else None
 
 

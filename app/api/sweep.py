@@ -8,7 +8,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from app.api.answers.estimate import Answer, told
+from app.api.answers.estimate import Answer, described
 from app.api.answers.sweep import MEDIA_TYPES, Format, gathered, lines
 from app.api.examples import PLAN, Posted
 from app.api.responses import REFUSALS, problems_of, takes
@@ -49,41 +49,49 @@ class SweepRequest(BaseModel):
 class SweptParameters(Answer):
     """How many parameters there are and are trained."""
 
-    base: int = told("Parameters of the base model.", 8_030_261_248)
-    added: int = told("Parameters that the method adds.", 41_943_040)
-    trainable: int = told("Parameters that are trained.", 41_943_040)
-    total: int = told("Base and added together.", 8_072_204_288)
-    trainable_fraction: float = told("The share of all parameters that is trained, 0 to 1.", 0.005196)
+    base: int = described("Parameters of the base model.", 8_030_261_248)
+    added: int = described("Parameters that the method adds.", 41_943_040)
+    trainable: int = described("Parameters that are trained.", 41_943_040)
+    total: int = described("Base and added together.", 8_072_204_288)
+    trainable_fraction: float = described("The share of all parameters that is trained, 0 to 1.", 0.005196)
 
 
 class SweptMemory(Answer):
     """The memory of an estimate without its storages; whole bytes."""
 
-    peak_phase: PhaseName = told("The part of the step that the peak is in.", "backward")
-    peak_operation: str = told("What runs at the peak.", "cross_entropy")
-    peak_allocated_bytes: int = told("The live tensors at the peak, each rounded up to 512 bytes.", 9_341_251_584)
-    library_workspace_bytes: int = told("What cuBLAS keeps, which max_memory_allocated counts too.", 17_039_360)
-    peak_reserved_bytes: int = told("What torch.cuda.max_memory_reserved() reads, workspaces included.", 9_640_607_744)
-    required_bytes: int = told("Reserved memory and the CUDA context: what nvidia-smi shows.", 10_087_301_120)
+    peak_phase: PhaseName = described("The part of the step that the peak is in.", "backward")
+    peak_operation: str = described("What runs at the peak.", "cross_entropy")
+    peak_allocated_bytes: int = described("The live tensors at the peak, each rounded up to 512 bytes.", 9_341_251_584)
+    library_workspace_bytes: int = described("What cuBLAS keeps, which max_memory_allocated counts too.", 17_039_360)
+    peak_reserved_bytes: int = described(
+        "What torch.cuda.max_memory_reserved() reads, workspaces included.", 9_640_607_744
+    )
+    required_bytes: int = described("Reserved memory and the CUDA context: what nvidia-smi shows.", 10_087_301_120)
 
 
 class SweptFit(Answer):
     """The plan held against the device."""
 
-    usable_bytes: int = told("What the card offers a process.", 25_250_758_656)
-    verdict: Verdict = told("Whether it fits; tight where that depends on fragmentation.", "fits")
-    headroom_bytes: int = told("Usable less required; negative where it does not fit.", 15_163_457_536)
-    gpus_needed: int = told("The least number of such cards whose memory together holds the plan.", 1)
+    usable_bytes: int = described("What the card offers a process.", 25_250_758_656)
+    verdict: Verdict = described("Whether it fits; tight where that depends on fragmentation.", "fits")
+    headroom_bytes: int = described("Usable less required; negative where it does not fit.", 15_163_457_536)
+    gpus_needed: int = described("The least number of such cards whose memory together holds the plan.", 1)
 
 
 class SweepRow(Answer):
     """A point of the grid, a line of the answer."""
 
-    point: dict[str, Any] = told("The values of the grid's fields.", {"method.r": 8})
-    parameters: SweptParameters | None = told("Parameters; null where the point is refused.", {"added": 41_943_040})
-    memory: SweptMemory | None = told("Memory; null where the point is refused.", {"required_bytes": 10_087_301_120})
-    fit: SweptFit | None = told("The verdict; null where the point is refused or names no device.", {"verdict": "fits"})
-    problems: tuple[ProblemError, ...] = told("Why the point is refused; empty where it is not.", [])
+    point: dict[str, Any] = described("The values of the grid's fields.", {"method.r": 8})
+    parameters: SweptParameters | None = described(
+        "Parameters; null where the point is refused.", {"added": 41_943_040}
+    )
+    memory: SweptMemory | None = described(
+        "Memory; null where the point is refused.", {"required_bytes": 10_087_301_120}
+    )
+    fit: SweptFit | None = described(
+        "The verdict; null where the point is refused or names no device.", {"verdict": "fits"}
+    )
+    problems: tuple[ProblemError, ...] = described("Why the point is refused; empty where it is not.", [])
 
 
 def answered(body: Any) -> str:

@@ -31,20 +31,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     request.arguments(parser)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print a row a method; 0 where one of them fits, or nothing was asked to."""
-    rows = compare(parse_comparison(_body(told)))
-    request.shown(told, answer_of(rows), "\n".join(_lines(rows)))
+    rows = compare(parse_comparison(_body(args)))
+    request.shown(args, answer_of(rows), "\n".join(_lines(rows)))
     return min(status(row.estimate.fit) for row in rows if row.estimate)
 
 
-def _body(told: argparse.Namespace) -> Any:
+def _body(args: argparse.Namespace) -> Any:
     """The request, with the settings given for methods in each method that has them."""
-    given = request.common(told)
+    given = request.common(args)
     settings = given.pop("method", {})
-    if told.methods is not None:
-        given["methods"] = [{"name": name} for name in options.several("--methods", told.methods)]
-    body = request.laid_over(told, given)
+    if args.methods is not None:
+        given["methods"] = [{"name": name} for name in options.several("--methods", args.methods)]
+    body = request.laid_over(args, given)
     if not settings:
         return body
     methods = body.get("methods", [{"name": name} for name in METHODS])
@@ -61,7 +61,7 @@ def _body(told: argparse.Namespace) -> Any:
 
 def _settings(method: Any) -> set[str]:
     name = method.get("name") if isinstance(method, dict) else None
-    return {field.told.name for field in METHOD[name]} if isinstance(name, str) and name in METHOD else set()
+    return {field.declared.name for field in METHOD[name]} if isinstance(name, str) and name in METHOD else set()
 
 
 def _lines(rows: tuple[ComparisonRow, ...]) -> Iterator[str]:

@@ -33,12 +33,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     request.arguments(parser)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the estimate; returns its verdict as an exit status."""
-    asked = parse_request(request.body(told))
+    asked = parse_request(request.body(args))
     answer = estimate(asked)
     text = "\n".join(lines(AXES[asked.method.name].label, answer))
-    request.shown(told, EstimateAnswer.model_validate(answer), text)
+    request.shown(args, EstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
 
 
@@ -59,17 +59,17 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
     yield accuracy(plan).sentence
     yield ""
     yield breakdown(plan)
-    for title, told in (("Warnings", plan.warnings), ("Assumptions", plan.assumptions)):
-        if told:
+    for title, sentences in (("Warnings", plan.warnings), ("Assumptions", plan.assumptions)):
+        if sentences:
             yield f"\n{title}"
-            yield from (f"- {line}" for line in told)
+            yield from (f"- {line}" for line in sentences)
 
 
 def breakdown(plan: Estimate) -> str:
     """What the required memory is made of."""
     required = plan.memory.required_bytes
     rows = [
-        (part.words.label, f"{gib(part.bytes):,.2f}", percent(part.bytes / required), number(part.bytes))
+        (part.component.label, f"{gib(part.bytes):,.2f}", percent(part.bytes / required), number(part.bytes))
         for part in parts(plan.memory)
     ]
     return table(

@@ -27,12 +27,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     request.arguments(parser)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Write the file, and tell on standard error where it differs; returns the plan's verdict as an exit status."""
-    plan = planned(parse_request(request.body(told)))
-    file = FORMATS[told.format](plan)
+    plan = planned(parse_request(request.body(args)))
+    file = FORMATS[args.format](plan)
     for each in file.not_expressed:
         sys.stderr.write(f"{each.loc}: {each.why}\n")
-    text = f"{ExportAnswer.model_validate(file).model_dump_json(indent=2)}\n" if told.json else file.content
-    files.write("--output", told.output, text)
+    text = f"{ExportAnswer.model_validate(file).model_dump_json(indent=2)}\n" if args.json else file.content
+    files.write("--output", args.output, text)
     return status(plan.plan.fit)

@@ -28,13 +28,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="write it there; standard output where left out")
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the file, and tell on standard error what is worth knowing of it."""
-    config = hub.config_of(told.id, told.revision)
+    config = hub.config_of(args.id, args.revision)
     for sentence in _remarks(config):
         sys.stderr.write(f"{sentence}\n")
     text = f"{json.dumps(config, indent=2, ensure_ascii=False)}\n"
-    files.write("--output", told.output, text)
+    files.write("--output", args.output, text)
     return 0
 
 

@@ -25,12 +25,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the API's answer")
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the request, and tell on standard error what of the file it does not hold."""
-    text = files.content("FILE", told.file).decode("utf-8", "replace")
-    found = read(text, told.format, request.model(told))
+    text = files.content("FILE", args.file).decode("utf-8", "replace")
+    found = read(text, args.format, request.model(args))
     for each in found.not_understood:
         sys.stderr.write(f"{each.key}: {json.dumps(each.value)}: {each.why}\n")
     answer = ImportAnswer.model_validate(found)
-    sys.stdout.write(f"{answer.model_dump_json(indent=2) if told.json else json.dumps(answer.request, indent=2)}\n")
+    sys.stdout.write(f"{answer.model_dump_json(indent=2) if args.json else json.dumps(answer.request, indent=2)}\n")
     return 0

@@ -34,21 +34,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.declare(parser, FIELDS.values())
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the answer; returns its verdict as an exit status."""
-    answer = inference(parse_inference(_body(told)))
-    request.shown(told, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
+    answer = inference(parse_inference(_body(args)))
+    request.shown(args, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
     return status(answer.fit)
 
 
-def _body(told: argparse.Namespace) -> Any:
-    given = options.given(told, FIELDS.values())
-    named = request.model(told)
+def _body(args: argparse.Namespace) -> Any:
+    given = options.given(args, FIELDS.values())
+    named = request.model(args)
     if named is not None:
         given["model"] = named
-    if told.method is not None:
-        given = options.merged({"method": {"name": told.method}}, given)
-    return request.laid_over(told, given)
+    if args.method is not None:
+        given = options.merged({"method": {"name": args.method}}, given)
+    return request.laid_over(args, given)
 
 
 def _lines(answer: Inference) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield table(
         ("At the peak", "GiB", "share", "bytes"),
         (
-            *(_share(part.words.label, part.bytes, required) for part in inference_view.parts(answer)),
+            *(_share(part.component.label, part.bytes, required) for part in inference_view.parts(answer)),
             _share("Required", required, required),
         ),
     )
@@ -83,10 +83,10 @@ def _lines(answer: Inference) -> Iterator[str]:
     )
     if answer.merge is not None:
         yield f"\nMerging needs {gib(answer.merge.peak_bytes):,.2f} GiB at {answer.merge.module}. {answer.merge.loss}"
-    for title, told in (("Warnings", answer.warnings), ("Assumptions", answer.assumptions)):
-        if told:
+    for title, sentences in (("Warnings", answer.warnings), ("Assumptions", answer.assumptions)):
+        if sentences:
             yield f"\n{title}"
-            yield from (f"- {line}" for line in told)
+            yield from (f"- {line}" for line in sentences)
 
 
 def _share(label: str, size: int, required: int) -> tuple[str, ...]:

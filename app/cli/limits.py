@@ -30,13 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     request.arguments(parser)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the limit; 1 where no value fits."""
-    body = request.body(told)
-    if told.solve_for is not None:
-        body = {**body, "solve_for": told.solve_for}
+    body = request.body(args)
+    if args.solve_for is not None:
+        body = {**body, "solve_for": args.solve_for}
     answer = answer_of(limit(parse_limit(body)))
-    request.shown(told, answer, "\n".join(_lines(answer)))
+    request.shown(args, answer, "\n".join(_lines(answer)))
     return int(answer.value is None)
 
 

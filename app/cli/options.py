@@ -18,18 +18,18 @@ def declare(parser: argparse.ArgumentParser, fields: Iterable[Field]) -> None:
     """Give each input its option, by its name and by its dotted path; sizes may be given in GiB or in bytes."""
     for field in fields:
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.control == "checkbox" else {}
-        told = _help(field).replace("%", "%%")
-        parser.add_argument(*_spellings(field), dest=_place(field), metavar=_metavar(field), help=told, **alone)
+        help_text = _help(field).replace("%", "%%")
+        parser.add_argument(*_spellings(field), dest=_place(field), metavar=_metavar(field), help=help_text, **alone)
         if field.sized:
-            exact = (f"--{field.told.name}", f"--{path(field)}")
+            exact = (f"--{field.declared.name}", f"--{path(field)}")
             parser.add_argument(*exact, dest=f"{_place(field)}_exact", metavar="N", help="The same in bytes.")
 
 
-def given(told: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]:
+def given(args: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]:
     """The part of a request that the options give, objects within it by their parts; what is not given is absent."""
     body: dict[str, Any] = {}
-    for field, value in _values(told, fields):
-        (body.setdefault(field.part, {}) if field.part else body)[field.told.name] = value
+    for field, value in _values(args, fields):
+        (body.setdefault(field.part, {}) if field.part else body)[field.declared.name] = value
     return body
 
 
@@ -42,12 +42,12 @@ def merged(body: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {**body, **both}
 
 
-def _values(told: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple[Field, Any]]:
+def _values(args: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple[Field, Any]]:
     for field in fields:
-        text = getattr(told, _place(field))
-        exact = getattr(told, f"{_place(field)}_exact", None)
+        text = getattr(args, _place(field))
+        exact = getattr(args, f"{_place(field)}_exact", None)
         if text is not None and exact is not None:
-            raise refusal(path(field), f"give either --{field.name} or --{field.told.name}, not both", exact)
+            raise refusal(path(field), f"give either --{field.name} or --{field.declared.name}, not both", exact)
         if text is not None:
             yield field, value(field, text)
         elif exact is not None:
@@ -86,24 +86,24 @@ def _spellings(field: Field) -> tuple[str, ...]:
 
 def path(field: Field) -> str:
     """The dotted path of an input in a request."""
-    return f"{field.part}.{field.told.name}" if field.part else field.told.name
+    return f"{field.part}.{field.declared.name}" if field.part else field.declared.name
 
 
 def _place(field: Field) -> str:
-    return f"field_{field.told.name}"
+    return f"field_{field.declared.name}"
 
 
 def _metavar(field: Field) -> str:
     if field.control == "checkbox":
         return "true|false"
     if field.control == "select":
-        return "|".join(field.told.choices)
+        return "|".join(field.declared.choices)
     return "N" if field.control == "number" else "TEXT"
 
 
 def _help(field: Field) -> str:
-    told = field.told.setting
-    usual = field.text(field.told.default)
-    limits = f" {told.minimum:,} to {told.maximum:,}." if told.minimum is not None and not field.sized else ""
+    setting = field.declared.setting
+    usual = field.text(field.declared.default)
+    limits = f" {setting.minimum:,} to {setting.maximum:,}." if setting.minimum is not None and not field.sized else ""
     unit = " In GiB." if field.sized else ""
-    return f"{told.help}{unit}{limits}{f' Default {usual}.' if usual else ''}"
+    return f"{setting.help}{unit}{limits}{f' Default {usual}.' if usual else ''}"

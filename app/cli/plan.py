@@ -45,58 +45,58 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.declare(parser, FIELDS)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print what fits; 1 where nothing does."""
-    answer = plan(parse_plan(_body(told)))
-    request.shown(told, answer_of(answer), "\n".join(_lines(answer)))
+    answer = plan(parse_plan(_body(args)))
+    request.shown(args, answer_of(answer), "\n".join(_lines(answer)))
     return int(not any(part.configurations for part in answer.plans))
 
 
-def _body(told: argparse.Namespace) -> Any:
+def _body(args: argparse.Namespace) -> Any:
     """The request: its file, with what the options say laid over it."""
-    given = {**options.given(told, FIELDS), **_models(told)}
-    more = options.several("--gpus", told.gpus or "")
+    given = {**options.given(args, FIELDS), **_models(args)}
+    more = options.several("--gpus", args.gpus or "")
     if more:
         one = [given.pop("device")] if "device" in given else []
         given["devices"] = [*one, *({"gpu": name} for name in more)]
-    if told.request is None:
+    if args.request is None:
         return given
-    stated = request.stated(told)
+    stated = request.stated(args)
     replaced = {name for rivals in RIVALS if given.keys() & set(rivals) for name in rivals}
     return options.merged({name: value for name, value in stated.items() if name not in replaced}, given)
 
 
-def _models(told: argparse.Namespace) -> dict[str, Any]:
-    if told.config is not None:
-        if told.model is not None:
-            raise refusal("model", "give either --model or --config, not both", told.model)
-        return {"model": {"config": files.json("--config", told.config)}}
-    if told.model is None:
+def _models(args: argparse.Namespace) -> dict[str, Any]:
+    if args.config is not None:
+        if args.model is not None:
+            raise refusal("model", "give either --model or --config, not both", args.model)
+        return {"model": {"config": files.json("--config", args.config)}}
+    if args.model is None:
         return {}
-    named = options.several("--model", told.model)
-    return {"models": named} if len(named) > 1 else {"model": named[0] if named else told.model}
+    named = options.several("--model", args.model)
+    return {"models": named} if len(named) > 1 else {"model": named[0] if named else args.model}
 
 
 def _lines(answer: Plan) -> Iterator[str]:
     for part in answer.plans:
         yield plan_view.sentence(part)
-        yield from (f"! {told}" for told in part.warnings)
+        yield from (f"! {line}" for line in part.warnings)
         yield ""
         if part.configurations:
             rows = [_row(f"{rank}.", each) for rank, each in enumerate(part.configurations, start=1)]
             yield table(HEAD, rows, left=4)
         for rank, each in enumerate(part.configurations, start=1):
             yield f"\n{rank}. {each.label}"
-            yield from (f"   ! {told}" for told in part.warnings_of(each))
+            yield from (f"   ! {line}" for line in part.warnings_of(each))
             for sign, stance in (("+", "for"), ("-", "against")):
-                yield from (f"   {sign} {told.sentence}" for told in each.reasons if told.stance == stance)
+                yield from (f"   {sign} {line.sentence}" for line in each.reasons if line.stance == stance)
             yield from _roomier(each)
         yield from _missed(part)
         if part.ruled_out:
             yield "\nNot proposed"
             yield from (f"- {AXES[out.method].label}: {out.sentence}" for out in part.ruled_out)
         yield ""
-    yield from (f"- {told}" for told in answer.assumptions)
+    yield from (f"- {line}" for line in answer.assumptions)
 
 
 def _row(mark: str, configuration: Configuration | NearestMiss) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         yield f"Nearest: {miss.label}. {plan_view.short(miss)}"
         yield table(HEAD, [_row("", miss)], left=4)
         yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
-        yield from (f"! {told}" for told in miss.estimate.warnings)
+        yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
             spare = size(miss.card_fit.headroom_bytes)
             yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare in training."

@@ -36,54 +36,54 @@ def method_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", "--method.name", metavar="NAME", help=f"one of {', '.join(METHODS)}")
 
 
-def body(told: argparse.Namespace) -> Any:
+def body(args: argparse.Namespace) -> Any:
     """The request with one method, as the API would get it.
 
     Raises:
         PlanError: where a file can't be read as what it should be.
     """
-    given = common(told)
-    if told.method is not None:
+    given = common(args)
+    if args.method is not None:
         given = options.merged({"method": {}}, given)
-        given["method"] = {"name": told.method, **given["method"]}
-    return laid_over(told, given)
+        given["method"] = {"name": args.method, **given["method"]}
+    return laid_over(args, given)
 
 
-def common(told: argparse.Namespace) -> dict[str, Any]:
+def common(args: argparse.Namespace) -> dict[str, Any]:
     """What the options give of a request, settings of methods under `method`."""
-    given = options.given(told, FIELDS.values())
-    named = model(told)
+    given = options.given(args, FIELDS.values())
+    named = model(args)
     return given if named is None else {**given, "model": named}
 
 
-def model(told: argparse.Namespace) -> Any:
+def model(args: argparse.Namespace) -> Any:
     """The model that the options name, if they name one."""
-    if told.config is None:
-        return None if told.model is None else model_named(told.model)
-    if told.model is not None:
-        raise refusal("model", "give either --model or --config, not both", told.model)
-    return {"config": files.json("--config", told.config)}
+    if args.config is None:
+        return None if args.model is None else model_named(args.model)
+    if args.model is not None:
+        raise refusal("model", "give either --model or --config, not both", args.model)
+    return {"config": files.json("--config", args.config)}
 
 
-def laid_over(told: argparse.Namespace, given: dict[str, Any]) -> Any:
+def laid_over(args: argparse.Namespace, given: dict[str, Any]) -> Any:
     """The request's file with the options laid over it."""
-    if told.request is None:
+    if args.request is None:
         return given
-    return options.merged(stated(told), given)
+    return options.merged(stated(args), given)
 
 
-def stated(told: argparse.Namespace) -> dict[str, Any]:
+def stated(args: argparse.Namespace) -> dict[str, Any]:
     """The request that a file states.
 
     Raises:
         PlanError: where it holds none.
     """
-    found = files.json("--request", told.request)
+    found = files.json("--request", args.request)
     if not isinstance(found, dict):
         raise refusal("--request", "the request must be an object, as the API takes it", found)
     return found
 
 
-def shown(told: argparse.Namespace, answer: BaseModel, text: str) -> None:
+def shown(args: argparse.Namespace, answer: BaseModel, text: str) -> None:
     """Print an answer: as the API writes it, or as text."""
-    sys.stdout.write(f"{answer.model_dump_json(indent=2) if told.json else text}\n")
+    sys.stdout.write(f"{answer.model_dump_json(indent=2) if args.json else text}\n")

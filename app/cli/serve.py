@@ -15,9 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=port, help="port to serve at; else PORT, or 8000")
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
-    uvicorn.run("app.application:application", factory=True, host=told.host, port=told.port, server_header=False)
+    uvicorn.run("app.application:application", factory=True, host=args.host, port=args.port, server_header=False)
     return 0
 
 

@@ -45,15 +45,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     request.arguments(parser)
 
 
-def run(told: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print a line a point, and on standard error what is refused; returns what the grid comes to as a status."""
-    if told.csv and told.json:
+    if args.csv and args.json:
         raise refusal("--csv", "give either --csv or --json, not both")
-    sweep = parse_sweep(_body(told), most=None)
+    sweep = parse_sweep(_body(args), most=None)
     watch = Watch(sweep.count, shown=sys.stderr.isatty() and not sys.stdout.isatty())
     points = watch.watched(answers(sweep))
-    if told.json or told.csv:
-        text = lines(sweep.grid, points, "csv" if told.csv else "ndjson")
+    if args.json or args.csv:
+        text = lines(sweep.grid, points, "csv" if args.csv else "ndjson")
     else:
         text = _table(sweep, points)
     for line in text:
@@ -63,11 +63,11 @@ def run(told: argparse.Namespace) -> int:
     return watch.status
 
 
-def _body(told: argparse.Namespace) -> Any:
+def _body(args: argparse.Namespace) -> Any:
     """The sweep's request; the file is an estimate's, or a sweep's whose grid the options extend."""
-    body, lists = request.body(told), dict(_listed(text) for text in told.grid)
-    if len(lists) < len(told.grid):
-        raise refusal("grid", "a field has its values in one list, not in two", told.grid)
+    body, lists = request.body(args), dict(_listed(text) for text in args.grid)
+    if len(lists) < len(args.grid):
+        raise refusal("grid", "a field has its values in one list, not in two", args.grid)
     if "request" not in body and "grid" not in body:
         return {"request": body, "grid": lists}
     given = {key: value for key, value in body.items() if key not in ("request", "grid", "format")}

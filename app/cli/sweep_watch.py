@@ -39,11 +39,11 @@ class Watch:
 
     def watched(self, points: Iterator[Swept]) -> Iterator[Swept]:
         """The points as they come, with progress on standard error where it is shown."""
-        told = monotonic()
+        printed = monotonic()
         for number, swept in enumerate(points, 1):
             self._see(swept)
-            if self.shown and (monotonic() - told >= TOLD_SECONDS or number == self.count):
-                told = monotonic()
+            if self.shown and (monotonic() - printed >= TOLD_SECONDS or number == self.count):
+                printed = monotonic()
                 sys.stderr.write(f"\r{number:,} of {self.count:,} points" + "\n" * (number == self.count))
             yield swept
 

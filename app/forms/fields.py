@@ -25,27 +25,27 @@ class Field:
     """A declared input under its name in the address bar; sizes are typed in GiB there."""
 
     part: str
-    told: Declared
+    declared: Declared
 
     @property
     def name(self) -> str:
         """The input's name on the page."""
-        return self.told.name.replace("_bytes", "_gib") if self.sized else self.told.name
+        return self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
 
     @property
     def sized(self) -> bool:
         """Whether it holds bytes."""
-        return self.told.setting.unit == "bytes"
+        return self.declared.setting.unit == "bytes"
 
     @property
     def unit(self) -> str:
         """The unit that is typed."""
-        return "GiB" if self.sized else self.told.setting.unit
+        return "GiB" if self.sized else self.declared.setting.unit
 
     @property
     def kinds(self) -> tuple[Any, ...]:
         """The types that it admits."""
-        return get_args(self.told.type) if type(None) in get_args(self.told.type) else (self.told.type,)
+        return get_args(self.declared.type) if type(None) in get_args(self.declared.type) else (self.declared.type,)
 
     @property
     def nullable(self) -> bool:
@@ -55,14 +55,14 @@ class Field:
     @property
     def control(self) -> Control:
         """How a person gives it."""
-        if self.told.type is bool:
+        if self.declared.type is bool:
             return "checkbox"
         if int in self.kinds or float in self.kinds:
             return "number"
         return "text" if str in self.kinds or any(get_origin(kind) is tuple for kind in self.kinds) else "select"
 
     @property
-    def taken(self) -> str:
+    def default_text(self) -> str:
         """What is taken where the input is left empty, as it would be typed; none where that is null."""
         return self.text(self.value("")) or "none"
 
@@ -80,12 +80,12 @@ class Field:
         """What is typed as the JSON that it stands for; text that stands for nothing else stays text."""
         text = text.strip()
         if not text:
-            return None if self.nullable else self.told.default
+            return None if self.nullable else self.declared.default
         if self.control == "checkbox":
             return {"true": True, "on": True, "false": False}.get(text, text)
         if self.control == "number":
             return _bytes(text) if self.sized else _number(text if float in self.kinds else ungrouped(text))
-        if self.control == "text" and str not in self.kinds and text not in self.told.choices:
+        if self.control == "text" and str not in self.kinds and text not in self.declared.choices:
             return _names(text)
         return text
 
@@ -122,7 +122,7 @@ def _bytes(text: str) -> Any:
 
 def of(part: str, cls: type) -> tuple[Field, ...]:
     """The inputs that a dataclass of settings declares."""
-    return tuple(Field(part=part, told=told) for told in declared(cls))
+    return tuple(Field(part=part, declared=declaration) for declaration in declared(cls))
 
 
 DEVICE = of("device", Device)

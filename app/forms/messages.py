@@ -25,7 +25,7 @@ _DIGITS = re.compile(r"[-+]?\d[\d.,e]{0,39}")
 
 #: What the pages' inputs are called, by the API's names of the settings.
 LABELS: dict[str, str] = {
-    field.told.name: field.told.setting.label
+    field.declared.name: field.declared.setting.label
     for field in (*FIELDS.values(), *of("needs", Needs), *of("serving", Serving))
 }
 
@@ -99,8 +99,8 @@ def _told(problems: Iterable[Problem], typed: str) -> str:
 
 def _of_keys(keys: list[str], message: str) -> str:
     """What is wrong with one key, or alike with several."""
-    told = f"are {message.removeprefix('is ')}" if keys[1:] and message.startswith("is ") else message
-    return f"{', '.join(keys)}: {told}"
+    predicate = f"are {message.removeprefix('is ')}" if keys[1:] and message.startswith("is ") else message
+    return f"{', '.join(keys)}: {predicate}"
 
 
 def _of_key(problem: Problem) -> str:
@@ -123,7 +123,7 @@ def _of_input(problem: Problem, typed: str) -> str:
 
 def _of_size(message: str) -> str:
     """The same of what is typed in GiB."""
-    most = FIELDS["memory_gib"].told.setting.maximum
+    most = FIELDS["memory_gib"].declared.setting.maximum
     if not message.startswith("must be "):
         return worded(message)
     if message.startswith("must be at most ") and most is not None:

@@ -31,7 +31,7 @@ FIRST_PLAN: dict[str, str] = {
 
 DEFAULTS: dict[str, str] = {
     **FIRST_PLAN,
-    **{name: field.text(field.told.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
+    **{name: field.text(field.declared.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
 }
 
 #: The page's box for another tool's file, which the form sends along and which is no part of a plan.
@@ -61,20 +61,20 @@ class Form:
 
     def shown(self, name: str) -> str:
         """What is typed in one of the declared inputs, or what is taken where nothing is."""
-        return self.typed[name].strip() or FIELDS[name].taken
+        return self.typed[name].strip() or FIELDS[name].default_text
 
-    def told(self, **changes: str) -> dict[str, str]:
+    def differing(self, **changes: str) -> dict[str, str]:
         """What differs from the first plan, in its order."""
         typed = {**self.typed, **changes}
-        told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if told.get("config", "").strip():
-            told.pop("model", None)
-        return told
+        changed = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
+        if changed.get("config", "").strip():
+            changed.pop("model", None)
+        return changed
 
     def address(self, **changes: str) -> str:
         """The query that leads to this plan, with changes."""
-        told = self.told(**changes)
-        return f"?{urlencode(told)}" if told else ""
+        query = self.differing(**changes)
+        return f"?{urlencode(query)}" if query else ""
 
     def changed(self, **changes: str) -> Form:
         """The form with other values typed."""
@@ -133,15 +133,15 @@ def filled(request: Mapping[str, Any]) -> Form:
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
     for fields, values in ((METHOD[method["name"]], method), (TRAINING, training)):
-        typed |= {field.name: field.text(values.get(field.told.name, field.told.default)) for field in fields}
+        typed |= {field.name: field.text(values.get(field.declared.name, field.declared.default)) for field in fields}
     return read(typed.items())
 
 
 def typed_of(request: Request) -> dict[str, str]:
     """What is typed of a request's method and training, defaults included."""
     typed = {"method": request.method.name}
-    for fields, told in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
-        typed |= {field.name: field.text(getattr(told, field.told.name)) for field in fields}
+    for fields, settings in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
+        typed |= {field.name: field.text(getattr(settings, field.declared.name)) for field in fields}
     return typed
 
 
@@ -154,15 +154,17 @@ def input_of(loc: str) -> str:
         return "method"
     if loc == "device":
         return "gpu"
-    named = [field.name for field in FIELDS.values() if field.told.name in parts]
+    named = [field.name for field in FIELDS.values() if field.declared.name in parts]
     return named[0] if named else ""
 
 
 def said(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
     """What differs from the API's defaults, so that a request says only what matters."""
-    values = {field.told.name: field.value(typed[field.name]) for field in fields}
+    values = {field.declared.name: field.value(typed[field.name]) for field in fields}
     return {
-        field.told.name: values[field.told.name] for field in fields if values[field.told.name] != field.told.default
+        field.declared.name: values[field.declared.name]
+        for field in fields
+        if values[field.declared.name] != field.declared.default
     }
 
 

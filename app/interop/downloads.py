@@ -31,14 +31,14 @@ class Download:
 def downloads(request: Request, answer: Estimate) -> tuple[Download, ...]:
     """Every format of an answered plan; none where no file can tell its figures."""
     try:
-        told = planned(request, answer)
+        plan = planned(request, answer)
     except PlanError:
         return ()
-    return tuple(_download(name, told) for name in FORMATS)
+    return tuple(_download(name, plan) for name in FORMATS)
 
 
-def _download(name: str, told: Planned) -> Download:
+def _download(name: str, plan: Planned) -> Download:
     try:
-        return Download(format=name, label=LABELS[name], file=FORMATS[name](told))
+        return Download(format=name, label=LABELS[name], file=FORMATS[name](plan))
     except PlanError as error:
         return Download(format=name, label=LABELS[name], refusal=error.problems[0].msg)

@@ -28,8 +28,8 @@ def as_csv(plan: Estimate) -> str:
     writer.writerow(COLUMNS)
     for component in plan.memory.components:
         if not component.rows:
-            told = (component.formula, component.substituted, component.source)
-            writer.writerow((component.name, component.name, "", 1, component.bytes, *told))
+            derivation = (component.formula, component.substituted, component.source)
+            writer.writerow((component.name, component.name, "", 1, component.bytes, *derivation))
         for row in component.rows:
             writer.writerow(
                 (component.name, row.name, row.dtype, row.count, row.bytes, row.formula, row.substituted, row.source)

@@ -24,7 +24,7 @@ def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
     """Stacked bars, one a method, of what it needs of a card, with the card's line. `meta` names each bar's colour."""
     labels = list(reversed(plans))
     figure = go.Figure(layout={"template": go.layout.Template()})
-    held = {label: {part.words.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
+    held = {label: {part.component.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
     for name, words in COMPONENTS.items():
         if any(name in bar for bar in held.values()):
             figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
@@ -76,7 +76,7 @@ def _part_begins(figure: go.Figure, first: int, label: str) -> None:
 
 
 def _mark_peak(figure: go.Figure, line: tuple[Moment, ...]) -> None:
-    place, moment = max(enumerate(line), key=lambda told: told[1].bytes, default=(0, None))
+    place, moment = max(enumerate(line), key=lambda indexed: indexed[1].bytes, default=(0, None))
     if moment is not None:
         marker = {"symbol": "diamond", "size": 11}
         peak = go.Scatter(x=[place], y=[gib(moment.bytes)], mode="markers", marker=marker, meta="does_not_fit")

@@ -91,6 +91,6 @@ def plain(value: float, digits: int = 6) -> str:
     """A figure to so many digits, a whole one in full: 3.045, −0.31, 13,400,000, 1.2 × 10⁻⁸."""
     if isinstance(value, int) or value.is_integer():
         return f"{value:,.0f}".replace("-", "−")
-    told, _, exponent = f"{value:,.{digits}g}".partition("e")
+    digits_text, _, exponent = f"{value:,.{digits}g}".partition("e")
     power = f" × 10{str(int(exponent)).translate(_RAISED)}" if exponent else ""
-    return f"{told}{power}".replace("-", "−")
+    return f"{digits_text}{power}".replace("-", "−")

@@ -21,8 +21,8 @@ class ComponentLabel:
 
 
 COMPONENTS: dict[str, ComponentLabel] = {
-    words.name: words
-    for words in (
+    component.name: component
+    for component in (
         ComponentLabel(name="base_weights", label="Base weights", meaning="the model itself, as it is stored"),
         ComponentLabel(
             name="quantization_constants", label="Quantisation constants", meaning="what 4-bit blocks are scaled by"
@@ -53,7 +53,7 @@ PHASES = {"forward": "forward pass", "backward": "backward pass", "optimizer_ste
 class Part:
     """A component's share of what a card must hold."""
 
-    words: ComponentLabel
+    component: ComponentLabel
     bytes: int
 
 
@@ -66,5 +66,5 @@ def filled(components: Iterable[Component], required_bytes: int) -> tuple[Part, 
     """The same of components at any peak."""
     alive: dict[str, int] = {component.name: component.bytes for component in components}
     alive["overhead"] = required_bytes - sum(alive.values())
-    told = (Part(words=words, bytes=alive.get(name, 0)) for name, words in COMPONENTS.items())
-    return tuple(part for part in told if part.bytes)
+    every_part = (Part(component=component, bytes=alive.get(name, 0)) for name, component in COMPONENTS.items())
+    return tuple(part for part in every_part if part.bytes)

@@ -13,7 +13,19 @@ from markupsafe import Markup, escape
 
 from app.forms.messages import worded
 from app.http.version import ROOT, VERSION
-from app.presentation import format as told
+from app.presentation.format import (
+    decimal,
+    deviation,
+    exact,
+    margin,
+    number,
+    parameters,
+    percent,
+    plain,
+    sentence,
+    signed,
+    size,
+)
 from app.presentation.labels import COMPONENTS, PHASES
 from app.presentation.mathml import math, matrix
 from app.presentation.verdict import WORDS
@@ -45,22 +57,22 @@ environment = Environment(
     lstrip_blocks=True,
 )
 environment.filters.update(
-    decimal=told.decimal,
-    deviation=told.deviation,
-    exact=told.exact,
+    decimal=decimal,
+    deviation=deviation,
+    exact=exact,
     linked=linked,
-    margin=told.margin,
+    margin=margin,
     matrix=matrix,
-    number=told.number,
-    parameters=told.parameters,
-    percent=told.percent,
-    plain=told.plain,
-    sentence=told.sentence,
-    signed=told.signed,
-    size=told.size,
+    number=number,
+    parameters=parameters,
+    percent=percent,
+    plain=plain,
+    sentence=sentence,
+    signed=signed,
+    size=size,
     worded=worded,
 )
-environment.tests["contains"] = lambda held, wanted: wanted in held
+environment.tests["contains"] = lambda text, part: part in text
 environment.globals.update(
     components=COMPONENTS, math=math, phases=PHASES, static=static, verdicts=WORDS, version=VERSION
 )

@@ -23,7 +23,7 @@ GAUGE = 1000
 class Segment:
     """A piece of the gauge, from `x` on, `width` wide."""
 
-    words: ComponentLabel
+    component: ComponentLabel
     bytes: int
     x: float
     width: float
@@ -77,8 +77,8 @@ def why(plan: Estimate) -> str:
     """When the peak is, and what is largest then."""
     memory = plan.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
-    told = " and ".join(f"{COMPONENTS[c.name].label.lower()} ({size(c.bytes)})" for c in largest if c.bytes)
-    return f"The peak is in the {PHASES[memory.peak_phase]}, at “{memory.peak_operation}”: mostly {told}."
+    largest_parts = " and ".join(f"{COMPONENTS[c.name].label.lower()} ({size(c.bytes)})" for c in largest if c.bytes)
+    return f"The peak is in the {PHASES[memory.peak_phase]}, at “{memory.peak_operation}”: mostly {largest_parts}."
 
 
 def largest_transient(plan: Estimate) -> Row | None:
@@ -93,20 +93,27 @@ def gauge(plan: Estimate) -> Gauge:
     return drawn(parts(plan.memory), plan.fit)
 
 
-def drawn(told: tuple[Part, ...], fit: Fit | None) -> Gauge:
+def drawn(parts_drawn: tuple[Part, ...], fit: Fit | None) -> Gauge:
     """The same of the parts of any need."""
-    required = sum(part.bytes for part in told)
+    required = sum(part.bytes for part in parts_drawn)
     whole = max(required, fit.usable_bytes if fit else 0) or 1
     end = fit.usable_bytes * GAUGE / whole if fit else GAUGE
-    return Gauge(segments=_segments(told, GAUGE / whole), end=round(end, 2), filled=round(required * GAUGE / whole, 2))
+    return Gauge(
+        segments=_segments(parts_drawn, GAUGE / whole), end=round(end, 2), filled=round(required * GAUGE / whole, 2)
+    )
 
 
-def _segments(told: tuple[Part, ...], scale: float) -> tuple[Segment, ...]:
+def _segments(parts_drawn: tuple[Part, ...], scale: float) -> tuple[Segment, ...]:
     segments = []
     start = 0
-    for part in told:
+    for part in parts_drawn:
         segments.append(
-            Segment(words=part.words, bytes=part.bytes, x=round(start * scale, 2), width=round(part.bytes * scale, 2))
+            Segment(
+                component=part.component,
+                bytes=part.bytes,
+                x=round(start * scale, 2),
+                width=round(part.bytes * scale, 2),
+            )
         )
         start += part.bytes
     return tuple(segments)

@@ -72,10 +72,10 @@ def _sentence(label: str, errors: tuple[Errors, ...]) -> str:
     if not errors:
         return f"No measurement of {label} on a GPU is known that an estimate like this one could be held against."
     figures = sum(each.figures for each in errors)
-    told = "; ".join(f"{STATISTICS[each.statistic]}, {_range(each)} ({each.figures})" for each in errors)
+    ranges = "; ".join(f"{STATISTICS[each.statistic]}, {_range(each)} ({each.figures})" for each in errors)
     counted = f"{figures} measured figures" if figures > 1 else "one measured figure"
     by_replay = ", reserved memory by replay" if any(each.statistic in BY_REPLAY for each in errors) else ""
-    return f"Estimates of {label} were held against {counted}{by_replay}: {told}."
+    return f"Estimates of {label} were held against {counted}{by_replay}: {ranges}."
 
 
 def _by_the_rule(plan: Estimate) -> str:

@@ -93,10 +93,10 @@ def named(method: dict[str, Any]) -> str:
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
-def by_statistic(told: Iterable[Residual]) -> tuple[Errors, ...]:
+def by_statistic(measured: Iterable[Residual]) -> tuple[Errors, ...]:
     """The errors of each statistic that has any."""
     groups: dict[str, list[Residual]] = {statistic: [] for statistic in STATISTICS}
-    for residual in told:
+    for residual in measured:
         groups[residual.statistic].append(residual)
     return tuple(_errors(statistic, group) for statistic, group in groups.items() if group)
 

@@ -35,9 +35,9 @@ def lesson(folder: Path = RESULTS) -> dict[str, Any] | None:
 def measured(folder: Path = RESULTS) -> tuple[dict[str, Any], ...]:
     """What `python -m validation measure` wrote on CUDA devices, a file a device."""
     files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return tuple(told for told in files if told.get("environment", {}).get("driver"))
+    return tuple(contents for contents in files if contents.get("environment", {}).get("driver"))
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    told: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return told
+    contents: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return contents

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from app.api.answers.estimate import Answer, EstimateAnswer, told
+from app.api.answers.estimate import Answer, EstimateAnswer, described
 from app.api.schema import EstimateRequest
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
@@ -34,41 +34,43 @@ LimitsRequest = create_model(
 class LimitBound(Answer):
     """What can't be passed."""
 
-    by: BoundedBy = told(
+    by: BoundedBy = described(
         "The card's memory, the model's context length, a matrix's smaller side, or the field.", "memory"
     )
-    limit: int = told(
+    limit: int = described(
         "How far it goes: bytes of memory that the card offers, else a value of the setting.", 25_250_758_656
     )
-    reason: str = told("The same in words.", "1,065 would require more bytes than the card offers")
+    reason: str = described("The same in words.", "1,065 would require more bytes than the card offers")
 
 
 class LimitPoint(Answer):
     """The plan with one value of the setting."""
 
-    value: int = told("The setting's value.", 1064)
-    verdict: Verdict = told("Whether the plan fits with it.", "fits")
-    headroom_bytes: int = told("Usable less required; negative where it does not fit.", 281_018_368)
-    peak_phase: PhaseName = told("The part of the step that the peak is in.", "backward")
-    peak_allocated_bytes: int = told("The live tensors at the peak, each rounded up to 512 bytes.", 22_341_251_584)
-    peak_reserved_bytes: int = told("What torch.cuda.max_memory_reserved() reads, workspaces included.", 24_640_607_744)
-    required_bytes: int = told("Reserved memory and the CUDA context: what nvidia-smi shows.", 24_969_740_288)
+    value: int = described("The setting's value.", 1064)
+    verdict: Verdict = described("Whether the plan fits with it.", "fits")
+    headroom_bytes: int = described("Usable less required; negative where it does not fit.", 281_018_368)
+    peak_phase: PhaseName = described("The part of the step that the peak is in.", "backward")
+    peak_allocated_bytes: int = described("The live tensors at the peak, each rounded up to 512 bytes.", 22_341_251_584)
+    peak_reserved_bytes: int = described(
+        "What torch.cuda.max_memory_reserved() reads, workspaces included.", 24_640_607_744
+    )
+    required_bytes: int = described("Reserved memory and the CUDA context: what nvidia-smi shows.", 24_969_740_288)
 
 
 class LimitsAnswer(Answer):
     """The largest value that fits, and what bounds it."""
 
-    solve_for: SolveFor = told("The setting that was solved for.", "r")
-    value: int | None = told("Its largest value that fits the device; null where none does.", 1064)
-    bound: LimitBound = told("What bounds it.", {"by": "memory"})
-    at: LimitPoint | None = told("The plan there; null where no value fits.", {"value": 1064})
-    above: LimitPoint | None = told(
+    solve_for: SolveFor = described("The setting that was solved for.", "r")
+    value: int | None = described("Its largest value that fits the device; null where none does.", 1064)
+    bound: LimitBound = described("What bounds it.", {"by": "memory"})
+    at: LimitPoint | None = described("The plan there; null where no value fits.", {"value": 1064})
+    above: LimitPoint | None = described(
         "The plan one step above, or with the smallest value where none fits; null where that is refused.",
         {"value": 1065},
     )
-    guarantee: str = told("What was tried, and what follows.", "1,064 fits and 1,065 does not.")
-    warnings: tuple[str, ...] = told("What a value of that size means.", [])
-    estimate: EstimateAnswer | None = told("The whole estimate at the value; null where none fits.", {"fit": None})
+    guarantee: str = described("What was tried, and what follows.", "1,064 fits and 1,065 does not.")
+    warnings: tuple[str, ...] = described("What a value of that size means.", [])
+    estimate: EstimateAnswer | None = described("The whole estimate at the value; null where none fits.", {"fit": None})
 
 
 def limits_of(request: Request) -> tuple[Limit, ...]:

@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from app.api.accuracy import results
-from app.api.answers.estimate import Answer, told
+from app.api.answers.estimate import Answer, described
 
 #: What stands in for a results file that does not exist yet.
 NOT_MEASURED = "No measurement on a CUDA device by this project yet."
@@ -13,86 +13,88 @@ NOT_MEASURED = "No measurement on a CUDA device by this project yet."
 class SourceAnswer(Answer):
     """A publication."""
 
-    name: str = told("Its name in the rows.", "peft_metamathqa")
-    title: str = told("Its title.", "PEFT method comparison")
-    licence: str = told("The licence of what was read.", "Apache-2.0")
-    remark: str = told("What its figures are.", "Result files of method_comparison/MetaMathQA")
-    rows: int = told("How many rows of it are shipped.", 58)
+    name: str = described("Its name in the rows.", "peft_metamathqa")
+    title: str = described("Its title.", "PEFT method comparison")
+    licence: str = described("The licence of what was read.", "Apache-2.0")
+    remark: str = described("What its figures are.", "Result files of method_comparison/MetaMathQA")
+    rows: int = described("How many rows of it are shipped.", 58)
 
 
 class SummaryAnswer(Answer):
     """The errors of a group of figures that a request says whole."""
 
-    by: str = told("What the group is by: all, source, method, statistic or phase.", "method")
-    name: str = told("The group.", "lora")
-    figures: int = told("How many figures.", 17)
-    configurations: int = told("How many configurations they are of.", 6)
-    median_absolute_error: float | None = told("The median of the errors' absolute values.", 0.00381)
-    lowest_error: float | None = told("The lowest error; below 0 where the estimate was too low.", -0.01346)
-    highest_error: float | None = told("The highest error.", 0.00403)
+    by: str = described("What the group is by: all, source, method, statistic or phase.", "method")
+    name: str = described("The group.", "lora")
+    figures: int = described("How many figures.", 17)
+    configurations: int = described("How many configurations they are of.", 6)
+    median_absolute_error: float | None = described("The median of the errors' absolute values.", 0.00381)
+    lowest_error: float | None = described("The lowest error; below 0 where the estimate was too low.", -0.01346)
+    highest_error: float | None = described("The highest error.", 0.00403)
 
 
 class PeerSourceAnswer(Answer):
     """A peer's errors on a source's figures that a request says whole and that it answers, and ours on the same."""
 
-    source: str = told("The source, or all.", "peft_metamathqa")
-    figures: int = told("How many figures.", 3)
-    median_absolute_error: float = told("The peer's median absolute error.", 0.071)
-    our_median_absolute_error: float = told("Ours on the same figures.", 0.00113)
+    source: str = described("The source, or all.", "peft_metamathqa")
+    figures: int = described("How many figures.", 3)
+    median_absolute_error: float = described("The peer's median absolute error.", 0.071)
+    our_median_absolute_error: float = described("Ours on the same figures.", 0.00113)
 
 
 class PeerAnswer(Answer):
     """Another calculator, run from its own package."""
 
-    name: str = told("Its package.", "fitcheck-llm")
-    version: str = told("The version that was asked.", "0.3.1")
-    date: str = told("The day on which it was asked.", "2026-11-25")
-    sources: tuple[PeerSourceAnswer, ...] = told("Its errors by source.", [{"source": "all", "figures": 23}])
+    name: str = described("Its package.", "fitcheck-llm")
+    version: str = described("The version that was asked.", "0.3.1")
+    date: str = described("The day on which it was asked.", "2026-11-25")
+    sources: tuple[PeerSourceAnswer, ...] = described("Its errors by source.", [{"source": "all", "figures": 23}])
 
 
 class AdjustmentAnswer(Answer):
     """What the measured stack is known to hold beside the reference step's tensors."""
 
-    name: str = told("What it is.", "the logits stay alive through the backward pass")
-    bytes: int = told("Its bytes, computed from the model.", 1_048_576_000)
-    source: str = told("Where that is known from.", "transformers 4.39, models/mistral/modeling_mistral.py")
+    name: str = described("What it is.", "the logits stay alive through the backward pass")
+    bytes: int = described("Its bytes, computed from the model.", 1_048_576_000)
+    source: str = described("Where that is known from.", "transformers 4.39, models/mistral/modeling_mistral.py")
 
 
 class PeerFigure(Answer):
     """What a peer says of a row."""
 
-    name: str = told("The peer.", "fitcheck-llm")
-    bytes: int | None = told("Its figure; null where it has none.", 23_874_371_584)
-    error: float | None = told("Its figure over the measured one, less one.", 0.0709)
-    reason: str | None = told("Why it has no figure.", None)
+    name: str = described("The peer.", "fitcheck-llm")
+    bytes: int | None = described("Its figure; null where it has none.", 23_874_371_584)
+    error: float | None = described("Its figure over the measured one, less one.", 0.0709)
+    reason: str | None = described("Why it has no figure.", None)
 
 
 class PublishedRow(Answer):
     """A published figure beside the estimate of the same run."""
 
-    id: str = told("Its id: source, row, and what was read.", "peft_metamathqa/29/max_memory_reserved")
-    source: str = told("The source's name.", "peft_metamathqa")
-    model: str = told("The model, as the source names it.", "meta-llama/Llama-3.2-3B")
-    method: str = told("The method: the contract's name where a request says it, else the source's.", "lora")
-    setting: str = told("What else the source calls the row.", "lora/llama-3.2-3B-rank32")
-    gpu: str = told("The card, as the source names it.", "NVIDIA L40S")
-    statistic: str = told("What was read.", "max_memory_reserved")
-    point: str | None = told("The point of the step, of memory_allocated.", None)
-    address: str = told("Where the figure stands, at a commit.", "https://github.com/huggingface/peft/blob/...")
-    date: str | None = told("When it was measured or written down, where that is told.", "2026-07-15T05:41:18+00:00")
-    versions: dict[str, str] = told("The versions that the source names.", {"torch": "2.13.0+cu130"})
-    expressed: str = told("Whether a request says the run: whole, in part, or not.", "whole")
-    protocol: str | None = told("Which script is followed; null where none is.", "buckets")
-    request: dict[str, Any] | None = told("The request; null where there is none.", {"method": {"name": "lora"}})
-    adjustments: tuple[AdjustmentAnswer, ...] = told("What the stack holds beside, included in the estimate.", [])
-    differs: tuple[str, ...] = told("What the request leaves out or has otherwise.", [])
-    unknown: tuple[str, ...] = told("What had to be taken for known.", ["the longest padded sequence"])
-    remark: str = told("What is known of why the estimate is off.", "")
-    measured_bytes: int | None = told("What was measured; null where the run went out of memory.", 22_292_725_760)
-    predicted_bytes: int | None = told("The estimate; null where no request says the run.", 22_317_891_584)
-    phase: str | None = told("The phase that the estimate's peak lies in.", "backward")
-    error: float | None = told("The estimate over what was measured, less one.", 0.001129)
-    peers: tuple[PeerFigure, ...] = told("What peers say of it.", [{"name": "fitcheck-llm"}])
+    id: str = described("Its id: source, row, and what was read.", "peft_metamathqa/29/max_memory_reserved")
+    source: str = described("The source's name.", "peft_metamathqa")
+    model: str = described("The model, as the source names it.", "meta-llama/Llama-3.2-3B")
+    method: str = described("The method: the contract's name where a request says it, else the source's.", "lora")
+    setting: str = described("What else the source calls the row.", "lora/llama-3.2-3B-rank32")
+    gpu: str = described("The card, as the source names it.", "NVIDIA L40S")
+    statistic: str = described("What was read.", "max_memory_reserved")
+    point: str | None = described("The point of the step, of memory_allocated.", None)
+    address: str = described("Where the figure stands, at a commit.", "https://github.com/huggingface/peft/blob/...")
+    date: str | None = described(
+        "When it was measured or written down, where that is told.", "2026-07-15T05:41:18+00:00"
+    )
+    versions: dict[str, str] = described("The versions that the source names.", {"torch": "2.13.0+cu130"})
+    expressed: str = described("Whether a request says the run: whole, in part, or not.", "whole")
+    protocol: str | None = described("Which script is followed; null where none is.", "buckets")
+    request: dict[str, Any] | None = described("The request; null where there is none.", {"method": {"name": "lora"}})
+    adjustments: tuple[AdjustmentAnswer, ...] = described("What the stack holds beside, included in the estimate.", [])
+    differs: tuple[str, ...] = described("What the request leaves out or has otherwise.", [])
+    unknown: tuple[str, ...] = described("What had to be taken for known.", ["the longest padded sequence"])
+    remark: str = described("What is known of why the estimate is off.", "")
+    measured_bytes: int | None = described("What was measured; null where the run went out of memory.", 22_292_725_760)
+    predicted_bytes: int | None = described("The estimate; null where no request says the run.", 22_317_891_584)
+    phase: str | None = described("The phase that the estimate's peak lies in.", "backward")
+    error: float | None = described("The estimate over what was measured, less one.", 0.001129)
+    peers: tuple[PeerFigure, ...] = described("What peers say of it.", [{"name": "fitcheck-llm"}])
 
 
 #: What a row of the results file has no value for is left out of it.
@@ -118,31 +120,31 @@ EMPTY: dict[str, Any] = {
 class PublishedAnswer(Answer):
     """The results of `python -m validation published`."""
 
-    date: str = told("The day on which they were computed.", "2026-11-25")
-    stack: str = told("The stack that the estimates speak of.", "PyTorch 2.13 or later on CUDA")
-    sources: tuple[SourceAnswer, ...] = told("Whose measurements they are.", [{"name": "peft_metamathqa"}])
-    summary: tuple[SummaryAnswer, ...] = told("The errors, all together and by group.", [{"by": "all"}])
-    peers: tuple[PeerAnswer, ...] = told("Other calculators on the same rows.", [{"name": "fitcheck-llm"}])
-    rows: tuple[PublishedRow, ...] = told("Every figure.", [{"id": "peft_metamathqa/29/max_memory_reserved"}])
+    date: str = described("The day on which they were computed.", "2026-11-25")
+    stack: str = described("The stack that the estimates speak of.", "PyTorch 2.13 or later on CUDA")
+    sources: tuple[SourceAnswer, ...] = described("Whose measurements they are.", [{"name": "peft_metamathqa"}])
+    summary: tuple[SummaryAnswer, ...] = described("The errors, all together and by group.", [{"by": "all"}])
+    peers: tuple[PeerAnswer, ...] = described("Other calculators on the same rows.", [{"name": "fitcheck-llm"}])
+    rows: tuple[PublishedRow, ...] = described("Every figure.", [{"id": "peft_metamathqa/29/max_memory_reserved"}])
 
 
 class MeasuredAnswer(Answer):
     """The results of `python -m validation measure` on one CUDA device, as its schema.json describes them."""
 
-    environment: dict[str, Any] = told("The device, driver, versions and date.", {"device": "NVIDIA L40S"})
-    layers: tuple[dict[str, Any], ...] = told("Single layers, predicted and measured by moment.", [])
-    steps: tuple[dict[str, Any], ...] = told("Training steps, predicted and measured.", [])
-    verdicts: tuple[dict[str, Any], ...] = told("Runs just above and below what is required.", [])
+    environment: dict[str, Any] = described("The device, driver, versions and date.", {"device": "NVIDIA L40S"})
+    layers: tuple[dict[str, Any], ...] = described("Single layers, predicted and measured by moment.", [])
+    steps: tuple[dict[str, Any], ...] = described("Training steps, predicted and measured.", [])
+    verdicts: tuple[dict[str, Any], ...] = described("Runs just above and below what is required.", [])
 
 
 class ValidationAnswer(Answer):
     """How far estimates were from measurements."""
 
-    published: PublishedAnswer | None = told(
+    published: PublishedAnswer | None = described(
         "Held against what others published; null in a copy without the results.", {"date": "2026-11-25"}
     )
-    measured: tuple[MeasuredAnswer, ...] = told("Held against our own measurements, a device each.", [])
-    remark: str | None = told("What is missing.", NOT_MEASURED)
+    measured: tuple[MeasuredAnswer, ...] = described("Held against our own measurements, a device each.", [])
+    remark: str | None = described("What is missing.", NOT_MEASURED)
 
 
 @cache
@@ -153,11 +155,11 @@ def validation() -> ValidationAnswer:
 
 
 def _published() -> PublishedAnswer | None:
-    told = results.published()
-    if told is None:
+    contents = results.published()
+    if contents is None:
         return None
-    rows = [{**EMPTY, **row, "peers": [_figure(peer) for peer in row.get("peers", ())]} for row in told["rows"]]
-    return PublishedAnswer.model_validate({**told, "rows": rows})
+    rows = [{**EMPTY, **row, "peers": [_figure(peer) for peer in row.get("peers", ())]} for row in contents["rows"]]
+    return PublishedAnswer.model_validate({**contents, "rows": rows})
 
 
 def _figure(peer: dict[str, Any]) -> dict[str, Any]:

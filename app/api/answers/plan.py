@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from app.api.answers.estimate import Answer, EstimateAnswer, told
+from app.api.answers.estimate import Answer, EstimateAnswer, described
 from calculator.plan.nearest_miss import AMONG
 
 if TYPE_CHECKING:
@@ -18,126 +18,138 @@ if TYPE_CHECKING:
 class RuleAnswer(Answer):
     """A rule that the plan follows."""
 
-    name: str = told("Its name.", "merges")
-    statement: str = told("What it says.", "A low-rank update can be added into the weights.")
-    source: str = told("Where it comes from.", "Hu et al. 2021, arXiv 2106.09685, section 4.1")
+    name: str = described("Its name.", "merges")
+    statement: str = described("What it says.", "A low-rank update can be added into the weights.")
+    source: str = described("Where it comes from.", "Hu et al. 2021, arXiv 2106.09685, section 4.1")
 
 
 class ReasonAnswer(Answer):
     """A reason for or against a configuration."""
 
-    stance: str = told("Whether it speaks for or against.", "for")
-    sentence: str = told("The reason, with its numbers.", "Adapts every linear layer at r 16: 41.9 million parameters.")
-    rule: RuleAnswer = told("The rule that it follows.", {"name": "all_linear"})
+    stance: str = described("Whether it speaks for or against.", "for")
+    sentence: str = described(
+        "The reason, with its numbers.", "Adapts every linear layer at r 16: 41.9 million parameters."
+    )
+    rule: RuleAnswer = described("The rule that it follows.", {"name": "all_linear"})
 
 
 class CostTermAnswer(Answer):
     """A part of an optimizer step's cost."""
 
-    name: str = told("Which part.", "recomputed layers")
-    amount: int = told("How much of it, on each card.", 476_742_369_280_000)
-    unit: str = told("What amount counts: operations or bytes.", "operations")
-    relative: float = told("Its share of the reference step.", 0.48)
-    formula: str = told("How the amount comes about.", "tokens × 2 × weights")
-    substituted: str = told("The formula with its numbers.", "32,768 × 2 × 6,607,077,376")
-    source: str = told("Where the rule comes from.", "Kaplan et al. 2020, arXiv 2001.08361")
+    name: str = described("Which part.", "recomputed layers")
+    amount: int = described("How much of it, on each card.", 476_742_369_280_000)
+    unit: str = described("What amount counts: operations or bytes.", "operations")
+    relative: float = described("Its share of the reference step.", 0.48)
+    formula: str = described("How the amount comes about.", "tokens × 2 × weights")
+    substituted: str = described("The formula with its numbers.", "32,768 × 2 × 6,607,077,376")
+    source: str = described("Where the rule comes from.", "Kaplan et al. 2020, arXiv 2001.08361")
 
 
 class CostAnswer(Answer):
     """An optimizer step's cost beside a reference step of the same model and batch."""
 
-    relative: float = told("How many times the reference it is.", 1.49)
-    operations: int = told("Floating-point operations of one optimizer step on each card.", 1_500_000_000_000_000)
-    reference: str = told("What the reference is.", "forward and backward over the frozen base with everything kept")
-    card: str = told("Whose rated speeds weigh bytes against operations.", "GeForce RTX 4090")
-    terms: tuple[CostTermAnswer, ...] = told("Its parts, which sum to it.", [{"name": "recomputed layers"}])
+    relative: float = described("How many times the reference it is.", 1.49)
+    operations: int = described("Floating-point operations of one optimizer step on each card.", 1_500_000_000_000_000)
+    reference: str = described(
+        "What the reference is.", "forward and backward over the frozen base with everything kept"
+    )
+    card: str = described("Whose rated speeds weigh bytes against operations.", "GeForce RTX 4090")
+    terms: tuple[CostTermAnswer, ...] = described("Its parts, which sum to it.", [{"name": "recomputed layers"}])
 
 
 class ConfigurationAnswer(Answer):
     """A complete configuration that fits."""
 
-    label: str = told("What it is, in words.", "LoRA, r 16 on all-linear")
-    request: dict[str, Any] = told("The body of its estimate, for POST /api/v1/estimate.", {"method": {"name": "lora"}})
-    effective_batch_size: int = told("Micro-batch × accumulation × cards.", 16)
-    task_bytes: int = told("What one task adds beside the base; of full fine-tuning, a model.", 167_772_160)
-    cost: CostAnswer = told("What an optimizer step costs.", {"relative": 1.49})
-    reasons: tuple[ReasonAnswer, ...] = told("What speaks for and against it.", [{"stance": "for"}])
-    roomier: tuple[RoomierAnswer, ...] = told(
+    label: str = described("What it is, in words.", "LoRA, r 16 on all-linear")
+    request: dict[str, Any] = described(
+        "The body of its estimate, for POST /api/v1/estimate.", {"method": {"name": "lora"}}
+    )
+    effective_batch_size: int = described("Micro-batch × accumulation × cards.", 16)
+    task_bytes: int = described("What one task adds beside the base; of full fine-tuning, a model.", 167_772_160)
+    cost: CostAnswer = described("What an optimizer step costs.", {"relative": 1.49})
+    reasons: tuple[ReasonAnswer, ...] = described("What speaks for and against it.", [{"stance": "for"}])
+    roomier: tuple[RoomierAnswer, ...] = described(
         "Where it leaves little: what leaves more.", [{"saved_bytes": 242_221_056}]
     )
-    estimate: EstimateAnswer = told("Its estimate.", {"memory": {"required_bytes": 21_494_661_120}})
+    estimate: EstimateAnswer = described("Its estimate.", {"memory": {"required_bytes": 21_494_661_120}})
 
 
 class RoomierAnswer(Answer):
     """A single change that leaves more of the card."""
 
-    changes: dict[str, Any] = told("What it sets, by paths of the request.", {"method.r": 8})
-    saved_bytes: int = told("What is required less with it.", 242_221_056)
-    headroom_bytes: int = told("What is to spare with it.", 247_463_936)
-    cost: float = told("A token's share of the step, beside that of the configuration.", 0.99)
-    rule: RuleAnswer = told("The rule that says its price.", {"name": "rank"})
-    request: dict[str, Any] = told("The body of its estimate.", {"method": {"r": 8}})
+    changes: dict[str, Any] = described("What it sets, by paths of the request.", {"method.r": 8})
+    saved_bytes: int = described("What is required less with it.", 242_221_056)
+    headroom_bytes: int = described("What is to spare with it.", 247_463_936)
+    cost: float = described("A token's share of the step, beside that of the configuration.", 0.99)
+    rule: RuleAnswer = described("The rule that says its price.", {"name": "rank"})
+    request: dict[str, Any] = described("The body of its estimate.", {"method": {"r": 8}})
 
 
 class RuledOutAnswer(Answer):
     """A method that is not proposed."""
 
-    method: str = told("The method's name.", "prefix")
-    sentence: str = told("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the card offers.")
-    rule: RuleAnswer | None = told("The rule that it follows; null where the real stack refuses it.", {"name": "fits"})
+    method: str = described("The method's name.", "prefix")
+    sentence: str = described("Why.", "Needs at least 25.7 GiB, 2.2 GiB more than the 23.5 GiB that the card offers.")
+    rule: RuleAnswer | None = described(
+        "The rule that it follows; null where the real stack refuses it.", {"name": "fits"}
+    )
 
 
 class ChangeAnswer(Answer):
     """A change that makes something fit."""
 
-    sentence: str = told("What to change.", "With 1,472 tokens a sequence instead of 2,048 it fits.")
-    sets: dict[str, Any] = told("What it sets: needs, or the model.", {"sequence_length": 1472})
+    sentence: str = described("What to change.", "With 1,472 tokens a sequence instead of 2,048 it fits.")
+    sets: dict[str, Any] = described("What it sets: needs, or the model.", {"sequence_length": 1472})
 
 
 class TogetherAnswer(Answer):
     """Every task's module beside the base, as all lie on the card at once."""
 
-    tasks: int = told("How many tasks there are.", 20_000)
-    bytes: int = told("What they take with the base, the CUDA context and one request.", 367_634_939_904)
-    usable_bytes: int = told("What the card offers.", 85_094_039_552)
-    most: int = told("How many tasks the card would hold.", 2754)
+    tasks: int = described("How many tasks there are.", 20_000)
+    bytes: int = described("What they take with the base, the CUDA context and one request.", 367_634_939_904)
+    usable_bytes: int = described("What the card offers.", 85_094_039_552)
+    most: int = described("How many tasks the card would hold.", 2754)
 
 
 class MissAnswer(Answer):
     """The configuration that comes nearest where nothing fits."""
 
-    label: str = told("What it is, in words.", "QLoRA, r 4 on all-linear")
-    request: dict[str, Any] = told("The body of its estimate.", {"method": {"name": "qlora"}})
-    cost: CostAnswer = told("What an optimizer step costs.", {"relative": 1.63})
-    short_bytes: int = told("By how much it misses: in training, or with all tasks at once.", 25_484_402_688)
-    together: TogetherAnswer | None = told("Where all tasks are held at once: what they take.", None)
-    unhelped: str | None = told("Why no shorter sequence makes it fit; null where something does.", None)
-    smallest_gpu: str | None = told(f"The smallest card that holds it, {AMONG}; null where none does.", "a40")
-    smallest_gpu_headroom_bytes: int | None = told("What is to spare on that card.", 1_000_000_000)
-    smallest_gpu_request: dict[str, Any] | None = told(
+    label: str = described("What it is, in words.", "QLoRA, r 4 on all-linear")
+    request: dict[str, Any] = described("The body of its estimate.", {"method": {"name": "qlora"}})
+    cost: CostAnswer = described("What an optimizer step costs.", {"relative": 1.63})
+    short_bytes: int = described("By how much it misses: in training, or with all tasks at once.", 25_484_402_688)
+    together: TogetherAnswer | None = described("Where all tasks are held at once: what they take.", None)
+    unhelped: str | None = described("Why no shorter sequence makes it fit; null where something does.", None)
+    smallest_gpu: str | None = described(f"The smallest card that holds it, {AMONG}; null where none does.", "a40")
+    smallest_gpu_headroom_bytes: int | None = described("What is to spare on that card.", 1_000_000_000)
+    smallest_gpu_request: dict[str, Any] | None = described(
         "The body of the estimate on that card; its dtype is what that card computes in.", {"device": {"gpu": "a40"}}
     )
-    estimate: EstimateAnswer = told("Its estimate.", {"memory": {"required_bytes": 50_735_349_760}})
+    estimate: EstimateAnswer = described("Its estimate.", {"memory": {"required_bytes": 50_735_349_760}})
 
 
 class DevicePlanAnswer(Answer):
     """What is proposed for one model on one device."""
 
-    model: str = told("The model's id, or its family.", "meta-llama/Llama-3.1-8B")
-    parameters: int = told("Its parameters.", 8_030_261_248)
-    device: dict[str, Any] = told("The device.", {"gpu": "rtx-4090"})
-    configurations: tuple[ConfigurationAnswer, ...] = told("What fits, best first.", [{"label": "LoRA, r 16"}])
-    ruled_out: tuple[RuledOutAnswer, ...] = told("Methods that are not proposed.", [{"method": "full"}])
-    nearest_miss: MissAnswer | None = told("What comes nearest where nothing fits, if anything does.", None)
-    changes: tuple[ChangeAnswer, ...] = told("Where nothing fits: what would make it.", [{"sets": {"model": "gpt2"}}])
-    estimates: int = told("How many estimates the search took.", 37)
+    model: str = described("The model's id, or its family.", "meta-llama/Llama-3.1-8B")
+    parameters: int = described("Its parameters.", 8_030_261_248)
+    device: dict[str, Any] = described("The device.", {"gpu": "rtx-4090"})
+    configurations: tuple[ConfigurationAnswer, ...] = described("What fits, best first.", [{"label": "LoRA, r 16"}])
+    ruled_out: tuple[RuledOutAnswer, ...] = described("Methods that are not proposed.", [{"method": "full"}])
+    nearest_miss: MissAnswer | None = described("What comes nearest where nothing fits, if anything does.", None)
+    changes: tuple[ChangeAnswer, ...] = described(
+        "Where nothing fits: what would make it.", [{"sets": {"model": "gpt2"}}]
+    )
+    estimates: int = described("How many estimates the search took.", 37)
 
 
 class PlanAnswer(Answer):
     """Ranked configurations for each model on each device."""
 
-    plans: tuple[DevicePlanAnswer, ...] = told("A part for each model on each device, in order.", [{"model": "gpt2"}])
-    assumptions: tuple[str, ...] = told("What the order and the costs rest on.", ["Quality is a tier."])
+    plans: tuple[DevicePlanAnswer, ...] = described(
+        "A part for each model on each device, in order.", [{"model": "gpt2"}]
+    )
+    assumptions: tuple[str, ...] = described("What the order and the costs rest on.", ["Quality is a tier."])
 
 
 def answer_of(plan: Plan) -> PlanAnswer:
@@ -176,23 +188,23 @@ def _part(part: DevicePlan) -> DevicePlanAnswer:
     )
 
 
-def _configuration(told_of: Configuration) -> dict[str, Any]:
-    training = told_of.request.training
+def _configuration(configuration: Configuration) -> dict[str, Any]:
+    training = configuration.request.training
     sequences = training.micro_batch_size * training.gradient_accumulation_steps
     return {
-        "label": told_of.label,
-        "request": request_of(told_of.request),
-        "effective_batch_size": sequences * told_of.request.device.count,
-        "roomier": [_roomier(each) for each in told_of.roomier],
-        **{name: getattr(told_of, name) for name in ("task_bytes", "cost", "reasons", "estimate")},
+        "label": configuration.label,
+        "request": request_of(configuration.request),
+        "effective_batch_size": sequences * configuration.request.device.count,
+        "roomier": [_roomier(each) for each in configuration.roomier],
+        **{name: getattr(configuration, name) for name in ("task_bytes", "cost", "reasons", "estimate")},
     }
 
 
-def _roomier(told_of: Suggestion) -> dict[str, Any]:
+def _roomier(suggestion: Suggestion) -> dict[str, Any]:
     return {
-        "request": request_of(told_of.request),
-        "headroom_bytes": told_of.estimate.fit.headroom_bytes if told_of.estimate.fit else None,
-        **{name: getattr(told_of, name) for name in ("changes", "saved_bytes", "cost", "rule")},
+        "request": request_of(suggestion.request),
+        "headroom_bytes": suggestion.estimate.fit.headroom_bytes if suggestion.estimate.fit else None,
+        **{name: getattr(suggestion, name) for name in ("changes", "saved_bytes", "cost", "rule")},
     }
 
 

@@ -40,11 +40,11 @@ MEDIA_TYPES: dict[Format, str] = {"ndjson": "application/x-ndjson", "csv": "text
 
 def row(swept: Swept) -> dict[str, Any]:
     """A point as an object: its values, its figures or null, and why it is refused."""
-    told: dict[str, Any] = {"point": {path: shortened(value) for path, value in swept.point.items()}}
+    answer: dict[str, Any] = {"point": {path: shortened(value) for path, value in swept.point.items()}}
     for part in FIGURES:
-        told[part] = _figures(swept.estimate, part)
-    told["problems"] = [{"loc": p.loc, "msg": p.msg, "input": shortened(p.input)} for p in swept.problems]
-    return told
+        answer[part] = _figures(swept.estimate, part)
+    answer["problems"] = [{"loc": p.loc, "msg": p.msg, "input": shortened(p.input)} for p in swept.problems]
+    return answer
 
 
 def lines(paths: Iterable[str], points: Iterable[Swept], kind: Format) -> Iterator[str]:
@@ -52,22 +52,22 @@ def lines(paths: Iterable[str], points: Iterable[Swept], kind: Format) -> Iterat
     return _csv(paths, points) if kind == "csv" else (f"{json.dumps(row(swept))}\n" for swept in points)
 
 
-def gathered(told: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
+def gathered(lines: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
     """Lines in blocks that are worth sending; where a line fails, those before it are sent first."""
-    held: list[str] = []
+    block: list[str] = []
     length, since = 0, clock()
     try:
-        for line in told:
-            held.append(line)
+        for line in lines:
+            block.append(line)
             length += len(line)
             if length >= GATHERED_CHARACTERS or clock() - since >= GATHERED_SECONDS:
-                yield "".join(held)
-                held, length, since = [], 0, clock()
+                yield "".join(block)
+                block, length, since = [], 0, clock()
     except Exception:
-        yield "".join(held)
+        yield "".join(block)
         raise
-    if held:
-        yield "".join(held)
+    if block:
+        yield "".join(block)
 
 
 def _figures(plan: Estimate | None, part: str) -> dict[str, Any] | None:
@@ -79,10 +79,10 @@ def _csv(paths: Iterable[str], points: Iterable[Swept]) -> Iterator[str]:
     columns = [(part, name) for part, names in FIGURES.items() for name in names]
     yield _comma_separated([*paths, *(f"{part}.{name}" for part, name in columns), "problems"])
     for swept in points:
-        told = row(swept)
-        figures = [told[part][name] if told[part] is not None else "" for part, name in columns]
-        problems = "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in told["problems"])
-        yield _comma_separated([*map(cell, told["point"].values()), *figures, problems])
+        answer = row(swept)
+        figures = [answer[part][name] if answer[part] is not None else "" for part, name in columns]
+        problems = "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in answer["problems"])
+        yield _comma_separated([*map(cell, answer["point"].values()), *figures, problems])
 
 
 def cell(value: Any) -> str:

@@ -20,16 +20,16 @@ def get_difference(request: Request) -> Response:
     """The plans in the address side by side, or what is wrong with them beside the addresses that were given."""
     typed = [each for each in request.query_params.getlist(INPUT) if each.strip()]
     plans, wrong = _answered(typed)
-    told: dict[str, Any] = {
+    context: dict[str, Any] = {
         "address": view.address_of(typed),
         "errors": wrong,
         "most": MOST_PLANS,
         "typed": typed,
-        "words": view,
+        "view": view,
     }
     found = Difference(plans=tuple(plans)) if len(plans) > 1 and not wrong else None
     title = "These plans can't be compared" if wrong else "What differs between plans"
-    return page("difference/page.html", 422 if wrong else 200, **told, found=found, title=title)
+    return page("difference/page.html", 422 if wrong else 200, **context, found=found, title=title)
 
 
 @router.get("/difference.json")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from app.api.answers.estimate import Answer, told
+from app.api.answers.estimate import Answer, described
 from app.forms import plan_form as form
 from app.forms.fields import FIELDS
 from app.pages.estimate.view import labels, messages
@@ -88,41 +88,41 @@ class Difference:
 class PlanOfDifference(Answer):
     """A plan that is held beside others."""
 
-    label: str = told("The plan in words.", "QLoRA, meta-llama/Llama-3.1-8B on GeForce RTX 4090")
-    address: str = told("Its page.", "/?r=32")
-    required_bytes: int = told("What it requires of the card.", 21_494_661_120)
-    peak_allocated_bytes: int = told("The live tensors at its peak.", 20_341_251_584)
+    label: str = described("The plan in words.", "QLoRA, meta-llama/Llama-3.1-8B on GeForce RTX 4090")
+    address: str = described("Its page.", "/?r=32")
+    required_bytes: int = described("What it requires of the card.", 21_494_661_120)
+    peak_allocated_bytes: int = described("The live tensors at its peak.", 20_341_251_584)
 
 
 class SettingAnswer(Answer):
     """A setting that is not the same in all plans."""
 
-    path: str = told("Its path in a request.", "method.r")
-    values: tuple[Any, ...] = told("Its value in each plan; null where a plan has none.", [16, 32])
+    path: str = described("Its path in a request.", "method.r")
+    values: tuple[Any, ...] = described("Its value in each plan; null where a plan has none.", [16, 32])
 
 
 class RowAnswer(Answer):
     """Storages that differ."""
 
-    name: str = told("Their name.", "hidden states")
-    dtype: str = told("Their data type.", "bfloat16")
-    bytes: tuple[int, ...] = told("Their bytes in each plan.", [8_388_608, 16_777_216])
+    name: str = described("Their name.", "hidden states")
+    dtype: str = described("Their data type.", "bfloat16")
+    bytes: tuple[int, ...] = described("Their bytes in each plan.", [8_388_608, 16_777_216])
 
 
 class ComponentAnswer(Answer):
     """A component in each plan."""
 
-    name: str = told("Its name.", "activations")
-    bytes: tuple[int, ...] = told("Its bytes in each plan.", [1_000_000_000, 2_000_000_000])
-    rows: tuple[RowAnswer, ...] = told("Those of its rows that differ.", [{"name": "hidden states"}])
+    name: str = described("Its name.", "activations")
+    bytes: tuple[int, ...] = described("Its bytes in each plan.", [1_000_000_000, 2_000_000_000])
+    rows: tuple[RowAnswer, ...] = described("Those of its rows that differ.", [{"name": "hidden states"}])
 
 
 class DifferenceAnswer(Answer):
     """What differs between plans."""
 
-    plans: tuple[PlanOfDifference, ...] = told("The plans, in order.", [{"address": "/?r=32"}])
-    settings: tuple[SettingAnswer, ...] = told("Settings that differ.", [{"path": "method.r"}])
-    components: tuple[ComponentAnswer, ...] = told("The peaks by component.", [{"name": "activations"}])
+    plans: tuple[PlanOfDifference, ...] = described("The plans, in order.", [{"address": "/?r=32"}])
+    settings: tuple[SettingAnswer, ...] = described("Settings that differ.", [{"path": "method.r"}])
+    components: tuple[ComponentAnswer, ...] = described("The peaks by component.", [{"name": "activations"}])
 
 
 def answer_of(found: Difference) -> DifferenceAnswer:
@@ -136,8 +136,8 @@ def answer_of(found: Difference) -> DifferenceAnswer:
         }
         for each in found.plans
     ]
-    told_of = {"plans": plans, "settings": found.settings, "components": found.components}
-    return DifferenceAnswer.model_validate(told_of, from_attributes=True)
+    answer = {"plans": plans, "settings": found.settings, "components": found.components}
+    return DifferenceAnswer.model_validate(answer, from_attributes=True)
 
 
 def read(typed: str) -> form.Form:
@@ -194,7 +194,7 @@ def setting_label(path: str) -> str:
     if path in ("model", "method.name"):
         return labels()[head]
     name = rest[-1] if rest else head
-    return next(field.told.setting.label for field in FIELDS.values() if field.told.name == name)
+    return next(field.declared.setting.label for field in FIELDS.values() if field.declared.name == name)
 
 
 def setting_value(path: str, value: Any) -> str:
@@ -208,4 +208,4 @@ def setting_value(path: str, value: Any) -> str:
     if path == "model":
         return f"{value:,} parameters" if isinstance(value, int) else str(value)
     name = path.rsplit(".", 1)[-1]
-    return next(field.text(value) for field in FIELDS.values() if field.told.name == name)
+    return next(field.text(value) for field in FIELDS.values() if field.declared.name == name)

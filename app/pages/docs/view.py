@@ -14,7 +14,7 @@ class Property:
     name: str
     type: str
     required: bool
-    told: str
+    description: str
     example: str
     properties: tuple[Property, ...]
 
@@ -36,7 +36,7 @@ class Operation:
     verb: str
     path: str
     summary: str
-    told: str
+    description: str
     takes: tuple[Property, ...]
     requests: tuple[Example, ...]
     answers: tuple[Property, ...]
@@ -47,9 +47,9 @@ class Operation:
 def operations(document: dict[str, Any], origin: str) -> tuple[Operation, ...]:
     """Every operation of an OpenAPI document, in order."""
     return tuple(
-        _operation(document, origin, path, verb, told)
+        _operation(document, origin, path, verb, operation)
         for path, verbs in document["paths"].items()
-        for verb, told in verbs.items()
+        for verb, operation in verbs.items()
     )
 
 
@@ -58,16 +58,16 @@ def problem(document: dict[str, Any]) -> tuple[Property, ...]:
     return _properties(document, {"$ref": "#/components/schemas/ProblemDocument"})
 
 
-def _operation(document: dict[str, Any], origin: str, path: str, verb: str, told: dict[str, Any]) -> Operation:
-    body = told.get("requestBody", {}).get("content", {}).get("application/json", {})
-    answer = next(iter(told["responses"]["200"]["content"].values()))
+def _operation(document: dict[str, Any], origin: str, path: str, verb: str, operation: dict[str, Any]) -> Operation:
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    answer = next(iter(operation["responses"]["200"]["content"].values()))
     return Operation(
-        id=told["operationId"],
+        id=operation["operationId"],
         verb=verb.upper(),
         path=path,
-        summary=told["summary"],
-        told=told["description"],
-        takes=_properties(document, body.get("schema", {})) + _parameters(told),
+        summary=operation["summary"],
+        description=operation["description"],
+        takes=_properties(document, body.get("schema", {})) + _parameters(operation),
         requests=tuple(
             Example(
                 summary=example["summary"], text=_text(example["value"]), curl=_curl(origin + path, example["value"])
@@ -79,21 +79,23 @@ def _operation(document: dict[str, Any], origin: str, path: str, verb: str, told
             Example(summary=example["summary"], text=_text(example["value"]))
             for example in answer.get("examples", {}).values()
         ),
-        errors=tuple((status, error["description"]) for status, error in told["responses"].items() if status != "200"),
+        errors=tuple(
+            (status, error["description"]) for status, error in operation["responses"].items() if status != "200"
+        ),
     )
 
 
-def _parameters(told: dict[str, Any]) -> tuple[Property, ...]:
+def _parameters(operation: dict[str, Any]) -> tuple[Property, ...]:
     return tuple(
         Property(
             name=parameter["name"],
             type=f"{parameter['schema']['type']}, in the {parameter['in']}",
             required=parameter["required"],
-            told=parameter["description"],
+            description=parameter["description"],
             example=next(iter(parameter["examples"].values()))["value"],
             properties=(),
         )
-        for parameter in told.get("parameters", ())
+        for parameter in operation.get("parameters", ())
     )
 
 
@@ -103,7 +105,8 @@ def _properties(document: dict[str, Any], schema: dict[str, Any]) -> tuple[Prope
     if "properties" in schema:
         required = schema.get("required", ())
         return tuple(
-            _property(document, name, told, required=name in required) for name, told in schema["properties"].items()
+            _property(document, name, member_schema, required=name in required)
+            for name, member_schema in schema["properties"].items()
         )
     if "items" in schema:
         return _properties(document, schema["items"])
@@ -117,15 +120,15 @@ def _properties(document: dict[str, Any], schema: dict[str, Any]) -> tuple[Prope
     return tuple(_property(document, member["title"], member, required=False) for member in objects)
 
 
-def _property(document: dict[str, Any], name: str, told: dict[str, Any], *, required: bool) -> Property:
-    examples = told.get("examples")
+def _property(document: dict[str, Any], name: str, schema: dict[str, Any], *, required: bool) -> Property:
+    examples = schema.get("examples")
     return Property(
         name=name,
-        type=_type(document, told),
+        type=_type(document, schema),
         required=required,
-        told=told.get("description", ""),
-        example=json.dumps(examples[0], ensure_ascii=False) if examples and not _properties(document, told) else "",
-        properties=_properties(document, told),
+        description=schema.get("description", ""),
+        example=json.dumps(examples[0], ensure_ascii=False) if examples and not _properties(document, schema) else "",
+        properties=_properties(document, schema),
     )
 
 

@@ -80,13 +80,13 @@ def get_docs(request: Request) -> Response:
 @router.get("/validation")
 def get_validation() -> Response:
     """How far estimates were from measurements."""
-    told = validation()
+    answer = validation()
     return page(
         "validation/page.html",
         beside_the_replay=BESIDE_THE_REPLAY,
-        **validation_view.shown(told.published),
-        measured=[{"answer": device, "steps": validation_view.steps(device)} for device in told.measured],
-        remark=told.remark,
+        **validation_view.shown(answer.published),
+        measured=[{"answer": device, "steps": validation_view.steps(device)} for device in answer.measured],
+        remark=answer.remark,
         statistics=STATISTICS,
         title="How far estimates were from measurements",
     )
@@ -104,16 +104,22 @@ class ImportBox:
 def plan_page(form: Form, origin: str, box: ImportBox | None = None) -> Response:
     """The page of a plan: with its answer, or with what is wrong beside everything typed."""
     box = box or ImportBox()
-    told: dict[str, Any] = {"form": form, "origin": origin.rstrip("/"), "box": box, **_lengths(form), **_always()}
+    context: dict[str, Any] = {
+        "form": form,
+        "origin": origin.rstrip("/"),
+        "import_box": box,
+        **_lengths(form),
+        **_always(),
+    }
     if box.wrong:
-        return _refused(told, {FILE: box.wrong}, None, "This file can't be planned")
+        return _refused(context, {FILE: box.wrong}, None, "This file can't be planned")
     try:
         planned = view.planned(form)
     except PlanError as error:
-        return _refused(told, view.messages(form, error.problems), None)
+        return _refused(context, view.messages(form, error.problems), None)
     if planned.chosen.estimate is None:
-        return _refused(told, view.messages(form, planned.chosen.problems), planned)
-    return _answered(told, planned, planned.chosen.estimate)
+        return _refused(context, view.messages(form, planned.chosen.problems), planned)
+    return _answered(context, planned, planned.chosen.estimate)
 
 
 def error_page(status: int, title: str, detail: str) -> Response:
@@ -136,18 +142,18 @@ def _always() -> dict[str, Any]:
         "labels": {**view.labels(), FILE: "The file"},
         "methods": {name: AXES[name] for name in METHODS},
         "models": catalogue.models(),
-        "words": verdict,
+        "verdict_text": verdict,
     }
 
 
-def _answered(told: dict[str, Any], planned: view.Plan, chosen: Estimate) -> Response:
+def _answered(context: dict[str, Any], planned: view.Plan, chosen: Estimate) -> Response:
     address = f"/{planned.form.address()}"
     body = planned.form.estimate()
     asked = parse_request(body)
-    shelves = view.shelves(chosen, asked.training.attention)
+    groups = view.card_groups(chosen, asked.training.attention)
     return page(
         "estimate/page.html",
-        **told,
+        **context,
         address=address,
         downloads=downloads(asked, chosen),
         errors={},
@@ -161,8 +167,8 @@ def _answered(told: dict[str, Any], planned: view.Plan, chosen: Estimate) -> Res
         request=body,
         serving_address=inference_view.address_of(planned.form),
         attention=asked.training.attention,
-        near=view.near(shelves),
-        shelves=shelves,
+        nearest=view.nearest_sizes(groups),
+        card_groups=groups,
         suggested=view.suggested(planned.form, asked, chosen),
         timeline=timeline_figure(chosen.memory),
         title=_title(planned, chosen),
@@ -170,13 +176,13 @@ def _answered(told: dict[str, Any], planned: view.Plan, chosen: Estimate) -> Res
 
 
 def _refused(
-    told: dict[str, Any], wrong: Mapping[str, str], planned: view.Plan | None, title: str = "This plan has no answer"
+    context: dict[str, Any], wrong: Mapping[str, str], planned: view.Plan | None, title: str = "This plan has no answer"
 ) -> Response:
-    form: Form = told["form"]
+    form: Form = context["form"]
     return page(
         "estimate/page.html",
         422,
-        **told,
+        **context,
         address=f"/{form.address()}",
         errors=wrong,
         estimate=None,
@@ -189,8 +195,8 @@ def _refused(
 
 
 def _title(planned: view.Plan, chosen: Estimate) -> str:
-    told = f"{planned.chosen.axes.label} on {planned.model_name}"
-    return f"{verdict.WORDS[chosen.fit.verdict]}: {told}" if chosen.fit else told
+    subject = f"{planned.chosen.axes.label} on {planned.model_name}"
+    return f"{verdict.WORDS[chosen.fit.verdict]}: {subject}" if chosen.fit else subject
 
 
 def strict(request: Request) -> Form:

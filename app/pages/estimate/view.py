@@ -96,12 +96,12 @@ def _method_groups() -> tuple[MethodGroup, ...]:
 def gpu_choices() -> tuple[tuple[str, tuple[GPU, ...]], ...]:
     """The catalogue's cards by vendor and segment, for a list of choices."""
 
-    def shelf(card: GPU) -> str:
+    def segment(card: GPU) -> str:
         return f"{card.vendor}, {card.segment}"
 
-    shelves = list(dict.fromkeys(shelf(card) for card in gpus()))
-    ordered = sorted(gpus(), key=lambda card: shelves.index(shelf(card)))
-    return tuple((name, tuple(held)) for name, held in groupby(ordered, shelf))
+    segments = list(dict.fromkeys(segment(card) for card in gpus()))
+    ordered = sorted(gpus(), key=lambda card: segments.index(segment(card)))
+    return tuple((name, tuple(group)) for name, group in groupby(ordered, segment))
 
 
 def card_id(typed: str) -> str:
@@ -143,10 +143,10 @@ class Plan:
 
     def changes(self, row: ComparisonRow) -> dict[str, str]:
         """What the form must say to plan a row: its method, and where that is refused its alternative's settings."""
-        told = {"method": row.method.name}
+        typed = {"method": row.method.name}
         if row.estimate is None and row.alternative:
-            told |= _typed(row.alternative.changes)
-        return told
+            typed |= _typed(row.alternative.changes)
+        return typed
 
 
 def planned(form: Form) -> Plan:
@@ -167,7 +167,7 @@ def planned(form: Form) -> Plan:
 class Suggested:
     """A change that saves memory, and what the form must say to plan it."""
 
-    told: Suggestion
+    suggestion: Suggestion
     changes: dict[str, str]
 
 
@@ -177,7 +177,7 @@ def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested
     def changes(each: Suggestion) -> dict[str, str]:
         return {name: value for name, value in typed_of(each.request).items() if value != form.typed[name]}
 
-    return tuple(Suggested(told=each, changes=changes(each)) for each in suggestions(request, answer))
+    return tuple(Suggested(suggestion=each, changes=changes(each)) for each in suggestions(request, answer))
 
 
 def messages(form: Form, problems: Iterable[Problem]) -> dict[str, str]:
@@ -198,7 +198,7 @@ class CardGroup:
         return self.fits[0]
 
 
-def shelves(plan: Estimate, attention: str) -> tuple[CardGroup, ...]:
+def card_groups(plan: Estimate, attention: str) -> tuple[CardGroup, ...]:
     """The plan held against every card that has its attention's kernels, by size and verdict, smallest first."""
 
     def key(fit: Fit) -> tuple[int, str]:
@@ -209,7 +209,7 @@ def shelves(plan: Estimate, attention: str) -> tuple[CardGroup, ...]:
     sizes: dict[tuple[int, str], list[Fit]] = {}
     for fit in ordered:
         sizes.setdefault(key(fit), []).append(fit)
-    return tuple(CardGroup(memory_gb=size, fits=tuple(held)) for (size, _), held in sizes.items())
+    return tuple(CardGroup(memory_gb=size, fits=tuple(fits)) for (size, _), fits in sizes.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,15 +217,15 @@ class NearestSizes:
     """The sizes around the one from which on a plan fits, and that one."""
 
     smallest: CardGroup | None
-    shelves: tuple[CardGroup, ...]
+    groups: tuple[CardGroup, ...]
 
 
-def near(told: tuple[CardGroup, ...]) -> NearestSizes:
+def nearest_sizes(groups: tuple[CardGroup, ...]) -> NearestSizes:
     """The two sizes below the smallest that fits and the five after it; the four largest where none does."""
-    first = next((i for i, shelf in enumerate(told) if shelf.least.verdict is Verdict.FITS), None)
+    first = next((i for i, group in enumerate(groups) if group.least.verdict is Verdict.FITS), None)
     if first is None:
-        return NearestSizes(smallest=None, shelves=told[-4:])
-    return NearestSizes(smallest=told[first], shelves=told[max(0, first - 2) : first + 6])
+        return NearestSizes(smallest=None, groups=groups[-4:])
+    return NearestSizes(smallest=groups[first], groups=groups[max(0, first - 2) : first + 6])
 
 
 def changed(changes: Mapping[str, object]) -> str:
@@ -237,7 +237,7 @@ def _worded(loc: str, value: object) -> str:
     if loc == "method.name":
         return AXES[str(value)].label
     field = FIELDS[loc.rsplit(".", 1)[-1]]
-    label = field.told.setting.label
+    label = field.declared.setting.label
     label = label[0].lower() + label[1:] if label[1:2].islower() else label
     if isinstance(value, bool):
         return f"with {label}" if value else f"without {label}"
@@ -251,7 +251,7 @@ def labels() -> dict[str, str]:
         "model": "Model",
         "config": "config.json",
         "method": "Method",
-        **{name: field.told.setting.label for name, field in FIELDS.items()},
+        **{name: field.declared.setting.label for name, field in FIELDS.items()},
     }
 
 

@@ -68,7 +68,7 @@ def post_import(request: Request, typed: FormFields) -> Response:
     The address is what Back leads to, and of a good file it keeps the card alone: the file says the rest.
     """
     form, box = _imported(typed)
-    kept = {name: value for name, value in form.told().items() if box.wrong or name in CARD}
+    kept = {name: value for name, value in form.differing().items() if box.wrong or name in CARD}
     address = f"/import?{urlencode({**kept, FILE: box.content})}"
     if len(address) <= LONGEST_ADDRESS:
         return RedirectResponse(address, 303)
@@ -81,8 +81,8 @@ def _imported(typed: list[tuple[str, str]]) -> tuple[Form, estimate_routes.Impor
     try:
         imported = imports.read(content)
     except PlanError as error:
-        told = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
-        return form, estimate_routes.ImportBox(content=content, wrong=told)
+        message = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
+        return form, estimate_routes.ImportBox(content=content, wrong=message)
     card = {name: form.typed[name] for name in CARD}
     return filled(imported.request).changed(**card), estimate_routes.ImportBox(content=content, imported=imported)
 
@@ -95,8 +95,8 @@ def _file(name: str, form: Form) -> Response:
     try:
         file = export(parse_request(form.estimate()), name)
     except PlanError as error:
-        told = "; ".join(problem.msg for problem in error.problems)
-        return estimate_routes.error_page(422, "No file for this plan", told)
+        message = "; ".join(problem.msg for problem in error.problems)
+        return estimate_routes.error_page(422, "No file for this plan", message)
     return _attached(file.filename, file.content, file.media_type)
 
 

@@ -49,7 +49,7 @@ def get_inference_json(request: Request) -> Response:
 
 def serving_page(form: view.ServingForm) -> Response:
     """The page of serving: with its answer, or with what is wrong beside everything typed."""
-    told: dict[str, Any] = {
+    context: dict[str, Any] = {
         "address": f"/inference{form.address()}",
         "form": form,
         "gpu_choices": estimate_view.gpu_choices(),
@@ -59,12 +59,12 @@ def serving_page(form: view.ServingForm) -> Response:
         "models": catalogue.models(),
         "serving": view,
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
-        "words": verdict,
+        "verdict_text": verdict,
     }
     try:
         answer = answer_to(parse_inference(form.body()))
     except PlanError as error:
         wrong = view.messages(form, error.problems)
-        return page("inference/page.html", 422, **told, answer=None, errors=wrong, title="This can't be served so")
+        return page("inference/page.html", 422, **context, answer=None, errors=wrong, title="This can't be served so")
     gauge = verdict.drawn(view.parts(answer), answer.fit)
-    return page("inference/page.html", **told, answer=answer, errors={}, gauge=gauge, title=view.title(answer))
+    return page("inference/page.html", **context, answer=answer, errors={}, gauge=gauge, title=view.title(answer))

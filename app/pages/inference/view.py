@@ -61,14 +61,14 @@ FIRST: dict[str, str] = {
 
 DEFAULTS: dict[str, str] = {
     **FIRST,
-    **{name: field.text(field.told.default) for name, field in FIELDS.items() if name not in FIRST},
+    **{name: field.text(field.declared.default) for name, field in FIELDS.items() if name not in FIRST},
 }
 
 LABELS: dict[str, str] = {
     "model": "Model",
     "config": "config.json",
     "method": "Method",
-    **{name: field.told.setting.label for name, field in FIELDS.items()},
+    **{name: field.declared.setting.label for name, field in FIELDS.items()},
 }
 
 
@@ -92,10 +92,10 @@ class ServingForm:
     def address(self, **changes: str) -> str:
         """The query that leads to this answer, with changes: what differs from the first view."""
         typed = {**self.typed, **changes}
-        told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if told.get("config", "").strip():
-            told.pop("model", None)
-        return f"?{urlencode(told)}" if told else ""
+        query = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
+        if query.get("config", "").strip():
+            query.pop("model", None)
+        return f"?{urlencode(query)}" if query else ""
 
     def body(self) -> dict[str, Any]:
         """The body of the request.
@@ -142,7 +142,7 @@ def _input_of(loc: str) -> str:
         return "method"
     if loc == "device":
         return "gpu"
-    return next((field.name for field in FIELDS.values() if field.told.name == parts[-1]), "")
+    return next((field.name for field in FIELDS.values() if field.declared.name == parts[-1]), "")
 
 
 def model_name(answer: Inference) -> str:
@@ -152,12 +152,12 @@ def model_name(answer: Inference) -> str:
 
 def how(answer: Inference) -> str:
     """How it is served, in words."""
-    told = answer.serving
-    prompts = "1 prompt" if told.batch_size == 1 else f"{number(told.batch_size)} prompts"
-    tasks = "" if told.tasks == 1 else f", {number(told.tasks)} tasks on the card"
-    merged = ", merged" if told.merged else ""
-    answers = f"{number(told.max_new_tokens)} more generated"
-    return f"{prompts} of {number(told.context_length)} tokens, {answers}{tasks}{merged}"
+    serving = answer.serving
+    prompts = "1 prompt" if serving.batch_size == 1 else f"{number(serving.batch_size)} prompts"
+    tasks = "" if serving.tasks == 1 else f", {number(serving.tasks)} tasks on the card"
+    merged = ", merged" if serving.merged else ""
+    answers = f"{number(serving.max_new_tokens)} more generated"
+    return f"{prompts} of {number(serving.context_length)} tokens, {answers}{tasks}{merged}"
 
 
 def sentence(answer: Inference) -> str:
@@ -169,8 +169,10 @@ def why(answer: Inference) -> str:
     """When the peak is, and what is largest then."""
     memory = answer.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
-    told = " and ".join(f"{COMPONENTS[part.name].label.lower()} ({size(part.bytes)})" for part in largest)
-    return f"The peak is in the pass of {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {told}."
+    largest_parts = " and ".join(f"{COMPONENTS[part.name].label.lower()} ({size(part.bytes)})" for part in largest)
+    return (
+        f"The peak is in the pass of {PASSES[memory.peak_pass]}, at “{memory.peak_operation}”: mostly {largest_parts}."
+    )
 
 
 def parts(answer: Inference) -> tuple[Part, ...]:
@@ -180,5 +182,5 @@ def parts(answer: Inference) -> tuple[Part, ...]:
 
 def title(answer: Inference) -> str:
     """The page's title."""
-    told = f"serving {AXES[answer.method.name].label} of {model_name(answer)}"
-    return f"{WORDS[answer.fit.verdict]}: {told}" if answer.fit else f"{told[:1].upper()}{told[1:]}"
+    subject = f"serving {AXES[answer.method.name].label} of {model_name(answer)}"
+    return f"{WORDS[answer.fit.verdict]}: {subject}" if answer.fit else f"{subject[:1].upper()}{subject[1:]}"

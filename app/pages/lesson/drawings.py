@@ -70,8 +70,8 @@ class Level:
 
 def levels() -> tuple[Level, ...]:
     """The sixteen."""
-    told = zip(nf4.levels(), nf4.bin_masses(), strict=True)
-    return tuple(Level(number=i, level=level, share=share) for i, (level, share) in enumerate(told))
+    shares = zip(nf4.levels(), nf4.bin_masses(), strict=True)
+    return tuple(Level(number=i, level=level, share=share) for i, (level, share) in enumerate(shares))
 
 
 @cache
@@ -85,9 +85,9 @@ def levels_figure() -> str:
             x=xs, y=[round(bell.pdf(x), 4) for x in xs], mode="lines", meta="series-1", name="density", hoverinfo="skip"
         )
     )
-    told = levels()
-    tops = [round(bell.pdf(each.level), 4) for each in told]
-    places = [round(each.level, 4) for each in told]
+    drawn = levels()
+    tops = [round(bell.pdf(each.level), 4) for each in drawn]
+    places = [round(each.level, 4) for each in drawn]
     figure.add_trace(_stems(places, tops))
     figure.add_trace(
         go.Scatter(
@@ -97,7 +97,7 @@ def levels_figure() -> str:
             marker={"size": 8},
             meta="series-2",
             name="levels",
-            customdata=[[each.number, f"{100 * each.share:.2f} %"] for each in told],
+            customdata=[[each.number, f"{100 * each.share:.2f} %"] for each in drawn],
             hovertemplate="level %{customdata[0]}: %{x}<br>takes %{customdata[1]}<extra></extra>",
         )
     )
@@ -121,12 +121,12 @@ def _stems(xs: list[float], ys: list[float]) -> go.Scatter:
 @cache
 def shares_figure() -> str:
     """The share of a Gaussian that rounds to each level, beside a sixteenth."""
-    told = levels()
+    drawn = levels()
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(
         go.Bar(
-            x=[f"{each.level:.3f}" for each in told],
-            y=[round(100 * each.share, 3) for each in told],
+            x=[f"{each.level:.3f}" for each in drawn],
+            y=[round(100 * each.share, 3) for each in drawn],
             meta="series-2",
             hovertemplate="level %{x}<br>%{y:.2f} %<extra></extra>",
         )
@@ -164,7 +164,7 @@ def shared(curve: CurveAnswer) -> bool:
     return len({series.x for series in curve.series}) == 1
 
 
-def told(table: TableAnswer) -> tuple[dict[str, int | float | str | None], ...]:
+def non_zero_rows(table: TableAnswer) -> tuple[dict[str, int | float | str | None], ...]:
     """A table's rows, without those that have nothing but zeros."""
     return tuple(row for row in table.rows if any(value and not isinstance(value, str) for value in row.values()))
 
@@ -194,7 +194,7 @@ def _bars(series: Series, i: int) -> go.Bar:
 
 
 def _points(series: Series, i: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    trace: dict[str, Any] = {
         "x": list(series.x),
         "y": list(series.y),
         "name": series.name,
@@ -202,14 +202,14 @@ def _points(series: Series, i: int) -> dict[str, Any]:
         "hovertemplate": f"{series.name}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
     }
     if series.low and series.high and len(series.x) <= MANY:
-        told["error_y"] = {
+        trace["error_y"] = {
             "type": "data",
             "symmetric": False,
             "array": _apart(series.high, series.y),
             "arrayminus": _apart(series.y, series.low),
             "thickness": 1.5,
         }
-    return told
+    return trace
 
 
 def _apart(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> list[float | None]:

@@ -46,20 +46,20 @@ class ChapterForm:
     typed: Mapping[str, str]
     unknown: tuple[str, ...] = ()
 
-    def told(self) -> dict[str, str]:
+    def differing(self) -> dict[str, str]:
         """What differs from the lesson's own numbers."""
         usual = defaults(self.chapter)
         return {name: value for name, value in self.typed.items() if value != usual[name]}
 
     def address(self) -> str:
         """The query that leads to this."""
-        told = self.told()
-        return f"?{urlencode(told)}" if told else ""
+        query = self.differing()
+        return f"?{urlencode(query)}" if query else ""
 
     def elsewhere(self, worked: Worked) -> dict[str, str]:
         """What is typed into the chapter's other examples, which a form carries along."""
         own = {field.name for field in fields_of(worked)}
-        return {name: value for name, value in self.told().items() if name not in own}
+        return {name: value for name, value in self.differing().items() if name not in own}
 
     def tried(self) -> tuple[Tried, ...]:
         """Every worked example with what is typed for it."""
@@ -70,15 +70,15 @@ class ChapterForm:
 def fields_of(worked: Worked) -> tuple[Field, ...]:
     """An example's inputs; the example's name stands before each, since a page has several examples."""
     return tuple(
-        Field(part=worked.name, told=replace(told, name=f"{worked.name}-{told.name}"))
-        for told in declared(worked.settings)
+        Field(part=worked.name, declared=replace(declaration, name=f"{worked.name}-{declaration.name}"))
+        for declaration in declared(worked.settings)
     )
 
 
 @cache
 def defaults(chapter: Chapter) -> dict[str, str]:
     """The lesson's own numbers, as the inputs show them."""
-    return {field.name: field.text(field.told.default) for worked in chapter.worked for field in fields_of(worked)}
+    return {field.name: field.text(field.declared.default) for worked in chapter.worked for field in fields_of(worked)}
 
 
 def read(chapter: Chapter, pairs: Iterable[tuple[str, str]]) -> ChapterForm:
@@ -103,8 +103,8 @@ def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
 def _messages(worked: Worked, problems: Iterable[Problem]) -> dict[str, str]:
     """What is wrong, by input; what is of no single input stands under the empty name."""
     known = {field.name for field in fields_of(worked)}
-    told: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for problem in problems:
         names = [f"{worked.name}-{part}" for part in reversed(problem.loc.split("."))]
-        told.setdefault(next((name for name in names if name in known), ""), problem.msg)
-    return told
+        messages.setdefault(next((name for name in names if name in known), ""), problem.msg)
+    return messages

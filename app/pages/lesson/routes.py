@@ -102,10 +102,10 @@ def _chapter(name: str) -> Chapter:
 def _shown(tried: Tried) -> dict[str, Any]:
     """The comparison's table and chart."""
     if tried.settings is None or tried.errors:
-        return {"rows": (), "costs": COSTS, "figure": None, "held": {}}
+        return {"rows": (), "costs": COSTS, "figure": None, "chart_components": {}}
     rows = table(tried.settings)
     plans = {row.row.axes.label: row.estimate for row in rows if row.estimate is not None}
     fit = next((plan.fit for plan in plans.values() if plan.fit), None)
-    named = {part.words.name for plan in plans.values() for part in parts(plan.memory)}
-    held = {name: words for name, words in COMPONENTS.items() if name in named}
-    return {"rows": rows, "costs": COSTS, "figure": methods_figure(plans, fit), "held": held}
+    named = {part.component.name for plan in plans.values() for part in parts(plan.memory)}
+    components = {name: component for name, component in COMPONENTS.items() if name in named}
+    return {"rows": rows, "costs": COSTS, "figure": methods_figure(plans, fit), "chart_components": components}

@@ -21,13 +21,13 @@ router = APIRouter(include_in_schema=False)
 def get_limits(request: Request) -> Response:
     """The largest batch, sequence, rank, ... that fits, and the map of what fits, for the plan in the address."""
     form = read(request.query_params.multi_items())
-    told: dict[str, Any] = {"form": form, "labels": estimate_view.labels()}
+    context: dict[str, Any] = {"form": form, "labels": estimate_view.labels()}
     try:
         found = room_of(form.estimate())
     except PlanError as error:
         wrong = estimate_view.messages(form, error.problems)
-        return page("limits/page.html", 422, **told, room=None, problems=wrong, title="This plan has no limits")
-    return page("limits/page.html", **told, room=found, problems={}, title="The largest that fits")
+        return page("limits/page.html", 422, **context, room=None, problems=wrong, title="This plan has no limits")
+    return page("limits/page.html", **context, room=found, problems={}, title="The largest that fits")
 
 
 @router.get("/limits.json")

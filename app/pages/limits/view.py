@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from app.api.answers.estimate import Answer, told
+from app.api.answers.estimate import Answer, described
 from app.api.answers.limits import LimitsAnswer, answer_of, limits_of
 from calculator.devices import Verdict
 from calculator.estimate.request import parse_request
@@ -14,27 +14,27 @@ from calculator.limits.limits import Limit
 class CellAnswer(Answer):
     """The plan at one micro-batch and one sequence length."""
 
-    micro_batch_size: int = told("Sequences per step and device.", 4)
-    sequence_length: int = told("Tokens per sequence.", 2048)
-    verdict: Verdict | None = told("Whether it fits; null where it is refused.", "fits")
-    required_bytes: int | None = told("What it requires of the card; null where it is refused.", 21_494_661_120)
-    headroom_bytes: int | None = told("Usable less required; null where it is refused.", 3_756_097_536)
-    reason: str = told("Why it is refused; empty where it is not.", "")
+    micro_batch_size: int = described("Sequences per step and device.", 4)
+    sequence_length: int = described("Tokens per sequence.", 2048)
+    verdict: Verdict | None = described("Whether it fits; null where it is refused.", "fits")
+    required_bytes: int | None = described("What it requires of the card; null where it is refused.", 21_494_661_120)
+    headroom_bytes: int | None = described("Usable less required; null where it is refused.", 3_756_097_536)
+    reason: str = described("Why it is refused; empty where it is not.", "")
 
 
 class FitMapAnswer(Answer):
     """A row a sequence length, a column a micro-batch."""
 
-    micro_batch_sizes: tuple[int, ...] = told("The columns.", [1, 2, 4])
-    sequence_lengths: tuple[int, ...] = told("The rows.", [1024, 2048, 4096])
-    rows: tuple[tuple[CellAnswer, ...], ...] = told("The cells, row by row.", [[{"verdict": "fits"}]])
+    micro_batch_sizes: tuple[int, ...] = described("The columns.", [1, 2, 4])
+    sequence_lengths: tuple[int, ...] = described("The rows.", [1024, 2048, 4096])
+    rows: tuple[tuple[CellAnswer, ...], ...] = described("The cells, row by row.", [[{"verdict": "fits"}]])
 
 
 class RoomAnswer(Answer):
     """The largest value of each setting that a plan can be solved for, and the map of what fits."""
 
-    limits: tuple[LimitsAnswer, ...] = told("A limit a setting.", [{"solve_for": "r", "value": 1064}])
-    map: FitMapAnswer = told("Micro-batches by sequence lengths.", {"micro_batch_sizes": [1, 2, 4]})
+    limits: tuple[LimitsAnswer, ...] = described("A limit a setting.", [{"solve_for": "r", "value": 1064}])
+    map: FitMapAnswer = described("Micro-batches by sequence lengths.", {"micro_batch_sizes": [1, 2, 4]})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

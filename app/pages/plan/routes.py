@@ -44,7 +44,7 @@ def get_needs_json(request: Request) -> Response:
 
 def needs_page(form: view.NeedsForm) -> Response:
     """The page of needs: with what fits, or with what is wrong beside everything typed."""
-    told: dict[str, Any] = {
+    context: dict[str, Any] = {
         "changed": changed,
         "address": f"/plan{form.address()}",
         "form": form,
@@ -58,5 +58,5 @@ def needs_page(form: view.NeedsForm) -> Response:
         answer = view.planned(form)
     except PlanError as error:
         wrong = view.messages(form, error.problems)
-        return page("plan/page.html", 422, **told, answer=None, errors=wrong, title="These needs have no answer")
-    return page("plan/page.html", **told, answer=answer, errors={}, title=view.sentence(answer.plans[0]))
+        return page("plan/page.html", 422, **context, answer=None, errors=wrong, title="These needs have no answer")
+    return page("plan/page.html", **context, answer=answer, errors={}, title=view.sentence(answer.plans[0]))

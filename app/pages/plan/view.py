@@ -40,7 +40,7 @@ DEFAULTS: dict[str, str] = {
     "gpu": "rtx-4090",
     "memory_gib": "",
     "gpus": "",
-    **{field.name: field.text(field.told.default) for field in NEEDS},
+    **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
 }
 
@@ -48,9 +48,9 @@ LABELS: dict[str, str] = {
     "model": "Model",
     "config": "config.json",
     "gpu": "GPU",
-    "memory_gib": MEMORY.told.setting.label,
+    "memory_gib": MEMORY.declared.setting.label,
     "gpus": "More cards",
-    **{field.name: field.told.setting.label for field in NEEDS},
+    **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
 }
 
@@ -65,10 +65,10 @@ class NeedsForm:
     def address(self, **changes: str) -> str:
         """The query that leads to this plan, with changes: what differs from the first view."""
         typed = {**self.typed, **changes}
-        told = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if told.get("config", "").strip():
-            told.pop("model", None)
-        return f"?{urlencode(told)}" if told else ""
+        query = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
+        if query.get("config", "").strip():
+            query.pop("model", None)
+        return f"?{urlencode(query)}" if query else ""
 
     @property
     def card(self) -> str:
@@ -83,10 +83,10 @@ class NeedsForm:
         """
         devices = [device for _, device in self._devices()]
         cards = {"device": devices[0] if devices else {}} if len(devices) < 2 else {"devices": devices}
-        told = form.said(NEEDS, self.typed)
+        needs = form.said(NEEDS, self.typed)
         if self.typed["priorities"].strip() in ("", DEFAULTS["priorities"]):
-            told.pop("priorities", None)
-        return {**self._models(), **cards, "needs": told}
+            needs.pop("priorities", None)
+        return {**self._models(), **cards, "needs": needs}
 
     def input_of(self, loc: str) -> str:
         """The input that a path in the request speaks of; empty where it is of no single one."""
@@ -113,9 +113,9 @@ class NeedsForm:
     def _devices(self) -> list[tuple[str, dict[str, Any]]]:
         """Each device with the input that it is typed in."""
         first = {"gpu": self.typed["gpu"].strip() or None, "memory_bytes": MEMORY.value(self.typed["memory_gib"])}
-        told = {name: value for name, value in first.items() if value is not None}
+        card = {name: value for name, value in first.items() if value is not None}
         more = [name.strip() for name in re.split(r"[,\n]", self.typed["gpus"]) if name.strip()]
-        one = [("gpu" if "gpu" in told else "memory_gib", told)] if told else []
+        one = [("gpu" if "gpu" in card else "memory_gib", card)] if card else []
         return [*one, *(("gpus", {"gpu": name}) for name in more)]
 
 
@@ -158,7 +158,7 @@ def _plan_of(request: Request) -> form.Form:
     reference = request.model
     config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
     typed = {**form.DEFAULTS, "model": reference.id or "", "config": config, **form.typed_of(request)}
-    typed |= {field.name: field.text(getattr(request.device, field.told.name)) for field in DEVICE}
+    typed |= {field.name: field.text(getattr(request.device, field.declared.name)) for field in DEVICE}
     return form.Form(typed=typed)
 
 
@@ -217,7 +217,7 @@ def counted(fitting: int) -> str:
 
 def sentence(part: DevicePlan) -> str:
     """What came of a plan, in a sentence."""
-    told = f"{part.model} on {device_name(part)}"
+    subject = f"{part.model} on {device_name(part)}"
     if not part.configurations:
-        return f"{told}: nothing that meets these needs fits."
-    return f"{told}: {counted(len(part.configurations))}, first {part.configurations[0].label}."
+        return f"{subject}: nothing that meets these needs fits."
+    return f"{subject}: {counted(len(part.configurations))}, first {part.configurations[0].label}."

@@ -35,12 +35,12 @@ TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 def measurements_figure(rows: Iterable[PublishedRow]) -> str:
     """Points by statistic, filled where a request says the run whole; on the line, both figures are the same."""
-    told = [row for row in rows if row.predicted_bytes and row.measured_bytes]
+    measured = [row for row in rows if row.predicted_bytes and row.measured_bytes]
     figure = go.Figure(layout={"template": go.layout.Template()})
-    figure.add_trace(_equal(told))
+    figure.add_trace(_equal(measured))
     for statistic, words in STATISTICS.items():
         for expressed, mark in (("whole", ""), ("in part", "-open")):
-            chosen = [row for row in told if (row.statistic, row.expressed) == (statistic, expressed)]
+            chosen = [row for row in measured if (row.statistic, row.expressed) == (statistic, expressed)]
             if chosen:
                 name = words if expressed == "whole" else f"{words}, said in part"
                 figure.add_trace(_points(chosen, name, statistic, SYMBOLS[statistic] + mark))
@@ -48,8 +48,8 @@ def measurements_figure(rows: Iterable[PublishedRow]) -> str:
     return embedded(figure)
 
 
-def _equal(told: list[PublishedRow]) -> go.Scatter:
-    sizes = [gib(each) for row in told for each in (row.predicted_bytes or 0, row.measured_bytes or 0)]
+def _equal(rows: list[PublishedRow]) -> go.Scatter:
+    sizes = [gib(each) for row in rows for each in (row.predicted_bytes or 0, row.measured_bytes or 0)]
     ends = [min(sizes, default=1) * 0.9, max(sizes, default=1) * 1.1]
     return go.Scatter(
         x=ends, y=ends, mode="lines", line={"dash": "dot", "width": 1}, name="equal", hoverinfo="skip", meta="ink"

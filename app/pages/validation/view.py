@@ -44,7 +44,7 @@ class Worst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsaid:
+class Unexpressed:
     """Figures of a source that a request says in part, or not, and how many of them each reason concerns."""
 
     source: str
@@ -64,26 +64,26 @@ class Environment:
     figures: int
 
 
-def shown(told: PublishedAnswer | None) -> dict[str, Any]:
+def shown(published: PublishedAnswer | None) -> dict[str, Any]:
     """What the page's templates show of the published results."""
-    if told is None:
+    if published is None:
         return {"published": None}
-    said = whole(told)
-    in_part = tuple(row for row in told.rows if row.expressed == "in part" and row.error is not None)
+    said = whole(published)
+    in_part = tuple(row for row in published.rows if row.expressed == "in part" and row.error is not None)
     return {
-        "published": told,
+        "published": published,
         "whole": said,
         "in_part": in_part,
         "figure": measurements_figure((*said, *in_part)),
         "worst": worst(said),
-        "said_in_part": unsaid(told, "in part"),
-        "not_said": unsaid(told, "not"),
+        "partly_expressed": unexpressed(published, "in part"),
+        "not_expressed": unexpressed(published, "not"),
         "environments": environments(said),
         "groups": GROUPS,
         "marks": PATHS,
-        "titles": {source.name: source.title for source in told.sources},
-        "words": {
-            "source": {source.name: source.title for source in told.sources},
+        "titles": {source.name: source.title for source in published.sources},
+        "labels": {
+            "source": {source.name: source.title for source in published.sources},
             "method": LABELS,
             "statistic": STATISTICS,
             "phase": PHASES,
@@ -91,9 +91,9 @@ def shown(told: PublishedAnswer | None) -> dict[str, Any]:
     }
 
 
-def whole(told: PublishedAnswer) -> tuple[PublishedRow, ...]:
+def whole(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
     """Every figure that a request says whole, as the file has them."""
-    return tuple(row for row in told.rows if row.expressed == "whole" and row.error is not None)
+    return tuple(row for row in published.rows if row.expressed == "whole" and row.error is not None)
 
 
 def worst(rows: Iterable[PublishedRow]) -> tuple[Worst, ...]:
@@ -110,18 +110,18 @@ def _worst(rows: tuple[PublishedRow, ...]) -> Worst:
     return Worst(rows=rows, lowest_error=min(errors), highest_error=max(errors))
 
 
-def unsaid(told: PublishedAnswer, expressed: str) -> tuple[Unsaid, ...]:
+def unexpressed(published: PublishedAnswer, expressed: str) -> tuple[Unexpressed, ...]:
     """By source, the figures that a request says in part, or not at all."""
     by_source: defaultdict[str, list[PublishedRow]] = defaultdict(list)
-    for row in told.rows:
+    for row in published.rows:
         if row.expressed == expressed:
             by_source[row.source].append(row)
-    return tuple(_unsaid(source, rows) for source, rows in by_source.items())
+    return tuple(_unexpressed(source, rows) for source, rows in by_source.items())
 
 
-def _unsaid(source: str, rows: list[PublishedRow]) -> Unsaid:
+def _unexpressed(source: str, rows: list[PublishedRow]) -> Unexpressed:
     errors = [row.error for row in rows if row.error is not None]
-    return Unsaid(
+    return Unexpressed(
         source=source,
         figures=len(rows),
         reasons=tuple(Counter(reason for row in rows for reason in row.differs).most_common()),
@@ -159,9 +159,9 @@ class Step:
         return round(self.estimated_bytes / self.measured_bytes - 1, 6)
 
 
-def steps(told: MeasuredAnswer) -> tuple[Step, ...]:
+def steps(device: MeasuredAnswer) -> tuple[Step, ...]:
     """Every figure of the steps of a device."""
-    return tuple(_step(step, statistic, *figures) for step in told.steps for statistic, figures in _figures(step))
+    return tuple(_step(step, statistic, *figures) for step in device.steps for statistic, figures in _figures(step))
 
 
 def _figures(step: dict[str, Any]) -> list[tuple[str, tuple[int, int]]]:

@@ -156,9 +156,9 @@ def test_the_gpus_are_listed_with_sources(client):
 def test_the_methods_are_listed_with_their_inputs(client):
     listed = {method["name"]: method for method in client.get("/api/v1/methods").json()["methods"]}
     assert list(listed) == list(METHODS)
-    r = next(told for told in listed["lora"]["settings"] if told["name"] == "r")
+    r = next(setting for setting in listed["lora"]["settings"] if setting["name"] == "r")
     assert (r["default"], r["minimum"]) == (8, 1)
-    quant = next(told for told in listed["qlora"]["settings"] if told["name"] == "quant_type")
+    quant = next(setting for setting in listed["qlora"]["settings"] if setting["name"] == "quant_type")
     assert quant["choices"] == ["nf4", "fp4"]
 
 

@@ -17,18 +17,20 @@ CARDS = ("t4", "rtx-4060", "rtx-4090", "a100-sxm4-80gb", "h200")
 
 def some(kind, chance, share):
     """Some of a kind's settings, at a choice, a limit or a value between."""
-    return {told.name: value(told, chance) for told in declared(kind) if chance.random() < share}
+    return {declaration.name: value(declaration, chance) for declaration in declared(kind) if chance.random() < share}
 
 
-def value(told, chance):
-    if told.choices:
-        return chance.choice(told.choices)
-    if isinstance(told.default, bool):
+def value(declaration, chance):
+    if declaration.choices:
+        return chance.choice(declaration.choices)
+    if isinstance(declaration.default, bool):
         return chance.random() < 0.5
-    low, high = told.setting.minimum, told.setting.maximum
+    low, high = declaration.setting.minimum, declaration.setting.maximum
     if low is None or high is None:
-        return told.default
-    return chance.choice([type(told.default or 0)(low), type(told.default or 0)(high), told.default])
+        return declaration.default
+    return chance.choice(
+        [type(declaration.default or 0)(low), type(declaration.default or 0)(high), declaration.default]
+    )
 
 
 def estimate(body, chance):

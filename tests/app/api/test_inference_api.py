@@ -26,27 +26,27 @@ def answered(client, body):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_answered_with_components_that_sum_to_the_peak(client, name):
-    told = answered(client, {**BODY, "method": {"name": name}}).json()
-    memory = told["memory"]
+    answer = answered(client, {**BODY, "method": {"name": name}}).json()
+    memory = answer["memory"]
     assert sum(part["bytes"] for part in memory["components"]) == memory["peak_allocated_bytes"]
     assert all(part["formula"] and part["substituted"] and part["source"] for part in memory["components"])
     assert max(each["peak_bytes"] for each in memory["passes"]) == memory["peak_allocated_bytes"]
-    assert told["fit"]["usable_bytes"] - memory["required_bytes"] == told["fit"]["headroom_bytes"]
-    assert told["method"]["name"] == name
-    assert told["serving"]["tasks"] == 20
+    assert answer["fit"]["usable_bytes"] - memory["required_bytes"] == answer["fit"]["headroom_bytes"]
+    assert answer["method"]["name"] == name
+    assert answer["serving"]["tasks"] == 20
 
 
 def test_without_a_method_the_base_model_is_served(client):
-    told = answered(client, {"model": "openai-community/gpt2"}).json()
-    assert (told["method"], told["fit"], told["merge"]) == ({"name": "full"}, None, None)
-    assert [cost["added"] for cost in told["costs"]] == [0, 0, 0, 0]
+    answer = answered(client, {"model": "openai-community/gpt2"}).json()
+    assert (answer["method"], answer["fit"], answer["merge"]) == ({"name": "full"}, None, None)
+    assert [cost["added"] for cost in answer["costs"]] == [0, 0, 0, 0]
 
 
 def test_merging_is_told_with_what_it_loses(client):
     method = {"name": "qlora", "target_modules": "all-linear"}
-    told = answered(client, {**BODY, "method": method, "serving": {"merged": True}}).json()
-    assert told["merge"]["rows"][0]["name"] == "weight, dequantised"
-    assert told["merge"]["loss"] in told["warnings"]
+    answer = answered(client, {**BODY, "method": method, "serving": {"merged": True}}).json()
+    assert answer["merge"]["rows"][0]["name"] == "weight, dequantised"
+    assert answer["merge"]["loss"] in answer["warnings"]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_every_input_has_its_option(capsys):
     with pytest.raises(SystemExit) as left:
         main(["inference", "--help"])
     assert left.value.code == 0
-    told = capsys.readouterr().out
-    assert [name for name in FIELDS if f"--{name}" not in told] == []
+    output = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in output] == []
 
 
 def test_options_are_the_request_of_the_api(client, capsys):
@@ -96,9 +96,9 @@ def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_pat
 
 def test_the_text_says_what_fills_the_card_and_what_it_costs(capsys):
     assert main(["inference", *OPTIONS]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):
-        assert words in told
+        assert words in output
 
 
 def test_the_status_says_whether_it_fits(capsys):

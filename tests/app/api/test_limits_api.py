@@ -32,11 +32,11 @@ def test_the_whole_estimate_of_the_value_stands_beside_it(client, plan, limits):
 
 
 def test_a_rank_that_ends_at_a_matrix_is_answered_with_the_estimate_of_it(client, plan, limits):
-    told = {"device": {"gpu": "h200"}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
-    answer = limits(**told).json()
+    changes = {"device": {"gpu": "h200"}, "method": {"name": "lora", "target_modules": ["q_proj"]}}
+    answer = limits(**changes).json()
     assert (answer["bound"]["by"], answer["value"]) == ("matrix", 4096)
-    told["method"]["r"] = answer["value"]
-    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, **told}).json()
+    changes["method"]["r"] = answer["value"]
+    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, **changes}).json()
 
 
 def test_nothing_that_fits_is_an_answer_too(limits):
@@ -66,12 +66,12 @@ def test_a_refused_limit_names_its_field(limits, changes, loc):
 
 def test_the_page_tells_the_limits_that_the_api_answers(client, plan):
     text = client.get("/limits").text
-    for told in client.get("/limits.json").json()["limits"]:
-        name, value = told["solve_for"], told["value"]
-        assert told == client.post("/api/v1/limits", json={**plan, "solve_for": name}).json()
+    for limit in client.get("/limits.json").json()["limits"]:
+        name, value = limit["solve_for"], limit["value"]
+        assert limit == client.post("/api/v1/limits", json={**plan, "solve_for": name}).json()
         assert f'<a href="/?{name}={value}">{value:,}</a>' in text
-        assert f'value="{told["at"]["required_bytes"]}"' in text
-        assert told["guarantee"] in text
+        assert f'value="{limit["at"]["required_bytes"]}"' in text
+        assert limit["guarantee"] in text
 
 
 def test_the_plans_page_leads_to_its_limits(client):

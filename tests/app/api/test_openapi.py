@@ -58,9 +58,9 @@ def test_every_field_of_every_body_has_a_description_and_an_example(document):
     missing = [
         f"{name}.{field} lacks {need}"
         for name, schema in schemas.items()
-        for field, told in schema.get("properties", {}).items()
+        for field, description in schema.get("properties", {}).items()
         for need in ("description", "examples")
-        if not told.get(need)
+        if not description.get(need)
     ]
     assert missing == []
     assert len(schemas) > 20
@@ -111,12 +111,12 @@ def test_the_inputs_are_those_that_the_calculator_declares():
         "serving": ServingModel,
     }
     for name, cls in {**METHODS, "training": Training, "device": Device, "needs": Needs, "serving": Serving}.items():
-        fields = {field: told for field, told in models[name].model_fields.items() if field != "name"}
-        assert list(fields) == [told.name for told in declared(cls)]
-        for told in declared(cls):
-            assert fields[told.name].default == told.default
-            assert fields[told.name].title == told.setting.label
-            assert fields[told.name].description.startswith(told.setting.help)
+        fields = {field: declaration for field, declaration in models[name].model_fields.items() if field != "name"}
+        assert list(fields) == [declaration.name for declaration in declared(cls)]
+        for declaration in declared(cls):
+            assert fields[declaration.name].default == declaration.default
+            assert fields[declaration.name].title == declaration.setting.label
+            assert fields[declaration.name].description.startswith(declaration.setting.help)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,15 @@ def accepted_by_the_calculator(read, value):
 def drawn(cls):
     """Objects that are mostly of a declared shape: each field a choice, a limit, or anything."""
     fields = {}
-    for told in declared(cls):
-        likely = [told.default, *told.choices, told.setting.minimum, told.setting.maximum, told.setting.example]
-        fields[told.name] = st.sampled_from([list(v) if isinstance(v, tuple) else v for v in likely]) | VALUES
+    for declaration in declared(cls):
+        likely = [
+            declaration.default,
+            *declaration.choices,
+            declaration.setting.minimum,
+            declaration.setting.maximum,
+            declaration.setting.example,
+        ]
+        fields[declaration.name] = st.sampled_from([list(v) if isinstance(v, tuple) else v for v in likely]) | VALUES
     return st.fixed_dictionaries({}, optional=fields)
 
 

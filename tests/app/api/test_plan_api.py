@@ -43,9 +43,9 @@ def test_a_configuration_says_what_it_is_what_it_costs_and_why(tasks):
 
 
 def test_what_is_not_proposed_says_why_and_by_which_rule(tasks):
-    told = {out["method"]: out["rule"]["name"] for out in tasks["ruled_out"]}
-    assert told["full"] == "copy_per_task"
-    assert told["adapter"] == "fits"
+    rules = {out["method"]: out["rule"]["name"] for out in tasks["ruled_out"]}
+    assert rules["full"] == "copy_per_task"
+    assert rules["adapter"] == "fits"
 
 
 def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, nothing):

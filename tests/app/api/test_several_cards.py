@@ -44,8 +44,8 @@ def test_every_endpoint_refuses_several_cards_in_the_same_words(client, name, as
 def test_a_sweep_tells_each_such_point_the_same(client):
     grid = {"device.count": [1, 2], "device.sharding": ["none", "ddp"]}
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
-    told = [{each["msg"] for each in json.loads(line)["problems"]} for line in lines]
-    assert told == [set(), {ONE_CARD}, {ONE_CARD}, {ONE_CARD}]
+    messages = [{each["msg"] for each in json.loads(line)["problems"]} for line in lines]
+    assert messages == [set(), {ONE_CARD}, {ONE_CARD}, {ONE_CARD}]
 
 
 @pytest.mark.parametrize("name", ASKED)

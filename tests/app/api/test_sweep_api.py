@@ -48,8 +48,8 @@ def rows(response):
 def test_a_row_has_the_figures_of_its_estimate(client, plan, body):
     response = client.post("/api/v1/sweep", json=body)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
-    told = rows(response)
-    assert [row["point"] for row in told] == [
+    answer = rows(response)
+    assert [row["point"] for row in answer] == [
         {"training.sequence_length": length, "method.name": name}
         for length in (512, 1024)
         for name in ("qlora", "prefix")
@@ -57,8 +57,8 @@ def test_a_row_has_the_figures_of_its_estimate(client, plan, body):
     plan["method"], plan["training"]["sequence_length"] = {"name": "qlora"}, 1024
     answer = client.post("/api/v1/estimate", json=plan).json()
     for part, names in FIGURES.items():
-        assert told[2][part] == {name: answer[part][name] for name in names}
-    assert told[2]["problems"] == []
+        assert answer[2][part] == {name: answer[part][name] for name in names}
+    assert answer[2]["problems"] == []
 
 
 def test_a_refused_point_is_a_row_with_the_problems_of_its_estimate(client, plan, body):
@@ -101,10 +101,10 @@ def test_the_format_is_the_requests_or_what_is_accepted(client, body, format_, a
 
 
 def test_csv_has_the_same_figures_under_their_dotted_names(client, body):
-    told = rows(client.post("/api/v1/sweep", json=body))
+    answer = rows(client.post("/api/v1/sweep", json=body))
     table = list(csv.DictReader(io.StringIO(client.post("/api/v1/sweep", json={**body, "format": "csv"}).text)))
-    assert len(table) == len(told)
-    for line, row in zip(table, told, strict=True):
+    assert len(table) == len(answer)
+    for line, row in zip(table, answer, strict=True):
         assert line["method.name"] == row["point"]["method.name"]
         for part, names in FIGURES.items():
             for name in names:
@@ -162,8 +162,8 @@ def test_the_rows_before_a_fault_are_sent(served, body, monkeypatch, kind):
 
 def test_a_grid_takes_no_more_memory_the_longer_it_is(body):
     body["grid"] = {"method.name": ["prefix"], "training.micro_batch_size": list(range(1, 10_001))}
-    told = parse_sweep(body)
-    text = lines(told.grid, answers(told), "ndjson")
+    sweep = parse_sweep(body)
+    text = lines(sweep.grid, answers(sweep), "ndjson")
     list(islice(text, 100))
     gc.collect()
     tracemalloc.start()

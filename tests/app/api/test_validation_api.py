@@ -13,9 +13,9 @@ def test_every_published_figure_is_served_as_it_is_committed(client):
     committed = json.loads((RESULTS / "published.json").read_text(encoding="utf-8"))
     assert served["date"] == committed["date"]
     assert served["summary"] == committed["summary"]
-    for row, told in zip(committed["rows"], served["rows"], strict=True):
-        assert {key: told[key] for key in row if key != "peers"} == {k: v for k, v in row.items() if k != "peers"}
-        assert len(told["peers"]) == len(row.get("peers", ()))
+    for row, answer in zip(committed["rows"], served["rows"], strict=True):
+        assert {key: answer[key] for key in row if key != "peers"} == {k: v for k, v in row.items() if k != "peers"}
+        assert len(answer["peers"]) == len(row.get("peers", ()))
 
 
 def test_a_row_tells_its_error_its_address_and_the_peers(client):
@@ -33,5 +33,5 @@ def test_what_is_not_expressed_says_why(client):
 
 
 def test_it_says_where_nothing_is_measured_by_us(client):
-    told = client.get("/api/v1/validation").json()
-    assert told["remark"] == (None if told["measured"] else NOT_MEASURED)
+    answer = client.get("/api/v1/validation").json()
+    assert answer["remark"] == (None if answer["measured"] else NOT_MEASURED)

@@ -35,10 +35,10 @@ def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
     assert left.value.code == 0
-    told = capsys.readouterr().out
-    assert [name for name in FIELDS if f"--{name}" not in told] == []
-    assert "--json" in told
-    assert import_module(COMMANDS[command]).__doc__.splitlines()[0] in told
+    output = capsys.readouterr().out
+    assert [name for name in FIELDS if f"--{name}" not in output] == []
+    assert "--json" in output
+    assert import_module(COMMANDS[command]).__doc__.splitlines()[0] in output
 
 
 def test_an_estimate_from_options_is_what_the_api_answers(client, plan, capsys):
@@ -62,12 +62,12 @@ def test_options_are_laid_over_a_request_from_standard_input(client, plan, monke
 def test_the_text_tells_the_same_figures(client, plan, capsys):
     answer = client.post("/api/v1/estimate", json=plan).json()
     assert main(["estimate", *PLAN]) == 0
-    told = capsys.readouterr().out
-    assert "fits with" in told
-    assert f"{answer['memory']['required_bytes']:,}" in told
+    output = capsys.readouterr().out
+    assert "fits with" in output
+    assert f"{answer['memory']['required_bytes']:,}" in output
     weights = next(part for part in answer["memory"]["components"] if part["name"] == "base_weights")
-    assert f"{weights['bytes']:,}" in told
-    assert answer["assumptions"][0] in told
+    assert f"{weights['bytes']:,}" in output
+    assert answer["assumptions"][0] in output
 
 
 @pytest.mark.parametrize(
@@ -194,19 +194,19 @@ def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsy
     file = tmp_path / "request.json"
     file.write_bytes(raw)
     assert main([command, *(() if command == "import" else ("--request",)), str(file)]) == 2
-    told = capsys.readouterr()
-    assert (told.out, bool(told.err.strip())) == ("", True)
+    output = capsys.readouterr()
+    assert (output.out, bool(output.err.strip())) == ("", True)
 
 
 def test_a_limit_is_what_the_api_answers(client, plan, capsys):
     assert main(["limits", "--solve_for", "r", *PLAN, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == client.post("/api/v1/limits", json={**plan, "solve_for": "r"}).json()
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == client.post("/api/v1/limits", json={**plan, "solve_for": "r"}).json()
     assert main(["limits", "--solve_for", "r", *PLAN]) == 0
     text = capsys.readouterr().out
-    assert f"The largest r that fits: {told['value']:,}" in text
-    assert f"{told['value'] + 1:,}" in text
-    assert told["guarantee"] in text
+    assert f"The largest r that fits: {answer['value']:,}" in text
+    assert f"{answer['value'] + 1:,}" in text
+    assert answer["guarantee"] in text
 
 
 def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
@@ -220,8 +220,8 @@ def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
 def test_without_a_command_the_help_is_told_and_nothing_is_served(monkeypatch, capsys):
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("served"))
     assert main([]) == 2
-    told = capsys.readouterr()
-    assert (told.out, [name for name in COMMANDS if name not in told.err]) == ("", [])
+    output = capsys.readouterr()
+    assert (output.out, [name for name in COMMANDS if name not in output.err]) == ("", [])
     with pytest.raises(SystemExit) as left:
         main(["--port", "7"])
     assert left.value.code == 2
@@ -252,9 +252,11 @@ def test_an_export_is_the_apis_file_and_tells_where_it_differs(client, plan, tmp
     answer = client.post("/api/v1/export", json={**plan, "format": "axolotl"}).json()
     output = tmp_path / "axolotl.yaml"
     assert main(["export", "--format", "axolotl", *PLAN, "--output", str(output)]) == 0
-    told = capsys.readouterr()
-    assert (output.read_text(), told.out) == (answer["content"], "")
-    assert [line.split(": ")[0] for line in told.err.splitlines()] == [each["loc"] for each in answer["not_expressed"]]
+    output = capsys.readouterr()
+    assert (output.read_text(), output.out) == (answer["content"], "")
+    assert [line.split(": ")[0] for line in output.err.splitlines()] == [
+        each["loc"] for each in answer["not_expressed"]
+    ]
     assert main(["export", *PLAN, "--gpu", "rtx-3060-12gb"]) == 1
     assert "import torch" in capsys.readouterr().out
 
@@ -264,10 +266,10 @@ def test_an_imported_file_is_a_request_that_the_estimate_takes(client, tmp_path,
     file.write_text("base_model: gpt2\nadapter: lora\nlora_target_linear: true\nbf16: false\nsample_packing: true\n")
     answer = client.post("/api/v1/import", json={"content": file.read_text()}).json()
     assert main(["import", str(file)]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out) == answer["request"]
-    assert "sample_packing: true: packed rows" in told.err
-    request.write_text(told.out)
+    output = capsys.readouterr()
+    assert json.loads(output.out) == answer["request"]
+    assert "sample_packing: true: packed rows" in output.err
+    request.write_text(output.out)
     assert main(["estimate", "--request", str(request)]) == 0
     capsys.readouterr()
     assert main(["import", str(file), "--json", "--model", "gpt2-xl"]) == 0

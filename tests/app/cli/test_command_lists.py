@@ -7,11 +7,11 @@ from app.__main__ import main
 
 def test_names_are_taken_with_commas_or_as_the_list_that_a_request_has(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
-    told = []
+    answers = []
     for typed in ("c_attn,c_proj", "c_attn c_proj", '["c_attn","c_proj"]', ' ["c_attn", "c_proj"]'):
         assert main([*plan, "--target_modules", typed]) == 0
-        told.append(capsys.readouterr().out)
-    assert len(set(told)) == 1
+        answers.append(capsys.readouterr().out)
+    assert len(set(answers)) == 1
     compared = [main(["compare", "--model", "gpt2", "--methods", typed]) for typed in ("lora,full", '["lora","full"]')]
     first, second = capsys.readouterr().out.split("Method")[1:]
     assert (compared, first) == ([0, 0], second)
@@ -40,8 +40,8 @@ def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments,
 
 def test_models_and_cards_are_taken_with_commas_or_as_lists(capsys):
     ways = (("gpt2, openai-community/gpt2-xl", "t4,l4"), ('["gpt2", "openai-community/gpt2-xl"]', '["t4", "l4"]'))
-    told = []
+    answers = []
     for models, cards in ways:
         assert main(["plan", "--model", models, "--gpus", cards, "--priorities", '["memory"]', "--json"]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]

@@ -10,10 +10,10 @@ from tests.paths import ROOT
 PLAN = "estimate --model gpt2 --method lora"
 
 
-def shell(told, **environment):
+def shell(command, **environment):
     """What a shell makes of a command, with its redirections."""
     return subprocess.run(
-        ["/bin/sh", "-c", f"{sys.executable} -W error -m app {told}"],
+        ["/bin/sh", "-c", f"{sys.executable} -W error -m app {command}"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -23,13 +23,13 @@ def shell(told, **environment):
 
 
 def test_what_an_encoding_lacks_is_a_question_mark():
-    told = shell("plan --model gpt2 --gpu t4", PYTHONIOENCODING="ascii")
-    assert (told.returncode, told.stderr) == (0, b"")
-    assert b" ? " in told.stdout
+    result = shell("plan --model gpt2 --gpu t4", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b" ? " in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("command", "status"),
     [
         (f"{PLAN} >&-", 0),
         (f"{PLAN} --memory_gib 0.1 >&-", 1),
@@ -38,8 +38,8 @@ def test_what_an_encoding_lacks_is_a_question_mark():
         (f"{PLAN} >&- 2>&- <&-", 0),
     ],
 )
-def test_a_closed_stream_changes_no_status(told, status):
-    ran = shell(told)
+def test_a_closed_stream_changes_no_status(command, status):
+    ran = shell(command)
     assert ran.returncode == status
     assert b"Traceback" not in ran.stderr
 

@@ -11,11 +11,11 @@ def test_a_comparison_is_what_the_api_answers(client, plan, capsys):
     options = ["compare", "--model", plan["model"], "--methods", "full,lora,qlora,prefix", "--r", "16"]
     options += ["--gradient_checkpointing", "--sequence_length", "2048", "--gpu", "rtx-4090"]
     assert main([*options, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == client.post("/api/v1/compare", json={**common, "methods": methods}).json()
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == client.post("/api/v1/compare", json={**common, "methods": methods}).json()
     assert main(options) == 0
     text = capsys.readouterr().out
-    assert f"{told['rows'][1]['estimate']['parameters']['trainable']:,}" in text
+    assert f"{answer['rows'][1]['estimate']['parameters']['trainable']:,}" in text
     assert "Prefix tuning is refused: training.gradient_checkpointing" in text
 
 

@@ -46,9 +46,9 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self):
         time.sleep(Hub.seconds)
         Hub.seconds = 0
-        told = ANSWERS[self.path]
-        status, word = told if isinstance(told, tuple) else (200, "")
-        text = told if isinstance(told, str) else "" if isinstance(told, tuple) else json.dumps(told)
+        body = ANSWERS[self.path]
+        status, word = body if isinstance(body, tuple) else (200, "")
+        text = body if isinstance(body, str) else "" if isinstance(body, tuple) else json.dumps(body)
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -98,8 +98,8 @@ def fetched(address, tmp_path):
 
 
 def test_a_config_comes_by_its_id_or_url_and_is_planned_with(fetched, tmp_path, capsys):
-    told = fetched("https://huggingface.co/some/model")
-    assert (told.returncode, told.stderr, json.loads(told.stdout)) == (0, "", CONFIG)
+    result = fetched("https://huggingface.co/some/model")
+    assert (result.returncode, result.stderr, json.loads(result.stdout)) == (0, "", CONFIG)
     file = tmp_path / "config.json"
     assert fetched("some/model", "--output", str(file)).stdout == ""
     assert main(["estimate", "--config", str(file), "--method", "lora", "--json"]) == 0
@@ -113,10 +113,10 @@ def test_what_was_fetched_is_there_offline(fetched):
 
 
 def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched):
-    told = fetched("some/strange")
-    assert (told.returncode, json.loads(told.stdout)) == (0, OWN_CODE)
-    assert "model_type 'strange' is not known here" in told.stderr
-    assert "never run" in told.stderr
+    result = fetched("some/strange")
+    assert (result.returncode, json.loads(result.stdout)) == (0, OWN_CODE)
+    assert "model_type 'strange' is not known here" in result.stderr
+    assert "never run" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched
         (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the hub did not hand it out (Request URL is missing"),
         (["some/model", "--output", "/no/such/place"], {}, "--output: there is no place for the file '/no/such/place'"),
     ],
-    ids=lambda told: told[0] if isinstance(told, list) else None,
+    ids=lambda result: result[0] if isinstance(result, list) else None,
 )
 def test_every_way_in_which_there_is_none_is_told_with_the_way_out(fetched, arguments, changes, words):
-    told = fetched(*arguments, **changes)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert words in told.stderr
-    assert "Traceback" not in told.stderr
+    result = fetched(*arguments, **changes)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_hub_that_is_not_there_is_told_at_once_and_in_one_line(fetched):
     began = time.monotonic()
-    told = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
-    assert told.stderr.startswith("id: the hub can't be reached, and no config.json of some/model was kept: download")
-    assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
+    result = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert result.stderr.startswith("id: the hub can't be reached, and no config.json of some/model was kept: download")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert time.monotonic() - began < 15
 
 

@@ -24,7 +24,7 @@ BODY = {
 }
 
 
-def answer(client, body):
+def api_answer(client, body):
     return client.post("/api/v1/plan", json=body).json()
 
 
@@ -37,41 +37,41 @@ def test_every_input_has_its_option(capsys):
     with pytest.raises(SystemExit) as left:
         main(["plan", "--help"])
     assert left.value.code == 0
-    told = capsys.readouterr().out
-    assert [field.name for field in FIELDS if f"--{field.name}" not in told] == []
+    output = capsys.readouterr().out
+    assert [field.name for field in FIELDS if f"--{field.name}" not in output] == []
 
 
 def test_options_are_the_request_of_the_api(client, capsys):
-    assert printed(capsys, *OPTIONS) == answer(client, BODY)
+    assert printed(capsys, *OPTIONS) == api_answer(client, BODY)
 
 
 def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_path):
     file = tmp_path / "needs.json"
     file.write_text(json.dumps({**BODY, "device": None, "devices": [{"gpu": "l4"}, {"gpu": "a2"}]}))
-    told = printed(capsys, "--request", str(file), "--model", "gpt2, distilgpt2", "--gpu", "T4", "--tasks", "3")
+    answer = printed(capsys, "--request", str(file), "--model", "gpt2, distilgpt2", "--gpu", "T4", "--tasks", "3")
     body = {"models": ["gpt2", "distilgpt2"], "device": {"gpu": "T4"}, "needs": {**BODY["needs"], "tasks": 3}}
-    assert told == answer(client, body)
+    assert answer == api_answer(client, body)
 
 
 def test_more_cards_are_planned_for_beside(client, capsys):
-    told = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
+    answer = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
     body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}]}
-    assert told == answer(client, body)
+    assert answer == api_answer(client, body)
 
 
 def test_a_config_json_is_the_model(client, capsys, tmp_path):
     config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    told = printed(capsys, "--config", str(file), "--gpu", "T4")
-    assert told == answer(client, {"model": {"config": config}, "device": {"gpu": "T4"}})
+    answer = printed(capsys, "--config", str(file), "--gpu", "T4")
+    assert answer == api_answer(client, {"model": {"config": config}, "device": {"gpu": "T4"}})
     assert main(["plan", "--config", str(file), "--model", "gpt2", "--gpu", "T4"]) == 2
 
 
 def test_the_text_tells_what_fits_and_why(client, capsys):
     assert main(["plan", *OPTIONS]) == 0
     text = capsys.readouterr().out
-    for configuration in answer(client, BODY)["plans"][0]["configurations"]:
+    for configuration in api_answer(client, BODY)["plans"][0]["configurations"]:
         assert configuration["label"] in text
         assert all(reason["sentence"] in text for reason in configuration["reasons"])
 
@@ -109,7 +109,7 @@ def test_where_little_is_left_what_leaves_more_is_told(capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--model", "gpt2"), "device: give either device or a list of devices"),
         (("--gpu", "T4"), "model: give either model or a list of models"),
@@ -117,6 +117,6 @@ def test_where_little_is_left_what_leaves_more_is_told(capsys):
         (("--model", "gpt2", "--gpu", "T4", "--must_merge", "--frozen_base"), "needs.must_merge: merging"),
     ],
 )
-def test_wrong_usage_is_told_with_status_2(options, told, capsys):
+def test_wrong_usage_is_told_with_status_2(options, message, capsys):
     assert main(["plan", *options]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -109,7 +109,7 @@ CHECKPOINTED = ("sweep", "--model", "gpt2", "--gpu", "rtx-4090", "--gradient_che
         (("sweep", "--model", "gpt2", "--memory_gib", "0.1", "--gradient_checkpointing", "--grid", "method=lora"), 1),
         ((*CHECKPOINTED, "method=lora,prefix", "--grid", "device.gpu=[null]", "--memory_gib", "0.1"), 1),
     ],
-    ids=lambda told: " ".join(told[3:]) if isinstance(told, tuple) else None,
+    ids=lambda options: " ".join(options[3:]) if isinstance(options, tuple) else None,
 )
 def test_the_status_tells_a_wrong_grid_from_one_with_refused_combinations(arguments, status, capsys):
     assert main(list(arguments)) == status
@@ -118,9 +118,9 @@ def test_the_status_tells_a_wrong_grid_from_one_with_refused_combinations(argume
 
 def test_what_is_refused_is_told_beside_the_rows(capsys):
     assert main([*LORA, "--grid", "r=8,hello,0", "--json"]) == 2
-    told = capsys.readouterr()
-    assert len(told.out.splitlines()) == 3
-    assert told.err.splitlines() == [
+    output = capsys.readouterr()
+    assert len(output.out.splitlines()) == 3
+    assert output.err.splitlines() == [
         "2 of 3 points are refused, the first for method.r: must be a whole number",
         "No point can have method.r hello: must be a whole number",
         "No point can have method.r 0: must be at least 1",
@@ -129,14 +129,14 @@ def test_what_is_refused_is_told_beside_the_rows(capsys):
 
 def test_combinations_that_the_stack_refuses_are_counted_and_no_more(capsys):
     assert main([*CHECKPOINTED, "method=lora,prefix"]) == 0
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("1 of 2 points is refused, the first for training.gradient_checkpointing: ")
+    (remark,) = capsys.readouterr().err.splitlines()
+    assert remark.startswith("1 of 2 points is refused, the first for training.gradient_checkpointing: ")
 
 
 def test_many_wrong_values_are_told_in_part(capsys):
     assert main([*LORA, "--grid", f"r=8,{','.join(f'r{number}' for number in range(30))}"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert (len(told), told[-1]) == (12, "Nor 20 more values of the grid")
+    remarks = capsys.readouterr().err.splitlines()
+    assert (len(remarks), remarks[-1]) == (12, "Nor 20 more values of the grid")
 
 
 def test_a_sweep_without_refused_points_says_nothing_beside_its_rows(capsys):

@@ -25,7 +25,7 @@ def wrong(client, path, **typed):
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({}, "config.json: model_type: is required, to know the family; known families are "),
         (
@@ -43,9 +43,9 @@ def wrong(client, path, **typed):
         ({"model_type": "lama"}, "config.json: model_type: 'lama' is not a known family; known families are "),
     ],
 )
-def test_what_is_wrong_in_a_config_is_told_by_its_key_with_the_value(client, path, config, told):
+def test_what_is_wrong_in_a_config_is_told_by_its_key_with_the_value(client, path, config, message):
     (line,) = wrong(client, path, config=json.dumps(config))
-    assert line.startswith(told)
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -76,15 +76,15 @@ def test_plans_held_beside_each_other_are_told_of_in_the_same_words(client):
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         *((typed, f"not {typed}") for typed in ("24,5", "0", "-1", "0.0000000001")),
         *((typed, f"not '{typed}'") for typed in ("24GB", "24 GiB")),
     ],
 )
-def test_memory_is_asked_for_in_gib(client, path, typed, told):
+def test_memory_is_asked_for_in_gib(client, path, typed, message):
     (line,) = wrong(client, path, gpu="", memory_gib=typed)
-    assert line == f"Memory: must be a number of GiB above 0, such as 24 or 23.5, {told}"
+    assert line == f"Memory: must be a number of GiB above 0, such as 24 or 23.5, {message}"
 
 
 @pytest.mark.parametrize("typed", ["1e9", "1048577", "1e200"])
@@ -105,7 +105,7 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         (
             "/?model=8000000000",
@@ -148,16 +148,16 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
         ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', not 'x'"),
     ],
 )
-def test_a_page_speaks_of_inputs_by_their_labels(client, address, told):
+def test_a_page_speaks_of_inputs_by_their_labels(client, address, message):
     line = wrong(
         client, address.partition("?")[0], **dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
     )
-    assert line[0].startswith(told)
+    assert line[0].startswith(message)
     assert not re.search(r"[a-z]_[a-z]|device\.|\{|\bfalse\b", line[0].replace("flash_attention_2", ""))
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         (
             "/plan?must_merge=true&model=meta-llama/Llama-3.1-70B&gpu=t4",
@@ -167,12 +167,12 @@ def test_a_page_speaks_of_inputs_by_their_labels(client, address, told):
         ("/", "No “Sequence length” was given"),
     ],
 )
-def test_so_do_reasons_beside_an_answer(client, address, told):
-    assert told in unescape(client.get(address).text)
+def test_so_do_reasons_beside_an_answer(client, address, message):
+    assert message in unescape(client.get(address).text)
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         ("training.attention is lone", "“Attention” is lone"),
         ("attention and padding are words", "attention and padding are words"),
@@ -183,8 +183,8 @@ def test_so_do_reasons_beside_an_answer(client, address, told):
         ("full needs a model", "Full fine-tuning needs a model"),
     ],
 )
-def test_settings_are_found_by_their_names(message, told):
-    assert worded(message) == told
+def test_settings_are_found_by_their_names(message, expected):
+    assert worded(message) == expected
 
 
 def test_the_api_keeps_its_words(client):

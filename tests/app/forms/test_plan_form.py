@@ -76,8 +76,8 @@ def test_commas_elsewhere_than_between_thousands_stay_as_typed(text):
 
 @pytest.mark.parametrize("name", ["lora_alpha", "max_grad_norm", "memory_gib"])
 def test_a_comma_in_what_may_have_decimals_is_not_guessed_at(name):
-    told = typed(f"{name}=1,500").estimate()
-    assert "1,500" in (*told["method"].values(), *told["training"].values(), *told["device"].values())
+    body = typed(f"{name}=1,500").estimate()
+    assert "1,500" in (*body["method"].values(), *body["training"].values(), *body["device"].values())
 
 
 def test_a_bare_count_is_a_model_of_that_many_parameters():
@@ -121,9 +121,9 @@ def test_a_comparison_asks_for_every_method_with_its_own_inputs():
 def test_methods_share_an_input_only_where_they_declare_it_alike():
     declared = {}
     for cls in METHODS.values():
-        for name, field in {f.told.name: f for f in FIELDS.values()}.items():
+        for name, field in {f.declared.name: f for f in FIELDS.values()}.items():
             if name in cls.__dataclass_fields__:
-                declared.setdefault(name, set()).add((str(field.told.type), field.told.default))
+                declared.setdefault(name, set()).add((str(field.declared.type), field.declared.default))
     assert {name for name, seen in declared.items() if len(seen) > 1} == set()
 
 

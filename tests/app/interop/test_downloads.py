@@ -126,17 +126,17 @@ def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_pl
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "sentence"),
     [
         ({"gpu": "l40s"}, "L40S is taken, as it was chosen here"),
         ({"gpu": "", "memory_gib": "12"}, "a card of 12.00 GiB is taken, as it was chosen here"),
         ({"gpu": ""}, "Such a file names no card: what was chosen here is kept"),
     ],
 )
-def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(client, typed, told):
+def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(client, typed, sentence):
     response = client.post("/import", data={**typed, "r": "99", "content": AXOLOTL + "plugins: [liger]"})
     assert response.status_code == 200
-    assert told in response.text
+    assert sentence in response.text
     assert "liger" in response.text
     assert re.search(r'id="r"[^>]*value="8"', response.text)
     assert all(f"{name}={value}" in str(response.url) for name, value in typed.items())

@@ -16,11 +16,11 @@ def rows(client, query=""):
 @pytest.mark.parametrize("query", ["", "?method=full&optimizer=adafactor", "?accounting=textbook"])
 def test_the_rows_sum_to_what_is_required_and_by_component(client, query):
     memory = client.get(f"/estimate.json{query}").json()["memory"]
-    told = rows(client, query)
-    assert sum(int(row["bytes"]) for row in told) == memory["required_bytes"]
+    table = rows(client, query)
+    assert sum(int(row["bytes"]) for row in table) == memory["required_bytes"]
     for component in memory["components"]:
-        assert sum(int(row["bytes"]) for row in told if row["component"] == component["name"]) == component["bytes"]
-    assert all(row["source"] for row in told)
+        assert sum(int(row["bytes"]) for row in table if row["component"] == component["name"]) == component["bytes"]
+    assert all(row["source"] for row in table)
 
 
 def test_the_summary_says_the_verdict_the_parts_and_where_the_plan_is(client):

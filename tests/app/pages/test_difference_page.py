@@ -13,13 +13,13 @@ def address(*plans):
 def test_plans_stand_side_by_side_with_the_twins_figures(client):
     query = address("/", "/?r=32&micro_batch_size=4", "http://127.0.0.1:8000/?method=lora")
     response = client.get(f"/difference{query}")
-    told = client.get(f"/difference.json{query}").json()
+    answer = client.get(f"/difference.json{query}").json()
     assert response.status_code == 200
-    assert [line["path"] for line in told["settings"]][:2] == ["method.name", "method.r"]
-    for part in told["components"]:
+    assert [line["path"] for line in answer["settings"]][:2] == ["method.name", "method.r"]
+    for part in answer["components"]:
         for count in filter(None, part["bytes"]):
             assert f'value="{count}"' in response.text
-    for plan, query in zip(told["plans"], ("", "?r=32&micro_batch_size=4", "?method=lora"), strict=True):
+    for plan, query in zip(answer["plans"], ("", "?r=32&micro_batch_size=4", "?method=lora"), strict=True):
         estimate = client.get(f"/estimate.json{query}").json()
         assert plan["required_bytes"] == estimate["memory"]["required_bytes"]
         assert plan["address"] == f"/{query}"

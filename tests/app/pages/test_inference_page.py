@@ -20,9 +20,9 @@ def text(html):
 def test_the_first_view_answers_something(client):
     response = client.get("/inference")
     assert response.status_code == 200
-    told = text(response.text)
+    shown = text(response.text)
     for words in ("Fits", "Cached keys and values", "The last token", "Operations a token", "Assumptions and limits"):
-        assert words in told
+        assert words in shown
     assert '<nav aria-label="Pages">' in response.text
     assert 'href="/inference" aria-current="page"' in response.text
 
@@ -32,7 +32,7 @@ def test_every_input_is_there_with_its_label_and_help(client):
     for name, field in FIELDS.items():
         assert f'id="{name}"' in html
         if field in SERVING:
-            assert field.told.setting.help in unescape(html)
+            assert field.declared.setting.help in unescape(html)
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_page_and_twin_tell_the_same(client, address):
 
 
 def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
-    told = text(client.get("/inference?method=qlora&merged=true").text)
-    assert "weight, dequantised" in told
-    assert "may get different generations due to rounding errors" in told
+    shown = text(client.get("/inference?method=qlora&merged=true").text)
+    assert "weight, dequantised" in shown
+    assert "may get different generations due to rounding errors" in shown
 
 
 def test_what_is_wrong_stands_at_its_input_and_everything_typed_stays(client):
@@ -107,8 +107,8 @@ def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(clie
     addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">What serving it takes', html)]
     assert addresses
     for address in addresses:
-        told = client.get(address.replace("/inference", "/inference.json")).json()
-        assert (told["serving"]["tasks"], told["fit"]["gpu"]) == (20, "l40s")
+        answer = client.get(address.replace("/inference", "/inference.json")).json()
+        assert (answer["serving"]["tasks"], answer["fit"]["gpu"]) == (20, "l40s")
 
 
 def test_what_must_be_merged_is_served_merged(client):
@@ -123,5 +123,5 @@ VALUES = st.dictionaries(st.sampled_from(sorted(inference_view.DEFAULTS)), st.te
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
 def test_an_address_says_all_that_is_typed(values):
-    told = inference_view.read(values.items())
-    assert inference_view.read(parse_qsl(told.address()[1:], keep_blank_values=True)).typed == told.typed
+    form = inference_view.read(values.items())
+    assert inference_view.read(parse_qsl(form.address()[1:], keep_blank_values=True)).typed == form.typed

@@ -9,11 +9,11 @@ from app.pages.lesson.experiments import CurveAnswer, TableAnswer
 from calculator.resident import nf4
 
 
-def curve(*series, **told):
+def curve(*series, **changes):
     axis = {"label": "r", "unit": ""}
     named = [{"name": f"series {i}", **each} for i, each in enumerate(series)]
     return CurveAnswer.model_validate(
-        {"id": "c", "title": "t", "x": axis, "y": axis, "timing": False, "series": named, **told}
+        {"id": "c", "title": "t", "x": axis, "y": axis, "timing": False, "series": named, **changes}
     )
 
 
@@ -21,8 +21,8 @@ def drawn(*series):
     return json.loads(drawings.curve_figure(curve(*series)))
 
 
-def points(x, **told):
-    return {"x": x, "y": [0.5 + i / 10 for i in range(len(x))], "low": None, "high": None, **told}
+def points(x, **changes):
+    return {"x": x, "y": [0.5 + i / 10 for i in range(len(x))], "low": None, "high": None, **changes}
 
 
 def test_text_makes_bars_and_numbers_a_line():
@@ -32,16 +32,16 @@ def test_text_makes_bars_and_numbers_a_line():
 
 
 def test_a_spread_is_drawn_on_both_sides():
-    told = drawn(points([1, 2], low=[0.4, 0.5], high=[0.8, 0.6]))["data"][0]["error_y"]
-    assert told["array"] == pytest.approx([0.3, 0.0])
-    assert told["arrayminus"] == pytest.approx([0.1, 0.1])
+    trace = drawn(points([1, 2], low=[0.4, 0.5], high=[0.8, 0.6]))["data"][0]["error_y"]
+    assert trace["array"] == pytest.approx([0.3, 0.0])
+    assert trace["arrayminus"] == pytest.approx([0.1, 0.1])
 
 
 def test_many_points_are_a_line_alone():
     x = list(range(1, drawings.MANY + 2))
-    told = drawn(points(x, low=[0] * len(x), high=[1] * len(x)))["data"][0]
-    assert told["mode"] == "lines"
-    assert "error_y" not in told
+    trace = drawn(points(x, low=[0] * len(x), high=[1] * len(x)))["data"][0]
+    assert trace["mode"] == "lines"
+    assert "error_y" not in trace
 
 
 @pytest.mark.parametrize(("x", "log"), [([1, 2, 4, 64], True), ([1, 2, 3], False), ([0, 100], False)])
@@ -51,8 +51,8 @@ def test_magnitudes_are_drawn_on_a_logarithmic_axis(x, log):
 
 
 def test_eight_series_differ_in_colour_or_dash():
-    told = drawn(*[points([1, 2])] * 8)["data"]
-    assert len({(trace["meta"], trace["line"]["dash"]) for trace in told}) == 8
+    trace = drawn(*[points([1, 2])] * 8)["data"]
+    assert len({(trace["meta"], trace["line"]["dash"]) for trace in trace}) == 8
 
 
 def test_no_figure_has_a_colour_of_its_own():
@@ -78,4 +78,4 @@ def test_rows_of_nothing_are_left_out_of_a_table():
     columns = [{"key": "run", "label": "run", "unit": ""}, {"key": "b", "label": "b", "unit": "bytes"}]
     rows = [{"run": "full", "b": 0}, {"run": "lora", "b": 512}, {"run": "none", "b": None}]
     table = TableAnswer.model_validate({"id": "t", "title": "t", "columns": columns, "rows": rows, "timing": False})
-    assert drawings.told(table) == ({"run": "lora", "b": 512},)
+    assert drawings.non_zero_rows(table) == ({"run": "lora", "b": 512},)

@@ -72,10 +72,10 @@ def test_the_contents_name_the_figures_that_do_not_hold(client):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_figures_of_the_page_are_those_of_its_twin(client, name):
-    told = client.get(f"/lesson/{name}.json").json()
+    answer = client.get(f"/lesson/{name}.json").json()
     text = text_of(client, f"/{name}")
-    assert [example["name"] for example in told["examples"]] == [worked.name for worked in BY_NAME[name].worked]
-    for line in [line for example in told["examples"] for line in example["lines"]] + told["practice"]:
+    assert [example["name"] for example in answer["examples"]] == [worked.name for worked in BY_NAME[name].worked]
+    for line in [line for example in answer["examples"] for line in example["lines"]] + answer["practice"]:
         if name != "comparison":
             assert line["name"] in text
             assert line["substituted"] in text
@@ -195,8 +195,8 @@ def test_every_result_that_is_committed_is_shown_where_it_belongs(client):
             assert claim.done in shown
             assert all(figure.name in shown for figure in claim.figures)
             assert not claim.remark or claim.remark in shown
-        for told in (*experiment.curves, *experiment.tables):
-            assert told.title in shown
+        for result in (*experiment.curves, *experiment.tables):
+            assert result.title in shown
 
 
 def test_the_contents_count_the_claims_and_lead_to_those_that_do_not_hold(client):
@@ -209,11 +209,11 @@ def test_the_contents_count_the_claims_and_lead_to_those_that_do_not_hold(client
 
 
 def test_the_lesson_as_json_has_all_of_it(client):
-    told = client.get("/lesson.json").json()
-    assert [chapter["name"] for chapter in told["chapters"]] == NAMES
-    assert [question["name"] for question in told["questions"]] == [question.name for question in QUESTIONS]
-    figures = [figure for chapter in told["chapters"] for figure in chapter["figures"]]
-    figures += [figure for question in told["questions"] for figure in question["figures"]]
+    answer = client.get("/lesson.json").json()
+    assert [chapter["name"] for chapter in answer["chapters"]] == NAMES
+    assert [question["name"] for question in answer["questions"]] == [question.name for question in QUESTIONS]
+    figures = [figure for chapter in answer["chapters"] for figure in chapter["figures"]]
+    figures += [figure for question in answer["questions"] for figure in question["figures"]]
     assert sorted(figure["exact"] for figure in figures) == sorted(figure.exact for figure in LESSON)
 
 

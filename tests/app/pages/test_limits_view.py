@@ -5,17 +5,17 @@ import re
 
 def test_the_map_on_the_page_is_the_twins(client):
     text = client.get("/limits").text
-    told = client.get("/limits.json").json()["map"]
+    answer = client.get("/limits.json").json()["map"]
     shown = re.findall(r'<a class="cell" data-verdict="(\w+)" href="/(\?[^"]*)?"', text)
-    cells = [cell for row in told["rows"] for cell in row]
+    cells = [cell for row in answer["rows"] for cell in row]
     assert [verdict for verdict, _ in shown] == [cell["verdict"] for cell in cells]
     assert text.count('aria-current="true"') == 1
 
 
 def test_a_cell_of_the_map_leads_to_its_plan(client):
     cell = client.get("/limits.json").json()["map"]["rows"][0][1]
-    told = client.get(f"/estimate.json?micro_batch_size=2&sequence_length={cell['sequence_length']}").json()
-    assert (told["memory"]["required_bytes"], told["fit"]["headroom_bytes"]) == (
+    answer = client.get(f"/estimate.json?micro_batch_size=2&sequence_length={cell['sequence_length']}").json()
+    assert (answer["memory"]["required_bytes"], answer["fit"]["headroom_bytes"]) == (
         cell["required_bytes"],
         cell["headroom_bytes"],
     )

@@ -61,7 +61,7 @@ def test_every_input_has_a_label_and_its_help(client):
         assert f'<label for="{name}">' in text
         assert f'id="{name}-help"' in text
         assert text.count(f'id="{name}"') == 1, name
-        assert field.told.setting.label in text
+        assert field.declared.setting.label in text
 
 
 NUMBERS = [(method, field) for method, own in METHOD.items() for field in (*own, *TRAINING, *DEVICE)]
@@ -78,7 +78,7 @@ def test_an_emptied_number_shows_the_value_that_is_taken(client, method, field):
         rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
     )
     request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
-    taken = getattr(getattr(request, field.part), field.told.name)
+    taken = getattr(getattr(request, field.part), field.declared.name)
     assert shown[1] == (field.text(taken) or "none")
 
 

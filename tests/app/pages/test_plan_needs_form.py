@@ -65,8 +65,8 @@ VALUES = st.dictionaries(st.sampled_from(sorted(plan_view.DEFAULTS)), st.text(ma
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
 def test_an_address_says_all_that_is_typed(values):
-    told = plan_view.read(values.items())
-    assert typed(told.address()).typed == told.typed
+    form = plan_view.read(values.items())
+    assert typed(form.address()).typed == form.typed
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
 
 def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
     text = client.get("/validation").text
-    told = shown(validation().published)
-    for row in (*told["whole"], *told["in_part"]):
+    context = shown(validation().published)
+    for row in (*context["whole"], *context["in_part"]):
         assert row.address in text
         assert f'value="{row.measured_bytes}"' in text
         assert f'value="{row.predicted_bytes}"' in text

@@ -16,12 +16,12 @@ def test_alike_figures_that_are_far_off_stand_together_the_furthest_first():
 
 
 def test_every_row_is_said_whole_in_part_or_not():
-    counted = [group.figures for kind in ("in part", "not") for group in validation_view.unsaid(PUBLISHED, kind)]
+    counted = [group.figures for kind in ("in part", "not") for group in validation_view.unexpressed(PUBLISHED, kind)]
     assert sum(counted) + sum(row.expressed == "whole" for row in PUBLISHED.rows) == len(PUBLISHED.rows)
 
 
 def test_every_reason_is_counted():
-    for group in validation_view.unsaid(PUBLISHED, "not"):
+    for group in validation_view.unexpressed(PUBLISHED, "not"):
         rows = [row for row in PUBLISHED.rows if row.source == group.source and row.expressed == "not"]
         assert dict(group.reasons) == {
             reason: sum(reason in row.differs for row in rows) for row in rows for reason in row.differs

@@ -11,7 +11,7 @@ def tree(text):
     return ET.fromstring(str(math(text)))
 
 
-def told(text):
+def text_of(text):
     """What is shown of a formula, without the times that only listeners hear."""
     return "".join(tree(text).itertext()).replace("\u2062", "")
 
@@ -56,11 +56,11 @@ def test_words_and_long_names_stay_whole():
 
 
 def test_a_hyphen_is_a_minus():
-    assert told("a - 1") == "a−1"
+    assert text_of("a - 1") == "a−1"
 
 
 def test_signs_that_html_knows_are_escaped():
-    assert told(r"a < b \text{ & c}") == "a<b & c"
+    assert text_of(r"a < b \text{ & c}") == "a<b & c"
     assert "&lt;" in str(math("a < b"))
 
 

@@ -18,44 +18,44 @@ def plan_of(method, **more):
 
 
 def test_the_errors_of_lora_are_those_of_its_measured_figures():
-    told = accuracy(plan_of({"name": "lora"}))
+    found = accuracy(plan_of({"name": "lora"}))
     own = [residual for residual in residuals() if residual.method == "lora"]
-    assert sum(each.figures for each in told.errors) == len(own) > 0
-    for each in told.errors:
+    assert sum(each.figures for each in found.errors) == len(own) > 0
+    for each in found.errors:
         errors = [residual.error for residual in own if residual.statistic == each.statistic]
         assert (each.lowest_error, each.highest_error) == (min(errors), max(errors))
         assert each.configurations <= each.figures == len(errors)
-    assert str(len(own)) in told.sentence
+    assert str(len(own)) in found.sentence
 
 
 def test_dora_is_told_apart_from_lora():
-    told = accuracy(plan_of({"name": "lora", "use_dora": True}))
-    assert told.method == "dora"
-    assert "DoRA" in told.sentence
+    found = accuracy(plan_of({"name": "lora", "use_dora": True}))
+    assert found.method == "dora"
+    assert "DoRA" in found.sentence
 
 
 def test_a_method_that_nobody_measured_says_so():
-    told = accuracy(plan_of({"name": "adapter"}))
-    assert told.errors == ()
-    assert told.interval is None
-    assert told.sentence.startswith("No measurement of adapters")
+    found = accuracy(plan_of({"name": "adapter"}))
+    assert found.errors == ()
+    assert found.interval is None
+    assert found.sentence.startswith("No measurement of adapters")
 
 
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
     plan = plan_of({"name": "full"}, reserved="replay")
-    told = accuracy(plan)
-    assert "reserved memory by replay" in told.sentence
-    assert "by a rule" not in told.sentence
-    (shown,) = (each for each in told.errors if each.statistic == "nvidia_smi")
+    found = accuracy(plan)
+    assert "reserved memory by replay" in found.sentence
+    assert "by a rule" not in found.sentence
+    (shown,) = (each for each in found.errors if each.statistic == "nvidia_smi")
     required = plan.memory.required_bytes
-    assert required / told.interval.highest_bytes - 1 == pytest.approx(shown.lowest_error, abs=1e-9)
-    assert required / told.interval.lowest_bytes - 1 == pytest.approx(shown.highest_error, abs=1e-9)
+    assert required / found.interval.highest_bytes - 1 == pytest.approx(shown.lowest_error, abs=1e-9)
+    assert required / found.interval.lowest_bytes - 1 == pytest.approx(shown.highest_error, abs=1e-9)
 
 
 def test_the_rule_is_not_given_the_errors_of_replays():
-    told = accuracy(plan_of({"name": "full"}))
-    assert told.interval is None
-    assert told.sentence.endswith("Reserved memory is by a rule here, which lies " + BESIDE_THE_REPLAY + ".")
+    found = accuracy(plan_of({"name": "full"}))
+    assert found.interval is None
+    assert found.sentence.endswith("Reserved memory is by a rule here, which lies " + BESIDE_THE_REPLAY + ".")
 
 
 def test_a_page_by_the_rule_leads_to_the_replay(client):
@@ -66,9 +66,9 @@ def test_a_page_by_the_rule_leads_to_the_replay(client):
 
 
 def test_a_rule_of_thumb_is_not_held_against_measurements():
-    told = accuracy(plan_of({"name": "full"}, accounting="textbook"))
-    assert told.errors == ()
-    assert "rule of thumb" in told.sentence
+    found = accuracy(plan_of({"name": "full"}, accounting="textbook"))
+    assert found.errors == ()
+    assert "rule of thumb" in found.sentence
 
 
 @pytest.mark.parametrize("method", METHODS)

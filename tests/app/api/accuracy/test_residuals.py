@@ -20,8 +20,8 @@ def test_every_published_figure_that_is_said_whole_is_a_residual():
 
 
 def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
-    told = {"environment": {"device": "a card", "driver": "1"}, "layers": [], "verdicts": []}
-    (tmp_path / "card.json").write_text(json.dumps({**told, "steps": [STEP, {**STEP, "measured": None}]}))
+    contents = {"environment": {"device": "a card", "driver": "1"}, "layers": [], "verdicts": []}
+    (tmp_path / "card.json").write_text(json.dumps({**contents, "steps": [STEP, {**STEP, "measured": None}]}))
     monkeypatch.setattr(results, "published", lambda: None)
     monkeypatch.setattr(results, "measured", lambda: (json.loads((tmp_path / "card.json").read_text()),))
     assert [(each.method, each.statistic, each.error) for each in residuals()] == [
@@ -32,6 +32,6 @@ def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
 
 
 def test_errors_are_told_by_statistic_in_their_order():
-    told = by_statistic(residuals())
-    assert [each.statistic for each in told] == list(STATISTICS)
-    assert all(each.lowest_error <= each.highest_error for each in told)
+    errors = by_statistic(residuals())
+    assert [each.statistic for each in errors] == list(STATISTICS)
+    assert all(each.lowest_error <= each.highest_error for each in errors)

@@ -18,7 +18,7 @@ def test_a_folder_without_results_has_none(tmp_path):
 
 def test_only_files_of_a_cuda_device_are_measurements(tmp_path):
     for name, driver in (("cpu", None), ("l40s", "580.65")):
-        told = {"environment": {"device": name, "driver": driver}, "layers": [], "steps": [], "verdicts": []}
-        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+        contents = {"environment": {"device": name, "driver": driver}, "layers": [], "steps": [], "verdicts": []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
     (tmp_path / "published.json").write_text(json.dumps({"rows": []}))
-    assert [told["environment"]["device"] for told in results.measured(tmp_path)] == ["l40s"]
+    assert [contents["environment"]["device"] for contents in results.measured(tmp_path)] == ["l40s"]

@@ -117,7 +117,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "training"), SETTINGS, ids=lambda told: str(told)[:60])
+@pytest.mark.parametrize(("method", "training"), SETTINGS, ids=lambda setting: str(setting)[:60])
 def test_the_script_builds_the_model_that_the_figures_are_held_against(method, training, tmp_path):
     request = body(method, **training)
     file = tmp_path / "train.py"
@@ -186,8 +186,8 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
 def test_a_script_stands_alone(tmp_path):
     file = tmp_path / "train.py"
     file.write_text(script(body({"name": "prompt"})))
-    told = [sys.executable, str(file), "--steps", "1", "--text", __file__]
-    alone = subprocess.run(told, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, str(file), "--steps", "1", "--text", __file__]
+    alone = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert alone.returncode == 0, alone.stderr
     assert "step 1: loss" in alone.stdout
 

@@ -56,7 +56,7 @@ def test_every_key_is_one_that_the_tool_documents(method, dtype, padding):
 
 def test_axolotl_gets_the_plan():
     method = {"name": "qlora", **EVERYTHING, "quant_type": "fp4", "double_quant": False}
-    told = keys(
+    found = keys(
         "axolotl",
         method,
         micro_batch_size=2,
@@ -92,12 +92,12 @@ def test_axolotl_gets_the_plan():
         "sequence_len": 1000,
         "sample_packing": False,
     }
-    assert {key: told[key] for key in wanted} == wanted
+    assert {key: found[key] for key in wanted} == wanted
 
 
 def test_llama_factory_gets_the_plan():
     method = {"name": "qlora", **EVERYTHING, "quant_type": "fp4", "double_quant": False}
-    told = keys(
+    found = keys(
         "llama-factory",
         method,
         micro_batch_size=2,
@@ -132,7 +132,7 @@ def test_llama_factory_gets_the_plan():
         "optim": "adafactor",
         "max_grad_norm": 1.0,
     }
-    assert {key: told[key] for key in wanted} == wanted
+    assert {key: found[key] for key in wanted} == wanted
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
@@ -176,8 +176,8 @@ CHECKPOINTED = {"gradient_checkpointing": True}
     ids=str,
 )
 def test_what_a_tool_takes_otherwise_is_listed(tool, method, training, locs):
-    told = differing(tool, method, **training, **CHECKPOINTED)
-    assert told == locs + (["method.bias"] if "bias" in method else [])
+    found = differing(tool, method, **training, **CHECKPOINTED)
+    assert found == locs + (["method.bias"] if "bias" in method else [])
 
 
 def test_a_cache_that_the_trainer_switches_off_is_listed():
@@ -198,25 +198,25 @@ def test_a_family_without_sdpa_gets_the_attention_that_runs():
 @pytest.mark.parametrize("asked", [True, False])
 def test_norms_that_axolotl_does_not_know_by_name_are_told_either_way(asked):
     method = {"name": "qlora", "prepare_model_for_kbit_training": asked}
-    told = differing("axolotl", method, "gpt2", dtype="float16", **CHECKPOINTED)
-    assert told == ["method.prepare_model_for_kbit_training"]
+    found = differing("axolotl", method, "gpt2", dtype="float16", **CHECKPOINTED)
+    assert found == ["method.prepare_model_for_kbit_training"]
 
 
 def test_llama_factory_leaves_a_vision_tower_to_the_targets():
-    told = keys("llama-factory", {"name": "lora", "target_modules": "all-linear"}, "google/gemma-3-4b-pt")
-    assert (told["freeze_vision_tower"], told["freeze_multi_modal_projector"]) == (False, False)
+    found = keys("llama-factory", {"name": "lora", "target_modules": "all-linear"}, "google/gemma-3-4b-pt")
+    assert (found["freeze_vision_tower"], found["freeze_multi_modal_projector"]) == (False, False)
     assert "freeze_vision_tower" not in keys("llama-factory", {"name": "lora"})
 
 
 def test_a_routers_dtype_is_told():
     method = {"name": "lora", "target_modules": ["q_proj"]}
-    told = differing("axolotl", method, "mistralai/Mixtral-8x7B-v0.1", **CHECKPOINTED)
-    assert told == ["training.autocast", "training.dtype"]
+    found = differing("axolotl", method, "mistralai/Mixtral-8x7B-v0.1", **CHECKPOINTED)
+    assert found == ["training.autocast", "training.dtype"]
 
 
 def test_a_config_is_read_from_a_folder():
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
     config = {"model_type": "llama", "vocab_size": 100, **sizes}
-    told = exported("axolotl", {"name": "lora"}, {"config": config}, **CHECKPOINTED)
-    assert yaml.safe_load(told.content)["base_model"] == "./model"
-    assert told.not_expressed[0].loc == "model.config"
+    found = exported("axolotl", {"name": "lora"}, {"config": config}, **CHECKPOINTED)
+    assert yaml.safe_load(found.content)["base_model"] == "./model"
+    assert found.not_expressed[0].loc == "model.config"

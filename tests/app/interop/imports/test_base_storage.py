@@ -29,17 +29,17 @@ def found(adapter, stored=None):
     return read(json.dumps(adapter), model={"config": config})
 
 
-def missed(told):
-    return {each.key: each.why for each in told.not_understood}
+def missed(imported):
+    return {each.key: each.why for each in imported.not_understood}
 
 
 def test_an_adapter_whose_base_says_nothing_is_taken_in_16_bits_and_says_so():
-    told = found(LORA)
-    assert (told.request["method"]["name"], "training" in told.request) == ("lora", False)
+    imported = found(LORA)
+    assert (imported.request["method"]["name"], "training" in imported.request) == ("lora", False)
     why = "the base's storage is not in the file: weights in 16 bits are taken"
-    assert missed(told) == {"quantization_config": f"{why}; for 4 bits choose qlora"}
+    assert missed(imported) == {"quantization_config": f"{why}; for 4 bits choose qlora"}
     assert missed(found(PREFIX)) == {"quantization_config": why}
-    assert missed(read(json.dumps({**LORA, "target_modules": ["c_attn"]}), model="gpt2")) == missed(told)
+    assert missed(read(json.dumps({**LORA, "target_modules": ["c_attn"]}), model="gpt2")) == missed(imported)
 
 
 def test_what_a_qlora_run_saves_comes_back_once_its_base_says_4_bits(tmp_path, capsys):
@@ -54,10 +54,10 @@ def test_what_a_qlora_run_saves_comes_back_once_its_base_says_4_bits(tmp_path, c
     config = LlamaConfig(**CONFIG, quantization_config=stored.to_dict())
     (tmp_path / "config.json").write_text(config.to_json_string())
     assert main(["import", str(tmp_path / "adapter_config.json"), "--config", str(tmp_path / "config.json")]) == 0
-    told = capsys.readouterr()
-    asked = parse_request(json.loads(told.out))
+    output = capsys.readouterr()
+    asked = parse_request(json.loads(output.out))
     assert (asked.method.name, asked.method.quant_type, asked.method.double_quant) == ("qlora", "nf4", True)
-    assert (asked.method.r, asked.training.dtype, told.err) == (4, "bfloat16", "")
+    assert (asked.method.r, asked.training.dtype, output.err) == (4, "bfloat16", "")
 
 
 def test_what_a_base_in_4_bits_leaves_out_is_what_bitsandbytes_takes():
@@ -82,15 +82,15 @@ def test_what_a_base_in_4_bits_leaves_out_is_what_bitsandbytes_takes():
     ids=str,
 )
 def test_what_a_request_can_not_hold_of_the_storage_is_listed(stored, key, why):
-    told = missed(found(LORA, stored))
-    assert list(told) == [f"quantization_config{key}"]
-    assert why in told[f"quantization_config{key}"]
+    keys = missed(found(LORA, stored))
+    assert list(keys) == [f"quantization_config{key}"]
+    assert why in keys[f"quantization_config{key}"]
 
 
 def test_a_prefix_over_4_bits_is_taken_over_16_and_says_so():
-    told = found(PREFIX, FOUR_BITS)
-    assert told.request["method"]["name"] == "prefix"
-    assert "under LoRA only: weights in 16 bits are taken" in missed(told)["quantization_config"]
+    imported = found(PREFIX, FOUR_BITS)
+    assert imported.request["method"]["name"] == "prefix"
+    assert "under LoRA only: weights in 16 bits are taken" in missed(imported)["quantization_config"]
 
 
 def test_the_head_alone_is_what_bitsandbytes_leaves_out_by_itself():

@@ -29,9 +29,9 @@ def missed(found):
 
 
 def refused(content, **beside):
-    with pytest.raises(PlanError) as told:
+    with pytest.raises(PlanError) as raised:
         read(content, **beside)
-    return told.value.problems[0]
+    return raised.value.problems[0]
 
 
 def test_what_axolotl_takes_where_a_key_is_left_out_is_taken():
@@ -96,7 +96,7 @@ def test_older_flags_of_attention_are_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "listed"),
     [
         ("plugins: [axolotl.integrations.liger.LigerPlugin]", {"plugins": ["axolotl.integrations.liger.LigerPlugin"]}),
         ("deepspeed: deepspeed_configs/zero3.json", {"deepspeed": "deepspeed_configs/zero3.json"}),
@@ -112,9 +112,9 @@ def test_older_flags_of_attention_are_read():
         ("learning_rate: 2e-4\ndatasets: [{path: a}]", {}),
     ],
 )
-def test_what_is_not_understood_is_listed_by_key_and_value(text, told):
+def test_what_is_not_understood_is_listed_by_key_and_value(text, listed):
     found = axolotl(f"adapter: lora\n{QUIET}{text}")
-    assert missed(found) == told
+    assert missed(found) == listed
     assert all(each.why for each in found.not_understood)
 
 
@@ -157,7 +157,7 @@ def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_the_way_out():
         ("x" * (LONGEST + 1), "content", "longer"),
         ("--- a\n--- b", "content", "YAML"),
     ],
-    ids=lambda told: str(told)[:40],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, said):
     problem = refused(content)
@@ -213,6 +213,6 @@ def test_whatever_a_file_holds_it_is_a_request_or_refused(name, data):
         assert [problem for problem in problems if not (problem.loc and problem.msg)] == []
         return
     parse_request(found.request)
-    told = {*(each.key for each in found.not_understood), *found.without_effect}
+    named = {*(each.key for each in found.not_understood), *found.without_effect}
     unread = {key for key, value in content.items() if isinstance(value, dict) and value}
-    assert unread <= told | {key for key in unread if "lora_*_kernel" in told and key.endswith("_kernel")}
+    assert unread <= named | {key for key in unread if "lora_*_kernel" in named and key.endswith("_kernel")}

@@ -73,13 +73,13 @@ def drawn(chance):
     return {"model": model, "method": method, "training": training}
 
 
-def spelled_out(told):
+def spelled_out(plan):
     """The request with what a file spells otherwise: targets by their names, attention as it runs."""
-    request, method = told.request, told.request.method
+    request, method = plan.request, plan.request.method
     if isinstance(method, LoRA | QLoRA):
-        names = targets(method, told.model)
+        names = targets(method, plan.model)
         method = dataclasses.replace(method, target_modules="all-linear" if names is None else names)
-    training = dataclasses.replace(request.training, attention=told.attention)
+    training = dataclasses.replace(request.training, attention=plan.attention)
     if not isinstance(method, LoRA | QLoRA):
         training = dataclasses.replace(training, adapter_dtype="float32")
     return dataclasses.replace(request, method=method, training=training)
@@ -91,16 +91,16 @@ def test_what_a_tool_can_say_comes_back(tool, least):
     for _ in range(250):
         body = drawn(chance)
         try:
-            told = planned(parse_request(body))
+            plan = planned(parse_request(body))
         except PlanError:
             continue
-        exported = export(told.request, tool)
+        exported = export(plan.request, tool)
         if any(each.loc not in ("model.config.use_cache", "model.config") for each in exported.not_expressed):
             continue
         beside = body["model"] if isinstance(body["model"], dict) else None
         found = read(exported.content, None, beside)
         assert found.format == tool
-        assert parse_request(found.request) == spelled_out(told), exported.content
+        assert parse_request(found.request) == spelled_out(plan), exported.content
         assert found.not_understood == ()
         expressed += 1
     assert expressed >= least
@@ -144,7 +144,7 @@ def test_what_a_tool_can_say_comes_back(tool, least):
             {"name": "prompt", "num_virtual_tokens": 8},
         ),
     ],
-    ids=lambda told: type(told).__name__,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_peft_saves_comes_back(config, method, tmp_path):
     config.base_model_name_or_path = "meta-llama/Llama-3.1-8B"
