@@ -80,6 +80,7 @@ class Model:
     outside the layers. `tied` maps a parameter's name to the one whose storage it shares; such a parameter is not
     listed among the weights. `head` names the output projection, which quantisation and `all-linear` leave out. `notes`
     say what of the real model is not so. Modules whose paths begin with one of `idle` do nothing with text.
+    `adds_router_loss` is whether its loss includes that of its routers.
     """
 
     model_type: str
@@ -91,6 +92,7 @@ class Model:
     id: str | None = None
     notes: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    adds_router_loss: bool = False
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from calculator.engine.lifetimes import Lifetimes
     from calculator.engine.live_tensors import Counted
     from calculator.engine.memory_curve import Moment, Window
+    from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Allocation, Tape
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.training_step.first_layer import FirstLayer
 
 
 class Recording:
@@ -61,7 +61,7 @@ class Recording:
         windows: tuple[Window, ...] = (),
         shared_rows: int = 0,
         hidden_states_row: int | None = None,
-        first: FirstLayer | None = None,
+        first: SkippedLayer | None = None,
     ) -> None:
         self.shared_rows = shared_rows
         self.hidden_states_row = hidden_states_row

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
-from calculator.families import unsupported_configs
-from calculator.families.forwards import program
+from calculator.families import forward_of, unsupported_configs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +89,7 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
             msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16",
             input="flash_attention_2",
         )
-    refusal = program(model.model_type).refuses_flash(model.config)
+    refusal = forward_of(model).refuses_flash(model.config)
     if refusal:
         yield Problem(loc=where, msg=refusal, input="flash_attention_2")
     if training.padding:
@@ -107,7 +106,7 @@ def most_positions(model: Model) -> int | None:
     Learned positions are a second embedding of text outside the layers.
     """
     tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
-    bounded = len(tables) > 1 or program(model.model_type).bounded
+    bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
     return model.config.get("max_position_embeddings") if bounded else None
 
 

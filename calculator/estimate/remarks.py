@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE
-from calculator.families.forwards import program
+from calculator.families import forward_of
 from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.resident.optimizers import OPTIMIZERS
 
@@ -129,7 +129,7 @@ def _not_counted(model: Model) -> list[str]:
 def _before_2_14(request: Request, model: Model) -> list[str]:
     """What the math kernel keeps, where PyTorch before 2.14 takes it (calculator/layers/math_attention.py)."""
     training, config = request.training, model.config
-    sdpa = training.attention == "sdpa" and program(model.model_type).sdpa == "sdpa"
+    sdpa = training.attention == "sdpa" and forward_of(model).sdpa == "sdpa"
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
     masked = training.padding or isinstance(request.method, Prefix)
     float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None

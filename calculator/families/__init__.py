@@ -2,86 +2,75 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import shown
 from calculator.common.errors import refusal
-from calculator.families.apertus import weights as apertus
-from calculator.families.bart import weights as bart
-from calculator.families.bert import weights as bert
-from calculator.families.bloom import weights as bloom
-from calculator.families.cohere import weights as cohere
-from calculator.families.deberta import weights as deberta
-from calculator.families.deepseek import weights as deepseek
-from calculator.families.distilbert import weights as distilbert
-from calculator.families.falcon import weights as falcon
-from calculator.families.family import Family
-from calculator.families.gemma import weights as gemma
-from calculator.families.gemma3 import weights as gemma3
-from calculator.families.glm import weights as glm
-from calculator.families.gpt2 import weights as gpt2
-from calculator.families.gpt_neo import weights as gpt_neo
-from calculator.families.gpt_neox import weights as gpt_neox
-from calculator.families.gpt_oss import weights as gpt_oss
-from calculator.families.gptj import weights as gptj
-from calculator.families.granite import weights as granite
-from calculator.families.llama import weights as llama
-from calculator.families.mixtral import weights as mixtral
-from calculator.families.modernbert import weights as modernbert
-from calculator.families.mpt import weights as mpt
-from calculator.families.nemotron import weights as nemotron
-from calculator.families.olmo import weights as olmo
-from calculator.families.opt import weights as opt
-from calculator.families.phi import weights as phi
-from calculator.families.qwen import weights as qwen
-from calculator.families.smollm3 import weights as smollm3
-from calculator.families.stablelm import weights as stablelm
-from calculator.families.starcoder2 import weights as starcoder2
-from calculator.families.t5 import weights as t5
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
+    from calculator.families.family import Family
+    from calculator.layers.decoder_forward import DecoderForward
+
+#: The registry: one folder of this package a line. A folder's `weights.py` lists its families, forward passes included.
+FOLDERS = (
+    "apertus",
+    "bart",
+    "bert",
+    "bloom",
+    "cohere",
+    "deberta",
+    "deepseek",
+    "distilbert",
+    "falcon",
+    "gemma",
+    "gemma3",
+    "glm",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "llama",
+    "mixtral",
+    "modernbert",
+    "mpt",
+    "nemotron",
+    "olmo",
+    "opt",
+    "phi",
+    "qwen",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+    "t5",
+)
 
 #: Every family, by its `model_type`.
 FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for group in (
-        apertus,
-        bart,
-        bert,
-        bloom,
-        cohere,
-        deberta,
-        deepseek,
-        distilbert,
-        falcon,
-        gemma,
-        gemma3,
-        glm,
-        gpt2,
-        gpt_neo,
-        gpt_neox,
-        gpt_oss,
-        gptj,
-        granite,
-        llama,
-        mixtral,
-        modernbert,
-        mpt,
-        nemotron,
-        olmo,
-        opt,
-        phi,
-        qwen,
-        smollm3,
-        stablelm,
-        starcoder2,
-        t5,
-    )
-    for family in group.FAMILIES
+    family.model_type: family for folder in FOLDERS for family in import_module(f"{__name__}.{folder}.weights").FAMILIES
 }
 
-__all__ = ["FAMILIES", "Family", "model_from_config"]
+#: The model types of transformers whose training step is modelled, sorted.
+FAMILIES_WITH_FORWARD: tuple[str, ...] = tuple(
+    sorted(name for name, family in FAMILIES.items() if family.forward is not None and family.built_as is None)
+)
+
+
+def forward_of(model: Model) -> DecoderForward:
+    """Return the forward pass of a model's family.
+
+    Raises:
+        PlanError: where the family's weights are known but its step is not modelled.
+    """
+    forward = FAMILIES[model.model_type].forward
+    if forward is None:
+        name, known = model.model_type, ", ".join(FAMILIES_WITH_FORWARD)
+        msg = f"the weights of {name} are known, its training step is not modelled; modelled are {known}"
+        raise refusal("model", msg, name)
+    return forward
 
 
 def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model:  # noqa: A002  the API's word

@@ -12,6 +12,8 @@ from calculator.architecture.module import Buffer, Module
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from calculator.layers.decoder_forward import DecoderForward
+
 #: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, ImageTextToText} or
 #: AutoModel.
 AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "base"]
@@ -22,24 +24,40 @@ Parts = tuple[Module | Stack | Buffer, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One `model_type`: how its `config.json` is read, and what model that describes.
-
-    `parts` lists what the model owns. `tied` names parameters that share another's storage
-    where `tie_word_embeddings` is true. `folder` is where transformers has the code, where not in the family's own.
-    `built_as` is the family that stands in for one whose code transformers doesn't have. `idle` names what a batch of
-    text alone leaves out, by the beginnings of paths.
-    """
+    """One `model_type`: how its `config.json` is read, the model that it describes, and the model's forward pass."""
 
     model_type: str
+
+    #: The fields of `config.json`, and checks on them.
     entries: tuple[Entry, ...]
+
+    #: What the model owns.
     parts: Callable[[Config], Parts]
+
+    #: The forward pass of a training step; None if it is not modelled.
+    forward: DecoderForward | None
+
+    #: The output head's name; None for a model without one.
     head: str | None = "lm_head"
+
+    #: Parameters that share another's storage if `tie_word_embeddings` is true.
     tied: Mapping[str, str] = field(default_factory=lambda: {"lm_head.weight": "model.embed_tokens.weight"})
+
     auto_class: AutoClass = "causal"
+
+    #: The folder of transformers/models that has the code, if it is not the family's own.
     folder: str | None = None
+
+    #: The family that is counted instead of one whose code transformers does not have.
     built_as: str | None = None
+
     notes: tuple[str, ...] = ()
+
+    #: The beginnings of the paths of modules that a batch of text alone does not run.
     idle: tuple[str, ...] = ()
+
+    #: Whether the model adds its routers' loss to its own if the config sets output_router_logits.
+    adds_router_loss: bool = False
 
     @property
     def source(self) -> str:
@@ -65,4 +83,5 @@ class Family:
             id=name,
             notes=self.notes,
             idle=self.idle,
+            adds_router_loss=self.adds_router_loss and bool(config["output_router_logits"]),
         )

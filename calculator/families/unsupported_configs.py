@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.config import shown
 from calculator.common.errors import Problem
-from calculator.families.forwards import program
+from calculator.families import forward_of
 from calculator.layers import attention, masks
-from calculator.layers.context import stack
 from calculator.layers.self_attention import NOT_ROTATED
-from calculator.training_step import router_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +23,7 @@ def problems(model: Model, training: Training) -> Iterator[Problem]:
     yield from _windowless(model)
     yield from _ungrouped(model, training)
     yield from _routerless(model)
-    for name, why in program(model.model_type).fails(model.config):
+    for name, why in forward_of(model).unsupported_fields(model.config):
         yield Problem(loc=f"model.config.{name}", msg=why, input=model.config[name])
 
 
@@ -33,8 +31,8 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
     """Code that rotates whole heads, and frequencies for a part of each."""
     config = model.config
     rotated, head = config.get("rotary_dim"), config.get("head_dim")
-    rotates = any(not layer.kind.endswith(NOT_ROTATED) for layer in stack(model).layers) and not config.get("alibi")
-    if rotated is None or rotated == head or program(model.model_type).rotates_part or not rotates:
+    rotates = any(not layer.kind.endswith(NOT_ROTATED) for layer in model.decoder.layers) and not config.get("alibi")
+    if rotated is None or rotated == head or forward_of(model).partial_rotary or not rotates:
         return
     share = config["partial_rotary_factor"]
     yield Problem(
@@ -49,7 +47,7 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
 
 def _windowless(model: Model) -> Iterator[Problem]:
     """A mask for sliding layers is made whether there are any or not (create_sliding_window_causal_mask)."""
-    if masks.SLIDING in program(model.model_type).masks and model.config["sliding_window"] is None:
+    if masks.SLIDING in forward_of(model).masks and model.config["sliding_window"] is None:
         yield Problem(
             loc="model.config.sliding_window",
             msg=f"{model.model_type} makes a mask for sliding layers even where it has none: give a number of tokens",
@@ -78,8 +76,8 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
 
 def _routerless(model: Model) -> Iterator[Problem]:
     """The routers' loss is taken of the first router's logits, whether there is one or not."""
-    routed = any(router_loss.routes(layer) for layer, _ in model.distinct_layers)
-    if router_loss.asked(model) and not routed:
+    routed = any(any(module.kind == "experts" for module in layer.modules) for layer, _ in model.distinct_layers)
+    if model.adds_router_loss and not routed:
         yield Problem(
             loc="model.config.output_router_logits",
             msg="no layer has experts, and the routers' loss fails without: make it false",

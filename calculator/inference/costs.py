@@ -8,7 +8,6 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
 from calculator.layers import masks
-from calculator.layers.context import stack
 from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class Costs:
         """Bytes of so many positions of every sequence; a layer with a window has no more than that."""
         window = self.model.config.get("sliding_window")
         total = 0
-        for layer, pair in zip(stack(self.model).layers, self.cache.kept, strict=True):
+        for layer, pair in zip(self.model.decoder.layers, self.cache.kept, strict=True):
             slides = self.cache.windowed and masks.attends(layer.kind) == masks.SLIDING and window
             held = min(positions, int(window)) if slides and window else positions
             total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * held

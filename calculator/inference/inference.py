@@ -23,7 +23,6 @@ from calculator.inference.served_method import Served, served
 from calculator.layers.kernels import Kernels
 from calculator.methods.settings import LowRank
 from calculator.resident.module_spec import PreparedModel
-from calculator.training_step.router_loss import asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +137,7 @@ def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
 
 def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
     """The routers' loss is made in every pass, of the mask of all tokens and the logits of the pass's own."""
-    if request.serving.padding and request.serving.max_new_tokens > 1 and asked(model):
+    if request.serving.padding and request.serving.max_new_tokens > 1 and model.adds_router_loss:
         yield Problem(
             loc="serving.padding",
             msg=f"output_router_logits of {model.model_type} fails on a padded cache: switch it off, or take false",

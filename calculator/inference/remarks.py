@@ -9,9 +9,8 @@ from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
 from calculator.estimate.remarks import STACK, not_quantised
-from calculator.families.forwards import program
+from calculator.families import forward_of
 from calculator.layers import masks
-from calculator.layers.context import stack
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
 from calculator.methods import Prefix, Prompt, QLoRA
 
@@ -115,8 +114,8 @@ def warnings(
 def _numbered(request: InferenceRequest, model: Model) -> int:
     """Bytes by which rotary tables for every sequence exceed those for all."""
     serving, config = request.serving, model.config
-    kinds = {masks.attends(layer.kind) for layer in stack(model).layers}
-    makes = program(model.model_type).tables
+    kinds = {masks.attends(layer.kind) for layer in model.decoder.layers}
+    makes = forward_of(model).tables
     pairs = 1 if makes is rotary_tables else len(kinds) if makes is rotary_tables_per_type else 0
     width, tables = config.get("rotary_dim") or config.get("head_dim") or 0, 2 * pairs
     return (serving.batch_size - 1) * tables * serving.context_length * int(width) * ITEMSIZE[serving.dtype]
@@ -129,7 +128,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
     """
     new = request.serving.max_new_tokens - 1
     largest = 0, 0
-    for layer, (keys, _) in zip(stack(model).layers, cache.kept, strict=True):
+    for layer, (keys, _) in zip(model.decoder.layers, cache.kept, strict=True):
         if not (cache.windowed and masks.attends(layer.kind) == masks.SLIDING):
             token = elements((*keys.shape[:2], keys.shape[3])) * ITEMSIZE[keys.dtype]
             largest = max(largest, (token * int(keys.shape[2]), token * (int(keys.shape[2]) + new)))

@@ -9,7 +9,6 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.repetition import repetition
 from calculator.engine.tape import Tape, Tensor
-from calculator.families.forwards import program
 from calculator.layers import masks
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.cache import Cache
@@ -17,12 +16,13 @@ from calculator.layers.kernels import Kernels
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
-    from calculator.architecture.model import Layer, Model, Stack
+    from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.engine.skipped_layer import SkippedLayer
     from calculator.inputs.training import Training
+    from calculator.layers.decoder_forward import DecoderForward
     from calculator.resident.module_spec import PreparedModel
-    from calculator.training_step.first_layer import FirstLayer
 
 
 #: What a current card and PyTorch have.
@@ -47,6 +47,7 @@ class Context:
         "during_forward",
         "during_layers",
         "first",
+        "forward",
         "kept",
         "kernels",
         "length",
@@ -59,7 +60,6 @@ class Context:
         "past",
         "position",
         "prepared",
-        "program",
         "recorded",
         "repetition",
         "returned",
@@ -73,6 +73,7 @@ class Context:
     def __init__(
         self,
         prepared: PreparedModel,
+        forward: DecoderForward,
         *,
         training: Training | None = None,
         kernels: Kernels = KERNELS,
@@ -84,14 +85,14 @@ class Context:
         self.kernels = kernels
         self.model = model
         self.config = model.config
-        self.program = program(model.model_type)
+        self.forward = forward
         self.method = method
         self.training = training
         self.batch = named(training.micro_batch_size, "B")
         self.length = named(training.sequence_length, "S")
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         self.dtype: DType = method.hidden_dtype(training)
-        self.attention = self.program.sdpa if training.attention == "sdpa" else training.attention
+        self.attention = self.forward.sdpa if training.attention == "sdpa" else training.attention
         told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
         self.attention_dropout = float(next(filter(None, told), 0.0))
         self.attn_weights: Tensor | None = None
@@ -109,13 +110,13 @@ class Context:
         self.waiting: list[Tensor] = []
         self.repetition = repetition(layer_kinds(self))
         self.kept: list[Tensor] = []
-        self.first: FirstLayer | None = None
+        self.first: SkippedLayer | None = None
         self.tells_first = False
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The decoder's layers."""
-        return stack(self.model).layers
+        return self.model.decoder.layers
 
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
         """A module with its parameters on this tape."""
@@ -138,7 +139,7 @@ class Context:
     def left(self, position: tuple[Tensor, ...], mask: Tensor | None) -> None:
         """Leave a layer: its code drops the attention's weights, unless the layer returns them to the decoder's."""
         self.position, self.mask = position, mask
-        returned = self.program.returns_weights and bool(self.masks)
+        returned = self.forward.returns_weights and bool(self.masks)
         self.returned, self.attn_weights = (self.attn_weights if returned else None), None
 
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
@@ -162,7 +163,7 @@ class Context:
         self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
         if cut:
             self._cut(self.cache)
-        more, like = len(stack(self.model).layers) - len(layers), layers[0][0]
+        more, like = len(self.model.decoder.layers) - len(layers), layers[0][0]
         self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
 
     def _cut(self, cache: Cache) -> None:
@@ -212,11 +213,6 @@ class LayerModules:
         return name in self.modules
 
 
-def stack(model: Model) -> Stack:
-    """The decoder's layers."""
-    return model.decoder
-
-
 def layer_kinds(context: Context) -> list[int]:
     """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked.
 
@@ -226,12 +222,12 @@ def layer_kinds(context: Context) -> list[int]:
     told_apart = masks.sliding_differs(context)
     numbers: dict[Layer, int] = {}
     known: list[tuple[str, tuple[Module, ...]]] = []
-    for layer, _times in stack(context.model).distinct:
+    for layer, _times in context.model.decoder.distinct:
         kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
         if (kind, layer.modules) not in known:
             known.append((kind, layer.modules))
         numbers[layer] = known.index((kind, layer.modules))
     told = [*map(numbers.__getitem__, context.layers)]
     lowered = context.training.autocast or context.dtype
-    apart = context.program.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
+    apart = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
     return [-1, *told[1:]] if apart else told

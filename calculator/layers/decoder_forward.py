@@ -81,6 +81,12 @@ def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
     return norms.rms_norm(context.outer("model.norm"), hidden_states)
 
 
+def scaled_logits(context: Context, logits: Tensor) -> Tensor:
+    """Times or over a number."""
+    context.scoped("logits: ")
+    return ops.scale(logits, "scaled")
+
+
 def as_made(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  as every such hook
     """The mask that transformers makes for every family."""
     return mask
@@ -97,42 +103,65 @@ def nothing(_: Config) -> tuple[()]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderForward:
-    """A decoder's step. The defaults are llama's.
+    """The forward pass of a decoder, as functions and flags. The defaults are Llama's."""
 
-    `embeddings`: ids to word embeddings. `enter`: word embeddings to the first layer's input. `keeps`: what the
-    decoder's code holds while its layers run: the word embeddings, that input, or neither. `tables`: what all
-    layers share of positions; tensors that a checkpointed layer is given keep it alive. `share`: which of them an
-    attention type gets. `layer`: one layer. `leave`: the last layer's output to the head's input. `logits`: what
-    follows the head. `masks`: the attention types whose masks are made even where no layer is of that type. `sdpa`:
-    what runs where that is asked for. `boolean_masks`: whether eager masks are made boolean again. `biased`: a mask to
-    what the family's own code makes of it. `returns_weights`: whether a layer hands the attention's weights to the
-    decoder's code, which keeps them until the next has run. `always_masked`: whether a mask is made where the kernel
-    would need none. `masks_both_ways`: whether it makes one where the config asks for attention in both directions.
-    `rotates_part`: whether the code rotates a part of each head where the config says so. `bounded`:
-    whether the code fails on more than max_position_embeddings. `router_loss`: whether the routers' loss is added where
-    the config asks for their logits. `refuses_flash`: why flash_attention_2 cannot be asked for, if so. `fails`: the
-    fields of a config that the code fails on in its forward pass, and why. `source`: the file of transformers that the
-    code follows.
-    """
-
+    #: The file of transformers that this follows.
     source: str
+
+    #: One layer: (batch, sequence, hidden_size) to the same.
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
+
+    #: Ids to word embeddings.
     embeddings: Callable[[Context, Tensor], Tensor] = looked_up
-    enter: Callable[[Context, Tensor], Tensor] = unchanged
-    keeps: Literal["words", "input", "neither"] = "words"
+
+    #: Word embeddings to the input of the first layer.
+    before_layers: Callable[[Context, Tensor], Tensor] = unchanged
+
+    #: What the decoder's code keeps alive while its layers run: the word embeddings, the first layer's input, or
+    #: neither.
+    retained: Literal["words", "input", "neither"] = "words"
+
+    #: The position tensors that all layers share. Those that a checkpointed layer receives stay alive with it.
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
-    share: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
-    leave: Callable[[Context, Tensor], Tensor] = rms_normed
+
+    #: Which of these tensors a layer of an attention type receives.
+    tables_for: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
+
+    #: The last layer's output to the input of the output head.
+    final_norm: Callable[[Context, Tensor], Tensor] = rms_normed
+
+    #: What follows the output head.
     logits: Callable[[Context, Tensor], Tensor] = unchanged
+
+    #: The attention types whose masks are made even if no layer is of that type.
     masks: tuple[str, ...] = ()
-    sdpa: str = "sdpa"
+
+    #: The implementation that runs if sdpa is requested.
+    sdpa: Literal["sdpa", "eager"] = "sdpa"
+
+    #: Whether eager masks are converted back to bool.
     boolean_masks: bool = False
-    biased: Callable[[Context, Tensor | None], Tensor | None] = as_made
+
+    #: A mask to what the family's own code makes of it.
+    transform_mask: Callable[[Context, Tensor | None], Tensor | None] = as_made
+
+    #: Whether a layer returns the attention weights to the decoder, which keeps them until the next layer has run.
     returns_weights: bool = False
+
+    #: Whether a mask is made even if the kernel would not need one.
     always_masked: bool = False
-    masks_both_ways: bool = False
-    rotates_part: bool = False
-    bounded: bool = False
-    router_loss: bool = False
+
+    #: Whether a mask is made if the config asks for bidirectional attention.
+    bidirectional_masks: bool = False
+
+    #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.
+    partial_rotary: bool = False
+
+    #: Whether the code fails on inputs longer than max_position_embeddings.
+    limited_to_max_positions: bool = False
+
+    #: Why flash_attention_2 is refused for a config, or None.
     refuses_flash: Callable[[Config], str | None] = accepted
-    fails: Callable[[Config], Iterable[tuple[str, str]]] = nothing
+
+    #: The fields of a config that make the forward pass fail, each with the reason.
+    unsupported_fields: Callable[[Config], Iterable[tuple[str, str]]] = nothing

@@ -37,8 +37,10 @@ def windows(context: Context) -> list[Tensor]:
 def by_kind(context: Context) -> dict[str, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
-    kinds = {*context.program.masks, *types(context.layers)}
-    return {kind: context.program.biased(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds}
+    kinds = {*context.forward.masks, *types(context.layers)}
+    return {
+        kind: context.forward.transform_mask(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds
+    }
 
 
 def sliding_differs(context: Context) -> bool:
@@ -66,9 +68,9 @@ def seen(context: Context, kind: str) -> int:
 
 def _needed(context: Context, kind: str) -> bool:
     """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
-    both_ways = context.program.masks_both_ways and context.config["use_bidirectional_attention"]
+    both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
-    if context.training.padding or beyond or context.program.always_masked or both_ways:
+    if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True
     window = context.config.get("sliding_window")
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
@@ -106,4 +108,4 @@ def _additive(context: Context, kind: str) -> Tensor:
     shape = (context.batch, 1, context.length, context.length + seen(context, kind))
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
-    return context.tape.new(shape, "bool", "boolean again") if context.program.boolean_masks else mask
+    return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

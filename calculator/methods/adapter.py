@@ -9,7 +9,6 @@ from calculator.architecture.dimension import elements, named
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
-from calculator.layers.context import stack
 from calculator.methods.base import Method
 from calculator.resident.tensors import ResidentTensor
 
@@ -46,11 +45,11 @@ class Adapter(Method):
         sublayers = ("mlp",) if self.placement == "pfeiffer" else ("attention", "mlp")
         return tuple(
             ResidentTensor(
-                name=f"{stack(model).name}.*.{sublayer}.adapter.{name}",
+                name=f"{model.decoder.name}.*.{sublayer}.adapter.{name}",
                 shape=shape,
                 dtype=training.added_dtype,
                 component="adapter_weights",
-                count=len(stack(model).layers),
+                count=len(model.decoder.layers),
                 parameters=elements(shape),
                 trained=True,
                 base=False,

@@ -10,12 +10,10 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
-from calculator.layers.context import stack
 from calculator.methods import heads
 from calculator.methods.base import Method
 from calculator.methods.virtual_tokens import lengthen_mask
 from calculator.resident.tensors import ResidentTensor
-from calculator.training_step import router_loss
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -51,7 +49,7 @@ class Prefix(Method):
         """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
         heads.check(model)
         _fits(model)
-        if training.padding and router_loss.asked(model):
+        if training.padding and model.adds_router_loss:
             message = "the routers' loss takes no mask that is longer than the input: no padding, or another method"
             raise refusal("model.config.output_router_logits", message, True)
         if training.gradient_checkpointing:
@@ -61,7 +59,7 @@ class Prefix(Method):
     def _tensors(self, model: Model) -> dict[str, tuple[int, ...]]:
         """The encoder's parameters (peft.tuners.prefix_tuning.PrefixEncoder)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), _width(model)
-        out = len(stack(model).layers) * 2 * width
+        out = len(model.decoder.layers) * 2 * width
         if not self.prefix_projection:
             return {"embedding.weight": (p, out)}
         return {
@@ -104,7 +102,7 @@ class Prefix(Method):
         context.scoped("prompt_encoder: ")
         lengthen_mask(context, p)
         encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")
-        count = len(stack(context.model).layers)
+        count = len(context.model.decoder.layers)
         heads = encoded.shape[-1] // (2 * count * _head_dim(context.model))
         layer = (2, context.batch, heads, p, _head_dim(context.model))
         chunks = ops.split(ops.view(encoded, (count, *layer)), [layer] * len(context.repetition.numbers))

@@ -15,13 +15,13 @@ from calculator.engine.checkpoint import checkpoint
 from calculator.engine.tape import Tensor
 from calculator.layers import masks
 from calculator.layers.cache import Cache
-from calculator.layers.context import Context, stack
 from calculator.layers.loss import causal_lm_loss
 from calculator.training_step.first_layer import FirstLayer, may_be_told
 from calculator.training_step.router_loss import with_router_loss
 
 if TYPE_CHECKING:
     from calculator.engine.autograd import Node
+    from calculator.layers.context import Context
 
 
 def micro_batch(context: Context) -> None:
@@ -50,39 +50,40 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     context.release()
     context.tape.component = "logits_and_loss"
     logits = context.bind(context.model.output)(hidden_states)
-    logits = context.program.logits(context, logits)
+    logits = context.forward.logits(context, logits)
     loss = causal_lm_loss(context, logits)
     loss = with_router_loss(context, loss)
     context.tape.component = "activations"
     if context.first is not None and context.cache is not None:
-        context.first.sees(context.cache)
+        context.first.sees([tensor for pair in context.cache.kept for tensor in pair])
     context.cache, context.recorded, context.during_forward = None, None, []
     return loss
 
 
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Embeddings, layers, and what follows them: (batch, sequence) to (batch, sequence, hidden_size)."""
-    program = context.program
-    inputs_embeds = program.embeddings(context, ids)
+    forward = context.forward
+    inputs_embeds = forward.embeddings(context, ids)
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     inputs_embeds = context.method.embedded(context, inputs_embeds)
-    hidden_states = program.enter(context, inputs_embeds)
-    kept = {"words": inputs_embeds, "input": hidden_states}.get(program.keeps)
+    hidden_states = forward.before_layers(context, inputs_embeds)
+    kept = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds
-    context.position = program.tables(context, hidden_states)
+    context.position = forward.tables(context, hidden_states)
     context.masks = masks.by_kind(context)
     if may_be_told(context, hidden_states):
         context.repetition = context.repetition.from_first_period()
-        context.first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
-        hidden_states = context.first.output(hidden_states)
+        context.first = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
+        hidden_states = first.output(hidden_states)
+        del first
     for place in range(len(context.repetition.numbers)):
         if place == context.repetition.start:
             context.others = []
         hidden_states = marked(hidden_states, f"layer {place}")
         hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
-    hidden_states = program.leave(context, hidden_states)
+    hidden_states = forward.final_norm(context, hidden_states)
     del kept
     return hidden_states
 
@@ -102,7 +103,7 @@ def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
-    layers = stack(context.model)
+    layers = context.model.decoder
     layer = layers.layers[context.repetition.numbers[place]]
     modules = context.layer(layer, f"{layers.name}.*.")
     position, mask = _shared(context, masks.attends(layer.kind))
@@ -112,7 +113,7 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
         context.position, context.mask = position, mask
         context.windowed = masks.attends(layer.kind) == masks.SLIDING
         try:
-            return context.program.layer(context, modules, x)
+            return context.forward.layer(context, modules, x)
         finally:
             context.left(*outer)
 
@@ -134,12 +135,12 @@ def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
 
 def _others_tables(context: Context, place: int) -> list[Tensor]:
     """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
-    repetition, share = context.repetition, context.program.share
+    repetition, tables_for = context.repetition, context.forward.tables_for
     layer, *others = context.layers[repetition.numbers[place] : repetition.last_represented(place) + 1]
     own = masks.attends(layer.kind)
     types = masks.types(others) - {own}
-    known = {id(table) for table in share(context.position, own)}
-    tables = [table for attends in types for table in share(context.position, attends)[:2]]
+    known = {id(table) for table in tables_for(context.position, own)}
+    tables = [table for attends in types for table in tables_for(context.position, attends)[:2]]
     return [table for table in tables if id(table) not in known]
 
 
@@ -154,4 +155,4 @@ def _types(context: Context, place: int) -> set[str]:
 
 def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The tables of positions and the mask that layers of an attention type are given."""
-    return context.program.share(context.position, attends), context.masks[attends]
+    return context.forward.tables_for(context.position, attends), context.masks[attends]

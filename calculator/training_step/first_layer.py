@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
 from calculator.engine.memory_curve import Window
-from calculator.layers.context import stack
+from calculator.engine.skipped_layer import Sides
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from calculator.engine.autograd import Node
     from calculator.engine.recording import Recording
     from calculator.engine.tape import Allocation, Tape, Tensor
-    from calculator.layers.cache import Cache
     from calculator.layers.context import Context
 
 
@@ -41,7 +40,7 @@ def may_be_told(context: Context, x: Tensor) -> bool:
         return False
     if context.repetition.from_first_period().start > 0:
         return False
-    layers = stack(context.model)
+    layers = context.model.decoder
     module = next(module for module in layers.layers[0].modules if module.kind in ("linear", "conv1d"))
     module_spec = context.prepared.module_spec(f"{layers.name}.*.{module.name}", module)
     return bool(module_spec.added or module_spec.trained)
@@ -75,9 +74,9 @@ class FirstLayer:
         """What it makes of its input."""
         return x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
 
-    def sees(self, cache: Cache) -> None:
+    def sees(self, cached: Iterable[Tensor]) -> None:
         """What is in the cache before the forward pass lets it go."""
-        self.cached = {tensor.storage.row for pair in cache.kept for tensor in pair if tensor.storage is not None}
+        self.cached = {tensor.storage.row for tensor in cached if tensor.storage is not None}
 
     def look(self, tape: Tape, graph: Sequence[Node]) -> None:
         """Find what the first layer lets go in the graph, whose nodes come in the order of their making.
@@ -151,13 +150,6 @@ class FirstLayer:
         freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
         between = recording.lifetimes.freed(recording.left[0], high, begin)
         return freed == [self.row] and self.cached.issuperset({*between} - {self.out})
-
-
-class Sides(NamedTuple):
-    """Places on the tape beside the windows of the layer that is run, and what the first layer adds at each."""
-
-    windows: tuple[Window, ...]
-    gained: list[Counter[Allocation]]
 
 
 def _are_gradients(remaining: Counter[Allocation]) -> bool:

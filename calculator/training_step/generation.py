@@ -25,6 +25,7 @@ from calculator.engine import operations as ops
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
 from calculator.engine.repetition import Repetition
+from calculator.families import forward_of
 from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.context import Context
@@ -98,7 +99,7 @@ class Generation:
         return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], given)
 
     def _context(self) -> Context:
-        context = Context(self.prepared, kernels=self.kernels, trains=False)
+        context = Context(self.prepared, forward_of(self.prepared.model), kernels=self.kernels, trains=False)
         count = len(context.layers)
         context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
         return context
@@ -149,7 +150,7 @@ def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
     context.release()
     context.tape.component = "logits_and_loss"
     last = ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
-    logits = context.program.logits(context, context.bind(context.model.output)(last))
+    logits = context.forward.logits(context, context.bind(context.model.output)(last))
     return logits, of_routers(context)
 
 

@@ -12,20 +12,14 @@ from calculator.engine import in_place, indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.tape import Tensor
-from calculator.families.forwards import program
 from calculator.layers.context import NOT_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.model import Layer, Model
+    from calculator.architecture.model import Layer
     from calculator.layers.context import Context
-
-
-def asked(model: Model) -> bool:
-    """Whether the family has such a loss, and the config asks for the logits that it is made of."""
-    return program(model.model_type).router_loss and bool(model.config["output_router_logits"])
 
 
 def with_router_loss(context: Context, loss: Tensor) -> Tensor:
@@ -36,7 +30,7 @@ def with_router_loss(context: Context, loss: Tensor) -> Tensor:
 
 def of_routers(context: Context) -> Tensor | None:
     """The routers' own loss, which is made without labels too, where it is asked for."""
-    if not asked(context.model):
+    if not context.model.adds_router_loss:
         return None
     context.scoped("router loss: ")
     return _load_balancing(context)

@@ -8,16 +8,15 @@ from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
 from calculator.layers import masks
-from calculator.training_step import router_loss
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from calculator.engine.repetition import Repetition
+    from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Tape
     from calculator.layers.context import Context
-    from calculator.training_step.first_layer import FirstLayer
 
 
 class Run(NamedTuple):
@@ -33,7 +32,7 @@ class Run(NamedTuple):
     windows: tuple[Window, ...]
     shared_rows: int
     hidden_states_row: int | None
-    first: FirstLayer | None
+    first: SkippedLayer | None
     kept: object = None
 
     def recorded(self) -> Recording:
@@ -100,4 +99,4 @@ def _are_alike(context: Context) -> bool:
     """
     if context.training.autocast is not None:
         return False
-    return len(masks.types(context.layers)) == 1 and not router_loss.asked(context.model)
+    return len(masks.types(context.layers)) == 1 and not context.model.adds_router_loss

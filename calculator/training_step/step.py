@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
+from calculator.families import forward_of
 from calculator.layers.context import KERNELS, Context
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.run import interpreted
@@ -73,7 +74,7 @@ class TrainingStep:
         self.kernels = kernels
         self.series = series or Series()
         prepared = self.held.prepared
-        made = partial(Context, prepared, training=training, kernels=kernels)
+        made = partial(Context, prepared, forward_of(model), training=training, kernels=kernels)
         told = partial(self.series.run_of, prepared, training, kernels)
         self.run, self.recording = interpreted(made, told, whole=whole)
         self.left = self.recording.at_the_end()

@@ -9,6 +9,7 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.engine.tape import Sizes, Tape
+from calculator.families import forward_of
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.layers.context import Context
 from calculator.resident.module_spec import PreparedModel
@@ -141,7 +142,8 @@ def _symbolic_trace(prepared: PreparedModel, training: Training, kernels: Kernel
     shape_env = ShapeEnv()
     training = resized(training, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
-    context = Context(PreparedModel(prepared.model, method, training), training=training, kernels=kernels)
+    resized_model = PreparedModel(prepared.model, method, training)
+    context = Context(resized_model, forward_of(prepared.model), training=training, kernels=kernels)
     context.tape.sizes = _SymSizes(shape_env)
     return SymbolicTrace(shape_env, ran(context, whole=whole))
 

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.engine.repetition import Repetition
+from calculator.families import forward_of
 from calculator.layers.context import NOT_RUN, Context
 from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.causal_lm import micro_batch
@@ -54,7 +55,7 @@ class Events:
 
 def events(model: Model, method: Method, training: Training, *, periods: int = PERIODS) -> Events:
     """Interpret a micro-batch and spell its layers out. With `periods` as many as there are, all are interpreted."""
-    context = Context(PreparedModel(model, method, training))
+    context = Context(PreparedModel(model, method, training), forward_of(model))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import Dim
 from calculator.engine.backward import backward
 from calculator.estimate.estimate import model_of
+from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, Prefix, Prompt
 from calculator.resident.module_spec import PreparedModel
@@ -39,7 +40,8 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
-    context = Context(PreparedModel(model_of(case.request.model), case.request.method, case.request.training))
+    prepared = PreparedModel(model_of(case.request.model), case.request.method, case.request.training)
+    context = Context(prepared, forward_of(prepared.model))
     tape = context.tape
     layer = context.layer(context.layers[0], LAYER)
     x = None if isinstance(case.request.method, Prefix | Prompt) else _input(context, _module(case, layer))

@@ -11,6 +11,7 @@ from peft.tuners import PrefixEncoder, PromptEmbedding
 from torch import Tensor, nn
 
 from calculator.estimate.estimate import model_of
+from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
 from calculator.resident.module_spec import PreparedModel
@@ -30,7 +31,8 @@ class Subject:
         self.method = case.request.method
         self.device = device
         self.dtype: torch.dtype = getattr(torch, case.request.training.dtype)
-        self.context = Context(PreparedModel(model_of(case.request.model), self.method, case.request.training))
+        prepared = PreparedModel(model_of(case.request.model), self.method, case.request.training)
+        self.context = Context(prepared, forward_of(prepared.model))
         self.path = case.module
         self.module = self._built()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES_WITH_FORWARD
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
 from validation.random_grid import table
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--count", type=int, default=1000, help="how many requests are traced (1000)")
     parser.add_argument("--seed", type=int, default=0, help="what the requests are drawn from (0)")
-    parser.add_argument("--families", nargs="+", choices=sorted(PROGRAMS), metavar="FAMILY", help="only these")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES_WITH_FORWARD, metavar="FAMILY", help="only these")
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="traces at once (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="more groups: training.attention, ...")
@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(told: argparse.Namespace) -> int:
     """Trace what is not traced yet and print the table; returns 1 where a target is missed."""
     quieten()
-    cases = drawn(told.seed, told.count, told.families or sorted(PROGRAMS), told.only)
+    cases = drawn(told.seed, told.count, told.families or FAMILIES_WITH_FORWARD, told.only)
     journal = Journal(told.results, None if told.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, told.processes)
     for case in cases:

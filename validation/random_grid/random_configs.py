@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.architecture.config import Entry
-    from calculator.families import Family
+    from calculator.families.family import Family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

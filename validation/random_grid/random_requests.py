@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
-    from calculator.families import Family
+    from calculator.families.family import Family
 
 #: How often an option is set, and to one of which values.
 Options = dict[str, tuple[float, tuple[Any, ...]]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import refusal
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
-from calculator.families.forwards import program
+from calculator.families import forward_of
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -28,7 +28,7 @@ class Planned:
     def attention(self) -> str:
         """The implementation that runs: a family without SDPA runs eager where that is asked for."""
         asked = self.request.training.attention
-        return program(self.model.model_type).sdpa if asked == "sdpa" else asked
+        return forward_of(self.model).sdpa if asked == "sdpa" else asked
 
 
 def planned(request: Request, answer: Estimate | None = None) -> Planned:

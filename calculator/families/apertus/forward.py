@@ -48,13 +48,11 @@ def _exponential(x: Tensor) -> Tensor:
     return ops.unary(selection.minimum(x, "min(x, eps)"), "expm1", saves="result", temporaries=1, fp32_in_autocast=True)
 
 
-PROGRAMS = {
-    "apertus": DecoderForward(
-        layer=Sequential(
-            attention=SelfAttention(project=normed_later(norms.rms_norm)),
-            mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
-            before=("attention_layernorm", "feedforward_layernorm"),
-        ),
-        source="transformers/models/apertus/modeling_apertus.py",
+APERTUS = DecoderForward(
+    layer=Sequential(
+        attention=SelfAttention(project=normed_later(norms.rms_norm)),
+        mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
+        before=("attention_layernorm", "feedforward_layernorm"),
     ),
-}
+    source="transformers/models/apertus/modeling_apertus.py",
+)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.module import Buffer, bare, norm
+from calculator.families.apertus import forward
 from calculator.families.blocks import Owned, alike, attention, decoder, norms, plain_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -72,5 +73,6 @@ FAMILIES = (
             *padding(3),
         ),
         parts=_apertus,
+        forward=forward.APERTUS,
     ),
 )

@@ -97,6 +97,7 @@ FAMILIES = (
             *padding(1),
         ),
         parts=_bart,
+        forward=None,
         tied={
             "lm_head.weight": "model.shared.weight",
             "model.encoder.embed_tokens.weight": "model.shared.weight",

@@ -131,6 +131,7 @@ FAMILIES = (
         auto_class="masked-lm",
         entries=(*ENTRIES, *padding(0)),
         parts=_bert,
+        forward=None,
         head="cls.predictions.decoder",
         tied={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -142,6 +143,7 @@ FAMILIES = (
         auto_class="masked-lm",
         entries=_ROBERTA,
         parts=_roberta,
+        forward=None,
         head="lm_head.decoder",
         tied={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -153,6 +155,7 @@ FAMILIES = (
         auto_class="masked-lm",
         entries=_ROBERTA,
         parts=_xlm_roberta,
+        forward=None,
         head="lm_head.decoder",
         # named_parameters() meets the head first here, so the head's name is the one it lists
         tied={

@@ -145,16 +145,14 @@ def _refused(_: Config) -> str:
     return "transformers has no FlashAttention 2 for BLOOM: take sdpa, which comes to eager"
 
 
-PROGRAMS = {
-    "bloom": DecoderForward(
-        layer=layer,
-        embeddings=partial(looked_up, name="transformer.word_embeddings"),
-        enter=_enter,
-        tables=_alibi,
-        leave=partial(norms.left, name="transformer.ln_f"),
-        sdpa="eager",
-        returns_weights=True,
-        refuses_flash=_refused,
-        source="transformers/models/bloom/modeling_bloom.py",
-    ),
-}
+BLOOM = DecoderForward(
+    layer=layer,
+    embeddings=partial(looked_up, name="transformer.word_embeddings"),
+    before_layers=_enter,
+    tables=_alibi,
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    sdpa="eager",
+    returns_weights=True,
+    refuses_flash=_refused,
+    source="transformers/models/bloom/modeling_bloom.py",
+)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike, norms, plain_mlp
+from calculator.families.bloom import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, derived, dropouts, flag, layers, number, padding, size, tie
 
@@ -54,6 +55,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_bloom,
+        forward=forward.BLOOM,
         tied={"lm_head.weight": "transformer.word_embeddings.weight"},
     ),
 )

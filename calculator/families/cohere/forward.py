@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.families.granite.forward import scaled_logits
 from calculator.layers import masks, norms
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_forward import DecoderForward, scaled_logits
 from calculator.layers.decoder_layer import Parallel, by
 from calculator.layers.self_attention import SelfAttention, cast_and_rotated, normed_later
 
@@ -24,15 +23,14 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
     return norms.centred_norm(context.outer("model.norm"), hidden_states)
 
 
-PROGRAMS = {
-    "cohere": DecoderForward(
-        layer=_LAYER, leave=_left, logits=scaled_logits, source="transformers/models/cohere/modeling_cohere.py"
-    ),
-    "cohere2": DecoderForward(
-        layer=_LAYER,
-        leave=_left,
-        logits=scaled_logits,
-        masks=(masks.FULL, masks.SLIDING),
-        source="transformers/models/cohere2/modeling_cohere2.py",
-    ),
-}
+COHERE = DecoderForward(
+    layer=_LAYER, final_norm=_left, logits=scaled_logits, source="transformers/models/cohere/modeling_cohere.py"
+)
+
+COHERE2 = DecoderForward(
+    layer=_LAYER,
+    final_norm=_left,
+    logits=scaled_logits,
+    masks=(masks.FULL, masks.SLIDING),
+    source="transformers/models/cohere2/modeling_cohere2.py",
+)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.module import norm
 from calculator.families.blocks import Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.cohere import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie
 from calculator.families.rope import rope
@@ -66,6 +67,7 @@ FAMILIES = (
             flag("use_qk_norm", False, nullable=True),
         ),
         parts=_cohere,
+        forward=forward.COHERE,
     ),
     Family(
         model_type="cohere2",
@@ -80,5 +82,6 @@ FAMILIES = (
             *layer_types(every("sliding_window_pattern")),
         ),
         parts=_cohere2,
+        forward=forward.COHERE2,
     ),
 )

@@ -133,6 +133,7 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_deberta,
+        forward=None,
         head=None,
         tied={},
     ),

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
-from calculator.families.mixtral.forward import Mixture, where_sparse
 from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts
+from calculator.layers.mixture import Mixture, where_sparse
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -134,7 +134,7 @@ class BesideShared(Mixture):
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
-        weights, indices, *_beside = self._chosen(context, modules, tokens)
+        weights, indices, *_beside = self.chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
         shared = mlp.gated(context, modules, x, "mlp.shared_experts")
         context.scoped(f"{modules.prefix}mlp: ")
@@ -147,21 +147,18 @@ def _refused(config: Config) -> str | None:
     return f"transformers cuts v_head_dim {value} to the keys' {width} there: take sdpa" if value > width else None
 
 
-PROGRAMS = {
-    "deepseek_v2": DecoderForward(
-        tables=_complex_tables,
-        layer=Sequential(
-            attention=LatentAttention(rotate=_turned), mlp=where_sparse(BesideShared(router=routers.greedy))
-        ),
-        refuses_flash=_refused,
-        source="transformers/models/deepseek_v2/modeling_deepseek_v2.py",
+DEEPSEEK_V2 = DecoderForward(
+    tables=_complex_tables,
+    layer=Sequential(attention=LatentAttention(rotate=_turned), mlp=where_sparse(BesideShared(router=routers.greedy))),
+    refuses_flash=_refused,
+    source="transformers/models/deepseek_v2/modeling_deepseek_v2.py",
+)
+
+DEEPSEEK_V3 = DecoderForward(
+    layer=Sequential(
+        attention=LatentAttention(rotate=_by_halves_or_pairs),
+        mlp=where_sparse(BesideShared(router=routers.corrected)),
     ),
-    "deepseek_v3": DecoderForward(
-        layer=Sequential(
-            attention=LatentAttention(rotate=_by_halves_or_pairs),
-            mlp=where_sparse(BesideShared(router=routers.corrected)),
-        ),
-        refuses_flash=_refused,
-        source="transformers/models/deepseek_v3/modeling_deepseek_v3.py",
-    ),
-}
+    refuses_flash=_refused,
+    source="transformers/models/deepseek_v3/modeling_deepseek_v3.py",
+)

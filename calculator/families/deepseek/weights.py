@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import REQUIRED, Check, Field, shown
 from calculator.architecture.module import Buffer, linear, norm
 from calculator.families.blocks import PRE_NORMS, Owned, decoder, fused_experts, gated_mlp, norms, router
+from calculator.families.deepseek import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
@@ -161,6 +162,7 @@ FAMILIES = (
             count("first_k_dense_replace", 0),
         ),
         parts=_parts,
+        forward=forward.DEEPSEEK_V2,
     ),
     Family(
         model_type="deepseek_v3",
@@ -177,5 +179,6 @@ FAMILIES = (
             count("first_k_dense_replace", 3),
         ),
         parts=_deepseek_v3,
+        forward=forward.DEEPSEEK_V3,
     ),
 )

@@ -58,6 +58,7 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_distilbert,
+        forward=None,
         head="vocab_projector",
         tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ),

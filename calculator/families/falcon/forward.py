@@ -99,17 +99,15 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
         yield "num_kv_heads", f"without multi_query each of {queries} heads has its key: leave it out, not {told}"
 
 
-PROGRAMS = {
-    "falcon": DecoderForward(
-        layer=layer,
-        embeddings=partial(looked_up, name="transformer.word_embeddings"),
-        tables=_tables,
-        biased=_biased,
-        leave=partial(norms.left, name="transformer.ln_f"),
-        always_masked=True,
-        returns_weights=True,
-        refuses_flash=_refused,
-        fails=_fails,
-        source="transformers/models/falcon/modeling_falcon.py",
-    ),
-}
+FALCON = DecoderForward(
+    layer=layer,
+    embeddings=partial(looked_up, name="transformer.word_embeddings"),
+    tables=_tables,
+    transform_mask=_biased,
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    always_masked=True,
+    returns_weights=True,
+    refuses_flash=_refused,
+    unsupported_fields=_fails,
+    source="transformers/models/falcon/modeling_falcon.py",
+)

@@ -8,6 +8,7 @@ from calculator.architecture.config import Computed
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike, norms
+from calculator.families.falcon import forward
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     GROUPS,
@@ -106,6 +107,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_falcon,
+        forward=forward.FALCON,
         tied={"lm_head.weight": "transformer.word_embeddings.weight"},
     ),
 )

@@ -21,6 +21,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.gemma import forward
 from calculator.families.rope import frequencies_per_type, rope, rope_per_type
 from calculator.families.windows import every, layer_types, window
 
@@ -132,6 +133,7 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_gemma,
+        forward=forward.GEMMA,
     ),
     Family(
         model_type="gemma2",
@@ -154,11 +156,13 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_gemma2,
+        forward=forward.GEMMA2,
     ),
     Family(
         model_type="gemma3_text",
         folder="gemma3",
         entries=GEMMA3_TEXT,
         parts=_gemma3_text,
+        forward=forward.GEMMA3_TEXT,
     ),
 )

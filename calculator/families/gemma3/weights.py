@@ -11,6 +11,7 @@ from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.gemma.weights import GEMMA3_TEXT, gemma3_layer
+from calculator.families.gemma3 import forward
 from calculator.families.rope import frequencies_per_type
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ FAMILIES = (
             tie(default=True),
         ),
         parts=_gemma3,
+        forward=forward.GEMMA3,
         tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
         notes=(TEXT_ALONE,),
         idle=("model.vision_tower.", "model.multi_modal_projector"),

@@ -11,11 +11,10 @@ from calculator.layers.self_attention import SelfAttention, partly_rotated_by_pa
 
 _GLM = Sequential(attention=SelfAttention(rotate=partly_rotated_by_pairs), mlp=mlp.fused_gated)
 
-PROGRAMS = {
-    "glm": DecoderForward(layer=_GLM, rotates_part=True, source="transformers/models/glm/modeling_glm.py"),
-    "glm4": DecoderForward(
-        layer=replace(_GLM, after=("post_self_attn_layernorm", "post_mlp_layernorm")),
-        rotates_part=True,
-        source="transformers/models/glm4/modeling_glm4.py",
-    ),
-}
+GLM = DecoderForward(layer=_GLM, partial_rotary=True, source="transformers/models/glm/modeling_glm.py")
+
+GLM4 = DecoderForward(
+    layer=replace(_GLM, after=("post_self_attn_layernorm", "post_mlp_layernorm")),
+    partial_rotary=True,
+    source="transformers/models/glm4/modeling_glm4.py",
+)

@@ -8,6 +8,7 @@ from calculator.architecture.module import linear
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
+from calculator.families.glm import forward
 from calculator.families.rope import rope
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ FAMILIES = (
             *_COMMON,
         ),
         parts=_glm,
+        forward=forward.GLM,
     ),
     Family(
         model_type="glm4",
         entries=(*grouped_sizes(kv=2, kv_nullable=False, head=128), *dropouts("attention_dropout"), *_COMMON),
         parts=_glm4,
+        forward=forward.GLM4,
     ),
 )

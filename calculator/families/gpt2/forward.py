@@ -102,21 +102,20 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
     return out
 
 
-PROGRAMS = {
-    "gpt_bigcode": DecoderForward(
-        layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
-        embeddings=partial(looked_up, name="transformer.wte"),
-        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
-        tables=learned_positions.positions,
-        leave=partial(norms.left, name="transformer.ln_f"),
-        source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
-    ),
-    "gpt2": DecoderForward(
-        layer=Block(attention=partial(_attention, _split), mlp=_MLP),
-        embeddings=partial(looked_up, name="transformer.wte"),
-        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),
-        tables=learned_positions.positions,
-        leave=partial(norms.left, name="transformer.ln_f"),
-        source="transformers/models/gpt2/modeling_gpt2.py",
-    ),
-}
+GPT_BIGCODE = DecoderForward(
+    layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
+    embeddings=partial(looked_up, name="transformer.wte"),
+    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
+    tables=learned_positions.positions,
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
+)
+
+GPT2 = DecoderForward(
+    layer=Block(attention=partial(_attention, _split), mlp=_MLP),
+    embeddings=partial(looked_up, name="transformer.wte"),
+    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),
+    tables=learned_positions.positions,
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    source="transformers/models/gpt2/modeling_gpt2.py",
+)

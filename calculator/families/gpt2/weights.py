@@ -23,6 +23,7 @@ from calculator.families.fields import (
     share_of_hidden,
     tie,
 )
+from calculator.families.gpt2 import forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,7 @@ FAMILIES = (
             flag("reorder_and_upcast_attn", False),
         ),
         parts=_gpt2,
+        forward=forward.GPT2,
         tied={"lm_head.weight": "transformer.wte.weight"},
     ),
     Family(
@@ -106,6 +108,7 @@ FAMILIES = (
             flag("scale_attention_softmax_in_fp32", True),
         ),
         parts=_gpt_bigcode,
+        forward=forward.GPT_BIGCODE,
         tied={"lm_head.weight": "transformer.wte.weight"},
     ),
 )

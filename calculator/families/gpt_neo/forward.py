@@ -43,15 +43,13 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
     return attention.applied(context, attn_weights, value)
 
 
-PROGRAMS = {
-    "gpt_neo": DecoderForward(
-        embeddings=partial(looked_up, name="transformer.wte"),
-        enter=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
-        tables=learned_positions.positions,
-        layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
-        leave=partial(norms.left, name="transformer.ln_f"),
-        sdpa="eager",
-        returns_weights=True,
-        source="transformers/models/gpt_neo/modeling_gpt_neo.py",
-    ),
-}
+GPT_NEO = DecoderForward(
+    embeddings=partial(looked_up, name="transformer.wte"),
+    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
+    tables=learned_positions.positions,
+    layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    sdpa="eager",
+    returns_weights=True,
+    source="transformers/models/gpt_neo/modeling_gpt_neo.py",
+)

@@ -22,6 +22,7 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.gpt2.weights import outer
+from calculator.families.gpt_neo import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -98,6 +99,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_gpt_neo,
+        forward=forward.GPT_NEO,
         tied={"lm_head.weight": "transformer.wte.weight"},
     ),
 )

@@ -62,13 +62,11 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     return ops.dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
 
 
-PROGRAMS = {
-    "gpt_neox": DecoderForward(
-        layer=layer,
-        embeddings=partial(looked_up, name="gpt_neox.embed_in"),
-        enter=_enter,
-        leave=partial(norms.left, name="gpt_neox.final_layer_norm"),
-        rotates_part=True,
-        source="transformers/models/gpt_neox/modeling_gpt_neox.py",
-    ),
-}
+GPT_NEOX = DecoderForward(
+    layer=layer,
+    embeddings=partial(looked_up, name="gpt_neox.embed_in"),
+    before_layers=_enter,
+    final_norm=partial(norms.left, name="gpt_neox.final_layer_norm"),
+    partial_rotary=True,
+    source="transformers/models/gpt_neox/modeling_gpt_neox.py",
+)

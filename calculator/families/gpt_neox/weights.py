@@ -20,6 +20,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.gpt_neox import forward
 from calculator.families.rope import frequencies, rope
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_gpt_neox,
+        forward=forward.GPT_NEOX,
         tied={"lm_head.weight": "gpt_neox.embed_in.weight"},
     ),
 )

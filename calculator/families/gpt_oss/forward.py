@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing
 from calculator.engine import operations as ops
-from calculator.families.mixtral.forward import Mixture
 from calculator.layers import attention, masks, norms, routers, self_attention
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.mixture import Mixture
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -107,19 +107,16 @@ def _refused(_: Config) -> str:
     return "transformers takes FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modelled: take sdpa"
 
 
-PROGRAMS = {
-    "gpt_oss": DecoderForward(
-        tables=_tables,
-        layer=Sequential(
-            attention=SinkAttention(),
-            mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
-            norm=by(norms.late_cast_rms_norm),
-        ),
-        leave=norms.late_cast_left,
-        masks=(masks.FULL, masks.SLIDING),
-        sdpa="eager",
-        refuses_flash=_refused,
-        router_loss=True,
-        source="transformers/models/gpt_oss/modeling_gpt_oss.py",
+GPT_OSS = DecoderForward(
+    tables=_tables,
+    layer=Sequential(
+        attention=SinkAttention(),
+        mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
+        norm=by(norms.late_cast_rms_norm),
     ),
-}
+    final_norm=norms.late_cast_left,
+    masks=(masks.FULL, masks.SLIDING),
+    sdpa="eager",
+    refuses_flash=_refused,
+    source="transformers/models/gpt_oss/modeling_gpt_oss.py",
+)

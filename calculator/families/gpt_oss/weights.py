@@ -18,6 +18,7 @@ from calculator.families.fields import (
     positions,
     tie,
 )
+from calculator.families.gpt_oss import forward
 from calculator.families.rope import rope
 from calculator.families.windows import every, layer_types, window
 
@@ -83,5 +84,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_gpt_oss,
+        forward=forward.GPT_OSS,
+        adds_router_loss=True,
     ),
 )

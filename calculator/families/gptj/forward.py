@@ -71,19 +71,17 @@ def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
     return norms.layer_norm(modules["ln_1"], x)
 
 
-PROGRAMS = {
-    "gptj": DecoderForward(
-        embeddings=partial(looked_up, name="transformer.wte"),
-        enter=_enter,
-        tables=_tables,
-        layer=Parallel(
-            attention=_attention,
-            norm=_normed,
-            mlp=mlp.plain("mlp.fc_in", "mlp.fc_out", dropout="resid_pdrop"),
-            residual_last=True,
-        ),
-        leave=partial(norms.left, name="transformer.ln_f"),
-        rotates_part=True,
-        source="transformers/models/gptj/modeling_gptj.py",
+GPTJ = DecoderForward(
+    embeddings=partial(looked_up, name="transformer.wte"),
+    before_layers=_enter,
+    tables=_tables,
+    layer=Parallel(
+        attention=_attention,
+        norm=_normed,
+        mlp=mlp.plain("mlp.fc_in", "mlp.fc_out", dropout="resid_pdrop"),
+        residual_last=True,
     ),
-}
+    final_norm=partial(norms.left, name="transformer.ln_f"),
+    partial_rotary=True,
+    source="transformers/models/gptj/modeling_gptj.py",
+)

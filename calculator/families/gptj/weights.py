@@ -20,6 +20,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.gptj import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -69,6 +70,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_gptj,
+        forward=forward.GPTJ,
         tied={"lm_head.weight": "transformer.wte.weight"},
     ),
 )

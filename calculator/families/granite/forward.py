@@ -1,12 +1,15 @@
-"""Granite: Llama's block with multipliers on embeddings, residuals and logits."""
+"""Granite: Llama's block with multipliers on embeddings, residuals and logits; also with experts."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers import routers
+from calculator.layers.decoder_forward import DecoderForward, scaled_logits
 from calculator.layers.decoder_layer import Sequential
+from calculator.layers.mixture import Mixture
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -18,23 +21,23 @@ def _embeddings(context: Context, inputs_embeds: Tensor) -> Tensor:
     return ops.scale(inputs_embeds, "embeddings, multiplied")
 
 
-def multiplied(_: Context, hidden_states: Tensor) -> Tensor:
+def _multiplied(_: Context, hidden_states: Tensor) -> Tensor:
     """A sublayer's output, times a number."""
     return ops.scale(hidden_states, "output, multiplied")
 
 
-def scaled_logits(context: Context, logits: Tensor) -> Tensor:
-    """Times or over a number."""
-    context.scoped("logits: ")
-    return ops.scale(logits, "scaled")
+_MIXTURE = Mixture(router=routers.softmax_last, gate="block_sparse_moe.router", experts="block_sparse_moe.experts")
 
+GRANITE = DecoderForward(
+    before_layers=_embeddings,
+    retained="input",
+    layer=Sequential(scaled=_multiplied),
+    logits=scaled_logits,
+    source="transformers/models/granite/modeling_granite.py",
+)
 
-PROGRAMS = {
-    "granite": DecoderForward(
-        enter=_embeddings,
-        keeps="input",
-        layer=Sequential(scaled=multiplied),
-        logits=scaled_logits,
-        source="transformers/models/granite/modeling_granite.py",
-    ),
-}
+GRANITEMOE = replace(
+    GRANITE,
+    layer=Sequential(mlp=_MIXTURE, scaled=_multiplied),
+    source="transformers/models/granitemoe/modeling_granitemoe.py",
+)

@@ -27,6 +27,7 @@ from calculator.families.fields import (
     positions,
     tie,
 )
+from calculator.families.granite import forward
 from calculator.families.rope import rope
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ FAMILIES = (
             *(number(name, 1.0) for name in _MULTIPLIERS),
         ),
         parts=_granite,
+        forward=forward.GRANITE,
     ),
     Family(
         model_type="granitemoe",
@@ -91,5 +93,7 @@ FAMILIES = (
             *(number(name, 1.0, nullable=True) for name in _MULTIPLIERS),
         ),
         parts=_granitemoe,
+        forward=forward.GRANITEMOE,
+        adds_router_loss=True,
     ),
 )

@@ -21,6 +21,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.llama import forward
 from calculator.families.rope import rope
 from calculator.families.windows import window, window_kinds
 
@@ -72,6 +73,7 @@ FAMILIES = (
         model_type="llama",
         entries=_LLAMA,
         parts=_llama,
+        forward=forward.LLAMA,
     ),
     Family(
         model_type="mistral",
@@ -87,6 +89,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_mistral,
+        forward=forward.MISTRAL,
     ),
     Family(
         model_type="internlm2",
@@ -105,6 +108,7 @@ FAMILIES = (
             *padding(2),
         ),
         parts=_llama,
+        forward=forward.LLAMA,
         notes=(_REMOTE.format("InternLM2"),),
     ),
     Family(
@@ -128,6 +132,7 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_llama,
+        forward=forward.LLAMA,
         notes=(_REMOTE.format("Baichuan"),),
     ),
 )

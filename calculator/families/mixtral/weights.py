@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, norms, router
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
+from calculator.families.mixtral import forward
 from calculator.families.rope import rope
 from calculator.families.windows import window, window_kinds
 
@@ -43,5 +44,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_mixtral,
+        forward=forward.MIXTRAL,
+        adds_router_loss=True,
     ),
 )

@@ -94,6 +94,7 @@ FAMILIES = (
             *padding(50_283),
         ),
         parts=_modernbert,
+        forward=None,
         head="decoder",
         tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     ),

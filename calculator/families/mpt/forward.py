@@ -78,17 +78,15 @@ def _refused(_: Config) -> str:
     return "transformers has no FlashAttention 2 for MPT: take sdpa, which comes to eager"
 
 
-PROGRAMS = {
-    "mpt": DecoderForward(
-        embeddings=partial(looked_up, name="transformer.wte"),
-        tables=_alibi,
-        layer=layer,
-        leave=partial(norms.left, name="transformer.norm_f"),
-        sdpa="eager",
-        boolean_masks=True,
-        returns_weights=True,
-        bounded=True,
-        refuses_flash=_refused,
-        source="transformers/models/mpt/modeling_mpt.py",
-    ),
-}
+MPT = DecoderForward(
+    embeddings=partial(looked_up, name="transformer.wte"),
+    tables=_alibi,
+    layer=layer,
+    final_norm=partial(norms.left, name="transformer.norm_f"),
+    sdpa="eager",
+    boolean_masks=True,
+    returns_weights=True,
+    limited_to_max_positions=True,
+    refuses_flash=_refused,
+    source="transformers/models/mpt/modeling_mpt.py",
+)

@@ -10,6 +10,7 @@ from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike, norms, plain_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, derived, dropouts, flag, layers, number, padding, size, tie
+from calculator.families.mpt import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -66,6 +67,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_mpt,
+        forward=forward.MPT,
         tied={"lm_head.weight": "transformer.wte.weight"},
         notes=(
             "transformers makes MPT's MLP 4 · d_model wide, whatever expansion_ratio says, and its norms without bias",

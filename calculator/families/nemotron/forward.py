@@ -18,15 +18,13 @@ def _left(context: Context, hidden_states: Tensor) -> Tensor:
     return norms.offset_layer_norm(context.outer("model.norm"), hidden_states)
 
 
-PROGRAMS = {
-    "nemotron": DecoderForward(
-        layer=Sequential(
-            attention=SelfAttention(rotate=partly_rotated),
-            mlp=mlp.plain("mlp.up_proj", "mlp.down_proj"),
-            norm=by(norms.offset_layer_norm),
-        ),
-        leave=_left,
-        rotates_part=True,
-        source="transformers/models/nemotron/modeling_nemotron.py",
+NEMOTRON = DecoderForward(
+    layer=Sequential(
+        attention=SelfAttention(rotate=partly_rotated),
+        mlp=mlp.plain("mlp.up_proj", "mlp.down_proj"),
+        norm=by(norms.offset_layer_norm),
     ),
-}
+    final_norm=_left,
+    partial_rotary=True,
+    source="transformers/models/nemotron/modeling_nemotron.py",
+)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms, plain_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
+from calculator.families.nemotron import forward
 from calculator.families.rope import rope
 
 if TYPE_CHECKING:
@@ -41,5 +42,6 @@ FAMILIES = (
             *padding(),
         ),
         parts=_nemotron,
+        forward=forward.NEMOTRON,
     ),
 )

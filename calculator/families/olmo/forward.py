@@ -1,4 +1,4 @@
-"""OLMo (norms without weights), OLMo 2 and 3 (norms after sublayers and over whole queries and keys)."""
+"""OLMo (norms without weights), OLMo 2 and 3 (norms after sublayers, over whole queries and keys), and OLMoE."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
-from calculator.layers import masks, norms
+from calculator.layers import masks, norms, routers
 from calculator.layers.decoder_forward import DecoderForward, rotary_tables, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import SelfAttention, heads, normed_at_once, rotated_and_cast_back
 
 if TYPE_CHECKING:
@@ -43,6 +44,19 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 
 
+def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Three projections, queries and keys normed whole, all clamped in place where the config says so (OLMoE)."""
+    query_states = norms.rms_norm(modules["self_attn.q_norm"], modules["self_attn.q_proj"](hidden_states))
+    key_states = norms.rms_norm(modules["self_attn.k_norm"], modules["self_attn.k_proj"](hidden_states))
+    states = [query_states, key_states, modules["self_attn.v_proj"](hidden_states)]
+    del query_states, key_states
+    if context.config["clip_qkv"] is not None:
+        context.scoped(f"{modules.prefix}self_attn: ")
+        states = [in_place.clamp_(x, "before clamping") for x in states]
+    queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
+    return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
+
+
 _IN_FLOAT32 = partial(rotary_tables, dtype="float32")
 
 _OLMO2 = Sequential(
@@ -52,25 +66,30 @@ _OLMO2 = Sequential(
     after=("post_attention_layernorm", "post_feedforward_layernorm"),
 )
 
-PROGRAMS = {
-    "olmo": DecoderForward(
-        tables=_IN_FLOAT32,
-        layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotated_and_cast_back), norm=_normed),
-        leave=_left,
-        source="transformers/models/olmo/modeling_olmo.py",
-    ),
-    "olmo2": DecoderForward(
-        tables=_IN_FLOAT32,
-        layer=_OLMO2,
-        leave=norms.late_cast_left,
-        source="transformers/models/olmo2/modeling_olmo2.py",
-    ),
-    "olmo3": DecoderForward(
-        tables=partial(rotary_tables_per_type, dtype="float32"),
-        share=tables_of_type,
-        layer=_OLMO2,
-        leave=norms.late_cast_left,
-        masks=(masks.FULL, masks.SLIDING),
-        source="transformers/models/olmo3/modeling_olmo3.py",
-    ),
-}
+OLMO = DecoderForward(
+    tables=_IN_FLOAT32,
+    layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotated_and_cast_back), norm=_normed),
+    final_norm=_left,
+    source="transformers/models/olmo/modeling_olmo.py",
+)
+
+OLMO2 = DecoderForward(
+    tables=_IN_FLOAT32,
+    layer=_OLMO2,
+    final_norm=norms.late_cast_left,
+    source="transformers/models/olmo2/modeling_olmo2.py",
+)
+
+OLMO3 = DecoderForward(
+    tables=partial(rotary_tables_per_type, dtype="float32"),
+    tables_for=tables_of_type,
+    layer=_OLMO2,
+    final_norm=norms.late_cast_left,
+    masks=(masks.FULL, masks.SLIDING),
+    source="transformers/models/olmo3/modeling_olmo3.py",
+)
+
+OLMOE = DecoderForward(
+    layer=Sequential(attention=SelfAttention(project=_normed_and_clipped), mlp=Mixture(router=routers.cast_back)),
+    source="transformers/models/olmoe/modeling_olmoe.py",
+)

@@ -32,6 +32,7 @@ from calculator.families.fields import (
     tie,
     uneven_heads,
 )
+from calculator.families.olmo import forward
 from calculator.families.rope import frequencies, frequencies_per_type, rope, rope_per_type
 from calculator.families.windows import every, layer_types, window
 
@@ -121,11 +122,13 @@ FAMILIES = (
         model_type="olmo",
         entries=(*_COMMON, positions(2048), *rope(), number("clip_qkv", None, nullable=True)),
         parts=_olmo,
+        forward=forward.OLMO,
     ),
     Family(
         model_type="olmo2",
         entries=(*_COMMON, positions(2048), *rope(), number("rms_norm_eps", 1e-5)),
         parts=_olmo2,
+        forward=forward.OLMO2,
     ),
     Family(
         model_type="olmo3",
@@ -138,6 +141,7 @@ FAMILIES = (
             number("rms_norm_eps", 1e-5),
         ),
         parts=_olmo3,
+        forward=forward.OLMO3,
     ),
     Family(
         model_type="olmoe",
@@ -152,5 +156,7 @@ FAMILIES = (
             flag("norm_topk_prob", False),
         ),
         parts=_olmoe,
+        forward=forward.OLMOE,
+        adds_router_loss=True,
     ),
 )

@@ -101,14 +101,12 @@ def _words(context: Context, ids: Tensor) -> Tensor:
     return looked_up(context, ids, "model.decoder.embed_tokens")
 
 
-PROGRAMS = {
-    "opt": DecoderForward(
-        layer=layer,
-        embeddings=_words,
-        enter=_enter,
-        keeps="neither",
-        tables=_positions,
-        leave=_leave,
-        source="transformers/models/opt/modeling_opt.py",
-    ),
-}
+OPT = DecoderForward(
+    layer=layer,
+    embeddings=_words,
+    before_layers=_enter,
+    retained="neither",
+    tables=_positions,
+    final_norm=_leave,
+    source="transformers/models/opt/modeling_opt.py",
+)

@@ -9,6 +9,7 @@ from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike
 from calculator.families.family import Family, Parts
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
+from calculator.families.opt import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -87,6 +88,7 @@ FAMILIES = (
             *padding(1),
         ),
         parts=_opt,
+        forward=forward.OPT,
         tied={"lm_head.weight": "model.decoder.embed_tokens.weight"},
     ),
 )

@@ -1,4 +1,4 @@
-"""Phi-3's block with fused projections, and Phi's with attention and MLP side by side."""
+"""Phi (attention and MLP side by side), Phi-3 (fused projections) and Phi-3.5-MoE (LayerNorm, experts)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
+from calculator.families.phi.sparse_mixer import sparse_mixer
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Parallel, Sequential, by, dropped
+from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import (
     SelfAttention,
     heads,
@@ -41,32 +43,39 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     return dropped(context, "embd_pdrop", inputs_embeds)
 
 
-PROGRAMS = {
-    "phi": DecoderForward(
-        enter=_enter,
-        keeps="input",
-        layer=Parallel(
-            attention=SelfAttention(
-                project=normed_later(norms.layer_norm, "layernorm"),
-                rotate=partly_rotated_beside,
-                output="self_attn.dense",
-            ),
-            mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
-            norm=by(norms.layer_norm),
-            dropouts=("resid_pdrop", "resid_pdrop"),
-            residual_last=True,
+PHI = DecoderForward(
+    before_layers=_enter,
+    retained="input",
+    layer=Parallel(
+        attention=SelfAttention(
+            project=normed_later(norms.layer_norm, "layernorm"),
+            rotate=partly_rotated_beside,
+            output="self_attn.dense",
         ),
-        leave=partial(norms.left, name="model.final_layernorm"),
-        rotates_part=True,
-        source="transformers/models/phi/modeling_phi.py",
+        mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
+        norm=by(norms.layer_norm),
+        dropouts=("resid_pdrop", "resid_pdrop"),
+        residual_last=True,
     ),
-    "phi3": DecoderForward(
-        layer=Sequential(
-            attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
-            mlp=mlp.fused_gated,
-            scaled=_dropped,
-        ),
-        rotates_part=True,
-        source="transformers/models/phi3/modeling_phi3.py",
+    final_norm=partial(norms.left, name="model.final_layernorm"),
+    partial_rotary=True,
+    source="transformers/models/phi/modeling_phi.py",
+)
+
+PHI3 = DecoderForward(
+    layer=Sequential(
+        attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
+        mlp=mlp.fused_gated,
+        scaled=_dropped,
     ),
-}
+    partial_rotary=True,
+    source="transformers/models/phi3/modeling_phi3.py",
+)
+
+_MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
+
+PHIMOE = DecoderForward(
+    layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
+    final_norm=partial(norms.left, name="model.norm"),
+    source="transformers/models/phimoe/modeling_phimoe.py",
+)

@@ -22,6 +22,7 @@ from calculator.families.fields import (
     tie,
     uneven_heads,
 )
+from calculator.families.phi import forward
 from calculator.families.rope import frequencies, rope
 from calculator.families.windows import window, window_kinds
 
@@ -115,6 +116,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_phi,
+        forward=forward.PHI,
     ),
     Family(
         model_type="phi3",
@@ -134,6 +136,7 @@ FAMILIES = (
             *padding(32_000),
         ),
         parts=_phi3,
+        forward=forward.PHI3,
     ),
     Family(
         model_type="phimoe",
@@ -155,5 +158,7 @@ FAMILIES = (
             *padding(),
         ),
         parts=_phimoe,
+        forward=forward.PHIMOE,
+        adds_router_loss=True,
     ),
 )

@@ -20,6 +20,7 @@ from calculator.families.fields import (
     size,
     tie,
 )
+from calculator.families.qwen import forward
 from calculator.families.rope import rope
 from calculator.families.windows import layer_types, switched_window, window_kinds
 
@@ -121,11 +122,13 @@ FAMILIES = (
         model_type="qwen2",
         entries=(*grouped_sizes(kv=32), *_WINDOWS, *_COMMON),
         parts=_qwen2,
+        forward=forward.QWEN2,
     ),
     Family(
         model_type="qwen3",
         entries=(*grouped_sizes(kv=32, head=128), flag("attention_bias", False), *_WINDOWS, *_COMMON),
         parts=_qwen3,
+        forward=forward.QWEN3,
     ),
     Family(
         model_type="qwen2_moe",
@@ -141,6 +144,8 @@ FAMILIES = (
             *_COMMON,
         ),
         parts=_qwen2_moe,
+        forward=forward.QWEN2_MOE,
+        adds_router_loss=True,
     ),
     Family(
         model_type="qwen3_moe",
@@ -154,5 +159,7 @@ FAMILIES = (
             *_COMMON,
         ),
         parts=_qwen3_moe,
+        forward=forward.QWEN3_MOE,
+        adds_router_loss=True,
     ),
 )

@@ -9,6 +9,7 @@ from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gat
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie
 from calculator.families.rope import rope
+from calculator.families.smollm3 import forward
 from calculator.families.windows import layer_types, window
 
 if TYPE_CHECKING:
@@ -65,5 +66,6 @@ FAMILIES = (
             *padding(128_004),
         ),
         parts=_smollm3,
+        forward=forward.SMOLLM3,
     ),
 )

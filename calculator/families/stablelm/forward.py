@@ -55,11 +55,9 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
     return ops.add(residual, mlp_output, "residual after MLP")
 
 
-PROGRAMS = {
-    "stablelm": DecoderForward(
-        layer=_layer,
-        leave=partial(norms.left, name="model.norm"),
-        rotates_part=True,
-        source="transformers/models/stablelm/modeling_stablelm.py",
-    ),
-}
+STABLELM = DecoderForward(
+    layer=_layer,
+    final_norm=partial(norms.left, name="model.norm"),
+    partial_rotary=True,
+    source="transformers/models/stablelm/modeling_stablelm.py",
+)

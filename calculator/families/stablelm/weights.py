@@ -22,6 +22,7 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.rope import rope
+from calculator.families.stablelm import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -72,5 +73,6 @@ FAMILIES = (
             *padding(),
         ),
         parts=_stablelm,
+        forward=forward.STABLELM,
     ),
 )

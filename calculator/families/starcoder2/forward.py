@@ -20,15 +20,13 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     return dropped(context, "embedding_dropout", inputs_embeds)
 
 
-PROGRAMS = {
-    "starcoder2": DecoderForward(
-        enter=_enter,
-        layer=Sequential(
-            attention=SelfAttention(dropout="residual_dropout"),
-            mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
-            norm=by(norms.layer_norm),
-        ),
-        leave=partial(norms.left, name="model.norm"),
-        source="transformers/models/starcoder2/modeling_starcoder2.py",
+STARCODER2 = DecoderForward(
+    before_layers=_enter,
+    layer=Sequential(
+        attention=SelfAttention(dropout="residual_dropout"),
+        mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
+        norm=by(norms.layer_norm),
     ),
-}
+    final_norm=partial(norms.left, name="model.norm"),
+    source="transformers/models/starcoder2/modeling_starcoder2.py",
+)

@@ -8,6 +8,7 @@ from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, nor
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
 from calculator.families.rope import rope
+from calculator.families.starcoder2 import forward
 from calculator.families.windows import window, window_kinds
 
 if TYPE_CHECKING:
@@ -42,5 +43,6 @@ FAMILIES = (
             *padding(),
         ),
         parts=_starcoder2,
+        forward=forward.STARCODER2,
     ),
 )

@@ -130,6 +130,7 @@ FAMILIES = (
             *padding(0),
         ),
         parts=_t5,
+        forward=None,
         tied={
             "encoder.embed_tokens.weight": "shared.weight",
             "decoder.embed_tokens.weight": "shared.weight",

@@ -14,7 +14,7 @@ from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check, within_positions
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.request import parse_request
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.resident.module_spec import PreparedModel
@@ -163,7 +163,7 @@ def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
     compared = 0
     for number in range(400):
         try:
-            request = parse_request(random_request(88, number, sorted(PROGRAMS)))
+            request = parse_request(random_request(88, number, FAMILIES_WITH_FORWARD))
             model = model_of(request.model)
             check(within_positions(request, model), model)
         except PlanError:

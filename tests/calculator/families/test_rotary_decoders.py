@@ -5,7 +5,7 @@ import json
 import pytest
 
 from calculator.estimate.request import parse_request
-from calculator.families import model_from_config
+from calculator.families import forward_of, model_from_config
 from calculator.layers.context import Context, layer_kinds
 from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.step import TrainingStep
@@ -42,7 +42,8 @@ def phases(config, **training):
 
 
 def kinds(config, **training):
-    return "".join("abc"[kind] for kind in layer_kinds(Context(PreparedModel(*parsed(config, training)))))
+    prepared = PreparedModel(*parsed(config, training))
+    return "".join("abc"[kind] for kind in layer_kinds(Context(prepared, forward_of(prepared.model))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import parse_request
 from calculator.estimate.timeline import timeline
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES
 from calculator.training_step import first_layer_bound
 from calculator.training_step.step import TrainingStep
 from tests.calculator.random_plans import plans
@@ -132,13 +132,13 @@ def test_a_first_layer_in_which_the_peak_may_lie_is_run(monkeypatch):
 
 
 def test_a_first_layer_is_run_whose_output_is_of_another_dtype_than_its_input(monkeypatch):
-    llama = PROGRAMS["llama"]
+    llama = FAMILIES["llama"]
 
     def widened(context, modules, x):
-        return ops.cast(llama.layer(context, modules, x), "float32", "output in float32")
+        return ops.cast(llama.forward.layer(context, modules, x), "float32", "output in float32")
 
     assert step(lora()).recording.first is not None
-    monkeypatch.setitem(PROGRAMS, "llama", replace(llama, layer=widened))
+    monkeypatch.setitem(FAMILIES, "llama", replace(llama, forward=replace(llama.forward, layer=widened)))
     assert step(lora()).recording.first is None
 
 

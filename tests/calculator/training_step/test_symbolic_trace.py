@@ -10,7 +10,7 @@ from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.estimate.series import SeriesCache
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.size_settings import resized
 from calculator.training_step import run, symbolic_trace
 from tests.calculator.training_step.test_first_layer import SMALL
@@ -67,7 +67,7 @@ def answered(series, **changes):
 def test_each_plan_of_a_series_is_answered_as_by_itself(seed):
     chance, told = random.Random(seed), 0
     for number in range(25):
-        request = parse_request(random_request(4000 + seed, number, sorted(PROGRAMS)))
+        request = parse_request(random_request(4000 + seed, number, FAMILIES_WITH_FORWARD))
         series = SeriesCache()
         for _ in range(5):
             plan = with_sizes(request, chance)

@@ -4,13 +4,12 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
-from calculator.families import model_from_config
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES_WITH_FORWARD, model_from_config
 from calculator.methods import METHODS
 from validation.comparison.compare import estimate
 from validation.random_grid.random_requests import OPTIONS, random_request
 
-FAMILIES = sorted(PROGRAMS)
+FAMILIES = FAMILIES_WITH_FORWARD
 DRAWN = [random_request(7, number, FAMILIES) for number in range(400)]
 
 

@@ -8,7 +8,7 @@ from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import Request, parse_method, parse_model
-from calculator.families.forwards import PROGRAMS
+from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
@@ -144,7 +144,7 @@ def drawn(count):
     """The first random requests that the calculator answers: a config, a method, and how it is served."""
     number, found = 0, []
     while len(found) < count:
-        body, chance = random_request(2026, number, sorted(PROGRAMS)), random.Random(number)
+        body, chance = random_request(2026, number, FAMILIES_WITH_FORWARD), random.Random(number)
         training = body["training"]
         serving = {
             "batch_size": training.get("micro_batch_size", 1),

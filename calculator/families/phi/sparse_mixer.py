@@ -1,16 +1,12 @@
-"""Phi-3.5-MoE: LayerNorm, and two experts a token drawn by SparseMixer (Liu et al. 2024) instead of the largest two."""
+"""Phi-3.5-MoE's router: two experts a token, drawn by SparseMixer (Liu et al. 2024) instead of the largest two."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
-from calculator.families.mixtral.forward import Mixture
-from calculator.layers import norms, routers
-from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers import routers
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -88,15 +84,3 @@ def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     out = grad.tape.new(probabilities.shape, grad.dtype, "scores: gradient")
     del of_weight, negated
     return (out,)
-
-
-_MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
-
-PROGRAMS = {
-    "phimoe": DecoderForward(
-        layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
-        leave=partial(norms.left, name="model.norm"),
-        router_loss=True,
-        source="transformers/models/phimoe/modeling_phimoe.py",
-    ),
-}

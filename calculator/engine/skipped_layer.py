@@ -1,0 +1,43 @@
+"""A first layer that is not run, because the run of the next one determines it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Sequence
+
+    from calculator.engine.autograd import Node
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.recording import Recording
+    from calculator.engine.tape import Allocation, Tape, Tensor
+
+
+class Sides(NamedTuple):
+    """Points on the tape outside the windows of the layer that is run, and what the skipped layer adds at each."""
+
+    windows: tuple[Window, ...]
+    gained: list[Counter[Allocation]]
+
+
+class SkippedLayer(Protocol):
+    """The first layer of a stack, derived from the layer that is run in its place."""
+
+    #: The row of its output, which is the input of the layer that is run.
+    row: int
+
+    #: The event at which its own forward pass would begin.
+    start: int
+
+    def sees(self, cached: Iterable[Tensor]) -> None:
+        """Note which tensors the cache contains before the forward pass frees it."""
+
+    def look(self, tape: Tape, graph: Sequence[Node]) -> None:
+        """Find in the graph which tensors the first layer does not keep. Its nodes are in the order of creation."""
+
+    def beside(self, recording: Recording) -> Sides:
+        """Return what the first layer adds outside the windows of the layer that is run."""
+
+    def is_told(self, recording: Recording) -> bool:
+        """Return whether the recording determines the step, including the first layer's own passes."""

@@ -1,0 +1,44 @@
+"""Gemma 3 with its vision tower, given text alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.families.gemma.forward import GEMMA3_TEXT, final_norm
+from calculator.layers.decoder_forward import looked_up, unchanged
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def _refused(_: Config) -> str:
+    """FlashAttention has no mask that lets an image's tokens see one another (Gemma3Model._supports_flash_attn)."""
+    return "transformers refuses it for a model that reads images: take sdpa"
+
+
+def _without_images(context: Context, ids: Tensor) -> Tensor:
+    """The words' embeddings; where the token of an image is none of the vocabulary, ids are copied to replace it.
+
+    Source: Gemma3Model.forward, which is given embeddings and not ids where PEFT has looked them up.
+    """
+    config, given = context.config, context.method.looks_words_up and not context.past
+    if config["image_token_id"] >= config["vocab_size"] and not given:
+        context.scoped("model: ")
+        mask, ids = context.tape.new(ids.shape, "bool", "images"), context.tape.new(ids.shape, "int64", "ids of words")
+        context.during_layers += [mask, ids]
+    return looked_up(context, ids, "model.language_model.embed_tokens", scaled=True)
+
+
+GEMMA3 = replace(
+    GEMMA3_TEXT,
+    embeddings=_without_images,
+    logits=unchanged,
+    final_norm=partial(final_norm, name="model.language_model.norm"),
+    masks=(),
+    bidirectional_masks=False,
+    refuses_flash=_refused,
+)

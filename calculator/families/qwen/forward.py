@@ -1,0 +1,58 @@
+"""Qwen 2 and 3, dense and with experts: Llama's block, in Qwen 3 with normed queries and keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers import masks, mlp, norms, routers
+from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_layer import Sequential
+from calculator.layers.experts import experts
+from calculator.layers.mixture import Mixture, where_sparse
+from calculator.layers.self_attention import SelfAttention, normed_at_once
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedFirst(Mixture):
+    """A mixture beside one expert that sees every token, whose own gate is a number for each (Qwen 2)."""
+
+    shared: str = "mlp.shared_expert"
+
+    def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        hidden_states = self.flattened(context, x)
+        shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
+        weights, indices, *_beside = self.chosen(context, modules, hidden_states)
+        expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
+        gate = modules[f"{self.shared}_gate"](hidden_states)
+        context.scoped(f"{modules.prefix}mlp: ")
+        gate = ops.unary(gate, "shared expert's gate", saves="result")
+        shared_expert_output = ops.mul(gate, shared_expert_output, "shared expert, gated")
+        expert_output = ops.add(expert_output, shared_expert_output, "experts + shared expert")
+        return ops.view(expert_output, x.shape)
+
+
+_QWEN3 = SelfAttention(project=normed_at_once(norms.rms_norm))
+
+QWEN2 = DecoderForward(layer=Sequential(), masks=(masks.FULL,), source="transformers/models/qwen2/modeling_qwen2.py")
+
+QWEN3 = DecoderForward(
+    layer=Sequential(attention=_QWEN3), masks=(masks.FULL,), source="transformers/models/qwen3/modeling_qwen3.py"
+)
+
+QWEN2_MOE = DecoderForward(
+    layer=Sequential(mlp=where_sparse(SharedFirst(router=routers.cast_back))),
+    masks=(masks.FULL, masks.SLIDING),
+    source="transformers/models/qwen2_moe/modeling_qwen2_moe.py",
+)
+
+QWEN3_MOE = DecoderForward(
+    layer=Sequential(attention=_QWEN3, mlp=where_sparse(Mixture(router=routers.cast_back))),
+    source="transformers/models/qwen3_moe/modeling_qwen3_moe.py",
+)

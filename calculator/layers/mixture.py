@@ -1,0 +1,65 @@
+"""An MLP that is a mixture of experts: a router, and the experts that it chooses for each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place
+from calculator.engine import operations as ops
+from calculator.layers import mlp, routers
+from calculator.layers.experts import experts, gated
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+    from calculator.layers.experts import Gate
+    from calculator.layers.mlp import Sublayer
+    from calculator.layers.routers import Router
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """A router and the experts that it chooses from: an MLP.
+
+    `gate` and `experts` name their modules; `jitter`, what in the config says that the input is multiplied by noise;
+    `jitters_twice`, that the router does so again, to a view of it.
+    """
+
+    router: Router = routers.softmax_first
+    gate: str = "mlp.gate"
+    experts: str = "mlp.experts"
+    jitter: str | None = None
+    jitters_twice: bool = False
+    activate: Gate = gated
+
+    def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to the same."""
+        hidden_states = self.flattened(context, x)
+        weights, indices, *_beside = self.chosen(context, modules, hidden_states)
+        hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
+        return ops.view(hidden_states, x.shape)
+
+    def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+        """What the router says: weights, indices, and its logits, which may be asked for."""
+        chosen = self.router(context, modules[self.gate], hidden_states)
+        context.record(chosen[2])
+        return chosen
+
+    def flattened(self, context: Context, x: Tensor) -> Tensor:
+        """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
+        jitters = bool(self.jitter and context.config[self.jitter]) and context.tape.trains
+        if jitters:
+            x = in_place.jitter_(x)
+        hidden_states = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        return in_place.jitter_view_(hidden_states) if jitters and self.jitters_twice else hidden_states
+
+
+def where_sparse(mixture: Mixture) -> Sublayer:
+    """A mixture in the layers that have a router, a gated MLP in the others."""
+
+    def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
+        sparse = mixture.gate in modules
+        return mixture(context, modules, x) if sparse else mlp.gated(context, modules, x)
+
+    return run
