@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import Block, CachingAllocator, Pool
 from calculator.allocator.loading import Loading, spelled
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import resident_tensors
-from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.model import Model
-    from calculator.inputs.training import Training
-    from calculator.methods import Method
+    from calculator.training_step.resident_state import ResidentState
 
 #: A block in use, and the pool that it goes back to.
 Taken = tuple[Pool, Block]
@@ -36,12 +29,12 @@ LATER_MICRO_BATCHES = 2
 MOST_STEPS = 5
 
 
-def peak_reserved(model: Model, method: Method, training: Training, workspaces: tuple[int, int]) -> int:
+def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
     """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes.
 
     `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
     """
-    run = Run(CachingAllocator(), model, method, training, workspaces)
+    run = Replay(CachingAllocator(), resident, workspaces)
     run.load()
     before = 0
     while run.steps < 2 or (run.allocator.reserved > before and run.steps < MOST_STEPS):
@@ -92,7 +85,7 @@ def _without(rows: set[int], told: Sequence[int]) -> Sequence[int]:
     return [event for event in told if max(event, ~event) not in rows] if rows else told
 
 
-class Run:
+class Replay:
     """A training run's allocations, in order, from one allocator."""
 
     __slots__ = (
@@ -101,36 +94,28 @@ class Run:
         "gradients",
         "later",
         "left",
-        "optimizer",
-        "state",
+        "resident",
         "steps",
         "training",
         "workspaces",
     )
 
-    def __init__(
-        self,
-        allocator: CachingAllocator,
-        model: Model,
-        method: Method,
-        training: Training,
-        workspaces: tuple[int, int],
-    ) -> None:
+    def __init__(self, allocator: CachingAllocator, resident: ResidentState, workspaces: tuple[int, int]) -> None:
         self.allocator = allocator
-        self.training = training
+        self.resident = resident
         self.workspaces = workspaces
-        self.state = resident_tensors(PreparedModel(model, method, training))
-        self.optimizer = OPTIMIZERS[training.optimizer]
-        alone = replace(training, gradient_accumulation_steps=1)
-        self.first = Batch(allocator, events(model, method, alone))
-        self.later = Batch(allocator, events(model, method, training)) if training != alone else None
+        prepared = resident.prepared
+        self.training = prepared.training
+        alone = replace(self.training, gradient_accumulation_steps=1)
+        self.first = Batch(allocator, events(prepared.for_run(alone, prepared.device)))
+        self.later = Batch(allocator, events(prepared)) if self.training != alone else None
         self.steps = 0
         self.left: list[Taken] = []
         self.gradients: list[Taken] = []
 
     def load(self) -> None:
         """Put the model on the card."""
-        loading = Loading(self.state, self.training)
+        loading = Loading(self.resident.tensors, self.training)
         Tensors(self.allocator, loading.sizes).play(loading.events)
 
     def step(self) -> None:
@@ -160,10 +145,9 @@ class Run:
 
     def _optimizer_step(self) -> None:
         if self.steps == 0:
-            for state in spelled(optimizer_states(self.state, self.optimizer)):
+            for state in spelled(self.resident.optimizer_states):
                 self._take(state.bytes // state.count)
-        learning = tuple(tensor for tensor in self.state if tensor.gets_gradient)
-        made = spelled(temporaries(learning, self.optimizer, self.training.max_grad_norm))
+        made = spelled(self.resident.step_temporaries)
         self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
 
     def _take(self, size: int) -> Taken:

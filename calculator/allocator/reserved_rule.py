@@ -52,15 +52,16 @@ SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """`torch.cuda.max_memory_reserved` by the rule, bytes."""
-    state = step.state
-    added = [tensor for tensor in state if not tensor.base]
-    gradients = step.held.gradients if step.training.gradient_accumulation_steps > 1 else ()
-    stays = Counter(sizes((*added, *step.held.states, *gradients)))
+    resident, training = step.resident, step.resident.prepared.training
+    added = [tensor for tensor in resident.tensors if not tensor.base]
+    gradients = resident.gradients if training.gradient_accumulation_steps > 1 else ()
+    stays = Counter(sizes((*added, *resident.optimizer_states, *gradients)))
     stays.update(workspaces)
     steps = _in_steps(step)
-    loaded = sum(tensor.bytes for tensor in state if tensor.base) + _read_and_dropped(state, step.training)
+    loaded = sum(tensor.bytes for tensor in resident.tensors if tensor.base)
+    loaded += _read_and_dropped(resident.tensors, training)
     largest = max(steps)
-    left = _left_by_layers(step) + sum([tensor.bytes for tensor in step.held.gradients])
+    left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.gradients])
     again = segment_bytes(largest) if left >= largest else 0
     return whole_segments(loaded) + _in_segments(stays) + _in_segments(steps) + again
 
@@ -132,4 +133,4 @@ def _most_in(step: TrainingStep) -> dict[int, int]:
     carried, until = by_size(step.carried), step.marks["backward"]
     beside = [(0, size, count) for size, count in carried.items()]
     beside += [(until, size, -count) for size, count in carried.items()]
-    return peak_counts(step.recording, step.held.temporaries, beside)
+    return peak_counts(step.recording, step.resident.step_temporaries, beside)

@@ -20,9 +20,6 @@ from calculator.estimate.remarks import assumptions, warnings
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
-from calculator.layers.kernels import Kernels
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -33,47 +30,53 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimate.answer import Component, Moment
     from calculator.estimate.request import ModelReference, Request
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
 
 
-def estimate(request: Request, neighbours: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
+def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
     """Answer a request.
 
-    Neither changes the answer: `neighbours` has what a series of requests has in common; `whole` has all that the
-    timeline tells of run at once, which is quicker where it is read and slower where it is not.
+    Neither option changes the answer. `series` shares work with the requests before this one. `whole` interprets every
+    layer that the timeline shows at once: faster if the timeline is read, slower if it is not.
 
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
     """
     if request.accounting == "textbook":
         return _by_the_textbook(request)
-    neighbours = neighbours or SeriesCache()
-    model = neighbours.model_of(request.model, model_of)
+    series = series or SeriesCache()
+    model = series.model_of(request.model, model_of)
     request = within_positions(request, model)
     check(request, model)
-    step = step_of(request, model, neighbours, whole=whole)
+    step = training_step(request, series, whole=whole)
+    tensors = step.resident.tensors
     memory, verdict = _memory(request, step)
     return Estimate(
         model=model_summary(model),
         method=request.method,
         accounting=request.accounting,
         reserved=request.reserved,
-        parameters=parameter_counts(step.state),
+        parameters=parameter_counts(tensors),
         memory=memory,
         fit=verdict,
-        saved_bytes=request.method.saved_bytes(step.state, model),
+        saved_bytes=request.method.saved_bytes(tensors, model),
         assumptions=assumptions(request, model, verdict),
-        warnings=warnings(request, model, step.state) + _card_caveats(request),
+        warnings=warnings(request, model, tensors) + _card_caveats(request),
     )
 
 
-def step_of(request: Request, model: Model, neighbours: SeriesCache, *, whole: bool = False) -> TrainingStep:
-    """A request's training step, on the kernels of its card."""
-    held = neighbours.held_by(model, request.method, request.training)
-    card = card_of(request.device)
-    kernels = Kernels(flash=card is None or card.has_flash)
-    return TrainingStep(
-        model, request.method, request.training, kernels=kernels, held=held, series=neighbours.series, whole=whole
-    )
+def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
+    """A request's training step on its device."""
+    series = series or SeriesCache()
+    return TrainingStep(resident_state(request, series), traces=series.traces, whole=whole)
+
+
+def resident_state(request: Request, series: SeriesCache | None = None) -> ResidentState:
+    """A request's resident tensors: its model with its method applied, its training and its device."""
+    series = series or SeriesCache()
+    model = series.model_of(request.model, model_of)
+    return series.resident_state(model, request.method, request.training, request.device)
 
 
 def model_of(reference: ModelReference) -> Model:
@@ -97,11 +100,11 @@ def model_summary(model: Model) -> ModelSummary:
     return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
 
 
-def parameter_counts(state: tuple[ResidentTensor, ...]) -> ParameterCounts:
+def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
     """Parameters of the base, added, trained and in all; quantised ones count as the numbers they stand for."""
-    base = sum(s.parameters * s.count for s in state if s.base)
-    added = sum(s.parameters * s.count for s in state if not s.base)
-    trainable = sum(s.parameters * s.count for s in state if s.trained)
+    base = sum(s.parameters * s.count for s in tensors if s.base)
+    added = sum(s.parameters * s.count for s in tensors if not s.base)
+    trainable = sum(s.parameters * s.count for s in tensors if s.trained)
     return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
 
 
@@ -110,7 +113,7 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
     highest = max(peaks, key=lambda peak: peak.bytes)
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     if request.reserved == "replay":
-        reserved = peak_reserved(step.model, request.method, request.training, (forward, backward))
+        reserved = peak_reserved(step.resident, (forward, backward))
     else:
         reserved = by_rule(step, (forward, backward))
     return memory_and_fit(
@@ -186,10 +189,10 @@ def _by_the_textbook(request: Request) -> Estimate:
         summary, counts, quantized = _bare(request)
     else:
         model = model_of(request.model)
-        state = resident_tensors(PreparedModel(model, request.method, request.training))
+        tensors = resident_state(request).tensors
         request.method.check(model, request.training)
-        summary, counts = model_summary(model), parameter_counts(state)
-        quantized = sum(s.parameters * s.count for s in state if s.dtype == "uint8")
+        summary, counts = model_summary(model), parameter_counts(tensors)
+        quantized = sum(s.parameters * s.count for s in tensors if s.dtype == "uint8")
     parts = textbook.accounting(
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
     ).components

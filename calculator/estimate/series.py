@@ -1,48 +1,51 @@
-"""What consecutive plans of a series share, so that only the differences are worked out again."""
+"""What consecutive requests of a series share, so that only the differences are computed again."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from calculator.inputs.size_settings import other_settings
+from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.resident_state import ResidentState
-from calculator.training_step.symbolic_trace import Series
+from calculator.training_step.symbolic_trace import TraceCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import ModelReference
-    from calculator.inputs.training import Training
+    from calculator.inputs.training import Device, Training
     from calculator.methods import Method
 
 
 class SeriesCache:
-    """What the plan before this one has in common with it: worked out again only where this one differs in it.
+    """The last request's model and resident state, and the traces of requests that differ in sizes alone.
 
-    Its model, what it holds, and the `series` of ways that plans of its kind go. An answer is the same with it and
-    without. No more is kept than of one plan and its kind.
+    An answer is the same with a cache and without. The cache keeps one model and one state, so it does not grow.
     """
 
-    __slots__ = ("held", "key", "model", "reference", "series")
+    __slots__ = ("model", "reference", "state", "state_key", "traces")
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
         self.model: Model | None = None
-        self.key: object = None
-        self.held: ResidentState | None = None
-        self.series = Series()
+        self.state_key: object = None
+        self.state: ResidentState | None = None
+        self.traces = TraceCache()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
-        """The model that a plan speaks of. Of two equal configs one may be refused: Python takes 1 for true."""
+        """The model of a request. Two configs that compare equal can differ, as Python's 1 equals true."""
         before = self.reference
         if self.model is None or reference != before or reference.config is not before.config:
             self.model, self.reference = build(reference), reference
         return self.model
 
-    def held_by(self, model: Model, method: Method, training: Training) -> ResidentState:
-        """What a plan holds: the micro-batch and its length have no part in it."""
+    def resident_state(self, model: Model, method: Method, training: Training, device: Device) -> ResidentState:
+        """The resident state of a request; batch, length and device change none of its tensors."""
         key = (id(model), method, other_settings(training))
-        if self.held is None or key != self.key:
-            self.held, self.key = ResidentState(model, method, training), key
-        return self.held
+        if self.state is not None and key == self.state_key:
+            self.state = self.state.for_run(training, device)
+        else:
+            self.state = ResidentState(PreparedModel(model, method, training, device))
+            self.state_key = key
+        return self.state

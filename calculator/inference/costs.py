@@ -8,15 +8,14 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
 from calculator.layers import masks
-from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.inference.settings import Serving
     from calculator.layers.cache import Cache
-    from calculator.resident.module_spec import PreparedModel
     from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
 
 _OPERATIONS = "Kaplan et al. 2020, arXiv 2001.08361, table 1: two for each weight, and attention's two products"
 _READ = "Pope et al. 2022, arXiv 2211.05102, section 2: a token reads every weight and its sequence's cache"
@@ -30,15 +29,15 @@ _NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
 class Costs:
     """The costs of the last token that is generated.
 
-    `prepared` is the model with one task, `cache` is the prompt's. `met` is what a token of text meets.
+    `resident` has one task, `cache` is the prompt's. `met` is what a token of text meets.
     """
 
-    def __init__(self, prepared: PreparedModel, serving: Serving, cache: Cache) -> None:
-        self.prepared = prepared
+    def __init__(self, resident: ResidentState, serving: Serving, cache: Cache) -> None:
+        prepared = resident.prepared
         self.model = prepared.model
         self.serving = serving
         self.cache = cache
-        self.state = resident_tensors(prepared)
+        self.state = resident.tensors
         self.met = [tensor for tensor in self.state if tensor.in_graph]
         self.virtual = prepared.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1

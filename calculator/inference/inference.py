@@ -20,15 +20,16 @@ from calculator.inference.merging import merging
 from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import Served, served
-from calculator.layers.kernels import Kernels
 from calculator.methods.settings import LowRank
 from calculator.resident.module_spec import PreparedModel
+from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
     from calculator.devices import Fit
+    from calculator.inference.answer import Merge
     from calculator.inference.passes import Peak
     from calculator.inference.request import InferenceRequest
     from calculator.inputs.training import Device
@@ -46,18 +47,18 @@ def inference(request: InferenceRequest) -> Inference:
     plan = served(request.method, serving)
     _check(request, model, plan)
     card = card_of(request.device)
-    told = peaks(model, plan, serving, Kernels(flash=card is None or card.has_flash))
+    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device))
+    told = peaks(resident, plan, serving)
     memory, verdict = _memory(request.device, told)
-    merge = merging(model, plan, serving) if serving.merged else None
-    prepared = PreparedModel(model, plan, serving.training)
+    merge = _merge(resident, plan)
     usable = verdict.usable_bytes if verdict is not None else None
     return Inference(
         model=model_summary(model),
         method=request.method,
         serving=serving,
-        parameters=_resident(prepared, plan, request),
+        parameters=_resident(resident, plan, request),
         memory=memory,
-        costs=Costs(prepared, serving, told[0].ran.cache).told(),
+        costs=Costs(resident, serving, told[0].ran.cache).told(),
         merge=merge,
         fit=verdict,
         assumptions=assumptions(request, model, plan, verdict),
@@ -66,11 +67,20 @@ def inference(request: InferenceRequest) -> Inference:
     )
 
 
-def _resident(prepared: PreparedModel, plan: Served, request: InferenceRequest) -> Resident:
-    every = state(prepared, plan, request.serving)
-    one = state(prepared, plan, request.serving.one_task)
+def _merge(resident: ResidentState, plan: Served) -> Merge | None:
+    """What merging takes, which starts from the unmerged model; None where nothing is merged."""
+    if not plan.merged:
+        return None
+    merged, unmerged = resident.prepared, replace(plan, merged=False)
+    prepared = PreparedModel(merged.model, unmerged, merged.training, merged.device)
+    return merging(ResidentState(prepared), plan)
+
+
+def _resident(resident: ResidentState, plan: Served, request: InferenceRequest) -> Resident:
+    every = state(resident, plan, request.serving)
+    one = state(resident, plan, request.serving.one_task)
     return Resident(
-        base=prepared.model.parameters,
+        base=resident.prepared.model.parameters,
         added_per_task=sum(tensor.parameters * tensor.count for tensor in one if not tensor.base),
         total=sum(tensor.parameters * tensor.count for tensor in every),
     )

@@ -6,7 +6,6 @@ again, while everything that this took is still there.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -18,20 +17,17 @@ from calculator.estimate.answer import Row
 from calculator.inference.answer import Merge
 from calculator.methods.settings import LowRank
 from calculator.resident import nf4
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inference.served_method import Served
-    from calculator.inference.settings import Serving
-    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.module_spec import ModuleSpec, PreparedModel
     from calculator.resident.quantization import Quantization
+    from calculator.training_step.resident_state import ResidentState
 
 DENSE = "peft, tuners/lora/layer.py, Linear.merge and get_delta_weight"
 FOUR_BIT = "peft, tuners/lora/bnb.py, Linear4bit.merge; bitsandbytes.functional.quantize_4bit"
@@ -44,14 +40,13 @@ _ROUNDED = "PEFT warns: “Merge lora module to 4-bit linear may get different g
 Made = tuple[str, "Shape", "DType"]
 
 
-def merging(model: Model, served: Served, serving: Serving) -> Merge | None:
+def merging(unmerged: ResidentState, served: Served) -> Merge | None:
     """What merging one task takes at its worst moment; None where the update is not a plain product of two matrices."""
     if not isinstance(served.method, LowRank) or served.method.use_dora:
         return None
-    prepared = PreparedModel(model, replace(served, merged=False), serving.training)
-    alive = sum(tensor.bytes for tensor in resident_tensors(prepared))
+    alive = sum(tensor.bytes for tensor in unmerged.tensors)
     worst: tuple[int, str, tuple[Made, ...], Quantization | None] | None = None
-    for path, module, module_spec in _targets(prepared):
+    for path, module, module_spec in _targets(unmerged.prepared):
         made = tuple(_made(module, module_spec))
         peak = alive + sum(map(_bytes, made))
         if worst is None or peak > worst[0]:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
 from calculator.methods import Full
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import ResidentTensor, resident_tensors
 from calculator.training_step.generation import Generation
 
 if TYPE_CHECKING:
-    from calculator.architecture.model import Model
     from calculator.common.names import PassName
     from calculator.engine.live_tensors import LiveTensors
     from calculator.inference.served_method import Served
     from calculator.inference.settings import Serving
-    from calculator.layers.kernels import Kernels
+    from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.generation import Pass
+    from calculator.training_step.resident_state import ResidentState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +44,22 @@ class Peak:
         return self.ran.recording.alive(self.ran.moment, self.resident_tensors)
 
 
-def state(prepared: PreparedModel, served: Served, serving: Serving) -> tuple[ResidentTensor, ...]:
+def state(resident: ResidentState, served: Served, serving: Serving) -> tuple[ResidentTensor, ...]:
     """Weights, constants and added parameters: those of every task, or every task's own model."""
-    own = resident_tensors(prepared)
     whole = served.merged or isinstance(served.method, Full)
-    return tuple(_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in own)
+    return tuple(
+        [_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in resident.tensors]
+    )
 
 
 def _for_tasks(tensor: ResidentTensor, tasks: int) -> ResidentTensor:
     return replace(tensor, count=tensor.count * tasks, bytes=tensor.bytes * tasks)
 
 
-def peaks(model: Model, served: Served, serving: Serving, kernels: Kernels) -> tuple[Peak, ...]:
+def peaks(resident: ResidentState, served: Served, serving: Serving) -> tuple[Peak, ...]:
     """Each pass's: the prompt's, the token's after it, the last token's where there is another."""
-    prepared = PreparedModel(model, served, serving.training)
-    held = state(prepared, served, serving)
-    generation = Generation(prepared, kernels=kernels)
+    tensors = state(resident, served, serving)
+    generation = Generation(resident.prepared)
     prefill = generation.prefill()
     ran: list[tuple[PassName, Pass]] = [("prefill", prefill)]
     first = positions(served, serving)
@@ -70,7 +68,7 @@ def peaks(model: Model, served: Served, serving: Serving, kernels: Kernels) -> t
     if serving.max_new_tokens > 2:
         last = first + Dim(serving.max_new_tokens - 2, "max_new_tokens - 2")
         ran.append(("last_decode", generation.decode(last, prefill.cache, first=False)))
-    return tuple(Peak(name=name, resident_tensors=held, ran=each) for name, each in ran)
+    return tuple(Peak(name=name, resident_tensors=tensors, ran=each) for name, each in ran)
 
 
 def positions(served: Served, serving: Serving) -> Dim:

@@ -12,7 +12,6 @@ from calculator.engine.tape import Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.cache import Cache
-from calculator.layers.kernels import Kernels
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -20,13 +19,8 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.engine.skipped_layer import SkippedLayer
-    from calculator.inputs.training import Training
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.resident.module_spec import PreparedModel
-
-
-#: What a current card and PyTorch have.
-KERNELS = Kernels()
 
 
 #: The end of a name of what belongs to layers that are not run.
@@ -70,19 +64,11 @@ class Context:
         "windowed",
     )
 
-    def __init__(
-        self,
-        prepared: PreparedModel,
-        forward: DecoderForward,
-        *,
-        training: Training | None = None,
-        kernels: Kernels = KERNELS,
-        trains: bool = True,
-    ) -> None:
-        model, method, training = prepared.model, prepared.method, training or prepared.training
+    def __init__(self, prepared: PreparedModel, forward: DecoderForward, *, trains: bool = True) -> None:
+        model, method, training = prepared.model, prepared.method, prepared.training
         self.tape = Tape(trains=trains)
         self.prepared = prepared
-        self.kernels = kernels
+        self.kernels = prepared.kernels
         self.model = model
         self.config = model.config
         self.forward = forward

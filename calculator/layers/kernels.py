@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernels:
-    """What SDPA can choose among: flash (compute capability 8.0), and grouped heads in the memory-efficient kernel.
-
-    The latter is there from PyTorch 2.14 on; before, float32 with grouped heads and no mask took the math kernel.
-    """
-
-    flash: bool = True
-    grouped_efficient: bool = True
 
 
 def _multiple(size: int, of: int) -> int:

@@ -56,8 +56,8 @@ def fit_map(request: Request) -> FitMap:
     training, longest = request.training, bound(request, model, "sequence_length").limit
     batches = doublings(training.micro_batch_size, 1, 1 << 16, MOST_BATCHES)
     lengths = doublings(training.sequence_length, SHORTEST, longest, MOST_LENGTHS)
-    common = SeriesCache()
-    rows = tuple(tuple(_cell(request, batch, length, common) for batch in batches) for length in lengths)
+    series = SeriesCache()
+    rows = tuple(tuple(_cell(request, batch, length, series) for batch in batches) for length in lengths)
     own = (training.micro_batch_size, training.sequence_length)
     return FitMap(own=own, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows)
 
@@ -73,10 +73,10 @@ def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
     return (*reversed(below), value, *above)
 
 
-def _cell(request: Request, batch: int, length: int, common: SeriesCache) -> Cell:
+def _cell(request: Request, batch: int, length: int, series: SeriesCache) -> Cell:
     training = replace(request.training, micro_batch_size=batch, sequence_length=length)
     try:
-        answer = estimate(replace(request, training=training, length_given=True), common)
+        answer = estimate(replace(request, training=training, length_given=True), series)
     except PlanError as error:
         reason = "; ".join(problem.msg for problem in error.problems)
         return Cell(micro_batch_size=batch, sequence_length=length, estimate=None, reason=reason)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from calculator.devices import Verdict
-from calculator.estimate.estimate import estimate, model_of, step_of
+from calculator.estimate.estimate import estimate, training_step
 from calculator.estimate.series import SeriesCache
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
@@ -79,7 +79,7 @@ class Probes:
 
     def __init__(self, request: Request, name: str) -> None:
         self.request, self.name = request, name
-        self.neighbours = SeriesCache()
+        self.series = SeriesCache()
         self.tried: dict[int, Probe] = {}
         self.replayed: dict[int, ProbeResult] = {}
         self.ruled = Probes(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
@@ -96,7 +96,7 @@ class Probes:
         if value in self.replayed:
             return self.replayed[value]
         request = with_value(self.request, self.name, value)
-        point = ProbeResult(value=value, estimate=estimate(request, self.neighbours))
+        point = ProbeResult(value=value, estimate=estimate(request, self.series))
         self.tried[value] = Probe(value, point.fits, point.excess, point.least_excess)
         if self.ruled is not None:
             self.replayed[value] = point
@@ -172,13 +172,12 @@ class Probes:
 
     def sizes(self, value: int) -> tuple[list[int], list[int]]:
         """The size of every tensor with a value of the setting: of what is kept beside the base, and of a step's."""
-        request = with_value(self.request, self.name, value)
-        model = self.neighbours.model_of(request.model, model_of)
-        step = step_of(request, model, self.neighbours)
-        held = step.held
-        added = [tensor for tensor in held.state if not tensor.base]
+        step = training_step(with_value(self.request, self.name, value), self.series)
+        resident = step.resident
+        added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = [born[4] for born in step.run.tape.rows]
-        return [*_each((*added, *held.states))], [*rows, *_each((*held.gradients, *held.temporaries))]
+        kept, made = (*added, *resident.optimizer_states), (*resident.gradients, *resident.step_temporaries)
+        return [*_each(kept)], [*rows, *_each(made)]
 
 
 def _each(staying: Iterable[ResidentTensors]) -> Iterator[int]:

@@ -89,10 +89,10 @@ def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
 
 def answers(sweep: Sweep) -> Iterator[Swept]:
     """The points in order, each answered when it is asked for, with what it has in common with the one before."""
-    neighbours = SeriesCache()
+    series = SeriesCache()
     for point in sweep.points():
         try:
-            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point)), neighbours))
+            yield Swept(point=point, estimate=estimate(parse_request(sweep.body(point)), series))
         except PlanError as error:
             yield Swept(point=point, estimate=None, problems=error.problems)
 

@@ -14,7 +14,7 @@ from calculator.estimate.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.training import Training
 from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
+from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +167,8 @@ class Evaluator:
             PlanError: where the method can't be put on the model.
         """
         method.check(self.model, Training())
-        return parameter_counts(resident_tensors(PreparedModel(self.model, method, Training()))).trainable_fraction
+        resident = ResidentState(PreparedModel(self.model, method, Training(), self.device))
+        return parameter_counts(resident.tensors).trainable_fraction
 
 
 def _largest(sized: list[Choice], suits: Callable[[Choice], bool]) -> Choice | None:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Tensor
-    from calculator.layers.kernels import Kernels
     from calculator.resident.module_spec import PreparedModel
 
 
@@ -68,11 +67,10 @@ class Given:
 class Generation:
     """A model under a method, whose `training` tells a batch of prompts' sizes, dtypes and kernels."""
 
-    __slots__ = ("kernels", "prepared")
+    __slots__ = ("prepared",)
 
-    def __init__(self, prepared: PreparedModel, *, kernels: Kernels) -> None:
+    def __init__(self, prepared: PreparedModel) -> None:
         self.prepared = prepared
-        self.kernels = kernels
 
     def prefill(self) -> Pass:
         """The whole prompt at once."""
@@ -99,7 +97,7 @@ class Generation:
         return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], given)
 
     def _context(self) -> Context:
-        context = Context(self.prepared, forward_of(self.prepared.model), kernels=self.kernels, trains=False)
+        context = Context(self.prepared, forward_of(self.prepared.model), trains=False)
         count = len(context.layers)
         context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
         return context

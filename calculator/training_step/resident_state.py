@@ -1,31 +1,53 @@
-"""Resident tensors of a run: weights, gradients, optimizer states and the step's temporaries."""
+"""Resident tensors of a run: weights, gradients, optimizer states, and the optimizer step's temporaries."""
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import gradients, optimizer_states
+from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
-    from calculator.architecture.model import Model
-    from calculator.inputs.training import Training
-    from calculator.methods import Method
+    from calculator.inputs.training import Device, Training
+    from calculator.resident.module_spec import PreparedModel
+    from calculator.resident.per_parameter import ResidentTensors
 
 
 class ResidentState:
-    """Weights and what is put beside them, and of what is trained the gradients, states and a step's temporaries."""
+    """Tensors that stay on the device for a whole run, and those that an optimizer step adds.
 
-    __slots__ = ("gradients", "optimizer", "prepared", "state", "states", "temporaries")
+    A request has one. Peaks, the reserved rule, the replay, inference, merging and limits all read it. What only
+    training needs is computed at first use.
+    """
 
-    def __init__(self, model: Model, method: Method, training: Training) -> None:
-        self.prepared = PreparedModel(model, method, training)
-        self.optimizer = OPTIMIZERS[training.optimizer]
-        self.state = resident_tensors(self.prepared)
-        self.states = tuple(optimizer_states(self.state, self.optimizer))
-        self.gradients = (gradients(self.state),)
-        learning = tuple([tensor for tensor in self.state if tensor.gets_gradient])
-        self.temporaries = temporaries(learning, self.optimizer, training.max_grad_norm)
+    def __init__(self, prepared: PreparedModel) -> None:
+        self.prepared = prepared
+        self.optimizer = OPTIMIZERS[prepared.training.optimizer]
+        #: Weights, quantization constants and buffers of the model, and parameters that the method adds.
+        self.tensors = resident_tensors(prepared)
+
+    @cached_property
+    def optimizer_states(self) -> tuple[ResidentTensors, ...]:
+        """The optimizer's states, from its second step on."""
+        return tuple(optimizer_states(self.tensors, self.optimizer))
+
+    @cached_property
+    def gradients(self) -> tuple[PerParameter, ...]:
+        """The gradients of a whole step."""
+        return (gradients(self.tensors),)
+
+    @cached_property
+    def step_temporaries(self) -> tuple[ResidentTensors, ...]:
+        """What gradient clipping or the optimizer allocates while every gradient is alive."""
+        trained = tuple([tensor for tensor in self.tensors if tensor.gets_gradient])
+        return temporaries(trained, self.optimizer, self.prepared.training.max_grad_norm)
+
+    def for_run(self, training: Training, device: Device) -> ResidentState:
+        """The same tensors for a run that differs in batch, length, accumulation or device."""
+        state = copy(self)
+        state.prepared = self.prepared.for_run(training, device)
+        return state

@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.families import forward_of
-from calculator.layers.context import KERNELS, Context
-from calculator.training_step.resident_state import ResidentState
+from calculator.layers.context import Context
 from calculator.training_step.run import interpreted
-from calculator.training_step.symbolic_trace import Series
+from calculator.training_step.symbolic_trace import TraceCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.model import Model
     from calculator.common.names import PhaseName
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Allocation
-    from calculator.inputs.training import Training
-    from calculator.layers.kernels import Kernels
-    from calculator.methods import Method
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
 
 
 class Peak(NamedTuple):
@@ -48,65 +43,45 @@ class Peak(NamedTuple):
 
 
 class TrainingStep:
-    """A plan's step, interpreted with the attention kernels that there are.
+    """A run's step, interpreted with the attention kernels of its device.
 
     `left`: what is alive when it ends, gradients aside; `carried`: what the step before left of that, until the forward
     pass is over.
     """
 
-    __slots__ = ("carried", "held", "kernels", "left", "method", "model", "recording", "run", "series", "training")
+    __slots__ = ("carried", "left", "recording", "resident", "run", "traces")
 
-    def __init__(
-        self,
-        model: Model,
-        method: Method,
-        training: Training,
-        *,
-        kernels: Kernels = KERNELS,
-        held: ResidentState | None = None,
-        series: Series | None = None,
-        whole: bool = False,
-    ) -> None:
-        self.held = held or ResidentState(model, method, training)
-        self.model = model
-        self.method = method
-        self.training = training
-        self.kernels = kernels
-        self.series = series or Series()
-        prepared = self.held.prepared
-        made = partial(Context, prepared, forward_of(model), training=training, kernels=kernels)
-        told = partial(self.series.run_of, prepared, training, kernels)
-        self.run, self.recording = interpreted(made, told, whole=whole)
+    def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
+        self.resident = resident
+        self.traces = traces or TraceCache()
+        prepared = resident.prepared
+        context_of = partial(Context, prepared, forward_of(prepared.model))
+        traced = partial(self.traces.run_of, prepared)
+        self.run, self.recording = interpreted(context_of, traced, whole=whole)
         self.left = self.recording.at_the_end()
         self.carried = self.left - self._given(self.marks["forward"])
-
-    @property
-    def state(self) -> tuple[ResidentTensor, ...]:
-        """What is always alive of the model under its method."""
-        return self.held.state
 
     @property
     def whole(self) -> TrainingStep:
         """The same step with the first layer run, for what is asked of every layer."""
         if self.recording.first is None:
             return self
-        held, kernels, series = self.held, self.kernels, self.series
-        return TrainingStep(
-            self.model, self.method, self.training, kernels=kernels, held=held, series=series, whole=True
-        )
+        return TrainingStep(self.resident, traces=self.traces, whole=True)
 
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
-        always = (*self.state, *self.held.states)
-        accumulated = (*always, *self.held.gradients) if self.training.gradient_accumulation_steps > 1 else always
+        resident = self.resident
+        always = (*resident.tensors, *resident.optimizer_states)
+        accumulates = resident.prepared.training.gradient_accumulation_steps > 1
+        accumulated = (*always, *resident.gradients) if accumulates else always
         marks, curve = self.marks, self.recording.curve
         forward = curve.peak(marks["forward"], marks["backward"])
         backward = curve.peak(marks["backward"], marks["end"])
-        in_step = (*always, *self.held.gradients, *self.held.temporaries)
+        in_step = (*always, *resident.gradients, *resident.step_temporaries)
         return (
             self._peak("forward", accumulated, forward, self.carried),
             self._peak("backward", accumulated, backward, Counter()),
-            _last(f"{self.held.optimizer.name}: step", in_step, self.left),
+            _last(f"{resident.optimizer.name}: step", in_step, self.left),
         )
 
     @property

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Allocation
-    from calculator.inputs.training import Training
-    from calculator.layers.kernels import Kernels
 
 #: The most ways that are remembered of plans that differ in sizes alone.
 MOST_WAYS = 8
@@ -105,7 +103,7 @@ def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
     return tape
 
 
-class Series:
+class TraceCache:
     """The ways that the last kind of plans was seen to go, by whether the first layer is run too.
 
     Plans are of one kind where they differ in sizes alone.
@@ -118,32 +116,33 @@ class Series:
         self.kind: tuple[object, ...] = ()
         self.ways: dict[bool, list[SymbolicTrace]] = {}
 
-    def run_of(self, prepared: PreparedModel, training: Training, kernels: Kernels, *, whole: bool) -> Run | None:
+    def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
         """A plan's run, as another's tells it; nothing for the first of a kind, and where too many ways are known.
 
         The second plan of a kind is run with open sizes.
         """
-        kind = (other_settings(prepared.method), other_settings(training), kernels)
+        method, training = prepared.method, prepared.training
+        kind = (other_settings(method), other_settings(training), prepared.kernels)
         if prepared.model is not self.model or kind != self.kind:
             self.model, self.kind, self.ways = prepared.model, kind, {}
         if whole not in self.ways:
             self.ways[whole] = []
             return None
-        ways, given = self.ways[whole], [*sizes(training), *sizes(prepared.method)]
+        ways, given = self.ways[whole], [*sizes(training), *sizes(method)]
         run = next(filter(None, (way.filled(given) for way in ways)), None)
         if run is None and len(ways) < MOST_WAYS:
-            ways.append(_symbolic_trace(prepared, training, kernels, whole=whole))
+            ways.append(_symbolic_trace(prepared, whole=whole))
             run = ways[-1].filled(given)
         return run
 
 
-def _symbolic_trace(prepared: PreparedModel, training: Training, kernels: Kernels, *, whole: bool) -> SymbolicTrace:
+def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
     """The plan's run with its sizes left open; a context allocates nothing before it is run."""
     shape_env = ShapeEnv()
-    training = resized(training, shape_env.create_symint)
+    training = resized(prepared.training, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
-    resized_model = PreparedModel(prepared.model, method, training)
-    context = Context(resized_model, forward_of(prepared.model), training=training, kernels=kernels)
+    resized_model = PreparedModel(prepared.model, method, training, prepared.device)
+    context = Context(resized_model, forward_of(prepared.model))
     context.tape.sizes = _SymSizes(shape_env)
     return SymbolicTrace(shape_env, ran(context, whole=whole))
 

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 from calculator.engine.repetition import Repetition
 from calculator.families import forward_of
 from calculator.layers.context import NOT_RUN, Context
-from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calculator.architecture.model import Model
     from calculator.engine.tape import Allocation, Tape
-    from calculator.inputs.training import Training
-    from calculator.methods import Method
+    from calculator.resident.module_spec import PreparedModel
 
 #: Periods of layers that are interpreted.
 PERIODS = 4
@@ -53,9 +50,9 @@ class Events:
         return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), 0)
 
 
-def events(model: Model, method: Method, training: Training, *, periods: int = PERIODS) -> Events:
+def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     """Interpret a micro-batch and spell its layers out. With `periods` as many as there are, all are interpreted."""
-    context = Context(PreparedModel(model, method, training), forward_of(model))
+    context = Context(prepared, forward_of(prepared.model))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import model_of, parameter_counts
+from calculator.estimate.estimate import model_of, parameter_counts, training_step
 from calculator.estimate.request import parse_request
-from calculator.training_step.step import TrainingStep
+from calculator.inputs.training import Device
 from validation.comparison.matching import differences
 from validation.tracing import snapshot
 from validation.tracing.silence import quieten
@@ -54,10 +54,10 @@ def estimate(request: Request) -> Snapshot:
     Raises:
         PlanError: where it refuses the request.
     """
-    model = model_of(request.model)
-    check(request, model)
-    step = TrainingStep(model, request.method, request.training)
-    return snapshot.estimated(step, asdict(parameter_counts(step.state)))
+    check(request, model_of(request.model))
+    # The trace runs a current card's kernels, whatever card the request names.
+    step = training_step(replace(request, device=Device()))
+    return snapshot.estimated(step, asdict(parameter_counts(step.resident.tensors)))
 
 
 def document(estimated: Snapshot, traced: Snapshot) -> dict[str, Any]:

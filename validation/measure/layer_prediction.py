@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
 from calculator.engine.backward import backward
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import resident_state
 from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, Prefix, Prompt
-from calculator.resident.module_spec import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states, tensors
-from calculator.resident.tensors import resident_tensors
 from calculator.training_step.optimizer_step import temporaries
 from validation.measure.meter import Reading
 
@@ -40,7 +38,7 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
-    prepared = PreparedModel(model_of(case.request.model), case.request.method, case.request.training)
+    prepared = resident_state(case.request).prepared
     context = Context(prepared, forward_of(prepared.model))
     tape = context.tape
     layer = context.layer(context.layers[0], LAYER)
@@ -74,8 +72,7 @@ def _bytes(staying: Iterable[ResidentTensors]) -> int:
 
 def _state(case: LayerCase) -> tuple[ResidentTensor, ...]:
     """What the layer keeps: a module's own and what is beside it, or what the method adds to one place."""
-    request, method = case.request, case.request.method
-    every = resident_tensors(PreparedModel(model_of(request.model), method, request.training))
+    every = resident_state(case.request).tensors
     if case.module is not None:
         return tuple(s for s in every if f".{case.module}." in s.name or s.name == "name2qmap.dynamic")
     return tuple(s for s in every if not s.base and ".attention." not in s.name)

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.devices.verdict import card_of
-from calculator.estimate.estimate import estimate, model_of
-from calculator.layers.kernels import Kernels
-from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import gradients, optimizer_states
-from calculator.training_step.step import TrainingStep
+from calculator.estimate.estimate import estimate, training_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.estimate.request import Request
-    from calculator.resident.tensors import ResidentTensor
+    from calculator.resident.per_parameter import ResidentTensors
 
 
 def predicted(request: Request) -> dict[str, Any]:
@@ -27,15 +22,13 @@ def predicted(request: Request) -> dict[str, Any]:
     """
     by_rule = estimate(replace(request, reserved="rule"))
     replayed = estimate(replace(request, reserved="replay"))
-    card = card_of(request.device)
-    kernels = Kernels(flash=card is None or card.has_flash)
-    step = TrainingStep(model_of(request.model), request.method, request.training, kernels=kernels)
-    state = step.state
-    states = (*optimizer_states(state, OPTIMIZERS[request.training.optimizer]), *gradients(state))
+    step = training_step(request)
+    resident = step.resident
+    states = (*resident.optimizer_states, *resident.gradients)
     left = step.peaks()[-1].left
     return {
-        "load": _bytes(state),
-        "end": _bytes((*state, *states)) + sum(row[4] * count for row, count in left.items()),
+        "load": _bytes(resident.tensors),
+        "end": _bytes((*resident.tensors, *states)) + sum(row[4] * count for row, count in left.items()),
         "phases": {phase.name: phase.peak_bytes for phase in by_rule.memory.phases},
         "peak_allocated": by_rule.memory.peak_allocated_bytes,
         "library_workspace": by_rule.memory.library_workspace_bytes,
@@ -45,5 +38,5 @@ def predicted(request: Request) -> dict[str, Any]:
     }
 
 
-def _bytes(tensors: Iterable[ResidentTensor]) -> int:
+def _bytes(tensors: Iterable[ResidentTensors]) -> int:
     return sum(tensor.bytes for tensor in tensors)

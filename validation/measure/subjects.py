@@ -10,11 +10,10 @@ import torch
 from peft.tuners import PrefixEncoder, PromptEmbedding
 from torch import Tensor, nn
 
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import resident_state
 from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
-from calculator.resident.module_spec import PreparedModel
 from validation.reference import methods
 from validation.reference.bottleneck import Bottleneck
 
@@ -31,7 +30,7 @@ class Subject:
         self.method = case.request.method
         self.device = device
         self.dtype: torch.dtype = getattr(torch, case.request.training.dtype)
-        prepared = PreparedModel(model_of(case.request.model), self.method, case.request.training)
+        prepared = resident_state(case.request).prepared
         self.context = Context(prepared, forward_of(prepared.model))
         self.path = case.module
         self.module = self._built()

@@ -17,7 +17,8 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import SMALL_SEGMENT, CachingAllocator
-from calculator.allocator.replay import Batch, Run
+from calculator.allocator.replay import Batch, Replay
+from calculator.estimate.estimate import resident_state
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
@@ -50,12 +51,13 @@ def lengths() -> list[int]:
 
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
     """What the script reports: the most that is reserved when the longest batch comes after a whole bucket, bytes."""
-    run = Run(CachingAllocator(), model, request.method, request.training, workspaces)
+    resident = resident_state(request)
+    run = Replay(CachingAllocator(), resident, workspaces)
     run.load()
     for step, length in enumerate([*lengths(), request.training.sequence_length]):
         if step % STEPS_BETWEEN == 0:
             run.allocator.empty_cache()
         training = replace(request.training, sequence_length=length)
-        run.first = Batch(run.allocator, held(events(model, request.method, training), model))
+        run.first = Batch(run.allocator, held(events(resident.prepared.for_run(training, request.device)), model))
         run.step()
     return run.allocator.max_reserved - SMALL_SEGMENT

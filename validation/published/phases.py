@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import gradients, optimizer_states
-from calculator.resident.tensors import resident_tensors
+from calculator.estimate.estimate import resident_state
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 
@@ -22,11 +19,10 @@ if TYPE_CHECKING:
     from validation.published.measurement import Point
 
 
-def between_steps(request: Request, model: Model) -> int:
+def between_steps(request: Request) -> int:
     """Weights, what the method adds, and the optimizer's states; gradients are gone."""
-    state = resident_tensors(PreparedModel(model, request.method, request.training))
-    states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
-    return sum(tensor.bytes for tensor in (*state, *states))
+    resident = resident_state(request)
+    return sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states))
 
 
 def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
@@ -34,15 +30,15 @@ def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
 
     transformers before 4.45 keeps the logits in float32 (`logits = logits.float()`), and their mean saves nothing.
     """
-    state = resident_tensors(PreparedModel(model, request.method, request.training))
-    loaded = sum(tensor.bytes for tensor in state)
+    resident = resident_state(request)
+    loaded = sum(tensor.bytes for tensor in resident.tensors)
     if point == "loaded":
         return loaded
-    told = held(events(model, request.method, request.training), model)
+    told = held(events(resident.prepared), model)
     logits = _float32_logits(request, model)
     if point == "forward":
         return loaded + logits + _alive(told, told.forward, model)
-    grads = sum(tensor.bytes for tensor in gradients(state))
+    grads = sum(tensor.bytes for tensor in resident.gradients)
     return loaded + logits + grads + _alive(told, [*told.forward, *told.backward], model)
 
 

@@ -50,11 +50,11 @@ def predicted(measured: Measurement) -> Prediction:
 def _of_the_trainer(measured: Measurement, request: Request, model: Model) -> Prediction:
     loss = trainer.OlderLoss(request, model, keeps_half=measured.run.protocol == "trainer_from_4_46")
     told, workspaces = loss.events(), _workspaces(request)
-    most = trainer.peaks(request, model, told)
+    most = trainer.peaks(request, told)
     highest = max(most, key=lambda phase: most[phase])
     if measured.statistic == "nvidia_smi":
         context = cuda_context(card_of(request.device)).bytes
-        size = trainer.max_reserved(request, model, told, workspaces) + context
+        size = trainer.max_reserved(request, told, workspaces) + context
     else:
         size = most[highest] + sum(workspaces)
     extra = adjusted(measured.run.adjustments, request, model)
@@ -70,7 +70,7 @@ def _at_a_point(measured: Measurement, request: Request, model: Model) -> Predic
     if measured.run.protocol == "mean_of_logits":
         size = phases.with_mean_of_logits(request, model, point)
     else:
-        size = phases.between_steps(request, model)
+        size = phases.between_steps(request)
     total = size + workspaces + sum(each.bytes for each in extra)
     return Prediction(bytes=total, phase=point, adjustments=extra)
 

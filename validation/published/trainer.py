@@ -15,13 +15,9 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.replay import MOST_STEPS, Batch, Run
+from calculator.allocator.replay import MOST_STEPS, Batch, Replay
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import resident_tensors
-from calculator.training_step.step import TrainingStep
+from calculator.estimate.estimate import resident_state, training_step
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
@@ -39,7 +35,7 @@ class OlderLoss:
     """A micro-batch's events with the older loss; `keeps_half` says whether half-precision logits stay beside it."""
 
     def __init__(self, request: Request, model: Model, *, keeps_half: bool) -> None:
-        self.told = events(model, request.method, request.training)
+        self.told = events(resident_state(request).prepared)
         self.rows: list[Allocation] = list(self.told.rows)
         self.named = {born[0]: row for row, born in enumerate(self.rows)}
         self.half = self.named[f"{model.head}: output"]
@@ -85,14 +81,14 @@ class OlderLoss:
         ]
 
 
-def peaks(request: Request, model: Model, told: Events) -> dict[str, int]:
+def peaks(request: Request, told: Events) -> dict[str, int]:
     """The most that is allocated in each phase, library workspaces left out, bytes."""
-    state = resident_tensors(PreparedModel(model, request.method, request.training))
-    states = optimizer_states(state, OPTIMIZERS[request.training.optimizer])
-    always = sum(tensor.bytes for tensor in (*state, *states))
+    step = training_step(request)
+    resident = step.resident
+    always = sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states))
     alive = list(accumulate(_sizes(told), initial=0))
     middle = len(told.forward)
-    update = TrainingStep(model, request.method, request.training).peaks()[2]
+    update = step.peaks()[2]
     return {
         "forward": always + max(alive[: middle + 1]),
         "backward": always + max(alive[middle:]),
@@ -105,9 +101,9 @@ def _sizes(told: Events) -> list[int]:
     return [told.rows[event][4] if event >= 0 else -told.rows[~event][4] for event in passes]
 
 
-def max_reserved(request: Request, model: Model, told: Events, workspaces: tuple[int, int]) -> int:
+def max_reserved(request: Request, told: Events, workspaces: tuple[int, int]) -> int:
     """The most that is reserved once steps take nothing more, bytes."""
-    run = Run(CachingAllocator(), model, request.method, request.training, workspaces)
+    run = Replay(CachingAllocator(), resident_state(request), workspaces)
     run.first = Batch(run.allocator, told)
     run.load()
     before = 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.compare.methods import AXES
 from calculator.devices import Verdict
+from calculator.estimate.estimate import resident_state
 from calculator.inference.costs import Costs
 from calculator.inference.inference import inference
 from calculator.inference.request import InferenceRequest
@@ -15,7 +16,7 @@ from calculator.layers.cache import Cache
 from calculator.methods.settings import LowRank
 from calculator.plan.reasons.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
 from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
+from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,15 +67,16 @@ def merged(judged: Judged) -> Iterator[Reason]:
 def operations(judged: Judged) -> float:
     """What is added to a token's operations, as a share of the base's."""
     serving = _serving(judged, max_new_tokens=1)
-    prepared = PreparedModel(judged.evaluator.model, served(judged.method, serving), serving.training)
+    evaluator, method = judged.evaluator, served(judged.method, serving)
+    resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device))
     # No operation depends on what the cache holds.
-    return Costs(prepared, serving, Cache(windowed=False)).operations().share
+    return Costs(resident, serving, Cache(windowed=False)).operations().share
 
 
 def _products(judged: Judged) -> int:
     """The products beside the weights that each token takes."""
-    prepared = PreparedModel(judged.evaluator.model, judged.method, judged.evaluator.request(judged.choice).training)
-    added = (tensor for tensor in resident_tensors(prepared) if not tensor.base and not judged.method.virtual_tokens)
+    resident = resident_state(judged.evaluator.request(judged.choice))
+    added = (tensor for tensor in resident.tensors if not tensor.base and not judged.method.virtual_tokens)
     return sum(tensor.count for tensor in added if len(tensor.shape) > 1)
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.devices import gpu
 from calculator.devices.verdict import card_of
+from calculator.estimate.estimate import resident_state
 from calculator.inference.matmul_counts import products
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,11 +152,7 @@ class _Step:
     def _moved(self) -> Iterator[CostTerm]:
         """Bytes that take time of their own: dequantised weights, and reads that small micro-batches don't hide."""
         request = self.request
-        state = (
-            resident_tensors(PreparedModel(self.model, request.method, request.training))
-            if request.method.name == "qlora"
-            else ()
-        )
+        state = resident_state(request).tensors if request.method.name == "qlora" else ()
         quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")
         if quantised:
             moved = round(self.micro_batches * self.passes * quantised * 2.5)

@@ -9,17 +9,14 @@ import pytest
 
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, spelled
-from calculator.allocator.replay import Batch, Run, peak_reserved
+from calculator.allocator.replay import Batch, Replay, peak_reserved
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check, within_positions
-from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.estimate import estimate, model_of, resident_state, training_step
 from calculator.estimate.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
-from calculator.training_step.step import TrainingStep
 from calculator.training_step.unrolled import events
 from tests.paths import CASE_FILES
 from validation.benchmark.machine_speed import pace
@@ -45,9 +42,12 @@ WORKSPACES = (8_519_680, 8_519_680)
 LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
 
 
-def asked(body):
-    request = parse_request(body)
-    return model_of(request.model), request.method, request.training
+def resident(body):
+    return resident_state(parse_request(body))
+
+
+def with_training(prepared, **settings):
+    return prepared.for_run(replace(prepared.training, **settings), prepared.device)
 
 
 def in_order(told):
@@ -82,29 +82,49 @@ CHOSEN["llama", "lora of the head"] = {
 
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=[" ".join(key) for key in CHOSEN])
 def test_layers_spelled_out_are_layers_interpreted_one_by_one(case):
-    model, method, training = asked(case["request"])
-    short, full = events(model, method, training), events(model, method, training, periods=10**6)
-    if method.name == "prefix":
+    prepared = resident(case["request"]).prepared
+    short, full = events(prepared), events(prepared, periods=10**6)
+    if prepared.method.name == "prefix":
         short, full = (replace(told, backward=before_the_prefix(told)) for told in (short, full))
     assert in_order(short) == in_order(full)
 
 
 @pytest.mark.parametrize("case", BEHIND, ids=lambda case: case["id"])
 def test_what_is_told_outside_layers_for_some_of_them_only_reserves_as_for_all(case):
-    model, method, training = asked(case["request"])
-    run = Run(CachingAllocator(), model, method, training, WORKSPACES)
-    run.first = Batch(
-        run.allocator, events(model, method, replace(training, gradient_accumulation_steps=1), periods=10**6)
-    )
-    run.later = Batch(run.allocator, events(model, method, training, periods=10**6)) if run.later else None
+    state = resident(case["request"])
+    run = Replay(CachingAllocator(), state, WORKSPACES)
+    alone = with_training(state.prepared, gradient_accumulation_steps=1)
+    run.first = Batch(run.allocator, events(alone, periods=10**6))
+    run.later = Batch(run.allocator, events(state.prepared, periods=10**6)) if run.later else None
     run.load()
     for _ in range(3):
         run.step()
-    assert run.allocator.max_reserved == peak_reserved(model, method, training, WORKSPACES)
+    assert run.allocator.max_reserved == peak_reserved(state, WORKSPACES)
+
+
+@pytest.mark.parametrize(
+    "method", [{"name": "lora"}, {"name": "qlora", "prepare_model_for_kbit_training": False}, {"name": "full"}]
+)
+def test_a_replay_runs_the_attention_kernels_of_its_card(method):
+    body = LLAMA_8B | {"method": method, "training": {"dtype": "float16"}}
+    names = {}
+    for gpu in ("t4", "l4"):
+        replayed = Replay(CachingAllocator(), resident(body | {"device": {"gpu": gpu}}), WORKSPACES).first.events
+        names[gpu] = {row[0].rpartition("self_attn: ")[2] for row in replayed.rows}
+    assert "flash attention: dq_accum" in names["l4"] - names["t4"]
+    assert "memory-efficient attention: delta" in names["t4"] - names["l4"]
+
+
+def test_a_card_without_flash_attention_reserves_what_its_own_kernels_need():
+    training = {"dtype": "float16", "gradient_checkpointing": True, "micro_batch_size": 4}
+    body = LLAMA_8B | {"method": {"name": "full"}, "training": training, "reserved": "replay"}
+    t4, l4 = (estimate(parse_request(body | {"device": {"gpu": gpu}})).memory for gpu in ("t4", "l4"))
+    assert t4.peak_allocated_bytes == l4.peak_allocated_bytes
+    assert t4.peak_reserved_bytes == pytest.approx(1.047 * l4.peak_reserved_bytes, rel=0.001)
 
 
 def test_a_run_stops_growing():
-    run = Run(CachingAllocator(), *asked(LLAMA_8B), WORKSPACES)
+    run = Replay(CachingAllocator(), resident(LLAMA_8B), WORKSPACES)
     run.load()
     reserved = []
     for _ in range(6):
@@ -112,50 +132,51 @@ def test_a_run_stops_growing():
         reserved.append(run.allocator.reserved)
     assert reserved[0] < reserved[1], "the optimizer's states lie where the first step had its activations"
     assert reserved[1:] == [reserved[1]] * 5
-    assert peak_reserved(*asked(LLAMA_8B), WORKSPACES) == reserved[-1]
+    assert peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
 
 
 def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
-    model, method, training = asked(LLAMA_8B)
-    told = events(model, method, training)
-    trained = [tensor for tensor in resident_tensors(PreparedModel(model, method, training)) if tensor.trained]
+    state = resident(LLAMA_8B)
+    told = events(state.prepared)
+    trained = [tensor for tensor in state.tensors if tensor.trained]
     assert sorted(told.rows[row][4] for row in told.gradients) == sorted(t.bytes // t.count for t in spelled(trained))
     assert {told.rows[row][0] for row in told.left} >= {"input_ids", "loss: loss"}
     assert sum(told.rows[row][4] for row in told.left) < 1 << 20
 
 
 def test_gradients_that_accumulate_are_alive_in_the_next_micro_batch():
-    once = peak_reserved(*asked(LLAMA_8B | {"method": {"name": "full"}}), WORKSPACES)
+    once = peak_reserved(resident(LLAMA_8B | {"method": {"name": "full"}}), WORKSPACES)
     body = LLAMA_8B | {"method": {"name": "full"}, "training": {"gradient_accumulation_steps": 4}}
-    assert peak_reserved(*asked(body), WORKSPACES) > once
+    assert peak_reserved(resident(body), WORKSPACES) > once
 
 
 def test_weights_are_loaded_into_one_block_of_their_size():
-    model, method, training = asked({"model": "meta-llama/Llama-3.1-8B", "method": {"name": "full"}})
-    run = Run(CachingAllocator(), model, method, training, WORKSPACES)
+    state = resident({"model": "meta-llama/Llama-3.1-8B", "method": {"name": "full"}})
+    run = Replay(CachingAllocator(), state, WORKSPACES)
     run.load()
-    small = sum(t.bytes for t in run.state if t.bytes // t.count <= 1 << 20)
-    assert 2 * model.parameters <= run.allocator.large.reserved < 2 * model.parameters + (2 << 20)
+    small = sum(t.bytes for t in state.tensors if t.bytes // t.count <= 1 << 20)
+    weights = 2 * state.prepared.model.parameters
+    assert weights <= run.allocator.large.reserved < weights + (2 << 20)
     assert small <= run.allocator.small.reserved < small + (4 << 20)
 
 
 def test_a_prepared_models_float32_copies_leave_the_places_of_the_halves_free():
     body = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "qlora"}}
-    run = Run(CachingAllocator(), *asked(body), WORKSPACES)
+    state = resident(body)
+    run = Replay(CachingAllocator(), state, WORKSPACES)
     run.load()
-    state = sum(tensor.bytes for tensor in run.state)
-    halves = sum(2 * t.parameters * t.count for t in run.state if t.base and t.parameters and t.dtype == "float32")
-    assert state + halves <= run.allocator.reserved < (state + halves) * 1.03
+    resting = sum(tensor.bytes for tensor in state.tensors)
+    halves = sum(2 * t.parameters * t.count for t in state.tensors if t.base and t.parameters and t.dtype == "float32")
+    assert resting + halves <= run.allocator.reserved < (resting + halves) * 1.03
 
 
 def test_every_tensor_of_the_state_is_loaded_and_everything_else_let_go():
     for method in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
-        model, plan, training = asked({"model": "meta-llama/Llama-3.2-1B", "method": {"name": method}})
-        state = resident_tensors(PreparedModel(model, plan, training))
-        loading = Loading(state, training)
+        state = resident({"model": "meta-llama/Llama-3.2-1B", "method": {"name": method}})
+        loading = Loading(state.tensors, state.prepared.training)
         gone = {~event for event in loading.events if event < 0}
         left = [size for row, size in enumerate(loading.sizes) if row not in gone]
-        assert sorted(left) == sorted(t.bytes // t.count for t in spelled(state))
+        assert sorted(left) == sorted(t.bytes // t.count for t in spelled(state.tensors))
 
 
 def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
@@ -168,13 +189,13 @@ def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
             check(within_positions(request, model), model)
         except PlanError:
             continue
-        told = events(model, request.method, request.training)
+        told = events(resident_state(request).prepared)
         bytes_of = [row[4] for row in told.rows]
         forward, backward = (
             [bytes_of[event] if event >= 0 else -bytes_of[~event] for event in passed]
             for passed in (told.forward, told.backward)
         )
-        ahead, back, _ = TrainingStep(model, request.method, request.training).peaks()
+        ahead, back, _ = training_step(request).peaks()
         assert max(accumulate(forward)) == ahead.bytes - ahead.throughout
         assert max(accumulate(backward, initial=sum(forward))) == back.bytes - back.throughout
         compared += 1
@@ -185,7 +206,7 @@ def test_a_tensor_of_no_bytes_takes_no_block():
     """The memory-efficient kernel keeps no logarithms of sums where no gradient flows, as in a first layer."""
     training = {"padding": True, "sequence_length": 3, "micro_batch_size": 2}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "adapter"}, "training": training}
-    told = events(*asked(body))
+    told = events(resident(body).prepared)
     empty = {row for row, born in enumerate(told.rows) if not born[4]}
     batch = Batch(CachingAllocator(), told)
     assert {told.rows[row][0] for row in empty} == {"model.layers.*.self_attn: attention: logsumexp"}
@@ -241,11 +262,11 @@ def with_outputs_kept(told):
 def test_the_replay_reserves_what_published_runs_on_an_l40s_measured(row):
     settings, measured, tolerance = PUBLISHED[row]
     training = {"micro_batch_size": 4, "sequence_length": LONGEST, "padding": True}
-    model, method, training = asked({"model": "meta-llama/Llama-3.2-3B", "method": settings, "training": training})
-    run = Run(CachingAllocator(), model, method, training, WORKSPACES)
+    state = resident({"model": "meta-llama/Llama-3.2-3B", "method": settings, "training": training})
+    run = Replay(CachingAllocator(), state, WORKSPACES)
     run.load()
     for length in (SHORTEST, LONGEST):
-        told = events(model, method, replace(training, sequence_length=length))
+        told = events(with_training(state.prepared, sequence_length=length))
         run.first = Batch(run.allocator, with_outputs_kept(told))
         run.step()
         reserved = run.allocator.reserved

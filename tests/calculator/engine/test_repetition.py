@@ -5,12 +5,10 @@ import json
 import pytest
 
 from calculator.engine.repetition import Repetition, repetition
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import training_step
 from calculator.estimate.request import parse_request
 from calculator.estimate.timeline import timeline
-from calculator.families import model_from_config
 from calculator.layers import context as context_module
-from calculator.training_step.step import TrainingStep
 from tests.calculator.random_plans import plans
 from tests.paths import CASE_FILES
 
@@ -25,8 +23,7 @@ CHOSEN = {
 
 def phases(case):
     request = parse_request(case["request"])
-    model = model_from_config(case["request"]["model"]["config"])
-    return {peak.phase: peak.bytes for peak in TrainingStep(model, request.method, request.training).peaks()}
+    return {peak.phase: peak.bytes for peak in training_step(request).peaks()}
 
 
 def one_by_one(kinds):
@@ -83,6 +80,6 @@ def test_a_checkpointed_layer_that_is_run_once_gives_what_two_give(monkeypatch):
 
 def alive(request):
     """Each phase's peak, the storages alive there, and the most in every stretch of the step."""
-    step = TrainingStep(model_of(request.model), request.method, request.training)
+    step = training_step(request)
     peaks = step.peaks()
     return [(peak.phase, peak.bytes, peak.operation, peak.alive.kinds()) for peak in peaks], timeline(step, peaks)

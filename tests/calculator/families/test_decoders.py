@@ -5,11 +5,9 @@ import json
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
+from calculator.estimate.estimate import estimate, training_step
 from calculator.estimate.remarks import EXPERTS
 from calculator.estimate.request import parse_request
-from calculator.families import model_from_config
-from calculator.training_step.step import TrainingStep
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "decoders.jsonl").read_text().splitlines()]
@@ -69,7 +67,7 @@ def parsed(family, *, method, training, **config):
 
 def step(family, method=None, training=None, **config):
     request = parsed(family, method=method, training=training or {}, **config)
-    return TrainingStep(model_from_config(request.model.config), request.method, request.training)
+    return training_step(request)
 
 
 def phases(family, method=None, training=None, **config):
@@ -83,8 +81,7 @@ def answer(family, method=None, training=None, **config):
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_every_phase_is_the_traced_one_to_the_byte(case):
     request = parse_request(case["request"])
-    model = model_from_config(case["request"]["model"]["config"])
-    peaks = TrainingStep(model, request.method, request.training).peaks()
+    peaks = training_step(request).peaks()
     assert {peak.phase: peak.bytes for peak in peaks} == case["expected"]["phases"]
 
 

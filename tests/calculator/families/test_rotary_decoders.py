@@ -4,11 +4,10 @@ import json
 
 import pytest
 
+from calculator.estimate.estimate import resident_state, training_step
 from calculator.estimate.request import parse_request
-from calculator.families import forward_of, model_from_config
+from calculator.families import forward_of
 from calculator.layers.context import Context, layer_kinds
-from calculator.resident.module_spec import PreparedModel
-from calculator.training_step.step import TrainingStep
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "rotary.jsonl").read_text().splitlines()]
@@ -27,30 +26,28 @@ SHAPE = {
 
 
 def parsed(config, training):
-    request = parse_request(
+    return parse_request(
         {
             "model": {"config": {**SHAPE, **config}},
             "method": {"name": "full"},
             "training": {"sequence_length": 128, **training},
         }
     )
-    return model_from_config({**SHAPE, **config}), request.method, request.training
 
 
 def phases(config, **training):
-    return {peak.phase: peak.bytes for peak in TrainingStep(*parsed(config, training)).peaks()}
+    return {peak.phase: peak.bytes for peak in training_step(parsed(config, training)).peaks()}
 
 
 def kinds(config, **training):
-    prepared = PreparedModel(*parsed(config, training))
+    prepared = resident_state(parsed(config, training)).prepared
     return "".join("abc"[kind] for kind in layer_kinds(Context(prepared, forward_of(prepared.model))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 def test_every_phase_is_the_traced_one_to_the_byte(case):
     request = parse_request(case["request"])
-    model = model_from_config(case["request"]["model"]["config"])
-    step = TrainingStep(model, request.method, request.training)
+    step = training_step(request)
     assert {peak.phase: peak.bytes for peak in step.peaks()} == case["expected"]["phases"]
 
 

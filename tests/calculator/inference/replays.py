@@ -21,12 +21,13 @@ from calculator.estimate.request import ModelReference, parse_method
 from calculator.inference.passes import peaks, state
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
+from calculator.inputs.training import Device
 from calculator.layers import context as running
 from calculator.layers import masks
 from calculator.layers.cache import Cache
-from calculator.layers.kernels import Kernels
 from calculator.resident.module_spec import PreparedModel
 from calculator.training_step import generation as passes
+from calculator.training_step.resident_state import ResidentState
 
 MODELS = (
     "meta-llama/Llama-3.2-1B",
@@ -67,19 +68,20 @@ def _drawn(chance):
 def held_against_a_replay(model, method, serving):
     """What is live at most, what a replay reserves, and what the rule says, bytes."""
     model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
-    told = peaks(model, plan, serving, Kernels())
+    resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
+    told = peaks(resident, plan, serving)
     live = max(peak.bytes for peak in told) + WORKSPACE
     rule = of_passes(told[0].resident_tensors, [peak.ran.recording for peak in told], WORKSPACE)
-    return live, _reserved(PreparedModel(model, plan, serving.training), plan, serving), rule
+    return live, _reserved(resident, plan, serving), rule
 
 
-def _reserved(prepared, plan, serving):
+def _reserved(resident, plan, serving):
     """Load the model, then prefill and decode, every event played to one allocator."""
     allocator = CachingAllocator()
-    loading = Loading(state(prepared, plan, serving), serving.training)
+    loading = Loading(state(resident, plan, serving), serving.training)
     Tensors(allocator, loading.sizes).play(loading.events)
     allocator.pool(WORKSPACE).allocate(WORKSPACE)
-    tape = _answer(prepared, serving)
+    tape = _answer(resident.prepared, serving)
     sizes = [row[4] for row in tape.rows]
     Tensors(allocator, sizes).play([event for event in tape.events if sizes[max(event, ~event)]])
     return allocator.max_reserved
@@ -89,7 +91,7 @@ def _answer(prepared, serving):
     """The tape of all passes, one after the other over the same cache."""
     tape = Tape(trains=False)
     with mock.patch.object(running, "Tape", return_value=tape):
-        told = passes.Generation(prepared, kernels=Kernels())
+        told = passes.Generation(prepared)
         context = told._context()
         given = passes.Given(ids=tape.new((context.batch, context.length), "int64", "ids"))
         context.cache = Cache(windowed=True, component="kv_cache")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from calculator.devices.kernels import Kernels
+from calculator.estimate.estimate import training_step
 from calculator.estimate.request import parse_request
-from calculator.families import model_from_config
-from calculator.layers.kernels import Kernels
-from calculator.training_step.step import TrainingStep
+from calculator.resident.module_spec import PreparedModel
 from tests.paths import CASE_FILES
 
 WHY = "torch before 2.14: math attention for float32 and grouped heads"
@@ -20,8 +20,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "traced"), CASES, ids=[case["id"] for case, _ in CASES])
-def test_the_math_kernel_takes_what_it_takes_in_older_releases(case, traced):
-    request = parse_request(case["request"])
-    model = model_from_config(case["request"]["model"]["config"])
-    step = TrainingStep(model, request.method, request.training, kernels=Kernels(grouped_efficient=False))
+def test_the_math_kernel_takes_what_it_takes_in_older_releases(case, traced, monkeypatch):
+    monkeypatch.setattr(PreparedModel, "kernels", Kernels(grouped_efficient=False))
+    step = training_step(parse_request(case["request"]))
     assert {peak.phase: peak.bytes for peak in step.peaks()} == pytest.approx(traced["phases"], abs=4096)

@@ -6,12 +6,11 @@ import pytest
 
 from calculator.allocator.reserved_rule import by_rule
 from calculator.engine import operations as ops
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import training_step
 from calculator.estimate.request import parse_request
 from calculator.estimate.timeline import timeline
 from calculator.families import FAMILIES
 from calculator.training_step import first_layer_bound
-from calculator.training_step.step import TrainingStep
 from tests.calculator.random_plans import plans
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -54,7 +53,7 @@ PHI3 = {
 
 def step(method, training=None, model=LLAMA):
     request = parse_request({"model": model, "method": method, "training": training or {}})
-    return TrainingStep(model_of(request.model), request.method, request.training)
+    return training_step(request)
 
 
 def lora(**options):
@@ -74,7 +73,7 @@ def let_go(ran):
 
 
 def test_telling_the_first_layer_gives_what_running_it_gives():
-    ran = [TrainingStep(model_of(plan.model), plan.method, plan.training) for plan in plans(11, 400)]
+    ran = [training_step(plan) for plan in plans(11, 400)]
     alone = [each for each in ran if each.recording.first is not None]
     assert len(alone) > 50
     for each in alone:

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.estimate import estimate, resident_state
 from calculator.estimate.request import parse_request
 from calculator.estimate.series import SeriesCache
+from calculator.inputs.training import Device
 from calculator.limits.sweep import answers, parse_sweep
 from tests.calculator.random_plans import plans
 
@@ -25,9 +26,9 @@ def test_a_point_of_a_sweep_is_answered_as_by_itself():
 
 
 def test_answers_do_not_depend_on_the_plan_before():
-    neighbours = SeriesCache()
+    series = SeriesCache()
     for request in plans(8, 30):
-        assert estimate(request, neighbours) == estimate(request)
+        assert estimate(request, series) == estimate(request)
 
 
 def test_a_config_that_python_takes_for_equal_is_read_for_itself():
@@ -38,18 +39,28 @@ def test_a_config_that_python_takes_for_equal_is_read_for_itself():
         for tied in (True, 1)
     )
     assert right == wrong
-    neighbours = SeriesCache()
-    estimate(right, neighbours)
+    series = SeriesCache()
+    estimate(right, series)
     with pytest.raises(PlanError, match="true or false"):
-        estimate(wrong, neighbours)
+        estimate(wrong, series)
 
 
-def test_what_is_held_is_worked_out_again_only_where_a_plan_differs_in_it():
-    request, neighbours = parse_request(LORA), SeriesCache()
-    model = neighbours.model_of(request.model, model_of)
-    held = neighbours.held_by(model, request.method, request.training)
+def test_resident_tensors_are_shared_until_a_request_changes_them():
+    request, series = parse_request(LORA), SeriesCache()
+    first = resident_state(request, series)
     longer = replace(request.training, sequence_length=64, micro_batch_size=7)
-    assert neighbours.held_by(model, request.method, longer) is held
-    wider = replace(request.method, r=64)
-    assert neighbours.held_by(model, wider, longer) is not held
-    assert neighbours.held_by(model, wider, replace(longer, dtype="float32")).state[0].dtype == "float32"
+    request = replace(request, training=longer, device=Device(gpu="t4"))
+    second = resident_state(request, series)
+    assert second.tensors is first.tensors
+    assert (second.prepared.training, second.prepared.device) == (longer, Device(gpu="t4"))
+    request = replace(request, method=replace(request.method, r=64))
+    assert resident_state(request, series).tensors is not first.tensors
+    request = replace(request, training=replace(longer, dtype="float32"))
+    assert resident_state(request, series).tensors[0].dtype == "float32"
+
+
+def test_what_training_needs_is_computed_once_for_a_series():
+    request, series = parse_request(LORA), SeriesCache()
+    states = resident_state(request, series).optimizer_states
+    longer = replace(request, training=replace(request.training, sequence_length=64))
+    assert resident_state(longer, series).optimizer_states is states

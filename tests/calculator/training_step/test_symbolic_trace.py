@@ -23,10 +23,10 @@ LENGTHS = (2, 3, 16, 17, 64, 100, 128, 256, 512, 1000, 1024, 2048, 4096)
 OWN = (1, 2, 3, 8, 16, 64, 128)
 
 
-def whole_answer(request, neighbours=None):
+def whole_answer(request, series=None):
     """The answer with every row and its dimensions' names, or why there is none."""
     try:
-        answer = estimate(request, neighbours)
+        answer = estimate(request, series)
     except PlanError as error:
         return error.problems
     rows = [[(row, row.shape and symbolic(row.shape)) for row in part.rows] for part in answer.memory.components]
@@ -72,7 +72,7 @@ def test_each_plan_of_a_series_is_answered_as_by_itself(seed):
         for _ in range(5):
             plan = with_sizes(request, chance)
             assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
-        told += any(series.series.ways.values())
+        told += any(series.traces.ways.values())
     assert told > 15
 
 
@@ -134,7 +134,7 @@ def test_a_window_that_is_reached_goes_another_way():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
     for length, ways in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
         estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
-        assert len(series.series.ways[False]) == ways
+        assert len(series.traces.ways[False]) == ways
 
 
 def test_where_the_first_layer_cannot_be_told_both_ways_are_kept(counted):
@@ -153,4 +153,4 @@ def test_no_more_ways_are_remembered_than_a_few(counted, monkeypatch):
     for batch in (4, 2, 1, 1, 3):
         answered(series, micro_batch_size=batch)
     assert counted == {"run": 3, "opened": 1}
-    assert len(series.series.ways[False]) == 1
+    assert len(series.traces.ways[False]) == 1

@@ -17,7 +17,9 @@ from calculator.inference.passes import peaks
 from calculator.inference.remarks import IGNORED
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.layers.kernels import Kernels
+from calculator.inputs.training import Device
+from calculator.resident.module_spec import PreparedModel
+from calculator.training_step.resident_state import ResidentState
 from validation.reference.generation import Generation, made
 from validation.reference.step import no_collection
 from validation.tracing.shims import as_on_cuda
@@ -101,7 +103,8 @@ def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name
     }
     reference, serving = parse_model({"config": config}), Serving(batch_size=2, context_length=512, max_new_tokens=NEW)
     plan = served(parse_method({"name": name}), serving)
-    told = max(peak.bytes for peak in peaks(model_of(reference), plan, serving, Kernels()))
+    resident = ResidentState(PreparedModel(model_of(reference), plan, serving.training, Device()))
+    told = max(peak.bytes for peak in peaks(resident, plan, serving))
     real = Generation(made(reference, plan, serving), plan, serving)
     with no_collection(), real.watch.watching():
         real.ledger.enter("prefill")

@@ -5,10 +5,9 @@ from collections import Counter
 import pytest
 
 from calculator.common.errors import PlanError
+from calculator.estimate.estimate import resident_state
 from calculator.estimate.request import parse_request
 from calculator.families import FAMILIES, model_from_config
-from calculator.resident.module_spec import PreparedModel
-from calculator.resident.tensors import resident_tensors
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import built
 from validation.tracing.trace import trace
@@ -45,7 +44,7 @@ def planned(request, *, trained):
     model = model_from_config(request.model.config)
     request.method.check(model, request.training)
     counts = Counter()
-    for tensor in resident_tensors(PreparedModel(model, request.method, request.training)):
+    for tensor in resident_state(request).tensors:
         if tensor.trained if trained else not tensor.base and tensor.parameters:
             counts[tuple(map(int, tensor.shape))] += tensor.count
     return counts

@@ -1,6 +1,6 @@
 """Outputs that a caller keeps are left at the end of a step, and nothing else changes."""
 
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import model_of, resident_state
 from calculator.estimate.request import parse_request
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
@@ -16,7 +16,7 @@ REQUEST = parse_request(
 
 def test_logits_and_cache_are_left():
     model = model_of(REQUEST.model)
-    told = events(model, REQUEST.method, REQUEST.training)
+    told = events(resident_state(REQUEST).prepared)
     kept = held(told, model)
     more = [told.rows[row] for row in set(kept.left) - set(told.left)]
     logits = [row for row in more if row[0] == "lm_head: output"]
@@ -28,7 +28,7 @@ def test_logits_and_cache_are_left():
 
 def test_births_stay_as_they_were():
     model = model_of(REQUEST.model)
-    told = events(model, REQUEST.method, REQUEST.training)
+    told = events(resident_state(REQUEST).prepared)
     kept = held(told, model)
     assert [event for event in kept.forward if event >= 0] == [event for event in told.forward if event >= 0]
     assert kept.gradients == told.gradients

@@ -2,9 +2,8 @@
 
 import pytest
 
-from calculator.estimate.estimate import model_of
+from calculator.estimate.estimate import model_of, training_step
 from calculator.estimate.request import parse_request
-from calculator.training_step.step import TrainingStep
 from validation.published.trainer import OlderLoss, peaks
 
 B, S, V = 2, 256, 32_000
@@ -44,13 +43,13 @@ def test_nothing_is_freed_before_it_is_born():
 
 
 def test_the_forward_pass_holds_a_shifted_copy_more_and_not_the_step_before():
-    step = TrainingStep(MODEL, REQUEST.method, REQUEST.training).peaks()[0]
+    step = training_step(REQUEST).peaks()[0]
     left = sum(row[4] * count for row, count in step.left.items())
     copy = B * (S - 1) * V * 4
-    found = peaks(REQUEST, MODEL, older(keeps_half=True))["forward"]
+    found = peaks(REQUEST, older(keeps_half=True))["forward"]
     assert found == step.bytes + copy - left
 
 
 def test_half_precision_logits_are_dropped_before_4_46():
-    kept, dropped = (peaks(REQUEST, MODEL, older(keeps_half=half))["forward"] for half in (True, False))
+    kept, dropped = (peaks(REQUEST, older(keeps_half=half))["forward"] for half in (True, False))
     assert kept - dropped == B * S * V * 2

@@ -12,7 +12,9 @@ from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
-from calculator.layers.kernels import Kernels
+from calculator.inputs.training import Device
+from calculator.resident.module_spec import PreparedModel
+from calculator.training_step.resident_state import ResidentState
 from validation.random_grid.random_requests import random_request
 from validation.reference.generation import trace
 
@@ -77,7 +79,8 @@ def planned(config, method, **serving):
 
 def by_the_calculator(config, method, **serving):
     _, model, plan, serving = planned(config, method, **serving)
-    return {peak.name: peak.bytes for peak in peaks(model, plan, serving, Kernels())}
+    resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
+    return {peak.name: peak.bytes for peak in peaks(resident, plan, serving)}
 
 
 def held_against_the_trace(config, method, **serving):

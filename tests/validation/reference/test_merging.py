@@ -9,6 +9,9 @@ from calculator.estimate.request import parse_method, parse_model
 from calculator.inference.merging import merging
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
+from calculator.inputs.training import Device
+from calculator.resident.module_spec import PreparedModel
+from calculator.training_step.resident_state import ResidentState
 from validation.reference.merging import trace
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -40,5 +43,6 @@ CONFIGS = {
 def test_the_peak_of_merging_is_right_to_the_byte(config, method, told):
     serving, reference = Serving(merged=True, **told), parse_model({"config": CONFIGS[config]})
     plan = served(parse_method(method), serving)
-    traced = trace(reference, replace(plan, merged=False), serving)
-    assert merging(model_of(reference), plan, serving).peak_bytes == traced
+    unmerged = replace(plan, merged=False)
+    resident = ResidentState(PreparedModel(model_of(reference), unmerged, serving.training, Device()))
+    assert merging(resident, plan).peak_bytes == trace(reference, unmerged, serving)

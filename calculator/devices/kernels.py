@@ -1,0 +1,29 @@
+"""The attention kernels that scaled_dot_product_attention can choose among on a card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.devices.verdict import card_of
+
+if TYPE_CHECKING:
+    from calculator.inputs.training import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """Which fused attention kernels can run.
+
+    `flash` needs compute capability 8.0. `grouped_efficient` is grouped heads in the memory-efficient kernel, from
+    PyTorch 2.14 on; before, float32 with grouped heads and no mask ran the math kernel.
+    """
+
+    flash: bool = True
+    grouped_efficient: bool = True
+
+
+def kernels_of(device: Device) -> Kernels:
+    """The kernels of a device; one that names no card counts as a current one."""
+    card = card_of(device)
+    return Kernels(flash=card is None or card.has_flash)
