@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from calculator.architecture.dimension import Shape
+    from calculator.architecture.layer_kind import LayerKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,12 +21,9 @@ class Layer:
     """One kind of layer: its modules, named relative to the layer, and what sets it apart from other kinds.
 
     Layers are told apart by identity, so that counting them costs nothing.
-
-    `kind` names what differs between layers of one model ("full_attention", "sliding_attention", "dense", "moe", ...),
-    joined by "+" where several things do.
     """
 
-    kind: str
+    kind: LayerKind
     modules: tuple[Module, ...]
     buffers: tuple[Buffer, ...] = ()
 
@@ -43,13 +41,13 @@ class Stack:
         return tuple(Counter(self.layers).items())
 
 
-def stack(name: str, kinds: Sequence[str], layer: Callable[[str], tuple[Module | Buffer, ...]]) -> Stack:
+def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tuple[Module | Buffer, ...]]) -> Stack:
     """A stack whose layers are of these kinds, in order; `layer` lists what one of each kind owns."""
     built = {kind: _layer(kind, layer(kind)) for kind in dict.fromkeys(kinds)}
     return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
 
 
-def _layer(kind: str, owned: tuple[Module | Buffer, ...]) -> Layer:
+def _layer(kind: LayerKind, owned: tuple[Module | Buffer, ...]) -> Layer:
     modules = tuple(each for each in owned if isinstance(each, Module))
     return Layer(kind=kind, modules=modules, buffers=tuple(each for each in owned if isinstance(each, Buffer)))
 

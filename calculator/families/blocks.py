@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, Module, OwnDType, bare, embedding, linear, norm
 from calculator.families.rope import frequencies
@@ -12,15 +13,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import MlpType
     from calculator.families.family import Parts
 
 #: What one layer owns.
 Owned = tuple[Module | Buffer, ...]
 
 
-def alike(config: Config, kind: str = "full_attention") -> tuple[str, ...]:
-    """The kinds of a stack whose layers are all of one."""
+#: The kind of most layers.
+USUAL = LayerKind()
+
+
+def alike(config: Config, kind: LayerKind = USUAL) -> tuple[LayerKind, ...]:
+    """Return the kinds of a stack whose layers are all of one kind."""
     return (kind,) * int(config["num_hidden_layers"])
+
+
+def kinds_by_attention(config: Config, *, mlp: MlpType = "dense") -> tuple[LayerKind, ...]:
+    """Return the kinds of a stack whose layers differ by `layer_types`."""
+    kinds = {attention: LayerKind(attention=attention, mlp=mlp) for attention in set(config["layer_types"])}
+    return tuple(kinds[attention] for attention in config["layer_types"])
 
 
 def attention(
@@ -77,8 +89,8 @@ PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 def decoder(
     config: Config,
-    kinds: Sequence[str],
-    layer: Callable[[str], Owned],
+    kinds: Sequence[LayerKind],
+    layer: Callable[[LayerKind], Owned],
     *,
     norm_bias: bool = False,
     head_bias: bool = False,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, Config, ContradictionError, Entry, Field, shown
 from calculator.architecture.dimension import Dim
+from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.architecture.module import Buffer
 from calculator.families.fields import number
-from calculator.families.windows import ATTENTION_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import shown
 from calculator.common.errors import Problem
 from calculator.families import forward_of
-from calculator.layers import attention, masks
-from calculator.layers.self_attention import NOT_ROTATED
+from calculator.layers import attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,7 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
     """Code that rotates whole heads, and frequencies for a part of each."""
     config = model.config
     rotated, head = config.get("rotary_dim"), config.get("head_dim")
-    rotates = any(not layer.kind.endswith(NOT_ROTATED) for layer in model.decoder.layers) and not config.get("alibi")
+    rotates = any(layer.kind.rotated for layer in model.decoder.layers) and not config.get("alibi")
     if rotated is None or rotated == head or forward_of(model).partial_rotary or not rotates:
         return
     share = config["partial_rotary_factor"]
@@ -47,7 +46,7 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
 
 def _windowless(model: Model) -> Iterator[Problem]:
     """A mask for sliding layers is made whether there are any or not (create_sliding_window_causal_mask)."""
-    if masks.SLIDING in forward_of(model).masks and model.config["sliding_window"] is None:
+    if "sliding_attention" in forward_of(model).masks and model.config["sliding_window"] is None:
         yield Problem(
             loc="model.config.sliding_window",
             msg=f"{model.model_type} makes a mask for sliding layers even where it has none: give a number of tokens",
@@ -76,7 +75,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
 
 def _routerless(model: Model) -> Iterator[Problem]:
     """The routers' loss is taken of the first router's logits, whether there is one or not."""
-    routed = any(any(module.kind == "experts" for module in layer.modules) for layer, _ in model.distinct_layers)
+    routed = any(layer.kind.mlp == "sparse" for layer, _ in model.distinct_layers)
     if model.adds_router_loss and not routed:
         yield Problem(
             loc="model.config.output_router_logits",

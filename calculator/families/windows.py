@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, Config, Entry, Field, shown
+from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.families.fields import MOST_TOKENS, flag, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What a layer's attention can be, in `layer_types`.
-ATTENTION_TYPES = ("full_attention", "sliding_attention")
+    from calculator.architecture.layer_kind import AttentionType
 
 
 def window(default: int | None) -> Field:
@@ -50,10 +50,9 @@ def every(period: int | str) -> Callable[[Config, int], Any]:
     return lambda config, index: (index + 1) % config[period]
 
 
-def window_kinds(config: Config) -> tuple[str, ...]:
-    """One attention type for all layers: sliding where there is a window."""
-    kind = ATTENTION_TYPES[bool(config["sliding_window"])]
-    return (kind,) * int(config["num_hidden_layers"])
+def attention_type(config: Config) -> AttentionType:
+    """Return the attention type of all layers: sliding if there is a window."""
+    return ATTENTION_TYPES[bool(config["sliding_window"])]
 
 
 def _wrong_layer_types(config: Config) -> str | None:

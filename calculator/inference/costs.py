@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
-from calculator.layers import masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,7 +153,7 @@ class Costs:
         window = self.model.config.get("sliding_window")
         total = 0
         for layer, pair in zip(self.model.decoder.layers, self.cache.kept, strict=True):
-            slides = self.cache.windowed and masks.attends(layer.kind) == masks.SLIDING and window
+            slides = self.cache.windowed and layer.kind.attention == "sliding_attention" and window
             held = min(positions, int(window)) if slides and window else positions
             total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * held
         return total

@@ -10,7 +10,6 @@ from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
 from calculator.estimate.remarks import STACK, not_quantised
 from calculator.families import forward_of
-from calculator.layers import masks
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
 from calculator.methods import Prefix, Prompt, QLoRA
 
@@ -71,7 +70,7 @@ def assumptions(request: InferenceRequest, model: Model, served: Served, verdict
         told.append(SPLIT)
     if serving.tasks > 1:
         told.append(ONE_TASK)
-    if any(masks.attends(layer.kind) == masks.SLIDING for layer, _ in model.distinct_layers):
+    if any(layer.kind.attention == "sliding_attention" for layer, _ in model.distinct_layers):
         told.append(WINDOW)
     if any(module.kind == "experts" for module in model.modules):
         told.append(EXPERTS)
@@ -114,7 +113,7 @@ def warnings(
 def _numbered(request: InferenceRequest, model: Model) -> int:
     """Bytes by which rotary tables for every sequence exceed those for all."""
     serving, config = request.serving, model.config
-    kinds = {masks.attends(layer.kind) for layer in model.decoder.layers}
+    kinds = {layer.kind.attention for layer in model.decoder.layers}
     makes = forward_of(model).tables
     pairs = 1 if makes is rotary_tables else len(kinds) if makes is rotary_tables_per_type else 0
     width, tables = config.get("rotary_dim") or config.get("head_dim") or 0, 2 * pairs
@@ -129,7 +128,7 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
     new = request.serving.max_new_tokens - 1
     largest = 0, 0
     for layer, (keys, _) in zip(model.decoder.layers, cache.kept, strict=True):
-        if not (cache.windowed and masks.attends(layer.kind) == masks.SLIDING):
+        if not (cache.windowed and layer.kind.attention == "sliding_attention"):
             token = elements((*keys.shape[:2], keys.shape[3])) * ITEMSIZE[keys.dtype]
             largest = max(largest, (token * int(keys.shape[2]), token * (int(keys.shape[2]) + new)))
     first, last = largest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.dimension import named
@@ -15,6 +16,7 @@ from calculator.layers.cache import Cache
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
+    from calculator.architecture.layer_kind import AttentionType, LayerKind
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -85,7 +87,7 @@ class Context:
         self.returned: Tensor | None = None
         self.cache: Cache | None = None
         self.mask: Tensor | None = None
-        self.masks: dict[str, Tensor | None] = {}
+        self.masks: dict[AttentionType, Tensor | None] = {}
         self.past = 0
         self.windowed = False
         self.during_forward: list[Tensor] = []
@@ -157,9 +159,9 @@ class Context:
 
         Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
         """
-        length = masks.seen(self, masks.SLIDING)
+        length = masks.seen(self, "sliding_attention")
         for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
-            if masks.attends(self.layers[number].kind) == masks.SLIDING:
+            if self.layers[number].kind.attention == "sliding_attention":
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record(self, router_logits: Tensor) -> None:
@@ -187,7 +189,7 @@ class LayerModules:
 
     __slots__ = ("kind", "modules", "prefix")
 
-    def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: str) -> None:
+    def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
         self.modules = modules
         self.prefix = prefix
         self.kind = kind
@@ -207,9 +209,9 @@ def layer_kinds(context: Context) -> list[int]:
     """
     told_apart = masks.sliding_differs(context)
     numbers: dict[Layer, int] = {}
-    known: list[tuple[str, tuple[Module, ...]]] = []
+    known: list[tuple[LayerKind, tuple[Module, ...]]] = []
     for layer, _times in context.model.decoder.distinct:
-        kind = layer.kind if told_apart else layer.kind.replace(masks.SLIDING, masks.FULL)
+        kind = layer.kind if told_apart else replace(layer.kind, attention="full_attention")
         if (kind, layer.modules) not in known:
             known.append((kind, layer.modules))
         numbers[layer] = known.index((kind, layer.modules))

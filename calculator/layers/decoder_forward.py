@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import AttentionType
     from calculator.common.dtype import DType
     from calculator.layers.context import Context, LayerModules
 
@@ -51,15 +52,15 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     """cos and sin for each attention type that layers have, full attention first, and position_ids."""
     context.scoped("model.")
     position_ids = _position_ids(context, hidden_states)
-    types = masks.types(context.layers)
+    types = masks.attention_types(context.layers)
     tables = [table for _ in types for table in _cos_and_sin(context, hidden_states, dtype)]
     return *tables, position_ids
 
 
-def tables_of_type(tables: tuple[Tensor, ...], attends: str) -> tuple[Tensor, ...]:
+def tables_of_type(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:
     """One attention type's part of `rotary_tables_per_type`."""
     *pairs, position_ids = tables
-    return (*(pairs[:2] if attends == masks.FULL else pairs[-2:]), position_ids)
+    return (*(pairs[:2] if attention == "full_attention" else pairs[-2:]), position_ids)
 
 
 def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -
     return rotary.cos_and_sin(context.tape, 1, hidden_states.shape[1], width, dtype or hidden_states.dtype)
 
 
-def all_tables(tables: tuple[Tensor, ...], attends: str) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
+def all_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
     """The same for all."""
     return tables
 
@@ -125,7 +126,7 @@ class DecoderForward:
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
 
     #: Which of these tensors a layer of an attention type receives.
-    tables_for: Callable[[tuple[Tensor, ...], str], tuple[Tensor, ...]] = all_tables
+    tables_for: Callable[[tuple[Tensor, ...], AttentionType], tuple[Tensor, ...]] = all_tables
 
     #: The last layer's output to the input of the output head.
     final_norm: Callable[[Context, Tensor], Tensor] = rms_normed
@@ -134,7 +135,7 @@ class DecoderForward:
     logits: Callable[[Context, Tensor], Tensor] = unchanged
 
     #: The attention types whose masks are made even if no layer is of that type.
-    masks: tuple[str, ...] = ()
+    masks: tuple[AttentionType, ...] = ()
 
     #: The implementation that runs if sdpa is requested.
     sdpa: Literal["sdpa", "eager"] = "sdpa"

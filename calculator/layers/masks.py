@@ -4,43 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import ATTENTION_TYPES
 from calculator.engine.operations import broadcast_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from calculator.architecture.layer_kind import AttentionType
     from calculator.architecture.model import Layer
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-FULL = "full_attention"
-SLIDING = "sliding_attention"
 
-
-def attends(kind: str) -> str:
-    """The attention type in a layer's kind."""
-    return SLIDING if kind.startswith(SLIDING) else FULL
-
-
-def types(layers: Iterable[Layer]) -> set[str]:
-    """The attention types of layers, of which many are one and the same."""
-    return {attends(layer.kind) for layer in set(layers)}
+def attention_types(layers: Iterable[Layer]) -> set[AttentionType]:
+    """Return the attention types of layers, many of which are the same object."""
+    return {layer.kind.attention for layer in set(layers)}
 
 
 def windows(context: Context) -> list[Tensor]:
     """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
     context.scoped("cache: ")
-    sliding = sum(count for layer, count in context.model.decoder.distinct if attends(layer.kind) == SLIDING)
+    sliding = sum(
+        count for layer, count in context.model.decoder.distinct if layer.kind.attention == "sliding_attention"
+    )
     return [context.tape.new((), "int64", "window") for _ in range(sliding)]
 
 
-def by_kind(context: Context) -> dict[str, Tensor | None]:
+def by_attention_type(context: Context) -> dict[AttentionType, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
     context.scoped("model.attention mask: ")
-    kinds = {*context.forward.masks, *types(context.layers)}
-    return {
-        kind: context.forward.transform_mask(context, _mask(context, kind)) for kind in (FULL, SLIDING) if kind in kinds
-    }
+    kinds = {*context.forward.masks, *attention_types(context.layers)}
+    transform = context.forward.transform_mask
+    return {kind: transform(context, _mask(context, kind)) for kind in ATTENTION_TYPES if kind in kinds}
 
 
 def sliding_differs(context: Context) -> bool:
@@ -50,14 +45,16 @@ def sliding_differs(context: Context) -> bool:
     """
     if context.method.cut_to_windows(context.model):
         return True
-    return context.attention == "sdpa" and not _needed(context, FULL) and _needed(context, SLIDING)
+    return (
+        context.attention == "sdpa" and not _needed(context, "full_attention") and _needed(context, "sliding_attention")
+    )
 
 
-def seen(context: Context, kind: str) -> int:
+def seen(context: Context, kind: AttentionType) -> int:
     """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
-    window, kinds = context.config.get("sliding_window"), types(context.layers)
+    window, kinds = context.config.get("sliding_window"), attention_types(context.layers)
     if (
-        (kind if kind in kinds else kinds.pop()) == FULL
+        (kind if kind in kinds else kinds.pop()) == "full_attention"
         or context.cache is None
         or not context.cache.windowed
         or window is None
@@ -66,7 +63,7 @@ def seen(context: Context, kind: str) -> int:
     return context.past if context.past < window else window - 1
 
 
-def _needed(context: Context, kind: str) -> bool:
+def _needed(context: Context, kind: AttentionType) -> bool:
     """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
@@ -74,22 +71,22 @@ def _needed(context: Context, kind: str) -> bool:
         return True
     window = context.config.get("sliding_window")
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
-    return kind == SLIDING and window is not None and seen(context, kind) + tokens >= window
+    return kind == "sliding_attention" and window is not None and seen(context, kind) + tokens >= window
 
 
-def _mask(context: Context, kind: str) -> Tensor | None:
+def _mask(context: Context, kind: AttentionType) -> Tensor | None:
     """A boolean mask for sdpa where one is needed, a float one for eager, none where the kernel knows best."""
     if context.attention == "eager":
         return _additive(context, kind)
     return _boolean(context, kind) if context.attention == "sdpa" and _needed(context, kind) else None
 
 
-def _boolean(context: Context, kind: str) -> Tensor:
+def _boolean(context: Context, kind: AttentionType) -> Tensor:
     """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
     tape, batch, length = context.tape, context.batch, context.length
     width = length + seen(context, kind)
     mask = tape.new((1, length, width), "bool", "causal")
-    if kind == SLIDING:
+    if kind == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if context.training.padding:
@@ -102,7 +99,7 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
     return a.tape.new(broadcast_shapes(a.shape, b.shape), "bool", name)
 
 
-def _additive(context: Context, kind: str) -> Tensor:
+def _additive(context: Context, kind: AttentionType) -> Tensor:
     """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
     boolean = _boolean(context, kind)
     shape = (context.batch, 1, context.length, context.length + seen(context, kind))

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
-#: The end of a layer's kind where positions are not embedded.
-NOT_ROTATED = "+nope"
-
 
 def heads(context: Context, x: Tensor, count: int) -> Tensor:
     """(batch, sequence, heads · head_dim) seen as (batch, heads, sequence, head_dim)."""
@@ -146,7 +143,7 @@ class SelfAttention:
         """(batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states, *_beside = self.project(context, modules, hidden_states)
         context.scoped(f"{modules.prefix}self_attn: ")
-        if not modules.kind.endswith(NOT_ROTATED):
+        if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
         key_states, value_states = context.cached(key_states, value_states)
         attn_output = attention.attend(context, query_states, key_states, value_states, self.written_out)

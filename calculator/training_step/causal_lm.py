@@ -20,6 +20,7 @@ from calculator.training_step.first_layer import FirstLayer, may_be_told
 from calculator.training_step.router_loss import with_router_loss
 
 if TYPE_CHECKING:
+    from calculator.architecture.layer_kind import AttentionType
     from calculator.engine.autograd import Node
     from calculator.layers.context import Context
 
@@ -71,7 +72,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     kept = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds
     context.position = forward.tables(context, hidden_states)
-    context.masks = masks.by_kind(context)
+    context.masks = masks.by_attention_type(context)
     if may_be_told(context, hidden_states):
         context.repetition = context.repetition.from_first_period()
         context.first = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
@@ -106,12 +107,12 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
     layers = context.model.decoder
     layer = layers.layers[context.repetition.numbers[place]]
     modules = context.layer(layer, f"{layers.name}.*.")
-    position, mask = _shared(context, masks.attends(layer.kind))
+    position, mask = _shared(context, layer.kind.attention)
 
     def run(x: Tensor) -> Tensor:
         outer = context.position, context.mask
         context.position, context.mask = position, mask
-        context.windowed = masks.attends(layer.kind) == masks.SLIDING
+        context.windowed = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
         finally:
@@ -137,10 +138,10 @@ def _others_tables(context: Context, place: int) -> list[Tensor]:
     """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
     repetition, tables_for = context.repetition, context.forward.tables_for
     layer, *others = context.layers[repetition.numbers[place] : repetition.last_represented(place) + 1]
-    own = masks.attends(layer.kind)
-    types = masks.types(others) - {own}
+    own = layer.kind.attention
+    types = masks.attention_types(others) - {own}
     known = {id(table) for table in tables_for(context.position, own)}
-    tables = [table for attends in types for table in tables_for(context.position, attends)[:2]]
+    tables = [table for attention in types for table in tables_for(context.position, attention)[:2]]
     return [table for table in tables if id(table) not in known]
 
 
@@ -148,11 +149,11 @@ def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _types(context: Context, place: int) -> set[str]:
+def _types(context: Context, place: int) -> set[AttentionType]:
     """The attention types of the layers up to the last that the one at a place stands for."""
-    return masks.types(context.layers[: context.repetition.last_represented(place) + 1])
+    return masks.attention_types(context.layers[: context.repetition.last_represented(place) + 1])
 
 
-def _shared(context: Context, attends: str) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _shared(context: Context, attention: AttentionType) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The tables of positions and the mask that layers of an attention type are given."""
-    return context.forward.tables_for(context.position, attends), context.masks[attends]
+    return context.forward.tables_for(context.position, attention), context.masks[attention]

@@ -119,7 +119,7 @@ class Generation:
 def _lying(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
     """What a layer's cache holds: all tokens, or a window's, which lie in the copy that the pass before made."""
     batch, heads, _, width = like.shape
-    seen = masks.seen(context, masks.attends(layer.kind))
+    seen = masks.seen(context, layer.kind.attention)
     lying = context.past if first else min(context.past, seen + 1)
     whole = context.tape.new((batch, heads, lying, width), like.dtype, "cached before", component="kv_cache")
     return ops.narrow(whole, (batch, heads, seen, width))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.model import Layer
     from calculator.layers.context import Context
 
 
@@ -104,13 +103,8 @@ def _of_every_layer(context: Context) -> Iterator[Tensor]:
     recorded = context.recorded or []
     run, given = set(context.repetition.numbers), iter(recorded)
     for number, layer in enumerate(context.layers):
-        if routes(layer):
+        if layer.kind.mlp == "sparse":
             yield next(given) if number in run else _stand_in(context, recorded[-1])
-
-
-def routes(layer: Layer) -> bool:
-    """Whether a layer has a router."""
-    return any(module.kind == "experts" for module in layer.modules)
 
 
 def _stand_in(context: Context, logits: Tensor) -> Tensor:

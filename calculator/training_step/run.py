@@ -99,4 +99,4 @@ def _are_alike(context: Context) -> bool:
     """
     if context.training.autocast is not None:
         return False
-    return len(masks.types(context.layers)) == 1 and not context.model.adds_router_loss
+    return len(masks.attention_types(context.layers)) == 1 and not context.model.adds_router_loss

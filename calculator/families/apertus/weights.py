@@ -24,6 +24,7 @@ from calculator.families.rope import rope
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 #: Source: transformers/models/apertus/configuration_apertus.py, ApertusConfig.__post_init__.
 _LLAMA3 = {
@@ -44,7 +45,7 @@ _XIELU: Owned = (
 
 
 def _apertus(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias, head = config["attention_bias"], config["head_dim"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),

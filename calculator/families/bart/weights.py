@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.families.family import Family, Parts
@@ -52,7 +53,7 @@ def _half(config: Config, name: str, depth: int, layer: Owned) -> Parts:
     return (
         embedding(f"model.{name}.embed_tokens", config["vocab_size"], hidden),
         embedding(f"model.{name}.embed_positions", config["max_position_embeddings"] + _OFFSET, hidden),
-        stack(f"model.{name}.layers", (name,) * depth, lambda _kind: layer),
+        stack(f"model.{name}.layers", (LayerKind(),) * depth, lambda _kind: layer),
         norm(f"model.{name}.layernorm_embedding", hidden, bias=True),
     )
 

@@ -13,12 +13,13 @@ from calculator.families.fields import ONE_HEAD_SIZE, derived, dropouts, flag, l
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 
 def _bloom(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *norms(config, "input_layernorm", bias=True),
             linear("self_attention.query_key_value", hidden, 3 * hidden, bias=True),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.layers import masks, norms
+from calculator.layers import norms
 from calculator.layers.decoder_forward import DecoderForward, scaled_logits
 from calculator.layers.decoder_layer import Parallel, by
 from calculator.layers.self_attention import SelfAttention, cast_and_rotated, normed_later
@@ -31,6 +31,6 @@ COHERE2 = DecoderForward(
     layer=_LAYER,
     final_norm=_left,
     logits=scaled_logits,
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     source="transformers/models/cohere2/modeling_cohere2.py",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import norm
 from calculator.families.blocks import Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.cohere import forward
@@ -50,8 +51,8 @@ def _cohere(config: Config) -> Parts:
 
 
 def _cohere2(config: Config) -> Parts:
-    rotated = "sliding_attention"
-    kinds = tuple(kind if kind == rotated else f"{kind}+nope" for kind in config["layer_types"])
+    types = config["layer_types"]
+    kinds = [LayerKind(attention=attention, rotated=attention == "sliding_attention") for attention in types]
     return decoder(config, kinds, lambda _kind: _layer(config))
 
 

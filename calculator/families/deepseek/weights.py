@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import REQUIRED, Check, Field, shown
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Buffer, linear, norm
 from calculator.families.blocks import PRE_NORMS, Owned, decoder, fused_experts, gated_mlp, norms, router
 from calculator.families.deepseek import forward
@@ -128,14 +129,14 @@ def _mixture(config: Config, *correction: Buffer) -> Owned:
 
 
 def _parts(config: Config, *correction: Buffer) -> Parts:
-    def layer(kind: str) -> Owned:
-        dense = kind.endswith("dense")
+    def layer(kind: LayerKind) -> Owned:
+        dense = kind.mlp == "dense"
         mlp = gated_mlp(config, bias=config.get("mlp_bias", False)) if dense else _mixture(config, *correction)
         return (*_latent_attention(config), *mlp, *norms(config, *PRE_NORMS))
 
     total = int(config["num_hidden_layers"])
     dense = min(config["first_k_dense_replace"], total)
-    kinds = ("full_attention+dense",) * dense + ("full_attention+moe",) * (total - dense)
+    kinds = (LayerKind(mlp="dense"),) * dense + (LayerKind(mlp="sparse"),) * (total - dense)
     return decoder(config, kinds, layer)
 
 

@@ -30,6 +30,7 @@ from calculator.families.rope import frequencies, rope
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 
 def _kv_heads(config: Config) -> int:
@@ -54,7 +55,7 @@ def _falcon(config: Config) -> Parts:
     vocabulary, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
     fused = hidden + 2 * (config["num_key_value_heads"] * config["head_dim"])
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["bias"]
         projections = (
             ("self_attention.query_key_value", hidden, fused),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers import attention, masks, norms
+from calculator.layers import attention, norms
 from calculator.layers.decoder_forward import DecoderForward, looked_up, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.self_attention import SelfAttention, normed_later
@@ -59,7 +59,7 @@ GEMMA2 = DecoderForward(
     layer=replace(_SANDWICH, attention=SelfAttention(written_out=_capped_scores)),
     final_norm=final_norm,
     logits=_capped,
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     sdpa="eager",
     source="transformers/models/gemma2/modeling_gemma2.py",
 )
@@ -71,7 +71,7 @@ GEMMA3_TEXT = DecoderForward(
     layer=replace(_SANDWICH, attention=SelfAttention(project=normed_later(norms.offset_rms_norm))),
     final_norm=final_norm,
     logits=_capped,
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     bidirectional_masks=True,
     source="transformers/models/gemma3/modeling_gemma3.py",
 )

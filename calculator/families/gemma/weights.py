@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.config import Computed, ContradictionError
 from calculator.architecture.dimension import Dim
 from calculator.architecture.module import Buffer, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, kinds_by_attention, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
@@ -27,6 +27,7 @@ from calculator.families.windows import every, layer_types, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
+    from calculator.architecture.layer_kind import LayerKind
 
 #: The norms around Gemma's sublayers from its second version on.
 SANDWICH = (*PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
@@ -36,7 +37,7 @@ EMBED_SCALE = Buffer(name="model.embed_tokens.embed_scale", shape=(), dtype="mod
 
 
 def _gemma(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -48,7 +49,7 @@ def _gemma(config: Config) -> Parts:
 
 
 def _gemma2(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -56,7 +57,7 @@ def _gemma2(config: Config) -> Parts:
             *norms(config, *SANDWICH),
         )
 
-    return (*decoder(config, config["layer_types"], layer), EMBED_SCALE)
+    return (*decoder(config, kinds_by_attention(config), layer), EMBED_SCALE)
 
 
 def gemma3_layer(config: Config) -> Owned:
@@ -73,8 +74,8 @@ def gemma3_layer(config: Config) -> Owned:
 
 def _gemma3_text(config: Config) -> Parts:
     rotary = frequencies_per_type(config, "model.rotary_emb")
-    layers = config["layer_types"]
-    return (*decoder(config, layers, lambda _kind: gemma3_layer(config), rotary=rotary), EMBED_SCALE)
+    kinds = kinds_by_attention(config)
+    return (*decoder(config, kinds, lambda _kind: gemma3_layer(config), rotary=rotary), EMBED_SCALE)
 
 
 def _window_both_ways(config: Config) -> int | None:

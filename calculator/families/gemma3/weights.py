@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.config import Check, Computed, Config, Field, read, shown
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.families.blocks import alike, kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.gemma.weights import GEMMA3_TEXT, gemma3_layer
@@ -104,12 +105,11 @@ def _pooling_head(config: Config, path: str) -> tuple[Module, ...]:
 def _vision_tower(config: Config, path: str) -> Parts:
     hidden, patch, channels = config["hidden_size"], config["patch_size"], config["num_channels"]
     patches = (int(config["image_size"]) // int(patch)) ** 2
-    kinds = ("vision",) * int(config["num_hidden_layers"])
     return (
         bare(f"{path}.embeddings.patch_embedding", "other", weight=(hidden, channels, patch, patch), bias=(hidden,)),
         embedding(f"{path}.embeddings.position_embedding", patches, hidden),
         Buffer(name=f"{path}.embeddings.position_ids", shape=(1, patches), dtype="int64"),
-        stack(f"{path}.encoder.layers", kinds, lambda _kind: _vision_layer(config)),
+        stack(f"{path}.encoder.layers", alike(config), lambda _kind: _vision_layer(config)),
         norm(f"{path}.post_layernorm", hidden, bias=True),
         *(_pooling_head(config, f"{path}.head") if config["vision_use_head"] else ()),
     )
@@ -125,7 +125,7 @@ def _gemma3(config: Config) -> Parts:
         norm("model.multi_modal_projector.mm_soft_emb_norm", seen),
         embedding(f"{model}.embed_tokens", vocabulary, hidden),
         Buffer(name=f"{model}.embed_tokens.embed_scale", shape=(), dtype="model"),
-        stack(f"{model}.layers", text["layer_types"], lambda _kind: gemma3_layer(text)),
+        stack(f"{model}.layers", kinds_by_attention(text), lambda _kind: gemma3_layer(text)),
         norm(f"{model}.norm", hidden),
         *frequencies_per_type(text, f"{model}.rotary_emb"),
         linear("lm_head", hidden, vocabulary),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.architecture.config import Config, Entry
+    from calculator.architecture.layer_kind import LayerKind
     from calculator.architecture.module import Module
 
 _COMMON: tuple[Entry, ...] = (
@@ -43,7 +44,7 @@ _COMMON: tuple[Entry, ...] = (
 )
 
 
-def outer(config: Config, kinds: tuple[str, ...], layer: Callable[[str], Owned]) -> Parts:
+def outer(config: Config, kinds: tuple[LayerKind, ...], layer: Callable[[LayerKind], Owned]) -> Parts:
     """Token and position embeddings, layers, a final norm, the output head."""
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Computed, ContradictionError, Field, shown
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Buffer, linear
 from calculator.families.blocks import Owned, norms, plain_mlp
 from calculator.families.family import Family, Parts
@@ -57,7 +58,7 @@ def _wrong_count(config: Config) -> str | None:
 def _gpt_neo(config: Config) -> Parts:
     hidden, longest = config["hidden_size"], config["max_position_embeddings"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *norms(config, "ln_1", bias=True),
             Buffer(name="attn.attention.bias", shape=(1, 1, longest, longest), dtype="bool"),
@@ -67,7 +68,8 @@ def _gpt_neo(config: Config) -> Parts:
             *plain_mlp(config, "mlp.c_fc", "mlp.c_proj"),
         )
 
-    return outer(config, config["attention_layers"], layer)
+    kinds = tuple(LayerKind(local_mask=kind == "local") for kind in config["attention_layers"])
+    return outer(config, kinds, layer)
 
 
 FAMILIES = (

@@ -25,12 +25,13 @@ from calculator.families.rope import frequencies, rope
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 
 def _gpt_neox(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *norms(config, *PRE_NORMS, bias=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import indexing
 from calculator.engine import operations as ops
-from calculator.layers import attention, masks, norms, routers, self_attention
+from calculator.layers import attention, norms, routers, self_attention
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.mixture import Mixture
@@ -115,7 +115,7 @@ GPT_OSS = DecoderForward(
         norm=by(norms.late_cast_rms_norm),
     ),
     final_norm=norms.late_cast_left,
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     sdpa="eager",
     refuses_flash=_refused,
     source="transformers/models/gpt_oss/modeling_gpt_oss.py",

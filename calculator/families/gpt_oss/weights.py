@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.module import bare
-from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, norms
+from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, kinds_by_attention, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     activation,
@@ -24,6 +24,7 @@ from calculator.families.windows import every, layer_types, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 #: Source: transformers/models/gpt_oss/configuration_gpt_oss.py, GptOssConfig.__post_init__.
 _YARN = {
@@ -52,7 +53,7 @@ def _mixture(config: Config) -> Owned:
 
 
 def _gpt_oss(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             bare("self_attn", "other", sinks=(config["num_attention_heads"],)),
@@ -61,7 +62,7 @@ def _gpt_oss(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, tuple(f"{kind}+moe" for kind in config["layer_types"]), layer)
+    return decoder(config, kinds_by_attention(config, mlp="sparse"), layer)
 
 
 FAMILIES = (

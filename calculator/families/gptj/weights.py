@@ -24,6 +24,7 @@ from calculator.families.gptj import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 
 def _unrotatable(config: Config) -> str | None:
@@ -36,7 +37,7 @@ def _unrotatable(config: Config) -> str | None:
 def _gptj(config: Config) -> Parts:
     vocabulary, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *norms(config, "ln_1", bias=True),
             *(linear(f"attn.{each}_proj", hidden, hidden) for each in ("k", "v", "q", "out")),

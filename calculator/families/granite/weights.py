@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import (
     PRE_NORMS,
     Owned,
@@ -48,7 +49,7 @@ _COMMON: tuple[Entry, ...] = (
 
 
 def _granite(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -60,7 +61,7 @@ def _granite(config: Config) -> Parts:
 
 
 def _granitemoe(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -69,7 +70,7 @@ def _granitemoe(config: Config) -> Parts:
             fused_experts(config, "intermediate_size", "block_sparse_moe.experts"),
         )
 
-    return decoder(config, alike(config, "full_attention+moe"), layer)
+    return decoder(config, alike(config, LayerKind(mlp="sparse")), layer)
 
 
 FAMILIES = (

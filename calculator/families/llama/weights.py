@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Computed
+from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
@@ -23,14 +24,14 @@ from calculator.families.fields import (
 )
 from calculator.families.llama import forward
 from calculator.families.rope import rope
-from calculator.families.windows import window, window_kinds
+from calculator.families.windows import attention_type, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
 
 def _llama(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -42,10 +43,10 @@ def _llama(config: Config) -> Parts:
 
 
 def _mistral(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (*attention(config), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return decoder(config, window_kinds(config), layer)
+    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer)
 
 
 #: Said of a family whose code is not in transformers.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, norms, router
+from calculator.architecture.layer_kind import LayerKind
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, router
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, experts, grouped_sizes, number, padding, positions, tie
 from calculator.families.mixtral import forward
 from calculator.families.rope import rope
-from calculator.families.windows import window, window_kinds
+from calculator.families.windows import attention_type, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
 
 def _mixtral(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *attention(config),
             router(config),
@@ -24,7 +25,7 @@ def _mixtral(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, tuple(f"{kind}+moe" for kind in window_kinds(config)), layer)
+    return decoder(config, alike(config, LayerKind(attention=attention_type(config), mlp="sparse")), layer)
 
 
 FAMILIES = (

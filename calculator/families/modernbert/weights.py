@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import Owned, norms
+from calculator.families.blocks import Owned, kinds_by_attention, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -26,15 +27,14 @@ from calculator.families.windows import layer_types
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
-
-#: Marks the first layer, whose attention has no norm before it.
-_FIRST = "+first"
+    from calculator.architecture.layer_kind import LayerKind
 
 
-def _layer(config: Config, kind: str) -> Owned:
+def _layer(config: Config, kind: LayerKind) -> Owned:
     hidden, inner, bias = config["hidden_size"], config["intermediate_size"], config["norm_bias"]
     return (
-        *(() if kind.endswith(_FIRST) else norms(config, "attn_norm", bias=bias)),
+        # there is no norm before the first layer's attention
+        *(() if kind.end == "first" else norms(config, "attn_norm", bias=bias)),
         linear("attn.Wqkv", hidden, 3 * hidden, bias=config["attention_bias"]),
         linear("attn.Wo", hidden, hidden, bias=config["attention_bias"]),
         *norms(config, "mlp_norm", bias=bias),
@@ -45,11 +45,11 @@ def _layer(config: Config, kind: str) -> Owned:
 
 def _modernbert(config: Config) -> Parts:
     vocabulary, hidden, bias = config["vocab_size"], config["hidden_size"], config["norm_bias"]
-    first, *rest = config["layer_types"]
+    first, *rest = kinds_by_attention(config)
     return (
         embedding("model.embeddings.tok_embeddings", vocabulary, hidden),
         norm("model.embeddings.norm", hidden, bias=bias),
-        stack("model.layers", (f"{first}{_FIRST}", *rest), lambda kind: _layer(config, kind)),
+        stack("model.layers", (replace(first, end="first"), *rest), lambda kind: _layer(config, kind)),
         norm("model.final_norm", hidden, bias=bias),
         *frequencies_per_type(config, "model.rotary_emb"),
         linear("head.dense", hidden, hidden, bias=config["classifier_bias"]),

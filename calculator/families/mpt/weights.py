@@ -14,6 +14,7 @@ from calculator.families.mpt import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 _ATTENTION = (
     *dropouts("attn_pdrop"),
@@ -30,7 +31,7 @@ def _inner(config: Config) -> Any:
 def _mpt(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *norms(config, "norm_1"),
             linear("attn.Wqkv", hidden, 3 * hidden),

@@ -12,10 +12,11 @@ from calculator.families.rope import rope
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
 
 
 def _nemotron(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import in_place
 from calculator.engine import operations as ops
-from calculator.layers import masks, norms, routers
+from calculator.layers import norms, routers
 from calculator.layers.decoder_forward import DecoderForward, rotary_tables, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.mixture import Mixture
@@ -85,7 +85,7 @@ OLMO3 = DecoderForward(
     tables_for=tables_of_type,
     layer=_OLMO2,
     final_norm=norms.late_cast_left,
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     source="transformers/models/olmo3/modeling_olmo3.py",
 )
 

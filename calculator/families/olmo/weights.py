@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import (
@@ -16,6 +17,7 @@ from calculator.families.blocks import (
     decoder,
     fused_experts,
     gated_mlp,
+    kinds_by_attention,
     norms,
     router,
 )
@@ -72,18 +74,18 @@ def _olmo(config: Config) -> Parts:
     )
 
 
-def _olmo_kinds(config: Config) -> tuple[str, ...]:
+def _olmo_kinds(config: Config) -> tuple[LayerKind, ...]:
     """With a tied head and norms without weights, the last weight of all is a down_proj, which stays as it is.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """
     kinds = alike(config)
-    return (*kinds[:-1], "full_attention+last") if config["tie_word_embeddings"] else kinds
+    return (*kinds[:-1], LayerKind(end="last")) if config["tie_word_embeddings"] else kinds
 
 
-def _olmo_layer(config: Config, kind: str) -> Owned:
+def _olmo_layer(config: Config, kind: LayerKind) -> Owned:
     *mlp, down = gated_mlp(config)
-    return (*_biased_attention(config), *mlp, replace(down, quantizable=not kind.endswith("+last")))
+    return (*_biased_attention(config), *mlp, replace(down, quantizable=kind.end != "last"))
 
 
 def _post_norm_layer(config: Config) -> Owned:
@@ -101,11 +103,11 @@ def _olmo2(config: Config) -> Parts:
 
 def _olmo3(config: Config) -> Parts:
     rotary = frequencies_per_type(config, "model.rotary_emb")
-    return decoder(config, config["layer_types"], lambda _kind: _post_norm_layer(config), rotary=rotary)
+    return decoder(config, kinds_by_attention(config), lambda _kind: _post_norm_layer(config), rotary=rotary)
 
 
 def _olmoe(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             *_biased_attention(config),
             *_whole_norms(config),
@@ -114,7 +116,7 @@ def _olmoe(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, alike(config, "full_attention+moe"), layer)
+    return decoder(config, alike(config, LayerKind(mlp="sparse")), layer)
 
 
 FAMILIES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import Owned, alike
@@ -20,24 +21,24 @@ if TYPE_CHECKING:
 _OFFSET = 2
 
 
-def _kinds(config: Config) -> tuple[str, ...]:
+def _kinds(config: Config) -> tuple[LayerKind, ...]:
     """With a tied head, no biases and norms without weights, the last weight of all is an fc2, which stays as it is.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """
     ends = config["tie_word_embeddings"] and not config["enable_bias"] and not config["layer_norm_elementwise_affine"]
     kinds = alike(config)
-    return (*kinds[:-1], f"{kinds[-1]}+last") if ends else kinds
+    return (*kinds[:-1], LayerKind(end="last")) if ends else kinds
 
 
-def _layer(config: Config, kind: str) -> Owned:
+def _layer(config: Config, kind: LayerKind) -> Owned:
     hidden, bias = config["hidden_size"], config["enable_bias"]
     attends = (linear(f"self_attn.{each}_proj", hidden, hidden, bias=bias) for each in ("k", "v", "q", "out"))
     return (
         *attends,
         *_norm(config, "self_attn_layer_norm"),
         linear("fc1", hidden, config["intermediate_size"], bias=bias),
-        linear("fc2", config["intermediate_size"], hidden, bias=bias, quantizable=not kind.endswith("+last")),
+        linear("fc2", config["intermediate_size"], hidden, bias=bias, quantizable=kind.end != "last"),
         *_norm(config, "final_layer_norm"),
     )
 

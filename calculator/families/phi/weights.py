@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, fused_experts, norms, plain_mlp
@@ -24,7 +25,7 @@ from calculator.families.fields import (
 )
 from calculator.families.phi import forward
 from calculator.families.rope import frequencies, rope
-from calculator.families.windows import window, window_kinds
+from calculator.families.windows import attention_type, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -50,7 +51,7 @@ def _uneven_head_norms(config: Config) -> str | None:
 def _phi(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         normed = ("q", "k") if config["qk_layernorm"] else ()
         return (
             *attention(config, qkv_bias=True, o_bias=True, output="dense"),
@@ -73,7 +74,7 @@ def _phi3(config: Config) -> Parts:
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
 
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (
             linear("self_attn.o_proj", queries, hidden),
             linear("self_attn.qkv_proj", hidden, queries + 2 * keys),
@@ -82,11 +83,11 @@ def _phi3(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, window_kinds(config), layer)
+    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer)
 
 
 def _phimoe(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -95,7 +96,7 @@ def _phimoe(config: Config) -> Parts:
             *norms(config, *PRE_NORMS, bias=True),
         )
 
-    kinds = tuple(f"{kind}+moe" for kind in window_kinds(config))
+    kinds = alike(config, LayerKind(attention=attention_type(config), mlp="sparse"))
     return decoder(config, kinds, layer, norm_bias=True, head_bias=config["lm_head_bias"])
 
 

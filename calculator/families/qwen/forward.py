@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers import masks, mlp, norms, routers
+from calculator.layers import mlp, norms, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts
@@ -40,15 +40,17 @@ class SharedFirst(Mixture):
 
 _QWEN3 = SelfAttention(project=normed_at_once(norms.rms_norm))
 
-QWEN2 = DecoderForward(layer=Sequential(), masks=(masks.FULL,), source="transformers/models/qwen2/modeling_qwen2.py")
+QWEN2 = DecoderForward(
+    layer=Sequential(), masks=("full_attention",), source="transformers/models/qwen2/modeling_qwen2.py"
+)
 
 QWEN3 = DecoderForward(
-    layer=Sequential(attention=_QWEN3), masks=(masks.FULL,), source="transformers/models/qwen3/modeling_qwen3.py"
+    layer=Sequential(attention=_QWEN3), masks=("full_attention",), source="transformers/models/qwen3/modeling_qwen3.py"
 )
 
 QWEN2_MOE = DecoderForward(
     layer=Sequential(mlp=where_sparse(SharedFirst(router=routers.cast_back))),
-    masks=(masks.FULL, masks.SLIDING),
+    masks=("full_attention", "sliding_attention"),
     source="transformers/models/qwen2_moe/modeling_qwen2_moe.py",
 )
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Computed, Field
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.module import Module, linear, norm
-from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, fused_experts, gated_mlp, norms, router
+from calculator.families.blocks import (
+    PRE_NORMS,
+    Owned,
+    attention,
+    decoder,
+    fused_experts,
+    gated_mlp,
+    kinds_by_attention,
+    norms,
+    router,
+)
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     activation,
@@ -22,7 +33,7 @@ from calculator.families.fields import (
 )
 from calculator.families.qwen import forward
 from calculator.families.rope import rope
-from calculator.families.windows import layer_types, switched_window, window_kinds
+from calculator.families.windows import attention_type, layer_types, switched_window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -51,13 +62,17 @@ _SPARSE = (
 )
 
 
-def _sparse_kinds(config: Config) -> tuple[str, ...]:
+def _sparse_kinds(config: Config) -> tuple[LayerKind, ...]:
     """Which layers have experts: each `decoder_sparse_step`-th, but those that `mlp_only_layers` names."""
     dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
     return tuple(
-        f"{attends}+{'dense' if index in dense or (index + 1) % step else 'moe'}"
-        for index, attends in enumerate(config["layer_types"])
+        LayerKind(attention=attention, mlp="dense" if index in dense or (index + 1) % step else "sparse")
+        for index, attention in enumerate(config["layer_types"])
     )
+
+
+def _same_window(config: Config) -> tuple[str, ...]:
+    return (attention_type(config),) * int(config["num_hidden_layers"])
 
 
 def _even_below_max_window(config: Config, index: int) -> bool:
@@ -69,14 +84,14 @@ def _qk_norms(config: Config) -> tuple[Module, ...]:
 
 
 def _qwen2(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         return (*attention(config, qkv_bias=True), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return decoder(config, config["layer_types"], layer)
+    return decoder(config, kinds_by_attention(config), layer)
 
 
 def _qwen3(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -85,7 +100,7 @@ def _qwen3(config: Config) -> Parts:
             *norms(config, *PRE_NORMS),
         )
 
-    return decoder(config, config["layer_types"], layer)
+    return decoder(config, kinds_by_attention(config), layer)
 
 
 def _qwen2_moe(config: Config) -> Parts:
@@ -97,8 +112,8 @@ def _qwen2_moe(config: Config) -> Parts:
             linear("mlp.shared_expert_gate", config["hidden_size"], 1),
         )
 
-    def layer(kind: str) -> Owned:
-        mlp = sparse() if kind.endswith("moe") else gated_mlp(config)
+    def layer(kind: LayerKind) -> Owned:
+        mlp = sparse() if kind.mlp == "sparse" else gated_mlp(config)
         return (*attention(config, qkv_bias=config["qkv_bias"]), *mlp, *norms(config, *PRE_NORMS))
 
     return decoder(config, _sparse_kinds(config), layer)
@@ -108,9 +123,9 @@ def _qwen3_moe(config: Config) -> Parts:
     def sparse() -> Owned:
         return (fused_experts(config, "moe_intermediate_size"), router(config))
 
-    def layer(kind: str) -> Owned:
+    def layer(kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
-        mlp = sparse() if kind.endswith("moe") else gated_mlp(config)
+        mlp = sparse() if kind.mlp == "sparse" else gated_mlp(config)
         heads = attention(config, qkv_bias=bias, o_bias=bias)
         return (*heads, *_qk_norms(config), *mlp, *norms(config, *PRE_NORMS))
 
@@ -152,7 +167,7 @@ FAMILIES = (
         entries=(
             *grouped_sizes(kv=4, kv_nullable=False),
             *switched_window(4096),
-            Computed(name="layer_types", value=window_kinds),
+            Computed(name="layer_types", value=_same_window),
             *experts(8, aliases=("num_local_experts",)),
             *_SPARSE,
             flag("attention_bias", False),

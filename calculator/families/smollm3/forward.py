@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
-from calculator.layers.masks import FULL
 
-SMOLLM3 = DecoderForward(layer=Sequential(), masks=(FULL,), source="transformers/models/smollm3/modeling_smollm3.py")
+SMOLLM3 = DecoderForward(
+    layer=Sequential(), masks=("full_attention",), source="transformers/models/smollm3/modeling_smollm3.py"
+)

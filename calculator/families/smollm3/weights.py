@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import Check, Field, shown
+from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, size, tie
@@ -32,7 +33,7 @@ def _slides(config: Config, index: int) -> Any:
 
 
 def _smollm3(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["attention_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -41,7 +42,8 @@ def _smollm3(config: Config) -> Parts:
         )
 
     per_layer = zip(config["layer_types"], config["no_rope_layers"], strict=True)
-    return decoder(config, tuple(kind if rotated else f"{kind}+nope" for kind, rotated in per_layer), layer)
+    kinds = [LayerKind(attention=attention, rotated=bool(rotated)) for attention, rotated in per_layer]
+    return decoder(config, kinds, layer)
 
 
 FAMILIES = (

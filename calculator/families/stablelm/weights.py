@@ -26,6 +26,7 @@ from calculator.families.stablelm import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.layer_kind import LayerKind
     from calculator.architecture.module import Module
 
 
@@ -36,7 +37,7 @@ def _head_norms(config: Config, name: str, heads: str) -> tuple[Module, ...]:
 
 
 def _stablelm(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         normed = config["qk_layernorm"]
         return (
             *attention(config, qkv_bias=config["use_qkv_bias"]),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.families.blocks import PRE_NORMS, Owned, attention, decoder, norms, plain_mlp
+from calculator.architecture.layer_kind import LayerKind
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms, plain_mlp
 from calculator.families.family import Family, Parts
 from calculator.families.fields import activation, dropouts, flag, grouped_sizes, number, padding, positions, tie
 from calculator.families.rope import rope
 from calculator.families.starcoder2 import forward
-from calculator.families.windows import window, window_kinds
+from calculator.families.windows import attention_type, window
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
 
 
 def _starcoder2(config: Config) -> Parts:
-    def layer(_kind: str) -> Owned:
+    def layer(_kind: LayerKind) -> Owned:
         bias = config["use_bias"]
         return (
             *attention(config, qkv_bias=bias, o_bias=bias),
@@ -24,7 +25,7 @@ def _starcoder2(config: Config) -> Parts:
             *norms(config, *PRE_NORMS, bias=True),
         )
 
-    return decoder(config, window_kinds(config), layer, norm_bias=True)
+    return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer, norm_bias=True)
 
 
 FAMILIES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
 from calculator.families.family import Family, Parts
@@ -24,9 +25,6 @@ from calculator.families.fields import (
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.families.blocks import Owned
-
-#: Only the first layer has the table of relative positions; the others use its result.
-_FIRST = "first"
 
 
 def _unknown_projection(config: Config) -> str | None:
@@ -64,12 +62,12 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     )
 
 
-def _layer(config: Config, kind: str, *, attends_to_encoder: bool) -> Owned:
+def _layer(config: Config, kind: LayerKind, *, attends_to_encoder: bool) -> Owned:
     hidden = config["hidden_size"]
     cross = (*_attention(config, "layer.1.EncDecAttention"), norm("layer.1.layer_norm", hidden))
     last = 2 if attends_to_encoder else 1
     return (
-        *_attention(config, "layer.0.SelfAttention", biased=kind == _FIRST),
+        *_attention(config, "layer.0.SelfAttention", biased=kind.end == "first"),
         norm("layer.0.layer_norm", hidden),
         *(cross if attends_to_encoder else ()),
         *_mlp(config, f"layer.{last}.DenseReluDense"),
@@ -81,7 +79,8 @@ def _t5(config: Config) -> Parts:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
 
     def half(name: str, depth: int, *, attends_to_encoder: bool) -> Parts:
-        kinds = (_FIRST, *("rest",) * (depth - 1))
+        # only the first layer has the table of relative positions; the others use its result
+        kinds = (LayerKind(end="first"), *(LayerKind(),) * (depth - 1))
         return (
             embedding(f"{name}.embed_tokens", vocabulary, hidden),
             stack(f"{name}.block", kinds, lambda k: _layer(config, k, attends_to_encoder=attends_to_encoder)),

@@ -5,6 +5,7 @@ from math import prod
 
 import pytest
 
+from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import Stack
 from calculator.catalogue import model as catalogue_model
 from calculator.families import FAMILIES, model_from_config
@@ -12,6 +13,8 @@ from validation.random_grid.random_configs import random_config
 
 LLAMA_70B = catalogue_model("meta-llama/Llama-3.1-70B").config
 TINY = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+SLIDING = LayerKind(attention="sliding_attention")
 
 
 def _stack(model):
@@ -72,14 +75,14 @@ def test_tied_heads_are_counted_once_and_not_listed():
 def test_layers_of_several_kinds_stand_in_their_order():
     window = {"sliding_window": 8, "sliding_window_pattern": 2, "num_key_value_heads": 4, "pad_token_id": 0}
     stack = _stack(model_from_config({"model_type": "cohere2", **TINY, **window}))
-    assert [layer.kind for layer in stack.layers] == ["sliding_attention", "full_attention+nope", "sliding_attention"]
+    assert [layer.kind for layer in stack.layers] == [SLIDING, LayerKind(rotated=False), SLIDING]
 
 
 def test_distinct_layers_are_counted():
     moe = {"num_key_value_heads": 4, "num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 1}
     model = model_from_config({"model_type": "qwen3_moe", **TINY, **moe, "mlp_only_layers": [1]})
-    told = {layer.kind: times for layer, times in model.distinct_layers}
-    assert told == {"full_attention+moe": 2, "full_attention+dense": 1}
+    told = {layer.kind.mlp: times for layer, times in model.distinct_layers}
+    assert told == {"sparse": 2, "dense": 1}
 
 
 def test_the_owner_of_the_last_weight_is_kept_whole():

@@ -1,0 +1,31 @@
+"""What distinguishes the layers of one stack from each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+#: How a layer attends, as `layer_types` of a config.json spells it.
+AttentionType = Literal["full_attention", "sliding_attention"]
+ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
+
+#: What a layer's feed-forward sublayer is, as `mlp_layer_types` of a config.json spells it.
+MlpType = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKind:
+    """The kind of a layer. Layers of one stack and one kind have the same modules."""
+
+    attention: AttentionType = "full_attention"
+
+    mlp: MlpType = "dense"
+
+    #: Whether rotary embeddings are applied, in a model that has them.
+    rotated: bool = True
+
+    #: Whether the causal mask that it owns covers a local window, as in GPT-Neo's local layers.
+    local_mask: bool = False
+
+    #: Whether it is the first or the last of its stack, if that layer's modules differ.
+    end: Literal["first", "last"] | None = None
