@@ -114,7 +114,7 @@ def _left_by_layers(step: TrainingStep) -> int:
     if first is not None:
         start = first.start
     copied = sum(w.copies * g for w, g in zip(curve.windows, curve.growth, strict=True) if w.start < end)
-    return curve.gained(start, end) + copied
+    return curve.net_change(start, end) + copied
 
 
 def _in_steps(step: TrainingStep) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""How many storages of each size are alive at once during a step, at most."""
+"""The peak number of storages of each size that are alive at once during a step."""
 
 from __future__ import annotations
 
@@ -13,79 +13,80 @@ if TYPE_CHECKING:
     from calculator.engine.recording import Recording
     from calculator.resident.per_parameter import ResidentTensors
 
-#: From a position on, storages of a size: how many more.
-Told = tuple[int, int, int]
+#: From a position on, how many more storages of a size are alive: (position, size, count).
+CountChange = tuple[int, int, int]
 
-#: By size: the most that are alive at once, and how many are left at the end.
+#: By size: the peak number alive at once, and the number left at the end.
 Counts = dict[int, tuple[int, int]]
 
 
 def peak_counts(
-    recording: Recording, last: Sequence[ResidentTensors] = (), beside: Iterable[Told] = ()
+    recording: Recording, last: Sequence[ResidentTensors] = (), extra: Iterable[CountChange] = ()
 ) -> dict[int, int]:
-    """Of each size, the most that are alive at once during a step.
+    """The peak number of storages of each size that are alive at once during a step.
 
-    `last` is made at its end; `beside` comes on top of what the recording tells.
+    `last` are allocated at its end; `extra` changes come on top of the recording's.
     """
-    counts = _counts(recording, sorted([*_of_copies(recording), *beside]))
+    counts = _counts(recording, sorted([*_copies(recording), *extra]))
     for size, count in sizes(last).items():
         most, left = counts.get(size, (0, 0))
         counts[size] = max(most, left + count), left + count
     return {size: most for size, (most, _) in counts.items()}
 
 
-def _counts(recording: Recording, told: list[Told]) -> Counts:
-    """Counted once for recordings that go one way, where the same of their sizes are equal."""
+def _counts(recording: Recording, changes: list[CountChange]) -> Counts:
+    """The counts of a recording, cached for all with the same events and the same sizes equal to each other."""
     lifetimes = recording.lifetimes
     if not lifetimes.sizes:
-        return _counted(recording.changes, told)
+        return _counted(recording.changes, changes)
     numbers: dict[int, int] = {}
-    alike = tuple([numbers.setdefault(size, number) for number, size in enumerate(lifetimes.sizes)])
-    key = (alike, tuple([(position, numbers[size], count) for position, size, count in told]))
-    if key not in lifetimes.counted:
-        counts = _counted(recording.changes, told)
-        lifetimes.counted[key] = {numbers[size]: count for size, count in counts.items()}
-    return {lifetimes.sizes[number]: count for number, count in lifetimes.counted[key].items()}
+    equal = tuple([numbers.setdefault(size, number) for number, size in enumerate(lifetimes.sizes)])
+    key = (equal, tuple([(position, numbers[size], count) for position, size, count in changes]))
+    if key not in lifetimes.count_cache:
+        counts = _counted(recording.changes, changes)
+        lifetimes.count_cache[key] = {numbers[size]: count for size, count in counts.items()}
+    return {lifetimes.sizes[number]: count for number, count in lifetimes.count_cache[key].items()}
 
 
-class _Turns(dict[int, "Callable[[int], None]"]):
-    """What is added and taken away of storages of each size, in bytes: `turns[change](change)` notes a change."""
+class _ChangesBySize(dict[int, "Callable[[int], None]"]):
+    """The changes in bytes, listed by size: `changes[change](change)` appends to the list of its size."""
 
-    __slots__ = ("noted",)
+    __slots__ = ("lists",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: dict[int, list[int]] = {}
+        self.lists: dict[int, list[int]] = {}
 
     def __missing__(self, change: int) -> Callable[[int], None]:
-        turns = self.noted[abs(change)] = []
-        self[change] = self[-change] = turns.append
-        return turns.append
+        changes = self.lists[abs(change)] = []
+        self[change] = self[-change] = changes.append
+        return changes.append
 
     def counts(self) -> Iterator[tuple[int, tuple[int, int]]]:
-        """Of each size the most that are there at once, and how many in the end."""
-        for size, turns in self.noted.items():
+        """Each size with its peak number and the number left at the end."""
+        for size, changes in self.lists.items():
             if size:
-                yield size, (max(accumulate(turns, initial=0)) // size, sum(turns) // size)
+                yield size, (max(accumulate(changes, initial=0)) // size, sum(changes) // size)
 
 
-def _counted(changes: list[int], told: list[Told]) -> Counts:
-    turns, done = _Turns(), 0
-    for position, size, count in told:
-        for change in changes[done:position]:
-            turns[change](change)
-        turns[size](size * count)
+def _counted(events: list[int], changes: list[CountChange]) -> Counts:
+    """Count the bytes that each event adds, and further changes at their positions."""
+    by_size, done = _ChangesBySize(), 0
+    for position, size, count in changes:
+        for change in events[done:position]:
+            by_size[change](change)
+        by_size[size](size * count)
         done = position
-    for change in changes[done:]:
-        turns[change](change)
-    return dict(turns.counts())
+    for change in events[done:]:
+        by_size[change](change)
+    return dict(by_size.counts())
 
 
-def _of_copies(recording: Recording) -> Iterator[Told]:
-    """What the layers that a window stands for add. Gains count from its start on."""
+def _copies(recording: Recording) -> Iterator[CountChange]:
+    """The changes of the copies: a gain counts from its window's start, a loss from its end."""
     for window, gained in zip(recording.windows, recording.sizes, strict=True):
         for size, count in gained.items():
             if count:
                 yield window.start if count > 0 else window.end, size, window.copies * count
-    for position, copies, born in recording.dropped:
-        yield position, born[4], -copies
+    for position, copies, allocation in recording.dropped:
+        yield position, allocation[4], -copies

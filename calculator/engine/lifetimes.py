@@ -1,4 +1,4 @@
-"""When each storage on a tape is born and freed."""
+"""The lifetime of each storage on a tape: the event that allocates it and the event that frees it."""
 
 from __future__ import annotations
 
@@ -14,48 +14,53 @@ if TYPE_CHECKING:
 
 
 class Lifetimes:
-    """The rows of a tape and at which event each ends; one past the last where it stays.
+    """The rows of a tape, and the events that allocate and free them.
 
-    `known`: which rows were found between which positions. It is the same for other rows to which the same happened.
-    `counted`: what was counted of these by size, for sizes that are alike in the same way. `sizes`: those of the rows,
-    in an order that is the same for other rows, and `sized` the events with their numbers for the rows'; nothing where
-    there are no other rows.
+    A tape's event is `n` where row `n` is allocated and `~n` where it is freed. Positions are indices of events.
     """
 
-    __slots__ = ("counted", "ends", "events", "known", "rows", "sized", "sizes")
+    __slots__ = ("count_cache", "ends", "events", "row_cache", "rows", "size_events", "sizes")
 
-    def __init__(self, events: list[int], rows: Sequence[Allocation], sized: Sequence[int] = ()) -> None:
+    def __init__(self, events: list[int], rows: Sequence[Allocation], size_events: Sequence[int] = ()) -> None:
         self.events = events
         self.rows = rows
-        self.ends = _ended(events, len(rows))
-        self.known: dict[tuple[int, ...], list[int]] = {}
-        self.counted: dict[object, dict[int, tuple[int, int]]] = {}
+        #: The position at which each row is freed; the number of events for a row that is never freed.
+        self.ends = _ends(events, len(rows))
+        #: Row indices by (start, end). Runs with the same events share it.
+        self.row_cache: dict[tuple[int, ...], list[int]] = {}
+        #: Peak counts by which sizes are equal. Runs with the same events share it.
+        self.count_cache: dict[object, dict[int, tuple[int, int]]] = {}
+        #: The distinct sizes of a symbolic trace's rows, in an order that other sizes keep. Empty for a plain run.
         self.sizes: Sequence[int] = ()
-        self.sized = sized
+        #: The events, with the index of the row's size for the row. Empty for a plain run.
+        self.size_events = size_events
 
-    def of(self, rows: Sequence[Allocation], sizes: Sequence[int]) -> Lifetimes:
-        """The same of other rows to which the same happened, and their sizes."""
+    def with_rows(self, rows: Sequence[Allocation], sizes: Sequence[int]) -> Lifetimes:
+        """The lifetimes of other rows with the same events, and the sizes of these rows."""
         other = copy(self)
         other.rows, other.sizes = rows, sizes
         return other
 
     @property
     def end(self) -> int:
-        """Behind the last event."""
+        """The position after the last event."""
         return len(self.events)
 
     def changes(self) -> list[int]:
-        """What each event adds: `n` finds a birth's bytes from the front, `~n` = -n - 1 an end's from the back."""
+        """The bytes that each event adds; a free adds fewer than 0.
+
+        `n` indexes the allocated bytes from the front of the list, `~n` = -n - 1 the freed bytes from its back.
+        """
         sizes = self.sizes or [row[4] for row in self.rows]
         both = [*sizes, *map(neg, reversed(sizes))]
-        return [*map(both.__getitem__, self.sized or self.events)]
+        return [*map(both.__getitem__, self.size_events or self.events)]
 
-    def born(self, start: int, end: int) -> range:
-        """The rows born between two positions: rows are numbered as they are born."""
+    def allocated(self, start: int, end: int) -> range:
+        """The rows allocated between two positions: rows are numbered in the order of allocation."""
         return range(self.next_row(start), self.next_row(end))
 
     def next_row(self, position: int) -> int:
-        """The first row that is born from a position on."""
+        """The first row that is allocated at a position or later."""
         events, end = self.events, len(self.events)
         while position < end:
             if events[position] >= 0:
@@ -63,19 +68,19 @@ class Lifetimes:
             position += 1
         return len(self.ends)
 
-    def left(self, start: int, end: int) -> list[int]:
-        """The rows born between two positions and not freed between them."""
-        known, ends = self.known, self.ends
-        if (start, end) not in known:
-            known[start, end] = [row for row in self.born(start, end) if ends[row] >= end]
-        return known[start, end]
+    def surviving(self, start: int, end: int) -> list[int]:
+        """The rows that are allocated between two positions and still alive at the second."""
+        cache, ends = self.row_cache, self.ends
+        if (start, end) not in cache:
+            cache[start, end] = [row for row in self.allocated(start, end) if ends[row] >= end]
+        return cache[start, end]
 
-    def taken(self, first: int, start: int, end: int) -> list[int]:
-        """The rows from one on that were born before two positions and are freed between them."""
-        known = self.known
-        if (first, start, end) not in known:
-            known[first, start, end] = self.freed(range(first, self.next_row(start)), start, end)
-        return known[first, start, end]
+    def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
+        """The rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
+        cache = self.row_cache
+        if (first, start, end) not in cache:
+            cache[first, start, end] = self.freed(range(first, self.next_row(start)), start, end)
+        return cache[first, start, end]
 
     def freed(self, rows: Iterable[int], start: int, end: int) -> list[int]:
         """Those of the rows that are freed between two positions."""
@@ -83,19 +88,19 @@ class Lifetimes:
         return [row for row in rows if start <= ends[row] < end]
 
     def kinds(self, rows: Iterable[int]) -> Counter[Allocation]:
-        """How many rows of each kind."""
+        """The number of rows of each kind."""
         return Counter(map(self.rows.__getitem__, rows))
 
     def alive(self, position: int) -> list[Allocation]:
-        """The storages alive at a position, in the order of their births."""
-        known, ends = self.known, self.ends
-        if (position,) not in known:
-            known[position,] = [row for row in range(self.next_row(position)) if ends[row] >= position]
-        return [*map(self.rows.__getitem__, known[position,])]
+        """The rows that are alive at a position, in the order of allocation."""
+        cache, ends = self.row_cache, self.ends
+        if (position,) not in cache:
+            cache[position,] = [row for row in range(self.next_row(position)) if ends[row] >= position]
+        return [*map(self.rows.__getitem__, cache[position,])]
 
 
-def _ended(events: Sequence[int], rows: int) -> list[int]:
-    """The event at which each of so many rows ends; one past the last where it stays."""
+def _ends(events: Sequence[int], rows: int) -> list[int]:
+    """The position at which each row is freed; the number of events for a row that is never freed."""
     ends = [len(events)] * rows
     for position, event in enumerate(events):
         if event < 0:
@@ -104,8 +109,8 @@ def _ended(events: Sequence[int], rows: int) -> list[int]:
 
 
 def by_size(kinds: Mapping[Allocation, int]) -> dict[int, int]:
-    """How many storages of each size there are among kinds."""
+    """The number of storages of each size."""
     sizes: dict[int, int] = {}
-    for born, count in kinds.items():
-        sizes[born[4]] = sizes.get(born[4], 0) + count
+    for allocation, count in kinds.items():
+        sizes[allocation[4]] = sizes.get(allocation[4], 0) + count
     return sizes

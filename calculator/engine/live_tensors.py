@@ -1,4 +1,4 @@
-"""What is alive at a moment of a step."""
+"""The tensors that are alive at a moment of a step."""
 
 from __future__ import annotations
 
@@ -15,42 +15,45 @@ if TYPE_CHECKING:
 
 COMPONENTS: tuple[ComponentName, ...] = get_args(ComponentName)
 
-#: Kinds of storages, and how many of each; fewer than none where copies free what an interpreted layer keeps.
+#: Kinds of storages with a count each, which is negative where copies free what an interpreted layer keeps.
 Counted = list[tuple["Allocation", int]]
 
 
 class LiveTensors:
-    """Tensors that stay, and the step's own storages: one by one, and by kind; `born` are all kinds, in their order."""
+    """The resident tensors and the step's own storages."""
 
-    __slots__ = ("born", "counted", "resident_tensors", "single")
+    __slots__ = ("counted", "order", "resident_tensors", "single")
 
     def __init__(
         self,
         resident_tensors: Sequence[ResidentTensors],
         single: Iterable[Allocation] = (),
         counted: Counted | None = None,
-        born: Iterable[Allocation] = (),
+        order: Iterable[Allocation] = (),
     ) -> None:
         self.resident_tensors = resident_tensors
+        #: Storages listed one by one.
         self.single = list(single)
+        #: Storages listed by kind.
         self.counted = counted or []
-        self.born = born
+        #: Every kind, in the order of allocation.
+        self.order = order
 
     def by_component(self) -> dict[ComponentName, int]:
-        """Bytes, folded without a row being made."""
+        """Bytes by component. No row is built."""
         totals = dict.fromkeys(COMPONENTS, 0)
         for tensor in self.resident_tensors:
             totals[tensor.component] += tensor.bytes
-        for born in self.single:
-            totals[born[3]] += born[4]
-        for born, count in self.counted:
-            totals[born[3]] += born[4] * count
+        for allocation in self.single:
+            totals[allocation[3]] += allocation[4]
+        for allocation, count in self.counted:
+            totals[allocation[3]] += allocation[4] * count
         return totals
 
     def kinds(self) -> Counter[Allocation]:
-        """How many of each kind of the step's own storages there are, in the order of their births."""
-        kinds = Counter(dict.fromkeys(self.born, 0))
+        """The number of the step's own storages of each kind, in the order of allocation."""
+        kinds = Counter(dict.fromkeys(self.order, 0))
         kinds.update(self.single)
-        for born, count in self.counted:
-            kinds[born] += count
+        for allocation, count in self.counted:
+            kinds[allocation] += count
         return +kinds

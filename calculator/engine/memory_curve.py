@@ -1,8 +1,9 @@
-"""How many bytes are alive at each event of a step, the copies of its repeated layers counted in.
+"""The bytes that are alive at each event of a step, with the copies of its repeated layers counted.
 
-Each copy adds to what is alive what the interpreted layer adds from its beginning to its end (its growth). Within the
-layer's own window the first copy sees none of the others' growth and the last sees all of it; what is alive is linear
-in between, so the larger end holds the peak.
+The layers of a window have the same events, so only one of them is interpreted; the others are its copies. Each copy
+adds what the interpreted layer adds from its start to its end: the window's growth. Inside the window, the first copy
+sees none of the others' growth and the last copy sees all of it. The bytes alive are linear in between, so the peak is
+at one of these two ends.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """The events `start` to `end` of a layer's forward or backward pass, and how many more layers it stands for.
+    """The events `start` to `end` of a layer's forward or backward pass, which `copies` more layers repeat.
 
-    `before` is where the same period before it begins.
+    `before` is where the period before this one starts.
     """
 
     before: int
@@ -24,7 +25,7 @@ class Window(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """One event of the step: its position, the bytes alive after it, and how often each window's growth has come."""
+    """One event of the step: its position, the bytes alive after it, and how many copies of each window came before."""
 
     event: int
     bytes: int
@@ -32,14 +33,9 @@ class Moment(NamedTuple):
 
 
 class MemoryCurve:
-    """The bytes of one recording, and of no storage in particular.
+    """The bytes alive over the events of one step."""
 
-    `changes`: what each event adds, without copies. `growth`: what a copy adds, by window. `drops`: what is freed for
-    all copies at once, by position. `turns`: what copies add from a position on; `bytes`: what is alive after each
-    event, with the copies at the worse end.
-    """
-
-    __slots__ = ("bytes", "changes", "drops", "growth", "turns", "windows")
+    __slots__ = ("bytes", "changes", "copy_changes", "drops", "growth", "windows")
 
     def __init__(
         self,
@@ -48,57 +44,62 @@ class MemoryCurve:
         growth: tuple[int, ...],
         drops: tuple[tuple[int, int], ...],
     ) -> None:
+        #: The bytes that each event adds, without copies.
         self.changes = changes
         self.windows = windows
+        #: The bytes that one copy of each window adds.
         self.growth = growth
+        #: Frees of all copies at once: (position, bytes).
         self.drops = drops
-        self.turns = self._turns()
+        #: The bytes that all copies together add, by position.
+        self.copy_changes = self._copy_changes()
         changed = [*changes, 0]
-        for position, size in self.turns.items():
+        for position, size in self.copy_changes.items():
             changed[position] += size
+        #: The bytes alive after each event: in a window, those of the copy with the most.
         self.bytes = [*accumulate(changed)]
 
     def peak(self, start: int, end: int) -> Moment:
-        """The moment with the most bytes between two positions: the first of several."""
-        before = (self.bytes[start - 1] if start else 0) + self.turns.get(start, 0)
+        """The moment with the most bytes between two positions; the first of several."""
+        before = (self.bytes[start - 1] if start else 0) + self.copy_changes.get(start, 0)
         most = max(self.bytes[start:end], default=before)
         if most <= before:
             return Moment(event=start, bytes=before, repeats=self._repeats(start))
         at = self.bytes.index(most, start, end)
         return Moment(event=at + 1, bytes=most, repeats=self._repeats(at))
 
-    def gained(self, start: int, end: int) -> int:
-        """What is added between two positions, without copies."""
+    def net_change(self, start: int, end: int) -> int:
+        """The bytes that the events between two positions add, without copies."""
         return sum(self.changes[start:end])
 
-    def alone(self, start: int, end: int) -> list[int]:
+    def without_copies(self, start: int, end: int) -> list[int]:
         """The bytes alive after each event between two positions, without copies."""
         return [*accumulate(self.changes[:end])][start:]
 
     def window_in(self, start: int, end: int) -> Window | None:
-        """The window that lies between two positions, if one does."""
+        """The window between two positions, if there is one."""
         return next((w for w in self.windows if start <= w.start and w.end <= end), None)
 
-    def highest(self, start: int, end: int, window: Window, copy: int) -> int:
-        """The most bytes between two positions inside a window, in one of its copies, the first being 0."""
+    def peak_of_copy(self, start: int, end: int, window: Window, copy: int) -> int:
+        """The most bytes between two positions inside a window, in one of its copies; the first copy is 0."""
         repeats = list(self._repeats(start))
         repeats[self.windows.index(window)] = copy
-        held = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
+        copied = sum([n * g for n, g in zip(repeats, self.growth, strict=True)])
         dropped = sum([size for at, size in self.drops if at <= start])
-        return max(self.alone(start, end), default=0) + held - dropped
+        return max(self.without_copies(start, end), default=0) + copied - dropped
 
-    def _turns(self) -> dict[int, int]:
-        """Growth comes for all copies where a window begins, what it takes away where it ends."""
-        turns: dict[int, int] = {}
+    def _copy_changes(self) -> dict[int, int]:
+        """A window adds its growth once per copy at its start, or at its end where the growth is negative."""
+        changes: dict[int, int] = {}
         for (_, start, end, copies), growth in zip(self.windows, self.growth, strict=True):
             at = start if growth > 0 else end
-            turns[at] = turns.get(at, 0) + copies * growth
+            changes[at] = changes.get(at, 0) + copies * growth
         for at, size in self.drops:
-            turns[at] = turns.get(at, 0) - size
-        return turns
+            changes[at] = changes.get(at, 0) - size
+        return changes
 
     def _repeats(self, position: int) -> tuple[int, ...]:
-        """How often each window's growth is in what is alive from this position on, at the worse end of its copies."""
+        """How many copies of each window are counted at a position: in a window, those of the end with the most."""
         return tuple(
             [
                 copies if position >= end or (position >= start and growth > 0) else 0

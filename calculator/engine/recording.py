@@ -1,8 +1,8 @@
-"""A tape with its repeated layers counted: how many bytes are alive at each event, and which.
+"""The recording of one micro-batch: the bytes alive at each event and the tensors behind them, all layers counted.
 
-A layer that stands for `copies` more of its kind is interpreted once; what each copy adds in the forward and in the
-backward pass is found here, and how much is alive with them all in `curve`. What a copy gained and the code after the
-layers frees (a cache) is freed for all copies there.
+A layer with `copies` is interpreted once. The recording finds what each copy adds in the forward and in the backward
+pass; `curve` counts them all. Where the code after the layers frees what a copy added (a cache), it frees it for all
+copies at once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,7 @@ if TYPE_CHECKING:
 
 
 class Recording:
-    """The events of one micro-batch, folded. Rows before `shared_rows` were born before the first layer.
-
-    `changes`: what each event adds to the bytes; `lifetimes`: when each row is freed. `left`: the rows that each window
-    leaves alive; `gained`: what one copy adds in it, and `sizes` the same by size; `dropped`: what is freed for all
-    copies at once; `remaining`: what one copy leaves when the step ends. `hidden_states_row`: the row that a repeating
-    period passes to the next, where none is interpreted before it; a checkpoint keeps its input until its own backward
-    pass. `retained_by_copies`: rows that copies keep where the interpreted layer frees them. `first`: the layer before
-    those of the windows, if it is not run.
-    """
+    """The events of one micro-batch, with the copies of its repeated layers."""
 
     __slots__ = (
         "changes",
@@ -43,13 +35,13 @@ class Recording:
         "first",
         "gained",
         "hidden_states_row",
-        "left",
         "lifetimes",
         "net",
         "remaining",
         "retained_by_copies",
         "shared_rows",
         "sizes",
+        "surviving",
         "tape",
         "windows",
     )
@@ -63,115 +55,130 @@ class Recording:
         hidden_states_row: int | None = None,
         first: SkippedLayer | None = None,
     ) -> None:
+        #: Rows below this number are allocated before the first layer.
         self.shared_rows = shared_rows
+        #: The hidden states that a period passes to the next, where no earlier period is interpreted. A checkpoint
+        #: keeps its input until its own backward pass.
         self.hidden_states_row = hidden_states_row
+        #: The layer before those of the windows, if it is not interpreted.
         self.first = first
         self.tape = tape
         self.windows = windows
         self.lifetimes = lifetimes
+        #: The bytes that each event adds.
         self.changes = self.lifetimes.changes()
-        self.left = [self.lifetimes.left(window.start, window.end) for window in windows]
-        self.gained = [self._gain(place) if place else self._kept() for place in range(len(windows))]
-        self.net = _unreplaced(self.gained)
+        #: The rows that each window allocates and leaves alive.
+        self.surviving = [self.lifetimes.surviving(window.start, window.end) for window in windows]
+        #: What one copy adds in each window, by kind.
+        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
+        #: What one copy adds in all windows together.
+        self.net = _net(self.gained)
+        #: Frees of all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
-            sides = first.beside(self)
-            self.windows += sides.windows
-            self.gained += sides.gained
-            self.dropped = tuple([(at, copies + 1, born) for at, copies, born in self.dropped])
-        self.remaining = self._stays()
+            extra = first.beside(self)
+            self.windows += extra.windows
+            self.gained += extra.gained
+            self.dropped = tuple([(at, copies + 1, allocation) for at, copies, allocation in self.dropped])
+        #: What one copy leaves alive when the step ends.
+        self.remaining = self._remaining()
+        #: What one copy adds in each window, by size.
         self.sizes = [by_size(gained) for gained in self.gained]
         growth = tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes])
-        self.retained_by_copies = self._late(growth)
-        drops = tuple([(at, copies * born[4]) for at, copies, born in self.dropped])
-        self.curve = MemoryCurve(self._delayed(), self.windows, growth, drops)
+        #: Rows that the copies keep after the interpreted layer frees them.
+        self.retained_by_copies = self._retained_by_copies(growth)
+        drops = tuple([(at, copies * allocation[4]) for at, copies, allocation in self.dropped])
+        self.curve = MemoryCurve(self._changes_with_retained(), self.windows, growth, drops)
 
-    def _kept(self) -> Counter[Allocation]:
-        """What one copy adds in the forward pass: what it leaves alive, less what the next layer frees of that.
+    def _gained_forward(self) -> Counter[Allocation]:
+        """What one copy adds in the forward pass: what survives it, less what the next layer frees of that.
 
-        The next layer frees as much as this one frees of the period before it, if what comes after this one frees it
-        too: a first layer that keeps less, its input needing no gradient, shows frees that no copy shows.
+        The next layer frees as much as this one frees of the period before it, provided that the code after this one
+        frees it too. Otherwise the free belongs to the first layer alone: its input needs no gradient, so it keeps
+        less than any copy.
         """
         window, lifetimes = self.windows[0], self.lifetimes
-        left = self._left_in(0)
-        by_this = lifetimes.freed(lifetimes.born(window.before, window.start), window.start, window.end)
-        if not by_this:
-            return left
-        after = lifetimes.freed(self.left[0], window.end, self._until())
-        both = lifetimes.kinds(by_this) & lifetimes.kinds(after)
-        return left - both if both else left
+        surviving = self._surviving_without_input(0)
+        before = lifetimes.allocated(window.before, window.start)
+        freed_here = lifetimes.freed(before, window.start, window.end)
+        if not freed_here:
+            return surviving
+        freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
+        both = lifetimes.kinds(freed_here) & lifetimes.kinds(freed_after)
+        return surviving - both if both else surviving
 
-    def _gain(self, place: int) -> Counter[Allocation]:
-        """What one copy adds; tables that all layers share are freed once, not by every copy."""
-        window, lifetimes = self.windows[place], self.lifetimes
-        gained = self._left_in(place)
-        gained.subtract(lifetimes.kinds(lifetimes.taken(self.shared_rows, window.start, window.end)))
+    def _gained(self, index: int) -> Counter[Allocation]:
+        """What one copy adds in a window. Tables that all layers share are freed once, not by every copy."""
+        window, lifetimes = self.windows[index], self.lifetimes
+        gained = self._surviving_without_input(index)
+        gained.subtract(lifetimes.kinds(lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
         return gained
 
-    def _left_in(self, place: int) -> Counter[Allocation]:
-        """What a window leaves alive of what is born in it, less the input that it lets go."""
-        left = self.lifetimes.kinds(self.left[place])
-        if self.hidden_states_row is not None and self._hands_on_in(place):
-            left[self.tape.rows[self.hidden_states_row]] -= 1
-        return left
+    def _surviving_without_input(self, index: int) -> Counter[Allocation]:
+        """What a window allocates and leaves alive, less the layer's input where the window frees it."""
+        surviving = self.lifetimes.kinds(self.surviving[index])
+        if self.hidden_states_row is not None and self._frees_input(index):
+            surviving[self.tape.rows[self.hidden_states_row]] -= 1
+        return surviving
 
-    def _hands_on_in(self, place: int) -> bool:
-        """Whether a layer lets its input go in a window; a checkpoint does so in the backward pass."""
+    def _frees_input(self, index: int) -> bool:
+        """Whether a layer frees its input in a window; a checkpoint does so in the backward pass."""
         if self.first is None:
-            return place > 0
-        window = self.windows[place]
+            return index > 0
+        window = self.windows[index]
         return window.start <= self.lifetimes.ends[self.first.row] < window.end
 
-    def _until(self) -> int:
-        """Where the backward pass through the repeated layers begins."""
+    def _backward_start(self) -> int:
+        """The position at which the backward pass through the repeated layers starts."""
         return self.windows[1].start if len(self.windows) > 1 else self.lifetimes.end
 
     def _drops(self) -> Iterator[tuple[int, int, Allocation]]:
-        """Frees of what every copy gained in a window, after it: position, copies, kind of storage.
+        """Frees, after a window, of what every copy gained in it: position, copies, kind.
 
-        Between the passes that is what is freed both of the window's own period and of the one before it: a copy in
-        the middle has copies on either side. After the backward window, what waits there for the code before the layers
-        (a prefix's gradients).
+        Between the passes, these are the frees both of the window's own period and of the period before it, because a
+        copy in the middle has copies on either side. After the backward window, these are tensors that wait for the
+        code before the layers (a prefix's gradients).
         """
-        for place, window in enumerate(self.windows):
-            last = bool(place)
-            here = self.lifetimes.freed(self.left[place], window.end, self.lifetimes.end if last else self._until())
-            if here:
-                yield from self._dropped(self.gained[place], here, window, last=last)
+        for index, window in enumerate(self.windows):
+            last = bool(index)
+            until = self.lifetimes.end if last else self._backward_start()
+            freed = self.lifetimes.freed(self.surviving[index], window.end, until)
+            if freed:
+                yield from self._drops_of(self.gained[index], freed, window, last=last)
 
-    def _dropped(
-        self, gained: Counter[Allocation], here: list[int], window: Window, *, last: bool
+    def _drops_of(
+        self, gained: Counter[Allocation], freed: list[int], window: Window, *, last: bool
     ) -> Iterator[tuple[int, int, Allocation]]:
         """The frees of rows, each kind as often as a copy gained it."""
         lifetimes = self.lifetimes
         if last:
-            left, rows = {born: count for born, count in gained.items() if count > 0}, here
+            left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
         else:
-            left = {born: min(count, gained[born]) for born, count in lifetimes.kinds(here).items()}
-            alike = lifetimes.born(window.before, window.start)
-            rows = lifetimes.freed(alike, window.end, self._until()) if alike else here
+            left = {kind: min(count, gained[kind]) for kind, count in lifetimes.kinds(freed).items()}
+            before = lifetimes.allocated(window.before, window.start)
+            rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
             rows = [row for row in rows if row != self.hidden_states_row]
-            rows += self._unlike(here, alike) if alike else []
+            rows += self._of_new_kinds(freed, before) if before else []
         for row in sorted(rows, key=lifetimes.ends.__getitem__):
-            born = self.tape.rows[row]
-            if left.get(born, 0) > 0:
-                left[born] -= 1
-                yield lifetimes.ends[row] + 1, window.copies, born
+            kind = self.tape.rows[row]
+            if left.get(kind, 0) > 0:
+                left[kind] -= 1
+                yield lifetimes.ends[row] + 1, window.copies, kind
 
-    def _unlike(self, here: list[int], before: range) -> list[int]:
-        """Rows of kinds that the period before has none of, its input being of another dtype."""
-        told = self.tape.rows
-        kinds = {told[row] for row in before}
-        return [row for row in here if told[row] not in kinds and row != self.hidden_states_row]
+    def _of_new_kinds(self, freed: list[int], before: range) -> list[int]:
+        """Rows of kinds that the period before lacks because its input has another dtype."""
+        rows = self.tape.rows
+        kinds = {rows[row] for row in before}
+        return [row for row in freed if rows[row] not in kinds and row != self.hidden_states_row]
 
     def alive(
         self, moment: Moment, resident_tensors: Sequence[ResidentTensors] = (), left: Counter[Allocation] | None = None
     ) -> LiveTensors:
-        """What is alive at a moment, beside tensors that stay and what is left of the step before."""
+        """The tensors alive at a moment, with resident tensors and with what the previous step left."""
         counted: Counted = []
         for gained, repeats in zip(self.gained, moment.repeats, strict=True):
-            counted += [(born, count * repeats) for born, count in gained.items()] if repeats else []
-        counted += [(born, -copies) for at, copies, born in self.dropped if at <= moment.event]
+            counted += [(kind, count * repeats) for kind, count in gained.items()] if repeats else []
+        counted += [(kind, -copies) for at, copies, kind in self.dropped if at <= moment.event]
         if left:
             counted += left.items()
         ends, rows = self.lifetimes.ends, self.tape.rows
@@ -179,21 +186,21 @@ class Recording:
         return LiveTensors(resident_tensors, self.lifetimes.alive(moment.event), counted, self._in_order())
 
     def _in_order(self) -> list[Allocation]:
-        """All kinds in the order of their births, where the first layer's are those of the layer that is run."""
+        """Every kind in the order of allocation; the first layer's kinds are those of the interpreted layer."""
         rows = self.tape.rows
         return rows if self.first is None else [*rows[: self.first.row], *rows[self.first.row + 1 :]]
 
     def at_the_end(self) -> Counter[Allocation]:
-        """What stays alive after the step's last event, but for gradients, which the next step sets to None."""
+        """What stays alive after the last event, without gradients: the next step sets those to None."""
         copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
-        single = [born for born in self.lifetimes.alive(self.lifetimes.end) if born[3] != "gradients"]
-        counted = [(born, count * copies) for born, count in self.remaining.items() if count and born[3] != "gradients"]
+        single = [kind for kind in self.lifetimes.alive(self.lifetimes.end) if kind[3] != "gradients"]
+        counted = [(kind, count * copies) for kind, count in self.remaining.items() if count and kind[3] != "gradients"]
         return LiveTensors((), single, counted).kinds()
 
-    def _late(self, growth: tuple[int, ...]) -> list[int]:
-        """Tables that the repeated layers alone keep and the last of them lets go: copies before it still have them.
+    def _retained_by_copies(self, growth: tuple[int, ...]) -> list[int]:
+        """Tables that only the repeated layers keep: the last layer frees them, and the copies before it still do not.
 
-        The peak is among these, where each of them leaves less than it found.
+        The peak is among these copies where each leaves fewer bytes than it found.
         """
         if len(growth) < 2 or growth[1] > 0 or not self.windows[1].copies:
             return []
@@ -201,8 +208,8 @@ class Recording:
         freed = self.lifetimes.freed(range(self.shared_rows), window.start, window.end)
         return [row for row in freed if row != entered]
 
-    def _delayed(self) -> list[int]:
-        """What each event adds where such tables stay to the end of the layer."""
+    def _changes_with_retained(self) -> list[int]:
+        """The bytes that each event adds, with retained tables freed at the end of the layer."""
         if not self.retained_by_copies:
             return self.changes
         changes = [*self.changes]
@@ -212,24 +219,24 @@ class Recording:
             changes[self.windows[1].end - 1] -= size
         return changes
 
-    def _stays(self) -> Counter[Allocation]:
+    def _remaining(self) -> Counter[Allocation]:
         remaining = Counter(self.net)
-        remaining.subtract([born for _, _, born in self.dropped])
+        remaining.subtract([kind for _, _, kind in self.dropped])
         return remaining
 
 
-def _unreplaced(gained: list[Counter[Allocation]]) -> Counter[Allocation]:
-    """Take out gains that are in the place of what no copy gained: a gradient goes on in another of its shape.
+def _net(gained: list[Counter[Allocation]]) -> Counter[Allocation]:
+    """Return what a copy adds in all windows together, and cancel a loss against a gain of the same shape and dtype.
 
-    Returns what a copy adds in all windows together.
+    A copy may free a kind that no copy allocates: its gradient arrives under another name and leaves under its own.
     """
-    held: Counter[Allocation] = Counter()
+    net: Counter[Allocation] = Counter()
     for own in gained:
-        held.update(own)
-        for lost in [born for born, count in held.items() if count < 0]:
-            for born in [born for born, count in own.items() if count > 0 and born[1:3] == lost[1:3]]:
-                moved = min(own[born], -held[lost])
-                for counts in (own, held):
-                    counts[born] -= moved
+        net.update(own)
+        for lost in [kind for kind, count in net.items() if count < 0]:
+            for kind in [kind for kind, count in own.items() if count > 0 and kind[1:3] == lost[1:3]]:
+                moved = min(own[kind], -net[lost])
+                for counts in (own, net):
+                    counts[kind] -= moved
                     counts[lost] += moved
-    return held
+    return net

@@ -1,4 +1,4 @@
-"""Which layers of a stack are run, and how many more of its kind a run of them stands for."""
+"""The repeating pattern of a model's layers: which layers to interpret, and how many more each of them represents."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The longest repeating pattern of layers that is looked for (Gemma 3 has 6).
+#: The longest pattern of layers to look for (Gemma 3 repeats 6).
 LONGEST_PERIOD = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repetition:
-    """The layers to run, by their numbers, of which those from `start` to `end` (places in the list) repeat.
+    """The layers to interpret, by their numbers. Those at positions `start` to `end` of this list are the period.
 
-    `repeated_positions`: the last period before a gap in the numbers. Its events are repeated `repeats` times, for the
-    layers of the gap.
+    `copies` more periods with the same events follow it in the model. `repeated_positions` is the last period before a
+    gap in the numbers; its events are repeated `repeats` times, for the layers of the gap.
     """
 
     numbers: tuple[int, ...]
@@ -29,28 +29,29 @@ class Repetition:
 
     @property
     def boundaries(self) -> tuple[int, int, int]:
-        """Where the period before the repeating one begins, where that begins, and where it ends."""
+        """The start of the period before the repeated one, the start of the repeated one, and its end."""
         return max(0, 2 * self.start - self.end), self.start, self.end
 
     def from_first_period(self) -> Repetition:
-        """The same with the first period standing for all, where no other layer comes before the second."""
+        """Let the first period represent all of them, unless other layers come before it."""
         period = self.end - self.start
         if self.start != period:
             return self
         numbers = (*self.numbers[:period], *self.numbers[self.end :])
         return Repetition(numbers=numbers, start=0, end=period, copies=self.copies + 1)
 
-    def last_represented(self, place: int) -> int:
-        """The number of the last layer that the one at a place stands for."""
-        if place in self.repeated_positions:
-            return self.numbers[place] + self.repeats * len(self.repeated_positions)
-        return self.numbers[place] + (self.copies * (self.end - self.start) if self.start <= place < self.end else 0)
+    def last_represented(self, position: int) -> int:
+        """The number of the last layer that the layer at a position represents."""
+        number = self.numbers[position]
+        if position in self.repeated_positions:
+            return number + self.repeats * len(self.repeated_positions)
+        return number + (self.copies * (self.end - self.start) if self.start <= position < self.end else 0)
 
 
 def repetition(kinds: Sequence[Any]) -> Repetition:
-    """Find where a sequence of layers becomes periodic, and leave out all periods but two.
+    """Find where a sequence of layers becomes periodic, and keep two of its periods.
 
-    The first period is run by itself, since what comes before it differs; the second stands for those that follow.
+    The first period is interpreted by itself because other layers precede it; the second represents those that follow.
     """
     count = len(kinds)
     for lead in range(count):

@@ -69,7 +69,7 @@ def _line(curve: MemoryCurve, throughout: int, stretches: list[Stretch]) -> list
 def _copies(curve: MemoryCurve, repeated: list[Stretch], window: Window, throughout: int) -> list[int]:
     """The window's stretches once for each copy: each lies by the window's growth above the one before."""
     growth = curve.growth[curve.windows.index(window)]
-    first = [throughout + curve.highest(low, high, window, 0) for low, high in repeated]
+    first = [throughout + curve.peak_of_copy(low, high, window, 0) for low, high in repeated]
     return [most + copy * growth for copy in range(window.copies + 1) for most in first]
 
 

@@ -119,7 +119,7 @@ class FirstLayer:
         """
         forward, backward = recording.windows
         told, ends = recording.tape.rows, recording.lifetimes.ends
-        kept = Counter([told[row] for row in recording.left[0] if row not in self.let_go and row != self.out])
+        kept = Counter([told[row] for row in recording.surviving[0] if row not in self.let_go and row != self.out])
         windows, gained = [_at(forward.start)], [kept]
         alone = max(forward.start, ends[self.entered] + 1)
         if ends[self.row] >= backward.start > alone and self.row not in self.let_go:
@@ -148,7 +148,7 @@ class FirstLayer:
         ends = recording.lifetimes.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
         freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
-        between = recording.lifetimes.freed(recording.left[0], high, begin)
+        between = recording.lifetimes.freed(recording.surviving[0], high, begin)
         return freed == [self.row] and self.cached.issuperset({*between} - {self.out})
 
 

@@ -31,7 +31,7 @@ def is_below_the_peak(recording: Recording, remaining: Counter[Allocation]) -> b
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
     peak = curve.peak(recording.tape.position("backward"), recording.tape.position("end"))
-    return max(curve.alone(backward.start, backward.end)) + gradients <= peak.bytes
+    return max(curve.without_copies(backward.start, backward.end)) + gradients <= peak.bytes
 
 
 def counts(recording: Recording) -> Iterator[tuple[int, int]]:

@@ -92,7 +92,7 @@ class SymbolicTrace:
         shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
         kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
         rows = [*map(kinds.__getitem__, self.kind_of)]
-        lifetimes = self.run.lifetimes.of(rows, [values[place] for place in self.sizes])
+        lifetimes = self.run.lifetimes.with_rows(rows, [values[place] for place in self.sizes])
         return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lifetimes=lifetimes)
 
 

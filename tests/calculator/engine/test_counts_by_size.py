@@ -1,4 +1,4 @@
-"""How many storages of each size are alive at once, counted event by event and told of one another."""
+"""The peak number of storages of each size, counted event by event and reused for other sizes."""
 
 from collections import Counter
 
@@ -10,11 +10,11 @@ from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
 from calculator.engine.tape import Tape
 
-#: A layer's two windows: it leaves its second row alive, which its backward pass lets go.
+#: A layer's two windows: it leaves its second row alive, and its backward pass frees it.
 EVENTS = [0, 1, 2, ~1, 3, ~3, ~2, ~0]
 WINDOWS = (Window(before=1, start=1, end=4, copies=2), Window(before=6, start=6, end=7, copies=2))
 
-#: For each row the number of its size.
+#: The index of each row's size.
 SIZE_OF = [0, 1, 2, 1]
 
 
@@ -29,7 +29,7 @@ def rows(sizes):
 
 
 def by_hand(sizes):
-    """Of each size the most, where the layer's copies leave their rows alive too."""
+    """The peak number of each size; the layer's copies leave their rows alive too."""
     alive, most = Counter(), Counter()
     for position, event in enumerate(EVENTS):
         alive[sizes[2]] += {1: 2, 7: -2}.get(position, 0)
@@ -41,8 +41,8 @@ def by_hand(sizes):
 
 @pytest.fixture
 def lifetimes():
-    sized = [SIZE_OF[event] if event >= 0 else ~SIZE_OF[~event] for event in EVENTS]
-    return Lifetimes(EVENTS, rows([512, 1024, 2048]), sized)
+    size_events = [SIZE_OF[event] if event >= 0 else ~SIZE_OF[~event] for event in EVENTS]
+    return Lifetimes(EVENTS, rows([512, 1024, 2048]), size_events)
 
 
 SIZES = [[512, 1024, 2048], [512, 512, 2048], [512, 1024, 1024], [512, 1024, 512], [512, 512, 512], [1024, 512, 4096]]
@@ -53,13 +53,14 @@ def test_rows_of_one_size_are_counted_together_with_those_of_the_copies(sizes):
     assert peak_counts(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
 
 
-def test_what_is_told_of_other_sizes_is_what_their_own_events_tell(lifetimes):
+def test_cached_counts_of_other_sizes_equal_those_of_their_own_events(lifetimes):
     for sizes in [*SIZES, *reversed(SIZES)]:
-        assert peak_counts(recorded(lifetimes.of(rows(sizes), sizes))) == by_hand(sizes)
-    ways = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
-    assert len(lifetimes.counted) == len(ways)
+        assert peak_counts(recorded(lifetimes.with_rows(rows(sizes), sizes))) == by_hand(sizes)
+    patterns = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
+    assert len(lifetimes.count_cache) == len(patterns)
 
 
-def test_what_lies_beside_a_part_of_the_step_counts_there_alone(lifetimes):
-    for beside, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
-        assert peak_counts(recorded(lifetimes.of(lifetimes.rows, [512, 1024, 2048])), (), beside)[512] == most
+def test_extra_storages_count_only_while_they_are_alive(lifetimes):
+    for extra, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
+        recording = recorded(lifetimes.with_rows(lifetimes.rows, [512, 1024, 2048]))
+        assert peak_counts(recording, (), extra)[512] == most
