@@ -1,4 +1,4 @@
-"""Autograd's graph, symbolically: what a node keeps, and where its gradients go.
+"""Autograd's graph: what each node saves, and where its gradients go.
 
 Source: torch/csrc/autograd/functions/accumulate_grad.h (stealing).
 """
@@ -15,25 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from calculator.common.names import ComponentName
-    from calculator.engine.tape import Edge, Frame, Tape, Tensor
+    from calculator.engine.tape import Edge, SavedTensorsHooks, Tape, Tensor
 
-    #: A node's rule: from itself and its output's gradient to its inputs' gradients, in the order of its edges.
+    #: A backward formula: from a node and its output's gradient to its inputs' gradients, in the order of its edges.
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
 
 
 class Node:
-    """A step of the backward pass: its rule, what it saved, where its gradients go, and what has come in.
-
-    `incoming` is the gradient of its output so far; of several outputs, the list of theirs. `pending` is how many more
-    are to come.
-    """
+    """One function of the backward graph, as `torch.autograd.graph.Node`."""
 
     __slots__ = (
         "apply",
         "component",
         "context",
         "edges",
-        "frame",
+        "hooks",
         "incoming",
         "pending",
         "saved",
@@ -44,96 +40,101 @@ class Node:
     def __init__(
         self, tape: Tape, apply: Rule, edges: tuple[Edge | None, ...], context: Any = None, outputs: int = 1
     ) -> None:
+        #: The backward formula.
         self.apply = apply
+        #: One per input; None for an input that needs no gradient.
         self.edges = edges
+        #: The saved tensors, or what the hooks packed them into.
         self.saved: Sequence[Any] = ()
+        #: What else the backward formula needs.
         self.context = context
-        self.frame: Frame | None = None
+        #: The checkpoint around the node's operation, once it has saved a tensor.
+        self.hooks: SavedTensorsHooks | None = None
+        #: How many more gradients of its outputs it waits for.
         self.pending = 0
+        #: The gradient of its output so far; for several outputs, the list of theirs.
         self.incoming: Any = None if outputs == 1 else [None] * outputs
         self.scope = tape.scope
         self.component: ComponentName = tape.component
         self.sequence_nr = tape.sequence_nr = tape.sequence_nr + 1
 
     def save(self, tensor: Tensor) -> None:
-        """Keep a tensor for the backward pass, or hand it to the checkpoint that this node lies in.
+        """Save a tensor for the backward pass, or let the innermost checkpoint pack it.
 
-        An input's edge is this node's too; a result is held without its own, which leads back here.
+        A saved result is detached: its edge leads back to this node, which would be a reference cycle.
         """
-        frames = tensor.tape.frames
-        if frames:
-            self.frame = frames[-1]
-            held = self.frame.pack(tensor)
+        hooks = tensor.tape.hooks
+        if hooks:
+            self.hooks = hooks[-1]
+            saved = self.hooks.pack(tensor)
         else:
             own = tensor.edge is not None and tensor.edge not in self.edges
-            held = tensor.detach() if own else tensor
-        self.saved = [*self.saved, held]
+            saved = tensor.detach() if own else tensor
+        self.saved = [*self.saved, saved]
 
 
-#: When a node was made, among all of its tape.
+#: Sorts nodes in the order in which they were made.
 by_sequence_nr = attrgetter("sequence_nr")
 
 
-#: Rules of two factors, each saved for the other's gradient alone: for which edge the first is saved, and the second.
+#: For the backward formulas of products: the edge that the first saved tensor is for, and the edge of the second.
 _FACTORS: dict[Rule, tuple[int, int]] = {}
 
 
 def saves_factors(first: int, second: int) -> Callable[[Rule], Rule]:
-    """Say of a rule's nodes for which of their edges they save the first tensor, and the second; others are for all."""
+    """Declare for which edge a formula's first and second saved tensor are. Further ones are for every edge."""
 
-    def noted(rule: Rule) -> Rule:
+    def declare(rule: Rule) -> Rule:
         _FACTORS[rule] = (first, second)
         return rule
 
-    return noted
+    return declare
 
 
 def saved_without(node: Node, missing: Container[Node]) -> Sequence[Any]:
-    """What a node would save if no gradient flowed to some others."""
-    order = [place for place in _FACTORS.get(node.apply, ()) if node.edges[place] is not None]
+    """The tensors that a node would save if no gradient flowed to the missing nodes."""
+    order = [index for index in _FACTORS.get(node.apply, ()) if node.edges[index] is not None]
     wanted = [edge is not None and edge[0] not in missing for edge in map(node.edges.__getitem__, order)]
     return [*compress(node.saved, wanted), *node.saved[len(order) :]]
 
 
 class Mark(Node):
-    """A point that a tensor and its gradient pass by: the tensor after it is the one before it."""
+    """A node that returns its gradient unchanged: it marks a point between layers."""
 
     __slots__ = ()
 
 
 class AccumulateGrad(Node):
-    """A trained tensor's AccumulateGrad, where its gradient stays.
+    """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    `exists` says that the gradient is there already (from an earlier micro-batch): a new one is added to it and freed.
-    """
-
-    __slots__ = ("exists", "kept", "name")
+    __slots__ = ("grad", "has_grad", "name")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
-        self.exists = False
+        #: Whether the tensor has a gradient from an earlier micro-batch. A new one is added to it in place and freed.
+        self.has_grad = False
         self.name = name
         self.component = component
-        self.kept: Tensor | None = None
+        self.grad: Tensor | None = None
 
     def accumulate(self) -> None:
-        """Keep a first gradient: itself, or a copy where it is a part of something larger that lies apart."""
+        """Keep a first gradient without a copy, unless its layout differs from the tensor's."""
         grad: Tensor | None = self.incoming
         self.incoming = None
-        if grad is None or self.exists or grad.storage is None:
+        if grad is None or self.has_grad or grad.storage is None:
             return
-        if _is_scattered(grad):
+        if _has_other_layout(grad):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
-        self.kept = grad
+        self.grad = grad
         grad.rename(f"{self.name}: gradient", self.component)
 
 
-def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  a leaf accumulates and hands nothing on
+def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  the end of the graph returns nothing
     return ()
 
 
-def _is_scattered(grad: Tensor) -> bool:
-    """Whether a gradient is not laid out as its leaf: a slice of each of several batches of its storage, or turned."""
+def _has_other_layout(grad: Tensor) -> bool:
+    """Whether a gradient is a transposed view of its storage, or a view of a slice in each of several batches."""
     if grad.storage is None:
         return False
     whole = grad.tape.rows[grad.storage.row][1]

@@ -1,4 +1,4 @@
-"""The backward pass through autograd's graph: in which order nodes run, and how gradients meet.
+"""The backward pass: the order in which nodes run, and how their gradients accumulate.
 
 Sources: torch/csrc/autograd/engine.cpp (order of nodes, release of saved variables, validate_outputs),
 input_buffer.cpp (accumulation).
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 def backward(
     tape: Tape, out: Tensor, gradient: Tensor | None = None, seen: Callable[[list[Node]], None] | None = None
 ) -> None:
-    """Run the backward pass from a scalar, or from any tensor whose gradient the caller gives and holds.
+    """Run the backward pass from a scalar, or from a tensor whose gradient the caller passes and keeps.
 
-    `seen` is shown the graph beforehand, its nodes in the order of their making.
+    `seen` is called first with the nodes of the graph, in the order in which they were made.
     """
     if out.edge is None:
         return
     root = out.edge[0]
-    given = gradient or tape.new((), out.dtype, "loss: gradient", component="logits_and_loss")
+    grad = gradient or tape.new((), out.dtype, "loss: gradient", component="logits_and_loss")
     if isinstance(root.incoming, list):
-        root.incoming[out.edge[1]] = given
+        root.incoming[out.edge[1]] = grad
     else:
-        root.incoming = given
-    ahead = _in_order(root)
+        root.incoming = grad
+    ready = _reachable(root)
     if seen is not None:
-        seen(ahead)
-    while ahead:
-        node = ahead.pop()
+        seen(ready)
+    while ready:
+        node = ready.pop()
         tape.scope, tape.component = node.scope, node.component
         _run(node)
     tape.component = "activations"
-    del given
+    del grad
 
 
-def _in_order(root: Node) -> list[Node]:
-    """Every node that the root's gradient reaches but leaves, the last made last.
+def _reachable(root: Node) -> list[Node]:
+    """Every node that the root's gradient reaches except AccumulateGrad, in the order in which they were made.
 
-    The engine runs of those that are ready the last made, and an input is made before what it goes into: so all run in
-    the reverse order of their making.
+    Of the nodes that are ready, the engine runs the last made. A node is made after the nodes of its inputs, so all
+    nodes run in the reverse order of their making.
     """
     reached = [root]
     for node in reached:
@@ -66,80 +66,80 @@ def _in_order(root: Node) -> list[Node]:
 
 
 def _run(node: Node) -> None:
-    """Apply a node's rule, let go of what it saved, and hand its gradients on."""
-    if node.frame is not None:
-        node.saved = node.frame.unpack(node.saved)
+    """Apply a node's backward formula, release its saved tensors, and pass its gradients on."""
+    if node.hooks is not None:
+        node.saved = node.hooks.unpack(node.saved)
     incoming, node.incoming = node.incoming, None
-    passed = [*node.apply(node, incoming)]
-    if node.frame is not None:
-        node.saved = ()  # what was recomputed is only the rule's own
-    given = None
+    grads = [*node.apply(node, incoming)]
+    if node.hooks is not None:
+        node.saved = ()  # only the formula refers to recomputed tensors
+    grad = None
     for index, edge in enumerate(node.edges):
-        given = passed[index]
-        if edge is not None and given is not None and (given.dtype != edge[3] or given.shape != edge[2]):
-            given = None
-            _fit(passed, index, edge[2], edge[3])
-    del given, incoming
+        grad = grads[index]
+        if edge is not None and grad is not None and (grad.dtype != edge[3] or grad.shape != edge[2]):
+            grad = None
+            _validate_output(grads, index, edge[2], edge[3])
+    del grad, incoming
     node.saved = ()
-    node.frame = None
-    _hand_on(passed, node.edges)
+    node.hooks = None
+    _pass_on(grads, node.edges)
 
 
-def _hand_on(passed: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
-    """Give each gradient to the node that it belongs to; then those leaves run that wait for no other."""
-    leaves: list[AccumulateGrad] = []
+def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None:
+    """Give each gradient to its node, then run each AccumulateGrad that waits for no other gradient."""
+    complete: list[AccumulateGrad] = []
     for index, edge in enumerate(edges):
         if edge is not None:
             target = edge[0]
             if target.incoming is None:
-                target.incoming = passed[index]
-                passed[index] = None
+                target.incoming = grads[index]
+                grads[index] = None
             else:
-                _deposit(target, edge[1], passed, index)
+                _accumulate(target, edge[1], grads, index)
             target.pending -= 1
             if not target.pending and isinstance(target, AccumulateGrad):
-                leaves.append(target)
-    for leaf in leaves:
+                complete.append(target)
+    for leaf in complete:
         leaf.accumulate()
 
 
-def _fit(passed: list[Any], index: int, shape: Shape, dtype: DType) -> None:
-    """Sum a gradient to a shape and cast it, by when what was summed is gone.
+def _validate_output(grads: list[Any], index: int, shape: Shape, dtype: DType) -> None:
+    """Sum a gradient to a shape, free the original, then cast the sum.
 
     Leading dimensions are summed even where they are 1 (ATen/ExpandUtils.h, sum_to).
     """
-    given = passed[index].shape
+    given = grads[index].shape
     if given != shape and (len(given) > len(shape) or elements(given) != elements(shape)):
-        passed[index] = passed[index].tape.new(shape, passed[index].dtype, "gradient, summed")
-        passed[index].viewed = len(given) > len(shape)
-    if passed[index].dtype != dtype:
-        passed[index] = passed[index].tape.new(shape, dtype, "gradient, cast")
+        grads[index] = grads[index].tape.new(shape, grads[index].dtype, "gradient, summed")
+        grads[index].viewed = len(given) > len(shape)
+    if grads[index].dtype != dtype:
+        grads[index] = grads[index].tape.new(shape, dtype, "gradient, cast")
 
 
-def _deposit(target: Node, slot: int, passed: list[Tensor | None], index: int) -> None:
-    """Move a gradient to where others are; it is added in place to what is there where that is nobody else's.
+def _accumulate(target: Node, slot: int, grads: list[Tensor | None], index: int) -> None:
+    """Add a gradient to the one that a node has; in place if nothing else refers to that one.
 
-    Tensors are looked at inside their lists only, so that no other name adds to their reference counts.
+    Tensors stay in their lists here: a variable would add to their reference counts.
     """
-    if passed[index] is None:
+    if grads[index] is None:
         return
     several = isinstance(target.incoming, list)
     parts, target.incoming = (target.incoming, target.incoming) if several else ([target.incoming], None)
     if parts[slot] is None:
-        parts[slot] = passed[index]
-    elif not _own(parts, slot):
-        parts[slot] = _fresh(parts[slot])
-    passed[index] = None
+        parts[slot] = grads[index]
+    elif not _is_sole_reference(parts, slot):
+        parts[slot] = _new_sum(parts[slot])
+    grads[index] = None
     if not several:
         target.incoming = parts.pop()
 
 
-def _own(tensors: list[Any], index: int) -> bool:
+def _is_sole_reference(tensors: list[Any], index: int) -> bool:
     if tensors[index].viewed:
         return False
     return sys.getrefcount(tensors[index]) == 2 and sys.getrefcount(tensors[index].storage) == 2
 
 
-def _fresh(like: Any) -> Tensor:
+def _new_sum(like: Any) -> Tensor:
     new: Tensor = like.tape.new(like.shape, like.dtype, "gradient, added")
     return new

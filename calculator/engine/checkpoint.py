@@ -1,4 +1,4 @@
-"""Gradient checkpointing without re-entrance: a function that is run again when its first saved tensor is asked for.
+"""Gradient checkpointing without re-entrance: the first saved tensor that is unpacked recomputes the function.
 
 Source: torch/utils/checkpoint.py, `_checkpoint_without_reentrant_generator`, with early stop.
 """
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
 
 
-class _StopRecomputation(Exception):  # noqa: N818  ends a recomputation at its last saved tensor; nothing went wrong
-    """Everything that the backward pass asks for has been recomputed."""
+class _StopRecomputation(Exception):  # noqa: N818  ends a recomputation at its last saved tensor; it is no error
+    """Every saved tensor has been recomputed."""
 
 
 class Holder:
-    """What a node inside a checkpoint holds instead of a tensor: its number among the saved ones."""
+    """What a node inside a checkpoint keeps in place of a saved tensor: the tensor's number."""
 
     __slots__ = ("__weakref__", "number")
 
@@ -31,9 +31,9 @@ class Holder:
 
 
 class Checkpoint:
-    """A function's frame: it numbers the tensors that its nodes save, and recomputes those still wanted, once.
+    """Numbers the tensors that a function saves, and recomputes once those that are still needed.
 
-    It is recomputed under autocast where it was run so, in a region of its own.
+    A function that ran under autocast is recomputed under autocast, in a new region.
     """
 
     __slots__ = ("captured", "dtype", "function", "holders", "inputs", "recomputed")
@@ -41,31 +41,32 @@ class Checkpoint:
     def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], captured: object) -> None:
         self.function = function
         self.inputs = inputs
+        #: What the function refers to besides its inputs.
         self.captured = captured
         region = inputs[0].tape.autocast
         self.dtype: DType | None = region.dtype if region is not None else None
         self.holders: list[weakref.ref[Holder]] = []
         self.recomputed: list[Tensor | None] | None = None
 
-    def pack(self, tensor: Tensor) -> Holder:  # noqa: ARG002  only its place is kept
-        """Number a saved tensor and let it go."""
+    def pack(self, tensor: Tensor) -> Holder:  # noqa: ARG002  only its number is kept
+        """Number a saved tensor and drop it."""
         holder = Holder(len(self.holders))
         self.holders.append(weakref.ref(holder))
         return holder
 
-    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
-        """Hand recomputed tensors over; the first call recomputes."""
+    def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
+        """Return recomputed tensors and drop them here; the first call recomputes."""
         if self.recomputed is None:
             self.recomputed = _Recomputation(self.holders).run(self.function, self.inputs, self.dtype)
         recomputed = self.recomputed
-        given = [recomputed[holder.number] for holder in held]
-        for holder in held:
+        tensors = [recomputed[holder.number] for holder in packed]
+        for holder in packed:
             recomputed[holder.number] = None
-        return given
+        return tensors
 
 
 class _Recomputation:
-    """The second run of a checkpointed function, which keeps what nodes of the first run still hold."""
+    """The second run of a checkpointed function. It keeps the tensors whose holders are still alive."""
 
     __slots__ = ("holders", "kept")
 
@@ -76,34 +77,34 @@ class _Recomputation:
     def run(
         self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], dtype: DType | None
     ) -> list[Tensor | None]:
-        frames = inputs[0].tape.frames
-        frames.append(self)
+        hooks = inputs[0].tape.hooks
+        hooks.append(self)
         try:
             with autocast.region(inputs[0].tape, dtype):
                 function(*inputs)
         except _StopRecomputation:
             pass
         finally:
-            frames.pop()
+            hooks.pop()
         return self.kept
 
     def pack(self, tensor: Tensor) -> Tensor:
-        wanted = self.holders[len(self.kept)]() is not None
+        needed = self.holders[len(self.kept)]() is not None
         saved = tensor.detach()
-        self.kept.append(saved if wanted else None)
+        self.kept.append(saved if needed else None)
         if len(self.kept) == len(self.holders):
             raise _StopRecomputation
         return saved
 
-    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
-        return held
+    def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
+        return packed
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, captured: object = None) -> Tensor:
-    """Run a function so that its backward pass keeps its inputs only, and what is `captured` them."""
-    frames = inputs[0].tape.frames
-    frames.append(Checkpoint(function, inputs, captured))
+    """Run a function and save only its inputs and what it captures for the backward pass."""
+    hooks = inputs[0].tape.hooks
+    hooks.append(Checkpoint(function, inputs, captured))
     try:
         return function(*inputs)
     finally:
-        frames.pop()
+        hooks.pop()

@@ -1,8 +1,8 @@
-"""Symbolic tensors whose storages are freed when their last reference goes, as PyTorch frees them.
+"""Tensors without values, and the tape that records when their storages are allocated and freed.
 
 Nothing is computed: a tensor is a shape, a dtype and a storage of some bytes. Every allocation and every free is an
-event on the tape, in order. Python's reference counting decides when a storage is freed, which is what decides it in
-PyTorch too, so a program written with the locals that the real module holds frees what the real module frees.
+event on the tape, in order. A storage is freed when its last reference goes, as in PyTorch. So a forward function with
+the local variables of the real module frees each tensor when the real module does.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from calculator.engine.autocast import Autocast
     from calculator.engine.autograd import Node
 
-#: Where a tensor's gradient goes: a node, which of its outputs the tensor is, and the tensor's shape and dtype.
+#: Where a tensor's gradient goes: the node that made it, the index of that output, and the tensor's shape and dtype.
 Edge = tuple["Node", int, "Shape", DType]
 
-#: One kind of storage: where it was born, its shape, dtype and component, and its rounded bytes.
+#: One allocation: its name, shape, dtype, component, and size in bytes as the allocator rounds it.
 Allocation = tuple[str, "Shape", DType, "ComponentName", int]
 
 
-class Frame(Protocol):
-    """A checkpoint, seen from a node inside it."""
+class SavedTensorsHooks(Protocol):
+    """Hooks that pack what a node saves and unpack it again, as `torch.autograd.graph.saved_tensors_hooks`."""
 
     def pack(self, tensor: Tensor) -> Any:
-        """Take a tensor that a node saves, and give what the node should hold instead."""
+        """Return what a node keeps in place of a tensor that it saves."""
 
-    def unpack(self, held: Sequence[Any]) -> Sequence[Any]:
-        """Give the tensors back for what a node held."""
+    def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
+        """Return the tensors for what a node kept."""
 
 
 class Sizes(dict[tuple["Shape", DType], int]):
-    """Rounded bytes by shape and dtype, each worked out once: a step makes many tensors of few sizes."""
+    """Rounded bytes by shape and dtype, computed once each: a step allocates many tensors of few sizes."""
 
     __slots__ = ()
 
@@ -49,18 +49,13 @@ class Sizes(dict[tuple["Shape", DType], int]):
 
 
 class Tape:
-    """The events of a step: `n` for the birth of row `n`, `~n` for its end, with marks between them.
-
-    `trains` says whether the model trains: where not, nothing is dropped and no parameter gets a gradient. `frames` are
-    the checkpoints that the running code lies in; the innermost is last. `autocast` is the region of autocast that it
-    lies in, if any.
-    """
+    """The events of a step: `n` where row `n` is allocated, `~n` where it is freed, with marks between them."""
 
     __slots__ = (
         "autocast",
         "component",
         "events",
-        "frames",
+        "hooks",
         "marked_rows",
         "marks",
         "rows",
@@ -71,44 +66,53 @@ class Tape:
     )
 
     def __init__(self, *, trains: bool = True) -> None:
+        #: Whether the model trains. If not, dropout does nothing and no parameter gets a gradient.
         self.trains = trains
+        #: What was allocated, in order.
         self.rows: list[Allocation] = []
         self.events: list[int] = []
-        self.frames: list[Frame] = []
+        #: The checkpoints around the running code, innermost last.
+        self.hooks: list[SavedTensorsHooks] = []
+        #: Named positions among the events.
         self.marks: list[tuple[int, str]] = []
+        #: The row of the tensor that was marked, by label.
         self.marked_rows: dict[str, int] = {}
+        #: The prefix of the names of new rows.
         self.scope = ""
+        #: The autocast region around the running code.
         self.autocast: Autocast | None = None
+        #: The component that new rows count to.
         self.component: ComponentName = "activations"
+        #: The sequence number of the latest node.
         self.sequence_nr = 0
         self.sizes = Sizes()
 
-    def mark(self, label: str, passing: Tensor | None = None) -> None:
-        """Name this point of the step, and keep the row of what passes by."""
+    def mark(self, label: str, tensor: Tensor | None = None) -> None:
+        """Name this position of the step, and note the row of a tensor."""
         self.marks.append((len(self.events), label))
-        if passing is not None and passing.storage is not None:
-            self.marked_rows[label] = passing.storage.row
+        if tensor is not None and tensor.storage is not None:
+            self.marked_rows[label] = tensor.storage.row
 
     def position(self, label: str) -> int:
-        """Where a point that has been named lies."""
+        """The position that a label names."""
         return next(position for position, name in self.marks if name == label)
 
     def new(
         self, shape: Shape, dtype: DType, name: str, node: Node | None = None, component: ComponentName | None = None
     ) -> Tensor:
-        """Allocate a tensor. Nothing is keyword-only, which would make every one of hundreds of calls slower."""
+        """Allocate a tensor. Keyword-only arguments would make each of the hundreds of calls slower."""
         rows = self.rows
         storage = Storage(len(rows), self.events)
         rows.append((self.scope + name, shape, dtype, component or self.component, self.sizes[shape, dtype]))
         return Tensor(self, storage, shape, dtype, node)
 
     def scratch(self, shape: Shape, dtype: DType, name: str) -> Tensor:
-        """Allocate a transient that is counted as workspace."""
+        """Allocate a temporary tensor that counts as workspace."""
         return self.new(shape, dtype, name, component="workspace")
 
 
 class Storage:
-    """Bytes on the device, alive while something refers to them."""
+    """Bytes on the device, freed with their last reference."""
 
     __slots__ = ("events", "row")
 
@@ -122,12 +126,7 @@ class Storage:
 
 
 class Tensor:
-    """A shape and dtype over a storage; `edge` leads to what made it, where a gradient flows back through it.
-
-    `merged` says that batches and heads lie one after the other, so that a product of batches needs no copy of it.
-    `viewed` says that it is a gradient seen through a view, whose base counts as another owner of the storage.
-    `storage` is None for a parameter, whose bytes are counted with the model's state.
-    """
+    """A shape and dtype over a storage."""
 
     __slots__ = ("dtype", "edge", "merged", "shape", "storage", "tape", "viewed")
 
@@ -135,19 +134,23 @@ class Tensor:
         self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, node: Node | None, index: int = 0
     ) -> None:
         self.tape = tape
+        #: None for a parameter, whose bytes count with the resident tensors.
         self.storage = storage
         self.shape = shape
         self.dtype = dtype
+        #: None where no gradient flows back through the tensor.
         self.edge: Edge | None = None if node is None else (node, index, shape, dtype)
+        #: Whether batches and heads can be flattened without a copy, as torch.bmm needs.
         self.merged = False
+        #: Whether it is a gradient that is a view. Its base owns the storage too, so nothing is added to it in place.
         self.viewed = False
 
     def rename(self, name: str, component: ComponentName | None = None) -> None:
-        """Give its storage a name that it has whatever made it."""
+        """Rename the storage, whatever operation made it."""
         if self.storage is not None:
             rows, row = self.tape.rows, self.storage.row
-            _, shape, dtype, born_as, size = rows[row]
-            rows[row] = (name, shape, dtype, component or born_as, size)
+            _, shape, dtype, allocated_as, size = rows[row]
+            rows[row] = (name, shape, dtype, component or allocated_as, size)
 
     def detach(self) -> Tensor:
         """The same storage without a gradient."""

@@ -48,7 +48,7 @@ class Parameters:
         if not trained or not self.tape.trains:
             return Tensor(self.tape, None, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
-        leaf.exists = self.accumulating
+        leaf.has_grad = self.accumulating
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 
