@@ -1,4 +1,4 @@
-"""A value that is worked out when it is first asked for, and kept."""
+"""A lazy value: computed on first use, then kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ T = TypeVar("T")
 
 
 class Deferred(Generic[T]):
-    """Call it for the value; `make` is let go of when it has run, with what it holds. Equal where the values are."""
+    """A lazy value; call it to get the value.
+
+    `make` runs once and is then dropped, together with everything it refers to. Two are equal if their values are.
+    """
 
     __slots__ = ("make", "values")
     __hash__ = None  # type: ignore[assignment]  # a value need not have one

@@ -4,7 +4,7 @@ from typing import Literal
 
 DType = Literal["float64", "float32", "bfloat16", "float16", "int64", "int32", "uint8", "int8", "bool"]
 
-#: Bytes an element. Source: torch.dtype.itemsize.
+#: Bytes per element. Source: torch.dtype.itemsize.
 ITEMSIZE: dict[DType, int] = {
     "float64": 8,
     "float32": 4,
@@ -22,10 +22,10 @@ ALLOCATION_ROUNDING = 512
 
 
 def rounded(size: int) -> int:
-    """A request's size as the caching allocator counts it, in bytes."""
+    """A size in bytes, rounded as the caching allocator rounds it."""
     return (size + ALLOCATION_ROUNDING - 1) // ALLOCATION_ROUNDING * ALLOCATION_ROUNDING
 
 
 def allocated(elements: int, itemsize: int) -> int:
-    """What a tensor of so many elements takes, in bytes."""
+    """The bytes that the caching allocator counts for a tensor with this many elements."""
     return rounded(elements * itemsize)

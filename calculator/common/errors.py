@@ -1,4 +1,4 @@
-"""The one error that a plan can raise."""
+"""The error for a request that cannot be answered."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing wrong with a request: where, what, and the value seen.
+    """One mistake in a request: where it is, what is wrong, and the value.
 
     `loc` is a dotted path into the request (`training.sequence_length`).
     """
@@ -17,7 +17,7 @@ class Problem:
 
 
 class PlanError(ValueError):
-    """A request that has no answer, with every problem found in it."""
+    """An invalid request, with every problem found in it."""
 
     def __init__(self, *problems: Problem) -> None:
         self.problems = problems
@@ -25,5 +25,5 @@ class PlanError(ValueError):
 
 
 def refusal(loc: str, msg: str, value: Any = None) -> PlanError:
-    """The error for a single problem."""
+    """The error for one problem."""
     return PlanError(Problem(loc=loc, msg=msg, input=value))

@@ -1,8 +1,8 @@
-"""Names that requests and answers use."""
+"""The names in requests and answers: components, passes, phases and optimizers."""
 
 from typing import Literal
 
-#: A part of the memory that is allocated at a peak.
+#: A part of the memory allocated at a peak.
 ComponentName = Literal[
     "base_weights",
     "quantization_constants",
@@ -15,7 +15,7 @@ ComponentName = Literal[
     "workspace",
 ]
 
-#: A pass of `generate`: the whole prompt, the token after it, the last token.
+#: A pass of `generate`: the prompt, the first token after it, and the last token.
 PassName = Literal["prefill", "first_decode", "last_decode"]
 
 #: A part of a training step.

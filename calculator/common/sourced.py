@@ -1,11 +1,11 @@
-"""Constants that say where they come from."""
+"""Constants with their sources."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sourced:
-    """A number of bytes that was read or measured somewhere; it can't be made without saying where."""
+    """A number of bytes that was read or measured, and its source. It cannot be created without one."""
 
     name: str
     bytes: int

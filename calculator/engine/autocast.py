@@ -1,7 +1,7 @@
-"""CUDA's autocast: products run in a lower precision, what is delicate in float32, everything else as it comes.
+"""CUDA's autocast: matrix products run in a lower precision, sums and powers in float32, the rest in its input's dtype.
 
-An operation that casts its arguments holds the copies while it runs, and saves them in the arguments' place. Arguments
-are cast from the last to the first, which decides the order of their gradients.
+An operation that casts its arguments keeps the copies while it runs, and saves the copies for the backward pass.
+Arguments are cast from the last to the first, which decides the order of their gradients.
 
 Sources: torch/include/ATen/autocast_mode.h (which operations); ATen/autocast_mode.cpp, `cached_cast`.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
 
-#: The end of a copy's name.
+#: The suffix of a copy's name.
 COPY = ", cast by autocast"
 
 
 class Autocast:
-    """An autocast region: its lower precision, and the copies of trained float32 tensors, which it keeps to its end."""
+    """An autocast region: its lower precision, and its cache of cast copies of trained float32 tensors."""
 
     __slots__ = ("copies", "dtype")
 
@@ -34,9 +34,9 @@ class Autocast:
         self.copies: dict[AccumulateGrad, Tensor] = {}
 
     def cached_cast(self, x: Tensor, name: str, *, grad_enabled: bool = True) -> Tensor:
-        """A tensor as a product takes it.
+        """A tensor in the region's dtype. Copies of trained float32 tensors stay in the cache to the region's end.
 
-        Copies that are kept pass gradients on, those made where nothing is `grad_enabled` for the backward pass too.
+        With `grad_enabled=False`, a copy outside the cache records no node, as under torch.no_grad.
         """
         if x.dtype == self.dtype:
             return x
@@ -49,13 +49,13 @@ class Autocast:
         return copy
 
     def cast_factors(self, a: Tensor, b: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-        """Both factors of a product as it takes them."""
+        """Both factors of a product in the region's dtype."""
         b = self.cached_cast(b, names[1])
         return self.cached_cast(a, names[0]), b
 
 
 def _leaf(x: Tensor) -> AccumulateGrad | None:
-    """The leaf that a tensor is, if it is one: a trained parameter, or embeddings that were told to get a gradient."""
+    """The AccumulateGrad of a leaf tensor: a trained parameter, or embeddings after enable_input_require_grads."""
     edge = x.edge
     while edge is not None and isinstance(edge[0], Mark):
         edge = edge[0].edges[0]
@@ -63,12 +63,12 @@ def _leaf(x: Tensor) -> AccumulateGrad | None:
 
 
 def reduction_dtype(x: Tensor) -> DType:
-    """The dtype of a sum or a softmax that is told none."""
+    """The dtype of a sum or a softmax without a dtype argument."""
     return x.dtype if x.tape.autocast is None else "float32"
 
 
 def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
-    """A tensor in another dtype; itself where it is of that dtype already."""
+    """A copy in another dtype; the tensor itself where it has that dtype."""
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
@@ -78,7 +78,7 @@ def cast_to(x: Tensor, dtype: DType, name: str) -> Tensor:
 
 
 def is_expanded(x: Tensor) -> bool:
-    """Whether a tensor shows its storage again and again, as its copy does not."""
+    """Whether a tensor is an expanded view, which a copy is not."""
     if x.storage is None:
         return False
     whole = x.tape.rows[x.storage.row][1]
@@ -91,7 +91,7 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 @contextmanager
 def region(tape: Tape, dtype: DType | None) -> Iterator[None]:
-    """What runs inside is cast to a dtype, or to none; the copies go at its end."""
+    """Run a block under autocast to a dtype, or with autocast off. The cached copies are freed at its end."""
     outer, tape.autocast = tape.autocast, None if dtype is None else Autocast(dtype)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Products with weights that bitsandbytes stores in 4 bits."""
+"""Matrix products with weights that bitsandbytes stores in 4 bits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from calculator.resident.quantization import Quantization
 
 
-#: Tokens up to which every card multiplies without a dense copy of the weight.
+#: The most tokens for which every card multiplies without a dense copy of the weight.
 FUSED_TOKENS = 4
 
 
 def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> Tensor:
-    """A dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit), as a transient."""
+    """A temporary dense copy of a 4-bit weight (bitsandbytes.functional.dequantize_4bit)."""
     shape = module.weight.shape
     blocks = ceil(module.weight.elements / quantization.blocksize)
     absmax = tape.scratch((blocks,), "float32", "absmax, dequantised") if quantization.double_quant else None
@@ -30,7 +30,7 @@ def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> T
 
 
 def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
-    """bitsandbytes.matmul_4bit: dequantise, multiply, drop the dense copy; the same again in the backward pass."""
+    """bitsandbytes.matmul_4bit: dequantise, multiply, free the dense copy; the backward pass dequantises again."""
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or bias_edge:
@@ -39,40 +39,40 @@ def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Ten
         return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
     dense = x.tape.scratch(module.weight.shape, quantization.compute_dtype, "weight, dequantised")
-    copies = _as_cast(x, dense, bias)
+    copies = _cast_arguments(x, dense, bias)
     out = x.tape.new((*x.shape[:-1], module.out_features), copies[-1].dtype, "product", node)
     del dense, constants, copies
     return out
 
 
 def _fused(x: Tensor, quantization: Quantization) -> bool:
-    """Whether one kernel reads the packed weight: on every card for up to 4 tokens, and rows of whole blocks.
+    """Whether one kernel reads the packed weight: on every card for up to 4 tokens, if each row is whole blocks.
 
-    For up to 1,536 it depends on the card; the dense copy is counted.
+    For up to 1,536 tokens it depends on the card; the dense copy is counted.
     Source: bitsandbytes/backends/cuda/ops.py, gemm_4bit, _GEMM_4BIT_CUSTOM_FLOOR_M.
     """
     return elements(x.shape[:-1]) <= FUSED_TOKENS and x.shape[-1] % quantization.blocksize == 0
 
 
-def _as_cast(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Bias, weight and input as the product takes them: autocast's copies, which nothing saves, or themselves.
+def _cast_arguments(x: Tensor, dense: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """Bias, weight and input in the product's dtype: themselves, or autocast's copies, which no node saves.
 
-    The product is made where nothing is recorded (bitsandbytes.autograd._functions.MatMul4Bit.forward).
+    The product runs under no_grad (bitsandbytes.autograd._functions.MatMul4Bit.forward).
     """
     tape = x.tape
     if tape.autocast is None:
         return [dense, x]
-    given = [(dense, "weight"), (x, "input")]
+    arguments = [(dense, "weight"), (x, "input")]
     if bias is not None:
-        given.insert(0, (bias, "bias"))
+        arguments.insert(0, (bias, "bias"))
     component, tape.component = tape.component, "workspace"
-    copies = [tape.autocast.cached_cast(tensor, name, grad_enabled=False) for tensor, name in given]
+    copies = [tape.autocast.cached_cast(tensor, name, grad_enabled=False) for tensor, name in arguments]
     tape.component = component
     return copies
 
 
 def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> list[Tensor]:
-    """Block constants in float32, before and after their offset is added; both stay until the product is made.
+    """Block constants in float32, before and after their offset is added. Both live until the product is done.
 
     Source: bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback.
     """

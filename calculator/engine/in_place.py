@@ -1,4 +1,4 @@
-"""Operations in place: nothing is made but what the gradient needs of what was there."""
+"""In-place operations: they allocate only what the backward pass needs of the value they overwrite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _mul_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def clamp_(x: Tensor, name: str) -> Tensor:
-    """`x.clamp_()`: what x was is copied and saved."""
+    """`x.clamp_()`: a copy of the old x is saved."""
     if x.edge is None:
         return x
     node = Node(x.tape, _clamp_back, (x.edge,))
@@ -38,8 +38,8 @@ def clamp_(x: Tensor, name: str) -> Tensor:
 
 def _clamp_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     tape = grad.tape
-    above = tape.scratch(grad.shape, "bool", "clamp: above the least")
-    below = tape.scratch(grad.shape, "bool", "clamp: below the most")
+    above = tape.scratch(grad.shape, "bool", "clamp: x ≥ min")
+    below = tape.scratch(grad.shape, "bool", "clamp: x ≤ max")
     within = tape.scratch(grad.shape, "bool", "clamp: within")
     del above, below
     out = tape.new(grad.shape, grad.dtype, "clamp: gradient")
@@ -48,10 +48,10 @@ def _clamp_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
-    """Each row over its sum, in place; a copy of what it was is saved. `adds_eps` says that the sum is kept from 0."""
+    """`x /= x.sum(-1, keepdim=True)`: a copy of the old x is saved. `adds_eps`: an epsilon is added to the sum."""
     total = ops.sum_over(x, (*x.shape[:-1], 1), "sum of a row")
     if adds_eps:
-        total = ops.shift(total, "sum of a row, guarded")
+        total = ops.shift(total, "sum of a row + epsilon")
     node = Node(x.tape, _normalize_back, (x.edge, total.edge)) if x.edge else None
     if node is not None:
         node.save(x.tape.new(x.shape, x.dtype, f"{name}: before the division"))
@@ -60,17 +60,17 @@ def normalize_(x: Tensor, name: str, *, adds_eps: bool = False) -> Tensor:
 
 
 def _normalize_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the sum first: -grad · ((x / sum) / sum), then of x: grad / sum."""
+    """The sum's gradient first: -grad · ((x / sum) / sum); then that of x: grad / sum."""
     tape, (divided, total) = grad.tape, node.saved
     dtype = ops.result_type(grad.dtype, total.dtype)
-    held = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
+    temporaries = [tape.new(divided.shape, dtype, "division: temporary") for _ in range(3)]
     of_total = tape.new(divided.shape, dtype, "division: gradient of the sum")
-    del held
+    del temporaries
     return tape.new(divided.shape, dtype, "division: gradient"), of_total
 
 
 def jitter_(x: Tensor) -> Tensor:
-    """Noise of its own shape times x, in place: the noise is saved."""
+    """`x *= noise` with noise of the same shape: the noise is saved."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     node = Node(x.tape, _jitter_back, (x.edge,)) if x.edge else None
     if node is not None:
@@ -83,7 +83,7 @@ def _jitter_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def jitter_view_(x: Tensor) -> Tensor:
-    """The same in place through a view, whose base's history is written anew (CopySlices, AsStridedBackward)."""
+    """`x.view(...) *= noise`: the base gets a CopySlices node, and the view an AsStridedBackward node."""
     noise = x.tape.new(x.shape, x.dtype, "noise")
     if x.edge is None:
         return Tensor(x.tape, x.storage, x.shape, x.dtype, None)
@@ -94,7 +94,7 @@ def jitter_view_(x: Tensor) -> Tensor:
 
 
 def _strided_back(_: Node, grad: Tensor) -> tuple[Tensor]:
-    return (grad.tape.new(grad.shape, grad.dtype, "view: gradient in its place"),)
+    return (grad.tape.new(grad.shape, grad.dtype, "view: gradient, strided"),)
 
 
 def _jitter_view_back(_: Node, grad: Tensor) -> tuple[Tensor]:

@@ -1,7 +1,7 @@
-"""Operations that choose: rows by index, the largest of a row, products of each group of rows with its own matrix.
+"""Indexing operations: rows by index, top-k, gather, masks, and grouped matrix products.
 
 Source: tools/autograd/derivatives.yaml; torch/csrc/autograd/FunctionsManual.cpp, index_backward and
-value_selecting_reduction_backward, which write into zeros; out of place wherever a dispatch mode watches.
+value_selecting_reduction_backward. These write the gradient into zeros, out of place under a dispatch mode.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
 
 def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """x[index]: as many rows of x as there are indices, which are saved."""
-    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
+    """x[indices]: one row of x for each index; the indices are saved."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
     return x.tape.new((*indices.shape, *x.shape[1:]), x.dtype, name, node)
 
 
-def _written_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """The gradient put into its places among zeros."""
+def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """The gradient, scattered into zeros."""
     zeros = grad.tape.new(node.context, grad.dtype, "zeros")
-    out = grad.tape.new(node.context, grad.dtype, "gradient in its place")
+    out = grad.tape.new(node.context, grad.dtype, "gradient, scattered")
     del zeros
     return (out,)
 
 
 def index_list(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """x[..., [index]]: a copy of the parts at the places that a list tells."""
-    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
+    """x[..., [index]]: a copy of the parts that a list of indices selects."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 
 
 def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their indices."""
-    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
+    """x.topk(k): the k largest of each row and their indices; the indices are saved."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     shape = (*x.shape[:-1], k)
     values = x.tape.new(shape, x.dtype, name, node)
     indices = x.tape.new(shape, "int64", f"{name}: indices")
@@ -53,8 +53,8 @@ def top_k(x: Tensor, k: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 def gather(x: Tensor, indices: Tensor, name: str) -> Tensor:
-    """x.gather(-1, indices)."""
-    node = Node(x.tape, _written_back, (x.edge,), x.shape) if x.edge else None
+    """x.gather(-1, indices): the indices are saved."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
     if node is not None:
         node.save(indices)
     return x.tape.new(indices.shape, x.dtype, name, node)
@@ -75,7 +75,7 @@ def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor, out_features: int, na
 
 @saves_factors(1, 0)
 def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The gradient of the weights is dense: it has every group's matrix, whichever rows there were."""
+    """The weight's gradient is dense: it has the matrix of every group, even of groups without rows."""
     left, right = node.edges
     weight_grad = _row_aligned(grad, right[2], "grouped product: weight's gradient") if right else None
     x_grad = _row_aligned(grad, left[2], "grouped product: gradient") if left else None
@@ -83,7 +83,7 @@ def _grouped_mm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | 
 
 
 def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None) -> Tensor:
-    """A grouped product, whose rows take whole 16 bytes: one with gaps is never added to in place.
+    """A grouped product's output. Its rows are padded to 16 bytes; one with padding is never added to in place.
 
     Source: ATen/native/GroupedMMUtils.h, create_grouped_gemm_output_tensor.
     """
@@ -97,13 +97,13 @@ def _row_aligned(like: Tensor, shape: Shape, name: str, node: Node | None = None
 
 
 def sum_groups(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """Rows seen as groups, and each group's sum: (tokens · k, width) to (tokens, width); in float32 under autocast."""
+    """The sum of each group of rows: (tokens · k, width) to (tokens, width); in float32 under autocast."""
     node = Node(x.tape, _sum_groups_back, (x.edge,), (x.shape, x.dtype)) if x.edge else None
     return x.tape.new(shape, reduction_dtype(x), name, node)
 
 
 def _sum_groups_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Each group's gradient repeated for its rows, or seen as that of its only row."""
+    """Each group's gradient, repeated for its rows; a view where each group is one row."""
     shape, dtype = node.context
     if shape[0] == grad.shape[0] and dtype == grad.dtype:
         return (Tensor(grad.tape, grad.storage, shape, dtype, None),)
@@ -123,7 +123,7 @@ def _masked_fill_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
-    """An empty tensor into whose slices parts are copied, one after the other."""
+    """torch.empty(shape), then `out[...] = part` for each part."""
     whole = parts[0].tape.new(shape, parts[0].dtype, name)
     for part in parts:
         node = (
@@ -135,7 +135,7 @@ def fill_slices(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
 
 
 def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """CopySlices: a copy of the whole gradient, and of the slice, which is zeroed in the former where that goes on."""
+    """CopySlices: a copy of the whole gradient and one of the slice, which is zeroed if the whole needs a gradient."""
     tape, (rest, part) = grad.tape, node.edges
     whole = tape.new(grad.shape, grad.dtype, "slices: gradient")
     cut = tape.new(node.context, grad.dtype, "slice: gradient")
@@ -145,7 +145,7 @@ def _fill_slices_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor |
 
 
 def clamp(x: Tensor, name: str, *, both: bool = True) -> Tensor:
-    """x.clamp(): x is saved. `both` says that it is kept from below too."""
+    """x.clamp(max=...), or x.clamp(min=..., max=...) with `both`: x is saved."""
     node = Node(x.tape, _clamp_back, (x.edge,), both) if x.edge else None
     if node is not None:
         node.save(x)
@@ -153,7 +153,7 @@ def clamp(x: Tensor, name: str, *, both: bool = True) -> Tensor:
 
 
 def _clamp_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    tape, sides = grad.tape, ("above the least", "below the most") if node.context else ("below the most",)
+    tape, sides = grad.tape, ("x ≥ min", "x ≤ max") if node.context else ("x ≤ max",)
     zero = tape.scratch((), grad.dtype, "clamp: zero")
     within = [tape.scratch(grad.shape, "bool", f"clamp: {side}") for side in sides]
     out = tape.new(grad.shape, grad.dtype, "clamp: gradient")

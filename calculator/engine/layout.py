@@ -1,4 +1,4 @@
-"""Where a tensor lies, and which views of it are therefore copies."""
+"""Memory layouts: which reshapes of a tensor are views and which are copies."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def mergeable(x: Tensor, name: str) -> Tensor:
-    """Batches and heads as one dimension: a copy unless the tensor lies that way, or one of them is 1.
+    """A tensor whose batches and heads can be flattened: a copy, unless its layout allows that or one of them is 1.
 
-    The heads of a single position lie that way, where they are all of their storage.
+    The layout of a single position allows it if the tensor is all of its storage.
     """
     return x if x.merged or 1 in x.shape[:2] or _one_position(x) else ops.contiguous(x, name)
 
@@ -26,5 +26,5 @@ def _one_position(x: Tensor) -> bool:
 
 
 def by_positions(x: Tensor, name: str) -> Tensor:
-    """Heads by positions, (batch, heads, positions, head_dim), laid out positions first: a copy but of a single one."""
+    """(batch, heads, positions, head_dim) with positions first in memory: a copy, unless there is one position."""
     return x if x.shape[2] == 1 else ops.contiguous(x, name)

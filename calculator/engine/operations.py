@@ -1,4 +1,4 @@
-"""PyTorch's operations as memory sees them: what each allocates, saves for the backward pass, and allocates there.
+"""PyTorch's operations: what each allocates, what it saves for the backward pass, and what that allocates.
 
 Source: tools/autograd/derivatives.yaml for what is saved and computed; ATen's kernels for what is allocated.
 """
@@ -31,7 +31,7 @@ _RANK: dict[DType, int] = {
 
 
 def result_type(a: DType, b: DType) -> DType:
-    """The dtype of an operation on two tensors (torch.result_type): two different halves make float32."""
+    """The dtype of an operation on two tensors (torch.result_type): float16 and bfloat16 give float32."""
     if a == b:
         return a
     if _RANK[a] == _RANK[b] == _RANK["float16"]:
@@ -40,7 +40,7 @@ def result_type(a: DType, b: DType) -> DType:
 
 
 def broadcast_shapes(a: Shape, b: Shape) -> Shape:
-    """The shape that two shapes broadcast to."""
+    """The shape that two shapes broadcast to (torch.broadcast_shapes)."""
     if a == b:
         return a
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
@@ -53,7 +53,7 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
 
 
 def view(x: Tensor, shape: Shape) -> Tensor:
-    """The same storage in another shape (view, transpose, unsqueeze, expand)."""
+    """A view in another shape (view, transpose, unsqueeze)."""
     node = Node(x.tape, _view_back, (x.edge,), x.shape) if x.edge else None
     out = Tensor(x.tape, x.storage, shape, x.dtype, node)
     out.merged = x.merged
@@ -67,7 +67,7 @@ def _view_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def expand(x: Tensor, shape: Shape) -> Tensor:
-    """The same storage, repeated; the gradient is summed by the engine."""
+    """An expanded view; the autograd engine sums its gradient."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -77,20 +77,20 @@ def _pass_on(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def split(x: Tensor, shapes: Sequence[Shape], *, stacks: bool = False) -> list[Tensor]:
-    """Views of consecutive parts; the backward pass concatenates (of unbind: stacks) their gradients."""
+    """torch.split, or torch.unbind with `stacks`: views of the parts. The backward pass joins their gradients."""
     node = None
     if x.edge:
         node = Node(x.tape, _split_back, (x.edge,), (x.shape, x.dtype, x.tape, stacks), outputs=len(shapes))
     return [Tensor(x.tape, x.storage, shape, x.dtype, node, index) for index, shape in enumerate(shapes)]
 
 
-def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  freed by the caller
+def _split_back(node: Node, grads: list[Tensor | None]) -> tuple[Tensor]:  # noqa: ARG001  the caller frees them
     shape, dtype, tape, stacks = node.context
     return (tape.new(shape, dtype, f"{'unbind' if stacks else 'split'}: gradient"),)
 
 
 def repeat(x: Tensor, times: int, name: str) -> Tensor:
-    """x.repeat(times, 1, ...) of a batch of one; the gradient is summed over the copies."""
+    """x.repeat(times, 1, ...) for a batch of one; the backward pass sums over the copies."""
     node = Node(x.tape, _repeat_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((times, *x.shape[1:]), x.dtype, name, node)
 
@@ -100,15 +100,15 @@ def _repeat_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def narrow(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
-    """A view of a part; the backward pass writes the gradient into zeros of the whole shape, which lie as x is seen.
+    """A slice; the backward pass writes the gradient into zeros of the whole shape, in the layout of x.
 
-    A slice that is the whole is no slice (torch/csrc/autograd/python_variable_indexing.cpp).
+    A slice of everything is a plain view (torch/csrc/autograd/python_variable_indexing.cpp).
     """
     return view(x, shape) if shape == x.shape else slice_from_end(x, shape, merged=merged)
 
 
 def slice_from_end(x: Tensor, shape: Shape, *, merged: bool = True) -> Tensor:
-    """The same where it is no matter whether the part is the whole: a slice that is told from the end."""
+    """A slice with negative indices, which is a slice even if it is the whole."""
     node = Node(x.tape, _narrow_back, (x.edge,), (x.shape, merged)) if x.edge else None
     return Tensor(x.tape, x.storage, shape, x.dtype, node)
 
@@ -125,7 +125,7 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def contiguous(x: Tensor, name: str) -> Tensor:
-    """A copy in another layout or of an expanded view."""
+    """A contiguous copy of a transposed or expanded view."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = True
@@ -133,7 +133,7 @@ def contiguous(x: Tensor, name: str) -> Tensor:
 
 
 def cast(x: Tensor, dtype: DType, name: str) -> Tensor:
-    """`x.to(dtype)`: x itself where it is of that dtype already."""
+    """`x.to(dtype)`: x itself where it has that dtype."""
     if x.dtype == dtype:
         return x
     node = Node(x.tape, _cast_back, (x.edge,), x.dtype) if x.edge else None
@@ -147,7 +147,7 @@ def _cast_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def pad(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """A copy with zeros around it; its gradient is the inner part, copied."""
+    """torch.nn.functional.pad: a larger copy; the backward pass copies the inner part of the gradient."""
     node = Node(x.tape, _pad_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, x.dtype, name, node)
 
@@ -157,7 +157,7 @@ def _pad_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def cat(parts: Sequence[Tensor], shape: Shape, name: str) -> Tensor:
-    """torch.cat: the gradients of the parts are views of the whole's gradient."""
+    """torch.cat: the gradients of the parts are views of the output's gradient."""
     first = parts[0]
     edges = tuple([p.edge for p in parts])
     node = Node(first.tape, _cat_back, edges, [p.shape for p in parts]) if any(edges) else None
@@ -175,7 +175,7 @@ def _cat_back(node: Node, grad: Tensor) -> list[Tensor]:
 
 
 def add(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """A + b: nothing is saved; both inputs get the same gradient."""
+    """a + b: nothing is saved; both inputs get the same gradient."""
     node = Node(a.tape, _add_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
@@ -185,7 +185,7 @@ def _add_back(_: Node, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def subtract(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """The difference: nothing is saved; the second input's gradient is negated."""
+    """a - b: nothing is saved; the gradient of b is a negated copy."""
     node = Node(a.tape, _subtract_back, (a.edge, b.edge)) if a.edge or b.edge else None
     return a.tape.new(broadcast_shapes(a.shape, b.shape), result_type(a.dtype, b.dtype), name, node)
 
@@ -195,7 +195,7 @@ def _subtract_back(node: Node, grad: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def mul(a: Tensor, b: Tensor, name: str) -> Tensor:
-    """A · b: each factor is saved where the other needs a gradient."""
+    """a * b: each factor is saved where the other needs a gradient."""
     node = None
     if a.edge or b.edge:
         node = Node(a.tape, _mul_back, (a.edge, b.edge))
@@ -215,7 +215,7 @@ def _mul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def scale(x: Tensor, name: str) -> Tensor:
-    """X times (or plus, or over) a number."""
+    """x times, plus or over a number: nothing is saved."""
     node = Node(x.tape, _scale_back, (x.edge,)) if x.edge else None
     out = x.tape.new(x.shape, x.dtype, name, node)
     out.merged = x.merged
@@ -227,13 +227,13 @@ def _scale_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def shift(x: Tensor, name: str) -> Tensor:
-    """X plus a number: the gradient passes unchanged."""
+    """x plus a number: the gradient of x is the output's."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None
     return x.tape.new(x.shape, x.dtype, name, node)
 
 
 def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_autocast: bool = False) -> Tensor:
-    """A function of one tensor that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
+    """An elementwise function that saves its `input` or its `result` (silu, tanh, pow, rsqrt, ...).
 
     `temporaries` is how many tensors of x's shape the backward formula allocates besides its result.
     `fp32_in_autocast`: autocast runs the operation in float32.
@@ -252,23 +252,23 @@ def unary(x: Tensor, name: str, *, saves: str, temporaries: int = 0, fp32_in_aut
 def _unary_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     like = node.saved[0]
     dtype = result_type(grad.dtype, like.dtype)
-    held = [grad.tape.scratch(like.shape, dtype, "gradient's temporary") for _ in range(node.context)]
+    temporaries = [grad.tape.scratch(like.shape, dtype, "gradient's temporary") for _ in range(node.context)]
     out = grad.tape.new(like.shape, dtype, "gradient")
-    del held
+    del temporaries
     return (out,)
 
 
 def softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
-    """Softmax over the last dimension in another dtype: x is cast first, unless the kernel does; the result is saved.
+    """Softmax over the last dimension, in another dtype: x is cast first, unless the kernel casts. The result is saved.
 
-    Where no dtype is told it is x's, but float32 under autocast. The caller holds x until the result is there.
+    Without a dtype it runs in the dtype of x, under autocast in float32. The caller keeps x until the result exists.
     Source: aten/src/ATen/native/SoftMax.cpp, softmax (float16 to float32 in one kernel on CUDA).
     """
     if dtype is None:
         dtype = reduction_dtype(x)
     in_kernel = (x.dtype, dtype) == ("float16", "float32")
-    given = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
-    node = Node(x.tape, _softmax_back, (given.edge,), given.dtype) if given.edge else None
+    scores = x if in_kernel else cast(x, dtype, f"scores in {dtype}")
+    node = Node(x.tape, _softmax_back, (scores.edge,), scores.dtype) if scores.edge else None
     out = x.tape.new(x.shape, dtype, "softmax", node)
     if node is not None:
         node.save(out)
@@ -280,7 +280,7 @@ def _softmax_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def mean(x: Tensor, name: str) -> Tensor:
-    """The mean over the last dimension, kept."""
+    """x.mean(-1, keepdim=True)."""
     node = Node(x.tape, _mean_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new((*x.shape[:-1], 1), x.dtype, name, node)
 
@@ -290,7 +290,7 @@ def _mean_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def sum_over(x: Tensor, shape: Shape, name: str) -> Tensor:
-    """The sum over some dimensions, in float32 under autocast; the gradient is seen again and again."""
+    """x.sum over some dimensions, in float32 under autocast; the gradient is an expanded view."""
     node = Node(x.tape, _sum_over_back, (x.edge,), x.shape) if x.edge else None
     return x.tape.new(shape, reduction_dtype(x), name, node)
 
@@ -300,7 +300,7 @@ def _sum_over_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def dropout(x: Tensor, probability: float, name: str) -> Tensor:
-    """Fused native_dropout: a result and a boolean mask, which is saved; x itself where nothing is dropped."""
+    """Fused native_dropout: a result and a boolean mask, which is saved. Without dropout, x itself."""
     if probability == 0 or not x.tape.trains:
         return x
     node = Node(x.tape, _dropout_back, (x.edge,)) if x.edge else None
@@ -320,7 +320,7 @@ def _dropout_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, name: str) -> Tensor:
-    """X · weight (+ bias) over the last dimension: F.linear, or Conv1D's addmm.
+    """x @ weight + bias over the last dimension: F.linear, or Conv1D's addmm.
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """
@@ -346,17 +346,17 @@ def _matmul_back(node: Node, grad: Tensor) -> tuple[Tensor | None, ...]:
     left, right = node.edges[:2]
     x_grad = tape.new(left[2], grad.dtype, "matmul: gradient") if left else None
     if x_grad is not None and len(x_grad.shape) > 2:
-        x_grad.viewed = True  # the product is one of matrices
+        x_grad.viewed = True  # a view of a product of two matrices
     weight_grad = tape.new(right[2], grad.dtype, "weight: gradient") if right else None
     if weight_grad is not None:
         weight_grad.viewed = True  # transposed
     if len(node.edges) == 2:
         return x_grad, weight_grad
-    return x_grad, weight_grad, grad  # the bias's is summed by the engine
+    return x_grad, weight_grad, grad  # the engine sums the bias's
 
 
 def bmm(a: Tensor, b: Tensor, shape: Shape, name: str) -> Tensor:
-    """torch.bmm of two batches of matrices, laid out so that no copy is made."""
+    """torch.bmm of two batches of matrices whose layouts need no copy."""
     if a.tape.autocast is not None:
         a, b = a.tape.autocast.cast_factors(a, b, ("first factor", "second factor"))
     node = None
@@ -375,7 +375,7 @@ def _bmm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def embedding(ids: Tensor, weight: Tensor, width: int, name: str) -> Tensor:
-    """Rows of a table; the indices are saved, and the gradient is dense."""
+    """torch.nn.functional.embedding: the indices are saved; the weight's gradient is dense."""
     node = None
     if weight.edge:
         node = Node(weight.tape, _embedding_back, (weight.edge,))

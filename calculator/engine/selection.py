@@ -1,4 +1,4 @@
-"""Operations that choose elements by a condition."""
+"""Elementwise selection: torch.minimum and torch.where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def minimum(x: Tensor, name: str) -> Tensor:
-    """The smaller of x and a buffer that is not trained."""
+    """torch.minimum(x, buffer): x is saved."""
     node = Node(x.tape, _minimum_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
@@ -30,7 +30,7 @@ def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:
-    """Elements of one or the other; the condition is saved."""
+    """torch.where(condition, a, b): the condition is saved."""
     node = Node(a.tape, _where_back, (a.edge, b.edge)) if a.edge or b.edge else None
     if node is not None:
         node.save(condition)

@@ -1,4 +1,4 @@
-"""Autocast's rules, one at a time; tests/cases/autocast.jsonl holds whole steps to the byte."""
+"""The rules of autocast, one at a time; tests/cases/autocast.jsonl has whole steps."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def parameter(tape, *shape, dtype="float32", trained=True):
     return Tensor(tape, None, shape, dtype, leaf)
 
 
-def born(tape):
+def names_and_dtypes(tape):
     return [(name, dtype) for name, _, dtype, *_ in tape.rows]
 
 
@@ -46,11 +46,11 @@ def test_a_product_casts_its_arguments_from_the_last_to_the_first():
     with region(tape, "bfloat16"):
         out = ops.matmul(x, parameter(tape, 8, 8), parameter(tape, 8), 8, "product")
     copies = [(name + COPY, "bfloat16") for name in ("bias", "weight", "input")]
-    assert born(tape) == [("x", "float32"), *copies, ("product", "bfloat16")]
+    assert names_and_dtypes(tape) == [("x", "float32"), *copies, ("product", "bfloat16")]
     assert out.dtype == "bfloat16"
 
 
-def test_a_trained_float32_weight_is_cast_once_and_kept_to_the_end_of_autocast():
+def test_a_trained_float32_weight_is_cast_once_and_cached_to_the_end_of_autocast():
     tape = Tape()
     weight = parameter(tape, 8, 8)
     with region(tape, "bfloat16"):
@@ -63,7 +63,7 @@ def test_a_trained_float32_weight_is_cast_once_and_kept_to_the_end_of_autocast()
 
 
 @pytest.mark.parametrize(("dtype", "trained"), [("float32", False), ("float16", True)])
-def test_what_is_frozen_or_in_half_precision_is_cast_at_every_use(dtype, trained):
+def test_a_frozen_or_half_precision_weight_is_cast_at_every_use(dtype, trained):
     tape = Tape()
     weight = parameter(tape, 8, 8, dtype=dtype, trained=trained)
     with region(tape, "bfloat16"):
@@ -71,7 +71,7 @@ def test_what_is_frozen_or_in_half_precision_is_cast_at_every_use(dtype, trained
         assert not tape.autocast.copies
 
 
-def test_powers_and_sums_are_in_float32_and_activations_as_they_come():
+def test_powers_and_sums_run_in_float32_and_activations_in_their_own_dtype():
     tape = Tape()
     x = tape.new((4, 8), "bfloat16", "x")
     with region(tape, "bfloat16"):
@@ -83,12 +83,12 @@ def test_powers_and_sums_are_in_float32_and_activations_as_they_come():
     assert ops.softmax(x).dtype == "bfloat16"
 
 
-def test_two_different_halves_make_float32():
+def test_float16_and_bfloat16_promote_to_float32():
     assert ops.result_type("bfloat16", "float16") == ops.result_type("float16", "bfloat16") == "float32"
     assert ops.result_type("bfloat16", "bfloat16") == "bfloat16"
 
 
-def test_a_region_inside_another_decides_and_gives_back():
+def test_an_inner_region_applies_until_it_ends():
     tape = Tape()
     with region(tape, "bfloat16"):
         outer = tape.autocast
@@ -98,7 +98,7 @@ def test_a_region_inside_another_decides_and_gives_back():
     assert tape.autocast is None
 
 
-def test_copies_are_rows_with_a_source_of_their_own():
+def test_copies_are_rows_with_autocast_as_their_source():
     alive = rows({"name": "full"}, dtype="float32", autocast="bfloat16", optimizer="sgd", max_grad_norm=None)
     copies = [row for row in alive if row.name.endswith(COPY)]
     weights = [row for row in copies if row.name.endswith("_proj: weight" + COPY)]
@@ -107,28 +107,28 @@ def test_copies_are_rows_with_a_source_of_their_own():
     assert {row.dtype for row in copies} == {"bfloat16"}
 
 
-def test_a_checkpointed_step_drops_the_forward_passs_copies_before_it_recomputes():
+def test_a_checkpointed_step_frees_the_copies_of_the_forward_pass_before_it_recomputes():
     phases = {}
     for autocast in (None, "bfloat16"):
-        told = answer(
+        result = answer(
             {"name": "full"}, dtype="float32", autocast=autocast, gradient_checkpointing=True, optimizer="sgd"
         )
-        phases[autocast] = {phase.name: phase.peak_bytes for phase in told.memory.phases}
+        phases[autocast] = {phase.name: phase.peak_bytes for phase in result.memory.phases}
     weights = 2 * 3 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 256)
     assert phases["bfloat16"]["forward"] - phases[None]["forward"] > weights
     assert phases["bfloat16"]["backward"] - phases[None]["backward"] < weights
 
 
-def test_attention_in_float32_is_not_warned_of_where_autocast_lowers_it():
+def test_no_warning_about_float32_attention_where_autocast_casts_it():
     method = {"name": "qlora", "target_modules": "all-linear"}
-    assert any("2.14" in told for told in answer(method).warnings)
-    assert not any("2.14" in told for told in answer(method, autocast="bfloat16").warnings)
+    assert any("2.14" in warning for warning in answer(method).warnings)
+    assert not any("2.14" in warning for warning in answer(method, autocast="bfloat16").warnings)
 
 
-def test_a_scaler_is_spoken_of_in_float16_only():
-    told = {
+def test_only_float16_mentions_a_grad_scaler():
+    assumptions = {
         dtype: answer({"name": "full"}, dtype="float32", autocast=dtype).assumptions for dtype in (None, "bfloat16")
     }
-    told["float16"] = answer({"name": "full"}, dtype="float32", autocast="float16").assumptions
-    assert [any("GradScaler" in line for line in lines) for lines in told.values()] == [False, False, True]
-    assert [any("Autocast" in line for line in lines) for lines in told.values()] == [False, True, True]
+    assumptions["float16"] = answer({"name": "full"}, dtype="float32", autocast="float16").assumptions
+    assert [any("GradScaler" in line for line in lines) for lines in assumptions.values()] == [False, False, True]
+    assert [any("Autocast" in line for line in lines) for lines in assumptions.values()] == [False, True, True]

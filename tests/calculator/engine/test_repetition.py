@@ -1,4 +1,4 @@
-"""The layers that are run stand for all: interpreting every layer one by one gives the same."""
+"""The interpreted layers represent all others: interpreting every layer gives the same answer."""
 
 import json
 
@@ -30,56 +30,56 @@ def one_by_one(kinds):
     return Repetition(numbers=tuple(range(len(kinds))), start=len(kinds), end=len(kinds), copies=0)
 
 
-def test_equal_layers_are_run_twice():
+def test_equal_layers_are_interpreted_twice():
     assert repetition("aaaaaaaa") == Repetition(numbers=(0, 1), start=1, end=2, copies=6)
 
 
-def test_a_pattern_of_layers_is_run_twice_with_what_is_left_over():
+def test_a_pattern_of_layers_is_interpreted_twice_with_the_incomplete_period():
     found = repetition("ssfssfssfss")
     assert found == Repetition(numbers=(0, 1, 2, 3, 4, 5, 9, 10), start=3, end=6, copies=1)
 
 
-def test_what_comes_before_the_pattern_is_run_too():
+def test_layers_before_the_pattern_are_interpreted():
     assert repetition("dddmmmmm") == Repetition(numbers=(0, 1, 2, 3, 4), start=4, end=5, copies=3)
 
 
-def test_the_first_period_stands_for_all_where_it_is_like_them():
+def test_the_first_period_represents_all_where_no_other_layer_precedes_it():
     found = repetition("sfsfsfsfs").from_first_period()
     assert found == Repetition(numbers=(0, 1, 8), start=0, end=2, copies=3)
     assert found.last_represented(1) == 7
 
 
-def test_a_first_period_with_others_before_it_stands_for_none():
+def test_a_first_period_after_other_layers_represents_only_itself():
     assert repetition("dmmmm").from_first_period() == repetition("dmmmm")
     assert repetition("abcd").from_first_period() == repetition("abcd")
 
 
-def test_layers_without_a_pattern_are_all_run():
+def test_layers_without_a_pattern_are_all_interpreted():
     assert repetition("abcd") == one_by_one("abcd")
 
 
-def test_a_single_layer_is_run():
+def test_a_single_layer_is_interpreted():
     assert repetition("a") == one_by_one("a")
 
 
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=["-".join(key) for key in CHOSEN])
-def test_running_every_layer_gives_the_same_peaks(case, monkeypatch):
+def test_interpreting_every_layer_gives_the_same_peaks(case, monkeypatch):
     folded = phases(case)
     monkeypatch.setattr(context_module, "repetition", one_by_one)
     assert phases(case) == folded
 
 
-def test_a_checkpointed_layer_that_is_run_once_gives_what_two_give(monkeypatch):
+def test_a_checkpointed_layer_interpreted_once_gives_what_two_give(monkeypatch):
     chosen = [request for request in plans(3, 120) if request.training.gradient_checkpointing]
     once = [alive(request) for request in chosen]
     monkeypatch.setattr(Repetition, "from_first_period", lambda self: self)
     assert len(chosen) > 40
-    for request, told in zip(chosen, once, strict=True):
-        assert alive(request) == told, request
+    for request, expected in zip(chosen, once, strict=True):
+        assert alive(request) == expected, request
 
 
 def alive(request):
-    """Each phase's peak, the storages alive there, and the most in every stretch of the step."""
+    """Each phase's peak, the tensors alive there, and the timeline."""
     step = training_step(request)
     peaks = step.peaks()
     return [(peak.phase, peak.bytes, peak.operation, peak.alive.kinds()) for peak in peaks], timeline(step, peaks)
