@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from http import HTTPStatus
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 #: What is not compressed: images, and rows that should arrive when they are found, not when a block of them is full.
 UNCOMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES["ndjson"])
 
+#: Python before 3.14 knows this type only where the system lists it.
+mimetypes.add_type("font/woff2", ".woff2")
 
 #: Every router, of the API and of the pages.
 EVERY = (

@@ -30,10 +30,13 @@ _APPLY = r"\apply"
 _CLOSES = ")]⌉"
 _OPENS = "([⌈"
 
+#: Signs that can't begin a value.
+_MISPLACED = f"_^}}{_CLOSES}"
+
 
 @cache
 def math(text: str, *, block: bool = False) -> Markup:
-    """A formula as a math element, on a line of its own where it is a block.
+    """A formula as a math element; a block is on a line of its own, in a box that scrolls when it is too narrow.
 
     Raises:
         ValueError: where the formula can't be read.
@@ -41,14 +44,20 @@ def math(text: str, *, block: bool = False) -> Markup:
     signs = [sign for sign in _SIGN.findall(text) if not sign.isspace()]
     reader = _Reader(text, signs)
     row = reader.row(until=None)
-    opening = '<math display="block">' if block else "<math>"
-    return Markup(f"{opening}{row}</math>")  # noqa: S704  every part is escaped
+    if block:
+        return _scrolling(f'<math display="block">{row}</math>')
+    return Markup(f"<math>{row}</math>")  # noqa: S704  every part is escaped
 
 
 def matrix(rows: tuple[tuple[float, ...], ...]) -> Markup:
-    """A matrix in brackets."""
+    """A matrix in brackets, in a box that scrolls when it is too narrow."""
     cells = "".join(f"<mtr>{''.join(f'<mtd>{_number(value)}</mtd>' for value in row)}</mtr>" for row in rows)
-    return Markup(f"<math><mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow></math>")  # noqa: S704
+    return _scrolling(f"<math><mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow></math>")
+
+
+def _scrolling(element: str) -> Markup:
+    """A math element in a box of its own: browsers break no formula into lines."""
+    return Markup(f'<span class="formula-box">{element}</span>')  # noqa: S704  every part is escaped
 
 
 def _number(value: float) -> str:
@@ -71,17 +80,16 @@ class _Reader:
         }
 
     def row(self, until: str | None) -> str:
-        """Everything up to a closing brace, or the end."""
+        """Everything before one of the closing signs `until`, or before the end."""
         parts: list[str] = []
         factor = False
-        while self._peek() != until:
-            sign = self._peek()
-            if sign is None:
-                raise ValueError(f"{self._text!r} ends before {until!r}")
+        while (sign := self._peek()) is not None and (until is None or sign not in until):
             if factor and (sign in _OPENS or _is_value(sign)):
                 parts.append(_TIMES)
             parts.append(self._scripted())
-            factor = sign in _CLOSES or _is_value(sign)
+            factor = sign in _OPENS or _is_value(sign)
+        if sign is None and until is not None:
+            raise ValueError(f"{self._text!r} ends before {until!r}")
         return "".join(parts)
 
     def _scripted(self) -> str:
@@ -113,12 +121,19 @@ class _Reader:
         sign = self._peek()
         if sign == "{":
             return self._part()
-        if sign is None or sign in "_^}":
+        if sign is None or sign in _MISPLACED:
             raise ValueError(f"{self._text!r} has {sign!r} where a value should be")
         self._next += 1
         if sign in self._commands:
             return self._commands[sign]()
-        return _leaf(sign, self._text)
+        return self._fenced(sign) if sign in _OPENS else _leaf(sign, self._text)
+
+    def _fenced(self, opening: str) -> str:
+        """A pair of brackets with what is between them: a row of its own, so that they grow with that only."""
+        inside = self.row(until=_CLOSES)
+        self._next += 1
+        closing = self._signs[self._next - 1]
+        return f"<mrow><mo>{opening}</mo>{inside}<mo>{closing}</mo></mrow>"
 
     def _peek(self) -> str | None:
         return self._signs[self._next] if self._next < len(self._signs) else None
@@ -140,6 +155,10 @@ def _leaf(sign: str, text: str) -> str:
         return f"<mn>{sign}</mn>"
     if sign.isalpha():
         return f"<mi>{sign}</mi>"
+    if sign == "…":
+        return "<mi>…</mi>"
+    if sign == "|":
+        return '<mo lspace="0" rspace="0">|</mo>'
     if sign in OPERATORS:
         return f"<mo>{escape(sign.replace('-', '−'))}</mo>"
     raise ValueError(f"{text!r} has {sign!r}, which is no sign of a formula")

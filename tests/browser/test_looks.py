@@ -89,6 +89,37 @@ def test_nothing_is_wider_than_the_screen_not_even_before_charts_are_drawn_anew(
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
+#: Pages with formulas.
+LESSONS = [
+    name for name in PAGES if name.startswith("lesson") and name not in ("lesson-comparison", "lesson-exercises")
+]
+
+
+def test_formulas_are_set_in_the_font_of_the_app(opened):
+    page = opened("/lesson/qlora")
+    page.evaluate("() => document.fonts.ready")
+    loaded = "() => [...document.fonts].filter((font) => font.status === 'loaded').map((font) => font.family)"
+    assert page.evaluate(loaded) == ["Headroom Math"]
+
+
+FAMILY = """(family) => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(`math { font-family: ${family}; }`);
+  document.adoptedStyleSheets = [sheet];
+  return getComputedStyle(document.querySelector("math")).fontFamily;
+}"""
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_no_formula_widens_the_page_in_a_font_of_the_system(opened, name):
+    page = opened(PAGES[name], viewport={"width": 320, "height": 800})
+    drawn(page)
+    unfolded(page)
+    for family in ("math", "serif", "monospace"):
+        assert page.evaluate(FAMILY, family) == family
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
+
+
 CUT = """() => [...document.querySelectorAll('.chart-canvas text')].filter((text) => {
   const word = text.getBoundingClientRect(), place = text.closest('.chart-canvas').getBoundingClientRect();
   return word.left < place.left - 1 || word.right > place.right + 1;

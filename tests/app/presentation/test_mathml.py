@@ -20,13 +20,15 @@ def test_letters_are_variables_and_numbers_are_numbers():
     assert str(math("N = 4,096.5")) == "<math><mi>N</mi><mo>=</mo><mn>4,096.5</mn></math>"
 
 
-def test_a_block_stands_on_its_own_line():
-    assert str(math("x", block=True)) == '<math display="block"><mi>x</mi></math>'
+def test_a_block_is_in_a_box_that_scrolls():
+    box = '<span class="formula-box"><math display="block"><mi>x</mi></math></span>'
+    assert str(math("x", block=True)) == box
 
 
-def test_what_is_not_written_between_factors_is_said():
+def test_factors_are_joined_by_an_invisible_times():
     assert str(math("B A")) == "<math><mi>B</mi><mo>&#x2062;</mo><mi>A</mi></math>"
-    assert str(math("r (d + k)")).startswith("<math><mi>r</mi><mo>&#x2062;</mo><mo>(</mo>")
+    assert str(math("r (d + k)")).startswith("<math><mi>r</mi><mo>&#x2062;</mo><mrow><mo>(</mo>")
+    assert "".join(tree("(a) (b) c").itertext()) == "(a)\u2062(b)\u2062c"
     assert "\u2062" not in "".join(tree("a + b, c").itertext())
 
 
@@ -55,6 +57,11 @@ def test_words_and_long_names_stay_whole():
     ]
 
 
+def test_brackets_are_grouped_with_what_is_between_them():
+    assert [child.tag for child in tree(r"(a + [b]) \frac{c}{d} e")] == ["mrow", "mo", "mfrac", "mo", "mi"]
+    assert [child.tag for child in tree("(A x)^T")] == ["msup"]
+
+
 def test_a_hyphen_is_a_minus():
     assert text_of("a - 1") == "a−1"
 
@@ -64,12 +71,12 @@ def test_signs_that_html_knows_are_escaped():
     assert "&lt;" in str(math("a < b"))
 
 
-@pytest.mark.parametrize("text", ["x_", "{a", "a}", "a # b", r"\frac{a}", r"\sine", "_2"])
+@pytest.mark.parametrize("text", ["x_", "{a", "a}", "a # b", r"\frac{a}", r"\sine", "_2", "(a", "a)", "(a]^)"])
 def test_what_is_no_formula_is_refused(text):
     with pytest.raises(ValueError, match=r"has|ends"):
         math(text)
 
 
 def test_a_matrix_has_its_rows_and_signs():
-    rows = ET.fromstring(str(matrix(((1.0, -0.5), (3.045, 7.06))))).find("mrow/mtable")
+    rows = ET.fromstring(str(matrix(((1.0, -0.5), (3.045, 7.06))))).find("math/mrow/mtable")
     assert [["".join(cell.itertext()) for cell in row] for row in rows] == [["1", "−0.5"], ["3.045", "7.06"]]

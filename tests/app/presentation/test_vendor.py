@@ -3,7 +3,7 @@
 import re
 from hashlib import sha256
 
-from app.presentation.templates import STATIC
+from app.presentation.templates import STATIC, static
 
 VENDOR = STATIC / "vendor"
 
@@ -14,6 +14,13 @@ def test_plotly_is_the_version_and_the_file_that_the_table_states():
     version, stated = re.search(r"\| ([\d.]+) \|", row)[1], re.search(r"[0-9a-f]{64}", row)[0]
     assert f"v{version}\n".encode() in script[:200]
     assert sha256(script).hexdigest() == stated
+
+
+def test_the_style_sheet_names_the_font_that_the_table_states():
+    address = static("vendor/headroom-math/headroom-math.woff2").removeprefix("/static/")
+    stated = sha256((VENDOR / "headroom-math" / "headroom-math.woff2").read_bytes()).hexdigest()
+    assert f'url("{address}")' in (STATIC / "style.css").read_text()
+    assert stated in (VENDOR / "README.md").read_text()
 
 
 def test_every_vendored_folder_has_its_licence_and_a_row():
