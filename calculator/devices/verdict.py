@@ -28,9 +28,9 @@ class Verdict(StrEnum):
 class Fit:
     """A plan held against a card; every figure is of one card, in bytes, but `gpus_needed`.
 
-    `gpus_needed` is a lower bound where the plan does not fit: cards whose memory together holds what is required.
-    A plan that is not divided over cards still needs all of it on each. `assumption` says what `usable_bytes`
-    rests on, `advice` what helps a tight one.
+    `gpus_needed` is a lower bound where the plan does not fit: so many cards have enough memory in total. Using more
+    than one takes sharding; without it, each card needs all of `required_bytes`. `assumption` states what
+    `usable_bytes` rests on, `advice` what helps a tight plan.
     """
 
     gpu: GPU | None

@@ -142,7 +142,9 @@ class Fit(Answer):
     usable_bytes: int = described("What the card offers a process.", 25_250_758_656)
     verdict: Verdict = described("Whether it fits; tight where that depends on fragmentation.", "fits")
     headroom_bytes: int = described("Usable less required; negative where it does not fit.", 15_163_457_536)
-    gpus_needed: int = described("The least number of such cards whose memory together holds the plan.", 1)
+    gpus_needed: int = described(
+        "A lower bound on the number of such cards. More than one takes sharding: without it, each needs all of it.", 1
+    )
     assumption: str = described("What usable_bytes rests on.", "GeForce RTX 4090 offers a process 24,081 MiB")
     advice: str | None = described("What helps a tight plan.", None)
 

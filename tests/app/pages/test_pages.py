@@ -168,10 +168,17 @@ def test_without_a_card_the_need_is_told(client):
     assert "Which cards fit" in text
 
 
-def test_a_plan_that_does_not_fit_says_what_it_would_need(client):
+def test_a_plan_that_does_not_fit_says_that_several_cards_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B").text
     assert "does not fit" in text
-    assert re.search(r"At least \d+ such cards", text)
+    assert re.search(r"With sharding \(ZeRO or FSDP\), it takes at least \d+ such cards\.", text)
+    assert "Without sharding, more cards do not help" in text
+
+
+def test_the_table_of_cards_says_that_several_take_sharding(client):
+    text = client.get("/?model=meta-llama/Llama-3.1-70B").text
+    assert '<th scope="col" class="figure">Cards, sharded</th>' in text
+    assert "More than one card takes sharding (ZeRO or FSDP)" in text
 
 
 def test_a_posted_config_leads_to_its_address(client):
