@@ -81,6 +81,69 @@ def test_requirements_are_pinned_for_serve_dev_and_validation():
     assert [path.name for path in PINNED] == ["dev.txt", "serve.txt", "validation.txt"]
 
 
+#: The packages of calculator/, lowest first. A package imports packages of its own line and of the lines above.
+ORDER = (
+    ("common",),
+    ("inputs", "architecture", "catalogue"),
+    ("devices", "resident"),
+    ("engine",),
+    ("layers",),
+    ("methods", "families"),
+    ("training_step",),
+    ("allocator",),
+    ("estimate",),
+    ("compare", "limits", "inference"),
+    ("plan",),
+    ("lesson",),
+)
+HEIGHTS = {package: height for height, packages in enumerate(ORDER) for package in packages}
+
+#: The most modules that may import one another in a circle. Imports for type checkers count.
+LARGEST_CIRCLE = 5
+
+
+def import_graph():
+    """The modules of calculator/, each with the modules of calculator/ that it imports."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((ROOT / "calculator").rglob("*.py"))
+    }
+    graph = {}
+    for name, path in paths.items():
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        pairs = [(f"{node.module}.{alias.name}", node.module) for node in imports for alias in node.names]
+        graph[name] = {full if full in paths else module for full, module in pairs} & paths.keys() - {name}
+    return graph
+
+
+def reachable(graph, start):
+    """The modules that a module imports, directly or through others."""
+    seen, queue = set(), [start]
+    while queue:
+        found = graph[queue.pop()] - seen
+        seen |= found
+        queue += found
+    return seen
+
+
+def test_the_order_of_the_calculators_packages_is_complete():
+    assert {path.parent.name for path in (ROOT / "calculator").glob("*/__init__.py")} == HEIGHTS.keys()
+
+
+def test_a_package_of_the_calculator_imports_no_higher_one():
+    graph = {name: imports for name, imports in import_graph().items() if "." in name}
+    heights = {name: HEIGHTS[name.split(".")[1]] for name in graph}
+    pairs = [(name, other) for name, imports in graph.items() for other in imports]
+    assert [(name, other) for name, other in pairs if heights[other] > heights[name]] == []
+
+
+def test_no_circle_of_imports_is_large():
+    graph = import_graph()
+    imported = {name: reachable(graph, name) for name in graph}
+    circles = {frozenset(other for other in imported[name] if name in imported[other]) for name in graph}
+    assert [sorted(circle) for circle in circles if len(circle) > LARGEST_CIRCLE] == []
+
+
 @pytest.mark.parametrize("path", PINNED, ids=lambda path: path.name)
 def test_every_requirement_is_pinned_to_a_version_and_hashed(path):
     found = requirements(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.inputs.size_settings import other_settings
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.symbolic_trace import TraceCache
 

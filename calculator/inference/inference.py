@@ -20,8 +20,8 @@ from calculator.inference.merging import merging
 from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import Served, served
+from calculator.methods.prepared_model import PreparedModel
 from calculator.methods.settings import LowRank
-from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:

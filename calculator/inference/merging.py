@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.inference.served_method import Served
-    from calculator.resident.module_spec import ModuleSpec, PreparedModel
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
     from calculator.training_step.resident_state import ResidentState
 

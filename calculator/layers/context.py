@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.layers.decoder_forward import DecoderForward
-    from calculator.resident.module_spec import PreparedModel
+    from calculator.layers.method_hooks import Prepared
 
 
 #: The end of a name of what belongs to layers that are not run.
@@ -66,7 +66,7 @@ class Context:
         "windowed",
     )
 
-    def __init__(self, prepared: PreparedModel, forward: DecoderForward, *, trains: bool = True) -> None:
+    def __init__(self, prepared: Prepared, forward: DecoderForward, *, trains: bool = True) -> None:
         model, method, training = prepared.model, prepared.method, prepared.training
         self.tape = Tape(trains=trains)
         self.prepared = prepared

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.config import Config
     from calculator.architecture.layer_kind import AttentionType
     from calculator.common.dtype import DType
+    from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
 
@@ -77,9 +78,14 @@ def all_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Te
     return tables
 
 
-def rms_normed(context: Context, hidden_states: Tensor) -> Tensor:
-    """The final RMSNorm of most decoders."""
-    return norms.rms_norm(context.outer("model.norm"), hidden_states)
+def final(
+    norm: Callable[[BoundModule, Tensor], Tensor], name: str = "model.norm"
+) -> Callable[[Context, Tensor], Tensor]:
+    """Return a decoder's final norm, which is the module of that name."""
+    return lambda context, hidden_states: norm(context.outer(name), hidden_states)
+
+
+_RMS_NORM = final(norms.rms_norm)
 
 
 def scaled_logits(context: Context, logits: Tensor) -> Tensor:
@@ -129,7 +135,7 @@ class DecoderForward:
     tables_for: Callable[[tuple[Tensor, ...], AttentionType], tuple[Tensor, ...]] = all_tables
 
     #: The last layer's output to the input of the output head.
-    final_norm: Callable[[Context, Tensor], Tensor] = rms_normed
+    final_norm: Callable[[Context, Tensor], Tensor] = _RMS_NORM
 
     #: What follows the output head.
     logits: Callable[[Context, Tensor], Tensor] = unchanged

@@ -11,7 +11,6 @@ from calculator.engine.autograd import Node
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.bound_module import BoundModule
-    from calculator.layers.context import Context
 
 
 def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
@@ -125,13 +124,3 @@ def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
 
 def _layer_norm_back(node: Node, grad: Tensor) -> list[Tensor | None]:
     return [grad.tape.new(edge[2], edge[3], "layer norm: gradient") if edge else None for edge in node.edges]
-
-
-def late_cast_left(context: Context, hidden_states: Tensor) -> Tensor:
-    """The final norm of a decoder, an RMSNorm whose weight is multiplied in float32."""
-    return late_cast_rms_norm(context.outer("model.norm"), hidden_states)
-
-
-def left(context: Context, hidden_states: Tensor, name: str) -> Tensor:
-    """The final LayerNorm of a decoder."""
-    return layer_norm(context.outer(name), hidden_states)

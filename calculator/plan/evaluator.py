@@ -13,7 +13,7 @@ from calculator.estimate.estimate import estimate, model_of, parameter_counts
 from calculator.estimate.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.training import Training
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.devices.kernels import kernels_of
-
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
-    from calculator.architecture.model import Model
-    from calculator.architecture.module import Module, Parameter
+    from calculator.architecture.module import Parameter
     from calculator.common.dtype import DType
-    from calculator.devices.kernels import Kernels
-    from calculator.inputs.training import Device, Training
-    from calculator.methods.base import Method
     from calculator.resident.quantization import Quantization
 
 
@@ -54,36 +48,3 @@ class ModuleSpec:
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype
         return self.dtype if parameter.dtype == "model" else parameter.dtype
-
-
-class PreparedModel:
-    """A model with a method applied to it, and the training and the device that it is prepared for."""
-
-    __slots__ = ("device", "method", "model", "module_specs", "training")
-
-    def __init__(self, model: Model, method: Method, training: Training, device: Device) -> None:
-        self.model = model
-        self.method = method
-        self.training = training
-        self.device = device
-        #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
-        self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
-
-    @property
-    def kernels(self) -> Kernels:
-        """The attention kernels of the device."""
-        return kernels_of(self.device)
-
-    def module_spec(self, path: str, module: Module) -> ModuleSpec:
-        """How the method stores and trains one module."""
-        known = self.module_specs.get((path, id(module)))
-        if known is None:
-            known = self.method.module_spec(path, module, self.model, self.training)
-            self.module_specs[path, id(module)] = known
-        return known
-
-    def for_run(self, training: Training, device: Device) -> PreparedModel:
-        """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
-        prepared = PreparedModel(self.model, self.method, training, device)
-        prepared.module_specs = self.module_specs
-        return prepared

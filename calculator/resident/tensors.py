@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.architecture.dimension import Shape, elements
 from calculator.architecture.model import Layer, Stack
@@ -13,11 +13,11 @@ from calculator.resident.module_spec import Added
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.architecture.model import Model
     from calculator.architecture.module import Buffer, Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
-    from calculator.methods.base import Method
-    from calculator.resident.module_spec import ModuleSpec, PreparedModel
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
 
 
@@ -54,7 +54,36 @@ class ResidentTensor:
             self.bytes = allocated(elements(self.shape), ITEMSIZE[self.dtype]) * self.count
 
 
-def resident_tensors(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
+class AddsTensors(Protocol):
+    """A method, as far as it adds tensors that no module's spec states."""
+
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
+        """Return the tensors that belong to no module."""
+
+    def copies(self, path: str) -> bool:
+        """Return whether the module at a path is copied or is inside one that is."""
+
+
+class Prepared(Protocol):
+    """A model to which a method has been applied."""
+
+    @property
+    def model(self) -> Model:
+        """The model itself."""
+
+    @property
+    def method(self) -> AddsTensors:
+        """The method."""
+
+    @property
+    def training(self) -> Training:
+        """The training that it is prepared for."""
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """Return how the method stores and trains one module."""
+
+
+def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
     """Every kind of tensor of a model under its method, without gradients and optimizer states."""
     model, method, training = prepared.model, prepared.method, prepared.training
     tensors: list[ResidentTensor] = []
@@ -72,14 +101,14 @@ def resident_tensors(prepared: PreparedModel) -> tuple[ResidentTensor, ...]:
     return tuple(tensors)
 
 
-def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: PreparedModel) -> None:
+def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:
     for module in layer.modules:
         _module(tensors, module, f"{stack}.*.{module.name}", count, prepared)
     for buffer in layer.buffers:
         tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.training)
 
 
-def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Training) -> Iterator[ResidentTensor]:
+def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:
     """A buffer, and its copy where its owner is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
     own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
@@ -89,7 +118,7 @@ def _buffer(buffer: Buffer, name: str, count: int, method: Method, training: Tra
         yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 
-def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: PreparedModel) -> None:
+def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: Prepared) -> None:
     module_spec, tied = prepared.module_spec(name, module), prepared.model.tied
     for parameter in module.parameters:
         full_name = f"{name}.{parameter.name}" if name else parameter.name

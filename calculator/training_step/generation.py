@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Tensor
-    from calculator.resident.module_spec import PreparedModel
+    from calculator.methods.prepared_model import PreparedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

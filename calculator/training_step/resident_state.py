@@ -13,7 +13,7 @@ from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
     from calculator.inputs.training import Device, Training
-    from calculator.resident.module_spec import PreparedModel
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
 
 

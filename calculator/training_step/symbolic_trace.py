@@ -12,7 +12,7 @@ from calculator.engine.tape import Sizes, Tape
 from calculator.families import forward_of
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.layers.context import Context
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.run import Run, ran
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.engine.tape import Allocation, Tape
-    from calculator.resident.module_spec import PreparedModel
+    from calculator.methods.prepared_model import PreparedModel
 
 #: Periods of layers that are interpreted.
 PERIODS = 4

@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers import norms
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -150,7 +150,7 @@ BLOOM = DecoderForward(
     embeddings=partial(looked_up, name="transformer.word_embeddings"),
     before_layers=_enter,
     tables=_alibi,
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     sdpa="eager",
     returns_weights=True,
     refuses_flash=_refused,

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from calculator.layers import norms
-from calculator.layers.decoder_forward import DecoderForward, scaled_logits
+from calculator.layers.decoder_forward import DecoderForward, final, scaled_logits
 from calculator.layers.decoder_layer import Parallel, by
 from calculator.layers.self_attention import SelfAttention, cast_and_rotated, normed_later
-
-if TYPE_CHECKING:
-    from calculator.engine.tape import Tensor
-    from calculator.layers.context import Context
 
 _LAYER = Parallel(
     attention=SelfAttention(project=normed_later(norms.centred_norm), rotate=cast_and_rotated),
@@ -19,17 +13,16 @@ _LAYER = Parallel(
 )
 
 
-def _left(context: Context, hidden_states: Tensor) -> Tensor:
-    return norms.centred_norm(context.outer("model.norm"), hidden_states)
-
-
 COHERE = DecoderForward(
-    layer=_LAYER, final_norm=_left, logits=scaled_logits, source="transformers/models/cohere/modeling_cohere.py"
+    layer=_LAYER,
+    final_norm=final(norms.centred_norm),
+    logits=scaled_logits,
+    source="transformers/models/cohere/modeling_cohere.py",
 )
 
 COHERE2 = DecoderForward(
     layer=_LAYER,
-    final_norm=_left,
+    final_norm=final(norms.centred_norm),
     logits=scaled_logits,
     masks=("full_attention", "sliding_attention"),
     source="transformers/models/cohere2/modeling_cohere2.py",

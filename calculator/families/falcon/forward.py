@@ -10,7 +10,7 @@ from calculator.engine import operations as ops
 from calculator.families.falcon.attention import self_attention
 from calculator.layers import norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, looked_up, rotary_tables
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up, rotary_tables
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ FALCON = DecoderForward(
     embeddings=partial(looked_up, name="transformer.word_embeddings"),
     tables=_tables,
     transform_mask=_biased,
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     always_masked=True,
     returns_weights=True,
     refuses_flash=_refused,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
-from calculator.layers.decoder_forward import DecoderForward, looked_up, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.self_attention import SelfAttention, normed_later
 
@@ -22,11 +22,6 @@ _NORM = by(norms.offset_rms_norm)
 def _capped_scores(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     capped = context.config["attn_logit_softcapping"] is not None
     return attention.eager(context, query, key, value, capped=capped)
-
-
-def final_norm(context: Context, hidden_states: Tensor, name: str = "model.norm") -> Tensor:
-    """An RMSNorm whose weight is offset by one."""
-    return norms.offset_rms_norm(context.outer(name), hidden_states)
 
 
 def _capped(context: Context, logits: Tensor) -> Tensor:
@@ -50,14 +45,14 @@ _SCALED = partial(looked_up, scaled=True)
 GEMMA = DecoderForward(
     embeddings=_SCALED,
     layer=Sequential(norm=_NORM),
-    final_norm=final_norm,
+    final_norm=final(norms.offset_rms_norm),
     source="transformers/models/gemma/modeling_gemma.py",
 )
 
 GEMMA2 = DecoderForward(
     embeddings=_SCALED,
     layer=replace(_SANDWICH, attention=SelfAttention(written_out=_capped_scores)),
-    final_norm=final_norm,
+    final_norm=final(norms.offset_rms_norm),
     logits=_capped,
     masks=("full_attention", "sliding_attention"),
     sdpa="eager",
@@ -69,7 +64,7 @@ GEMMA3_TEXT = DecoderForward(
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
     layer=replace(_SANDWICH, attention=SelfAttention(project=normed_later(norms.offset_rms_norm))),
-    final_norm=final_norm,
+    final_norm=final(norms.offset_rms_norm),
     logits=_capped,
     masks=("full_attention", "sliding_attention"),
     bidirectional_masks=True,

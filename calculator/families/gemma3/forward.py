@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.families.gemma.forward import GEMMA3_TEXT, final_norm
-from calculator.layers.decoder_forward import looked_up, unchanged
+from calculator.families.gemma.forward import GEMMA3_TEXT
+from calculator.layers import norms
+from calculator.layers.decoder_forward import final, looked_up, unchanged
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -37,7 +37,7 @@ GEMMA3 = replace(
     GEMMA3_TEXT,
     embeddings=_without_images,
     logits=unchanged,
-    final_norm=partial(final_norm, name="model.language_model.norm"),
+    final_norm=final(norms.offset_rms_norm, "model.language_model.norm"),
     masks=(),
     bidirectional_masks=False,
     refuses_flash=_refused,

@@ -10,7 +10,7 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.layout import mergeable
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ GPT_BIGCODE = DecoderForward(
     embeddings=partial(looked_up, name="transformer.wte"),
     before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
     tables=learned_positions.positions,
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
 )
 
@@ -116,6 +116,6 @@ GPT2 = DecoderForward(
     embeddings=partial(looked_up, name="transformer.wte"),
     before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),
     tables=learned_positions.positions,
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     source="transformers/models/gpt2/modeling_gpt2.py",
 )

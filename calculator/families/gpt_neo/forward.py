@@ -10,7 +10,7 @@ from calculator.engine import selection
 from calculator.engine.tape import Tensor
 from calculator.families.gpt2.forward import Block
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 from calculator.layers.decoder_layer import dropped
 from calculator.layers.self_attention import heads
 
@@ -48,7 +48,7 @@ GPT_NEO = DecoderForward(
     before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
     tables=learned_positions.positions,
     layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     sdpa="eager",
     returns_weights=True,
     source="transformers/models/gpt_neo/modeling_gpt_neo.py",

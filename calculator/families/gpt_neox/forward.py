@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 from calculator.layers.decoder_layer import adapted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ GPT_NEOX = DecoderForward(
     layer=layer,
     embeddings=partial(looked_up, name="gpt_neox.embed_in"),
     before_layers=_enter,
-    final_norm=partial(norms.left, name="gpt_neox.final_layer_norm"),
+    final_norm=final(norms.layer_norm, "gpt_neox.final_layer_norm"),
     partial_rotary=True,
     source="transformers/models/gpt_neox/modeling_gpt_neox.py",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms, routers, self_attention
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.mixture import Mixture
 
@@ -114,7 +114,7 @@ GPT_OSS = DecoderForward(
         mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
         norm=by(norms.late_cast_rms_norm),
     ),
-    final_norm=norms.late_cast_left,
+    final_norm=final(norms.late_cast_rms_norm),
     masks=("full_attention", "sliding_attention"),
     sdpa="eager",
     refuses_flash=_refused,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 from calculator.layers.decoder_layer import Parallel, dropped
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ GPTJ = DecoderForward(
         mlp=mlp.plain("mlp.fc_in", "mlp.fc_out", dropout="resid_pdrop"),
         residual_last=True,
     ),
-    final_norm=partial(norms.left, name="transformer.ln_f"),
+    final_norm=final(norms.layer_norm, "transformer.ln_f"),
     partial_rotary=True,
     source="transformers/models/gptj/modeling_gptj.py",
 )

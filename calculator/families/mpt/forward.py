@@ -9,7 +9,7 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, looked_up
+from calculator.layers.decoder_forward import DecoderForward, final, looked_up
 from calculator.layers.decoder_layer import adapted
 from calculator.layers.self_attention import heads
 
@@ -82,7 +82,7 @@ MPT = DecoderForward(
     embeddings=partial(looked_up, name="transformer.wte"),
     tables=_alibi,
     layer=layer,
-    final_norm=partial(norms.left, name="transformer.norm_f"),
+    final_norm=final(norms.layer_norm, "transformer.norm_f"),
     sdpa="eager",
     boolean_masks=True,
     returns_weights=True,

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from calculator.engine import in_place
 from calculator.engine import operations as ops
 from calculator.layers import norms, routers
-from calculator.layers.decoder_forward import DecoderForward, rotary_tables, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_forward import (
+    DecoderForward,
+    final,
+    rotary_tables,
+    rotary_tables_per_type,
+    tables_of_type,
+)
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import SelfAttention, heads, normed_at_once, rotated_and_cast_back
@@ -76,7 +82,7 @@ OLMO = DecoderForward(
 OLMO2 = DecoderForward(
     tables=_IN_FLOAT32,
     layer=_OLMO2,
-    final_norm=norms.late_cast_left,
+    final_norm=final(norms.late_cast_rms_norm),
     source="transformers/models/olmo2/modeling_olmo2.py",
 )
 
@@ -84,7 +90,7 @@ OLMO3 = DecoderForward(
     tables=partial(rotary_tables_per_type, dtype="float32"),
     tables_for=tables_of_type,
     layer=_OLMO2,
-    final_norm=norms.late_cast_left,
+    final_norm=final(norms.late_cast_rms_norm),
     masks=("full_attention", "sliding_attention"),
     source="transformers/models/olmo3/modeling_olmo3.py",
 )

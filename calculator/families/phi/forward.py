@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.families.phi.sparse_mixer import sparse_mixer
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import Parallel, Sequential, by, dropped
 from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import (
@@ -57,7 +56,7 @@ PHI = DecoderForward(
         dropouts=("resid_pdrop", "resid_pdrop"),
         residual_last=True,
     ),
-    final_norm=partial(norms.left, name="model.final_layernorm"),
+    final_norm=final(norms.layer_norm, "model.final_layernorm"),
     partial_rotary=True,
     source="transformers/models/phi/modeling_phi.py",
 )
@@ -76,6 +75,6 @@ _MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_
 
 PHIMOE = DecoderForward(
     layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
-    final_norm=partial(norms.left, name="model.norm"),
+    final_norm=final(norms.layer_norm),
     source="transformers/models/phimoe/modeling_phimoe.py",
 )

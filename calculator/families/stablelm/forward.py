@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import Parallel, adapted, by, dropped
 from calculator.layers.self_attention import SelfAttention, partly_rotated_beside, projected
 
@@ -57,7 +56,7 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
 
 STABLELM = DecoderForward(
     layer=_layer,
-    final_norm=partial(norms.left, name="model.norm"),
+    final_norm=final(norms.layer_norm),
     partial_rotary=True,
     source="transformers/models/stablelm/modeling_stablelm.py",
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import DecoderForward
+from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import Sequential, by, dropped
 from calculator.layers.self_attention import SelfAttention
 
@@ -27,6 +26,6 @@ STARCODER2 = DecoderForward(
         mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
         norm=by(norms.layer_norm),
     ),
-    final_norm=partial(norms.left, name="model.norm"),
+    final_norm=final(norms.layer_norm),
     source="transformers/models/starcoder2/modeling_starcoder2.py",
 )

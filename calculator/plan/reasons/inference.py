@@ -13,9 +13,9 @@ from calculator.inference.request import InferenceRequest
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.layers.cache import Cache
+from calculator.methods.prepared_model import PreparedModel
 from calculator.methods.settings import LowRank
 from calculator.plan.reasons.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
-from calculator.resident.module_spec import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:

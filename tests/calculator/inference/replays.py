@@ -25,7 +25,7 @@ from calculator.inputs.training import Device
 from calculator.layers import context as running
 from calculator.layers import masks
 from calculator.layers.cache import Cache
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step import generation as passes
 from calculator.training_step.resident_state import ResidentState
 

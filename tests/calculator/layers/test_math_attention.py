@@ -7,7 +7,7 @@ import pytest
 from calculator.devices.kernels import Kernels
 from calculator.estimate.estimate import training_step
 from calculator.estimate.request import parse_request
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from tests.paths import CASE_FILES
 
 WHY = "torch before 2.14: math attention for float32 and grouped heads"

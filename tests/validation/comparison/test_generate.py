@@ -18,7 +18,7 @@ from calculator.inference.remarks import IGNORED
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.reference.generation import Generation, made
 from validation.reference.step import no_collection

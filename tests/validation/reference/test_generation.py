@@ -13,7 +13,7 @@ from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.random_grid.random_requests import random_request
 from validation.reference.generation import trace

@@ -10,7 +10,7 @@ from calculator.inference.merging import merging
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
-from calculator.resident.module_spec import PreparedModel
+from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.reference.merging import trace
 

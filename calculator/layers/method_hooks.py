@@ -1,0 +1,74 @@
+"""What the forward pass calls on a fine-tuning method, and on the model that it prepared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.devices.kernels import Kernels
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context, LayerModules
+    from calculator.resident.module_spec import ModuleSpec
+
+
+class MethodHooks(Protocol):
+    """A fine-tuning method in the forward pass. `calculator.methods.base.Method` documents each hook."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """The tokens that the method adds to each sequence."""
+
+    @property
+    def looks_words_up(self) -> bool:
+        """Whether PEFT looks up the word embeddings and passes them to the model."""
+
+    def hidden_dtype(self, training: Training) -> DType:
+        """Return the dtype of hidden states."""
+
+    def cut_to_windows(self, model: Model) -> bool:
+        """Return whether a prefix in the cache is cut to the windows of sliding layers."""
+
+    def begin(self, context: Context) -> None:
+        """Run before the model."""
+
+    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+        """Return the input embeddings that the first layer receives."""
+
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the output of an embedding with added parameters."""
+
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
+        """Run a module with added parameters."""
+
+    def after(
+        self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
+    ) -> Tensor:
+        """Run after a sublayer, before its residual is added."""
+
+
+class Prepared(Protocol):
+    """A model to which a method has been applied, for one training and one device."""
+
+    @property
+    def model(self) -> Model:
+        """The model itself."""
+
+    @property
+    def method(self) -> MethodHooks:
+        """The method."""
+
+    @property
+    def training(self) -> Training:
+        """The training that it is prepared for."""
+
+    @property
+    def kernels(self) -> Kernels:
+        """The attention kernels of the device."""
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """Return how the method stores and trains one module."""

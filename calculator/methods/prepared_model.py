@@ -1,0 +1,48 @@
+"""A model as a method prepares it, for one training and one device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.devices.kernels import kernels_of
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.devices.kernels import Kernels
+    from calculator.inputs.training import Device, Training
+    from calculator.methods.base import Method
+    from calculator.resident.module_spec import ModuleSpec
+
+
+class PreparedModel:
+    """A model with a method applied to it, and the training and the device that it is prepared for."""
+
+    __slots__ = ("device", "method", "model", "module_specs", "training")
+
+    def __init__(self, model: Model, method: Method, training: Training, device: Device) -> None:
+        self.model = model
+        self.method = method
+        self.training = training
+        self.device = device
+        #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
+        self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
+
+    @property
+    def kernels(self) -> Kernels:
+        """The attention kernels of the device."""
+        return kernels_of(self.device)
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """How the method stores and trains one module."""
+        known = self.module_specs.get((path, id(module)))
+        if known is None:
+            known = self.method.module_spec(path, module, self.model, self.training)
+            self.module_specs[path, id(module)] = known
+        return known
+
+    def for_run(self, training: Training, device: Device) -> PreparedModel:
+        """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
+        prepared = PreparedModel(self.model, self.method, training, device)
+        prepared.module_specs = self.module_specs
+        return prepared
