@@ -1,6 +1,5 @@
 """The catalogues: models, cards and methods."""
 
-import sys
 from dataclasses import asdict
 from functools import cache
 from typing import Annotated
@@ -14,9 +13,8 @@ from app.api.responses import json, problems_of
 from app.http.problems import Refusal
 from calculator import catalogue, devices
 from calculator.common.errors import PlanError
-from calculator.compare.methods import AXES
 from calculator.inputs.settings import declared
-from calculator.methods import METHODS
+from calculator.methods import METHODS, Method
 
 router = APIRouter(tags=["Catalogues"])
 
@@ -84,13 +82,11 @@ def listed_gpus() -> GPUList:
 @cache
 def listed_methods() -> MethodList:
     """Every method."""
-    return MethodList(methods=tuple(_method(name) for name in METHODS))
+    return MethodList(methods=tuple(_method(cls) for cls in METHODS.values()))
 
 
-def _method(name: str) -> MethodAnswer:
-    return MethodAnswer(
-        name=name, summary=summary(METHODS[name]), **asdict(AXES[name]), settings=_settings(METHODS[name])
-    )
+def _method(cls: type[Method]) -> MethodAnswer:
+    return MethodAnswer(name=cls.name, **asdict(cls.facts), settings=_settings(cls))
 
 
 def _settings(cls: type) -> tuple[MethodSetting, ...]:
@@ -107,11 +103,6 @@ def _settings(cls: type) -> tuple[MethodSetting, ...]:
         )
         for declaration in declared(cls)
     )
-
-
-def summary(cls: type) -> str:
-    """The first line of what a method's module says it is."""
-    return (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()[0]
 
 
 def _first_models() -> ModelList:

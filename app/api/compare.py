@@ -34,7 +34,7 @@ def answer_of(rows: Iterable[ComparisonRow]) -> CompareAnswer:
 def _row(row: ComparisonRow) -> ComparisonRowAnswer:
     answer = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
     return ComparisonRowAnswer.model_validate(
-        {"method": settings(row.method), **asdict(row.axes), **answer}, from_attributes=True
+        {"method": settings(row.method), **asdict(row.method.facts), **answer}, from_attributes=True
     )
 
 

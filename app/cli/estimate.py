@@ -14,7 +14,6 @@ from app.cli.table import table
 from app.presentation import verdict
 from app.presentation.format import gib, number, parameters, percent
 from app.presentation.labels import parts
-from calculator.compare.methods import AXES
 from calculator.devices import Verdict
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the estimate; returns its verdict as an exit status."""
     asked = parse_request(request.body(args))
     answer = estimate(asked)
-    text = "\n".join(lines(AXES[asked.method.name].label, answer))
+    text = "\n".join(lines(asked.method.facts.label, answer))
     request.shown(args, EstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
 

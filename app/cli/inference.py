@@ -14,7 +14,6 @@ from app.cli.table import table
 from app.pages.inference import view as inference_view
 from app.pages.inference.view import FIELDS
 from app.presentation.format import gib, number, percent
-from calculator.compare.methods import AXES
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 
@@ -52,7 +51,7 @@ def _body(args: argparse.Namespace) -> Any:
 
 
 def _lines(answer: Inference) -> Iterator[str]:
-    label = AXES[answer.method.name].label
+    label = answer.method.facts.label
     yield f"{label} of {inference_view.model_name(answer)}, {inference_view.how(answer)}"
     yield inference_view.sentence(answer)
     yield inference_view.why(answer)

@@ -15,7 +15,6 @@ from app.pages.estimate.view import changed
 from app.pages.plan import view as plan_view
 from app.presentation.format import gib, number, sentence, signed, size
 from calculator.common.errors import refusal
-from calculator.compare.methods import AXES
 from calculator.plan.nearest_miss import AMONG
 from calculator.plan.plan import plan
 from calculator.plan.request import parse_plan
@@ -94,7 +93,7 @@ def _lines(answer: Plan) -> Iterator[str]:
         yield from _missed(part)
         if part.ruled_out:
             yield "\nNot proposed"
-            yield from (f"- {AXES[out.method].label}: {out.sentence}" for out in part.ruled_out)
+            yield from (f"- {out.label}: {out.sentence}" for out in part.ruled_out)
         yield ""
     yield from (f"- {line}" for line in answer.assumptions)
 

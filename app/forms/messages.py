@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from app.forms.fields import FIELDS, of
+from app.presentation.labels import METHOD_LABELS
 from calculator.architecture.config import shown
-from calculator.compare.methods import AXES
 from calculator.devices.gpus import GIB
 from calculator.inference.settings import Serving
 from calculator.plan.needs import Needs
@@ -52,7 +52,7 @@ _SETTING = re.compile(
 _SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
 
 #: Methods by the API's names, where a message begins with one.
-_METHOD = re.compile(rf"^({'|'.join(AXES)})(?= needs )")
+_METHOD = re.compile(rf"^({'|'.join(METHOD_LABELS)})(?= needs )")
 
 
 def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Callable[[str], str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def worded(message: str) -> str:
     """A message of the calculator's as a page says it: settings by their labels, and the way out as it is there."""
     for words, instead in _INSTEAD:
         message = message.replace(words, instead)
-    return _SETTING.sub(_labelled, _METHOD.sub(lambda method: AXES[method[1]].label, message))
+    return _SETTING.sub(_labelled, _METHOD.sub(lambda method: METHOD_LABELS[method[1]], message))
 
 
 def _labelled(found: re.Match[str]) -> str:

@@ -139,7 +139,7 @@ def filled(request: Mapping[str, Any]) -> Form:
 
 def typed_of(request: Request) -> dict[str, str]:
     """What is typed of a request's method and training, defaults included."""
-    typed = {"method": request.method.name}
+    typed: dict[str, str] = {"method": request.method.name}
     for fields, settings in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
         typed |= {field.name: field.text(getattr(settings, field.declared.name)) for field in fields}
     return typed

@@ -1,14 +1,20 @@
-"""The peak's components in words, in the order and under the names that charts, bars and tables share."""
+"""Methods and the peak's components in words, as forms, charts, bars and tables share them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from calculator.methods import METHODS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.estimate.answer import Component, Memory
+
+
+#: Each method in words.
+METHOD_LABELS: dict[str, str] = {name: cls.facts.label for name, cls in METHODS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,3 +37,6 @@ OptimizerName = Literal[
     "adagrad",
     "rmsprop",
 ]
+
+#: A fine-tuning method, as a request's `method.name` gives it.
+MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt"]

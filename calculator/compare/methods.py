@@ -12,9 +12,6 @@ from calculator.estimate.request import Choices, Request, parse_method, parse_re
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
-from calculator.methods.lora import LoRA
-from calculator.methods.qlora import QLoRA
-from calculator.methods.targets import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,75 +20,6 @@ if TYPE_CHECKING:
 
 #: The most methods that one comparison takes.
 MOST_METHODS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axes:
-    """What sets a method apart beside its figures, in words, with the source of those words.
-
-    `mergeable` is None where there is nothing to merge.
-    """
-
-    label: str
-    trainable: str
-    inference_overhead: str
-    mergeable: bool | None
-    best_for: str
-    source: str
-
-
-AXES: dict[str, Axes] = {
-    "full": Axes(
-        label="Full fine-tuning",
-        trainable="every weight",
-        inference_overhead="none",
-        mergeable=None,
-        best_for="pre-training, and changes too large for an added module",
-        source="the base model itself is what is trained; where low-rank updates learn less: Biderman et al. 2024,"
-        " arXiv 2405.09673, abstract",
-    ),
-    "lora": Axes(
-        label="LoRA",
-        trainable="r · (in_features + out_features) per adapted matrix",
-        inference_overhead="none once merged; unmerged, two thin products per adapted matrix",
-        mergeable=True,
-        best_for="most fine-tuning",
-        source="Hu et al. 2021, arXiv 2106.09685, section 4.1, No Additional Inference Latency",
-    ),
-    "qlora": Axes(
-        label="QLoRA",
-        trainable="r · (in_features + out_features) per adapted matrix",
-        inference_overhead="none once merged; served in 4 bits, each product dequantises its weight first",
-        mergeable=True,
-        best_for="models whose 16-bit weights do not fit the card",
-        source="Dettmers et al. 2023, arXiv 2305.14314, section 3; merging into 4 bits rounds again:"
-        " peft, tuners/lora/bnb.py, Linear4bit.merge",
-    ),
-    "adapter": Axes(
-        label="Adapters",
-        trainable="2 · d · r + r + d per adapter",
-        inference_overhead="two small products per adapter: 2 to 3 % at large batches, 20 to 30 % at batch 1",
-        mergeable=False,
-        best_for="many tasks on one untouched base",
-        source="Houlsby et al. 2019, arXiv 1902.00751, section 2.1; latency: Hu et al. 2021, arXiv 2106.09685, table 1",
-    ),
-    "prefix": Axes(
-        label="Prefix tuning",
-        trainable="2 · p · (kv heads · head_dim) · layers",
-        inference_overhead="its virtual tokens are attended to, and cached, in every layer",
-        mergeable=False,
-        best_for="steering generation, a task's prefix swapped per request",
-        source="Li & Liang 2021, arXiv 2101.00190, section 4",
-    ),
-    "prompt": Axes(
-        label="Prompt tuning",
-        trainable="p · hidden_size",
-        inference_overhead="its virtual tokens lengthen every input",
-        mergeable=False,
-        best_for="large models, from about 10 billion parameters",
-        source="Lester et al. 2021, arXiv 2104.08691, section 3.2",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +35,6 @@ class ComparisonRow:
     """One method's estimate; or why it is refused, and the nearest plan that is not."""
 
     method: Method
-    axes: Axes
     estimate: Estimate | None
     problems: tuple[Problem, ...] = ()
     alternative: Alternative | None = None
@@ -195,14 +122,11 @@ def _methods(listed: Any, problems: list[Problem]) -> tuple[Method, ...]:
 
 
 def _row(request: Request) -> ComparisonRow:
-    axes = AXES[request.method.name]
     try:
-        return ComparisonRow(method=request.method, axes=axes, estimate=estimate(request))
+        return ComparisonRow(method=request.method, estimate=estimate(request))
     except PlanError as error:
         alternative = _alternative(request, error.problems)
-        return ComparisonRow(
-            method=request.method, axes=axes, estimate=None, problems=error.problems, alternative=alternative
-        )
+        return ComparisonRow(method=request.method, estimate=None, problems=error.problems, alternative=alternative)
 
 
 def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
@@ -233,11 +157,12 @@ def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str
     Raises:
         PlanError: where the model is not known.
     """
-    method = request.method
-    if "method.target_modules" not in refused or not isinstance(method, LoRA | QLoRA):
+    method: Any = request.method
+    if "method.target_modules" not in refused:
         return request, changes
-    found = nearest(method, model_of(request.model))
-    if found is None:
+    targets = request.method.nearest_targets(model_of(request.model))
+    if targets is None:
         return request, changes
-    told = {**changes, "method.target_modules": list(found) if isinstance(found, tuple) else found}
-    return replace(request, method=replace(method, target_modules=found)), told
+    listed = list(targets) if isinstance(targets, tuple) else targets
+    nearest = replace(request, method=replace(method, target_modules=targets))
+    return nearest, {**changes, "method.target_modules": listed}

@@ -115,17 +115,13 @@ def within_positions(request: Request, model: Model) -> Request:
     most = most_positions(model)
     if request.length_given or most is None:
         return request
-    room = max(2, most - _virtual_tokens(request))
+    room = max(2, most - request.method.virtual_tokens)
     length = min(request.training.sequence_length, room)
     return replace(request, training=replace(request.training, sequence_length=length))
 
 
-def _virtual_tokens(request: Request) -> int:
-    return int(getattr(request.method, "num_virtual_tokens", 0))
-
-
 def _positions(request: Request, model: Model) -> Iterator[Problem]:
-    most, virtual = most_positions(model), _virtual_tokens(request)
+    most, virtual = most_positions(model), request.method.virtual_tokens
     length = request.training.sequence_length + virtual
     if most is not None and length > most:
         beside = f", {virtual:,} of them virtual tokens" if virtual else ""

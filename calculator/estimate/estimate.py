@@ -215,7 +215,7 @@ def _by_the_textbook(request: Request) -> Estimate:
 
 def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
     parameters = request.model.parameters or 0
-    if request.method.name != "full":
+    if not request.method.facts.trains_base:
         raise refusal(
             "model.parameters",
             f"{request.method.name} needs a model's shapes, an id or a config; a bare count serves full fine-tuning",

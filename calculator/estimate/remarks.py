@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.families import forward_of
-from calculator.methods import Prefix, Prompt, QLoRA
 from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -76,11 +75,11 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
 def warnings(request: Request, model: Model, state: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
     """Risks worth knowing; `state` is what stays of the model under its method."""
     told = _passed_by(state) if model.idle else []
-    if isinstance(request.method, Prefix | Prompt) and request.training.adapter_dtype == "model":
+    if request.method.facts.always_float32 and request.training.adapter_dtype == "model":
         told.append(
             "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
         )
-    if isinstance(request.method, QLoRA):
+    if request.method.facts.quantizes_base:
         told += not_quantised(model)
     elif (request.model.config or {}).get("quantization_config"):
         told.append(
@@ -131,7 +130,7 @@ def _before_2_14(request: Request, model: Model) -> list[str]:
     training, config = request.training, model.config
     sdpa = training.attention == "sdpa" and forward_of(model).sdpa == "sdpa"
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
-    masked = training.padding or isinstance(request.method, Prefix)
+    masked = training.padding or request.method.facts.masks_attention
     float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None
     if not sdpa or masked or not float32 or heads == groups:
         return []

@@ -21,9 +21,6 @@ _READ = "Pope et al. 2022, arXiv 2211.05102, section 2: a token reads every weig
 _CACHE = "transformers/cache_utils.py: keys and values of each layer, position and sequence"
 _RESIDENT = "each task's added parameters, rounded up to 512 bytes a tensor"
 
-#: Names, within a module, of what is looked up or scales, and multiplies no token.
-_NO_PRODUCT = ("lora_embedding_A", "lora_magnitude_vector.weight")
-
 
 class Costs:
     """The costs of the last token that is generated.
@@ -33,12 +30,12 @@ class Costs:
 
     def __init__(self, resident: ResidentState, serving: Serving, cache: Cache) -> None:
         prepared = resident.prepared
-        self.model = prepared.model
+        self.method, self.model = prepared.method, prepared.model
         self.serving = serving
         self.cache = cache
         self.state = resident.tensors
         self.met = [tensor for tensor in self.state if tensor.in_graph]
-        self.virtual = prepared.method.virtual_tokens
+        self.virtual = self.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
     def told(self) -> tuple[Cost, ...]:
@@ -50,18 +47,18 @@ class Costs:
         every = products(self.model)
         beside = self._multiplied()
         attended = 2 * every.attention * self.virtual
-        norms = self._norms()
+        other = self.method.other_operations([*self._added()], self.serving.batch_size)
         terms = [
             ("2 × added weights", f"2 × {beside:,}", beside),
             ("4 × heads × head_dim × layers × virtual tokens", f"{2 * every.attention:,} × {self.virtual:,}", attended),
-            ("DoRA's norms ÷ batch", f"{norms:,}", norms),
+            (other.formula, f"{other.count:,}", other.count),
         ]
         shown = [term for term in terms if term[2]] or terms[:1]
         return Cost(
             name="operations_per_token",
             unit="operations",
             base=2 * every.weights + 2 * every.attention * self.positions,
-            added=2 * beside + attended + norms,
+            added=2 * beside + attended + other.count,
             formula=" + ".join(formula for formula, _, _ in shown),
             substituted=" + ".join(numbers for _, numbers, _ in shown),
             source=_OPERATIONS,
@@ -106,29 +103,19 @@ class Costs:
             source=_RESIDENT,
         )
 
-    def _beside(self) -> Iterator[ResidentTensor]:
-        """A task's parameters that a token meets: a saved module's copy stands in for its original."""
-        for tensor in self.met:
-            looked_up = tensor.name.endswith(_NO_PRODUCT) or tensor.name.startswith("prompt_encoder.")
-            if not tensor.base and not looked_up and ".modules_to_save." not in tensor.name:
-                yield tensor
+    def _added(self) -> Iterator[ResidentTensor]:
+        """A task's parameters in the graph of a token; a saved module's copy replaces its original."""
+        return (tensor for tensor in self.met if not tensor.base and ".modules_to_save." not in tensor.name)
+
+    def _read_whole(self) -> Iterator[ResidentTensor]:
+        return filter(self.method.is_read, self._added())
 
     def _multiplied(self) -> int:
-        return sum(tensor.parameters * tensor.count for tensor in self._beside() if len(tensor.shape) > 1)
+        is_matmul = self.method.is_matmul
+        return sum(tensor.parameters * tensor.count for tensor in self._read_whole() if is_matmul(tensor))
 
     def _added_read(self) -> int:
-        return sum(tensor.bytes for tensor in self._beside())
-
-    def _norms(self) -> int:
-        """DoRA's norms, for which every pass multiplies an identity matrix with A and B; a token's share of them."""
-        beside = {tensor.name: tensor for tensor in self.met if not tensor.base}
-        total = 0
-        for name, first in beside.items():
-            owner, _, which = name.rpartition(".lora_")
-            if which == "A.weight" and f"{owner}.lora_magnitude_vector.weight" in beside:
-                (r, inner), outer = map(int, first.shape), int(beside[f"{owner}.lora_B.weight"].shape[0])
-                total += first.count * (2 * inner * r * (inner + outer) + 4 * inner * outer)
-        return total // self.serving.batch_size
+        return sum(tensor.bytes for tensor in self._read_whole())
 
     def _weights_read(self) -> int:
         """The base's weights, of experts the chosen ones; an input's embeddings are looked up."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
-from calculator.compare.methods import AXES
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimate import compatibility
@@ -21,7 +20,6 @@ from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import Served, served
 from calculator.methods.prepared_model import PreparedModel
-from calculator.methods.settings import LowRank
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
@@ -135,12 +133,14 @@ def _check(request: InferenceRequest, model: Model, plan: Served) -> None:
 
 def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
     """What serving itself refuses."""
-    serving, name = request.serving, request.method.name
-    if serving.merged and not AXES[name].mergeable:
-        why = "has nothing to merge" if AXES[name].mergeable is None else "can't be merged into the weights"
-        yield Problem(loc="serving.merged", msg=f"{AXES[name].label} {why}: take false", input=True)
-    trains_biases = isinstance(plan.method, LowRank) and plan.method.bias != "none"
-    if serving.tasks > 1 and trains_biases and not serving.merged:
+    serving, facts = request.serving, request.method.facts
+    if serving.merged and not facts.mergeable:
+        why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
+        yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: take false", input=True)
+    if serving.merged and facts.mergeable and plan.quantization is not None and not facts.merges_into_4_bits:
+        message = f"PEFT refuses to merge {facts.label} into weights in 4 bits: take false, or storage dtype"
+        yield Problem(loc="serving.merged", msg=message, input=True)
+    if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT holds one adapter only where biases are trained: take bias none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
 

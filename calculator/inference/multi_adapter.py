@@ -86,7 +86,7 @@ def base_bytes(answer: Estimate) -> int:
 
 def task_bytes(answer: Estimate) -> int:
     """What one task adds: the trained module as it is held, or for full fine-tuning the model."""
-    return base_bytes(answer) if answer.method.name == "full" else held(answer, "adapter_weights")
+    return base_bytes(answer) if answer.method.facts.trains_base else held(answer, "adapter_weights")
 
 
 def held(answer: Estimate | Inference, component: str) -> int:

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
-from calculator.methods import Full
 from calculator.training_step.generation import Generation
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Peak:
 
 def state(resident: ResidentState, served: Served, serving: Serving) -> tuple[ResidentTensor, ...]:
     """Weights, constants and added parameters: those of every task, or every task's own model."""
-    whole = served.merged or isinstance(served.method, Full)
+    whole = served.merged or served.method.facts.trains_base
     return tuple(
         [_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in resident.tensors]
     )

@@ -11,7 +11,6 @@ from calculator.devices.verdict import EXPANDABLE
 from calculator.estimate.remarks import STACK, not_quantised
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
-from calculator.methods import Prefix, Prompt, QLoRA
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -45,14 +44,6 @@ WINDOW = (
 EXPERTS = (
     "After the prompt, generate multiplies every token with its own copy of its experts' matrices, which is counted."
 )
-
-#: Checked with peft 0.21.2 and transformers 5.24.0: tests/validation/comparison/test_generate.py.
-IGNORED = {
-    "prefix": "PEFT 0.21 hands its prefix to generate by a name that transformers 5.24 ignores: the text comes out"
-    " without it. The figures are those of PeftModel's own forward for the prompt, and of the model's for each token.",
-    "prompt": "PEFT 0.21 puts its prompt before every token that generate makes under transformers 5.24, not before the"
-    " first alone. The figures are those of PeftModel's own forward for the prompt, and of the model's for each token.",
-}
 
 
 def assumptions(request: InferenceRequest, model: Model, served: Served, verdict: Fit | None) -> tuple[str, ...]:
@@ -91,13 +82,15 @@ def warnings(
         told += not_quantised(model)
     if serving.merged:
         told += _merging(merge, served, usable)
-    told += [sentence for name, sentence in IGNORED.items() if name == request.method.name]
-    if isinstance(request.method, Prefix | Prompt) and serving.adapter_dtype == "model":
+    facts = request.method.facts
+    if facts.generate_caveat:
+        told.append(facts.generate_caveat)
+    if facts.always_float32 and serving.adapter_dtype == "model":
         told.append(
             "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
         )
     told += _growing(request, model, cache)
-    if isinstance(request.method, QLoRA) and served.quantization is None:
+    if facts.quantizes_base and served.quantization is None:
         told.append(
             "The adapter was trained over the base's 4-bit copy; over the dense base it meets weights that differ by"
             " what rounding took: measure the quality."

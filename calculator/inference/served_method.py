@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal, assert_never
 
-from calculator.methods import LoRA, Prefix, QLoRA
+from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 from calculator.methods import Method as Trained
 from calculator.methods.base import Method
-from calculator.methods.settings import LowRank
+from calculator.methods.low_rank.method import LowRank
 from calculator.resident.module_spec import ModuleSpec
 from calculator.resident.quantization import Quantization, code_book, converted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.methods.costs import OtherOperations
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -31,8 +34,6 @@ BLOCKSIZE = 64
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served(Method):
     """A trained method's modules in eval mode. `quantization` is the base's, where it is in 4 bits."""
-
-    name: ClassVar[str] = "served"
 
     method: Trained
     quantization: Quantization | None
@@ -51,7 +52,7 @@ class Served(Method):
     @property
     def mergeable(self) -> bool:
         """Whether what was trained can be added into the weights."""
-        return isinstance(self.method, LowRank)
+        return self.method.facts.mergeable is True
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
         """Frozen, and in 4 bits where bitsandbytes converts the module."""
@@ -71,8 +72,12 @@ class Served(Method):
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """What the method adds to the whole model, and the code book of nested constants."""
-        own = () if self.merged or isinstance(self.method, QLoRA) else self.method.added(model, training)
+        own = () if self.merged or self.method.facts.quantizes_base else self.method.added(model, training)
         return own + (code_book(model, self.quantization) if self.quantization else ())
+
+    def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
+        """The 4-bit format that the base is served in, if it is."""
+        return self.quantization
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The method's own forward."""
@@ -100,22 +105,42 @@ class Served(Method):
         """The prompt's embeddings as the method makes them; a later token's as they are."""
         return embeddings if context.past else self.method.embedded(context, embeddings)
 
+    def is_matmul(self, tensor: ResidentTensor) -> bool:
+        """Whether the method's parameter is a factor of a matrix product."""
+        return self.method.is_matmul(tensor)
+
+    def is_read(self, tensor: ResidentTensor) -> bool:
+        """Whether each generated token reads the method's parameter whole."""
+        return self.method.is_read(tensor)
+
+    def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
+        """The method's operations that are not matrix products."""
+        return self.method.other_operations(added, batch)
+
 
 def served(method: Trained, serving: Serving) -> Served:
     """A method on the storage that is asked for: low-rank updates are the same over 4 bits and over dense weights."""
     quantization = quantized(method, serving)
-    if isinstance(method, LoRA | QLoRA):
-        method = _low_rank(method, quantization)
-    if isinstance(method, Prefix):
-        # What was trained through a projection is saved and loaded as its result (peft.PeftModel.get_prompt).
-        method = replace(method, prefix_projection=False)
-    return Served(method=method, quantization=quantization, merged=serving.merged)
+    return Served(method=_loaded(method, quantization), quantization=quantization, merged=serving.merged)
+
+
+def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
+    """The method as PEFT loads it over a base in that storage."""
+    match method:
+        case LoRA() | QLoRA():
+            return _low_rank(method, quantization)
+        case Prefix():
+            # PEFT saves and loads the result of the projection (peft.PeftModel.get_prompt).
+            return replace(method, prefix_projection=False)
+        case Full() | Adapter() | Prompt():
+            return method
+    assert_never(method)
 
 
 def quantized(method: Trained, serving: Serving) -> Quantization | None:
     """The 4-bit format that the base is served in, if it is."""
     if serving.storage == "as_trained":
-        return method.quantization(serving.training) if isinstance(method, QLoRA) else None
+        return method.base_quantization(serving.training)
     if serving.storage == "dtype":
         return None
     return Quantization(

@@ -152,12 +152,12 @@ def lines(typed: Compared) -> tuple[Line, ...]:
 
 
 def _of_row(row: TableRow) -> tuple[Line, ...]:
-    held, label = row.estimate, row.row.axes.label
+    held, label = row.estimate, row.row.method.facts.label
     if held is None:
         return ()
     trained = Line(
         name=f"{label}: trained",
-        formula=row.row.axes.trainable,
+        formula=row.row.method.facts.trainable,
         substituted=f"{held.parameters.trainable:,} of {held.parameters.total:,}",
         value=held.parameters.trainable,
         unit="parameters",

@@ -1,14 +1,18 @@
-"""The fine-tuning methods, one file each, by the name that a request gives them."""
+"""The fine-tuning methods, one folder each. A method is registered by its place in `Method`."""
 
-from calculator.methods.adapter import Adapter
-from calculator.methods.full import Full
-from calculator.methods.lora import LoRA
-from calculator.methods.prefix import Prefix
-from calculator.methods.prompt import Prompt
-from calculator.methods.qlora import QLoRA
+from typing import get_args
+
+from calculator.common.names import MethodName
+from calculator.methods.adapter.method import Adapter
+from calculator.methods.full.method import Full
+from calculator.methods.lora.method import LoRA
+from calculator.methods.prefix.method import Prefix
+from calculator.methods.prompt.method import Prompt
+from calculator.methods.qlora.method import QLoRA
 
 Method = Full | LoRA | QLoRA | Adapter | Prefix | Prompt
 
-METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (Full, LoRA, QLoRA, Adapter, Prefix, Prompt)}
+#: Every method by the name that a request gives.
+METHODS: dict[MethodName, type[Method]] = {cls.name: cls for cls in get_args(Method)}
 
 __all__ = ["METHODS", "Adapter", "Full", "LoRA", "Method", "Prefix", "Prompt", "QLoRA"]

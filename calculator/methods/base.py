@@ -1,4 +1,4 @@
-"""What a method may change of a model and of its step; the defaults change nothing."""
+"""The base class of methods: the hooks through which a method changes a model and its training step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
+from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
+from calculator.methods.costs import OtherOperations
+from calculator.methods.facts import MethodFacts  # noqa: TC001  as above
 from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -16,24 +21,41 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
+    from calculator.methods.costs import MergeStep
+    from calculator.resident.quantization import Quantization
     from calculator.resident.tensors import ResidentTensor
 
 
 class Method:
-    """A way to fine-tune. A method overrides what it changes."""
+    """A fine-tuning method. A subclass overrides the hooks of what it changes; by default nothing changes."""
 
     __slots__ = ()
-    name: ClassVar[str]
+    name: ClassVar[MethodName]
+    facts: ClassVar[MethodFacts]
 
     @property
     def virtual_tokens(self) -> int:
-        """How many tokens come on top of the sequence."""
+        """The number of virtual tokens in front of a sequence."""
         return 0
 
     @property
     def looks_words_up(self) -> bool:
-        """Whether PEFT looks a sequence's words up, and gives the model their embeddings."""
+        """Whether PEFT embeds the input itself and calls the model with `inputs_embeds`."""
         return False
+
+    @property
+    def trains_biases(self) -> bool:
+        """Whether biases of the base model are trained, which PEFT allows for a single adapter only."""
+        return False
+
+    @property
+    def size_in_words(self) -> tuple[str, ...]:
+        """The settings that decide the method's size, for a plan's label."""
+        return ()
+
+    def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
+        """The method's place in a plan's order of quality on a model of that many parameters, 0 being the best."""
+        return self.facts.quality_tier
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what the real stack refuses.
@@ -42,12 +64,20 @@ class Method:
             PlanError: with the reason.
         """
 
+    def nearest_targets(self, model: Model) -> Literal["all-linear"] | tuple[str, ...] | None:  # noqa: ARG002
+        """The accepted `target_modules` nearest to refused ones; None where there are none."""
+        return None
+
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
         """How one module is stored and trained; `path` is its full name."""
         return ModuleSpec(dtype=training.dtype)
 
+    def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
+        """How the base model's linear layers are stored in 4 bits, if they are."""
+        return None
+
     def copies(self, path: str) -> bool:  # noqa: ARG002
-        """Whether the module at a path is, or lies in, one that is copied, its buffers too."""
+        """Whether the module at a path is copied with its buffers, alone or inside a copied module."""
         return False
 
     def hidden_dtype(self, training: Training) -> DType:
@@ -55,27 +85,27 @@ class Method:
         return training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """What no module of the model owns, for the whole model."""
+        """Parameters of the whole model that no module owns."""
         return ()
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:
-        """What `save_pretrained` writes of what is trained, less the file's header."""
-        beside = self.written_beside(model)
-        written = (held for held in state if held.trained or held.name in beside)
-        return sum(elements(held.shape) * ITEMSIZE[held.dtype] * held.count for held in written)
+        """The bytes that `save_pretrained` writes of the trained parameters, without the file's header."""
+        base = self.saved_base_weights(model)
+        saved = (tensor for tensor in state if tensor.trained or tensor.name in base)
+        return sum(elements(tensor.shape) * ITEMSIZE[tensor.dtype] * tensor.count for tensor in saved)
 
-    def written_beside(self, model: Model) -> frozenset[str]:  # noqa: ARG002
-        """Parameters of the base that are written with what is trained though they are not."""
+    def saved_base_weights(self, model: Model) -> frozenset[str]:  # noqa: ARG002
+        """Frozen parameters of the base that `save_pretrained` writes too."""
         return frozenset()
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """How a module with added parameters runs: (..., in_features) to (..., out_features)."""
+        """Run a module with added parameters: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
     def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
-        """What an embedding with added parameters gives.
+        """Run an embedding with added parameters.
 
-        `rows` are its own rows of the ids, multiplied with `scale` where it has one.
+        `rows` are its own rows of the ids, multiplied by `scale` where it has one.
         """
         return rows
 
@@ -86,16 +116,32 @@ class Method:
         sublayer: Literal["attention", "mlp"],  # noqa: ARG002
         hidden_states: Tensor,
     ) -> Tensor:
-        """What follows a sublayer before its residual is added."""
+        """Run what follows a sublayer before its residual is added."""
         return hidden_states
 
     def cut_to_windows(self, model: Model) -> bool:  # noqa: ARG002
-        """Whether what is put into the cache is cut to what sliding layers keep."""
+        """Whether a cache filled before the model runs is cut to the windows of sliding layers."""
         return False
 
     def begin(self, context: Context) -> None:
-        """What is made before the model runs."""
+        """Run what comes before the model's forward."""
 
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
-        """The input embeddings as the first layer gets them."""
+        """Return the first layer's input, made from the input embeddings."""
         return embeddings
+
+    def is_matmul(self, tensor: ResidentTensor) -> bool:
+        """Whether an added parameter is a factor of a matrix product."""
+        return len(tensor.shape) > 1
+
+    def is_read(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
+        """Whether each generated token reads an added parameter whole."""
+        return True
+
+    def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
+        """A generated token's operations with the added parameters that are not matrix products."""
+        return OtherOperations()
+
+    def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:  # noqa: ARG002
+        """What merging a module's added parameters allocates; None where it has none, or that is not modelled."""
+        return None

@@ -1,58 +1,41 @@
-"""What a plan tries of each method: the settings that it prefers first, then those that need less memory.
+"""The candidates that a plan tries for each method: preferred settings first, then those that need less memory.
 
 The order follows the rules `all_linear`, `rank`, `not_prepared` and `states_8bit` (calculator/plan/reasons/rules.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.inputs.training import Training
-from calculator.methods import Adapter, Full, LoRA, Method, Prefix, Prompt, QLoRA
-from calculator.plan.evaluator import Choice
+from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods.low_rank.method import LowRank
+from calculator.plan.evaluator import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from calculator.architecture.model import Model
-    from calculator.common.names import OptimizerName
+    from calculator.common.names import MethodName
+    from calculator.methods import Method
     from calculator.plan.evaluator import Evaluator
-
-#: Ranks that a plan begins with and goes down to; those below 4 only where the trained share or the tasks ask for them.
-RANKS = (16, 8, 4)
-SMALLER_RANKS = (2, 1)
-
-#: Ranks that are offered beside, where they fit: the largest of them.
-LARGER_RANKS = (64, 32)
 
 #: alpha over r. Source: Biderman et al. 2024, appendix.
 ALPHA = 2
 
-BOTTLENECKS = (64, 32, 16)
-SMALLER_BOTTLENECKS = (8, 4, 2, 1)
 
-#: Virtual tokens: PEFT's default first.
-TOKENS = (20,)
-FEWER_TOKENS = (10, 5, 2, 1)
+def candidates(name: MethodName, evaluator: Evaluator) -> tuple[Candidate, ...]:
+    """A method's candidates, the preferred one first and the one that needs least memory last.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """A method with its settings, and an optimizer."""
-
-    method: Method
-    optimizer: OptimizerName = "adamw_torch"
-
-
-def rungs(name: str, evaluator: Evaluator) -> tuple[Rung, ...]:
-    """What is tried of a method, preferred first and thriftiest last; nothing where it would train too large a share.
+    There are none where each would train too large a share.
 
     Raises:
-        PlanError: where the method can't be put on the model.
+        PlanError: where the method can't be applied to the model.
     """
-    return tuple(_RUNGS[name](evaluator))
+    return tuple(CANDIDATES[name](evaluator))
 
 
 def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> LoRA | QLoRA:
@@ -70,14 +53,14 @@ def targets(evaluator: Evaluator) -> tuple[Any, ...]:
 
 
 def attention_names(model: Model) -> tuple[str, ...]:
-    """The names of the linear layers of attention to text, as PEFT matches them."""
+    """The names of the linear layers in attention to text, as PEFT matches them."""
     paths = [path for path, module in model.running if module.kind in ("linear", "conv1d")]
     inside = [path for path in paths if "att" in path.lower()]
-    return tuple(dict.fromkeys(_named(path, paths, inside) for path in inside))
+    return tuple(dict.fromkeys(_unambiguous(path, paths, inside) for path in inside))
 
 
-def _named(path: str, paths: list[str], inside: list[str]) -> str:
-    """The last part of a path, or as many as tell it from modules outside attention."""
+def _unambiguous(path: str, paths: list[str], inside: list[str]) -> str:
+    """The shortest end of a path that matches no module outside attention."""
     parts = path.split(".")
     for length in range(1, len(parts) + 1):
         name = ".".join(parts[-length:])
@@ -86,101 +69,111 @@ def _named(path: str, paths: list[str], inside: list[str]) -> str:
     return path
 
 
-def usual(method: Method, evaluator: Evaluator) -> Method:
-    """A method as a plan would have it first, whatever it trains and whatever its tasks take at once."""
-    if isinstance(method, LoRA | QLoRA):
-        return replace(method, r=RANKS[0], lora_alpha=ALPHA * RANKS[0], target_modules=targets(evaluator)[0])
-    if isinstance(method, Adapter):
-        return replace(method, bottleneck_size=BOTTLENECKS[0])
-    return replace(method, num_virtual_tokens=TOKENS[0]) if isinstance(method, Prefix | Prompt) else method
+def preferred(method: Method, evaluator: Evaluator) -> Method:
+    """The method with the settings that a plan tries first where the needs leave it free."""
+    sizes = method.facts.candidate_sizes
+    if isinstance(method, LowRank):
+        return low_rank_of(method, sizes.usual[0] if sizes else method.r, targets(evaluator)[0])
+    return _sized(method, sizes.setting, sizes.usual[0]) if sizes else method
 
 
-def _full(evaluator: Evaluator) -> Iterator[Rung]:
+def low_rank_of(method: LoRA | QLoRA, r: int, where: Any) -> LoRA | QLoRA:
+    """The method with another rank, its alpha, and other targets."""
+    return replace(method, r=r, lora_alpha=ALPHA * r, target_modules=where)
+
+
+def _sized(method: Any, setting: str, size: int) -> Any:
+    return replace(method, **{setting: size})
+
+
+def _full(evaluator: Evaluator) -> Iterator[Candidate]:
     if _few_enough(evaluator, (Full(),)):
-        yield Rung(method=Full())
-        yield Rung(method=Full(), optimizer="adamw_8bit")
-        yield Rung(method=Full(), optimizer="paged_adamw_8bit")
+        yield Candidate(method=Full())
+        yield Candidate(method=Full(), optimizer="adamw_8bit")
+        yield Candidate(method=Full(), optimizer="paged_adamw_8bit")
 
 
-def _lora(evaluator: Evaluator) -> Iterator[Rung]:
+def _lora(evaluator: Evaluator) -> Iterator[Candidate]:
     methods = _ranked(evaluator, LoRA)
     if methods:
-        yield Rung(method=methods[0])
-        yield from (Rung(method=method, optimizer="paged_adamw_8bit") for method in methods)
+        yield Candidate(method=methods[0])
+        yield from _with_paged_states(methods)
 
 
-def _qlora(evaluator: Evaluator) -> Iterator[Rung]:
+def _qlora(evaluator: Evaluator) -> Iterator[Candidate]:
     methods = _ranked(evaluator, QLoRA)
     if methods:
-        yield Rung(method=methods[0])
-        bare = _ranked(evaluator, QLoRA, prepare_model_for_kbit_training=False)
-        yield Rung(method=bare[0])
-        yield from (Rung(method=method, optimizer="paged_adamw_8bit") for method in bare)
+        yield Candidate(method=methods[0])
+        unprepared = _ranked(evaluator, QLoRA, prepare_model_for_kbit_training=False)
+        yield Candidate(method=unprepared[0])
+        yield from _with_paged_states(unprepared)
 
 
 def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
-    """Every admitted rank on the best targets; smaller targets only where no rank of those is admitted or held."""
+    """Every admitted rank on the best targets; other targets only where none of those is admitted and fits."""
+    sizes = cls.facts.candidate_sizes
+    assert sizes is not None
     found: list[Method] = []
     for where in targets(evaluator):
-        usual, smaller = ([low_rank(cls, r, where, **settings) for r in ranks] for ranks in (RANKS, SMALLER_RANKS))
+        usual, smaller = (
+            [low_rank(cls, r, where, **settings) for r in ranks] for ranks in (sizes.usual, sizes.smaller)
+        )
         found = _admitted(evaluator, usual, smaller) or found
-        if found and _held(evaluator, found[0]):
+        if found and _fits_every_task(evaluator, found[0]):
             break
     return found
 
 
-def _adapter(evaluator: Evaluator) -> Iterator[Rung]:
-    yield from _optimized(evaluator, lambda size: Adapter(bottleneck_size=size), BOTTLENECKS, SMALLER_BOTTLENECKS)
-
-
-def _prefix(evaluator: Evaluator) -> Iterator[Rung]:
-    yield from _optimized(evaluator, lambda count: Prefix(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
-
-
-def _prompt(evaluator: Evaluator) -> Iterator[Rung]:
-    yield from _optimized(evaluator, lambda count: Prompt(num_virtual_tokens=count), TOKENS, FEWER_TOKENS)
-
-
-def _optimized(
-    evaluator: Evaluator, method: Callable[[int], Method], sizes: tuple[int, ...], smaller: tuple[int, ...]
-) -> Iterator[Rung]:
-    methods = _admitted(evaluator, map(method, sizes), map(method, smaller))
+def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
+    """A method in each of its candidate sizes."""
+    sizes = method.facts.candidate_sizes
+    assert sizes is not None
+    usual, smaller = ([_sized(method, sizes.setting, size) for size in some] for some in (sizes.usual, sizes.smaller))
+    methods = _admitted(evaluator, usual, smaller)
     if methods:
-        yield Rung(method=methods[0])
-        yield from (Rung(method=each, optimizer="paged_adamw_8bit") for each in methods)
+        yield Candidate(method=methods[0])
+        yield from _with_paged_states(methods)
+
+
+def _with_paged_states(methods: Iterable[Method]) -> Iterator[Candidate]:
+    return (Candidate(method=method, optimizer="paged_adamw_8bit") for method in methods)
 
 
 def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
-    """Of the usual sizes, or else the largest of the smaller ones, those that train and hold what the needs allow.
+    """Of the usual sizes, or else the largest of the smaller ones, those that the needs admit.
 
-    Where every task is to be held at once and no size is, the least of all.
+    Where every task must fit at once and no size does, the smallest of all.
     """
     few, fewer = _few_enough(evaluator, usual), _few_enough(evaluator, smaller)
-    least = [*few, *fewer][-1:]
-    if not all(_held(evaluator, method) for method in least):
-        return least
-    return [method for method in few if _held(evaluator, method)] or [m for m in fewer if _held(evaluator, m)][:1]
+    smallest = [*few, *fewer][-1:]
+    if not all(_fits_every_task(evaluator, method) for method in smallest):
+        return smallest
+    return [method for method in few if _fits_every_task(evaluator, method)] or [
+        method for method in fewer if _fits_every_task(evaluator, method)
+    ][:1]
 
 
-def _held(evaluator: Evaluator, method: Method) -> bool:
-    """Whether the card holds every task of a method at once, or need not."""
+def _fits_every_task(evaluator: Evaluator, method: Method) -> bool:
+    """Whether the card has room for every task at once, or need not have."""
     if not evaluator.needs.switches:
         return True
-    thrifty = Choice(method=method, optimizer="paged_adamw_8bit", gradient_checkpointing=method.name != "prefix")
-    return evaluator.holds(thrifty)
+    checkpointing = not method.facts.refuses_checkpointing
+    least = Candidate(method=method, optimizer="paged_adamw_8bit", gradient_checkpointing=checkpointing)
+    return evaluator.fits_every_task(least)
 
 
 def _few_enough(evaluator: Evaluator, methods: Iterable[Method]) -> list[Method]:
-    """Those that train no larger a share than was asked for."""
+    """The methods that train no larger a share of all parameters than the needs allow."""
     most = evaluator.needs.max_trainable_fraction
     return [method for method in methods if most is None or evaluator.trained_share(method) <= most]
 
 
-_RUNGS: dict[str, Callable[[Evaluator], Iterator[Rung]]] = {
+#: What makes each method's candidates.
+CANDIDATES: dict[MethodName, Callable[[Evaluator], Iterator[Candidate]]] = {
     "full": _full,
     "lora": _lora,
     "qlora": _qlora,
-    "adapter": _adapter,
-    "prefix": _prefix,
-    "prompt": _prompt,
+    "adapter": partial(_of_sizes, method=Adapter()),
+    "prefix": partial(_of_sizes, method=Prefix()),
+    "prompt": partial(_of_sizes, method=Prompt()),
 }

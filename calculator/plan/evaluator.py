@@ -33,7 +33,7 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Candidate:
     """What a plan chooses: the method with its settings, and what of the training the needs leave open."""
 
     method: Method
@@ -56,24 +56,24 @@ class Evaluator:
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
         self.made = 0
-        self.problems: dict[Choice, tuple[Problem, ...]] = {}
-        self._answers: dict[Choice, Estimate | None] = {}
+        self.problems: dict[Candidate, tuple[Problem, ...]] = {}
+        self._answers: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
 
-    def request(self, choice: Choice) -> Request:
+    def request(self, candidate: Candidate) -> Request:
         """The complete request that a choice stands for."""
-        accumulated = self.needs.effective_batch_size // (choice.micro_batch_size * self.device.count)
+        accumulated = self.needs.effective_batch_size // (candidate.micro_batch_size * self.device.count)
         training = Training(
-            micro_batch_size=choice.micro_batch_size,
+            micro_batch_size=candidate.micro_batch_size,
             sequence_length=self.needs.sequence_length,
             gradient_accumulation_steps=accumulated,
-            dtype=self._dtype(choice.method),
-            gradient_checkpointing=choice.gradient_checkpointing,
-            optimizer=choice.optimizer,
+            dtype=self._dtype(candidate.method),
+            gradient_checkpointing=candidate.gradient_checkpointing,
+            optimizer=candidate.optimizer,
         )
         asked = Request(
             model=self.reference,
-            method=choice.method,
+            method=candidate.method,
             training=training,
             device=self.device,
             length_given=self.length_given,
@@ -89,34 +89,34 @@ class Evaluator:
         """The dtype of the base; the rule no_bfloat16 says why."""
         if self.has_bfloat16:
             return "bfloat16"
-        return "float32" if method.name == "full" else "float16"
+        return "float32" if method.facts.trains_base else "float16"
 
-    def answer(self, choice: Choice) -> Estimate | None:
+    def answer(self, candidate: Candidate) -> Estimate | None:
         """The choice's estimate; None where the real stack refuses it, which `problems` then tells."""
-        if choice not in self._answers:
+        if candidate not in self._answers:
             self.made += 1
             try:
-                self._answers[choice] = estimate(self.request(choice))
+                self._answers[candidate] = estimate(self.request(candidate))
             except PlanError as error:
-                self._answers[choice] = None
-                self.problems[choice] = error.problems
-        return self._answers[choice]
+                self._answers[candidate] = None
+                self.problems[candidate] = error.problems
+        return self._answers[candidate]
 
-    def trains(self, choice: Choice) -> bool:
+    def trains(self, candidate: Candidate) -> bool:
         """Whether the choice is answered and its training fits the device."""
-        answer = self.answer(choice)
+        answer = self.answer(candidate)
         return answer is not None and answer.fit is not None and answer.fit.verdict is Verdict.FITS
 
-    def fits(self, choice: Choice) -> bool:
+    def fits(self, candidate: Candidate) -> bool:
         """Whether the choice's training fits the device, and so do its tasks where all are held at once."""
-        return self.trains(choice) and self.holds(choice)
+        return self.trains(candidate) and self.fits_every_task(candidate)
 
-    def together(self, choice: Choice) -> MultiAdapterFootprint | None:
+    def together(self, candidate: Candidate) -> MultiAdapterFootprint | None:
         """Every task of a choice on the device; None where they are not held at once, or nothing is answered."""
-        answer = self.answer(choice) if self.needs.switches else None
+        answer = self.answer(candidate) if self.needs.switches else None
         if answer is None or answer.fit is None:
             return None
-        training, four_bits = self.request(choice).training, choice.method.name == "qlora"
+        training, four_bits = self.request(candidate).training, candidate.method.facts.quantizes_base
         if four_bits not in self._requests:
             told = request_bytes(self.reference, self.device, training, four_bits=four_bits)
             self._requests[four_bits] = told
@@ -130,31 +130,31 @@ class Evaluator:
             usable_bytes=answer.fit.usable_bytes,
         )
 
-    def holds(self, choice: Choice) -> bool:
+    def fits_every_task(self, candidate: Candidate) -> bool:
         """Whether the device holds every task of a choice at once, or need not."""
-        held = self.together(choice)
+        held = self.together(candidate)
         return held is None or held.held
 
-    def short_bytes(self, choice: Choice) -> int:
+    def short_bytes(self, candidate: Candidate) -> int:
         """By how much the device misses a choice: its training, or its tasks at once. The choice must be answered."""
-        answer, held = self.answer(choice), self.together(choice)
+        answer, held = self.answer(candidate), self.together(candidate)
         assert answer is not None
         assert answer.fit is not None
         return max(-answer.fit.headroom_bytes, held.short_bytes if held else -answer.fit.headroom_bytes)
 
-    def is_close(self, choice: Choice) -> bool:
+    def is_close(self, candidate: Candidate) -> bool:
         """Whether little of the device is to spare."""
-        answer = self.answer(choice)
+        answer = self.answer(candidate)
         fit = answer.fit if answer else None
         return fit is not None and fit.headroom_bytes < MARGIN * fit.usable_bytes
 
-    def largest_micro_batch(self, choice: Choice) -> Choice | None:
+    def largest_micro_batch(self, candidate: Candidate) -> Candidate | None:
         """The choice with the largest micro-batch that leaves a margin; else with the largest that fits, if any does.
 
         One micro-batch that is the whole batch is tried by itself: it keeps no gradients from one to the next.
         """
         sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
-        sized = [replace(choice, micro_batch_size=size) for size in sizes]
+        sized = [replace(candidate, micro_batch_size=size) for size in sizes]
         fitting = _largest(sized, self.fits)
         if fitting is None or not self.is_close(fitting):
             return fitting
@@ -171,7 +171,7 @@ class Evaluator:
         return parameter_counts(resident.tensors).trainable_fraction
 
 
-def _largest(sized: list[Choice], suits: Callable[[Choice], bool]) -> Choice | None:
+def _largest(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:
     """The last choice that suits, where all before it do; the very last is tried first, since it may suit alone."""
     if suits(sized[-1]):
         return sized[-1]

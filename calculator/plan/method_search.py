@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError
 from calculator.methods import LoRA, QLoRA
-from calculator.plan.candidates import LARGER_RANKS, RANKS, low_rank, rungs, targets
-from calculator.plan.evaluator import Choice, micro_batches
+from calculator.methods.low_rank.method import LowRank
+from calculator.plan.candidates import candidates, low_rank_of, targets
+from calculator.plan.evaluator import Candidate, micro_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.errors import Problem
-    from calculator.plan.candidates import Rung
+    from calculator.common.names import MethodName
     from calculator.plan.evaluator import Evaluator
 
 
@@ -25,93 +26,95 @@ class SearchResult:
     Without a thriftiest choice and without problems, every setting would train too large a share.
     """
 
-    choices: tuple[Choice, ...] = ()
-    thriftiest: Choice | None = None
+    candidates: tuple[Candidate, ...] = ()
+    smallest: Candidate | None = None
     problems: tuple[Problem, ...] = ()
 
 
-def found(name: str, evaluator: Evaluator) -> SearchResult:
+def search(name: MethodName, evaluator: Evaluator) -> SearchResult:
     """What of a method fits the device."""
     try:
-        steps = rungs(name, evaluator)
+        tried = candidates(name, evaluator)
     except PlanError as error:
         return SearchResult(problems=error.problems)
-    if not steps:
+    if not tried:
         return SearchResult()
-    ways = [_choice(steps[-1], checkpointing=way) for way in (True, False)]
-    answered = [choice for choice in ways if evaluator.answer(choice) is not None]
+    smallest = [replace(tried[-1], gradient_checkpointing=checkpointing) for checkpointing in (True, False)]
+    answered = [candidate for candidate in smallest if evaluator.answer(candidate) is not None]
     if not answered:
-        return SearchResult(problems=evaluator.problems[ways[0]])
+        return SearchResult(problems=evaluator.problems[smallest[0]])
     chosen = [
-        choice for way in answered for choice in _best(steps, evaluator, checkpointing=way.gradient_checkpointing)
+        candidate
+        for each in answered
+        for candidate in _best(tried, evaluator, checkpointing=each.gradient_checkpointing)
     ]
-    return SearchResult(choices=tuple(dict.fromkeys(chosen)), thriftiest=answered[0])
+    return SearchResult(candidates=tuple(dict.fromkeys(chosen)), smallest=answered[0])
 
 
-def _choice(rung: Rung, *, checkpointing: bool) -> Choice:
-    return Choice(method=rung.method, optimizer=rung.optimizer, gradient_checkpointing=checkpointing)
+def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Candidate]:
+    """The first candidate that fits, with its largest micro-batch.
 
-
-def _best(steps: tuple[Rung, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Choice]:
-    """The first rung that fits with its largest micro-batch; and the one that leaves most, where that is wanted first.
-
-    The latter keeps the preferred size, with the least states and a micro-batch of 1.
+    Where memory comes first, also the one of the preferred size with the smallest states and a micro-batch of 1.
     """
-    bare = [_choice(rung, checkpointing=checkpointing) for rung in steps]
-    if not _has_room(bare[-1], evaluator):
+    each = [replace(candidate, gradient_checkpointing=checkpointing) for candidate in tried]
+    if not _has_room(each[-1], evaluator):
         return
-    first = next(choice for choice in bare if _has_room(choice, evaluator))
+    first = next(candidate for candidate in each if _has_room(candidate, evaluator))
     yield evaluator.largest_micro_batch(first) or first
     if evaluator.needs.order[0] == "memory":
-        thrifty = next((choice for choice in bare if choice.optimizer.startswith("paged")), bare[-1])
+        thrifty = next((candidate for candidate in each if candidate.optimizer.startswith("paged")), each[-1])
         if evaluator.fits(thrifty):
             yield thrifty
 
 
-def _has_room(choice: Choice, evaluator: Evaluator) -> bool:
+def _has_room(candidate: Candidate, evaluator: Evaluator) -> bool:
     """Whether any micro-batch fits: the smallest, or the whole batch, which keeps no gradients beside its forward."""
-    if evaluator.fits(choice):
+    if evaluator.fits(candidate):
         return True
-    answer = evaluator.answer(choice)
+    answer = evaluator.answer(candidate)
     sizes = micro_batches(evaluator.needs.effective_batch_size, evaluator.device.count)
     if answer is None or answer.fit is None or len(sizes) == 1:
         return False
     gradients = answer.parameters.trainable * 4
-    return answer.fit.headroom_bytes + gradients >= 0 and evaluator.fits(replace(choice, micro_batch_size=sizes[-1]))
+    return answer.fit.headroom_bytes + gradients >= 0 and evaluator.fits(replace(candidate, micro_batch_size=sizes[-1]))
 
 
-def larger_rank(choice: Choice, evaluator: Evaluator) -> Choice | None:
-    """A low-rank choice with the largest of LARGER_RANKS that fits with a margin and is admitted."""
-    method = choice.method
-    if not isinstance(method, LoRA | QLoRA):
+def larger_rank(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
+    """A low-rank choice with the largest of the larger ranks that fits with a margin and is admitted."""
+    method = candidate.method
+    sizes = method.facts.candidate_sizes
+    if not isinstance(method, LowRank) or sizes is None:
         return None
-    for r in LARGER_RANKS:
-        larger = replace(method, r=r, lora_alpha=low_rank(LoRA, r, None).lora_alpha)
+    for r in sizes.larger:
+        larger = low_rank_of(method, r, method.target_modules)
         if _admitted(larger, evaluator):
-            fitting = evaluator.largest_micro_batch(replace(choice, method=larger))
+            fitting = evaluator.largest_micro_batch(replace(candidate, method=larger))
             if fitting is not None and not evaluator.is_close(fitting):
                 return fitting
     return None
 
 
-def unprepared(choice: Choice, evaluator: Evaluator) -> Choice | None:
+def unprepared(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
     """A prepared QLoRA without its preparation, which leaves more room."""
-    method = choice.method
+    method = candidate.method
     if not isinstance(method, QLoRA) or not method.prepare_model_for_kbit_training:
         return None
-    return evaluator.largest_micro_batch(replace(choice, method=replace(method, prepare_model_for_kbit_training=False)))
+    return evaluator.largest_micro_batch(
+        replace(candidate, method=replace(method, prepare_model_for_kbit_training=False))
+    )
 
 
-def attention_only(choice: Choice, evaluator: Evaluator) -> Choice | None:
+def attention_only(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
     """A low-rank choice on attention's projections alone, where it adapts more than those."""
-    method = choice.method
+    method = candidate.method
     names = targets(evaluator)[-1]
-    if not isinstance(method, LoRA | QLoRA) or method.target_modules == names:
+    sizes = method.facts.candidate_sizes
+    if not isinstance(method, LowRank) or sizes is None or method.target_modules == names:
         return None
-    for r in (*(r for r in RANKS if r > method.r), method.r):
-        smaller = replace(method, r=r, lora_alpha=low_rank(LoRA, r, None).lora_alpha, target_modules=names)
+    for r in (*(r for r in sizes.usual if r > method.r), method.r):
+        smaller = low_rank_of(method, r, names)
         fitting = (
-            evaluator.largest_micro_batch(replace(choice, method=smaller)) if _admitted(smaller, evaluator) else None
+            evaluator.largest_micro_batch(replace(candidate, method=smaller)) if _admitted(smaller, evaluator) else None
         )
         if fitting is not None:
             return fitting

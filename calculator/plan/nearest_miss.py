@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
     from calculator.inference.multi_adapter import MultiAdapterFootprint
-    from calculator.plan.evaluator import Choice
+    from calculator.plan.evaluator import Candidate
     from calculator.plan.reasons.step_cost import StepCost
     from calculator.plan.relaxations import Change
 
@@ -61,47 +61,47 @@ class NearestMiss:
         return label(self.request.method)
 
 
-def nearest(evaluator: Evaluator, thriftiest: Iterable[Choice]) -> tuple[Choice, Estimate] | None:
+def nearest(evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, Estimate] | None:
     """The choice among the thriftiest of the methods that misses by least, with its estimate.
 
     Before all others come those that miss by their tasks alone.
     """
-    answers = [(choice, evaluator.answer(choice)) for choice in thriftiest]
-    known = [(choice, answer) for choice, answer in answers if answer is not None]
+    answers = [(candidate, evaluator.answer(candidate)) for candidate in smallest]
+    known = [(candidate, answer) for candidate, answer in answers if answer is not None]
     return min(known, key=lambda pair: (not evaluator.trains(pair[0]), evaluator.short_bytes(pair[0])), default=None)
 
 
-def missed(evaluator: Evaluator, choice: Choice, answer: Estimate, told: Iterable[Change]) -> NearestMiss:
+def missed(evaluator: Evaluator, candidate: Candidate, answer: Estimate, told: Iterable[Change]) -> NearestMiss:
     """A choice that does not fit, with the smallest card that it does fit; `told` is what would make something fit."""
-    there = smallest_card(evaluator, choice)
-    held = there.answer(choice) if there else None
+    there = smallest_card(evaluator, candidate)
+    held = there.answer(candidate) if there else None
     return NearestMiss(
-        request=evaluator.request(choice),
+        request=evaluator.request(candidate),
         estimate=answer,
-        cost=step_cost(evaluator.model, evaluator.request(choice), answer),
+        cost=step_cost(evaluator.model, evaluator.request(candidate), answer),
         task_bytes=task_bytes(answer),
         why_no_shorter_sequence=None
         if any(HELPING & change.sets.keys() for change in told)
-        else _unhelped(evaluator, choice),
-        short_bytes=evaluator.short_bytes(choice),
-        together=evaluator.together(choice),
+        else _unhelped(evaluator, candidate),
+        short_bytes=evaluator.short_bytes(candidate),
+        together=evaluator.together(candidate),
         card=there.card if there else None,
-        card_request=there.request(choice) if there else None,
+        card_request=there.request(candidate) if there else None,
         card_fit=held.fit if held else None,
     )
 
 
-def smallest_card(evaluator: Evaluator, choice: Choice) -> Evaluator | None:
+def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
     """The smallest card that the figures speak of and that holds a choice, by an estimate of the choice there.
 
     Such cards compute alike, so that what a choice needs on one tells of all.
     """
     spoken_of = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    answer = _on(spoken_of[0], evaluator).answer(choice)
+    answer = _on(spoken_of[0], evaluator).answer(candidate)
     for held in cards(answer) if answer else ():
         if held.gpu in spoken_of and held.verdict is Verdict.FITS:
             there = _on(held.gpu, evaluator)
-            if there.fits(choice):
+            if there.fits(candidate):
                 return there
     return None
 
@@ -111,14 +111,14 @@ def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
     return Evaluator(evaluator.reference, Device(gpu=card.id), evaluator.needs, length_given=evaluator.length_given)
 
 
-def _unhelped(evaluator: Evaluator, choice: Choice) -> str | None:
+def _unhelped(evaluator: Evaluator, candidate: Candidate) -> str | None:
     """Why no shorter sequence makes a choice fit: what is needed with the fewest tokens that are proposed."""
     length = min(SHORTEST, evaluator.needs.sequence_length)
     shortest = Evaluator(
         evaluator.reference, evaluator.device, replace(evaluator.needs, sequence_length=length), length_given=True
     )
-    answer = shortest.answer(choice)
-    if answer is None or answer.fit is None or shortest.trains(choice):
+    answer = shortest.answer(candidate)
+    if answer is None or answer.fit is None or shortest.trains(candidate):
         return None
     required, usable = answer.memory.required_bytes, answer.fit.usable_bytes
     return (

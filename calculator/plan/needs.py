@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.common.errors import PlanError, Problem
-from calculator.compare.methods import AXES
 from calculator.inputs.settings import setting
+from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
+    from calculator.common.names import MethodName
 
 Priority = Literal["quality", "speed", "memory"]
 
@@ -99,14 +100,15 @@ class Needs:
             yield Problem(loc="needs.tasks", msg=message, input=1)
 
 
-def excluded_by_needs(name: str, needs: Needs, model: Model) -> tuple[str, str] | None:
+def excluded_by_needs(name: MethodName, needs: Needs, model: Model) -> tuple[str, str] | None:
     """The rule by which the needs rule a method out, and why; None where they don't."""
-    label = AXES[name].label
-    if needs.must_merge and AXES[name].mergeable is False:
+    facts = METHODS[name].facts
+    label = facts.label
+    if needs.must_merge and facts.mergeable is False:
         return "stays_beside", f"{label} can't be merged, and must_merge is asked for."
-    if needs.frozen_base and name == "full":
+    if needs.frozen_base and facts.trains_base:
         return "immutable_base", f"{label} changes all {model.parameters:,} parameters of the base that must stay."
-    if needs.switches and name == "full":
+    if needs.switches and facts.trains_base:
         return (
             "copy_per_task",
             f"{label} makes {needs.tasks:,} models, which can't be switched from request to request.",

@@ -7,23 +7,24 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
-from calculator.compare.methods import AXES
 from calculator.methods import METHODS
 from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
-from calculator.plan.method_search import SearchResult, found
+from calculator.plan.method_search import SearchResult, search
 from calculator.plan.nearest_miss import missed, nearest
 from calculator.plan.needs import excluded_by_needs
 from calculator.plan.proposals import RuledOut, proposals
 from calculator.plan.ranking import ORDER
 from calculator.plan.reasons.deployment import served
+from calculator.plan.reasons.quality import quality
 from calculator.plan.reasons.rules import RULES
-from calculator.plan.reasons.training import quality, trained
-from calculator.plan.rejections import unfit
+from calculator.plan.reasons.training import trained
+from calculator.plan.rejections import rejections
 from calculator.plan.relaxations import changes
 from calculator.plan.suggestions import suggestions
 
 if TYPE_CHECKING:
+    from calculator.common.names import MethodName
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import ModelReference, Request
     from calculator.inputs.training import Device
@@ -130,10 +131,10 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
     out = {name: told for name in METHODS if (told := excluded_by_needs(name, needs, evaluator.model))}
-    tried = {name: found(name, evaluator) for name in METHODS if name not in out}
+    tried = {name: search(name, evaluator) for name in METHODS if name not in out}
     _refused(tried, evaluator)
     proposed, dominated = proposals(tried, evaluator)
-    near = None if proposed else nearest(evaluator, (each.thriftiest for each in tried.values() if each.thriftiest))
+    near = None if proposed else nearest(evaluator, (each.smallest for each in tried.values() if each.smallest))
     would = () if proposed else changes(evaluator, near[0] if near else None)
     return DevicePlan(
         model=evaluator.model.id or evaluator.model.model_type,
@@ -143,7 +144,7 @@ def _planned(evaluator: Evaluator) -> DevicePlan:
         ruled_out=(
             *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
             *dominated,
-            *unfit(tried, evaluator),
+            *rejections(tried, evaluator),
         ),
         miss=missed(evaluator, *near, would) if near else None,
         changes=would,
@@ -151,7 +152,7 @@ def _planned(evaluator: Evaluator) -> DevicePlan:
     )
 
 
-def _refused(tried: dict[str, SearchResult], evaluator: Evaluator) -> None:
+def _refused(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> None:
     """Raise what every method is refused for: at the places that all of them share, if there are any."""
     if not tried or not all(each.problems for each in tried.values()):
         return
@@ -163,21 +164,21 @@ def _refused(tried: dict[str, SearchResult], evaluator: Evaluator) -> None:
     raise PlanError(*(_of_the_model(name, problem, evaluator) for name, problem in alike or every.values()))
 
 
-def _of_the_model(name: str, problem: Problem, evaluator: Evaluator) -> Problem:
+def _of_the_model(name: MethodName, problem: Problem, evaluator: Evaluator) -> Problem:
     """What a method is refused for, at the model: a plan's request has no method that it could stand at."""
     if not problem.loc.startswith("method"):
         return problem
-    message = f"{AXES[name].label} is refused: {problem.msg}"
+    message = f"{METHODS[name].facts.label} is refused: {problem.msg}"
     return Problem(loc="model", msg=message, input=evaluator.model.id or evaluator.model.model_type)
 
 
 def _configuration(judged: Judged) -> Configuration:
-    request = judged.evaluator.request(judged.choice)
+    request = judged.evaluator.request(judged.candidate)
     return Configuration(
         request=request,
         estimate=judged.answer,
         cost=judged.cost,
         task_bytes=judged.task_bytes,
         reasons=(*served(judged), *quality(judged), *trained(judged)),
-        roomier=suggestions(request, judged.answer) if judged.evaluator.is_close(judged.choice) else (),
+        roomier=suggestions(request, judged.answer) if judged.evaluator.is_close(judged.candidate) else (),
     )

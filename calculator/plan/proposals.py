@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from calculator.methods import LoRA, QLoRA
+from calculator.methods import METHODS, LoRA, QLoRA
+from calculator.methods.low_rank.method import LowRank
 from calculator.plan.candidates import low_rank
 from calculator.plan.method_search import SearchResult, attention_only, larger_rank, unprepared
 from calculator.plan.ranking import place
@@ -16,7 +17,8 @@ from calculator.plan.reasons.step_cost import step_cost
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from calculator.plan.evaluator import Choice, Evaluator
+    from calculator.common.names import MethodName
+    from calculator.plan.evaluator import Candidate, Evaluator
 
 #: The most configurations that are proposed for one model on one device.
 MOST_CONFIGURATIONS = 6
@@ -26,36 +28,42 @@ MOST_CONFIGURATIONS = 6
 class RuledOut:
     """A method that is not proposed: the rule that it follows, and why. Without a rule, the real stack refuses it."""
 
-    method: str
+    method: MethodName
     rule: Rule | None
     sentence: str
 
+    @property
+    def label(self) -> str:
+        """The method in words."""
+        return METHODS[self.method].facts.label
 
-def proposals(tried: dict[str, SearchResult], evaluator: Evaluator) -> tuple[list[Judged], list[RuledOut]]:
+
+def proposals(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> tuple[list[Judged], list[RuledOut]]:
     """The best of each method, then others that better it in something, up to the most that are proposed."""
     judged = {
-        name: sorted((_judged(choice, evaluator) for choice in each.choices), key=place) for name, each in tried.items()
+        name: sorted((_judged(candidate, evaluator) for candidate in each.candidates), key=place)
+        for name, each in tried.items()
     }
     dominated = _in_vain(judged, evaluator)
     best = sorted((each[0] for each in judged.values() if each), key=place)
     others = [other for each in judged.values() for other in each[1:] if not _dominated(other, each[0])]
-    others += [_judged(choice, evaluator) for choice in _variants(best, evaluator)]
+    others += [_judged(candidate, evaluator) for candidate in _variants(best, evaluator)]
     others.sort(key=place)
     return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), dominated
 
 
-def _in_vain(judged: dict[str, list[Judged]], evaluator: Evaluator) -> list[RuledOut]:
+def _in_vain(judged: dict[MethodName, list[Judged]], evaluator: Evaluator) -> list[RuledOut]:
     """Take QLoRA out where LoRA needs no more; where LoRA betters it in all, hold it with LoRA's micro-batch."""
     lora, qlora = judged.get("lora"), judged.get("qlora")
     if not lora or not qlora:
         return []
     mine = qlora[0]
     if _dominated(mine, lora[0]):
-        mine = _judged(replace(lora[0].choice, method=mine.method, optimizer=mine.choice.optimizer), evaluator)
+        mine = _judged(replace(lora[0].candidate, method=mine.method, optimizer=mine.candidate.optimizer), evaluator)
         judged["qlora"] = [mine]
     method = mine.method
     assert isinstance(method, QLoRA)
-    plain = replace(mine.choice, method=low_rank(LoRA, method.r, method.target_modules))
+    plain = replace(mine.candidate, method=low_rank(LoRA, method.r, method.target_modules))
     other = _judged(plain, evaluator) if evaluator.fits(plain) else None
     if other is None or other.answer.memory.required_bytes > mine.answer.memory.required_bytes:
         return []
@@ -66,14 +74,14 @@ def _in_vain(judged: dict[str, list[Judged]], evaluator: Evaluator) -> list[Rule
     return [RuledOut(method="qlora", rule=RULES["four_bits_in_vain"], sentence=sentence)]
 
 
-def _variants(best: Iterable[Judged], evaluator: Evaluator) -> Iterator[Choice]:
+def _variants(best: Iterable[Judged], evaluator: Evaluator) -> Iterator[Candidate]:
     """Of the best low-rank configuration: a larger rank, for many tasks a smaller module, and one not prepared."""
-    first = next((judged.choice for judged in best if judged.method.name in ("lora", "qlora")), None)
+    first = next((judged.candidate for judged in best if isinstance(judged.method, LowRank)), None)
     if first is None:
         return
     told = (larger_rank(first, evaluator), unprepared(first, evaluator))
     smaller = attention_only(first, evaluator) if evaluator.needs.tasks > 1 else None
-    yield from (choice for choice in (*told, smaller) if choice is not None)
+    yield from (candidate for candidate in (*told, smaller) if candidate is not None)
 
 
 def _dominated(judged: Judged, other: Judged) -> bool:
@@ -84,8 +92,8 @@ def _dominated(judged: Judged, other: Judged) -> bool:
     )
 
 
-def _judged(choice: Choice, evaluator: Evaluator) -> Judged:
-    answer = evaluator.answer(choice)
+def _judged(candidate: Candidate, evaluator: Evaluator) -> Judged:
+    answer = evaluator.answer(candidate)
     assert answer is not None
-    cost = step_cost(evaluator.model, evaluator.request(choice), answer)
-    return Judged(evaluator=evaluator, choice=choice, answer=answer, cost=cost)
+    cost = step_cost(evaluator.model, evaluator.request(candidate), answer)
+    return Judged(evaluator=evaluator, candidate=candidate, answer=answer, cost=cost)

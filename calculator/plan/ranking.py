@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.methods import LoRA, QLoRA
-from calculator.plan.reasons.training import LARGE_MODEL
-
 if TYPE_CHECKING:
     from calculator.plan.reasons.reason import Judged
 
@@ -21,23 +18,13 @@ ORDER = (
 )
 
 
-def tier(judged: Judged) -> int:
-    """How much a method was seen to learn, 0 first."""
-    method = judged.method
-    if isinstance(method, LoRA | QLoRA):
-        return 0 if method.target_modules == "all-linear" else 1
-    if method.name == "prompt":
-        return 2 if judged.answer.parameters.base >= LARGE_MODEL else 3
-    return {"full": 0, "adapter": 1, "prefix": 2}[method.name]
-
-
 def place(judged: Judged) -> tuple[float, ...]:
     """What configurations are sorted by."""
     figures: dict[str, tuple[float, ...]] = {
-        "quality": (tier(judged),),
-        "speed": (round(judged.cost.relative * 20), judged.method.name == "qlora"),
+        "quality": (judged.method.quality_tier(judged.answer.parameters.base),),
+        "speed": (round(judged.cost.relative * 20), judged.method.facts.quantizes_base),
         "memory": (judged.answer.memory.required_bytes,),
     }
     first, *others = (figures[name] for name in judged.needs.order)
-    close = judged.evaluator.is_close(judged.choice)
+    close = judged.evaluator.is_close(judged.candidate)
     return (*first, close, *(figure for each in others for figure in each), judged.cost.relative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.compare.methods import AXES
+from calculator.methods import METHODS
 from calculator.plan.proposals import RuledOut
 from calculator.plan.reasons.deployment import at_once
 from calculator.plan.reasons.reason import size
@@ -13,30 +13,31 @@ from calculator.plan.reasons.rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.plan.evaluator import Choice, Evaluator
+    from calculator.common.names import MethodName
+    from calculator.plan.evaluator import Candidate, Evaluator
     from calculator.plan.method_search import SearchResult
 
 
-def unfit(tried: dict[str, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
+def rejections(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
     """The methods of which nothing fits, or that are refused."""
     for name, each in tried.items():
-        if each.choices:
+        if each.candidates:
             continue
         if each.problems:
             sentence = "; ".join(problem.msg for problem in each.problems)
-            yield RuledOut(method=name, rule=None, sentence=f"{AXES[name].label} is refused: {sentence}.")
-        elif each.thriftiest is None:
+            yield RuledOut(method=name, rule=None, sentence=f"{METHODS[name].facts.label} is refused: {sentence}.")
+        elif each.smallest is None:
             most = evaluator.needs.max_trainable_fraction
             sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
             yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
-        elif evaluator.trains(each.thriftiest):
-            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.thriftiest, evaluator))
+        elif evaluator.trains(each.smallest):
+            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.smallest, evaluator))
         else:
-            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.thriftiest, evaluator))
+            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.smallest, evaluator))
 
 
-def _too_many(choice: Choice, evaluator: Evaluator) -> str:
-    together = evaluator.together(choice)
+def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
+    together = evaluator.together(candidate)
     assert together is not None
     return (
         f"Trains, but does not hold every task at once: its smallest module takes {size(together.task_bytes)},"
@@ -44,8 +45,8 @@ def _too_many(choice: Choice, evaluator: Evaluator) -> str:
     )
 
 
-def _too_large(choice: Choice, evaluator: Evaluator) -> str:
-    answer = evaluator.answer(choice)
+def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
+    answer = evaluator.answer(candidate)
     assert answer is not None
     assert answer.fit is not None
     return (

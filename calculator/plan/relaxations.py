@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.compare.methods import AXES
 from calculator.estimate.request import ModelReference
 from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
 from calculator.plan.evaluator import Evaluator
-from calculator.plan.method_search import found
+from calculator.plan.method_search import search
 from calculator.plan.needs import Needs, excluded_by_needs
 from calculator.plan.reasons.reason import millions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.plan.evaluator import Choice
+    from calculator.plan.evaluator import Candidate
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 
@@ -38,18 +37,18 @@ class Change:
     sets: dict[str, Any]
 
 
-def changes(evaluator: Evaluator, choice: Choice | None) -> tuple[Change, ...]:
+def changes(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Change, ...]:
     """What would make something fit, beside another card: changes to the needs, and a smaller model."""
-    smaller = _smaller_needs(evaluator, choice) if choice else ()
+    smaller = _smaller_needs(evaluator, candidate) if candidate else ()
     return (*smaller, *_relaxed(evaluator), *_smaller_model(evaluator))
 
 
-def _smaller_needs(evaluator: Evaluator, choice: Choice) -> Iterator[Change]:
+def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Change]:
     """The longest sequence and the most tasks with which the choice fits, if there are any worth the name."""
-    needs, together = evaluator.needs, evaluator.together(choice)
+    needs, together = evaluator.needs, evaluator.together(candidate)
     told, sets = [], {}
-    if not evaluator.trains(choice):
-        longest = limit(LimitRequest(request=evaluator.request(choice), solve_for="sequence_length")).value
+    if not evaluator.trains(candidate):
+        longest = limit(LimitRequest(request=evaluator.request(candidate), solve_for="sequence_length")).value
         if longest is None or not SHORTEST <= longest < needs.sequence_length:
             return
         told.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
@@ -76,9 +75,9 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Change]:
             length_given=evaluator.length_given,
         )
         fitting = [
-            AXES[name].label
+            METHODS[name].facts.label
             for name in METHODS
-            if not excluded_by_needs(name, freer.needs, freer.model) and found(name, freer).choices
+            if not excluded_by_needs(name, freer.needs, freer.model) and search(name, freer).candidates
         ]
         if fitting:
             yield Change(sentence=f"Without {need} there fits: {', '.join(fitting)}.", sets=changed)
@@ -99,7 +98,7 @@ def _smaller_model(evaluator: Evaluator) -> Iterator[Change]:
             )
         except PlanError:
             return True
-        return not any(found(name, smaller).choices for name in ("qlora", "lora"))
+        return not any(search(name, smaller).candidates for name in ("qlora", "lora"))
 
     fitting = bisect_right(family, False, key=too_large)
     if fitting:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
 from calculator.inputs.settings import declared
-from calculator.methods import METHODS, Full, LoRA, QLoRA
-from calculator.methods.settings import LowRank
+from calculator.methods import METHODS, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 from calculator.plan.candidates import attention_names
 from calculator.plan.reasons.rules import RULES
 from calculator.plan.reasons.step_cost import step_cost
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
     from calculator.inputs.training import Training
+    from calculator.methods.low_rank.method import LowRank
     from calculator.plan.reasons.rules import Rule
 
 #: The least share of what is required that is worth suggesting.
@@ -131,19 +131,28 @@ def _of_optimizer(training: Training) -> Iterator[Idea]:
 
 
 def _of_method(request: Request, model: Model) -> Iterator[Idea]:
-    method = request.method
-    if isinstance(method, Full):
-        low_rank = {"method.r": 16, "method.lora_alpha": 32, "method.target_modules": "all-linear"}
-        for name in (LoRA.name, QLoRA.name):
-            yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
-    elif request.training.added_dtype == "float32" and request.training.dtype != "float32":
+    method, training = request.method, request.training
+    if not method.facts.trains_base and training.added_dtype == "float32" and training.dtype != "float32":
         yield Idea(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
-    if isinstance(method, LoRA):
-        yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
-    if isinstance(method, LowRank):
-        yield from _of_low_rank(method, model)
-    if isinstance(method, QLoRA):
-        yield from _of_four_bits(method)
+    match method:
+        case Full():
+            yield from _instead_of_full()
+        case LoRA():
+            yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
+            yield from _of_low_rank(method, model)
+        case QLoRA():
+            yield from _of_low_rank(method, model)
+            yield from _of_four_bits(method)
+        case Adapter() | Prefix() | Prompt():
+            return
+        case _:
+            assert_never(method)
+
+
+def _instead_of_full() -> Iterator[Idea]:
+    low_rank = {"method.r": 16, "method.lora_alpha": 32, "method.target_modules": "all-linear"}
+    for name in (LoRA.name, QLoRA.name):
+        yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
 
 
 def _of_low_rank(method: LowRank, model: Model) -> Iterator[Idea]:

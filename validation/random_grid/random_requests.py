@@ -12,7 +12,7 @@ from calculator.architecture.config import Field
 from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.gemma.weights import GEMMA3_TEXT
-from calculator.methods.targets import DEFAULT_TARGETS
+from calculator.methods.low_rank.targets import DEFAULT_TARGETS
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.random_configs import MIDDLING, random_config
 

@@ -7,8 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from app.api.accuracy.residuals import STATISTICS, Errors, by_statistic, residuals
+from app.presentation.labels import METHOD_LABELS
 from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
-from calculator.compare.methods import AXES
 
 if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: Statistics that reserved memory is part of.
 BY_REPLAY = ("max_memory_reserved", "nvidia_smi")
 
-LABELS = {"dora": "DoRA", **{name: axes.label for name, axes in AXES.items()}}
+LABELS = {"dora": "DoRA", **METHOD_LABELS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

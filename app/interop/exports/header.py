@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from app.http.version import VERSION
 from app.presentation import verdict
 from app.presentation.format import exact, size
-from calculator.compare.methods import AXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ WIDTH = 100
 def title(request: Request, plan: Estimate) -> str:
     """The plan in a line."""
     name = plan.model.id or f"a {plan.model.model_type} of {plan.model.parameters:,} parameters"
-    return f"{AXES[request.method.name].label} of {name}"
+    return f"{request.method.facts.label} of {name}"
 
 
 def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:

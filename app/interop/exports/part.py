@@ -10,7 +10,7 @@ import yaml
 from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header
 from calculator.methods import Full, LoRA, QLoRA
-from calculator.methods.targets import target_names
+from calculator.methods.targeted.matching import target_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,6 @@ from app.http.version import ROOT
 from app.interop.exports.exported import Exported
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import literal
-from calculator.compare.methods import AXES
 from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _context(planned: Planned) -> dict[str, Any]:
         "config": request.model.config,
         "header": header(request, plan, _run(request)),
         "imports": _imports(request, by_hand=by_hand),
-        "label": AXES[method.name].label,
+        "label": method.facts.label,
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
         "method": method,
         "model_id": planned.model.id,

@@ -12,8 +12,8 @@ from app.forms import plan_form as form
 from app.forms.fields import FIELDS
 from app.pages.estimate.view import labels, messages
 from app.presentation import verdict
+from app.presentation.labels import METHOD_LABELS
 from calculator.common.errors import PlanError, Problem
-from calculator.compare.methods import AXES
 from calculator.compare.plans import ComponentLine, SettingLine, component_lines, setting_lines
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -50,7 +50,7 @@ class Compared:
         model = self.estimate.model
         name = model.id or f"a {model.model_type or 'model'} of {model.parameters:,} parameters"
         card = f" on {verdict.device_name(self.estimate.fit)}" if self.estimate.fit else ""
-        return f"{AXES[self.request.method.name].label}, {name}{card}"
+        return f"{self.request.method.facts.label}, {name}{card}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +202,7 @@ def setting_value(path: str, value: Any) -> str:
     if value is None:
         return "–"
     if path == "method.name":
-        return AXES[value].label
+        return METHOD_LABELS[value]
     if isinstance(value, dict):
         return f"a config.json of {value.get('model_type', 'no model_type')}"
     if path == "model":

@@ -29,7 +29,6 @@ from app.presentation.templates import page
 from calculator import catalogue
 from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
 from calculator.common.errors import PlanError, refusal
-from calculator.compare.methods import AXES
 from calculator.estimate.answer import Estimate
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
@@ -140,7 +139,7 @@ def _always() -> dict[str, Any]:
         "gpu_choices": view.gpu_choices(),
         "groups": view.groups(),
         "labels": {**view.labels(), FILE: "The file"},
-        "methods": {name: AXES[name] for name in METHODS},
+        "methods": {name: cls.facts for name, cls in METHODS.items()},
         "models": catalogue.models(),
         "verdict_text": verdict,
     }
@@ -195,7 +194,7 @@ def _refused(
 
 
 def _title(planned: view.Plan, chosen: Estimate) -> str:
-    subject = f"{planned.chosen.axes.label} on {planned.model_name}"
+    subject = f"{planned.chosen.method.facts.label} on {planned.model_name}"
     return f"{verdict.WORDS[chosen.fit.verdict]}: {subject}" if chosen.fit else subject
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from app.forms import messages as form_messages
 from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field
 from app.forms.plan_form import input_of, typed_of
+from app.presentation.labels import METHOD_LABELS
 from calculator.common.errors import PlanError, Problem
-from calculator.compare.methods import AXES, ComparisonRow, cards, parse_comparison, side_by_side
+from calculator.compare.methods import ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict, gpu, gpus
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
@@ -49,7 +50,7 @@ class MethodGroup:
     @property
     def label(self) -> str:
         """The methods in words."""
-        return " and ".join(AXES[name].label for name in self.methods)
+        return " and ".join(METHOD_LABELS[name] for name in self.methods)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +137,14 @@ class Plan:
         shown: dict[str, Estimate] = {}
         for row in self.rows:
             if row.estimate:
-                shown[row.axes.label] = row.estimate
+                shown[row.method.facts.label] = row.estimate
             elif row.alternative:
-                shown[f"{row.axes.label} *"] = row.alternative.estimate
+                shown[f"{row.method.facts.label} *"] = row.alternative.estimate
         return shown
 
     def changes(self, row: ComparisonRow) -> dict[str, str]:
         """What the form must say to plan a row: its method, and where that is refused its alternative's settings."""
-        typed = {"method": row.method.name}
+        typed: dict[str, str] = {"method": row.method.name}
         if row.estimate is None and row.alternative:
             typed |= _typed(row.alternative.changes)
         return typed
@@ -235,7 +236,7 @@ def changed(changes: Mapping[str, object]) -> str:
 
 def _worded(loc: str, value: object) -> str:
     if loc == "method.name":
-        return AXES[str(value)].label
+        return METHOD_LABELS[str(value)]
     field = FIELDS[loc.rsplit(".", 1)[-1]]
     label = field.declared.setting.label
     label = label[0].lower() + label[1:] if label[1:2].islower() else label

@@ -16,7 +16,6 @@ from app.presentation import verdict
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
-from calculator.compare.methods import AXES
 from calculator.inference.inference import inference as answer_to
 from calculator.inference.request import parse_inference
 from calculator.methods import METHODS
@@ -55,7 +54,7 @@ def serving_page(form: view.ServingForm) -> Response:
         "gpu_choices": estimate_view.gpu_choices(),
         "groups": estimate_view.groups(),
         "labels": view.LABELS,
-        "methods": {name: AXES[name] for name in METHODS},
+        "methods": {name: cls.facts for name, cls in METHODS.items()},
         "models": catalogue.models(),
         "serving": view,
         "shareable": len(form.address()) <= LONGEST_ADDRESS,

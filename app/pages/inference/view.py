@@ -13,7 +13,6 @@ from app.pages.estimate.view import card_id
 from app.presentation.format import number, size
 from app.presentation.labels import COMPONENTS, Part, filled
 from app.presentation.verdict import WORDS, of_fit
-from calculator.compare.methods import AXES
 from calculator.inference.settings import Serving
 
 if TYPE_CHECKING:
@@ -182,5 +181,5 @@ def parts(answer: Inference) -> tuple[Part, ...]:
 
 def title(answer: Inference) -> str:
     """The page's title."""
-    subject = f"serving {AXES[answer.method.name].label} of {model_name(answer)}"
+    subject = f"serving {answer.method.facts.label} of {model_name(answer)}"
     return f"{WORDS[answer.fit.verdict]}: {subject}" if answer.fit else f"{subject[:1].upper()}{subject[1:]}"

@@ -104,7 +104,7 @@ def _shown(tried: Tried) -> dict[str, Any]:
     if tried.settings is None or tried.errors:
         return {"rows": (), "costs": COSTS, "figure": None, "chart_components": {}}
     rows = table(tried.settings)
-    plans = {row.row.axes.label: row.estimate for row in rows if row.estimate is not None}
+    plans = {row.row.method.facts.label: row.estimate for row in rows if row.estimate is not None}
     fit = next((plan.fit for plan in plans.values() if plan.fit), None)
     named = {part.component.name for plan in plans.values() for part in parts(plan.memory)}
     components = {name: component for name, component in COMPONENTS.items() if name in named}

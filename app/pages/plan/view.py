@@ -14,7 +14,6 @@ from app.forms.fields import DEVICE, of
 from app.pages.estimate.view import card_id
 from app.pages.inference import view as inference_view
 from app.presentation.format import size
-from calculator.compare.methods import AXES
 from calculator.devices.verdict import card_of
 from calculator.plan.needs import USUAL_PRIORITIES, Needs
 from calculator.plan.plan import plan
@@ -150,7 +149,7 @@ def page_of(request: Request) -> str:
 
 def served_at(needed: NeedsForm, request: Request) -> str:
     """The address that serves what a configuration tunes, for as many tasks, merged where it must be."""
-    merged = needed.typed["must_merge"] == "true" and bool(AXES[request.method.name].mergeable)
+    merged = needed.typed["must_merge"] == "true" and bool(request.method.facts.mergeable)
     return inference_view.address_of(_plan_of(request), tasks=needed.typed["tasks"], merged=str(merged).lower())
 
 
@@ -176,11 +175,6 @@ def typed_changes(sets: Mapping[str, Any]) -> dict[str, str]:
     fields = {field.name: field for field in NEEDS}
     typed = {name: fields[name].text(value) if name in fields else str(value) for name, value in sets.items()}
     return {**typed, "config": ""} if "model" in typed else typed
-
-
-def method_label(name: str) -> str:
-    """A method's name in words."""
-    return AXES[name].label
 
 
 def device_name(part: DevicePlan) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from calculator.compare.methods import AXES
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.inputs.settings import setting
@@ -15,6 +14,8 @@ from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from calculator.common.names import MethodName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _TRAINING = {f.name for f in fields(Training)}
 
 
-def request_of(method: str) -> Callable[[Any], dict[str, Any]]:
+def request_of(method: MethodName) -> Callable[[Any], dict[str, Any]]:
     """What makes a request for a method of an example's inputs."""
 
     def request(typed: Any) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def request_of(method: str) -> Callable[[Any], dict[str, Any]]:
     return request
 
 
-def lines_of(method: str) -> Callable[[Any], tuple[Line, ...]]:
+def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
     """What answers an example of a method: the textbook's bytes and the step's."""
     request = request_of(method)
 
@@ -106,7 +107,7 @@ def lines_of(method: str) -> Callable[[Any], tuple[Line, ...]]:
         return (
             Line(
                 name="trained parameters",
-                formula=AXES[method].trainable,
+                formula=METHODS[method].facts.trainable,
                 substituted=f"{exact.parameters.trainable:,} of {exact.parameters.total:,}",
                 value=exact.parameters.trainable,
                 unit="parameters",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.compare.methods import AXES
-from calculator.plan.candidates import usual
+from calculator.plan.candidates import preferred
 from calculator.plan.label import label
 from calculator.plan.reasons.inference import beside, merged, mixed
 from calculator.plan.reasons.reason import Judged, Reason, millions, size, speaks_against, speaks_for
@@ -30,21 +29,21 @@ def served(judged: Judged) -> Iterator[Reason]:
 
 
 def _merging(judged: Judged) -> Iterator[Reason]:
-    name, needs = judged.method.name, judged.needs
+    facts, needs = judged.method.facts, judged.needs
     whole = judged.answer.parameters.base * SERVED_ITEMSIZE
-    if AXES[name].mergeable and needs.must_merge:
+    if facts.mergeable and needs.must_merge:
         models = "a plain model" if needs.tasks == 1 else f"{needs.tasks:,} plain models, one a task,"
         yield speaks_for("merges", f"Merges into {models} of {size(whole)} in 16 bits, at no cost at inference.")
-    elif AXES[name].mergeable and not needs.switches and not needs.frozen_base:
+    elif facts.mergeable and not needs.switches and not needs.frozen_base:
         added = millions(judged.answer.parameters.added)
         yield speaks_for(
             "merges", f"Its {added} parameters can be added into the weights: then inference costs no more."
         )
-    if name == "qlora" and needs.must_merge:
+    if facts.quantizes_base and needs.must_merge:
         yield speaks_against("merging_rounds", _sixteen_bits(judged, whole))
-    if AXES[name].mergeable and needs.must_merge:
+    if facts.mergeable and needs.must_merge:
         yield from merged(judged)
-    if AXES[name].mergeable is False or (AXES[name].mergeable and (needs.switches or needs.frozen_base)):
+    if facts.mergeable is False or (facts.mergeable and (needs.switches or needs.frozen_base)):
         yield beside(judged)
 
 
@@ -55,8 +54,8 @@ def _sixteen_bits(judged: Judged, whole: int) -> str:
 
 
 def _tasks(judged: Judged) -> Iterator[Reason]:
-    tasks, name = judged.needs.tasks, judged.method.name
-    if name == "full":
+    tasks = judged.needs.tasks
+    if judged.method.facts.trains_base:
         whole = judged.answer.parameters.base * SERVED_ITEMSIZE
         yield speaks_against(
             "copy_per_task", f"{tasks:,} tasks are {tasks:,} models: {size(tasks * whole)} in 16 bits."
@@ -64,7 +63,7 @@ def _tasks(judged: Judged) -> Iterator[Reason]:
         return
     if judged.needs.must_merge:
         return
-    together = judged.evaluator.together(judged.choice)
+    together = judged.evaluator.together(judged.candidate)
     if together is None:
         told = f"{tasks:,} of them {size(tasks * judged.task_bytes)}"
         yield speaks_for("one_base", f"A task adds {size(judged.task_bytes)} in float32; {told}.")
@@ -87,8 +86,8 @@ def at_once(together: MultiAdapterFootprint) -> str:
 
 def _usual_held(judged: Judged) -> Iterator[Reason]:
     """Why the configuration that a plan would begin with is not taken, where it would not hold the tasks."""
-    larger = usual(judged.method, judged.evaluator)
-    held = judged.evaluator.together(replace(judged.choice, method=larger))
+    larger = preferred(judged.method, judged.evaluator)
+    held = judged.evaluator.together(replace(judged.candidate, method=larger))
     if held is not None and not held.held:
         sentence = (
             f"{label(larger)}, would take {size(held.bytes)} of {size(held.usable_bytes)} with the {held.tasks:,}"
@@ -98,14 +97,14 @@ def _usual_held(judged: Judged) -> Iterator[Reason]:
 
 
 def _base(judged: Judged) -> Iterator[Reason]:
-    counts, name = judged.answer.parameters, judged.method.name
-    if name == "full" or judged.needs.must_merge:
+    counts, facts = judged.answer.parameters, judged.method.facts
+    if facts.trains_base or judged.needs.must_merge:
         return
     sentence = (
         f"The base's {millions(counts.base)} parameters stay as they are; {millions(counts.added)} lie beside them."
     )
     yield speaks_for("immutable_base", sentence)
-    if name == "qlora":
+    if facts.quantizes_base:
         yield speaks_against(
             "quantised_copy",
             f"It is fitted to the base's 4-bit copy of {size(judged.base_bytes)}: serve it on that copy, or measure it"

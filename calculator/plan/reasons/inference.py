@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from calculator.compare.methods import AXES
 from calculator.devices import Verdict
 from calculator.estimate.estimate import resident_state
 from calculator.inference.costs import Costs
@@ -14,7 +13,6 @@ from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.layers.cache import Cache
 from calculator.methods.prepared_model import PreparedModel
-from calculator.methods.settings import LowRank
 from calculator.plan.reasons.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for
 from calculator.training_step.resident_state import ResidentState
 
@@ -26,16 +24,16 @@ if TYPE_CHECKING:
 
 def beside(judged: Judged) -> Reason:
     """What stays beside the weights, and what it costs."""
-    name, added = judged.method.name, millions(judged.answer.parameters.added)
+    facts, added = judged.method.facts, millions(judged.answer.parameters.added)
     products, share = _products(judged), percent(operations(judged))
-    if isinstance(judged.method, LowRank):
+    if facts.mergeable:
         sentence = (
             f"Unmerged, its {added} parameters stay beside the weights. At inference: {products:,} small products more"
             f" a token, whose launches count at batch 1, and {share} more operations."
         )
         return speaks_against("unmerged", sentence)
     more = f"{products:,} small products and {share} more operations" if products else f"{share} more operations"
-    sentence = f"Its {added} parameters can't be merged. At inference: {AXES[name].inference_overhead}; {more} a token."
+    sentence = f"Its {added} parameters can't be merged. At inference: {facts.inference_overhead}; {more} a token."
     return speaks_against("stays_beside", sentence)
 
 
@@ -75,9 +73,9 @@ def operations(judged: Judged) -> float:
 
 def _products(judged: Judged) -> int:
     """The products beside the weights that each token takes."""
-    resident = resident_state(judged.evaluator.request(judged.choice))
-    added = (tensor for tensor in resident.tensors if not tensor.base and not judged.method.virtual_tokens)
-    return sum(tensor.count for tensor in added if len(tensor.shape) > 1)
+    resident = resident_state(judged.evaluator.request(judged.candidate))
+    added = (tensor for tensor in resident.tensors if not tensor.base)
+    return sum(tensor.count for tensor in added if judged.method.is_matmul(tensor))
 
 
 def _merged(judged: Judged, storage: str) -> Inference:
@@ -94,5 +92,5 @@ def _merged(judged: Judged, storage: str) -> Inference:
 
 def _serving(judged: Judged, **settings: Any) -> Serving:
     """One request as long as the sequences that are trained on."""
-    training = judged.evaluator.request(judged.choice).training
+    training = judged.evaluator.request(judged.candidate).training
     return Serving(context_length=training.sequence_length, dtype=training.dtype, **settings)

@@ -12,7 +12,7 @@ from calculator.plan.reasons.rules import RULES
 if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.methods import Method
-    from calculator.plan.evaluator import Choice, Evaluator
+    from calculator.plan.evaluator import Candidate, Evaluator
     from calculator.plan.needs import Needs
     from calculator.plan.reasons.rules import Rule
     from calculator.plan.reasons.step_cost import StepCost
@@ -32,14 +32,14 @@ class Judged:
     """What the reasons for a choice are made from."""
 
     evaluator: Evaluator
-    choice: Choice
+    candidate: Candidate
     answer: Estimate
     cost: StepCost
 
     @property
     def method(self) -> Method:
         """The chosen method."""
-        return self.choice.method
+        return self.candidate.method
 
     @property
     def needs(self) -> Needs:

@@ -102,9 +102,10 @@ class _Step:
         self.micro_batches = training.gradient_accumulation_steps
         sequences = training.micro_batch_size * self.micro_batches
         self.positions = training.sequence_length + method.virtual_tokens
-        lengthened = method.virtual_tokens if method.name == "prompt" else 0
+        lengthened = method.virtual_tokens if method.facts.lengthens_input else 0
         self.tokens = sequences * (training.sequence_length + lengthened)
-        self.added = answer.parameters.added if method.name in ("lora", "qlora", "adapter") else 0
+        self.facts = method.facts
+        self.added = answer.parameters.added if self.facts.forward_operations else 0
         self.passes = 3 if training.gradient_checkpointing else 2
         attention = 3 * self.products.attention * training.sequence_length
         plain = sequences * training.sequence_length * (4 * self.products.weights + attention)
@@ -122,7 +123,7 @@ class _Step:
             f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
             KAPLAN,
         )
-        if self.request.method.name == "full":
+        if self.facts.trains_base:
             yield self._operations(
                 "gradients of the weights",
                 self.tokens * 2 * weights,
@@ -131,28 +132,39 @@ class _Step:
                 KAPLAN,
             )
         if self.added:
+            each = self.facts.forward_operations + self.facts.backward_operations
             yield self._operations(
                 "added modules",
-                self.tokens * 6 * self.added,
-                "tokens × 6 × added",
-                f"{tokens} × 6 × {self.added:,}",
+                self.tokens * each * self.added,
+                f"tokens × {each} × added",
+                f"{tokens} × {each} × {self.added:,}",
                 KAPLAN,
             )
         if self.request.training.gradient_checkpointing:
-            inner = self.products.layers + self.added
-            yield self._operations(
-                "recomputed layers",
-                self.tokens * (2 * inner + attended),
-                "tokens × (2 × (weights of layers + added) + attended)",
-                f"{tokens} × (2 × {inner:,} + {attended:,})",
-                CHEN,
-            )
+            yield self._recomputed(tokens, attended)
         yield from self._moved()
+
+    def _recomputed(self, tokens: str, attended: int) -> CostTerm:
+        """One more forward pass of the layers with what is added to them."""
+        layers, forward = self.products.layers, self.facts.forward_operations
+        if forward in (0, 2):
+            inner = layers + self.added
+            formula, numbers = "2 × (weights of layers + added)", f"2 × {inner:,}"
+        else:
+            formula = f"2 × weights of layers + {forward} × added"
+            numbers = f"2 × {layers:,} + {forward} × {self.added:,}"
+        return self._operations(
+            "recomputed layers",
+            self.tokens * (2 * layers + forward * self.added + attended),
+            f"tokens × ({formula} + attended)",
+            f"{tokens} × ({numbers} + {attended:,})",
+            CHEN,
+        )
 
     def _moved(self) -> Iterator[CostTerm]:
         """Bytes that take time of their own: dequantised weights, and reads that small micro-batches don't hide."""
         request = self.request
-        state = resident_state(request).tensors if request.method.name == "qlora" else ()
+        state = resident_state(request).tensors if self.facts.quantizes_base else ()
         quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")
         if quantised:
             moved = round(self.micro_batches * self.passes * quantised * 2.5)

@@ -1,4 +1,4 @@
-"""Reasons that come from the method's quality and from how it trains."""
+"""Reasons that come from how a configuration trains."""
 
 from __future__ import annotations
 
@@ -6,56 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
-from calculator.methods import LoRA, QLoRA
+from calculator.methods import QLoRA
 from calculator.plan.evaluator import MARGIN
-from calculator.plan.reasons.reason import Judged, Reason, millions, percent, size, speaks_against, speaks_for, times
+from calculator.plan.reasons.reason import Judged, Reason, percent, size, speaks_against, speaks_for, times
 from calculator.resident.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-#: From how many parameters on prompt tuning keeps up. Source: the rule prompt_scale.
-LARGE_MODEL = 10_000_000_000
-
-
-def quality(judged: Judged) -> Iterator[Reason]:
-    """What the method was seen to learn and to forget."""
-    counts, method = judged.answer.parameters, judged.method
-    if isinstance(method, LoRA | QLoRA):
-        yield from _low_rank(judged, method)
-    elif method.name == "full":
-        yield speaks_for("learns_less", f"Learns most: all {millions(counts.base)} parameters are trained.")
-        yield speaks_against("forgets_less", "Trains 100 %, and forgets more of what the base knew than LoRA does.")
-    elif method.name == "adapter":
-        yield speaks_against("adapter_quality", "Series adapters scored 70.8 where LoRA scored 74.7 (LLaMA-7B).")
-    elif method.name == "prefix":
-        yield speaks_against("prefix_quality", "Prefixes scored 64.6 where LoRA scored 74.7 (LLaMA-7B).")
-    elif counts.base < LARGE_MODEL:
-        sentence = f"With {millions(counts.base)} parameters the model is below the 10 billion where prompts keep up."
-        yield speaks_against("prompt_scale", sentence)
-    else:
-        yield speaks_for(
-            "prompt_scale", f"With {millions(counts.base)} parameters the model is large enough for prompts."
-        )
-
-
-def _low_rank(judged: Judged, method: LoRA | QLoRA) -> Iterator[Reason]:
-    added = millions(judged.answer.parameters.added)
-    if method.target_modules == "all-linear":
-        yield speaks_for("all_linear", f"Adapts every linear layer at r {method.r}: {added} parameters.")
-    else:
-        yield speaks_against("all_linear", f"Adapts attention only, at r {method.r}: {added} parameters.")
-    if method.r < 16:
-        yield speaks_against("rank", f"r {method.r} is below the 16 to begin with.")
-    elif method.r > 16:
-        yield speaks_for("rank", f"r {method.r} holds more than r 16 does, for more data than instructions.")
-    yield speaks_for("forgets_less", _trains_little(judged))
-    yield speaks_against("learns_less", "For continued pretraining (20 billion tokens) full fine-tuning learns more.")
-
-
-def _trains_little(judged: Judged) -> str:
-    share = percent(judged.answer.parameters.trainable_fraction)
-    return f"Trains {share} of all parameters, and forgets less of what the base knew."
 
 
 def trained(judged: Judged) -> Iterator[Reason]:
@@ -75,7 +32,7 @@ def _room(judged: Judged) -> Reason:
     sentence = (
         f"Needs {size(memory.required_bytes)} of {size(fit.usable_bytes)} usable: {size(fit.headroom_bytes)} to spare"
     )
-    if judged.evaluator.is_close(judged.choice):
+    if judged.evaluator.is_close(judged.candidate):
         share = percent(fit.headroom_bytes / fit.usable_bytes)
         sentence = (
             f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
@@ -94,19 +51,19 @@ def _share(judged: Judged) -> Iterator[Reason]:
 def _recomputation(judged: Judged) -> Iterator[Reason]:
     cost = times(judged.cost.relative)
     kept = size(judged.held("activations"))
-    if judged.method.name == "prefix":
+    if judged.method.facts.refuses_checkpointing:
         sentence = (
             f"Can't be checkpointed: {kept} are kept for the backward pass. The step costs {cost} a reference step."
         )
         yield speaks_against("prefix_keeps", sentence)
-    elif judged.choice.gradient_checkpointing:
+    elif judged.candidate.gradient_checkpointing:
         more = percent(judged.cost_of("recomputed layers"))
         sentence = f"Recomputing the layers takes {more} of a reference step; the whole step costs {cost} that."
         yield speaks_against("recomputation", sentence)
     else:
         sentence = f"Nothing is recomputed: the step costs {cost} a reference step, and {kept} are kept for it."
         yield speaks_for("everything_kept", sentence)
-    if judged.method.name == "full":
+    if judged.method.facts.trains_base:
         more = percent(judged.cost_of("gradients of the weights"))
         yield speaks_against("frozen_products", f"The weights' own gradients take {more} of a reference step.")
 
@@ -123,7 +80,7 @@ def _four_bits(judged: Judged) -> Iterator[Reason]:
 
 
 def _not_prepared(judged: Judged, method: QLoRA) -> Iterator[Reason]:
-    prepared = replace(judged.choice, method=replace(method, prepare_model_for_kbit_training=True))
+    prepared = replace(judged.candidate, method=replace(method, prepare_model_for_kbit_training=True))
     other = judged.evaluator.answer(prepared)
     if other is not None:
         more = size(other.memory.required_bytes - judged.answer.memory.required_bytes)
@@ -134,17 +91,17 @@ def _not_prepared(judged: Judged, method: QLoRA) -> Iterator[Reason]:
 
 
 def _optimizer(judged: Judged) -> Iterator[Reason]:
-    optimizer, trainable = OPTIMIZERS[judged.choice.optimizer], judged.answer.parameters.trainable
+    optimizer, trainable = OPTIMIZERS[judged.candidate.optimizer], judged.answer.parameters.trainable
     if optimizer.storage == "8bit":
-        each = 4 if judged.method.name == "full" else 8
+        each = 4 if judged.method.facts.trains_base else 8
         whole, less = size(each * trainable), size(2 * trainable)
         where = ", in managed memory that moves to the CPU where the card is full" if optimizer.paged else ""
-        sentence = f"{judged.choice.optimizer} keeps about {less} of states instead of {whole}{where}."
+        sentence = f"{judged.candidate.optimizer} keeps about {less} of states instead of {whole}{where}."
         yield speaks_for("states_8bit", sentence)
 
 
 def _batch(judged: Judged) -> Iterator[Reason]:
-    training = judged.evaluator.request(judged.choice).training
+    training = judged.evaluator.request(judged.candidate).training
     accumulated, micro = training.gradient_accumulation_steps, training.micro_batch_size
     few = judged.cost_of("weights read for few tokens")
     if few:
@@ -158,9 +115,9 @@ def _batch(judged: Judged) -> Iterator[Reason]:
 
 
 def _precision(judged: Judged) -> Iterator[Reason]:
-    training = judged.evaluator.request(judged.choice).training
+    training = judged.evaluator.request(judged.candidate).training
     card = judged.evaluator.card
-    if judged.method.name == "full" and training.dtype == "bfloat16":
+    if judged.method.facts.trains_base and training.dtype == "bfloat16":
         yield speaks_against("rounded_updates", "Weights in bfloat16 round away updates below 1/256 of a weight.")
     if card is not None and not judged.evaluator.has_bfloat16:
         yield speaks_against("no_bfloat16", f"{card.name} lacks bfloat16: the base is in {training.dtype}.")

@@ -11,10 +11,10 @@ from app.pages.lesson.experiments import proven
 from app.pages.lesson.form import BY_NAME, defaults, fields_of
 from app.presentation.format import plain
 from app.presentation.mathml import math
-from calculator.compare.methods import AXES
 from calculator.lesson import LESSON
 from calculator.lesson.chapters import CHAPTERS
 from calculator.lesson.questions import QUESTIONS
+from calculator.methods import METHODS
 from calculator.resident import nf4
 
 NAMES = [chapter.name for chapter in CHAPTERS]
@@ -162,17 +162,17 @@ def test_the_levels_of_nf4_are_drawn_and_stand_in_a_table(client):
 def test_every_cell_of_the_comparison_is_computed_or_has_its_source(client):
     text = text_of(client, "/comparison")
     rows = re.search(r'<table class="stacked comparison">.*?</table>', text, re.DOTALL)[0].split("<tr>")[2:]
-    assert len(rows) == len(AXES)
-    for row, axes in zip(rows, AXES.values(), strict=True):
+    assert len(rows) == len(METHODS)
+    for row, cls in zip(rows, METHODS.values(), strict=True):
         trainable, memory, inference, mergeable, best = re.findall(r"<td.*?</td>", row, re.DOTALL)
         assert re.search(r"<strong>[\d,]+</strong>", trainable)
         assert '<data value="' in memory
         assert 'href="#source-' in inference
-        assert ("operations a token" in inference) == (axes.label != "Full fine-tuning")
+        assert ("operations a token" in inference) == (cls.facts.label != "Full fine-tuning")
         assert 'href="/lesson/merging"' in mergeable
         assert 'href="#source-' in best
-        assert axes.best_for in best
-    assert all(re.search(rf'<li id="source-{name}">.*?href="https://arxiv', text) for name in AXES)
+        assert cls.facts.best_for in best
+    assert all(re.search(rf'<li id="source-{name}">.*?href="https://arxiv', text) for name in METHODS)
 
 
 def test_all_questions_have_the_lessons_answer_and_ours(client):

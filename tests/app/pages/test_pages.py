@@ -9,7 +9,6 @@ import pytest
 
 from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING
 from app.forms.plan_form import DEFAULTS, read
-from calculator.compare.methods import AXES
 from calculator.devices import gpus
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
@@ -22,8 +21,8 @@ def test_the_first_view_answers_already(client):
     assert "Fits" in text
     assert "meta-llama/Llama-3.1-8B" in text
     assert "GeForce RTX 4090" in text
-    for axes in AXES.values():
-        assert f">{axes.label}</a>" in text
+    for cls in METHODS.values():
+        assert f">{cls.facts.label}</a>" in text
 
 
 def test_the_figures_are_those_of_the_api(client):
@@ -228,7 +227,7 @@ def changes(text):
 def test_buttons_lead_from_a_long_config_where_links_lead_from_others(client):
     typed = {"config": long_config(client, 500), "r": "32", "gpu": "", "memory_gib": "12"}
     buttons = changes(client.post("/", data=typed).text)
-    assert {axes.label for axes in AXES.values()} <= buttons.keys()
+    assert {cls.facts.label for cls in METHODS.values()} <= buttons.keys()
     assert {card.name for card in gpus()} <= {re.sub("&#39;", "'", words) for words in buttons}
     assert "Without prepare for k-bit training" in buttons
     assert all(len(value) < 100 for value in buttons.values())

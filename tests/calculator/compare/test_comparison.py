@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.compare.methods import AXES, MOST_METHODS, cards, compare, parse_comparison
+from calculator.compare.methods import MOST_METHODS, cards, compare, parse_comparison
 from calculator.devices import cuda_context, gpu, gpus, library_workspace
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -13,13 +13,12 @@ PLAN = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "trai
 
 
 def test_every_method_has_its_words_and_their_source():
-    assert list(AXES) == list(METHODS)
-    for axes in AXES.values():
-        assert all((axes.label, axes.trainable, axes.inference_overhead, axes.best_for, axes.source))
+    for facts in (cls.facts for cls in METHODS.values()):
+        assert all((facts.label, facts.trainable, facts.inference_overhead, facts.best_for, facts.source))
 
 
 def test_only_low_rank_updates_can_be_merged():
-    assert {name: axes.mergeable for name, axes in AXES.items()} == {
+    assert {name: cls.facts.mergeable for name, cls in METHODS.items()} == {
         "full": None,
         "lora": True,
         "qlora": True,

@@ -8,12 +8,15 @@ from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
 #: What only training and its files ask.
-OF_TRAINING = {"check", "saved_bytes", "written_beside"}
+OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", "trains_biases"}
+
+#: What plans and merging read from the method itself.
+OF_PLANS = {"merge_step", "quality_tier", "size_in_words"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
     hooks = {name for name, told in vars(Method).items() if not name.startswith("_") and name != "name"}
-    assert hooks - set(vars(Served)) == OF_TRAINING
+    assert hooks - set(vars(Served)) == OF_TRAINING | OF_PLANS
 
 
 @pytest.mark.parametrize(

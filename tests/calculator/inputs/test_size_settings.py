@@ -1,9 +1,6 @@
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.inputs.training import Training
-from calculator.methods.adapter import Adapter
-from calculator.methods.full import Full
-from calculator.methods.lora import LoRA
-from calculator.methods.prefix import Prefix
+from calculator.methods import Adapter, Full, LoRA, Prefix
 
 
 def test_sizes_are_told_from_the_other_settings():

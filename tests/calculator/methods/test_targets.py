@@ -9,8 +9,9 @@ from calculator.common.errors import PlanError
 from calculator.compare.methods import compare, parse_comparison
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import ModelReference
-from calculator.methods.lora import LoRA
-from calculator.methods.targets import attention_projections, check, nearest
+from calculator.methods import LoRA
+from calculator.methods.targeted.matching import attention_projections
+from calculator.methods.targeted.refusals import check
 
 #: A model of each family.
 FAMILIES = {entry.model_type: entry.id for entry in reversed(models())}
@@ -45,7 +46,7 @@ def test_every_family_has_projections_of_attention_that_can_be_adapted(model_typ
 @pytest.mark.parametrize("asked", [None, "all-linear", ("nothing_of_this_name",), ("gate", "router", "w1")], ids=str)
 def test_what_is_nearest_to_refused_targets_is_accepted(model_type, asked):
     method, model = LoRA(target_modules=asked), family(model_type)
-    check(replace(method, target_modules=nearest(method, model)), model)
+    check(replace(method, target_modules=method.nearest_targets(model)), model)
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
@@ -83,12 +84,12 @@ def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
     ],
 )
 def test_nearest_keeps_what_can_be_adapted_of_what_was_asked(model_type, asked, near):
-    assert nearest(LoRA(target_modules=asked), family(model_type)) == near
+    assert LoRA(target_modules=asked).nearest_targets(family(model_type)) == near
 
 
 def test_nothing_is_nearest_where_something_else_is_refused():
     method = LoRA(target_modules=("q_porj",), modules_to_save=("nothing_of_this_name",))
-    assert nearest(method, family("llama")) is None
+    assert method.nearest_targets(family("llama")) is None
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)

@@ -7,9 +7,9 @@ import pytest
 from calculator.estimate.request import ModelReference
 from calculator.inputs.training import Device
 from calculator.methods import LoRA
-from calculator.plan.candidates import attention_names, rungs
-from calculator.plan.evaluator import Choice, Evaluator, micro_batches
-from calculator.plan.method_search import found, larger_rank
+from calculator.plan.candidates import attention_names, candidates
+from calculator.plan.evaluator import Candidate, Evaluator, micro_batches
+from calculator.plan.method_search import larger_rank, search
 from calculator.plan.needs import Needs
 
 
@@ -28,37 +28,37 @@ def test_micro_batches_make_up_the_effective_batch_exactly():
 @pytest.mark.parametrize("batch", [16, 12, 7])
 def test_what_is_found_fits_and_a_larger_micro_batch_does_not_or_leaves_little(name, batch):
     at = evaluator(effective_batch_size=batch)
-    choices = found(name, at).choices
-    assert choices
+    found = search(name, at).candidates
+    assert found
     sizes = micro_batches(batch)
-    for choice in choices:
-        assert at.fits(choice)
-        sized = [replace(choice, micro_batch_size=size) for size in sizes if size > choice.micro_batch_size]
+    for candidate in found:
+        assert at.fits(candidate)
+        sized = [replace(candidate, micro_batch_size=size) for size in sizes if size > candidate.micro_batch_size]
         assert all(not at.fits(larger) or at.is_close(larger) for larger in sized)
-        if at.is_close(choice):
+        if at.is_close(candidate):
             assert not any(at.fits(larger) for larger in sized)
 
 
 def test_every_micro_batch_of_a_request_makes_up_the_effective_batch():
     at = evaluator(effective_batch_size=24)
-    training = at.request(Choice(method=LoRA(), micro_batch_size=3)).training
+    training = at.request(Candidate(method=LoRA(), micro_batch_size=3)).training
     assert training.micro_batch_size * training.gradient_accumulation_steps == 24
 
 
 def test_a_method_that_peft_refuses_has_the_reasons_instead():
-    at = found("prefix", evaluator(model="mosaicml/mpt-7b", sequence_length=1024))
+    at = search("prefix", evaluator(model="mosaicml/mpt-7b", sequence_length=1024))
     assert [problem.loc for problem in at.problems] == ["method.name"]
 
 
 def test_a_prefix_is_tried_without_checkpointing_alone():
-    choices = found("prefix", evaluator(gpu="a100-sxm4-80gb")).choices
-    assert [choice.gradient_checkpointing for choice in choices] == [False]
+    found = search("prefix", evaluator(gpu="a100-sxm4-80gb")).candidates
+    assert [candidate.gradient_checkpointing for candidate in found] == [False]
 
 
 def test_rungs_go_from_the_preferred_to_the_thriftiest():
     at = evaluator()
     for name in ("full", "lora", "qlora", "adapter"):
-        needed = [at.answer(Choice(method=rung.method, optimizer=rung.optimizer)) for rung in rungs(name, at)]
+        needed = [at.answer(candidate) for candidate in candidates(name, at)]
         sizes = [answer.memory.required_bytes for answer in needed]
         assert sizes == sorted(sizes, reverse=True), name
 
@@ -66,14 +66,16 @@ def test_rungs_go_from_the_preferred_to_the_thriftiest():
 def test_no_rung_trains_a_larger_share_than_is_asked_for():
     at = evaluator(max_trainable_fraction=0.0005)
     for name in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
-        assert all(at.trained_share(rung.method) <= 0.0005 for rung in rungs(name, at)), name
-    assert rungs("full", at) == ()
-    assert rungs("lora", at)[0].method.r < 16
+        assert all(at.trained_share(candidate.method) <= 0.0005 for candidate in candidates(name, at)), name
+    assert candidates("full", at) == ()
+    assert candidates("lora", at)[0].method.r < 16
 
 
 def test_where_experts_are_fused_attention_is_adapted():
     at = evaluator(model="mistralai/Mixtral-8x7B-v0.1")
-    assert {rung.method.target_modules for rung in rungs("lora", at)} == {("q_proj", "k_proj", "v_proj", "o_proj")}
+    assert {candidate.method.target_modules for candidate in candidates("lora", at)} == {
+        ("q_proj", "k_proj", "v_proj", "o_proj")
+    }
 
 
 def test_the_names_of_attention_mean_no_other_module():
@@ -82,7 +84,7 @@ def test_the_names_of_attention_mean_no_other_module():
 
 def test_a_larger_rank_is_offered_only_with_a_margin():
     at = evaluator()
-    (base,) = (choice for choice in found("qlora", at).choices if choice.gradient_checkpointing)
+    (base,) = (candidate for candidate in search("qlora", at).candidates if candidate.gradient_checkpointing)
     larger = larger_rank(base, at)
     assert (larger.method.r, larger.method.lora_alpha) == (64, 128)
     assert not at.is_close(larger)
@@ -90,7 +92,7 @@ def test_a_larger_rank_is_offered_only_with_a_margin():
 
 def test_each_estimate_is_made_once():
     at = evaluator()
-    found("qlora", at)
+    search("qlora", at)
     made = at.made
-    found("qlora", at)
+    search("qlora", at)
     assert at.made == made < 20

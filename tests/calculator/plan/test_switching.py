@@ -8,7 +8,7 @@ from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.training import Device
 from calculator.methods import METHODS, Adapter, LoRA
-from calculator.plan.evaluator import Choice, Evaluator
+from calculator.plan.evaluator import Candidate, Evaluator
 from calculator.plan.needs import Needs
 from calculator.plan.plan import plan
 from calculator.plan.request import parse_plan
@@ -63,7 +63,7 @@ def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name)
         ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
     )
     method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
-    most = evaluator.together(Choice(method=method)).most
+    most = evaluator.together(Candidate(method=method)).most
     body = {**USUAL, "device": card, "method": {"name": name}}
     if name == "lora":
         body["method"] |= {"r": 16, "target_modules": "all-linear"}

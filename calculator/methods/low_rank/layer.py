@@ -1,4 +1,4 @@
-"""The low-rank path as PEFT runs it: what is put beside a module, and the operations of its forward."""
+"""A module with a low-rank update: the parameters that PEFT adds, and the operations of its forward."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from calculator.engine import four_bit
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tensor
-from calculator.methods.saved import is_saved
-from calculator.methods.targets import is_target
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
@@ -19,19 +17,19 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
-    from calculator.methods.settings import LowRank
+    from calculator.methods.low_rank.method import LowRank
 
 
 def adapted(
     method: LowRank, path: str, module: Module, model: Model, training: Training, base: DType
 ) -> dict[str, Any]:
-    """What a low-rank method adds to a module and trains of it, as fields of a Treatment.
+    """The parameters that are added to a module and its own that are trained, as fields of a `ModuleSpec`.
 
-    `base` is the dtype that the module computes in, which is its weight's where that is dense.
+    `base` is the dtype that the module computes in; where its weight is dense, it is the weight's.
     """
-    if is_saved(path, method):
+    if method.is_saved(path):
         return {"trained": tuple(p.name for p in module.parameters), "copied": True}
-    target = is_target(path, module, method, model)
+    target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()
     if not target:
@@ -55,7 +53,7 @@ def _updates(method: LowRank, module: Module, own: DType) -> tuple[Added, ...]:
 
 
 def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """peft.tuners.lora.layer.Linear.forward, and of its bitsandbytes twin for 4-bit layers."""
+    """Run peft.tuners.lora.layer.Linear.forward, or peft.tuners.lora.bnb.Linear4bit.forward over a 4-bit layer."""
     if bound.module_spec.quantization is not None:
         return _forward_4bit(method, bound, x)
     result = bound.base(x)
@@ -64,14 +62,14 @@ def forward(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     if method.use_dora:
         result = _dora(method, bound, x, result)
     else:
-        result = ops.add(result, low_rank(method, bound, x), "result + update")
+        result = ops.add(result, update(method, bound, x), "result + update")
     return ops.cast(result, dtype, "output")
 
 
-def embedded(bound: BoundModule, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
-    """peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, beside the frozen rows.
+def embedding_forward(bound: BoundModule, ids: Tensor, result: Tensor, scale: Tensor | None) -> Tensor:
+    """Run peft.tuners.lora.layer.Embedding.forward: rows of A, multiplied by B, added to the frozen rows.
 
-    A scale of the frozen rows is applied to the others too.
+    A scale of the frozen rows is applied to the update too.
     """
     a, b = bound.added["lora_embedding_A"], bound.added["lora_embedding_B"]
     after_a = ops.embedding(ids, ops.view(a, a.shape[::-1]), a.shape[0], "rows of A")
@@ -91,14 +89,14 @@ def _forward_4bit(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     if method.use_dora:
         result = _dora(method, bound, x, result)
         return ops.cast(result, dtype, "output") if converts else result
-    output = low_rank(method, bound, x)
+    output = update(method, bound, x)
     if converts:
         output = ops.cast(output, dtype, "update")
     return ops.add(result, output, "result + update")
 
 
-def low_rank(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
-    """B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
+def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
+    """Compute B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
     return ops.scale(_product(bound, ops.dropout(x, method.lora_dropout, "dropout")), "update, scaled")
 
 
@@ -109,7 +107,7 @@ def _product(bound: BoundModule, x: Tensor) -> Tensor:
 
 
 def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Tensor:
-    """DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward writes it."""
+    """Run DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward does."""
     base_result: Tensor | None = result
     if method.lora_dropout and bound.tape.trains:
         x = ops.dropout(x, method.lora_dropout, "dropout")
@@ -135,7 +133,7 @@ def _dora_update(bound: BoundModule, x: Tensor, base_result: Tensor | None) -> T
 
 
 def _lora_weight(bound: BoundModule) -> Tensor:
-    """B·A, computed from an identity matrix as PEFT does."""
+    """Compute B·A from an identity matrix, as PEFT does."""
     a = bound.added["lora_A.weight"]
     eye = bound.tape.scratch((a.shape[1], a.shape[1]), a.dtype, "identity matrix")
     return _product(bound, eye)
@@ -149,7 +147,7 @@ def _dense(bound: BoundModule) -> Tensor:
 
 
 def _transposed(bound: BoundModule, weight: Tensor) -> Tensor:
-    """A Conv1D's weight, transposed into a parameter of its own, whose gradient nothing uses; not where it was cast.
+    """Transpose a Conv1D's weight into a parameter of its own, whose gradient nothing uses; not where it was cast.
 
     Source: peft/utils/other.py, transpose.
     """

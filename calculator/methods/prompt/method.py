@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
-from calculator.methods import heads
-from calculator.methods.base import Method
-from calculator.methods.virtual_tokens import lengthen_mask
+from calculator.methods.prompt.facts import FACTS, LARGE_MODEL
+from calculator.methods.virtual_tokens import heads
+from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
+from calculator.methods.virtual_tokens.method import VirtualTokens
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
@@ -23,27 +24,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt(Method):
+class Prompt(VirtualTokens):
     """num_virtual_tokens · hidden_size parameters."""
 
-    name: ClassVar[str] = "prompt"
+    name = "prompt"
+    facts = FACTS
 
     num_virtual_tokens: int = setting(
         20, label="Virtual tokens", help="Learned embeddings in front of the input.", minimum=1, maximum=1_000_000
     )
 
     @property
-    def virtual_tokens(self) -> int:
-        """All of them."""
-        return self.num_virtual_tokens
-
-    @property
     def looks_words_up(self) -> bool:
-        """It does, to put the prompt in front of them."""
+        """PEFT does, to concatenate the prompt with the embeddings."""
         return True
 
+    def quality_tier(self, parameters: int) -> int:
+        """The facts' tier on a large model, the next on a smaller one."""
+        return self.facts.quality_tier if parameters >= LARGE_MODEL else self.facts.quality_tier + 1
+
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
-        """PEFT asks for the number of heads, though a prompt has none, and takes embeddings for hidden_size wide."""
+        """Refuse configs whose number of heads PEFT does not find, and embeddings that are not hidden_size wide."""
         heads.check(model)
         width, hidden_size = model.embedding.out_features, model.config["hidden_size"]
         if width != hidden_size:
@@ -51,7 +52,7 @@ class Prompt(Method):
             raise refusal("method.name", message, self.name)
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """One table of embeddings, in float32 whatever is asked, and the indices into it."""
+        """One table of embeddings, in float32 whatever `adapter_dtype` is."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         shape = (p, model.embedding.out_features)
         table = ResidentTensor(
@@ -66,7 +67,7 @@ class Prompt(Method):
         return (table,)
 
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
-        """The prompt, repeated for the batch, and the word embeddings (peft.PeftModelForCausalLM.forward)."""
+        """Concatenate the prompt, repeated for the batch, with the embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
         context.scoped("prompt_encoder: ")
         lengthen_mask(context, p)
@@ -90,7 +91,7 @@ class Prompt(Method):
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
-    """The sequence with the prompt in front; the labels that come with it, where it trains."""
+    """Lengthen the sequence by the prompt; in training, return the labels that this allocates."""
     labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if context.tape.trains else []
     context.lengthen(p)
     if labels:

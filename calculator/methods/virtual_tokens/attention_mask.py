@@ -1,4 +1,4 @@
-"""What PEFT makes of a step's inputs where virtual tokens come on top (peft.PeftModelForCausalLM.forward)."""
+"""The attention mask of a step with virtual tokens (peft.PeftModelForCausalLM.forward)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def lengthen_mask(context: Context, p: Dim) -> None:
-    """Where padding is masked, a mask for the virtual tokens and one for all: float32, and kept through forward."""
+    """Where padding is masked, make a mask for the virtual tokens and one for all: float32, alive through forward."""
     if context.training.padding:
         tape = context.tape
         ones = tape.new((context.batch, p), "float32", "mask of the virtual tokens")

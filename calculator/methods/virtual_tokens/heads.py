@@ -1,4 +1,4 @@
-"""The number of heads that PEFT reads from a config.json for its virtual tokens."""
+"""The number of attention heads, which PEFT reads from a config.json for virtual tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
 
-#: Families whose config.json names its heads as PEFT does not know them (MPT: n_heads).
+#: Families whose config.json spells the number of heads in a way that PEFT does not read (MPT: n_heads).
 #: Source: peft 0.21, peft/utils/other.py, _prepare_prompt_learning_config.
 UNKNOWN_HEADS = ("mpt",)
 

@@ -1,11 +1,12 @@
-"""Full fine-tuning: every weight is trained."""
+"""Full fine-tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from calculator.methods.base import Method
+from calculator.methods.full.facts import FACTS
 from calculator.resident.module_spec import ModuleSpec
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 class Full(Method):
     """Every weight of the base model is trained; nothing is added."""
 
-    name: ClassVar[str] = "full"
+    name = "full"
+    facts = FACTS
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
-        """Each parameter of each module is trained in the model's dtype."""
+        """Every parameter of every module is trained in the model's dtype."""
         return ModuleSpec(dtype=training.dtype, trained=tuple(p.name for p in module.parameters))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from calculator.architecture.dimension import elements, named
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
 from calculator.layers.activation import activation
+from calculator.methods.adapter.facts import FACTS
 from calculator.methods.base import Method
 from calculator.resident.tensors import ResidentTensor
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Adapter(Method):
     """up(act(down(x))) with biases, added to its input: 2·d·r + r + d parameters each."""
 
-    name: ClassVar[str] = "adapter"
+    name = "adapter"
+    facts = FACTS
 
     bottleneck_size: int = setting(
         64, label="Bottleneck size", help="The adapter's inner width r.", minimum=1, maximum=65_536, example=64
@@ -35,6 +37,11 @@ class Adapter(Method):
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = setting(
         "relu", label="Non-linearity", help="The function between the two projections."
     )
+
+    @property
+    def size_in_words(self) -> tuple[str, ...]:
+        """The bottleneck's width."""
+        return (f"bottleneck {self.bottleneck_size}",)
 
     def _shapes(self, model: Model) -> dict[str, Shape]:
         d, r = model.config["hidden_size"], named(self.bottleneck_size, "bottleneck_size")
@@ -61,7 +68,7 @@ class Adapter(Method):
     def after(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
-        """The adapter's four operations and its own residual, in the adapter's dtype."""
+        """Run the adapter after a sublayer, in the adapter's dtype, and add its own residual."""
         if sublayer == "attention" and self.placement == "pfeiffer":
             return hidden_states
         dtype = context.training.added_dtype

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
-from calculator.methods import heads
-from calculator.methods.base import Method
-from calculator.methods.virtual_tokens import lengthen_mask
+from calculator.methods.prefix.facts import FACTS
+from calculator.methods.virtual_tokens import heads
+from calculator.methods.virtual_tokens.attention_mask import lengthen_mask
+from calculator.methods.virtual_tokens.method import VirtualTokens
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prefix(Method):
+class Prefix(VirtualTokens):
     """2 · num_virtual_tokens · (num_key_value_heads · head_dim) · num_hidden_layers parameters."""
 
-    name: ClassVar[str] = "prefix"
+    name = "prefix"
+    facts = FACTS
 
     num_virtual_tokens: int = setting(
         20,
@@ -40,13 +42,8 @@ class Prefix(Method):
         False, label="Prefix projection", help="Train an MLP that produces the prefix (section 4.3 of the paper)."
     )
 
-    @property
-    def virtual_tokens(self) -> int:
-        """All of them."""
-        return self.num_virtual_tokens
-
     def check(self, model: Model, training: Training) -> None:
-        """PEFT keeps the prefix in a cache, which checkpointing switches off (peft.PeftModel.add_adapter)."""
+        """Refuse checkpointing, which switches off the cache that PEFT keeps the prefix in (PeftModel.add_adapter)."""
         heads.check(model)
         _fits(model)
         if training.padding and model.adds_router_loss:
@@ -71,7 +68,7 @@ class Prefix(Method):
         }
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
-        """The encoder, in float32 whatever is asked."""
+        """The encoder's parameters, in float32 whatever `adapter_dtype` is."""
         return tuple(
             ResidentTensor(
                 name=f"prompt_encoder.{name}",
@@ -86,18 +83,18 @@ class Prefix(Method):
         )
 
     def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
-        """The keys and values that the encoder makes, without the encoder (PeftModel.get_prompt_embedding_to_save)."""
+        """The keys and values that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
         last = "transform.2.weight" if self.prefix_projection else "embedding.weight"
-        encoder = next(held for held in state if held.name == f"prompt_encoder.{last}")
+        encoder = next(tensor for tensor in state if tensor.name == f"prompt_encoder.{last}")
         out = encoder.shape[0 if self.prefix_projection else 1]
         return self.num_virtual_tokens * int(out) * ITEMSIZE[encoder.dtype]
 
     def cut_to_windows(self, model: Model) -> bool:
-        """In the families for which PEFT makes a cache by the model's config (peft.PeftModel.get_prompt)."""
+        """Whether PEFT makes the cache from the model's config, as it does in these families (PeftModel.get_prompt)."""
         return model.model_type in ("gemma2", "gemma3_text")
 
     def begin(self, context: Context) -> None:
-        """Every layer's keys and values, put into a cache before the model runs (peft.PeftModel.get_prompt)."""
+        """Fill the cache with every layer's keys and values (peft.PeftModel.get_prompt)."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         context.scoped("prompt_encoder: ")
         lengthen_mask(context, p)
@@ -127,15 +124,15 @@ class Prefix(Method):
         return ops.matmul(x, second, weights["transform.2.bias"], second.shape[0], "transform")
 
 
-#: Families whose config.json has another name for num_key_value_heads, which PEFT then misses.
+#: Families whose config.json spells num_key_value_heads differently, so that PEFT does not find it.
 _UNNAMED_GROUPS = ("falcon",)
 
 
 def _fits(model: Model) -> None:
-    """Refuse a family whose cache has one head where PEFT's prefix has the queries' number.
+    """Refuse a family that caches one head, where PEFT's prefix has as many heads as the queries.
 
-    Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (what is cached
-    is compressed).
+    Source: transformers' modeling_falcon.py (multi-query keys are cached once), modeling_deepseek_v3.py (the cache is
+    compressed).
     """
     config = model.config
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
@@ -145,7 +142,7 @@ def _fits(model: Model) -> None:
 
 
 def _width(model: Model) -> int:
-    """Keys' or values' width of one layer (peft.utils.other._prepare_prompt_learning_config)."""
+    """The width of one layer's keys, or values (peft.utils.other._prepare_prompt_learning_config)."""
     config = model.config
     if model.model_type in _UNNAMED_GROUPS:
         return int(config["hidden_size"])

@@ -1,0 +1,32 @@
+"""What added parameters cost in operations, and what merging them allocates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+
+#: A tensor that merging allocates: its name, shape and dtype.
+Allocated = tuple[str, "Shape", "DType"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherOperations:
+    """A token's operations that are not matrix products: their formula and number."""
+
+    formula: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeStep:
+    """Merging one module."""
+
+    #: The tensors that are alive besides the model at the peak.
+    allocated: tuple[Allocated, ...]
+    #: What the merged weight loses, in words.
+    loss: str
+    source: str

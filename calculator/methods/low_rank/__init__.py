@@ -1,0 +1,1 @@
+"""What LoRA and QLoRA share."""

@@ -1,0 +1,122 @@
+"""The base class of LoRA and QLoRA, with the settings that they share, named and defaulted as in `peft.LoraConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from calculator.common.errors import Problem
+from calculator.inputs.settings import setting
+from calculator.methods.low_rank import layer, merge
+from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
+from calculator.methods.low_rank.targets import FUSED_EXPERTS, expert_problems
+from calculator.methods.targeted.method import TargetedMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+    from calculator.methods.costs import MergeStep, OtherOperations
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.tensors import ResidentTensor
+
+#: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowRank(TargetedMethod):
+    """A low-rank update W₀ + (lora_alpha / r) · B·A (Hu et al. 2021, section 4.1)."""
+
+    adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d", "embedding")
+
+    r: int = setting(8, label="Rank", help="The rank r of the update.", minimum=1, maximum=65_536, example=16)
+    lora_alpha: float = setting(
+        8, label="Alpha", help="The update is scaled by lora_alpha / r.", minimum=0, maximum=1e6, example=16
+    )
+    lora_dropout: float = setting(
+        0.0, label="Dropout", help="Dropout on the input of the low-rank path.", minimum=0, maximum=0.99
+    )
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
+        None,
+        label="Target modules",
+        help="Names of the modules to adapt, all-linear, or null for PEFT's default for the family.",
+        example="all-linear",
+    )
+    use_rslora: bool = setting(
+        False, label="rsLoRA", help="Scale by lora_alpha / √r instead (Kalajdzievski 2023); memory is the same."
+    )
+    use_dora: bool = setting(
+        False, label="DoRA", help="Train each output's magnitude beside the direction (Liu et al. 2024)."
+    )
+    bias: Literal["none", "all", "lora_only"] = setting(
+        "none", label="Train biases", help="Which biases of the base model are trained too."
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None,
+        label="Modules to save",
+        help="Modules that are copied and trained in full, by name.",
+        example=("lm_head",),
+    )
+
+    @property
+    def trains_biases(self) -> bool:
+        """Whether `bias` selects any."""
+        return self.bias != "none"
+
+    @property
+    def size_in_words(self) -> tuple[str, ...]:
+        """The rank and the targets."""
+        return (self.rank_and_targets,)
+
+    @property
+    def rank_and_targets(self) -> str:
+        """The rank, and the modules as far as a plan chooses them."""
+        where = "every linear layer" if self.target_modules == "all-linear" else "attention"
+        return f"r {self.r} on {where}"
+
+    def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
+        """The best tier where every linear layer is adapted, else the next."""
+        return self.facts.quality_tier if self.target_modules == "all-linear" else self.facts.quality_tier + 1
+
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
+        """Fused experts, and DoRA on an embedding."""
+        yield from expert_problems(self, model)
+        if self.use_dora and any(module.kind == "embedding" for module in found.values()):
+            message = "DoRA on an embedding is not modelled: leave the embedding out, or use_dora false"
+            yield Problem(loc="method.use_dora", msg=message, input=True)
+
+    def refused_names(self, model: Model) -> tuple[str, ...]:
+        """Fused experts as well as routers."""
+        return (*FUSED_EXPERTS.get(model.model_type, ()), *TargetedMethod.refused_names(self, model))
+
+    def saved_base_weights(self, model: Model) -> frozenset[str]:
+        """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
+        if not isinstance(self.target_modules, tuple):
+            return frozenset()
+        named = set(_EMBEDDINGS).intersection(self.target_modules)
+        weights = (f"{path}.weight" for path, _ in model.paths if path.rsplit(".", 1)[-1] in named)
+        return frozenset(model.tied.get(weight, weight) for weight in weights)
+
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
+        """The frozen module's product plus the update."""
+        return layer.forward(self, bound, x)
+
+    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+        """The frozen rows plus the update."""
+        return layer.embedding_forward(bound, ids, rows, scale)
+
+    def is_read(self, tensor: ResidentTensor) -> bool:
+        """A and B are; an embedding's A is looked up."""
+        return not tensor.name.endswith(NO_PRODUCT)
+
+    def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
+        """DoRA's norms."""
+        return dora_norms(added, batch)
+
+    def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep | None:
+        """B·A added to the weight; merging DoRA is not modelled."""
+        return None if self.use_dora else merge.merge_step(module, module_spec)

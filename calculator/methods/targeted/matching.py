@@ -1,0 +1,62 @@
+"""Which modules PEFT adapts, by their names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.methods.targeted.method import TargetedMethod
+
+#: Linear layers whose class returns a tuple, which PEFT's layers can't adapt, by model_type.
+#: Source: transformers/models/phimoe/modeling_phimoe.py, PhimoeTopKRouter.
+ROUTERS: dict[str, str] = {"phimoe": "router"}
+
+#: The names of attention modules in the families: self_attn, attention, SelfAttention, attn, ...
+_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+
+
+def target_names(method: TargetedMethod, model: Model) -> tuple[str, ...]:
+    """The names that a module's path is compared with; empty for `all-linear`.
+
+    Raises:
+        PlanError: where the family has no default.
+    """
+    if method.target_modules == "all-linear":
+        return ()
+    if method.target_modules is not None:
+        return method.target_modules
+    defaults = method.facts.default_targets
+    if model.model_type not in defaults:
+        message = f"PEFT has no default for {model.model_type}: {way_out(method, model)}"
+        raise refusal("method.target_modules", message, None)
+    return defaults[model.model_type]
+
+
+def attention_projections(model: Model) -> tuple[str, ...]:
+    """The names of the linear layers in a model's attention to text, in order."""
+    paths = [path.split(".") for path, module in model.running if module.kind in ("linear", "conv1d")]
+    named = (parts[-1] for parts in paths if any(_ATTENTION.search(part) for part in parts[:-1]))
+    return tuple(dict.fromkeys(named))
+
+
+def way_out(method: TargetedMethod, model: Model) -> str:
+    """What a refusal proposes: names of this model, and `all-linear` where that is accepted."""
+    named = f"name the attention's projections ({', '.join(attention_projections(model))})"
+    return named if method.refused_names(model) else f'{named}, or use "all-linear"'
+
+
+def is_named(path: str, names: tuple[str, ...]) -> bool:
+    """Whether a module's path is one of the names or ends in one (peft.tuners.tuners_utils)."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def is_requested(path: str, module: Module, method: TargetedMethod, model: Model) -> bool:
+    """Whether `target_modules` matches a module, whatever `modules_to_save` is."""
+    if method.target_modules == "all-linear":
+        return module.kind in ("linear", "conv1d") and path != model.head
+    return is_named(path, target_names(method, model))

@@ -1,0 +1,82 @@
+"""The base class of methods that adapt modules by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from calculator.common.errors import PlanError
+from calculator.methods.base import Method
+from calculator.methods.targeted import matching, modules_to_save, refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.errors import Problem
+    from calculator.inputs.training import Training
+
+#: What `target_modules` may be.
+TargetModules = Literal["all-linear"] | tuple[str, ...] | None
+
+
+class TargetedMethod(Method):
+    """A method with PEFT's `target_modules` and `modules_to_save`."""
+
+    __slots__ = ()
+    #: The kinds of modules that the method can adapt.
+    adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
+
+    @property
+    def target_modules(self) -> TargetModules:
+        """Names of the modules to adapt, `all-linear`, or None for PEFT's default for the family."""
+        raise NotImplementedError
+
+    @property
+    def modules_to_save(self) -> tuple[str, ...] | None:
+        """Names of the modules that are copied and trained in full."""
+        raise NotImplementedError
+
+    def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
+        """Refuse targets and modules to save that PEFT refuses."""
+        refusals.check(self, model)
+
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+        """Refusals of this method alone; `found` has the modules that its targets name."""
+        yield from ()
+
+    def refused_names(self, model: Model) -> tuple[str, ...]:
+        """Names that are refused although PEFT or the model has modules of that name."""
+        router = matching.ROUTERS.get(model.model_type)
+        return (router,) if router else ()
+
+    def is_target(self, path: str, module: Module, model: Model) -> bool:
+        """Whether the module at a path is adapted."""
+        return not self.is_saved(path) and matching.is_requested(path, module, self, model)
+
+    def is_saved(self, path: str) -> bool:
+        """Whether the module at a path is one of `modules_to_save` or inside one."""
+        return modules_to_save.is_saved(path, self.modules_to_save)
+
+    def copies(self, path: str) -> bool:
+        """Whether the module at a path is copied: `modules_to_save` are."""
+        return self.is_saved(path)
+
+    def nearest_targets(self, model: Model) -> TargetModules:
+        """The accepted targets nearest to the requested ones, if there are any.
+
+        Those requested names that can be adapted; else every linear layer; else the attention's projections.
+        """
+        requested = self.target_modules if isinstance(self.target_modules, tuple) else ()
+        kept = tuple(name for name in requested if self._accepts((name,), model))
+        choices: tuple[TargetModules, ...] = (kept, "all-linear", matching.attention_projections(model))
+        return next((targets for targets in choices if targets and self._accepts(targets, model)), None)
+
+    def _accepts(self, targets: TargetModules, model: Model) -> bool:
+        changed: Any = self
+        try:
+            refusals.check(replace(changed, target_modules=targets), model)
+        except PlanError:
+            return False
+        return True

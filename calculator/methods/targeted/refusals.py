@@ -1,0 +1,85 @@
+"""Targets that PEFT refuses, and those that are not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.methods.targeted import modules_to_save
+from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, target_names, way_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.methods.targeted.method import TargetedMethod
+
+
+def check(method: TargetedMethod, model: Model) -> None:
+    """Refuse targets that PEFT refuses, and those that are not modelled.
+
+    Raises:
+        PlanError: with every reason.
+    """
+    names = target_names(method, model)
+    paths = dict(model.paths)
+    requested = {path: module for path, module in paths.items() if is_requested(path, module, method, model)}
+    problems = [*_numbered(method), *_idle(method, model, requested)]
+    problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
+    found = {path: module for path, module in requested.items() if not method.is_saved(path)}
+    own = [*method.own_problems(model, found)]
+    if not found and not problems and not own:
+        problems.append(_unmatched(method, model, names))
+    problems += [*own, *_not_adaptable(method, found), *_routers(method, model, found)]
+    if problems:
+        raise PlanError(*problems)
+
+
+def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> Problem:
+    """No module has any of the names."""
+    known = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
+    adaptable = ", ".join(sorted(known.difference(method.refused_names(model))))
+    message = f"no module is named {' or '.join(names)}; those that can be adapted are {adaptable}"
+    return Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
+def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator[Problem]:
+    for path, module in found.items():
+        if module.kind not in method.adaptable:
+            message = f"{path} is no linear layer: PEFT can't adapt it"
+            yield Problem(loc="method.target_modules", msg=message, input=path)
+
+
+def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
+    """Targets outside the graph of a batch of text, where nothing else is trained: `backward` raises an error."""
+    saves = any(method.is_saved(path) for path, _ in model.running)
+    if model.idle and not saves and all(map(model.is_idle, requested)):
+        yield Problem(
+            loc="method.target_modules",
+            msg=f"nothing is trained that a batch of text comes to: {way_out(method, model)}",
+            input=method.target_modules,
+        )
+
+
+def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
+    """A router that PEFT takes for a linear layer, although it returns a tuple."""
+    router = ROUTERS.get(model.model_type)
+    if router and any(is_named(path, (router,)) for path in found):
+        message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
+        yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
+
+
+def _numbered(method: TargetedMethod) -> Iterator[Problem]:
+    """Names that select single layers: all layers of a kind are planned alike."""
+    named = method.target_modules if isinstance(method.target_modules, tuple) else ()
+    for field, names in (("target_modules", named), ("modules_to_save", method.modules_to_save or ())):
+        for name in names:
+            if any(part.isdigit() for part in name.split(".")):
+                message = f"{name} picks one layer; plans that treat layers differently are not modelled"
+                yield Problem(loc=f"method.{field}", msg=message, input=list(names))
+
+
+def listed(names: str | tuple[str, ...] | None) -> str | list[str] | None:
+    """Names as JSON has them."""
+    return list(names) if isinstance(names, tuple) else names

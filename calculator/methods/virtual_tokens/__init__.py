@@ -1,0 +1,1 @@
+"""What prefix and prompt tuning share."""
