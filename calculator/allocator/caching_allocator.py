@@ -1,225 +1,178 @@
-"""PyTorch's CUDA caching allocator: how many bytes it takes from the card for the tensors that it serves.
+"""PyTorch's CUDA caching allocator: the bytes that it reserves on a device for the tensors that it serves.
 
-Requests are rounded up to 512 bytes. Those of up to 1 MiB are cut from segments of 2 MiB, those below 10 MiB from
-segments of 20 MiB, and larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free
-neighbours in the segment and kept. A request takes the smallest kept block that holds it, the lowest of several, and
-leaves the rest of it where that is worth keeping. A segment goes back to the card only when it is asked for, or when
-the card is full, which is not modelled.
+Requests are rounded up to 512 bytes. Those of up to 1 MiB share segments of 2 MiB, those below 10 MiB share segments of
+20 MiB, and larger ones get a segment of their own, in whole 2 MiB. A freed block is merged with its free neighbours in
+the segment and cached. A request gets the smallest cached block that is large enough, the lowest of several, and the
+rest of that block is split off where it is worth caching. Where no cached block is large enough, a segment is requested
+from the device; where the device has no room for it, wholly free segments are returned to it and the request is
+repeated, before it fails. Each stream has pools of its own.
 
-Source: c10/cuda/CUDACachingAllocator.cpp of PyTorch: get_pool, get_free_block, should_split, get_allocation_size,
-try_merge_blocks, release_blocks, try_allocate_expandable_block; c10/core/AllocatorConfig.h for the sizes.
-Where the driver puts a segment is not known; here each lies above those before it.
+Source: DeviceCachingAllocator in c10/cuda/CUDACachingAllocator.cpp of PyTorch, whose functions are named where they are
+modelled; c10/core/AllocatorConfig.h for the sizes. The driver's addresses are not known; here each segment is above
+those before it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-
-MIB = 1 << 20
-
-#: Every request is a multiple of it (kMinBlockSize).
-BLOCK = 512
-#: The largest request that is cut from a small segment (kSmallSize); a larger block's rest is kept if larger than this.
-SMALL_REQUEST = 1 * MIB
-#: A segment for small requests (kSmallBuffer), and the unit of the largest segments (kRoundLarge).
-SMALL_SEGMENT = 2 * MIB
-#: The smallest request with a segment of its own (kMinLargeAlloc).
-OWN_SEGMENT = 10 * MIB
-#: A segment for requests between the two (kLargeBuffer, large_segment_size).
-LARGE_SEGMENT = 20 * MIB
-
-#: A free block's key is one number, size · 2^128 + address, so that a sorted list is ordered by size, then address.
-#: No address of the largest plan that may be asked for comes near 2^128.
-_SHIFT = 128
-_ADDRESS = (1 << _SHIFT) - 1
-
-
-def segment_bytes(size: int) -> int:
-    """What is taken from the card for a request of `size` bytes that no kept block holds."""
-    if size <= SMALL_REQUEST:
-        return SMALL_SEGMENT
-    if size < OWN_SEGMENT:
-        return LARGE_SEGMENT
-    return -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
-
-
-class Block:
-    """A part of a segment, in use or free, and the parts before and behind it there. Sizes and addresses are bytes."""
-
-    __slots__ = ("address", "before", "behind", "is_free", "size")
-
-    def __init__(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> None:
-        self.address = address
-        self.size = size
-        self.before = before
-        self.behind = behind
-        self.is_free = False
-
-
-class Pool:
-    """Blocks that only requests of one kind, small or large, are served from. All sizes are rounded to 512 bytes."""
-
-    __slots__ = ("_blocks", "_free", "_next", "largest_waste", "reserved", "segments")
-
-    def __init__(self, largest_waste: int) -> None:
-        self.largest_waste = largest_waste
-        self.reserved = 0
-        self.segments: dict[int, int] = {}
-        self._next = BLOCK
-        #: The keys of free blocks, and the block that begins at each address, free ones at least.
-        self._free: list[int] = []
-        self._blocks: dict[int, Block] = {}
-
-    def allocate(self, size: int) -> Block:
-        """Serve a request."""
-        free = self._free
-        place = bisect_left(free, size << _SHIFT)
-        block = self._blocks[free.pop(place) & _ADDRESS] if place < len(free) else self._grown(size)
-        block.is_free = False
-        if block.size - size > self.largest_waste:
-            self._split(block, size)
-        return block
-
-    def free(self, block: Block) -> None:
-        """Keep a block, merged with its free neighbours."""
-        behind = block.behind
-        if behind is not None and behind.is_free:
-            self._drop(behind)
-            self._merge(block, behind)
-        before = block.before
-        if before is not None and before.is_free:
-            self._drop(before)
-            self._merge(before, block)
-            block = before
-        block.is_free = True
-        insort(self._free, block.size << _SHIFT | block.address)
-
-    def _split(self, block: Block, size: int) -> None:
-        """Leave a block so much, and keep the rest."""
-        address = block.address + size
-        rest = Block(address, block.size - size, block, block.behind)
-        rest.is_free = True
-        if block.behind is not None:
-            block.behind.before = rest
-        block.behind, block.size = rest, size
-        self._blocks[address] = rest
-        insort(self._free, rest.size << _SHIFT | address)
-
-    @staticmethod
-    def _merge(block: Block, behind: Block) -> None:
-        block.size += behind.size
-        block.behind = behind.behind
-        if behind.behind is not None:
-            behind.behind.before = block
-
-    def _drop(self, block: Block) -> None:
-        """Take a block off the free ones."""
-        del self._free[bisect_left(self._free, block.size << _SHIFT | block.address)]
-
-    def _grown(self, size: int) -> Block:
-        """A new segment, apart from every other, so that blocks of two are never merged."""
-        taken = segment_bytes(size)
-        block = self._blocks[self._next] = Block(self._next, taken)
-        self._next += taken + BLOCK
-        self.segments[block.address] = taken
-        self.reserved += taken
-        return block
-
-    def release(self) -> None:
-        """Give back the segments that are free from end to end (release_blocks, by torch.cuda.empty_cache)."""
-        for address, size in list(self.segments.items()):
-            block = self._blocks[address]
-            if block.is_free and block.size == size:
-                self._drop(block)
-                del self._blocks[address]
-                del self.segments[address]
-                self.reserved -= size
-
-
-class ExpandablePool(Pool):
-    """The same with one segment that grows by whole pages (expandable_segments:True)."""
-
-    __slots__ = ("_page",)
-
-    def __init__(self, page: int) -> None:
-        super().__init__(largest_waste=0)
-        self._page = page
-        self._next = 0
-
-    def allocate(self, size: int) -> Block:
-        """Serve a request; the block at the end of the segment, which can grow, counts as the largest of all."""
-        free = self._free
-        place = bisect_left(free, size << _SHIFT)
-        if place + 1 == len(free) or place == len(free):
-            return super().allocate(size)
-        last = free[place]
-        if (last & _ADDRESS) + (last >> _SHIFT) != self._next:
-            return super().allocate(size)
-        del free[place]
-        block = super().allocate(size)
-        insort(free, last)
-        return block
-
-    def _grown(self, size: int) -> Block:
-        """The free block at the segment's end, if there is one, with as many new pages as the request needs."""
-        last = self._last()
-        if last is not None and last.is_free:
-            self._drop(last)
-            block = last
-        else:
-            block = self._blocks[self._next] = Block(self._next, 0, last)
-            if last is not None:
-                last.behind = block
-        pages = -(-(size - block.size) // self._page) * self._page
-        block.size += pages
-        self._next += pages
-        self.reserved += pages
-        return block
-
-    def _last(self) -> Block | None:
-        """The block at the segment's end, from its beginning on."""
-        block = self._blocks.get(0)
-        while block is not None and block.behind is not None:
-            block = block.behind
-        return block
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.block_pool import Block, Pool
+from calculator.allocator.configured_pools import AgedPool, ConfiguredPool
+from calculator.allocator.expandable_pool import ExpandablePool
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.segments import SMALL_REQUEST, SMALL_SEGMENT, segment_bytes, whole_pages
 
 
 class CachingAllocator:
-    """Small and large requests, each served from its own pool."""
+    """Small and large requests, each served from its own pool of its stream.
 
-    __slots__ = ("_most", "large", "small")
+    Attributes:
+        conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
+        capacity: Bytes that the device offers this allocator; None where it never runs out.
+        total: The device's memory, of which `per_process_memory_fraction` is a part; by default the capacity.
+        reserved: What `torch.cuda.memory_reserved` reads, bytes.
+        max_reserved: What `torch.cuda.max_memory_reserved` reads, bytes.
+        retries: Segments that were requested again after cached ones were freed (`num_alloc_retries`).
+    """
 
-    def __init__(self, *, expandable_segments: bool = False) -> None:
-        if expandable_segments:
-            self.small: Pool = ExpandablePool(SMALL_SEGMENT)
-            self.large: Pool = ExpandablePool(LARGE_SEGMENT)
-        else:
-            self.small = Pool(largest_waste=0)
-            self.large = Pool(largest_waste=SMALL_REQUEST)
-        self._most = 0
+    __slots__ = (
+        "_device",
+        "_streams",
+        "allowed",
+        "capacity",
+        "conf",
+        "large",
+        "max_reserved",
+        "reserved",
+        "retries",
+        "searches",
+        "small",
+        "total",
+    )
 
-    @property
-    def reserved(self) -> int:
-        """What `torch.cuda.memory_reserved` reads, bytes."""
-        return self.small.reserved + self.large.reserved
+    def __init__(self, conf: AllocConf = DEFAULT, *, capacity: int | None = None, total: int | None = None) -> None:
+        self.conf = conf
+        self.capacity = capacity
+        self.total = capacity if total is None else total
+        #: The limit of setMemoryFraction: only a fraction below 1 sets it.
+        self.allowed: int | None = None
+        if self.total is not None and conf.per_process_memory_fraction < 1:
+            self.allowed = int(conf.per_process_memory_fraction * self.total)
+        self.reserved = 0
+        self.max_reserved = 0
+        self.retries = 0
+        #: Searches of the large pools for a free block (get_free_blocks_call_count), by which garbage collection counts.
+        self.searches = 0
+        #: What the device has mapped for the segments: whole pages of 2 MiB.
+        self._device = 0
+        self._streams: dict[int, tuple[Pool, Pool]] = {}
+        self.small, self.large = self.pools(0)
 
-    @property
-    def max_reserved(self) -> int:
-        """What `torch.cuda.max_memory_reserved` reads, bytes: nothing but `empty_cache` lowers what is reserved."""
-        return max(self._most, self.reserved)
+    def pools(self, stream: int) -> tuple[Pool, Pool]:
+        """The pools of small and of large requests on a stream."""
+        if stream not in self._streams:
+            self._streams[stream] = self._new_pools()
+        return self._streams[stream]
 
-    def pool(self, size: int) -> Pool:
-        """The pool that serves requests of a size."""
+    def pool(self, size: int, stream: int = 0) -> Pool:
+        """The pool that serves requests of a rounded size (get_pool)."""
+        if stream:
+            return self.pools(stream)[size > SMALL_REQUEST]
         return self.small if size <= SMALL_REQUEST else self.large
 
-    def allocate(self, size: int) -> tuple[Pool, Block]:
-        """Serve a request of any size: the pool that serves it, which is asked to free it again, and the block."""
-        size = -(-size // BLOCK) * BLOCK
-        pool = self.pool(size)
+    def allocate(self, size: int, stream: int = 0) -> tuple[Pool, Block]:
+        """Serve a request of any size: the pool that serves it, whose `free` frees it again, and the block."""
+        size = self.conf.round_size(size)
+        pool = self.pool(size, stream)
         return pool, pool.allocate(size)
 
+    def new_block(self, pool: Pool, size: int) -> Block:
+        """A block from the device for a request that no cached block serves (malloc).
+
+        Raises:
+            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+        """
+        if self._collects_garbage:
+            self._collect_garbage()
+        block = pool.grow(size)
+        if block is None and pool.release_available(size):
+            block = pool.grow(size)
+        if block is None:
+            self.empty_cache()
+            self.retries += 1
+            block = pool.grow(size)
+        if block is None:
+            raise self._out_of_memory(size)
+        return block
+
     def empty_cache(self) -> None:
-        """Give back every segment that is wholly free. An expandable segment keeps its pages: that is not modelled."""
-        self._most = self.max_reserved
-        self.small.release()
-        self.large.release()
+        """Return every wholly free segment, and every wholly free page of an expandable one (release_cached_blocks)."""
+        for small, large in self._streams.values():
+            large.release()
+            small.release()
+
+    def segment_bytes(self, size: int) -> int:
+        """The segment for a request of a rounded size."""
+        return segment_bytes(size, self.conf.large_segment_size)
+
+    def allows(self, segment: int) -> bool:
+        """Whether `per_process_memory_fraction` leaves room for a segment (alloc_block)."""
+        return self.allowed is None or self.reserved + segment <= self.allowed
+
+    def reserve(self, size: int) -> bool:
+        """Reserve bytes, and whether the device has room for them: cudaMalloc fails where too few pages are left."""
+        mapped = self._device + whole_pages(size)
+        if self.capacity is not None and mapped > self.capacity:
+            return False
+        self._device = mapped
+        self.reserved += size
+        self.max_reserved = max(self.max_reserved, self.reserved)
+        return True
+
+    def unreserve(self, size: int) -> None:
+        """Return bytes to the device."""
+        self._device -= whole_pages(size)
+        self.reserved -= size
+
+    def _new_pools(self) -> tuple[Pool, Pool]:
+        conf = self.conf
+        if conf.expandable_segments:
+            return ExpandablePool(self, SMALL_SEGMENT), ExpandablePool(self, conf.large_segment_size)
+        small, large = Pool(self, largest_waste=0), Pool(self, largest_waste=SMALL_REQUEST)
+        if self._collects_garbage:
+            large = AgedPool(self, largest_waste=SMALL_REQUEST)
+        elif conf.max_split_size is not None:
+            large = ConfiguredPool(self, largest_waste=SMALL_REQUEST)
+        return small, large
+
+    @property
+    def _collects_garbage(self) -> bool:
+        """Whether the threshold is read: malloc does so only where the process may use a fraction of the device."""
+        return self.allowed is not None and self.conf.garbage_collection_threshold > 0
+
+    def _collect_garbage(self) -> None:
+        """Free cached segments that were not used for long (garbage_collect_cached_blocks).
+
+        It runs where more than the threshold's part of the allowed memory is reserved. Of the large segments that are
+        wholly free, those of at least the average age are freed, and again, until what is above the threshold is freed.
+        """
+        target = self.reserved - int(self.conf.garbage_collection_threshold * (self.allowed or 0))
+        pools = [large for _, large in self._streams.values() if isinstance(large, AgedPool)]
+        aged = [(age, block, pool) for pool in pools for age, block in pool.ages()] if target > 0 else []
+        while aged and target > 0:
+            average = sum(age for age, _, _ in aged) / len(aged)
+            for age, block, pool in aged:
+                if age >= average:
+                    target -= block.size
+                    pool.release_segment(block)
+            aged = [each for each in aged if each[0] < average]
+
+    def _out_of_memory(self, size: int) -> OutOfMemoryError:
+        cached = sum(pool.free_bytes() for pools in self._streams.values() for pool in pools)
+        return OutOfMemoryError(
+            requested=size,
+            segment=self.segment_bytes(size),
+            allocated=self.reserved - cached,
+            reserved=self.reserved,
+            free=(self.total or 0) - self._device if self.capacity is None else self.capacity - self._device,
+            allowed=self.allowed,
+        )

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.caching_allocator import Block, CachingAllocator, Pool
+from calculator.allocator.block_pool import Block, Pool
+from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, spelled
 from calculator.training_step.unrolled import Events, events
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from calculator.allocator.caching_allocator import (
+from calculator.allocator.segments import (
     LARGE_SEGMENT,
     OWN_SEGMENT,
     SMALL_REQUEST,

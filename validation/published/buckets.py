@@ -16,9 +16,9 @@ from math import exp, log, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from calculator.allocator.caching_allocator import SMALL_SEGMENT, CachingAllocator
+from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.replay import Batch, Replay
-from calculator.estimate.estimate import resident_state
+from calculator.allocator.segments import SMALL_SEGMENT
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 

@@ -1,66 +1,16 @@
-"""The caching allocator's rules, one by one, and a plain transcription of PyTorch's to hold the fast one against."""
+"""The caching allocator's rules, one by one, and compared with a plain transcription of PyTorch's."""
+
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calculator.allocator.caching_allocator import BLOCK, MIB, CachingAllocator, segment_bytes
-
-
-class Block:
-    """A block as c10/cuda/CUDACachingAllocator.cpp has it."""
-
-    def __init__(self, address, size, before=None, after=None):
-        self.address, self.size, self.before, self.after = address, size, before, after
-        self.allocated = False
-
-
-class Plain:
-    """Its malloc and free for one stream, line by line; the driver puts each segment above those before it."""
-
-    def __init__(self):
-        self.free_blocks = {True: [], False: []}
-        self.reserved = 0
-        self.tops = {True: BLOCK, False: BLOCK}
-
-    def malloc(self, size):
-        size = (size + 511) // 512 * 512
-        small = size <= MIB
-        fitting = [block for block in self.free_blocks[small] if block.size >= size]
-        if fitting:
-            block = min(fitting, key=lambda b: (b.size, b.address))
-            self.free_blocks[small].remove(block)
-        else:
-            segment = 2 * MIB if small else 20 * MIB if size < 10 * MIB else (size + 2 * MIB - 1) // (2 * MIB) * 2 * MIB
-            block = Block(self.tops[small], segment)
-            self.tops[small] += segment + BLOCK
-            self.reserved += segment
-        rest = block.size - size
-        if rest >= 512 if small else rest > MIB:
-            remaining = Block(block.address + size, rest, block, block.after)
-            if block.after:
-                block.after.before = remaining
-            block.after, block.size = remaining, size
-            self.free_blocks[small].append(remaining)
-        block.allocated, block.small = True, small
-        return block
-
-    def free(self, block):
-        block.allocated = False
-        pool = self.free_blocks[block.small]
-        if block.before and not block.before.allocated:
-            other = block.before
-            pool.remove(other)
-            block.address, block.size, block.before = other.address, block.size + other.size, other.before
-            if block.before:
-                block.before.after = block
-        if block.after and not block.after.allocated:
-            other = block.after
-            pool.remove(other)
-            block.size, block.after = block.size + other.size, other.after
-            if block.after:
-                block.after.before = block
-        pool.append(block)
+from calculator.allocator.alloc_conf import AllocConf, parse_alloc_conf
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.segments import BLOCK, MIB, segment_bytes
+from tests.calculator.allocator.plain_allocator import OutOfMemory, Plain
 
 
 SIZES = st.one_of(
@@ -71,19 +21,66 @@ SIZES = st.one_of(
 )
 
 
-@given(st.lists(st.one_of(SIZES, st.integers(-30, -1)), max_size=60))
-def test_it_places_every_block_where_pytorchs_own_steps_do(actions):
-    allocator, plain, alive = CachingAllocator(), Plain(), []
+ACTIONS = st.lists(st.one_of(SIZES, st.integers(-30, -1)), max_size=60)
+#: Settings as PYTORCH_CUDA_ALLOC_CONF spells them, and as the transcription does.
+CONFS = {
+    "": {},
+    "expandable_segments:True": {"expandable": True},
+    "max_split_size_mb:20": {"max_split": 20 * MIB},
+    "max_split_size_mb:24,max_non_split_rounding_mb:32": {"max_split": 24 * MIB, "max_non_split": 32 * MIB},
+    "max_split_size_mb:20,expandable_segments:True": {"max_split": 20 * MIB, "expandable": True},
+    "roundup_power2_divisions:4": {"divisions": 4},
+    "large_segment_size_mb:13": {"large_buffer": 13 * MIB, "max_non_split": 13 * MIB},
+    "large_segment_size_mb:14,expandable_segments:True": {"large_buffer": 14 * MIB, "expandable": True},
+    "per_process_memory_fraction:0.75": {"allowed": 0.75},
+    "per_process_memory_fraction:0.75,expandable_segments:True": {"allowed": 0.75, "expandable": True},
+    "per_process_memory_fraction:0.9,garbage_collection_threshold:0.5": {"allowed": 0.9, "threshold": 0.5},
+    "per_process_memory_fraction:0.9,garbage_collection_threshold:0.3,max_split_size_mb:20": {
+        "allowed": 0.9,
+        "threshold": 0.3,
+        "max_split": 20 * MIB,
+    },
+    "garbage_collection_threshold:0.5": {"threshold": 0.5},
+}
+
+
+def served(allocator, size):
+    try:
+        return allocator.allocate(size)
+    except OutOfMemoryError:
+        return None
+
+
+def served_plainly(plain, size):
+    try:
+        return plain.malloc(size)
+    except OutOfMemory:
+        return None
+
+
+@pytest.mark.parametrize("conf", CONFS)
+@given(ACTIONS, st.one_of(st.none(), st.integers(1, 80)))
+def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, pages):
+    capacity, settings = pages and pages * 2 * MIB, dict(CONFS[conf])
+    if "allowed" in settings:
+        settings["allowed"] = int(settings["allowed"] * capacity) if capacity else None
+    allocator = CachingAllocator(parse_alloc_conf(conf), capacity=capacity)
+    plain, alive = Plain(capacity=capacity or inf, total=capacity or 1 << 97, **settings), []
     for action in actions:
         if action > 0:
-            (pool, served), block = allocator.allocate(action), plain.malloc(action)
-            assert (served.address, served.size, pool is allocator.small) == (block.address, block.size, block.small)
-            alive.append((pool, served, block))
+            taken, block = served(allocator, action), served_plainly(plain, action)
+            assert (taken is None) == (block is None)
+            if taken is not None:
+                pool, fast = taken
+                assert (fast.address, fast.size) == (block.address, block.size)
+                assert (pool is allocator.small) == block.pool.is_small
+                alive.append((pool, fast, block))
         elif alive:
-            pool, served, block = alive.pop(action % len(alive))
-            pool.free(served)
+            pool, fast, block = alive.pop(action % len(alive))
+            pool.free(fast)
             plain.free(block)
-        assert allocator.reserved == plain.reserved
+        assert (allocator.reserved, allocator.retries) == (plain.reserved, plain.retries)
+        assert allocator.reserved == allocator.small.reserved + allocator.large.reserved
 
 
 @pytest.mark.parametrize(
@@ -184,7 +181,7 @@ def test_an_emptied_cache_gives_back_what_is_wholly_free_and_the_maximum_remains
 
 
 def test_an_expandable_segment_grows_by_pages_from_the_free_block_at_its_end():
-    allocator = CachingAllocator(expandable_segments=True)
+    allocator = CachingAllocator(AllocConf(expandable_segments=True))
     pool, first = allocator.allocate(30 * MIB)
     assert allocator.reserved == 40 * MIB
     pool.free(first)
@@ -197,7 +194,7 @@ def test_an_expandable_segment_grows_by_pages_from_the_free_block_at_its_end():
 
 
 def test_an_expandable_segments_end_is_spared_while_another_block_fits():
-    allocator = CachingAllocator(expandable_segments=True)
+    allocator = CachingAllocator(AllocConf(expandable_segments=True))
     pool, hole = allocator.allocate(10 * MIB)
     allocator.allocate(2 * MIB)
     pool.free(hole)
@@ -206,7 +203,7 @@ def test_an_expandable_segments_end_is_spared_while_another_block_fits():
 
 
 def test_an_expandable_segments_blocks_are_split_to_the_last_512_bytes():
-    allocator = CachingAllocator(expandable_segments=True)
+    allocator = CachingAllocator(AllocConf(expandable_segments=True))
     allocator.allocate(20 * MIB - 512 * 1024)
     pool, block = allocator.allocate(2 * MIB)
     assert (pool, block.address) == (allocator.large, 20 * MIB - 512 * 1024)

@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 
-from calculator.allocator.caching_allocator import MIB
+from calculator.allocator.segments import MIB
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request

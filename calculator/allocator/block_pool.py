@@ -1,0 +1,141 @@
+"""A pool of the caching allocator: its segments, cut into blocks, and the free blocks in order of size and address.
+
+Source: BlockPool and the functions of DeviceCachingAllocator that are named where they are modelled, in
+c10/cuda/CUDACachingAllocator.cpp.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from calculator.allocator.segments import BLOCK
+
+if TYPE_CHECKING:
+    from calculator.allocator.caching_allocator import CachingAllocator
+
+#: A free block's key is one number, size · 2^128 + address, so that a sorted list is ordered by size, then address.
+#: No address of the largest plan that may be requested comes near 2^128.
+SHIFT = 128
+ADDRESS = (1 << SHIFT) - 1
+
+
+class Block:
+    """A part of a segment, and the parts before and behind it there. Sizes and addresses are bytes."""
+
+    __slots__ = ("address", "before", "behind", "is_free", "size")
+
+    def __init__(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> None:
+        self.address = address
+        self.size = size
+        self.before = before
+        self.behind = behind
+        self.is_free = False
+
+
+class Pool:
+    """The segments of small or of large requests on one stream. All sizes are rounded to blocks."""
+
+    __slots__ = ("_blocks", "_free", "_next", "allocator", "largest_waste", "reserved", "segments")
+
+    def __init__(self, allocator: CachingAllocator, largest_waste: int) -> None:
+        self.allocator = allocator
+        #: The largest rest of a block that is not split off (should_split).
+        self.largest_waste = largest_waste
+        self.reserved = 0
+        #: The size of the segment at each address.
+        self.segments: dict[int, int] = {}
+        self._next = BLOCK
+        #: The keys of free blocks, and the block at each address, of free blocks at least.
+        self._free: list[int] = []
+        self._blocks: dict[int, Block] = {}
+
+    def allocate(self, size: int) -> Block:
+        """Serve a request (get_free_block, alloc_found_block).
+
+        Raises:
+            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+        """
+        free = self._free
+        place = bisect_left(free, size << SHIFT)
+        if place < len(free):
+            block = self._blocks[free.pop(place) & ADDRESS]
+        else:
+            block = self.allocator.new_block(self, size)
+        block.is_free = False
+        if block.size - size > self.largest_waste:
+            self._split(block, size)
+        return block
+
+    def free(self, block: Block) -> None:
+        """Cache a block, merged with its free neighbours (free_block, try_merge_blocks)."""
+        behind = block.behind
+        if behind is not None and behind.is_free:
+            self._drop(behind)
+            self._merge(block, behind)
+        before = block.before
+        if before is not None and before.is_free:
+            self._drop(before)
+            self._merge(before, block)
+            block = before
+        block.is_free = True
+        insort(self._free, block.size << SHIFT | block.address)
+
+    def free_bytes(self) -> int:
+        """Bytes of all cached blocks."""
+        return sum(key >> SHIFT for key in self._free)
+
+    def grow(self, size: int) -> Block | None:
+        """A new segment as one block, or None where the device has no room for it (alloc_block).
+
+        It is apart from every other segment, so that blocks of two are never merged.
+        """
+        segment = self.allocator.segment_bytes(size)
+        if not (self.allocator.allows(segment) and self.allocator.reserve(segment)):
+            return None
+        block = self._blocks[self._next] = Block(self._next, segment)
+        self._next += segment + BLOCK
+        self.segments[block.address] = segment
+        self.reserved += segment
+        return block
+
+    def release(self) -> None:
+        """Return every wholly free segment to the device (release_blocks)."""
+        for address, size in list(self.segments.items()):
+            block = self._blocks[address]
+            if block.is_free and block.size == size:
+                self.release_segment(block)
+
+    def release_segment(self, block: Block) -> None:
+        """Return a wholly free segment to the device (release_block)."""
+        self._drop(block)
+        del self._blocks[block.address]
+        del self.segments[block.address]
+        self.reserved -= block.size
+        self.allocator.unreserve(block.size)
+
+    def release_available(self, size: int) -> bool:  # noqa: ARG002  pools that limit splitting use the size
+        """Whether enough oversized blocks were freed for a request; there are none without `max_split_size_mb`."""
+        return False
+
+    def _split(self, block: Block, size: int) -> None:
+        """Cut a block down to a size and cache the rest."""
+        address = block.address + size
+        rest = Block(address, block.size - size, block, block.behind)
+        rest.is_free = True
+        if block.behind is not None:
+            block.behind.before = rest
+        block.behind, block.size = rest, size
+        self._blocks[address] = rest
+        insort(self._free, rest.size << SHIFT | address)
+
+    @staticmethod
+    def _merge(block: Block, behind: Block) -> None:
+        block.size += behind.size
+        block.behind = behind.behind
+        if behind.behind is not None:
+            behind.behind.before = block
+
+    def _drop(self, block: Block) -> None:
+        """Take a block off the free ones."""
+        del self._free[bisect_left(self._free, block.size << SHIFT | block.address)]

@@ -1,0 +1,180 @@
+"""A pool of expandable segments (`expandable_segments:True`): a range of addresses whose pages are mapped as needed.
+
+Source: ExpandableSegment and the functions of DeviceCachingAllocator that are named below, in
+c10/cuda/CUDACachingAllocator.cpp.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from calculator.allocator.block_pool import ADDRESS, SHIFT, Block, Pool
+
+if TYPE_CHECKING:
+    from calculator.allocator.caching_allocator import CachingAllocator
+
+#: The size of a segment's addresses where the device's memory is not known.
+_UNLIMITED = 1 << 100
+
+
+class UnmappedBlock(Block):
+    """Addresses without memory; it is neither free nor in use."""
+
+    __slots__ = ()
+
+
+class ExpandablePool(Pool):
+    """Segments that are mapped by pages: 2 MiB for small requests, the size of a large segment for large ones."""
+
+    __slots__ = ("_page", "_unmapped")
+
+    def __init__(self, allocator: CachingAllocator, page: int) -> None:
+        super().__init__(allocator, largest_waste=0)
+        self._page = page
+        self._next = 0
+        #: Addresses of the unmapped blocks, in order.
+        self._unmapped: list[int] = []
+
+    def allocate(self, size: int) -> Block:
+        """Serve a request (get_free_block, alloc_found_block)."""
+        place = self._best_fit(size)
+        if place is None:
+            block = self.allocator.new_block(self, size)
+        else:
+            block = self._blocks[self._free.pop(place) & ADDRESS]
+        block.is_free = False
+        if block.size > size:
+            self._split(block, size)
+        return block
+
+    def grow(self, size: int) -> Block | None:
+        """Pages that are mapped for a request, merged with free blocks next to them (try_allocate_expandable_block).
+
+        None where the device has no room for them; those that were mapped until then stay cached.
+        """
+        if not self.allocator.allows(self.allocator.segment_bytes(size)):
+            return None
+        block: Block | None = self._address_space(size)
+        if isinstance(block, UnmappedBlock):
+            block = self._map(block, min(block.size, size))
+        while block is not None and block.size < size:
+            behind = block.behind
+            block = self._map(behind, min(behind.size, size - block.size)) if behind is not None else None
+        if block is not None:
+            self._drop(block)
+        return block
+
+    def release(self) -> None:
+        """Return every wholly free page to the device (release_blocks, unmap_block)."""
+        for key in list(self._free):
+            block = self._blocks[key & ADDRESS]
+            start = -(-block.address // self._page) * self._page
+            end = (block.address + block.size) // self._page * self._page
+            if start < end:
+                self._unmap(block, start, end)
+
+    def _best_fit(self, size: int) -> int | None:
+        """The place of the free block for a request; one that pages can be added to counts with all of them."""
+        free = self._free
+        place = bisect_left(free, size << SHIFT)
+        if place == len(free):
+            return None
+        reach = self._reach(free[place])
+        while reach > free[place] >> SHIFT and place + 1 < len(free) and self._reach(free[place + 1]) < reach:
+            place += 1
+            reach = self._reach(free[place])
+        return None if self.allocator.conf.oversized(size, free[place] >> SHIFT) else place
+
+    def _reach(self, key: int) -> int:
+        """The size that a free block can be expanded to."""
+        behind = self._blocks[key & ADDRESS].behind
+        return (key >> SHIFT) + (behind.size if isinstance(behind, UnmappedBlock) else 0)
+
+    def _address_space(self, size: int) -> Block:
+        """The first free or unmapped block from which a request has room, in a new segment if need be.
+
+        The room is made of free and unmapped blocks next to each other (find_expandable_block).
+        """
+        for address in self._unmapped:
+            block = self._blocks[address]
+            if block.before is not None and block.before.is_free:
+                block = block.before
+            if self._has_room(block, size):
+                return block
+        return self._new_segment()
+
+    @staticmethod
+    def _has_room(block: Block | None, size: int) -> bool:
+        while size > 0 and block is not None and (block.is_free or isinstance(block, UnmappedBlock)):
+            size -= block.size
+            block = block.behind
+        return size <= 0
+
+    def _new_segment(self) -> UnmappedBlock:
+        """Addresses for 9/8 of the device's memory, all of them unmapped."""
+        total = self.allocator.total
+        space = _UNLIMITED if total is None else -(-(total + total // 8) // self._page) * self._page
+        block = UnmappedBlock(self._next, space)
+        self._next += space
+        self._add_unmapped(block)
+        return block
+
+    def _map(self, unmapped: Block, size: int) -> Block | None:
+        """Map pages at the start of an unmapped block, and cache them with their free neighbours (map_block)."""
+        pages = -(-size // self._page) * self._page
+        if not self.allocator.reserve(pages):
+            return None
+        self.reserved += pages
+        self._unmapped.remove(unmapped.address)
+        block = Block(unmapped.address, pages, unmapped.before, unmapped.behind)
+        self._blocks[block.address] = block
+        if block.before is not None:
+            block.before.behind = block
+        if unmapped.size > pages:
+            rest = UnmappedBlock(block.address + pages, unmapped.size - pages, block, unmapped.behind)
+            block.behind = rest
+            self._add_unmapped(rest)
+        if unmapped.behind is not None:
+            unmapped.behind.before = block.behind if unmapped.size > pages else block
+        self.free(block)
+        before = block.before
+        return before if before is not None and before.is_free else block
+
+    def _unmap(self, block: Block, start: int, end: int) -> None:
+        """Return the pages from `start` to `end` of a free block; what is around them stays cached."""
+        self._drop(block)
+        self.reserved -= end - start
+        self.allocator.unreserve(end - start)
+        before, behind = block.before, block.behind
+        if start > block.address:
+            before = self._cached(block.address, start - block.address, before)
+        if end < block.address + block.size:
+            behind = self._cached(end, block.address + block.size - end, None, behind)
+        if isinstance(before, UnmappedBlock):
+            self._unmapped.remove(before.address)
+            start, before = before.address, before.before
+        if isinstance(behind, UnmappedBlock):
+            self._unmapped.remove(behind.address)
+            end, behind = behind.address + behind.size, behind.behind
+        unmapped = UnmappedBlock(start, end - start, before, behind)
+        if before is not None:
+            before.behind = unmapped
+        if behind is not None:
+            behind.before = unmapped
+        self._add_unmapped(unmapped)
+
+    def _cached(self, address: int, size: int, before: Block | None = None, behind: Block | None = None) -> Block:
+        """A part of a free block that stays cached."""
+        block = self._blocks[address] = Block(address, size, before, behind)
+        if before is not None:
+            before.behind = block
+        if behind is not None:
+            behind.before = block
+        block.is_free = True
+        insort(self._free, size << SHIFT | address)
+        return block
+
+    def _add_unmapped(self, block: UnmappedBlock) -> None:
+        self._blocks[block.address] = block
+        insort(self._unmapped, block.address)
