@@ -219,7 +219,9 @@ _PARSERS: dict[str, Callable[[AllocConf, str], AllocConf]] = {
 def _at_least_a_segment(key: str, value: str, conf: AllocConf) -> int:
     size, least = _whole(key, value), conf.large_segment_size // MIB
     if size < least:
-        raise _refused(f"{key} is {value}; it must be at least {least}, the size of a segment for large requests", value)
+        raise _refused(
+            f"{key} is {value}; it must be at least {least}, the size of a segment for large requests", value
+        )
     return size * MIB
 
 

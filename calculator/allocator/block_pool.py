@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from calculator.allocator.segments import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.allocator.caching_allocator import CachingAllocator
 
 #: A free block's key is one number, size · 2^128 + address, so that a sorted list is ordered by size, then address.
@@ -58,10 +60,7 @@ class Pool:
         """
         free = self._free
         place = bisect_left(free, size << SHIFT)
-        if place < len(free):
-            block = self._blocks[free.pop(place) & ADDRESS]
-        else:
-            block = self.allocator.new_block(self, size)
+        block = self._blocks[free.pop(place) & ADDRESS] if place < len(free) else self.allocator.new_block(self, size)
         block.is_free = False
         if block.size - size > self.largest_waste:
             self._split(block, size)
@@ -84,6 +83,16 @@ class Pool:
     def free_bytes(self) -> int:
         """Bytes of all cached blocks."""
         return sum(key >> SHIFT for key in self._free)
+
+    def chains(self) -> Iterator[list[Block]]:
+        """The blocks of each segment, in order of address."""
+        for address in self.segments:
+            block: Block | None = self._blocks[address]
+            chain = []
+            while block is not None:
+                chain.append(block)
+                block = block.behind
+            yield chain
 
     def grow(self, size: int) -> Block | None:
         """A new segment as one block, or None where the device has no room for it (alloc_block).

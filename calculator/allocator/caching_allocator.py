@@ -31,6 +31,9 @@ class CachingAllocator:
         total: The device's memory, of which `per_process_memory_fraction` is a part; by default the capacity.
         reserved: What `torch.cuda.memory_reserved` reads, bytes.
         max_reserved: What `torch.cuda.max_memory_reserved` reads, bytes.
+        most_mapped: The most that the device had mapped for the segments; the same requests have the same history on
+            every capacity from here on, below `least_refused`.
+        least_refused: The least that the device would have had to map where it refused; None where it never did.
         retries: Segments that were requested again after cached ones were freed (`num_alloc_retries`).
     """
 
@@ -41,7 +44,9 @@ class CachingAllocator:
         "capacity",
         "conf",
         "large",
+        "least_refused",
         "max_reserved",
+        "most_mapped",
         "reserved",
         "retries",
         "searches",
@@ -59,8 +64,10 @@ class CachingAllocator:
             self.allowed = int(conf.per_process_memory_fraction * self.total)
         self.reserved = 0
         self.max_reserved = 0
+        self.most_mapped = 0
+        self.least_refused: int | None = None
         self.retries = 0
-        #: Searches of the large pools for a free block (get_free_blocks_call_count), by which garbage collection counts.
+        #: Searches of the large pools for a free block, by which ages are counted (get_free_blocks_call_count).
         self.searches = 0
         #: What the device has mapped for the segments: whole pages of 2 MiB.
         self._device = 0
@@ -122,10 +129,12 @@ class CachingAllocator:
         """Reserve bytes, and whether the device has room for them: cudaMalloc fails where too few pages are left."""
         mapped = self._device + whole_pages(size)
         if self.capacity is not None and mapped > self.capacity:
+            self.least_refused = min(mapped, self.least_refused or mapped)
             return False
         self._device = mapped
         self.reserved += size
         self.max_reserved = max(self.max_reserved, self.reserved)
+        self.most_mapped = max(self.most_mapped, mapped)
         return True
 
     def unreserve(self, size: int) -> None:

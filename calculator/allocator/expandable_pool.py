@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.allocator.caching_allocator import CachingAllocator
 
 #: The size of a segment's addresses where the device's memory is not known.
-_UNLIMITED = 1 << 100
+_UNLIMITED = 1 << 110
 
 
 class UnmappedBlock(Block):
@@ -39,10 +39,7 @@ class ExpandablePool(Pool):
     def allocate(self, size: int) -> Block:
         """Serve a request (get_free_block, alloc_found_block)."""
         place = self._best_fit(size)
-        if place is None:
-            block = self.allocator.new_block(self, size)
-        else:
-            block = self._blocks[self._free.pop(place) & ADDRESS]
+        block = self.allocator.new_block(self, size) if place is None else self._blocks[self._free.pop(place) & ADDRESS]
         block.is_free = False
         if block.size > size:
             self._split(block, size)
@@ -116,6 +113,7 @@ class ExpandablePool(Pool):
         total = self.allocator.total
         space = _UNLIMITED if total is None else -(-(total + total // 8) // self._page) * self._page
         block = UnmappedBlock(self._next, space)
+        self.segments[block.address] = space
         self._next += space
         self._add_unmapped(block)
         return block

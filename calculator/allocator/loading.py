@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
 
+#: The allocation that makes room for all weights before they are read.
+WARMUP = "transformers: caching_allocator_warmup"
+#: Bytes of the device that the warmup does not allocate.
+#: Source: transformers 5.13, modeling_utils.py, caching_allocator_warmup.
+UNTOUCHED = 1.2 * (1 << 30)
+
 
 def spelled(staying: Iterable[ResidentTensors]) -> list[ResidentTensor]:
     """Every tensor by itself, layer by layer; `count` still says how many share its name."""
@@ -32,21 +38,36 @@ def spelled(staying: Iterable[ResidentTensors]) -> list[ResidentTensor]:
 class Loading:
     """The events of a load: `n` for the birth of a tensor of `sizes[n]` bytes, `~n` for its end."""
 
-    __slots__ = ("events", "read", "sizes", "training")
+    __slots__ = ("events", "names", "read", "sizes", "training")
 
     def __init__(self, state: tuple[ResidentTensor, ...], training: Training) -> None:
         self.training = training
         self.sizes: list[int] = []
+        #: The name of each row's tensor.
+        self.names: list[str] = []
         self.events: list[int] = []
         #: The rows of each kind of tensor, as they were read.
         self.read: dict[str, list[int]] = {}
         base = [tensor for tensor in state if tensor.base]
-        self._free(self._new(sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)))
+        warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
+        self._free(self._new(warmup, WARMUP))
         by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
         self._read(spelled(by_name))
         self._recast(spelled(base))
         for tensor in spelled(tensor for tensor in state if not tensor.base):
-            self._new(_size(tensor))
+            self._new(_size(tensor), tensor.name)
+
+    @property
+    def warmup(self) -> int:
+        """Bytes that are allocated and freed before the weights are read, where the device is large enough."""
+        return self.sizes[0]
+
+    def on(self, total: int | None) -> tuple[list[int], list[int]]:
+        """Sizes and events on a device of a size, of which the warmup leaves 1.2 GiB alone."""
+        if total is None or total - UNTOUCHED >= self.warmup:
+            return self.sizes, self.events
+        warmup = rounded(max(0, int(total - UNTOUCHED)))
+        return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
 
     def _read(self, base: list[ResidentTensor]) -> None:
         """Weights by name; the dense form of a quantised one goes when its constants are made."""
@@ -56,27 +77,28 @@ class Loading:
                 self._free(*dense)
                 dense = []
             if _packed(tensor):
-                dense.append(self._new(tensor.parameters * ITEMSIZE[self.training.dtype]))
+                dense.append(self._new(tensor.parameters * ITEMSIZE[self.training.dtype], tensor.name))
             whole = _packed(tensor) or not tensor.parameters
-            row = self._new(_size(tensor) if whole else self._as_read(tensor))
+            row = self._new(_size(tensor) if whole else self._as_read(tensor), tensor.name)
             self.read.setdefault(tensor.name, []).append(row)
             if tensor.component == "quantization_constants" and tensor.dtype == "uint8":
-                dense.append(self._new(_size(tensor) * ITEMSIZE["float32"]))
+                dense.append(self._new(_size(tensor) * ITEMSIZE["float32"], tensor.name))
         self._free(*dense)
 
     def _recast(self, base: list[ResidentTensor]) -> None:
         """What a prepared model holds in float32 was read in half precision."""
         for tensor in base:
             if tensor.parameters and not _packed(tensor) and tensor.dtype != self.training.dtype:
-                self._new(_size(tensor))
+                self._new(_size(tensor), tensor.name)
                 self._free(self.read[tensor.name].pop(0))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
         """A parameter's bytes in the checkpoint's dtype, or half a byte an element where it is to be quantised."""
         return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
 
-    def _new(self, size: int) -> int:
+    def _new(self, size: int, name: str) -> int:
         self.sizes.append(rounded(size))
+        self.names.append(name)
         self.events.append(len(self.sizes) - 1)
         return len(self.sizes) - 1
 

@@ -42,7 +42,7 @@ class OutOfMemoryError(Exception):
         reserved: The blocks in use and the cached ones, bytes.
         free: What is left of the allocator's capacity, bytes.
         allowed: The limit that `per_process_memory_fraction` sets, if there is one, bytes.
-        row: The row of the tensor that was requested, where events were replayed.
+        tensor: The name of the tensor that was requested, where events were replayed.
     """
 
     def __init__(
@@ -55,15 +55,16 @@ class OutOfMemoryError(Exception):
         self.reserved = reserved
         self.free = free
         self.allowed = allowed
-        self.row: int | None = None
+        self.tensor = ""
 
     def message(self, device: DeviceMemory) -> str:
         """The text of torch.OutOfMemoryError on a device."""
         allowed = f"{format_size(self.allowed)} allowed; " if self.allowed is not None else ""
+        in_use = device.context + self.reserved
         return (
             f"CUDA out of memory. Tried to allocate {format_size(self.segment)}. GPU 0 has a total capacity of"
-            f" {format_size(device.total)} of which {format_size(self.free)} is free. Including non-PyTorch memory, this"
-            f" process has {format_size(device.context + self.reserved)} memory in use. {allowed}Of the allocated memory"
+            f" {format_size(device.total)} of which {format_size(self.free)} is free. Including non-PyTorch memory,"
+            f" this process has {format_size(in_use)} memory in use. {allowed}Of the allocated memory"
             f" {format_size(self.allocated)} is allocated by PyTorch, and"
             f" {format_size(self.reserved - self.allocated)} is reserved by PyTorch but unallocated.{_ADVICE}"
         )

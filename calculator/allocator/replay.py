@@ -7,21 +7,29 @@ step has the same batch shape, and nothing empties the cache.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, spelled
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.common.names import PhaseName
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from calculator.training_step.resident_state import ResidentState
 
 #: A block in use, and the pool that it goes back to.
 Taken = tuple[Pool, Block]
+
+#: A part of a run: the load, or a phase of a training step.
+ReplayPhase = Literal["load"] | PhaseName
+PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
+WORKSPACE = "cuBLAS workspace"
 
 #: Micro-batches after a step's first that are run: the others meet what the last of these met.
 LATER_MICRO_BATCHES = 2
@@ -45,23 +53,32 @@ def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
 
 
 class Tensors:
-    """What an allocator is asked for: the bytes of each row, and its block while it lives."""
+    """The tensors of a list of events: the bytes of each row, and its block while it is alive."""
 
-    __slots__ = ("blocks", "pools", "sizes")
+    __slots__ = ("blocks", "name", "pools", "sizes")
 
-    def __init__(self, allocator: CachingAllocator, sizes: list[int]) -> None:
-        self.sizes = sizes
-        self.pools = [*map(allocator.pool, sizes)]
+    def __init__(self, allocator: CachingAllocator, sizes: list[int], name: Callable[[int], str] | None = None) -> None:
+        self.sizes = [*map(allocator.conf.round_size, sizes)] if allocator.conf.rounds_to_divisions else sizes
+        self.name = name
+        self.pools = [*map(allocator.pool, self.sizes)]
         self.blocks: list[Block] = [Block(0, 0)] * len(sizes)
 
     def play(self, told: Sequence[int]) -> None:
-        """Allocate and free as events tell: `n` for the birth of row `n`, `~n` for its end."""
+        """Allocate and free as events tell: `n` for the birth of row `n`, `~n` for its end.
+
+        Raises:
+            OutOfMemoryError: where an allocation fails, with the name of its tensor.
+        """
         sizes, pools, blocks = self.sizes, self.pools, self.blocks
-        for event in told:
-            if event >= 0:
-                blocks[event] = pools[event].allocate(sizes[event])
-            else:
-                pools[~event].free(blocks[~event])
+        try:
+            for event in told:
+                if event >= 0:
+                    blocks[event] = pools[event].allocate(sizes[event])
+                else:
+                    pools[~event].free(blocks[~event])
+        except OutOfMemoryError as error:
+            error.tensor = self.name(event) if self.name else ""
+            raise
 
     def held(self, rows: Sequence[int]) -> list[Taken]:
         """The blocks of rows that live."""
@@ -78,7 +95,17 @@ class Batch:
         nothing = {row for row, born in enumerate(told.rows) if not born[4]}
         self.forward = _without(nothing, told.forward)
         self.backward = _without(nothing, told.backward)
-        self.tensors = Tensors(allocator, [row[4] for row in told.rows])
+        self.tensors = self._placed(allocator)
+
+    def on(self, allocator: CachingAllocator) -> Batch:
+        """The same events, for another allocator."""
+        batch = copy(self)
+        batch.tensors = self._placed(allocator)
+        return batch
+
+    def _placed(self, allocator: CachingAllocator) -> Tensors:
+        rows = self.events.rows
+        return Tensors(allocator, [row[4] for row in rows], lambda row: rows[row][0])
 
 
 def _without(rows: set[int], told: Sequence[int]) -> Sequence[int]:
@@ -95,6 +122,8 @@ class Replay:
         "gradients",
         "later",
         "left",
+        "loading",
+        "phase",
         "resident",
         "steps",
         "training",
@@ -110,14 +139,29 @@ class Replay:
         alone = replace(self.training, gradient_accumulation_steps=1)
         self.first = Batch(allocator, events(prepared.for_run(alone, prepared.device)))
         self.later = Batch(allocator, events(prepared)) if self.training != alone else None
+        self.loading = Loading(resident.tensors, self.training)
+        self._start()
+
+    def _start(self) -> None:
         self.steps = 0
+        #: What is run at the moment.
+        self.phase: ReplayPhase = "load"
         self.left: list[Taken] = []
         self.gradients: list[Taken] = []
 
+    def on(self, allocator: CachingAllocator) -> Replay:
+        """The same run from its beginning, for another allocator."""
+        run = copy(self)
+        run.allocator = allocator
+        run.first = self.first.on(allocator)
+        run.later = self.later.on(allocator) if self.later is not None else None
+        run._start()  # noqa: SLF001  its own class
+        return run
+
     def load(self) -> None:
         """Put the model on the card."""
-        loading = Loading(self.resident.tensors, self.training)
-        Tensors(self.allocator, loading.sizes).play(loading.events)
+        sizes, loaded = self.loading.on(self.allocator.total)
+        Tensors(self.allocator, sizes, self.loading.names.__getitem__).play(loaded)
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
@@ -134,9 +178,10 @@ class Replay:
         """Forward and backward; the old loss and its graph go when the new loss takes their name."""
         starts = (batch.events.first_product(batch.forward), batch.events.first_product(batch.backward))
         for n, (passed, start) in enumerate(zip((batch.forward, batch.backward), starts, strict=True)):
+            self.phase = PASSES[n]
             if self.steps == 0 and batch is self.first:
                 batch.tensors.play(passed[:start])
-                self._take(self.workspaces[n])
+                self._take(self.workspaces[n], WORKSPACE)
                 batch.tensors.play(passed[start:])
             else:
                 batch.tensors.play(passed)
@@ -145,15 +190,19 @@ class Replay:
         self.left = batch.tensors.held(batch.events.left)
 
     def _optimizer_step(self) -> None:
+        self.phase = "optimizer_step"
         if self.steps == 0:
             for state in spelled(self.resident.optimizer_states):
-                self._take(state.bytes // state.count)
+                self._take(state.bytes // state.count, state.name)
         made = spelled(self.resident.step_temporaries)
-        self._free([self._take(tensor.bytes // tensor.count) for tensor in made])
+        self._free([self._take(tensor.bytes // tensor.count, tensor.name) for tensor in made])
 
-    def _take(self, size: int) -> Taken:
-        pool = self.allocator.pool(size)
-        return pool, pool.allocate(size)
+    def _take(self, size: int, name: str) -> Taken:
+        try:
+            return self.allocator.allocate(size)
+        except OutOfMemoryError as error:
+            error.tensor = name
+            raise
 
     @staticmethod
     def _free(blocks: list[Taken]) -> None:

@@ -17,7 +17,6 @@ SMALL_SEGMENT = 2 * MIB
 OWN_SEGMENT = 10 * MIB
 
 
-
 def segment_bytes(size: int, large_segment: int = LARGE_SEGMENT) -> int:
     """The segment for a request of `size` bytes that no cached block serves (get_allocation_size)."""
     if size <= SMALL_REQUEST:

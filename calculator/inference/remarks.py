@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.allocator.caching_allocator import MIB, OWN_SEGMENT, segment_bytes
+from calculator.allocator.segments import MIB, OWN_SEGMENT, segment_bytes
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE

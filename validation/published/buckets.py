@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.replay import Batch, Replay
 from calculator.allocator.segments import SMALL_SEGMENT
+from calculator.estimate.estimate import resident_state
 from calculator.training_step.unrolled import events
 from validation.published.outputs import held
 

@@ -11,7 +11,7 @@ MIB = 1 << 20
 SMALL_BUFFER, SMALL_SIZE, MIN_LARGE, ROUND_LARGE = 2 * MIB, MIB, 10 * MIB, 2 * MIB
 
 
-class OutOfMemory(Exception):
+class PlainOutOfMemoryError(Exception):
     """The transcription's torch.OutOfMemoryError."""
 
 
@@ -102,7 +102,7 @@ class Plain:
                 self.release_cached_blocks()
                 block = self.alloc_block(pool, size, is_retry=True)
             if block is None:
-                raise OutOfMemory
+                raise PlainOutOfMemoryError
         if self.should_split(block, size):
             rest = Block(block.address + size, block.size - size, pool, block, block.after, expandable=block.expandable)
             if block.after:

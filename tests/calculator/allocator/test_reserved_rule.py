@@ -5,8 +5,8 @@ from statistics import median
 
 import pytest
 
-from calculator.allocator.segments import MIB
 from calculator.allocator.reserved_rule import REPLAY, RULE
+from calculator.allocator.segments import MIB
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from tests.calculator.random_plans import excesses, plans

@@ -1,0 +1,134 @@
+"""Runs on devices of limited memory, and the smallest of them on which a run fits."""
+
+from random import Random
+
+import pytest
+
+from calculator.allocator.alloc_conf import parse_alloc_conf
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.capacity import layout, minimum, replay_within
+from calculator.allocator.out_of_memory import DeviceMemory
+from calculator.allocator.replay import Replay, peak_reserved
+from calculator.allocator.segments import MIB
+from calculator.devices import library_workspace
+from calculator.estimate.estimate import resident_state, training_step
+from calculator.estimate.request import parse_request
+from tests.calculator.random_plans import plans
+
+GIB, PAGE = 1 << 30, 2 * MIB
+WORKSPACES = tuple(part.bytes for part in library_workspace(None))
+LLAMA = {"model": "meta-llama/Llama-3.2-1B", "training": {"sequence_length": 2048}}
+LORA = LLAMA | {"method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
+FULL = LLAMA | {"method": {"name": "full"}, "training": {"gradient_checkpointing": True}}
+CONFS = ["", "expandable_segments:True", "max_split_size_mb:64", "roundup_power2_divisions:8"]
+
+
+def device_of(capacity):
+    return DeviceMemory(capacity=capacity, total=capacity + 512 * MIB, context=512 * MIB)
+
+
+def run_of(request):
+    return Replay(CachingAllocator(), resident_state(request), WORKSPACES)
+
+
+def live(request):
+    return max(peak.bytes for peak in training_step(request).peaks()) + sum(WORKSPACES)
+
+
+@pytest.fixture(scope="module", params=[LORA, FULL], ids=["lora", "full"])
+def request_(request):
+    return parse_request(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(request_):
+    return run_of(request_)
+
+
+def test_on_a_device_that_never_fills_the_replay_is_the_unlimited_one(request_, run):
+    result = replay_within(run, device_of(10_000 * GIB))
+    assert result.peak_reserved_bytes == peak_reserved(resident_state(request_), WORKSPACES)
+    assert (result.out_of_memory, result.retries) == (None, 0)
+
+
+@pytest.mark.parametrize("conf", CONFS)
+def test_a_run_fits_on_the_smallest_capacity_and_not_on_a_page_less(request_, run, conf):
+    settings = parse_alloc_conf(conf)
+    found = minimum(run, live(request_), device_of, settings)
+    assert live(request_) <= found.bytes <= found.without_retry_bytes
+    assert replay_within(run, device_of(found.bytes), settings).out_of_memory is None
+    assert replay_within(run, device_of(found.bytes - PAGE), settings).out_of_memory is not None
+    at_ease = replay_within(run, device_of(found.without_retry_bytes), settings)
+    assert (at_ease.out_of_memory, at_ease.retries) == (None, 0)
+    less = replay_within(run, device_of(found.without_retry_bytes - PAGE), settings)
+    assert less.out_of_memory is not None or less.retries
+
+
+def test_cached_blocks_are_freed_where_a_run_just_fits():
+    request = parse_request(LORA)
+    run = run_of(request)
+    result = replay_within(run, device_of(minimum(run, live(request), device_of).bytes))
+    assert result.out_of_memory is None
+    assert result.retries > 0
+
+
+def test_a_run_out_of_memory_is_told_with_step_phase_tensor_and_message(request_, run):
+    result = replay_within(run, device_of(live(request_) - PAGE))
+    event = result.out_of_memory
+    assert event.step >= 1
+    assert event.phase in {"forward", "backward", "optimizer_step"}
+    assert event.tensor
+    assert event.message.startswith("CUDA out of memory. Tried to allocate ")
+
+
+def test_weights_that_do_not_fit_end_the_run_while_it_loads(run):
+    event = replay_within(run, device_of(2 * GIB)).out_of_memory
+    assert (event.step, event.phase) == (0, "load")
+    assert event.tensor.startswith("model.layers.")
+
+
+def test_the_warmup_leaves_1_2_gib_of_a_small_device_alone(run):
+    """Otherwise it would fail on any device that is smaller than the weights, before the first of them is read."""
+    sizes, events = run.loading.on(2 * GIB)
+    assert sizes[0] == pytest.approx(0.8 * GIB, abs=512)
+    assert run.loading.on(None) == (run.loading.sizes, run.loading.events)
+    assert run.loading.on(1 * GIB)[1] == events[2:]
+
+
+def test_capacities_between_two_that_a_result_names_have_the_same_result(run, request_):
+    low, high = live(request_), run_peak(run)
+    chance = Random(7)
+    for _ in range(8):
+        capacity = chance.randrange(low, high) // PAGE * PAGE
+        result = replay_within(run, device_of(capacity))
+        other = result.same_from if result.out_of_memory is None else result.same_below - PAGE
+        again = replay_within(run, device_of(max(other, result.same_from)))
+        assert again.peak_reserved_bytes == result.peak_reserved_bytes
+        assert again.retries == result.retries
+        assert (again.out_of_memory is None) == (result.out_of_memory is None)
+
+
+def run_peak(run):
+    return replay_within(run, device_of(10_000 * GIB)).peak_reserved_bytes
+
+
+def test_random_plans_fit_on_their_minimum_and_need_no_more_than_at_ease():
+    for request in plans(seed=15, count=6):
+        run, alive = run_of(request), live(request)
+        found = minimum(run, alive, device_of)
+        at_ease = replay_within(run, device_of(10_000 * GIB)).peak_reserved_bytes
+        assert alive <= found.bytes <= found.without_retry_bytes
+        assert found.without_retry_bytes <= max(at_ease, run.loading.warmup + 2 * GIB)
+        assert replay_within(run, device_of(found.bytes)).out_of_memory is None
+
+
+def test_a_layout_repeats_once_steps_do():
+    """Every second step where the new loss and the old one, which is freed after it, change places."""
+    run = run_of(next(iter(plans(seed=3, count=1))))
+    run.load()
+    layouts = []
+    for _ in range(6):
+        run.step()
+        layouts.append(layout(run))
+    assert layouts[0] != layouts[2]
+    assert (layouts[2], layouts[3]) == (layouts[4], layouts[5])
