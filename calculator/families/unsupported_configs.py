@@ -60,7 +60,7 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
     if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
         return
     heads, groups = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
-    kept = attention.kept_grouped(config["qk_head_dim"], config["v_head_dim"])
+    kept = attention.use_gqa_in_sdpa(config["qk_head_dim"], config["v_head_dim"])
     if heads == groups or (training.attention == "sdpa" and kept and not training.padding):
         return
     yield Problem(

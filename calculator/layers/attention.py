@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
     #: Attention without a kernel: (context, query, key, value) to the output.
-    WrittenOut = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
+    EagerAttention = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
 
 _HALF = ("bfloat16", "float16")
 
 
 def attend(
-    context: Context, query: Tensor, key: Tensor, value: Tensor, written_out: WrittenOut | None = None
+    context: Context, query: Tensor, key: Tensor, value: Tensor, eager_forward: EagerAttention | None = None
 ) -> Tensor:
     """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS).
 
-    `written_out` is the family's own eager_attention_forward, where it has one. FlashAttention 2 asked for by name gets
-    its inputs in half precision (modeling_flash_attention_utils.py).
+    `eager_forward` is the family's own eager_attention_forward, if it has one. FlashAttention 2 gets its inputs in half
+    precision (modeling_flash_attention_utils.py).
     """
     if context.attention == "eager":
-        out = (written_out or eager)(context, query, key, value)
+        out = (eager_forward or eager)(context, query, key, value)
     elif context.attention == "sdpa":
         out = _sdpa(context, query, key, value)
     else:
@@ -60,11 +60,11 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     Source: integrations/sdpa_attention.py.
     """
     grouped = key.shape[1] != query.shape[1]
-    if grouped and (context.mask is not None or not kept_grouped(key.shape[-1], value.shape[-1])):
+    if grouped and (context.mask is not None or not use_gqa_in_sdpa(key.shape[-1], value.shape[-1])):
         if query.shape[2] == 1:
             return _packed(context, query, key, value)
-        key, value = repeated(query, key, "key, repeated"), repeated(query, value, "value, repeated")
-    return in_kernel(context, query, key, value, partial(_kernel, context))
+        key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
+    return run_kernel(context, query, key, value, partial(_kernel, context))
 
 
 def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
     batch, heads, _, width = query.shape
     groups = key.shape[1]
     packed = ops.view(query, (batch, groups, heads // groups, width))
-    out = in_kernel(context, packed, key, value, partial(_kernel, context))
+    out = run_kernel(context, packed, key, value, partial(_kernel, context))
     if groups > 1:
         out = ops.contiguous(out, "attention output, by heads")
     return ops.view(out, (batch, heads, 1, value.shape[-1]))
@@ -84,7 +84,7 @@ def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: T
     return _efficient(context, query, key, value, mask)
 
 
-def in_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
+def run_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
     """What scaled_dot_product_attention runs, on what autocast gives it, which leaves alone what it runs."""
     region, mask = query.tape.autocast, context.mask
     if region is None:
@@ -143,22 +143,22 @@ def _padded(x: Tensor, name: str) -> Tensor:
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """The memory-efficient kernel where it takes the heads; with a mask, a bias."""
     grouped = key.shape[1] != query.shape[1]
-    if not aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
+    if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=context.length > 1)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
 
 
-def kept_grouped(key_width: int, value_width: int) -> bool:
+def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:
     """Whether grouped keys without a mask stay grouped for sdpa (integrations/sdpa_attention.py, use_gqa_in_sdpa)."""
     return key_width == value_width <= 256
 
 
-def aligned(query: Tensor, value: Tensor) -> bool:
+def is_aligned(query: Tensor, value: Tensor) -> bool:
     """Whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
     return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
 
 
-def repeated(query: Tensor, x: Tensor, name: str) -> Tensor:
+def repeat_kv(query: Tensor, x: Tensor, name: str) -> Tensor:
     """Grouped heads repeated to the queries' number (repeat_kv): a copy, but a single head is seen again and again."""
     batch, heads, length, head_dim = x.shape
     count = query.shape[1]
@@ -198,10 +198,10 @@ def eager(
 
     `capped` says that the scores go through cap · tanh(x / cap); `upcast`, that the softmax is in float32.
     """
-    key_states = repeated(query, key, "key, repeated")
-    value_states = repeated(query, value, "value, repeated")
+    key_states = repeat_kv(query, key, "key, repeated")
+    value_states = repeat_kv(query, value, "value, repeated")
     attn_weights = partial(_scores, context, query, key_states, capped=capped)
-    return weighted(context, probabilities(attn_weights(), query.dtype, upcast=upcast), value_states)
+    return drop_and_weigh(context, softmax(attn_weights(), query.dtype, upcast=upcast), value_states)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Tensor:
@@ -210,51 +210,51 @@ def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Te
         attn_weights = ops.scale(attn_weights, "scores / cap")
         attn_weights = ops.unary(attn_weights, "tanh", saves="result")
         attn_weights = ops.scale(attn_weights, "scores, capped")
-    return masked(context, attn_weights)
+    return add_mask(context, attn_weights)
 
 
 def scores(query: Tensor, key: Tensor) -> Tensor:
     """Every query's product with every key: (batch, heads, sequence, sequence)."""
     if query.tape.autocast is not None:
         query, key = query.tape.autocast.cast_factors(query, key, ("query", "key"))
-    key = spread(query, key)
+    key = expand_single_head(query, key)
     rows, columns = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")
     return ops.bmm(rows, columns, (*query.shape[:3], key.shape[2]), "scores")
 
 
-def spread(x: Tensor, single: Tensor) -> Tensor:
+def expand_single_head(x: Tensor, single: Tensor) -> Tensor:
     """A single head for all of x's, again and again, as torch.matmul broadcasts it."""
     heads = x.shape[1]
     return single if single.shape[1] == heads else ops.expand(single, (single.shape[0], heads, *single.shape[2:]))
 
 
-def masked(context: Context, x: Tensor) -> Tensor:
+def add_mask(context: Context, x: Tensor) -> Tensor:
     """Scores and the mask, where there is one."""
     return x if context.mask is None else ops.add(x, context.mask, "scores + mask")
 
 
-def probabilities(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
+def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
     """Scores through softmax in float32, or in their own dtype, and cast while they are still there."""
     return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
 
 
-def scores_in_float32(query: Tensor, key: Tensor) -> Tensor:
+def float32_scores(query: Tensor, key: Tensor) -> Tensor:
     """The same of queries and keys that are cast for it."""
     return scores(ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32"))
 
 
-def weighted(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+def drop_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     """Values weighted by probabilities, of which some are dropped first: (batch, heads, sequence, head_dim)."""
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
-    return applied(context, attn_weights, value)
+    return weigh_values(context, attn_weights, value)
 
 
-def applied(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
+def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
     """Values weighted by probabilities, which the layer's code holds."""
     context.attn_weights = attn_weights
     if value.tape.autocast is not None:
         attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))
-    value = spread(attn_weights, value)
+    value = expand_single_head(attn_weights, value)
     shape = (*attn_weights.shape[:3], value.shape[3])
     out = ops.bmm(attn_weights, mergeable(value, "value, contiguous"), shape, "attention output")
     return by_positions(out, "attention output, transposed")

@@ -1,4 +1,4 @@
-"""What the code of a step shares: the tape, the plan's sizes, and the modules by name."""
+"""State that the forward pass of one step shares: the tape, the sizes, the modules by name."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
 
 
-#: The end of a name of what belongs to layers that are not run.
+#: Marks the name of a tensor that belongs to layers that are not run.
 NOT_RUN = "of layers not run"
 
 
 class Context:
-    """One run of the step; `tells_first` allows that its first layer is told and not run (see `first_layer`)."""
+    """State of one step, or of one pass of `generate`, passed to every layer."""
 
     __slots__ = (
+        "attends_to_window",
         "attention",
         "attention_dropout",
         "attn_weights",
         "batch",
         "cache",
+        "caller_tensors",
         "config",
+        "decoder_locals",
         "dtype",
-        "during_forward",
-        "during_layers",
-        "first",
         "forward",
-        "kept",
+        "forward_locals",
         "kernels",
         "length",
         "mask",
         "masks",
+        "may_skip_first_layer",
         "method",
         "model",
-        "others",
         "parameters",
         "past",
-        "position",
+        "position_tables",
         "prepared",
-        "recorded",
         "repetition",
-        "returned",
+        "returned_attn_weights",
+        "router_logits",
+        "skipped_layer",
+        "skipped_layer_tensors",
+        "skipped_router_gradients",
         "tape",
-        "tells_first",
         "training",
-        "waiting",
-        "windowed",
     )
 
     def __init__(self, prepared: Prepared, forward: DecoderForward, *, trains: bool = True) -> None:
@@ -73,33 +73,50 @@ class Context:
         self.kernels = prepared.kernels
         self.model = model
         self.config = model.config
+        #: The forward pass of the model's family.
         self.forward = forward
         self.method = method
         self.training = training
         self.batch = named(training.micro_batch_size, "B")
+        #: Tokens of this pass, virtual tokens included.
         self.length = named(training.sequence_length, "S")
-        self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
-        self.dtype: DType = method.hidden_dtype(training)
-        self.attention = self.forward.sdpa if training.attention == "sdpa" else training.attention
-        told = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
-        self.attention_dropout = float(next(filter(None, told), 0.0))
-        self.attn_weights: Tensor | None = None
-        self.returned: Tensor | None = None
-        self.cache: Cache | None = None
-        self.mask: Tensor | None = None
-        self.masks: dict[AttentionType, Tensor | None] = {}
+        #: Tokens in the cache from earlier passes, or from a prefix.
         self.past = 0
-        self.windowed = False
-        self.during_forward: list[Tensor] = []
-        self.during_layers: list[Tensor] = []
-        self.others: list[Tensor] = []
-        self.position: tuple[Tensor, ...] = ()
-        self.recorded: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
-        self.waiting: list[Tensor] = []
-        self.repetition = repetition(layer_kinds(self))
-        self.kept: list[Tensor] = []
-        self.first: SkippedLayer | None = None
-        self.tells_first = False
+        self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
+        #: The dtype of hidden states.
+        self.dtype: DType = method.hidden_dtype(training)
+        #: The attention implementation that runs.
+        self.attention = forward.sdpa if training.attention == "sdpa" else training.attention
+        dropouts = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
+        self.attention_dropout = float(next(filter(None, dropouts), 0.0))
+        self.cache: Cache | None = None
+        #: The masks by attention type, and the one of the layer that runs.
+        self.masks: dict[AttentionType, Tensor | None] = {}
+        self.mask: Tensor | None = None
+        #: Whether the layer that runs has a sliding window.
+        self.attends_to_window = False
+        #: Position tensors that the layer that runs receives; outside the layers, those of all layers.
+        self.position_tables: tuple[Tensor, ...] = ()
+        #: Attention weights that the layer's code refers to, and those that the last layer returned to the decoder.
+        self.attn_weights: Tensor | None = None
+        self.returned_attn_weights: Tensor | None = None
+        #: Locals that stay alive to the end of the model's forward pass.
+        self.forward_locals: list[Tensor] = []
+        #: Locals of the decoder that stay alive while its layers run.
+        self.decoder_locals: list[Tensor] = []
+        #: Each router's logits, None if the config does not ask for them.
+        self.router_logits: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
+        #: The layers that are run, and how many layers each represents.
+        self.repetition = repetition(layer_classes(self))
+        #: A prefix's keys and values of layers that are not run.
+        self.skipped_layer_tensors: list[Tensor] = []
+        #: Gradients of router logits of layers that are not run.
+        self.skipped_router_gradients: list[Tensor] = []
+        #: Whether the first layer may be derived from the second instead of being run, and that layer if it is.
+        self.may_skip_first_layer = False
+        self.skipped_layer: SkippedLayer | None = None
+        #: The batch and the loss, which the training loop refers to.
+        self.caller_tensors: list[Tensor] = []
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -107,80 +124,81 @@ class Context:
         return self.model.decoder.layers
 
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
-        """A module with its parameters on this tape."""
+        """Return a module with its parameters on this tape."""
         path = f"{prefix}{module.name}"
         return BoundModule(self.parameters, path, module, self.prepared.module_spec(path, module), self.method.forward)
 
     def outer(self, name: str) -> BoundModule:
-        """A module outside the layers, by its name."""
+        """Return the module of that name outside the layers."""
         return self.bind(self.model.outer[name])
 
     def has(self, name: str) -> bool:
-        """Whether there is such a module outside the layers."""
+        """Return whether there is a module of that name outside the layers."""
         return name in self.model.outer
 
-    def release(self) -> None:
-        """Drop what the decoder's own code holds while its layers run."""
-        self.position, self.mask, self.masks, self.during_layers, self.returned = (), None, {}, [], None
-        self.others = []
-
-    def left(self, position: tuple[Tensor, ...], mask: Tensor | None) -> None:
-        """Leave a layer: its code drops the attention's weights, unless the layer returns them to the decoder's."""
-        self.position, self.mask = position, mask
-        returned = self.forward.returns_weights and bool(self.masks)
-        self.returned, self.attn_weights = (self.attn_weights if returned else None), None
-
     def layer(self, layer: Layer, prefix: str) -> LayerModules:
-        """A layer's modules by their names within the layer."""
+        """Return a layer's modules by their names within the layer."""
         return LayerModules({module.name: self.bind(module, prefix) for module in layer.modules}, prefix, layer.kind)
 
-    def cached(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values through the cache, where there is one."""
-        return (key, value) if self.cache is None else self.cache.update(key, value, windowed=self.windowed)
+    def exit_layer(self, position_tables: tuple[Tensor, ...], mask: Tensor | None) -> None:
+        """Drop the locals of a layer, except attention weights that it returns to the decoder."""
+        self.position_tables, self.mask = position_tables, mask
+        returns = self.forward.returns_weights and bool(self.masks)
+        self.returned_attn_weights, self.attn_weights = (self.attn_weights if returns else None), None
+
+    def release(self) -> None:
+        """Drop the locals of the decoder."""
+        self.position_tables, self.mask, self.masks = (), None, {}
+        self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
+
+    def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values to the cache, if there is one, and return all of its layer."""
+        return (key, value) if self.cache is None else self.cache.update(key, value, windowed=self.attends_to_window)
 
     def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
-        """A prefix in every layer's cache: copies of the given keys and values, for the layers that are run.
+        """Copy a prefix's keys and values into the cache, for every layer.
 
-        Those of layers that are not run go where the layer begins that stands for them: the last sees no other's.
+        `layers` are those of the layers that are run. The others' are dropped when the layer begins that represents
+        theirs, since the last layer sees no other's.
         """
         self.past = length
         component = self.cache.component if self.cache is not None else "activations"
         cut = self.method.cut_to_windows(self.model)
         pairs = [[ops.cat((t,), t.shape, "prefix, cached") for t in pair] for pair in layers]
-        windows = masks.windows(self) if cut else None
+        windows = masks.window_tensors(self) if cut else None
         self.cache = Cache(pairs, windowed=cut, given=windows, component=component)
         if cut:
             self._cut(self.cache)
-        more, like = len(self.model.decoder.layers) - len(layers), layers[0][0]
-        self.others = [self.tape.new(like.shape, like.dtype, f"prefix, cached, {NOT_RUN}") for _ in range(2 * more)]
+        skipped, like, name = len(self.layers) - len(layers), layers[0][0], f"prefix, cached, {NOT_RUN}"
+        self.skipped_layer_tensors = [self.tape.new(like.shape, like.dtype, name) for _ in range(2 * skipped)]
 
     def _cut(self, cache: Cache) -> None:
-        """Leave of a prefix what layers with a window keep: slices told from the end, even of the whole.
+        """Cut a prefix to the window in sliding layers: a slice from the end, even if it is the whole.
 
         Source: transformers.cache_utils.DynamicSlidingWindowLayer.update.
         """
-        length = masks.seen(self, "sliding_attention")
+        length = masks.cached_tokens(self, "sliding_attention")
         for number, pair in zip(self.repetition.numbers, cache.before, strict=True):
             if self.layers[number].kind.attention == "sliding_attention":
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
-    def record(self, router_logits: Tensor) -> None:
-        """Keep a router's logits to the end of the forward pass, where the config asks for them."""
-        if self.recorded is not None:
-            self.recorded.append(router_logits)
+    def record_router_logits(self, router_logits: Tensor) -> None:
+        """Keep a router's logits to the end of the forward pass, if the config asks for them."""
+        if self.router_logits is not None:
+            self.router_logits.append(router_logits)
 
     def lengthen(self, tokens: Dim) -> None:
-        """Virtual tokens in front of the sequence."""
+        """Add virtual tokens to the front of the sequence."""
         self.length = tokens + self.length
 
     def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
-        """Embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
+        """Return embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
         leaf = AccumulateGrad(self.tape, "input embeddings", "activations")
         leaf.context = embeddings
         return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
 
-    def scoped(self, scope: str) -> None:
-        """Name what is allocated from here on."""
+    def set_scope(self, scope: str) -> None:
+        """Set the prefix of the names of tensors that are allocated from here on."""
         self.tape.scope = scope
 
 
@@ -191,6 +209,7 @@ class LayerModules:
 
     def __init__(self, modules: dict[str, BoundModule], prefix: str, kind: LayerKind) -> None:
         self.modules = modules
+        #: The path of the layer, in which its number is `*`.
         self.prefix = prefix
         self.kind = kind
 
@@ -201,21 +220,26 @@ class LayerModules:
         return name in self.modules
 
 
-def layer_kinds(context: Context) -> list[int]:
-    """For each layer a number, the same where the memory is: layers differ by their modules or by what is masked.
+def layer_classes(context: Context) -> list[int]:
+    """Return a number for each layer, equal for layers that allocate the same.
 
-    So does the first, where its attention's weights are returned and may not be saved, or its input is of another dtype
-    than its output: two different halves under autocast.
+    Layers differ by their modules, and by their attention type if the masks differ. The first layer differs from the
+    others if its attention weights are returned, since they may not be saved, and if its input is of another dtype than
+    its output: two different half-precision dtypes under autocast.
     """
-    told_apart = masks.sliding_differs(context)
+    types_differ = masks.sliding_masks_differ(context)
     numbers: dict[Layer, int] = {}
     known: list[tuple[LayerKind, tuple[Module, ...]]] = []
     for layer, _times in context.model.decoder.distinct:
-        kind = layer.kind if told_apart else replace(layer.kind, attention="full_attention")
+        kind = layer.kind if types_differ else _without_window(layer.kind)
         if (kind, layer.modules) not in known:
             known.append((kind, layer.modules))
         numbers[layer] = known.index((kind, layer.modules))
-    told = [*map(numbers.__getitem__, context.layers)]
+    classes = [*map(numbers.__getitem__, context.layers)]
     lowered = context.training.autocast or context.dtype
-    apart = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
-    return [-1, *told[1:]] if apart else told
+    first_differs = context.forward.returns_weights or ops.result_type(context.dtype, lowered) != context.dtype
+    return [-1, *classes[1:]] if first_differs else classes
+
+
+def _without_window(kind: LayerKind) -> LayerKind:
+    return kind if kind.attention == "full_attention" else replace(kind, attention="full_attention")

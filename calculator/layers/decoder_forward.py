@@ -25,7 +25,7 @@ def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *
     `scaled` says that the table's module multiplies them with a buffer in the model's dtype.
     """
     embed = context.outer(name)
-    context.scoped(f"{name}: ")
+    context.set_scope(f"{name}: ")
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
     scale = Tensor(context.tape, None, (), context.training.dtype, None) if scaled else None
     if scale is not None:
@@ -44,14 +44,14 @@ def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG00
 
 def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
     """cos, sin and position_ids, shared by all layers; in the hidden states' dtype where no other is told."""
-    context.scoped("model.")
+    context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     return (*_cos_and_sin(context, hidden_states, dtype), position_ids)
 
 
 def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
     """cos and sin for each attention type that layers have, full attention first, and position_ids."""
-    context.scoped("model.")
+    context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     types = masks.attention_types(context.layers)
     tables = [table for _ in types for table in _cos_and_sin(context, hidden_states, dtype)]
@@ -90,11 +90,11 @@ _RMS_NORM = final(norms.rms_norm)
 
 def scaled_logits(context: Context, logits: Tensor) -> Tensor:
     """Times or over a number."""
-    context.scoped("logits: ")
+    context.set_scope("logits: ")
     return ops.scale(logits, "scaled")
 
 
-def as_made(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  as every such hook
+def unchanged_mask(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  as every such hook
     """The mask that transformers makes for every family."""
     return mask
 
@@ -110,10 +110,10 @@ def nothing(_: Config) -> tuple[()]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderForward:
-    """The forward pass of a decoder, as functions and flags. The defaults are Llama's."""
+    """The forward pass of a decoder, as functions and flags. The defaults are Llama's.
 
-    #: The file of transformers that this follows.
-    source: str
+    It follows the file of transformers that `Family.source` names.
+    """
 
     #: One layer: (batch, sequence, hidden_size) to the same.
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
@@ -150,7 +150,7 @@ class DecoderForward:
     boolean_masks: bool = False
 
     #: A mask to what the family's own code makes of it.
-    transform_mask: Callable[[Context, Tensor | None], Tensor | None] = as_made
+    transform_mask: Callable[[Context, Tensor | None], Tensor | None] = unchanged_mask
 
     #: Whether a layer returns the attention weights to the decoder, which keeps them until the next layer has run.
     returns_weights: bool = False

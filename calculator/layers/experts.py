@@ -35,7 +35,7 @@ def experts(
     context: Context, bound: BoundModule, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
 ) -> Tensor:
     """(tokens, hidden_size) to the same; indices and weights: (tokens, k)."""
-    context.scoped(f"{bound.name}: ")
+    context.set_scope(f"{bound.name}: ")
     if context.length == 1:
         return _each_with_its_own(context, bound, hidden_states, weights, gate)
     tape, count, hidden = hidden_states.tape, indices.shape[0] * indices.shape[1], hidden_states.shape[1]

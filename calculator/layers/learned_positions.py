@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def enter(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *, given: bool = True) -> Tensor:
+def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *, given: bool = True) -> Tensor:
     """inputs_embeds + positions, dropped. The position embeddings live as long as the decoder's own code runs.
 
     `given` says that the layers are given the position_ids.
     """
     position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
     position_embeds = looked_up(context, position_ids, table)
-    context.position = (position_ids,) if given else ()
-    context.during_layers += [position_ids, position_embeds]
+    context.position_tables = (position_ids,) if given else ()
+    context.decoder_locals += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")
     return ops.dropout(hidden_states, context.config[dropout], "words + positions, dropped")
 
 
-def positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
+def position_ids(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
     """What `enter` made, which all layers are given."""
-    return context.position
+    return context.position_tables

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
     """The mean negative log-likelihood of the shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
-    context.scoped("loss: ")
+    context.set_scope("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
     labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
     shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")

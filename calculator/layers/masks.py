@@ -21,9 +21,9 @@ def attention_types(layers: Iterable[Layer]) -> set[AttentionType]:
     return {layer.kind.attention for layer in set(layers)}
 
 
-def windows(context: Context) -> list[Tensor]:
+def window_tensors(context: Context) -> list[Tensor]:
     """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
-    context.scoped("cache: ")
+    context.set_scope("cache: ")
     sliding = sum(
         count for layer, count in context.model.decoder.distinct if layer.kind.attention == "sliding_attention"
     )
@@ -32,13 +32,13 @@ def windows(context: Context) -> list[Tensor]:
 
 def by_attention_type(context: Context) -> dict[AttentionType, Tensor | None]:
     """The mask of each attention type that the family makes one for, full ones first."""
-    context.scoped("model.attention mask: ")
+    context.set_scope("model.attention mask: ")
     kinds = {*context.forward.masks, *attention_types(context.layers)}
     transform = context.forward.transform_mask
     return {kind: transform(context, _mask(context, kind)) for kind in ATTENTION_TYPES if kind in kinds}
 
 
-def sliding_differs(context: Context) -> bool:
+def sliding_masks_differ(context: Context) -> bool:
     """Whether layers with a window get a mask where those without get none, or a prefix is cut for them alone.
 
     Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
@@ -50,7 +50,7 @@ def sliding_differs(context: Context) -> bool:
     )
 
 
-def seen(context: Context, kind: AttentionType) -> int:
+def cached_tokens(context: Context, kind: AttentionType) -> int:
     """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
     window, kinds = context.config.get("sliding_window"), attention_types(context.layers)
     if (
@@ -71,7 +71,7 @@ def _needed(context: Context, kind: AttentionType) -> bool:
         return True
     window = context.config.get("sliding_window")
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
-    return kind == "sliding_attention" and window is not None and seen(context, kind) + tokens >= window
+    return kind == "sliding_attention" and window is not None and cached_tokens(context, kind) + tokens >= window
 
 
 def _mask(context: Context, kind: AttentionType) -> Tensor | None:
@@ -84,7 +84,7 @@ def _mask(context: Context, kind: AttentionType) -> Tensor | None:
 def _boolean(context: Context, kind: AttentionType) -> Tensor:
     """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
     tape, batch, length = context.tape, context.batch, context.length
-    width = length + seen(context, kind)
+    width = length + cached_tokens(context, kind)
     mask = tape.new((1, length, width), "bool", "causal")
     if kind == "sliding_attention":
         mask = _and(mask, mask, "in the window")
@@ -102,7 +102,7 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
 def _additive(context: Context, kind: AttentionType) -> Tensor:
     """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
     boolean = _boolean(context, kind)
-    shape = (context.batch, 1, context.length, context.length + seen(context, kind))
+    shape = (context.batch, 1, context.length, context.length + cached_tokens(context, kind))
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

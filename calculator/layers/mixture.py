@@ -43,7 +43,7 @@ class Mixture:
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         """What the router says: weights, indices, and its logits, which may be asked for."""
         chosen = self.router(context, modules[self.gate], hidden_states)
-        context.record(chosen[2])
+        context.record_router_logits(chosen[2])
         return chosen
 
     def flattened(self, context: Context, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Mixture:
         return in_place.jitter_view_(hidden_states) if jitters and self.jitters_twice else hidden_states
 
 
-def where_sparse(mixture: Mixture) -> Sublayer:
+def in_sparse_layers(mixture: Mixture) -> Sublayer:
     """A mixture in the layers that have a router, a gated MLP in the others."""
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:

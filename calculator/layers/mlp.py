@@ -20,11 +20,11 @@ def gated(context: Context, modules: LayerModules, x: Tensor, name: str = "mlp")
     """down(act(gate(x)) · up(x))."""
     act = activation(context.config["hidden_act"])
     gate = modules[f"{name}.gate_proj"](x)
-    context.scoped(f"{modules.prefix}{name}: ")
+    context.set_scope(f"{modules.prefix}{name}: ")
     act_gate = act(gate)
     del gate
     up = modules[f"{name}.up_proj"](x)
-    context.scoped(f"{modules.prefix}{name}: ")
+    context.set_scope(f"{modules.prefix}{name}: ")
     product = ops.mul(act_gate, up, "activated gate · up")
     del act_gate, up
     return modules[f"{name}.down_proj"](product)
@@ -34,7 +34,7 @@ def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """down(up · act(gate)), where gate and up are the halves of one projection."""
     act = activation(context.config["hidden_act"])
     up_states = modules["mlp.gate_up_proj"](x)
-    context.scoped(f"{modules.prefix}mlp: ")
+    context.set_scope(f"{modules.prefix}mlp: ")
     half = (*up_states.shape[:-1], modules["mlp.down_proj"].module.in_features)
     gate, up_states = ops.split(up_states, [half, half])
     up_states = ops.mul(up_states, act(gate), "up · activated gate")
@@ -51,7 +51,7 @@ def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         hidden_states = modules[up](x)
-        context.scoped(f"{modules.prefix}mlp: ")
+        context.set_scope(f"{modules.prefix}mlp: ")
         hidden_states = act(context, modules, hidden_states)
         hidden_states = modules[down](hidden_states)
         if dropout is None:

@@ -58,7 +58,7 @@ def _normalised(x: Tensor) -> Tensor:
     )
 
 
-def centred_norm(norm: BoundModule, x: Tensor) -> Tensor:
+def centred_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """CohereLayerNorm: weight · (x - mean) normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "
     dtype = x.dtype
@@ -82,7 +82,7 @@ def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     tape.scope = f"{norm.name}: "
     weight, bias = ops.shift(norm.own["weight"], "1 + weight"), norm.own["bias"]
     if tape.autocast is None:
-        return layer_normed(x, weight, bias)
+        return functional_layer_norm(x, weight, bias)
     dtype = tape.autocast.dtype
     x, weight, bias = (
         ops.cast(x, dtype, "input, cast"),
@@ -90,16 +90,16 @@ def offset_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
         ops.cast(bias, dtype, "bias"),
     )
     with autocast.region(tape, None):
-        return layer_normed(x, weight, bias)
+        return functional_layer_norm(x, weight, bias)
 
 
 def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """torch.nn.LayerNorm."""
     x.tape.scope = f"{norm.name}: "
-    return layer_normed(x, norm.own.get("weight"), norm.own.get("bias"))
+    return functional_layer_norm(x, norm.own.get("weight"), norm.own.get("bias"))
 
 
-def layer_normed(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics a row."""
     tape = x.tape
     if tape.autocast is not None:

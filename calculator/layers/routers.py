@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     Router = Callable[[Context, BoundModule, Tensor], tuple[Tensor, ...]]
 
 
-def logits_of(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
+def compute_logits(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
     """A score for each expert."""
-    context.scoped(f"{gate.name}: ")
+    context.set_scope(f"{gate.name}: ")
     return ops.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
 
 
 def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Softmax over all experts, the k largest, and each one's share of their sum (Mixtral)."""
-    router_logits = logits_of(context, gate, hidden_states)
+    router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
     return in_place.normalize_(router_top_value, "weights"), router_indices, router_logits
 
 
-def cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def softmax_and_cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The same, each one's share only where `norm_topk_prob`, in the logits' dtype (Qwen's experts, OLMoE)."""
-    router_logits = logits_of(context, gate, hidden_states)
+    router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(router_logits, "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
     if context.config["norm_topk_prob"]:
@@ -47,16 +47,16 @@ def cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tup
 
 def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The k largest scores in float32, and softmax over those (Granite's experts)."""
-    router_logits = logits_of(context, gate, hidden_states)
+    router_logits = compute_logits(context, gate, hidden_states)
     router_logits = ops.cast(router_logits, "float32", "logits in float32")
     top_k_logits, top_k_index = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
     weights = ops.cast(ops.softmax(top_k_logits, "float32"), hidden_states.dtype, "weights")
     return weights, top_k_index, router_logits
 
 
-def greedy(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """In float32 throughout, and only among the experts of the best groups where the config says so (DeepSeek V2)."""
-    router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.softmax(router_logits, "float32")
     _beside: list[Tensor] = []
     if context.config["topk_method"] == "group_limited_greedy":
@@ -66,9 +66,9 @@ def greedy(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[
     return ops.scale(weights, "weights, scaled"), indices, router_logits
 
 
-def corrected(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def sigmoid_with_correction(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Sigmoid scores, chosen by them and a correction in the best groups, by their two best each (DeepSeek V3)."""
-    router_logits = logits_of(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
+    router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.unary(router_logits, "scores", saves="result")
     scores_for_choice = ops.shift(scores, "scores, corrected")
     grouped = _by_groups(context, scores_for_choice)

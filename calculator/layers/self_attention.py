@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.engine.tape import Tensor
-    from calculator.layers.attention import WrittenOut
+    from calculator.layers.attention import EagerAttention
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
@@ -39,7 +39,7 @@ def projected(context: Context, modules: LayerModules, hidden_states: Tensor) ->
     return query_states, key_states, value_states
 
 
-def normed_at_once(norm: Norm, *, whole: bool = False) -> Project:
+def norm_each_projection(norm: Norm, *, whole: bool = False) -> Project:
     """Three projections; queries and keys are normed as soon as they are there, by heads or as a whole."""
 
     def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
@@ -57,7 +57,7 @@ def normed_at_once(norm: Norm, *, whole: bool = False) -> Project:
     return project
 
 
-def normed_later(norm: Norm, suffix: str = "norm") -> Project:
+def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
     """Three projections, after which queries and keys are normed where the layer has norms for them."""
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -72,7 +72,7 @@ def normed_later(norm: Norm, suffix: str = "norm") -> Project:
 
 def rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head."""
-    cos, sin = context.position[:2]
+    cos, sin = context.position_tables[:2]
     return (
         rotary.rotated(query_states, cos, sin, "query, rotated"),
         rotary.rotated(key_states, cos, sin, "key, rotated"),
@@ -81,12 +81,12 @@ def rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple
 
 def partly_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head; queries and keys are put together again at the end."""
-    return rotary.partly_rotated(query_states, key_states, *context.position[:2])
+    return rotary.partly_rotated(query_states, key_states, *context.position_tables[:2])
 
 
-def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head, written out in the attention itself, whose names stay."""
-    cos = context.position[0]
+    cos = context.position_tables[0]
     query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
     query_rot, key_rot = rotated(context, query_rot, key_rot)
     query_whole = ops.cat((query_rot, query_pass), query_states.shape, "query, whole again")
@@ -94,9 +94,9 @@ def partly_rotated_beside(context: Context, query_states: Tensor, key_states: Te
     return query_whole, key_whole, query_rot, query_pass, key_rot, key_pass
 
 
-def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_part_one_by_one(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head; queries are whole again before keys are begun."""
-    cos, sin = context.position[:2]
+    cos, sin = context.position_tables[:2]
     q_rot, q_pass, k_rot, k_pass = rotary.parts(query_states, key_states, cos.shape[-1])
     return (
         ops.cat((rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"),
@@ -104,14 +104,14 @@ def partly_rotated_in_turn(context: Context, query_states: Tensor, key_states: T
     )
 
 
-def rotated_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head, in float32 where the tables are."""
     q_embed, k_embed = rotated(context, query_states, key_states)
     q_type, k_type = query_states.dtype, key_states.dtype
     return ops.cast(q_embed, q_type, "query, cast back"), ops.cast(k_embed, k_type, "key, cast back")
 
 
-def cast_and_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head, in float32 whatever the tables are in."""
     q, k = ops.cast(query_states, "float32", "query in float32"), ops.cast(key_states, "float32", "key in float32")
     q_embed, k_embed = rotated(context, q, k)
@@ -119,9 +119,9 @@ def cast_and_rotated(context: Context, query_states: Tensor, key_states: Tensor)
     return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
 
 
-def partly_rotated_by_pairs(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head, with tables that each layer spreads over pairs for itself."""
-    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position[:2])
+    cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position_tables[:2])
     return rotary.partly_rotated(query_states, key_states, cos, sin)
 
 
@@ -129,24 +129,24 @@ def partly_rotated_by_pairs(context: Context, query_states: Tensor, key_states: 
 class SelfAttention:
     """Grouped-query attention. The defaults are llama's.
 
-    `written_out` is the family's own eager_attention_forward, where it has one. `output` names the output projection;
+    `eager_forward` is the family's own eager_attention_forward, where it has one. `output` names the output projection;
     `dropout` the probability in the config of dropping from its result.
     """
 
     project: Project = projected
     rotate: Rotate = rotated
-    written_out: WrittenOut | None = None
+    eager_forward: EagerAttention | None = None
     output: str = "self_attn.o_proj"
     dropout: str | None = None
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states, *_beside = self.project(context, modules, hidden_states)
-        context.scoped(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}self_attn: ")
         if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
-        key_states, value_states = context.cached(key_states, value_states)
-        attn_output = attention.attend(context, query_states, key_states, value_states, self.written_out)
+        key_states, value_states = context.update_cache(key_states, value_states)
+        attn_output = attention.attend(context, query_states, key_states, value_states, self.eager_forward)
         attn_output = modules[self.output](attn_output)
         if self.dropout is None:
             return attn_output

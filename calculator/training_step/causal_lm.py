@@ -17,7 +17,7 @@ from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.loss import causal_lm_loss
 from calculator.training_step.first_layer import FirstLayer, may_be_told
-from calculator.training_step.router_loss import with_router_loss
+from calculator.training_step.router_loss import add_router_loss
 
 if TYPE_CHECKING:
     from calculator.architecture.layer_kind import AttentionType
@@ -36,16 +36,16 @@ def micro_batch(context: Context) -> None:
     with autocast.region(tape, context.training.autocast):
         loss = _forward(context, ids)
     tape.mark("backward")
-    first = context.first
+    first = context.skipped_layer
     backward(tape, loss, seen=None if first is None else partial(first.look, tape))
     context.release()
     tape.mark("end")
-    context.kept = [*given, loss]
+    context.caller_tensors = [*given, loss]
 
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
     if context.config["use_cache"] and not context.training.gradient_checkpointing:
-        context.cache = Cache(windowed=True, given=masks.windows(context))
+        context.cache = Cache(windowed=True, given=masks.window_tensors(context))
     context.method.begin(context)
     hidden_states = decoder(context, ids)
     context.release()
@@ -53,11 +53,11 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     logits = context.bind(context.model.output)(hidden_states)
     logits = context.forward.logits(context, logits)
     loss = causal_lm_loss(context, logits)
-    loss = with_router_loss(context, loss)
+    loss = add_router_loss(context, loss)
     context.tape.component = "activations"
-    if context.first is not None and context.cache is not None:
-        context.first.sees([tensor for pair in context.cache.kept for tensor in pair])
-    context.cache, context.recorded, context.during_forward = None, None, []
+    if context.skipped_layer is not None and context.cache is not None:
+        context.skipped_layer.sees([tensor for pair in context.cache.kept for tensor in pair])
+    context.cache, context.router_logits, context.forward_locals = None, None, []
     return loss
 
 
@@ -71,16 +71,16 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     hidden_states = forward.before_layers(context, inputs_embeds)
     kept = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds
-    context.position = forward.tables(context, hidden_states)
+    context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
     if may_be_told(context, hidden_states):
         context.repetition = context.repetition.from_first_period()
-        context.first = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
+        context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = first.output(hidden_states)
         del first
     for place in range(len(context.repetition.numbers)):
         if place == context.repetition.start:
-            context.others = []
+            context.skipped_layer_tensors = []
         hidden_states = marked(hidden_states, f"layer {place}")
         hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
     hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
@@ -110,13 +110,13 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
     position, mask = _shared(context, layer.kind.attention)
 
     def run(x: Tensor) -> Tensor:
-        outer = context.position, context.mask
-        context.position, context.mask = position, mask
-        context.windowed = layer.kind.attention == "sliding_attention"
+        outer = context.position_tables, context.mask
+        context.position_tables, context.mask = position, mask
+        context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
         finally:
-            context.left(*outer)
+            context.exit_layer(*outer)
 
     if context.training.gradient_checkpointing:
         return checkpoint(run, hidden_states, captured=[_shared(context, kind) for kind in _types(context, place)])
@@ -140,8 +140,8 @@ def _others_tables(context: Context, place: int) -> list[Tensor]:
     layer, *others = context.layers[repetition.numbers[place] : repetition.last_represented(place) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}
-    known = {id(table) for table in tables_for(context.position, own)}
-    tables = [table for attention in types for table in tables_for(context.position, attention)[:2]]
+    known = {id(table) for table in tables_for(context.position_tables, own)}
+    tables = [table for attention in types for table in tables_for(context.position_tables, attention)[:2]]
     return [table for table in tables if id(table) not in known]
 
 
@@ -156,4 +156,4 @@ def _types(context: Context, place: int) -> set[AttentionType]:
 
 def _shared(context: Context, attention: AttentionType) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The tables of positions and the mask that layers of an attention type are given."""
-    return context.forward.tables_for(context.position, attention), context.masks[attention]
+    return context.forward.tables_for(context.position_tables, attention), context.masks[attention]

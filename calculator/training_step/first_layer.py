@@ -36,7 +36,7 @@ def may_be_told(context: Context, x: Tensor) -> bool:
     It is not tried where nothing is trained of the first product that the layer makes, which its attention starts from:
     what the layers share is then let go before the first layer's backward pass.
     """
-    if not context.tells_first or x.edge is not None or context.past:
+    if not context.may_skip_first_layer or x.edge is not None or context.past:
         return False
     if context.repetition.from_first_period().start > 0:
         return False

@@ -30,7 +30,7 @@ from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.context import Context
 from calculator.training_step.causal_lm import decoder
-from calculator.training_step.router_loss import of_routers
+from calculator.training_step.router_loss import router_loss
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Layer
@@ -119,7 +119,7 @@ class Generation:
 def _lying(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
     """What a layer's cache holds: all tokens, or a window's, which lie in the copy that the pass before made."""
     batch, heads, _, width = like.shape
-    seen = masks.seen(context, layer.kind.attention)
+    seen = masks.cached_tokens(context, layer.kind.attention)
     lying = context.past if first else min(context.past, seen + 1)
     whole = context.tape.new((batch, heads, lying, width), like.dtype, "cached before", component="kv_cache")
     return ops.narrow(whole, (batch, heads, seen, width))
@@ -131,7 +131,7 @@ def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
     if not context.past:
         context.method.begin(context)
     outputs = _forward(context, ids.pop())
-    context.during_forward = []
+    context.forward_locals = []
     _choose(context, given)
     del outputs
     recording = Recording(tape, Lifetimes(tape.events, tape.rows))
@@ -149,13 +149,13 @@ def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
     context.tape.component = "logits_and_loss"
     last = ops.narrow(hidden_states, (hidden_states.shape[0], 1, hidden_states.shape[2]))
     logits = context.forward.logits(context, context.bind(context.model.output)(last))
-    return logits, of_routers(context)
+    return logits, router_loss(context)
 
 
 def _choose(context: Context, given: Given) -> None:
     """What greedy search makes of the logits, each in the place of what it had from the token before."""
     tape, batch = context.tape, context.batch
-    context.scoped("")
+    context.set_scope("")
     if given.mask is not None:
         given.mask = _lengthened(context, given.mask, context.past + context.length)
         given.mask = _lengthened(context, given.mask, context.past + context.length + 1)

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def with_router_loss(context: Context, loss: Tensor) -> Tensor:
+def add_router_loss(context: Context, loss: Tensor) -> Tensor:
     """The loss, to which the routers' is added in place where that is asked for."""
-    own = of_routers(context)
+    own = router_loss(context)
     return loss if own is None else in_place.add_(loss, ops.scale(own, "times the coefficient"))
 
 
-def of_routers(context: Context) -> Tensor | None:
+def router_loss(context: Context) -> Tensor | None:
     """The routers' own loss, which is made without labels too, where it is asked for."""
     if not context.model.adds_router_loss:
         return None
-    context.scoped("router loss: ")
+    context.set_scope("router loss: ")
     return _load_balancing(context)
 
 
@@ -100,7 +100,7 @@ def _over(x: Tensor, total: Tensor | None, name: str) -> Tensor:
 
 def _of_every_layer(context: Context) -> Iterator[Tensor]:
     """The logits of each layer that has a router; those of layers that are not run are like the last one's."""
-    recorded = context.recorded or []
+    recorded = context.router_logits or []
     run, given = set(context.repetition.numbers), iter(recorded)
     for number, layer in enumerate(context.layers):
         if layer.kind.mlp == "sparse":
@@ -117,7 +117,7 @@ def _waiting(node: Node, grad: Tensor) -> tuple[()]:
     """Keep a gradient for the copy to free; where copies are spelled out, each has one of its own."""
     context = node.context
     if context.repetition.copies:
-        context.waiting.append(grad)
+        context.skipped_router_gradients.append(grad)
     elif grad.storage is not None:
         name, shape, dtype, component, size = grad.tape.rows[grad.storage.row]
         grad.tape.rows[grad.storage.row] = (f"{name}, {NOT_RUN}", shape, dtype, component, size)

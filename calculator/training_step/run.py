@@ -61,7 +61,7 @@ def ran(context: Context, *, whole: bool) -> Run:
         if context.training.gradient_checkpointing:
             context.repetition = context.repetition.from_first_period()
         else:
-            context.tells_first = not whole
+            context.may_skip_first_layer = not whole
     micro_batch(context)
     repetition, tape = context.repetition, context.tape
     marks = {label: position for position, label in tape.marks}
@@ -70,10 +70,10 @@ def ran(context: Context, *, whole: bool) -> Run:
         tape=tape,
         repetition=repetition,
         lifetimes=Lifetimes(tape.events, tape.rows),
-        windows=tuple(_windows(repetition, marks, apart=context.first is not None)),
+        windows=tuple(_windows(repetition, marks, apart=context.skipped_layer is not None)),
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
-        first=context.first,
+        first=context.skipped_layer,
         kept=context,
     )
 

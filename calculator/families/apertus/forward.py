@@ -9,7 +9,7 @@ from calculator.engine import selection
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
-from calculator.layers.self_attention import SelfAttention, normed_later
+from calculator.layers.self_attention import SelfAttention, norm_after_projections
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -20,7 +20,7 @@ def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     """XIELUActivation without its CUDA extension, one operation at a time (transformers/activations.py)."""
     if "mlp.act_fn" not in modules:
         return mlp.configured(context, modules, x)
-    context.scoped(f"{modules.prefix}mlp.act_fn: ")
+    context.set_scope(f"{modules.prefix}mlp.act_fn: ")
     own = modules["mlp.act_fn"].own
     alpha_p = _softplus(own["alpha_p"], "alpha_p")
     alpha_n = ops.shift(_softplus(own["alpha_n"], "alpha_n"), "beta + alpha_n")
@@ -50,9 +50,8 @@ def _exponential(x: Tensor) -> Tensor:
 
 APERTUS = DecoderForward(
     layer=Sequential(
-        attention=SelfAttention(project=normed_later(norms.rms_norm)),
+        attention=SelfAttention(project=norm_after_projections(norms.rms_norm)),
         mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
         before=("attention_layernorm", "feedforward_layernorm"),
     ),
-    source="transformers/models/apertus/modeling_apertus.py",
 )

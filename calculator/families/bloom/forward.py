@@ -32,7 +32,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
     query_layer, key_layer, value_layer, _fused_qkv = _heads(context, modules, hidden_states)
-    key_layer, value_layer = context.cached(key_layer, value_layer)
+    key_layer, value_layer = context.update_cache(key_layer, value_layer)
     query_layer = mergeable(query_layer, "query, contiguous")
     key_layer = mergeable(key_layer, "key, contiguous")
     value_layer = mergeable(value_layer, "value, contiguous")
@@ -54,7 +54,7 @@ def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tu
     The whole stays under its own name.
     """
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
-    context.scoped(f"{modules.prefix}self_attention: ")
+    context.set_scope(f"{modules.prefix}self_attention: ")
     batch, length, _ = hidden_states.shape
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
     fused_qkv = ops.view(fused_qkv, (*head[:3], 3, head[3]))
@@ -68,10 +68,10 @@ def _dropped_and_added(context: Context, x: Tensor, residual: Tensor, name: str)
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:
     hidden_states = modules["mlp.dense_h_to_4h"](hidden_states)
-    context.scoped(f"{modules.prefix}mlp: ")
+    context.set_scope(f"{modules.prefix}mlp: ")
     hidden_states = _gelu(hidden_states)
     intermediate_output = modules["mlp.dense_4h_to_h"](hidden_states)
-    context.scoped(f"{modules.prefix}mlp: ")
+    context.set_scope(f"{modules.prefix}mlp: ")
     return _dropped_and_added(context, intermediate_output, residual, "residual after MLP")
 
 
@@ -130,11 +130,11 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """A bias for each head and position, of one query for all."""
-    context.scoped("transformer.ALiBi: ")
+    context.set_scope("transformer.ALiBi: ")
     tape, heads = context.tape, context.config["num_attention_heads"]
     batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past
     if not context.training.padding:
-        context.during_layers.append(tape.new((heads,), "float32", "slopes"))
+        context.decoder_locals.append(tape.new((heads,), "float32", "slopes"))
     one = tape.new((batch if context.training.padding else 1, heads, 1, length), "float32", "bias in float32")
     repeated = one if context.training.padding else tape.new((batch, heads, 1, length), "float32", "for every batch")
     del one
@@ -154,5 +154,4 @@ BLOOM = DecoderForward(
     sdpa="eager",
     returns_weights=True,
     refuses_flash=_refused,
-    source="transformers/models/bloom/modeling_bloom.py",
 )

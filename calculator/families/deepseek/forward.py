@@ -12,7 +12,7 @@ from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts
-from calculator.layers.mixture import Mixture, where_sparse
+from calculator.layers.mixture import Mixture, in_sparse_layers
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -37,9 +37,9 @@ class LatentAttention:
         kv_nope, k_rot = ops.split(compressed_kv, [(batch, length, rank), (batch, length, rope)])
         kv_nope = ops.view(norms.rms_norm(modules["self_attn.kv_a_layernorm"], kv_nope), (batch, 1, length, rank))
         k_rot = ops.view(k_rot, (batch, 1, length, rope))
-        context.scoped(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}self_attn: ")
         q_rot, k_rot = self.rotate(context, q_rot, k_rot)
-        kv_nope, k_rot = context.cached(kv_nope, k_rot)
+        kv_nope, k_rot = context.update_cache(kv_nope, k_rot)
         heads = (batch, config["num_attention_heads"], length, config["qk_head_dim"])
         query_states = ops.cat((q_pass, q_rot), heads, "query, whole again")
         key_states, value_states = _expanded(context, modules, kv_nope, k_rot)
@@ -66,7 +66,7 @@ def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: T
     heads = (kv_nope.shape[0], config["num_attention_heads"], kv_nope.shape[2])
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     kv_nope = ops.view(modules["self_attn.kv_b_proj"](kv_nope), (*heads, nope + value))
-    context.scoped(f"{modules.prefix}self_attn: ")
+    context.set_scope(f"{modules.prefix}self_attn: ")
     k_nope, value_states = ops.split(kv_nope, [(*heads, nope), (*heads, value)])
     k_rot = ops.expand(k_rot, (*heads, rope))
     return indexing.fill_slices((k_nope, k_rot), (*heads, nope + rope), "key, whole"), value_states
@@ -74,7 +74,7 @@ def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: T
 
 def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
     """Turns as complex numbers, which count as two float32 each; and position_ids."""
-    context.scoped("model.")
+    context.set_scope("model.")
     tape, length, width = context.tape, hidden_states.shape[1], context.config["qk_rope_head_dim"]
     position_ids = tape.new((1, length), "int64", "position_ids")
     freqs = tape.new((1, length, width // 2), "float32", "rotary: freqs")
@@ -88,7 +88,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
 
 def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     """Pairs as complex numbers, times their turns (V2's apply_rotary_emb)."""
-    freqs_cis = context.position[0]
+    freqs_cis = context.position_tables[0]
     xq_, xk_ = ops.cast(q, "float32", "query in float32"), ops.cast(k, "float32", "key in float32")
     xq_out = ops.cast(_product(xq_, freqs_cis, "query, rotated"), q.dtype, "query, cast back")
     xk_out = ops.cast(_product(xk_, freqs_cis, "key, rotated"), k.dtype, "key, cast back")
@@ -112,7 +112,7 @@ def _product_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 def _by_halves_or_pairs(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     """Halves against each other, or neighbours, without a copy (V3's apply_rotary_pos_emb_interleave)."""
-    cos, sin = context.position[:2]
+    cos, sin = context.position_tables[:2]
     if context.config["rope_interleave"]:
         return _by_pairs(q, cos, sin, "query"), _by_pairs(k, cos, sin, "key")
     return rotary.rotated(q, cos, sin, "query, rotated"), rotary.rotated(k, cos, sin, "key, rotated")
@@ -137,7 +137,7 @@ class BesideShared(Mixture):
         weights, indices, *_beside = self.chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
         shared = mlp.gated(context, modules, x, "mlp.shared_experts")
-        context.scoped(f"{modules.prefix}mlp: ")
+        context.set_scope(f"{modules.prefix}mlp: ")
         return ops.add(hidden_states, shared, "experts + shared experts")
 
 
@@ -149,16 +149,16 @@ def _refused(config: Config) -> str | None:
 
 DEEPSEEK_V2 = DecoderForward(
     tables=_complex_tables,
-    layer=Sequential(attention=LatentAttention(rotate=_turned), mlp=where_sparse(BesideShared(router=routers.greedy))),
+    layer=Sequential(
+        attention=LatentAttention(rotate=_turned), mlp=in_sparse_layers(BesideShared(router=routers.greedy_by_group))
+    ),
     refuses_flash=_refused,
-    source="transformers/models/deepseek_v2/modeling_deepseek_v2.py",
 )
 
 DEEPSEEK_V3 = DecoderForward(
     layer=Sequential(
         attention=LatentAttention(rotate=_by_halves_or_pairs),
-        mlp=where_sparse(BesideShared(router=routers.corrected)),
+        mlp=in_sparse_layers(BesideShared(router=routers.sigmoid_with_correction)),
     ),
     refuses_flash=_refused,
-    source="transformers/models/deepseek_v3/modeling_deepseek_v3.py",
 )

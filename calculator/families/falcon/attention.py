@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 def self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """(batch, sequence, hidden_size) to the same; the fused projection stays under its own name."""
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
-    context.scoped(f"{modules.prefix}self_attention: ")
+    context.set_scope(f"{modules.prefix}self_attention: ")
     query_layer, key_layer, value_layer = _split(context, fused_qkv)
     if not context.config["alibi"]:
-        cos, sin, _ = context.position
+        cos, sin, _ = context.position_tables
         query_layer, key_layer = (
             rotary.rotated(query_layer, cos, sin, "query, rotated"),
             rotary.rotated(key_layer, cos, sin, "key, rotated"),
         )
-    key_layer, value_layer = context.cached(key_layer, value_layer)
+    key_layer, value_layer = context.update_cache(key_layer, value_layer)
     attn_output, _held = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)
     return modules["self_attention.dense"](ops.view(attn_output, hidden_states.shape))
 
@@ -92,7 +92,7 @@ def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor, dtype: 
     scores = attention.scores(query, key)
     if context.config["alibi"]:
         return _with_alibi(context, scores, value, dtype)
-    return _written_out(context, scores, value, dtype)
+    return _eager(context, scores, value, dtype)
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -100,30 +100,30 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
     Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
     """
-    return attention.in_kernel(context, query, key, value, partial(_kernel, context))
+    return attention.run_kernel(context, query, key, value, partial(_kernel, context))
 
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     dropout = context.config["attention_dropout"] if context.config["alibi"] else 0.0
-    if key.shape[1] != query.shape[1] or not attention.aligned(query, value):
+    if key.shape[1] != query.shape[1] or not attention.is_aligned(query, value):
         return math_attention(query, key, value, mask, dropout=dropout, grouped=False)
     return efficient(query, key, value, None if mask is None else attention.bias(query, key, mask))
 
 
-def _written_out(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
+def _eager(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
     """Scores scaled in place, a softmax in the hidden states' dtype, and nothing dropped."""
     scores = in_place.mul_(scores)
-    scores = ops.softmax(attention.masked(context, scores), dtype)
-    return attention.applied(context, scores, value), ()
+    scores = ops.softmax(attention.add_mask(context, scores), dtype)
+    return attention.weigh_values(context, scores, value), ()
 
 
 def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
     """Scores in float32 with a bias, which the mask has too."""
-    *_, alibi = context.position
+    *_, alibi = context.position_tables
     attention_scores = ops.cast(scores, "float32", "scores in float32")
     attention_logits = in_place.mul_(ops.add(attention_scores, alibi, "scores + ALiBi"))
-    masked = attention.masked(context, attention_logits)
+    masked = attention.add_mask(context, attention_logits)
     probs = ops.softmax(masked, dtype)
     del masked
     probs = ops.dropout(probs, context.config["attention_dropout"], "probabilities, dropped")
-    return attention.applied(context, probs, value), (scores, attention_scores, attention_logits)
+    return attention.weigh_values(context, probs, value), (scores, attention_scores, attention_logits)

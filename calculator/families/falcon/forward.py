@@ -34,7 +34,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     mlp_output = adapted(context, modules, "mlp", _mlp, mlp_layernorm_out)
     if config["parallel_attn"] or config["new_decoder_architecture"]:
         mlp_output = in_place.add_(mlp_output, attention_output)
-    context.scoped(modules.prefix)
+    context.set_scope(modules.prefix)
     return _dropped_and_added(mlp_output, residual, config["hidden_dropout"], "after MLP")
 
 
@@ -45,7 +45,7 @@ def _dropped_and_added(x: Tensor, residual: Tensor, probability: float, name: st
 
 def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     x = modules["mlp.dense_h_to_4h"](x)
-    context.scoped(f"{modules.prefix}mlp: ")
+    context.set_scope(f"{modules.prefix}mlp: ")
     x = activation(context.config["hidden_act"])(x)
     return modules["mlp.dense_4h_to_h"](x)
 
@@ -54,10 +54,10 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """cos, sin and position_ids, needed or not; ALiBi's bias for each head and position, of one query for all."""
     if not context.config["alibi"]:
         return rotary_tables(context, hidden_states)
-    context.scoped("transformer.ALiBi: ")
+    context.set_scope("transformer.ALiBi: ")
     tape, heads, keys = context.tape, context.config["num_attention_heads"], context.length + context.past
     if not context.training.padding:
-        context.during_layers.append(tape.new((context.batch, keys), "int64", "mask of ones"))
+        context.decoder_locals.append(tape.new((context.batch, keys), "int64", "mask of ones"))
     bias = ops.cast(
         tape.new((context.batch, heads, 1, keys), "bfloat16", "bias in bfloat16"), hidden_states.dtype, "bias"
     )
@@ -68,7 +68,7 @@ def _biased(context: Context, mask: Tensor | None) -> Tensor | None:
     """The mask with ALiBi's bias in it, for each head."""
     if mask is None or not context.config["alibi"]:
         return mask
-    tape, (*_, alibi) = context.tape, context.position
+    tape, (*_, alibi) = context.tape, context.position_tables
     width = alibi.shape[3]
     if mask.dtype == "bool":
         mask = tape.new((context.batch, 1, context.length, width), context.dtype, "additive")
@@ -109,5 +109,4 @@ FALCON = DecoderForward(
     returns_weights=True,
     refuses_flash=_refused,
     unsupported_fields=_fails,
-    source="transformers/models/falcon/modeling_falcon.py",
 )

@@ -10,7 +10,7 @@ from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.decoder_forward import DecoderForward, final, looked_up, rotary_tables_per_type, tables_of_type
 from calculator.layers.decoder_layer import Sequential, by
-from calculator.layers.self_attention import SelfAttention, normed_later
+from calculator.layers.self_attention import SelfAttention, norm_after_projections
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -28,7 +28,7 @@ def _capped(context: Context, logits: Tensor) -> Tensor:
     """cap · tanh(logits / cap), where there is a cap."""
     if context.config["final_logit_softcapping"] is None:
         return logits
-    context.scoped("logits: ")
+    context.set_scope("logits: ")
     logits = ops.scale(logits, "divided by the cap")
     logits = ops.unary(logits, "tanh", saves="result")
     return ops.scale(logits, "capped")
@@ -46,27 +46,24 @@ GEMMA = DecoderForward(
     embeddings=_SCALED,
     layer=Sequential(norm=_NORM),
     final_norm=final(norms.offset_rms_norm),
-    source="transformers/models/gemma/modeling_gemma.py",
 )
 
 GEMMA2 = DecoderForward(
     embeddings=_SCALED,
-    layer=replace(_SANDWICH, attention=SelfAttention(written_out=_capped_scores)),
+    layer=replace(_SANDWICH, attention=SelfAttention(eager_forward=_capped_scores)),
     final_norm=final(norms.offset_rms_norm),
     logits=_capped,
     masks=("full_attention", "sliding_attention"),
     sdpa="eager",
-    source="transformers/models/gemma2/modeling_gemma2.py",
 )
 
 GEMMA3_TEXT = DecoderForward(
     embeddings=_SCALED,
     tables=rotary_tables_per_type,
     tables_for=tables_of_type,
-    layer=replace(_SANDWICH, attention=SelfAttention(project=normed_later(norms.offset_rms_norm))),
+    layer=replace(_SANDWICH, attention=SelfAttention(project=norm_after_projections(norms.offset_rms_norm))),
     final_norm=final(norms.offset_rms_norm),
     logits=_capped,
     masks=("full_attention", "sliding_attention"),
     bidirectional_masks=True,
-    source="transformers/models/gemma3/modeling_gemma3.py",
 )

@@ -27,9 +27,9 @@ def _without_images(context: Context, ids: Tensor) -> Tensor:
     """
     config, given = context.config, context.method.looks_words_up and not context.past
     if config["image_token_id"] >= config["vocab_size"] and not given:
-        context.scoped("model: ")
+        context.set_scope("model: ")
         mask, ids = context.tape.new(ids.shape, "bool", "images"), context.tape.new(ids.shape, "int64", "ids of words")
-        context.during_layers += [mask, ids]
+        context.decoder_locals += [mask, ids]
     return looked_up(context, ids, "model.language_model.embed_tokens", scaled=True)
 
 

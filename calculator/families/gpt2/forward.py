@@ -47,8 +47,8 @@ class Block:
 
 def _attention(project: Projection, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     query_states, key_states, value_states = project(context, modules, hidden_states)
-    key_states, value_states = context.cached(key_states, value_states)
-    attn_output = attention.attend(context, query_states, key_states, value_states, _written_out(context))
+    key_states, value_states = context.update_cache(key_states, value_states)
+    attn_output = attention.attend(context, query_states, key_states, value_states, _eager(context))
     attn_output = modules["attn.c_proj"](attn_output)
     return ops.dropout(attn_output, context.config["resid_pdrop"], "attention, dropped")
 
@@ -56,7 +56,7 @@ def _attention(project: Projection, context: Context, modules: LayerModules, hid
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
     """Three equal parts, each then seen by its heads."""
     fused = modules["attn.c_attn"](hidden_states)
-    context.scoped(f"{modules.prefix}attn: ")
+    context.set_scope(f"{modules.prefix}attn: ")
     parts = ops.split(fused, [hidden_states.shape] * 3)
     heads, head_dim = context.config["num_attention_heads"], context.config["head_dim"]
     return [ops.view(part, (part.shape[0], heads, part.shape[1], head_dim)) for part in parts]
@@ -65,7 +65,7 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
 def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
     """Queries, one key and one value for all heads, or each head's query, key and value side by side (GPT-BigCode)."""
     fused = modules["attn.c_attn"](hidden_states)
-    context.scoped(f"{modules.prefix}attn: ")
+    context.set_scope(f"{modules.prefix}attn: ")
     (batch, length, hidden), heads = hidden_states.shape, context.config["num_attention_heads"]
     head_dim = context.config["head_dim"]
     if not context.config["multi_query"]:
@@ -75,7 +75,7 @@ def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tenso
     return [ops.view(query, (batch, heads, length, head_dim)), key, value]
 
 
-def _written_out(context: Context) -> attention.WrittenOut | None:
+def _eager(context: Context) -> attention.EagerAttention | None:
     """The softmax is in the scores' dtype, unless scores are upcast before they are made."""
     if "reorder_and_upcast_attn" not in context.config:
         return None
@@ -86,9 +86,9 @@ _not_upcast = partial(attention.eager, upcast=False)
 
 
 def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    probabilities = ops.softmax(attention.masked(context, _upcast_scores(query, key)), "float32")
+    probabilities = ops.softmax(attention.add_mask(context, _upcast_scores(query, key)), "float32")
     probabilities = ops.cast(probabilities, value.dtype, "probabilities")
-    return attention.weighted(context, probabilities, value)
+    return attention.drop_and_weigh(context, probabilities, value)
 
 
 def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
@@ -105,17 +105,15 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
 GPT_BIGCODE = DecoderForward(
     layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
     embeddings=partial(looked_up, name="transformer.wte"),
-    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop", given=False),
-    tables=learned_positions.positions,
+    before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop", given=False),
+    tables=learned_positions.position_ids,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
-    source="transformers/models/gpt_bigcode/modeling_gpt_bigcode.py",
 )
 
 GPT2 = DecoderForward(
     layer=Block(attention=partial(_attention, _split), mlp=_MLP),
     embeddings=partial(looked_up, name="transformer.wte"),
-    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embd_pdrop"),
-    tables=learned_positions.positions,
+    before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop"),
+    tables=learned_positions.position_ids,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
-    source="transformers/models/gpt2/modeling_gpt2.py",
 )

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
-    context.scoped(f"{modules.prefix}attn: ")
+    context.set_scope(f"{modules.prefix}attn: ")
     query, key, value = (heads(context, x, context.config["num_attention_heads"]) for x in projections)
     del projections
-    key, value = context.cached(key, value)
+    key, value = context.update_cache(key, value)
     attn_output = attention.attend(context, query, key, value, _in_float32)
     if context.attention == "flash_attention_2":
         context.attn_weights = attn_output
@@ -36,20 +36,19 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
     smallest = query.tape.new((), "float32", "smallest number")
     causal = Tensor(query.tape, None, (1, 1, query.shape[2], key.shape[2]), "bool", None)
     attn_weights = selection.where(causal, attention.scores(query, key), smallest, "scores, causal")
-    attn_weights = attention.masked(context, attn_weights)
+    attn_weights = attention.add_mask(context, attn_weights)
     attn_weights = ops.softmax(attn_weights, "float32")
     attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
-    return attention.applied(context, attn_weights, value)
+    return attention.weigh_values(context, attn_weights, value)
 
 
 GPT_NEO = DecoderForward(
     embeddings=partial(looked_up, name="transformer.wte"),
-    before_layers=partial(learned_positions.enter, table="transformer.wpe", dropout="embed_dropout", given=False),
-    tables=learned_positions.positions,
+    before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embed_dropout", given=False),
+    tables=learned_positions.position_ids,
     layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
     sdpa="eager",
     returns_weights=True,
-    source="transformers/models/gpt_neo/modeling_gpt_neo.py",
 )

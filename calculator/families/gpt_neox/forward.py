@@ -41,9 +41,9 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     query_states, key_states, value_states, _qkv = _split(context, modules, hidden_states)
-    cos, sin, _ = context.position
+    cos, sin, _ = context.position_tables
     query_states, key_states = rotary.partly_rotated(query_states, key_states, cos, sin)
-    key_states, value_states = context.cached(key_states, value_states)
+    key_states, value_states = context.update_cache(key_states, value_states)
     attn_output = attention.attend(context, query_states, key_states, value_states)
     return modules["attention.dense"](attn_output)
 
@@ -51,14 +51,14 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
     """Each head's query, key and value lie side by side; the whole stays under its own name."""
     qkv = modules["attention.query_key_value"](hidden_states)
-    context.scoped(f"{modules.prefix}attention: ")
+    context.set_scope(f"{modules.prefix}attention: ")
     batch, length, _ = hidden_states.shape
     head = (batch, context.config["num_attention_heads"], length, context.config["head_dim"])
     return [*ops.split(ops.view(qkv, (*head[:3], 3 * head[3])), [head] * 3), qkv]
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    context.scoped("gpt_neox.")
+    context.set_scope("gpt_neox.")
     return ops.dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
 
 
@@ -68,5 +68,4 @@ GPT_NEOX = DecoderForward(
     before_layers=_enter,
     final_norm=final(norms.layer_norm, "gpt_neox.final_layer_norm"),
     partial_rotary=True,
-    source="transformers/models/gpt_neox/modeling_gpt_neox.py",
 )

@@ -28,18 +28,18 @@ class SinkAttention:
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states = self_attention.projected(context, modules, hidden_states)
-        context.scoped(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}self_attn: ")
         query_states, key_states = _rotated(context, query_states, key_states)
-        key_states, value_states = context.cached(key_states, value_states)
-        written_out = partial(_with_sinks, modules["self_attn"].own["sinks"])
-        attn_output = attention.attend(context, query_states, key_states, value_states, written_out)
+        key_states, value_states = context.update_cache(key_states, value_states)
+        eager = partial(_with_sinks, modules["self_attn"].own["sinks"])
+        attn_output = attention.attend(context, query_states, key_states, value_states, eager)
         return modules["self_attn.o_proj"](attn_output)
 
 
 def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scores and sinks side by side, less the largest, through softmax; the sinks' part is then left out."""
-    key_states = attention.repeated(query, key, "key, repeated")
-    value_states = attention.repeated(query, value, "value, repeated")
+    key_states = attention.repeat_kv(query, key, "key, repeated")
+    value_states = attention.repeat_kv(query, value, "value, repeated")
     attn_weights = _scores(context, query, key_states)
     scores = attn_weights.shape
     combined = (*scores[:3], scores[3] + 1)
@@ -50,11 +50,11 @@ def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, val
     kept = ops.narrow(probs, scores)
     attn_weights = ops.dropout(kept, context.attention_dropout, "probabilities, dropped")
     attn_weights = ops.cast(attn_weights, value_states.dtype, "probabilities")
-    return attention.applied(context, attn_weights, value_states)
+    return attention.weigh_values(context, attn_weights, value_states)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
-    return attention.masked(context, ops.scale(attention.scores(query, key), "scores, scaled"))
+    return attention.add_mask(context, ops.scale(attention.scores(query, key), "scores, scaled"))
 
 
 def _less_the_largest(x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def _less_the_largest(x: Tensor) -> Tensor:
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """cos and sin of half a head's width, and position_ids."""
-    context.scoped("model.")
+    context.set_scope("model.")
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
     position_ids = tape.new((1, length), "int64", "position_ids")
     freqs = tape.new((1, length, half), "float32", "rotary: freqs")
@@ -74,7 +74,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    cos, sin = context.position[:2]
+    cos, sin = context.position_tables[:2]
     return _turned(query, cos, sin, "query, rotated"), _turned(key, cos, sin, "key, rotated")
 
 
@@ -89,7 +89,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The k largest scores, and softmax over those, in their own dtype."""
-    router_logits = routers.logits_of(context, gate, hidden_states)
+    router_logits = routers.compute_logits(context, gate, hidden_states)
     value, router_indices = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
     return ops.softmax(value, value.dtype), router_indices, router_logits
 
@@ -118,5 +118,4 @@ GPT_OSS = DecoderForward(
     masks=("full_attention", "sliding_attention"),
     sdpa="eager",
     refuses_flash=_refused,
-    source="transformers/models/gpt_oss/modeling_gpt_oss.py",
 )

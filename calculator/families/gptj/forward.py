@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     heads = (*hidden_states.shape[:2], context.config["num_attention_heads"], context.config["head_dim"])
     query, key, value = (ops.view(modules[f"attn.{name}_proj"](hidden_states), heads) for name in "qkv")
-    context.scoped(f"{modules.prefix}attn: ")
+    context.set_scope(f"{modules.prefix}attn: ")
     q_rot, q_pass, k_rot, k_pass = rotary.parts(query, key, context.config["rotary_dim"])
     k_rot = _rotated(context, k_rot, "key, rotated")
     q_rot = _rotated(context, q_rot, "query, rotated")
     key = ops.cat((k_rot, k_pass), heads, "key, whole again")
     query = ops.cat((q_rot, q_pass), heads, "query, whole again")
     query, key, value = _by_heads(query), _by_heads(key), _by_heads(value)
-    key, value = context.cached(key, value)
+    key, value = context.update_cache(key, value)
     attn_output = attention.attend(context, query, key, value, _in_float32)
     attn_output = modules["attn.out_proj"](attn_output)
     return dropped(context, "resid_pdrop", attn_output)
@@ -33,7 +33,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
     """Neighbours turned against each other, with tables that each call repeats for them."""
-    shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position[0].dtype
+    shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
     sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
     return rotary.rotated(x, cos, sin, name)
 
@@ -46,16 +46,16 @@ def _by_heads(x: Tensor) -> Tensor:
 
 def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     scores = partial(_scores, context, query, key)
-    return attention.weighted(context, attention.probabilities(scores(), value.dtype), value)
+    return attention.drop_and_weigh(context, attention.softmax(scores(), value.dtype), value)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
-    return attention.masked(context, ops.scale(attention.scores_in_float32(query, key), "scores, scaled"))
+    return attention.add_mask(context, ops.scale(attention.float32_scores(query, key), "scores, scaled"))
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Sines and cosines side by side, looked up, and position_ids."""
-    context.scoped("transformer.")
+    context.set_scope("transformer.")
     tape, length = context.tape, hidden_states.shape[1]
     position_ids = tape.new((1, length), "int64", "position_ids")
     rows = tape.new((1, length, context.config["rotary_dim"]), "float32", "rotary: sines and cosines")
@@ -63,7 +63,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    context.scoped("transformer.drop: ")
+    context.set_scope("transformer.drop: ")
     return dropped(context, "embd_pdrop", inputs_embeds)
 
 
@@ -83,5 +83,4 @@ GPTJ = DecoderForward(
     ),
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
     partial_rotary=True,
-    source="transformers/models/gptj/modeling_gptj.py",
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _embeddings(context: Context, inputs_embeds: Tensor) -> Tensor:
-    context.scoped("model.")
+    context.set_scope("model.")
     return ops.scale(inputs_embeds, "embeddings, multiplied")
 
 
@@ -33,11 +33,6 @@ GRANITE = DecoderForward(
     retained="input",
     layer=Sequential(scaled=_multiplied),
     logits=scaled_logits,
-    source="transformers/models/granite/modeling_granite.py",
 )
 
-GRANITEMOE = replace(
-    GRANITE,
-    layer=Sequential(mlp=_MIXTURE, scaled=_multiplied),
-    source="transformers/models/granitemoe/modeling_granitemoe.py",
-)
+GRANITEMOE = replace(GRANITE, layer=Sequential(mlp=_MIXTURE, scaled=_multiplied))

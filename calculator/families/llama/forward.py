@@ -5,6 +5,6 @@ from __future__ import annotations
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 
-LLAMA = DecoderForward(layer=Sequential(), source="transformers/models/llama/modeling_llama.py")
+LLAMA = DecoderForward(layer=Sequential())
 
-MISTRAL = DecoderForward(layer=Sequential(), source="transformers/models/mistral/modeling_mistral.py")
+MISTRAL = DecoderForward(layer=Sequential())

@@ -6,7 +6,4 @@ from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.mixture import Mixture
 
-MIXTRAL = DecoderForward(
-    layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")),
-    source="transformers/models/mixtral/modeling_mixtral.py",
-)
+MIXTRAL = DecoderForward(layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")))

@@ -35,41 +35,41 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 def _with_residual(context: Context, modules: LayerModules, x: Tensor, residual: Tensor) -> Tensor:
     x = modules["ffn.up_proj"](x)
-    context.scoped(f"{modules.prefix}ffn: ")
+    context.set_scope(f"{modules.prefix}ffn: ")
     x = activation("gelu")(x)
     intermediate_output = modules["ffn.down_proj"](x)
-    context.scoped(f"{modules.prefix}ffn: ")
+    context.set_scope(f"{modules.prefix}ffn: ")
     output = ops.dropout(intermediate_output, context.attention_dropout, "MLP, dropped")
     return ops.add(output, residual, "residual after MLP")
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     mixed_qkv = modules["attn.Wqkv"](hidden_states)
-    context.scoped(f"{modules.prefix}attn: ")
+    context.set_scope(f"{modules.prefix}attn: ")
     if context.config["attn_config"]["clip_qkv"]:
         mixed_qkv = indexing.clamp(mixed_qkv, "queries, keys and values, clamped")
     count = context.config["num_attention_heads"]
     query, key, value = (heads(context, x, count) for x in ops.split(mixed_qkv, [hidden_states.shape] * 3))
-    key, value = context.cached(key, value)
+    key, value = context.update_cache(key, value)
     attention_scores = _scores(context, query, key)
     attn_weights = ops.softmax(ops.cast(attention_scores, "float32", "scores in float32"), "float32")
     attn_weights = ops.cast(attn_weights, value.dtype, "probabilities")
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
-    context_states = attention.applied(context, attn_weights, value)
+    context_states = attention.weigh_values(context, attn_weights, value)
     return modules["attn.out_proj"](ops.view(context_states, hidden_states.shape))
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
     """Scores and ALiBi, which is in float32, filled where the mask says so."""
     scores = ops.scale(attention.scores(query, key), "scores, scaled")
-    bias = ops.narrow(context.position[0], (1, query.shape[1], 1, key.shape[2]))
+    bias = ops.narrow(context.position_tables[0], (1, query.shape[1], 1, key.shape[2]))
     scores = ops.add(scores, bias, "scores + ALiBi")
     return scores if context.mask is None else indexing.masked_fill(scores, context.mask, "scores, masked")
 
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
     """A bias for each head and each position of the longest sequence."""
-    context.scoped("transformer.ALiBi: ")
+    context.set_scope("transformer.ALiBi: ")
     count, longest = context.config["num_attention_heads"], context.config["max_position_embeddings"]
     return (context.tape.new((1, count, 1, longest), "float32", "bias"),)
 
@@ -88,5 +88,4 @@ MPT = DecoderForward(
     returns_weights=True,
     limited_to_max_positions=True,
     refuses_flash=_refused,
-    source="transformers/models/mpt/modeling_mpt.py",
 )

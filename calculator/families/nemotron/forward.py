@@ -15,5 +15,4 @@ NEMOTRON = DecoderForward(
     ),
     final_norm=final(norms.offset_layer_norm),
     partial_rotary=True,
-    source="transformers/models/nemotron/modeling_nemotron.py",
 )

@@ -17,7 +17,7 @@ from calculator.layers.decoder_forward import (
 )
 from calculator.layers.decoder_layer import Sequential, by
 from calculator.layers.mixture import Mixture
-from calculator.layers.self_attention import SelfAttention, heads, normed_at_once, rotated_and_cast_back
+from calculator.layers.self_attention import SelfAttention, heads, norm_each_projection, rotate_and_cast_back
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def _bare_norm(x: Tensor) -> Tensor:
     """OlmoLayerNorm: in float32, without parameters."""
-    normed = norms.layer_normed(ops.cast(x, "float32", "input in float32"), None, None)
+    normed = norms.functional_layer_norm(ops.cast(x, "float32", "input in float32"), None, None)
     return ops.cast(normed, x.dtype, "output")
 
 
@@ -36,7 +36,7 @@ def _normed(modules: LayerModules, name: str, x: Tensor) -> Tensor:
 
 
 def _left(context: Context, hidden_states: Tensor) -> Tensor:
-    context.scoped("model.norm: ")
+    context.set_scope("model.norm: ")
     return _bare_norm(hidden_states)
 
 
@@ -44,7 +44,7 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
     """Three projections, clamped in place where the config says so."""
     states = [modules[f"self_attn.{name}_proj"](hidden_states) for name in "qkv"]
     if context.config["clip_qkv"] is not None:
-        context.scoped(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}self_attn: ")
         states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
@@ -57,7 +57,7 @@ def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: 
     states = [query_states, key_states, modules["self_attn.v_proj"](hidden_states)]
     del query_states, key_states
     if context.config["clip_qkv"] is not None:
-        context.scoped(f"{modules.prefix}self_attn: ")
+        context.set_scope(f"{modules.prefix}self_attn: ")
         states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
@@ -66,7 +66,9 @@ def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: 
 _IN_FLOAT32 = partial(rotary_tables, dtype="float32")
 
 _OLMO2 = Sequential(
-    attention=SelfAttention(project=normed_at_once(norms.late_cast_rms_norm, whole=True), rotate=rotated_and_cast_back),
+    attention=SelfAttention(
+        project=norm_each_projection(norms.late_cast_rms_norm, whole=True), rotate=rotate_and_cast_back
+    ),
     norm=by(norms.late_cast_rms_norm),
     before=("", ""),
     after=("post_attention_layernorm", "post_feedforward_layernorm"),
@@ -74,16 +76,14 @@ _OLMO2 = Sequential(
 
 OLMO = DecoderForward(
     tables=_IN_FLOAT32,
-    layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotated_and_cast_back), norm=_normed),
+    layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotate_and_cast_back), norm=_normed),
     final_norm=_left,
-    source="transformers/models/olmo/modeling_olmo.py",
 )
 
 OLMO2 = DecoderForward(
     tables=_IN_FLOAT32,
     layer=_OLMO2,
     final_norm=final(norms.late_cast_rms_norm),
-    source="transformers/models/olmo2/modeling_olmo2.py",
 )
 
 OLMO3 = DecoderForward(
@@ -92,10 +92,10 @@ OLMO3 = DecoderForward(
     layer=_OLMO2,
     final_norm=final(norms.late_cast_rms_norm),
     masks=("full_attention", "sliding_attention"),
-    source="transformers/models/olmo3/modeling_olmo3.py",
 )
 
 OLMOE = DecoderForward(
-    layer=Sequential(attention=SelfAttention(project=_normed_and_clipped), mlp=Mixture(router=routers.cast_back)),
-    source="transformers/models/olmoe/modeling_olmoe.py",
+    layer=Sequential(
+        attention=SelfAttention(project=_normed_and_clipped), mlp=Mixture(router=routers.softmax_and_cast_back)
+    ),
 )

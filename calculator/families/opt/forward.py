@@ -30,7 +30,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     residual = hidden_states
     hidden_states = _normed(modules, "final_layer_norm", hidden_states, here=before)
     hidden_states = modules["fc1"](hidden_states)
-    context.scoped(f"{modules.prefix}mlp: ")
+    context.set_scope(f"{modules.prefix}mlp: ")
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
     hidden_states = adapted(context, modules, "mlp", _fc2, hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
@@ -49,49 +49,49 @@ def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tenso
     if name in modules:
         return norms.layer_norm(modules[name], x)
     x.tape.scope = f"{modules.prefix}{name}: "
-    return norms.layer_normed(x, None, None)
+    return norms.functional_layer_norm(x, None, None)
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     count = context.config["num_attention_heads"]
     query_states = modules["self_attn.q_proj"](hidden_states)
-    context.scoped(f"{modules.prefix}self_attn: ")
+    context.set_scope(f"{modules.prefix}self_attn: ")
     query_states = ops.scale(query_states, "query, scaled")
     query_states = heads(context, query_states, count)
     key_states = modules["self_attn.k_proj"](hidden_states)
     value_states = modules["self_attn.v_proj"](hidden_states)
     key_states, value_states = heads(context, key_states, count), heads(context, value_states, count)
-    context.scoped(f"{modules.prefix}self_attn: ")
-    key_states, value_states = context.cached(key_states, value_states)
+    context.set_scope(f"{modules.prefix}self_attn: ")
+    key_states, value_states = context.update_cache(key_states, value_states)
     attn_output = attention.attend(context, query_states, key_states, value_states)
     return modules["self_attn.out_proj"](attn_output)
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     """Words, brought to the layers' width where that is another, + positions, which are counted from the mask."""
-    context.scoped("model.decoder.")
+    context.set_scope("model.decoder.")
     tape, shape = context.tape, inputs_embeds.shape[:2]
     counted_shape = (shape[0], shape[1] + context.past)
     counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
     position_ids = tape.new(counted_shape, "int64", "position_ids")
-    context.position = (position_ids,)
+    context.position_tables = (position_ids,)
     pos_embeds = looked_up(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
     if context.has("model.decoder.project_in"):
         inputs_embeds = context.outer("model.decoder.project_in")(inputs_embeds)
-    context.during_layers += [*counted, pos_embeds, inputs_embeds]
+    context.decoder_locals += [*counted, pos_embeds, inputs_embeds]
     return ops.add(inputs_embeds, pos_embeds, "words + positions")
 
 
 def _positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
-    return context.position
+    return context.position_tables
 
 
 def _leave(context: Context, hidden_states: Tensor) -> Tensor:
     if context.has("model.decoder.final_layer_norm"):
         hidden_states = norms.layer_norm(context.outer("model.decoder.final_layer_norm"), hidden_states)
     elif context.config["do_layer_norm_before"] and not context.config["_remove_final_layer_norm"]:
-        context.scoped("model.decoder.final_layer_norm: ")
-        hidden_states = norms.layer_normed(hidden_states, None, None)
+        context.set_scope("model.decoder.final_layer_norm: ")
+        hidden_states = norms.functional_layer_norm(hidden_states, None, None)
     if context.has("model.decoder.project_out"):
         hidden_states = context.outer("model.decoder.project_out")(hidden_states)
     return hidden_states
@@ -108,5 +108,4 @@ OPT = DecoderForward(
     retained="neither",
     tables=_positions,
     final_norm=_leave,
-    source="transformers/models/opt/modeling_opt.py",
 )

@@ -13,9 +13,9 @@ from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import (
     SelfAttention,
     heads,
-    normed_later,
-    partly_rotated_beside,
-    partly_rotated_in_turn,
+    norm_after_projections,
+    rotate_part_keeping_parts,
+    rotate_part_one_by_one,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """One projection, sliced; its whole stays under its own name."""
     qkv = modules["self_attn.qkv_proj"](hidden_states)
-    context.scoped(f"{modules.prefix}self_attn: ")
+    context.set_scope(f"{modules.prefix}self_attn: ")
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     head_dim = context.config["head_dim"]
     parts = [ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim)) for count in (queries, keys, keys)]
@@ -38,7 +38,7 @@ def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    context.scoped("model.embeddings: ")
+    context.set_scope("model.embeddings: ")
     return dropped(context, "embd_pdrop", inputs_embeds)
 
 
@@ -47,8 +47,8 @@ PHI = DecoderForward(
     retained="input",
     layer=Parallel(
         attention=SelfAttention(
-            project=normed_later(norms.layer_norm, "layernorm"),
-            rotate=partly_rotated_beside,
+            project=norm_after_projections(norms.layer_norm, "layernorm"),
+            rotate=rotate_part_keeping_parts,
             output="self_attn.dense",
         ),
         mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
@@ -58,23 +58,17 @@ PHI = DecoderForward(
     ),
     final_norm=final(norms.layer_norm, "model.final_layernorm"),
     partial_rotary=True,
-    source="transformers/models/phi/modeling_phi.py",
 )
 
 PHI3 = DecoderForward(
     layer=Sequential(
-        attention=SelfAttention(project=_sliced, rotate=partly_rotated_in_turn),
+        attention=SelfAttention(project=_sliced, rotate=rotate_part_one_by_one),
         mlp=mlp.fused_gated,
         scaled=_dropped,
     ),
     partial_rotary=True,
-    source="transformers/models/phi3/modeling_phi3.py",
 )
 
 _MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
 
-PHIMOE = DecoderForward(
-    layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)),
-    final_norm=final(norms.layer_norm),
-    source="transformers/models/phimoe/modeling_phimoe.py",
-)
+PHIMOE = DecoderForward(layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)), final_norm=final(norms.layer_norm))

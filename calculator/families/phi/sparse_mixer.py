@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Two experts, one drawn after the other, each weighed by softmax over those that come near the best."""
-    scores = routers.logits_of(context, gate, hidden_states)
+    scores = routers.compute_logits(context, gate, hidden_states)
     first, selected, *_held = _drawn(scores)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
     second, selected_top2, *_held = _drawn(scores)

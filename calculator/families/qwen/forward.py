@@ -10,8 +10,8 @@ from calculator.layers import mlp, norms, routers
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 from calculator.layers.experts import experts
-from calculator.layers.mixture import Mixture, where_sparse
-from calculator.layers.self_attention import SelfAttention, normed_at_once
+from calculator.layers.mixture import Mixture, in_sparse_layers
+from calculator.layers.self_attention import SelfAttention, norm_each_projection
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -31,30 +31,24 @@ class SharedFirst(Mixture):
         weights, indices, *_beside = self.chosen(context, modules, hidden_states)
         expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         gate = modules[f"{self.shared}_gate"](hidden_states)
-        context.scoped(f"{modules.prefix}mlp: ")
+        context.set_scope(f"{modules.prefix}mlp: ")
         gate = ops.unary(gate, "shared expert's gate", saves="result")
         shared_expert_output = ops.mul(gate, shared_expert_output, "shared expert, gated")
         expert_output = ops.add(expert_output, shared_expert_output, "experts + shared expert")
         return ops.view(expert_output, x.shape)
 
 
-_QWEN3 = SelfAttention(project=normed_at_once(norms.rms_norm))
+_QWEN3 = SelfAttention(project=norm_each_projection(norms.rms_norm))
 
-QWEN2 = DecoderForward(
-    layer=Sequential(), masks=("full_attention",), source="transformers/models/qwen2/modeling_qwen2.py"
-)
+QWEN2 = DecoderForward(layer=Sequential(), masks=("full_attention",))
 
-QWEN3 = DecoderForward(
-    layer=Sequential(attention=_QWEN3), masks=("full_attention",), source="transformers/models/qwen3/modeling_qwen3.py"
-)
+QWEN3 = DecoderForward(layer=Sequential(attention=_QWEN3), masks=("full_attention",))
 
 QWEN2_MOE = DecoderForward(
-    layer=Sequential(mlp=where_sparse(SharedFirst(router=routers.cast_back))),
+    layer=Sequential(mlp=in_sparse_layers(SharedFirst(router=routers.softmax_and_cast_back))),
     masks=("full_attention", "sliding_attention"),
-    source="transformers/models/qwen2_moe/modeling_qwen2_moe.py",
 )
 
 QWEN3_MOE = DecoderForward(
-    layer=Sequential(attention=_QWEN3, mlp=where_sparse(Mixture(router=routers.cast_back))),
-    source="transformers/models/qwen3_moe/modeling_qwen3_moe.py",
+    layer=Sequential(attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back)))
 )

@@ -5,6 +5,4 @@ from __future__ import annotations
 from calculator.layers.decoder_forward import DecoderForward
 from calculator.layers.decoder_layer import Sequential
 
-SMOLLM3 = DecoderForward(
-    layer=Sequential(), masks=("full_attention",), source="transformers/models/smollm3/modeling_smollm3.py"
-)
+SMOLLM3 = DecoderForward(layer=Sequential(), masks=("full_attention",))

@@ -8,7 +8,7 @@ from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
 from calculator.layers.decoder_layer import Parallel, adapted, by, dropped
-from calculator.layers.self_attention import SelfAttention, partly_rotated_beside, projected
+from calculator.layers.self_attention import SelfAttention, projected, rotate_part_keeping_parts
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -31,7 +31,7 @@ def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
     return ops.cat(normed, x.shape, "heads, normed")
 
 
-_ATTENTION = SelfAttention(project=_normed_per_head, rotate=partly_rotated_beside)
+_ATTENTION = SelfAttention(project=_normed_per_head, rotate=rotate_part_keeping_parts)
 _PARALLEL = Parallel(attention=_ATTENTION, norm=by(norms.layer_norm), dropouts=("", "hidden_dropout"))
 
 
@@ -58,5 +58,4 @@ STABLELM = DecoderForward(
     layer=_layer,
     final_norm=final(norms.layer_norm),
     partial_rotary=True,
-    source="transformers/models/stablelm/modeling_stablelm.py",
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    context.scoped("model.embeddings: ")
+    context.set_scope("model.embeddings: ")
     return dropped(context, "embedding_dropout", inputs_embeds)
 
 
@@ -27,5 +27,4 @@ STARCODER2 = DecoderForward(
         norm=by(norms.layer_norm),
     ),
     final_norm=final(norms.layer_norm),
-    source="transformers/models/starcoder2/modeling_starcoder2.py",
 )

@@ -72,7 +72,7 @@ class Adapter(Method):
         if sublayer == "attention" and self.placement == "pfeiffer":
             return hidden_states
         dtype = context.training.added_dtype
-        context.scoped(f"{modules.prefix}{sublayer}.adapter: ")
+        context.set_scope(f"{modules.prefix}{sublayer}.adapter: ")
         weights = {
             name: context.parameters.new(f"{modules.prefix}{sublayer}.adapter.{name}", shape, dtype, trained=True)
             for name, shape in self._shapes(context.model).items()

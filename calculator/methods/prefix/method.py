@@ -96,7 +96,7 @@ class Prefix(VirtualTokens):
     def begin(self, context: Context) -> None:
         """Fill the cache with every layer's keys and values (peft.PeftModel.get_prompt)."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
-        context.scoped("prompt_encoder: ")
+        context.set_scope("prompt_encoder: ")
         lengthen_mask(context, p)
         encoded = ops.cast(self.encoded(context, p), context.training.dtype, "prefix in the model's dtype")
         count = len(context.model.decoder.layers)

@@ -69,20 +69,20 @@ class Prompt(VirtualTokens):
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
         """Concatenate the prompt, repeated for the batch, with the embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
-        context.scoped("prompt_encoder: ")
+        context.set_scope("prompt_encoder: ")
         lengthen_mask(context, p)
         prompts = self.encoded(context, p, width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
-        context.during_forward += [prompts, *_lengthened(context, p)]
+        context.forward_locals += [prompts, *_lengthened(context, p)]
         shape = (context.batch, context.length, width)
         inputs_embeds = ops.cat((prompts, embeddings), shape, "prompt and embeddings")
-        context.during_forward.append(inputs_embeds)
+        context.forward_locals.append(inputs_embeds)
         return inputs_embeds
 
     @staticmethod
     def encoded(context: Context, p: Dim, width: int) -> Tensor:
         """The learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
-        context.scoped("prompt_encoder: ")
+        context.set_scope("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:

@@ -15,4 +15,4 @@ def lengthen_mask(context: Context, p: Dim) -> None:
         tape = context.tape
         ones = tape.new((context.batch, p), "float32", "mask of the virtual tokens")
         longer = tape.new((context.batch, p + context.length), "float32", "mask, lengthened")
-        context.during_forward += [ones, longer]
+        context.forward_locals += [ones, longer]

@@ -52,11 +52,6 @@ def test_a_family_that_is_counted_as_another_has_that_ones_forward_pass():
     assert not counted.keys() & set(FAMILIES_WITH_FORWARD)
 
 
-@pytest.mark.parametrize("name", FAMILIES_WITH_FORWARD)
-def test_a_forward_pass_follows_the_file_that_builds_the_model(name):
-    assert FAMILIES[name].forward.source == FAMILIES[name].source
-
-
 def test_the_forward_pass_of_a_family_without_one_is_refused():
     config = {"model_type": "distilbert", "vocab_size": 96, "dim": 64, "hidden_dim": 48, "n_layers": 2, "n_heads": 4}
     with pytest.raises(PlanError, match="the weights of distilbert are known, its training step is not modelled"):

@@ -7,7 +7,7 @@ import pytest
 from calculator.estimate.estimate import resident_state, training_step
 from calculator.estimate.request import parse_request
 from calculator.families import forward_of
-from calculator.layers.context import Context, layer_kinds
+from calculator.layers.context import Context, layer_classes
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "rotary.jsonl").read_text().splitlines()]
@@ -41,7 +41,7 @@ def phases(config, **training):
 
 def kinds(config, **training):
     prepared = resident_state(parsed(config, training)).prepared
-    return "".join("abc"[kind] for kind in layer_kinds(Context(prepared, forward_of(prepared.model))))
+    return "".join("abc"[kind] for kind in layer_classes(Context(prepared, forward_of(prepared.model))))
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

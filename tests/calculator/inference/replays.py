@@ -110,7 +110,7 @@ def _decoded(told, cache, seen, given):
     context.cache = Cache(windowed=cache.windowed, given=cache.windows, component="kv_cache")
     kept, cache.kept = cache.kept, []
     for layer in context.layers:
-        tokens = masks.seen(context, layer.kind.attention)
+        tokens = masks.cached_tokens(context, layer.kind.attention)
         context.cache.before.append([ops.narrow(t, (*t.shape[:2], tokens, t.shape[3])) for t in kept.pop(0)])
     _step(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], given)
     return context.cache
@@ -118,7 +118,7 @@ def _decoded(told, cache, seen, given):
 
 def _step(context, ids, given):
     outputs = passes._forward(context, ids.pop())
-    context.during_forward = []
+    context.forward_locals = []
     passes._choose(context, given)
     del outputs
 
