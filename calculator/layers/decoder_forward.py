@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
 
 
-def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
+def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
     """The word embeddings of the ids: (batch, sequence, hidden_size).
 
     `scaled` says that the table's module multiplies them with a buffer in the model's dtype.
@@ -37,7 +37,7 @@ def looked_up(context: Context, ids: Tensor, name: str = "model.embed_tokens", *
     return context.method.looked_up(embed, ids, rows, scale)
 
 
-def unchanged(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
+def identity(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
     """Nothing in between."""
     return hidden_states
 
@@ -73,7 +73,7 @@ def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -
     return rotary.cos_and_sin(context.tape, 1, hidden_states.shape[1], width, dtype or hidden_states.dtype)
 
 
-def all_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
+def same_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
     """The same for all."""
     return tables
 
@@ -119,10 +119,10 @@ class DecoderForward:
     layer: Callable[[Context, LayerModules, Tensor], Tensor]
 
     #: Ids to word embeddings.
-    embeddings: Callable[[Context, Tensor], Tensor] = looked_up
+    embeddings: Callable[[Context, Tensor], Tensor] = embed
 
     #: Word embeddings to the input of the first layer.
-    before_layers: Callable[[Context, Tensor], Tensor] = unchanged
+    before_layers: Callable[[Context, Tensor], Tensor] = identity
 
     #: What the decoder's code keeps alive while its layers run: the word embeddings, the first layer's input, or
     #: neither.
@@ -132,13 +132,13 @@ class DecoderForward:
     tables: Callable[[Context, Tensor], tuple[Tensor, ...]] = rotary_tables
 
     #: Which of these tensors a layer of an attention type receives.
-    tables_for: Callable[[tuple[Tensor, ...], AttentionType], tuple[Tensor, ...]] = all_tables
+    tables_for: Callable[[tuple[Tensor, ...], AttentionType], tuple[Tensor, ...]] = same_tables
 
     #: The last layer's output to the input of the output head.
     final_norm: Callable[[Context, Tensor], Tensor] = _RMS_NORM
 
     #: What follows the output head.
-    logits: Callable[[Context, Tensor], Tensor] = unchanged
+    logits: Callable[[Context, Tensor], Tensor] = identity
 
     #: The attention types whose masks are made even if no layer is of that type.
     masks: tuple[AttentionType, ...] = ()

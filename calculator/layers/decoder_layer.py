@@ -1,4 +1,4 @@
-"""The shapes of a decoder layer: what norms its sublayers' inputs and outputs, and how its residuals are added."""
+"""Decoder layers: the order of attention, MLP, norms and residuals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
-from calculator.layers.decoder_forward import unchanged
+from calculator.layers.decoder_forward import identity
 from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
@@ -19,85 +19,87 @@ if TYPE_CHECKING:
     from calculator.layers.mlp import Sublayer
 
     #: A layer's norm, by its name.
-    Normed = Callable[[LayerModules, str, Tensor], Tensor]
+    NormByName = Callable[[LayerModules, str, Tensor], Tensor]
 
 
-def by(norm: Callable[[BoundModule, Tensor], Tensor]) -> Normed:
-    """A norm with parameters."""
+def norm_by_name(norm: Callable[[BoundModule, Tensor], Tensor]) -> NormByName:
+    """Return a norm of the layer's module of a given name."""
     return lambda modules, name, x: norm(modules[name], x)
 
 
-_LLAMA_NORM = by(norms.rms_norm)
+_LLAMA_NORM = norm_by_name(norms.rms_norm)
 _LLAMA_ATTENTION = SelfAttention()
 
 
-def adapted(
+def run_sublayer(
     context: Context, modules: LayerModules, name: Literal["attention", "mlp"], sublayer: Sublayer, x: Tensor
 ) -> Tensor:
-    """A sublayer and what the method puts behind it, while which the sublayer's input stays."""
+    """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile."""
     out = sublayer(context, modules, x)
     return context.method.after(context, modules, name, out)
 
 
-def dropped(context: Context, name: str, x: Tensor) -> Tensor:
-    """What is left of a sublayer's output; `config[name]` is the probability, and no name drops nothing."""
+def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:
+    """Apply dropout with the probability `config[name]`, or none if the name is empty."""
     return ops.dropout(x, context.config[name], "dropped") if name else x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequential:
-    """Attention, then the MLP, each with its residual. The defaults are llama's.
-
-    `before` and `after` name the norms of each sublayer's input and output, empty where there is none. `scaled` is what
-    happens to a sublayer's output in its residual's sum: dropout, a multiplier.
-    """
+class SequentialLayer:
+    """Attention, then the MLP, each with its residual. The defaults are Llama's."""
 
     attention: Sublayer = _LLAMA_ATTENTION
     mlp: Sublayer = mlp.gated
-    norm: Normed = _LLAMA_NORM
-    before: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
-    after: tuple[str, str] = ("", "")
-    scaled: Callable[[Context, Tensor], Tensor] = unchanged
+    norm: NormByName = _LLAMA_NORM
+
+    #: The names of the norms of each sublayer's input, empty for none.
+    input_norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+
+    #: The names of the norms of each sublayer's output, empty for none.
+    output_norms: tuple[str, str] = ("", "")
+
+    #: Applied to a sublayer's output before the residual is added: dropout, a multiplier.
+    transform_output: Callable[[Context, Tensor], Tensor] = identity
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
-        hidden_states = self._normed(modules, self.before[0], hidden_states)
-        hidden_states = adapted(context, modules, "attention", self.attention, hidden_states)
-        hidden_states = self._normed(modules, self.after[0], hidden_states)
-        hidden_states = ops.add(residual, self.scaled(context, hidden_states), "residual after attention")
+        hidden_states = self._normed(modules, self.input_norms[0], hidden_states)
+        hidden_states = run_sublayer(context, modules, "attention", self.attention, hidden_states)
+        hidden_states = self._normed(modules, self.output_norms[0], hidden_states)
+        hidden_states = ops.add(residual, self.transform_output(context, hidden_states), "residual after attention")
         residual = hidden_states
-        hidden_states = self._normed(modules, self.before[1], hidden_states)
-        hidden_states = adapted(context, modules, "mlp", self.mlp, hidden_states)
-        hidden_states = self._normed(modules, self.after[1], hidden_states)
-        return ops.add(residual, self.scaled(context, hidden_states), "residual after MLP")
+        hidden_states = self._normed(modules, self.input_norms[1], hidden_states)
+        hidden_states = run_sublayer(context, modules, "mlp", self.mlp, hidden_states)
+        hidden_states = self._normed(modules, self.output_norms[1], hidden_states)
+        return ops.add(residual, self.transform_output(context, hidden_states), "residual after MLP")
 
     def _normed(self, modules: LayerModules, name: str, x: Tensor) -> Tensor:
         return self.norm(modules, name, x) if name else x
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parallel:
-    """Attention and the MLP side by side, both of the same normed input.
-
-    `dropouts` name the probabilities in the config of dropping from each. `residual_last` says that the residual is
-    added to their sum; where not, they are added to it one after the other.
-    """
+class ParallelLayer:
+    """Attention and the MLP in parallel, on the same normed input."""
 
     attention: Sublayer
-    norm: Normed
+    norm: NormByName
     mlp: Sublayer = mlp.gated
+
+    #: The names in the config of the dropout probabilities of attention and the MLP, empty for none.
     dropouts: tuple[str, str] = ("", "")
+
+    #: Whether the residual is added to the sum of both, instead of each to the residual in turn.
     residual_last: bool = False
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = self.norm(modules, "input_layernorm", hidden_states)
-        attn_output = adapted(context, modules, "attention", self.attention, hidden_states)
-        attn_output = dropped(context, self.dropouts[0], attn_output)
-        mlp_output = adapted(context, modules, "mlp", self.mlp, hidden_states)
-        mlp_output = dropped(context, self.dropouts[1], mlp_output)
+        attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states)
+        attn_output = config_dropout(context, self.dropouts[0], attn_output)
+        mlp_output = run_sublayer(context, modules, "mlp", self.mlp, hidden_states)
+        mlp_output = config_dropout(context, self.dropouts[1], mlp_output)
         if self.residual_last:
             return ops.add(ops.add(attn_output, mlp_output, "attention + MLP"), residual, "residual")
         return ops.add(ops.add(residual, attn_output, "residual + attention"), mlp_output, "residual")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers.decoder_forward import looked_up
+from calculator.layers.decoder_forward import embed
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -18,7 +18,7 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
     `given` says that the layers are given the position_ids.
     """
     position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
-    position_embeds = looked_up(context, position_ids, table)
+    position_embeds = embed(context, position_ids, table)
     context.position_tables = (position_ids,) if given else ()
     context.decoder_locals += [position_ids, position_embeds]
     hidden_states = ops.add(inputs_embeds, position_embeds, "words + positions")

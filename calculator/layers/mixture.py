@@ -36,7 +36,7 @@ class Mixture:
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
-        weights, indices, *_beside = self.chosen(context, modules, hidden_states)
+        weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         hidden_states = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         return ops.view(hidden_states, x.shape)
 

@@ -31,12 +31,12 @@ def rotate_half(x: Tensor) -> Tensor:
     return ops.cat((ops.scale(x2, "rotary: negated half"), x1), x.shape, "rotary: rotated")
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
     """X · cos + rotate_half(x) · sin."""
     return ops.add(ops.mul(x, cos, f"{name} · cos"), ops.mul(rotate_half(x), sin, f"{name}, rotated · sin"), name)
 
 
-def parts(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def split_part(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first dimensions of each head, and the others: queries', then keys'."""
     inner, rest = (*query.shape[:-1], width), (*query.shape[:-1], query.shape[-1] - width)
     q_rot, q_pass = ops.narrow(query, inner), ops.narrow(query, rest)
@@ -45,11 +45,11 @@ def parts(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tenso
     return q_rot, q_pass, k_rot, k_pass
 
 
-def partly_rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+def rotate_part(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """The first dimensions of each head rotated, the others beside them (GPT-NeoX's apply_rotary_pos_emb)."""
-    q_rot, q_pass, k_rot, k_pass = parts(query, key, cos.shape[-1])
-    q_embed = rotated(q_rot, cos, sin, "query, rotated")
-    k_embed = rotated(k_rot, cos, sin, "key, rotated")
+    q_rot, q_pass, k_rot, k_pass = split_part(query, key, cos.shape[-1])
+    q_embed = rotate(q_rot, cos, sin, "query, rotated")
+    k_embed = rotate(k_rot, cos, sin, "key, rotated")
     q_embed = ops.cat((q_embed, q_pass), query.shape, "query, whole again")
     k_embed = ops.cat((k_embed, k_pass), key.shape, "key, whole again")
     return q_embed, k_embed

@@ -58,10 +58,10 @@ def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) 
     """In float32 throughout, and only among the experts of the best groups where the config says so (DeepSeek V2)."""
     router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.softmax(router_logits, "float32")
-    _beside: list[Tensor] = []
+    _alive: list[Tensor] = []
     if context.config["topk_method"] == "group_limited_greedy":
         group_scores, _ = indexing.top_k(_by_groups(context, scores), 1, "best of each group")
-        scores, *_beside = _in_best_groups(context, scores, group_scores)
+        scores, *_alive = _in_best_groups(context, scores, group_scores)
     weights, indices = indexing.top_k(scores, context.config["num_experts_per_tok"], "weights")
     return ops.scale(weights, "weights, scaled"), indices, router_logits
 
@@ -73,7 +73,7 @@ def sigmoid_with_correction(context: Context, gate: BoundModule, hidden_states: 
     scores_for_choice = ops.shift(scores, "scores, corrected")
     grouped = _by_groups(context, scores_for_choice)
     group_scores = indexing.sum_groups(indexing.top_k(grouped, 2, "two best")[0], grouped.shape[:2], "two best, summed")
-    scores_for_choice, *_beside = _in_best_groups(context, scores_for_choice, group_scores)
+    scores_for_choice, *_alive = _in_best_groups(context, scores_for_choice, group_scores)
     topk_indices = indexing.top_k(scores_for_choice, context.config["num_experts_per_tok"], "best")[1]
     topk_weights = indexing.gather(scores, topk_indices, "weights")
     if context.config["norm_topk_prob"]:

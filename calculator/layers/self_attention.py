@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
 
-def heads(context: Context, x: Tensor, count: int) -> Tensor:
+def split_heads(context: Context, x: Tensor, count: int) -> Tensor:
     """(batch, sequence, heads · head_dim) seen as (batch, heads, sequence, head_dim)."""
     return ops.view(x, (context.batch, count, x.shape[1], context.config["head_dim"]))
 
 
-def projected(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
+def project_qkv(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Three projections."""
     config = context.config
-    query_states = heads(context, modules["self_attn.q_proj"](hidden_states), config["num_attention_heads"])
-    key_states = heads(context, modules["self_attn.k_proj"](hidden_states), config["num_key_value_heads"])
-    value_states = heads(context, modules["self_attn.v_proj"](hidden_states), config["num_key_value_heads"])
+    query_states = split_heads(context, modules["self_attn.q_proj"](hidden_states), config["num_attention_heads"])
+    key_states = split_heads(context, modules["self_attn.k_proj"](hidden_states), config["num_key_value_heads"])
+    value_states = split_heads(context, modules["self_attn.v_proj"](hidden_states), config["num_key_value_heads"])
     return query_states, key_states, value_states
 
 
@@ -45,14 +45,14 @@ def norm_each_projection(norm: Norm, *, whole: bool = False) -> Project:
     def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
         x = modules[f"self_attn.{name}_proj"](hidden_states)
         if whole:
-            return heads(context, norm(modules[f"self_attn.{name}_norm"], x), count)
-        return norm(modules[f"self_attn.{name}_norm"], heads(context, x, count))
+            return split_heads(context, norm(modules[f"self_attn.{name}_norm"], x), count)
+        return norm(modules[f"self_attn.{name}_norm"], split_heads(context, x, count))
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
         query_states = normed(context, modules, hidden_states, "q", queries)
         key_states = normed(context, modules, hidden_states, "k", keys)
-        return query_states, key_states, heads(context, modules["self_attn.v_proj"](hidden_states), keys)
+        return query_states, key_states, split_heads(context, modules["self_attn.v_proj"](hidden_states), keys)
 
     return project
 
@@ -61,7 +61,7 @@ def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
     """Three projections, after which queries and keys are normed where the layer has norms for them."""
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        query_states, key_states, value_states = projected(context, modules, hidden_states)
+        query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
         if f"self_attn.q_{suffix}" in modules:
             query_states = norm(modules[f"self_attn.q_{suffix}"], query_states)
             key_states = norm(modules[f"self_attn.k_{suffix}"], key_states)
@@ -70,25 +70,25 @@ def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
     return project
 
 
-def rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_heads(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head."""
     cos, sin = context.position_tables[:2]
     return (
-        rotary.rotated(query_states, cos, sin, "query, rotated"),
-        rotary.rotated(key_states, cos, sin, "key, rotated"),
+        rotary.rotate(query_states, cos, sin, "query, rotated"),
+        rotary.rotate(key_states, cos, sin, "key, rotated"),
     )
 
 
-def partly_rotated(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
+def rotate_part(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head; queries and keys are put together again at the end."""
-    return rotary.partly_rotated(query_states, key_states, *context.position_tables[:2])
+    return rotary.rotate_part(query_states, key_states, *context.position_tables[:2])
 
 
 def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head, written out in the attention itself, whose names stay."""
     cos = context.position_tables[0]
-    query_rot, query_pass, key_rot, key_pass = rotary.parts(query_states, key_states, cos.shape[-1])
-    query_rot, key_rot = rotated(context, query_rot, key_rot)
+    query_rot, query_pass, key_rot, key_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
+    query_rot, key_rot = rotate_heads(context, query_rot, key_rot)
     query_whole = ops.cat((query_rot, query_pass), query_states.shape, "query, whole again")
     key_whole = ops.cat((key_rot, key_pass), key_states.shape, "key, whole again")
     return query_whole, key_whole, query_rot, query_pass, key_rot, key_pass
@@ -97,16 +97,16 @@ def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states
 def rotate_part_one_by_one(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head; queries are whole again before keys are begun."""
     cos, sin = context.position_tables[:2]
-    q_rot, q_pass, k_rot, k_pass = rotary.parts(query_states, key_states, cos.shape[-1])
+    q_rot, q_pass, k_rot, k_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
     return (
-        ops.cat((rotary.rotated(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"),
-        ops.cat((rotary.rotated(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
+        ops.cat((rotary.rotate(q_rot, cos, sin, "query, rotated"), q_pass), query_states.shape, "query, whole"),
+        ops.cat((rotary.rotate(k_rot, cos, sin, "key, rotated"), k_pass), key_states.shape, "key, whole"),
     )
 
 
 def rotate_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head, in float32 where the tables are."""
-    q_embed, k_embed = rotated(context, query_states, key_states)
+    q_embed, k_embed = rotate_heads(context, query_states, key_states)
     q_type, k_type = query_states.dtype, key_states.dtype
     return ops.cast(q_embed, q_type, "query, cast back"), ops.cast(k_embed, k_type, "key, cast back")
 
@@ -114,7 +114,7 @@ def rotate_and_cast_back(context: Context, query_states: Tensor, key_states: Ten
 def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """Every dimension of every head, in float32 whatever the tables are in."""
     q, k = ops.cast(query_states, "float32", "query in float32"), ops.cast(key_states, "float32", "key in float32")
-    q_embed, k_embed = rotated(context, q, k)
+    q_embed, k_embed = rotate_heads(context, q, k)
     dtype = query_states.dtype
     return ops.cast(q_embed, dtype, "query, cast back"), ops.cast(k_embed, dtype, "key, cast back")
 
@@ -122,7 +122,7 @@ def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor
 def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
     """The first dimensions of every head, with tables that each layer spreads over pairs for itself."""
     cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position_tables[:2])
-    return rotary.partly_rotated(query_states, key_states, cos, sin)
+    return rotary.rotate_part(query_states, key_states, cos, sin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,15 +133,15 @@ class SelfAttention:
     `dropout` the probability in the config of dropping from its result.
     """
 
-    project: Project = projected
-    rotate: Rotate = rotated
+    project: Project = project_qkv
+    rotate: Rotate = rotate_heads
     eager_forward: EagerAttention | None = None
     output: str = "self_attn.o_proj"
     dropout: str | None = None
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
-        query_states, key_states, value_states, *_beside = self.project(context, modules, hidden_states)
+        query_states, key_states, value_states, *_alive = self.project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
         if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)

@@ -8,7 +8,7 @@ from calculator.engine import operations as ops
 from calculator.engine import selection
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.self_attention import SelfAttention, norm_after_projections
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def _exponential(x: Tensor) -> Tensor:
 
 
 APERTUS = DecoderForward(
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=SelfAttention(project=norm_after_projections(norms.rms_norm)),
         mlp=mlp.plain("mlp.up_proj", "mlp.down_proj", act=_activation),
-        before=("attention_layernorm", "feedforward_layernorm"),
+        input_norms=("attention_layernorm", "feedforward_layernorm"),
     ),
 )

@@ -9,7 +9,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.engine.layout import by_positions, mergeable
 from calculator.layers import norms
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
+from calculator.layers.decoder_forward import DecoderForward, embed, final
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -147,7 +147,7 @@ def _refused(_: Config) -> str:
 
 BLOOM = DecoderForward(
     layer=layer,
-    embeddings=partial(looked_up, name="transformer.word_embeddings"),
+    embeddings=partial(embed, name="transformer.word_embeddings"),
     before_layers=_enter,
     tables=_alibi,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from calculator.layers import norms
 from calculator.layers.decoder_forward import DecoderForward, final, scaled_logits
-from calculator.layers.decoder_layer import Parallel, by
+from calculator.layers.decoder_layer import ParallelLayer, norm_by_name
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, rotate_in_float32
 
-_LAYER = Parallel(
+_LAYER = ParallelLayer(
     attention=SelfAttention(project=norm_after_projections(norms.centred_layer_norm), rotate=rotate_in_float32),
-    norm=by(norms.centred_layer_norm),
+    norm=norm_by_name(norms.centred_layer_norm),
 )
 
 

@@ -10,7 +10,7 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 from calculator.layers import attention, mlp, norms, rotary, routers
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.experts import experts
 from calculator.layers.mixture import Mixture, in_sparse_layers
 
@@ -115,7 +115,7 @@ def _by_halves_or_pairs(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor,
     cos, sin = context.position_tables[:2]
     if context.config["rope_interleave"]:
         return _by_pairs(q, cos, sin, "query"), _by_pairs(k, cos, sin, "key")
-    return rotary.rotated(q, cos, sin, "query, rotated"), rotary.rotated(k, cos, sin, "key, rotated")
+    return rotary.rotate(q, cos, sin, "query, rotated"), rotary.rotate(k, cos, sin, "key, rotated")
 
 
 def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
@@ -134,7 +134,7 @@ class BesideShared(Mixture):
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
         tokens = ops.view(x, (x.shape[0] * x.shape[1], x.shape[2]))
-        weights, indices, *_beside = self.chosen(context, modules, tokens)
+        weights, indices, *_alive = self.chosen(context, modules, tokens)
         hidden_states = ops.view(experts(context, modules[self.experts], tokens, indices, weights), x.shape)
         shared = mlp.gated(context, modules, x, "mlp.shared_experts")
         context.set_scope(f"{modules.prefix}mlp: ")
@@ -149,14 +149,14 @@ def _refused(config: Config) -> str | None:
 
 DEEPSEEK_V2 = DecoderForward(
     tables=_complex_tables,
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=LatentAttention(rotate=_turned), mlp=in_sparse_layers(BesideShared(router=routers.greedy_by_group))
     ),
     refuses_flash=_refused,
 )
 
 DEEPSEEK_V3 = DecoderForward(
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=LatentAttention(rotate=_by_halves_or_pairs),
         mlp=in_sparse_layers(BesideShared(router=routers.sigmoid_with_correction)),
     ),

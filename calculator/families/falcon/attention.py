@@ -31,8 +31,8 @@ def self_attention(context: Context, modules: LayerModules, hidden_states: Tenso
     if not context.config["alibi"]:
         cos, sin, _ = context.position_tables
         query_layer, key_layer = (
-            rotary.rotated(query_layer, cos, sin, "query, rotated"),
-            rotary.rotated(key_layer, cos, sin, "key, rotated"),
+            rotary.rotate(query_layer, cos, sin, "query, rotated"),
+            rotary.rotate(key_layer, cos, sin, "key, rotated"),
         )
     key_layer, value_layer = context.update_cache(key_layer, value_layer)
     attn_output, _held = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)

@@ -10,8 +10,8 @@ from calculator.engine import operations as ops
 from calculator.families.falcon.attention import self_attention
 from calculator.layers import norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up, rotary_tables
-from calculator.layers.decoder_layer import adapted
+from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables
+from calculator.layers.decoder_layer import run_sublayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +27,11 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     two = "ln_attn" in modules
     attention_layernorm_out = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
     mlp_layernorm_out = norms.layer_norm(modules["ln_mlp"], hidden_states) if two else attention_layernorm_out
-    attention_output = adapted(context, modules, "attention", self_attention, attention_layernorm_out)
+    attention_output = run_sublayer(context, modules, "attention", self_attention, attention_layernorm_out)
     if "post_attention_layernorm" in modules:
         residual = _dropped_and_added(attention_output, residual, config["attention_dropout"], "after attention")
         mlp_layernorm_out = norms.layer_norm(modules["post_attention_layernorm"], residual)
-    mlp_output = adapted(context, modules, "mlp", _mlp, mlp_layernorm_out)
+    mlp_output = run_sublayer(context, modules, "mlp", _mlp, mlp_layernorm_out)
     if config["parallel_attn"] or config["new_decoder_architecture"]:
         mlp_output = in_place.add_(mlp_output, attention_output)
     context.set_scope(modules.prefix)
@@ -101,7 +101,7 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
 
 FALCON = DecoderForward(
     layer=layer,
-    embeddings=partial(looked_up, name="transformer.word_embeddings"),
+    embeddings=partial(embed, name="transformer.word_embeddings"),
     tables=_tables,
     transform_mask=_biased,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up, rotary_tables_per_type, tables_of_type
-from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.decoder_forward import DecoderForward, embed, final, rotary_tables_per_type, tables_of_type
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.self_attention import SelfAttention, norm_after_projections
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-_NORM = by(norms.offset_rms_norm)
+_NORM = norm_by_name(norms.offset_rms_norm)
 
 
 def _capped_scores(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -34,17 +34,17 @@ def _capped(context: Context, logits: Tensor) -> Tensor:
     return ops.scale(logits, "capped")
 
 
-_SANDWICH = Sequential(
+_SANDWICH = SequentialLayer(
     norm=_NORM,
-    before=("input_layernorm", "pre_feedforward_layernorm"),
-    after=("post_attention_layernorm", "post_feedforward_layernorm"),
+    input_norms=("input_layernorm", "pre_feedforward_layernorm"),
+    output_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
 )
 
-_SCALED = partial(looked_up, scaled=True)
+_SCALED = partial(embed, scaled=True)
 
 GEMMA = DecoderForward(
     embeddings=_SCALED,
-    layer=Sequential(norm=_NORM),
+    layer=SequentialLayer(norm=_NORM),
     final_norm=final(norms.offset_rms_norm),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.families.gemma.forward import GEMMA3_TEXT
 from calculator.layers import norms
-from calculator.layers.decoder_forward import final, looked_up, unchanged
+from calculator.layers.decoder_forward import embed, final, identity
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -30,13 +30,13 @@ def _without_images(context: Context, ids: Tensor) -> Tensor:
         context.set_scope("model: ")
         mask, ids = context.tape.new(ids.shape, "bool", "images"), context.tape.new(ids.shape, "int64", "ids of words")
         context.decoder_locals += [mask, ids]
-    return looked_up(context, ids, "model.language_model.embed_tokens", scaled=True)
+    return embed(context, ids, "model.language_model.embed_tokens", scaled=True)
 
 
 GEMMA3 = replace(
     GEMMA3_TEXT,
     embeddings=_without_images,
-    logits=unchanged,
+    logits=identity,
     final_norm=final(norms.offset_rms_norm, "model.language_model.norm"),
     masks=(),
     bidirectional_masks=False,

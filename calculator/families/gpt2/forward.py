@@ -10,8 +10,8 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.layout import mergeable
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
-from calculator.layers.decoder_layer import adapted
+from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.decoder_layer import run_sublayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,11 +37,11 @@ class Block:
         """(batch, sequence, hidden_size) to the same."""
         residual = hidden_states
         hidden_states = norms.layer_norm(modules["ln_1"], hidden_states)
-        attn_output = adapted(context, modules, "attention", self.attention, hidden_states)
+        attn_output = run_sublayer(context, modules, "attention", self.attention, hidden_states)
         hidden_states = ops.add(attn_output, residual, "residual after attention")
         residual = hidden_states
         hidden_states = norms.layer_norm(modules["ln_2"], hidden_states)
-        feed_forward_hidden_states = adapted(context, modules, "mlp", self.mlp, hidden_states)
+        feed_forward_hidden_states = run_sublayer(context, modules, "mlp", self.mlp, hidden_states)
         return ops.add(residual, feed_forward_hidden_states, "residual after MLP")
 
 
@@ -104,7 +104,7 @@ def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
 
 GPT_BIGCODE = DecoderForward(
     layer=Block(attention=partial(_attention, _split_one_key), mlp=_MLP),
-    embeddings=partial(looked_up, name="transformer.wte"),
+    embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop", given=False),
     tables=learned_positions.position_ids,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
@@ -112,7 +112,7 @@ GPT_BIGCODE = DecoderForward(
 
 GPT2 = DecoderForward(
     layer=Block(attention=partial(_attention, _split), mlp=_MLP),
-    embeddings=partial(looked_up, name="transformer.wte"),
+    embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embd_pdrop"),
     tables=learned_positions.position_ids,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),

@@ -10,9 +10,9 @@ from calculator.engine import selection
 from calculator.engine.tape import Tensor
 from calculator.families.gpt2.forward import Block
 from calculator.layers import attention, learned_positions, mlp, norms
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
-from calculator.layers.decoder_layer import dropped
-from calculator.layers.self_attention import heads
+from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.decoder_layer import config_dropout
+from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
     from calculator.layers.context import Context, LayerModules
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     projections = [modules[f"attn.attention.{name}_proj"](hidden_states) for name in "qkv"]
     context.set_scope(f"{modules.prefix}attn: ")
-    query, key, value = (heads(context, x, context.config["num_attention_heads"]) for x in projections)
+    query, key, value = (split_heads(context, x, context.config["num_attention_heads"]) for x in projections)
     del projections
     key, value = context.update_cache(key, value)
     attn_output = attention.attend(context, query, key, value, _in_float32)
     if context.attention == "flash_attention_2":
         context.attn_weights = attn_output
     attn_output = modules["attn.attention.out_proj"](attn_output)
-    return dropped(context, "resid_dropout", attn_output)
+    return config_dropout(context, "resid_dropout", attn_output)
 
 
 def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def _in_float32(context: Context, query: Tensor, key: Tensor, value: Tensor) -> 
 
 
 GPT_NEO = DecoderForward(
-    embeddings=partial(looked_up, name="transformer.wte"),
+    embeddings=partial(embed, name="transformer.wte"),
     before_layers=partial(learned_positions.add_to, table="transformer.wpe", dropout="embed_dropout", given=False),
     tables=learned_positions.position_ids,
     layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
-from calculator.layers.decoder_layer import adapted
+from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.decoder_layer import run_sublayer
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -20,7 +20,7 @@ _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     """One block: (batch, sequence, hidden_size) to the same."""
     normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
-    attn_output = adapted(context, modules, "attention", _attention, normed)
+    attn_output = run_sublayer(context, modules, "attention", _attention, normed)
     del normed
     attn_output = ops.dropout(attn_output, context.config["hidden_dropout"], "attention, dropped")
     if context.config["use_parallel_residual"]:
@@ -34,7 +34,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
 
 def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     normed = norms.layer_norm(modules["post_attention_layernorm"], hidden_states)
-    mlp_output = adapted(context, modules, "mlp", _MLP, normed)
+    mlp_output = run_sublayer(context, modules, "mlp", _MLP, normed)
     del normed
     return ops.dropout(mlp_output, context.config["hidden_dropout"], "MLP, dropped")
 
@@ -42,7 +42,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tens
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
     query_states, key_states, value_states, _qkv = _split(context, modules, hidden_states)
     cos, sin, _ = context.position_tables
-    query_states, key_states = rotary.partly_rotated(query_states, key_states, cos, sin)
+    query_states, key_states = rotary.rotate_part(query_states, key_states, cos, sin)
     key_states, value_states = context.update_cache(key_states, value_states)
     attn_output = attention.attend(context, query_states, key_states, value_states)
     return modules["attention.dense"](attn_output)
@@ -64,7 +64,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 GPT_NEOX = DecoderForward(
     layer=layer,
-    embeddings=partial(looked_up, name="gpt_neox.embed_in"),
+    embeddings=partial(embed, name="gpt_neox.embed_in"),
     before_layers=_enter,
     final_norm=final(norms.layer_norm, "gpt_neox.final_layer_norm"),
     partial_rotary=True,

@@ -10,7 +10,7 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms, routers, self_attention
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class SinkAttention:
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
-        query_states, key_states, value_states = self_attention.projected(context, modules, hidden_states)
+        query_states, key_states, value_states = self_attention.project_qkv(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
         query_states, key_states = _rotated(context, query_states, key_states)
         key_states, value_states = context.update_cache(key_states, value_states)
@@ -109,10 +109,10 @@ def _refused(_: Config) -> str:
 
 GPT_OSS = DecoderForward(
     tables=_tables,
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=SinkAttention(),
         mlp=Mixture(router=_router, gate="mlp.router", activate=_gate),
-        norm=by(norms.late_cast_rms_norm),
+        norm=norm_by_name(norms.late_cast_rms_norm),
     ),
     final_norm=final(norms.late_cast_rms_norm),
     masks=("full_attention", "sliding_attention"),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, mlp, norms, rotary
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
-from calculator.layers.decoder_layer import Parallel, dropped
+from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.decoder_layer import ParallelLayer, config_dropout
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -19,7 +19,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     heads = (*hidden_states.shape[:2], context.config["num_attention_heads"], context.config["head_dim"])
     query, key, value = (ops.view(modules[f"attn.{name}_proj"](hidden_states), heads) for name in "qkv")
     context.set_scope(f"{modules.prefix}attn: ")
-    q_rot, q_pass, k_rot, k_pass = rotary.parts(query, key, context.config["rotary_dim"])
+    q_rot, q_pass, k_rot, k_pass = rotary.split_part(query, key, context.config["rotary_dim"])
     k_rot = _rotated(context, k_rot, "key, rotated")
     q_rot = _rotated(context, q_rot, "query, rotated")
     key = ops.cat((k_rot, k_pass), heads, "key, whole again")
@@ -28,14 +28,14 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     key, value = context.update_cache(key, value)
     attn_output = attention.attend(context, query, key, value, _in_float32)
     attn_output = modules["attn.out_proj"](attn_output)
-    return dropped(context, "resid_pdrop", attn_output)
+    return config_dropout(context, "resid_pdrop", attn_output)
 
 
 def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
     """Neighbours turned against each other, with tables that each call repeats for them."""
     shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
     sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
-    return rotary.rotated(x, cos, sin, name)
+    return rotary.rotate(x, cos, sin, name)
 
 
 def _by_heads(x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("transformer.drop: ")
-    return dropped(context, "embd_pdrop", inputs_embeds)
+    return config_dropout(context, "embd_pdrop", inputs_embeds)
 
 
 def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
 
 
 GPTJ = DecoderForward(
-    embeddings=partial(looked_up, name="transformer.wte"),
+    embeddings=partial(embed, name="transformer.wte"),
     before_layers=_enter,
     tables=_tables,
-    layer=Parallel(
+    layer=ParallelLayer(
         attention=_attention,
         norm=_normed,
         mlp=mlp.plain("mlp.fc_in", "mlp.fc_out", dropout="resid_pdrop"),

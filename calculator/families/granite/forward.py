@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.layers import routers
 from calculator.layers.decoder_forward import DecoderForward, scaled_logits
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ _MIXTURE = Mixture(router=routers.softmax_last, gate="block_sparse_moe.router", 
 GRANITE = DecoderForward(
     before_layers=_embeddings,
     retained="input",
-    layer=Sequential(scaled=_multiplied),
+    layer=SequentialLayer(transform_output=_multiplied),
     logits=scaled_logits,
 )
 
-GRANITEMOE = replace(GRANITE, layer=Sequential(mlp=_MIXTURE, scaled=_multiplied))
+GRANITEMOE = replace(GRANITE, layer=SequentialLayer(mlp=_MIXTURE, transform_output=_multiplied))

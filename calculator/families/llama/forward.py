@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 
-LLAMA = DecoderForward(layer=Sequential())
+LLAMA = DecoderForward(layer=SequentialLayer())
 
-MISTRAL = DecoderForward(layer=Sequential())
+MISTRAL = DecoderForward(layer=SequentialLayer())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.mixture import Mixture
 
-MIXTRAL = DecoderForward(layer=Sequential(mlp=Mixture(jitter="router_jitter_noise")))
+MIXTRAL = DecoderForward(layer=SequentialLayer(mlp=Mixture(jitter="router_jitter_noise")))

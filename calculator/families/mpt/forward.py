@@ -9,9 +9,9 @@ from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, final, looked_up
-from calculator.layers.decoder_layer import adapted
-from calculator.layers.self_attention import heads
+from calculator.layers.decoder_forward import DecoderForward, embed, final
+from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
@@ -23,7 +23,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     """One block: (batch, sequence, hidden_size) to the same. The MLP adds its residual itself."""
     layernorm_output = norms.layer_norm(modules["norm_1"], hidden_states)
     residual = hidden_states
-    attn_outputs = adapted(context, modules, "attention", _attention, layernorm_output)
+    attn_outputs = run_sublayer(context, modules, "attention", _attention, layernorm_output)
     dropped = ops.dropout(attn_outputs, context.attention_dropout, "attention, dropped")
     hidden_states = ops.add(dropped, residual, "residual after attention")
     del dropped
@@ -49,7 +49,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     if context.config["attn_config"]["clip_qkv"]:
         mixed_qkv = indexing.clamp(mixed_qkv, "queries, keys and values, clamped")
     count = context.config["num_attention_heads"]
-    query, key, value = (heads(context, x, count) for x in ops.split(mixed_qkv, [hidden_states.shape] * 3))
+    query, key, value = (split_heads(context, x, count) for x in ops.split(mixed_qkv, [hidden_states.shape] * 3))
     key, value = context.update_cache(key, value)
     attention_scores = _scores(context, query, key)
     attn_weights = ops.softmax(ops.cast(attention_scores, "float32", "scores in float32"), "float32")
@@ -79,7 +79,7 @@ def _refused(_: Config) -> str:
 
 
 MPT = DecoderForward(
-    embeddings=partial(looked_up, name="transformer.wte"),
+    embeddings=partial(embed, name="transformer.wte"),
     tables=_alibi,
     layer=layer,
     final_norm=final(norms.layer_norm, "transformer.norm_f"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import Sequential, by
-from calculator.layers.self_attention import SelfAttention, partly_rotated
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
+from calculator.layers.self_attention import SelfAttention, rotate_part
 
 NEMOTRON = DecoderForward(
-    layer=Sequential(
-        attention=SelfAttention(rotate=partly_rotated),
+    layer=SequentialLayer(
+        attention=SelfAttention(rotate=rotate_part),
         mlp=mlp.plain("mlp.up_proj", "mlp.down_proj"),
-        norm=by(norms.offset_layer_norm),
+        norm=norm_by_name(norms.offset_layer_norm),
     ),
     final_norm=final(norms.offset_layer_norm),
     partial_rotary=True,

@@ -15,9 +15,9 @@ from calculator.layers.decoder_forward import (
     rotary_tables_per_type,
     tables_of_type,
 )
-from calculator.layers.decoder_layer import Sequential, by
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.mixture import Mixture
-from calculator.layers.self_attention import SelfAttention, heads, norm_each_projection, rotate_and_cast_back
+from calculator.layers.self_attention import SelfAttention, norm_each_projection, rotate_and_cast_back, split_heads
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -47,7 +47,7 @@ def _clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
         context.set_scope(f"{modules.prefix}self_attn: ")
         states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
-    return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
+    return tuple(split_heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 
 
 def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -60,23 +60,23 @@ def _normed_and_clipped(context: Context, modules: LayerModules, hidden_states: 
         context.set_scope(f"{modules.prefix}self_attn: ")
         states = [in_place.clamp_(x, "before clamping") for x in states]
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
-    return tuple(heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
+    return tuple(split_heads(context, x, count) for x, count in zip(states, (queries, keys, keys), strict=True))
 
 
 _IN_FLOAT32 = partial(rotary_tables, dtype="float32")
 
-_OLMO2 = Sequential(
+_OLMO2 = SequentialLayer(
     attention=SelfAttention(
         project=norm_each_projection(norms.late_cast_rms_norm, whole=True), rotate=rotate_and_cast_back
     ),
-    norm=by(norms.late_cast_rms_norm),
-    before=("", ""),
-    after=("post_attention_layernorm", "post_feedforward_layernorm"),
+    norm=norm_by_name(norms.late_cast_rms_norm),
+    input_norms=("", ""),
+    output_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
 )
 
 OLMO = DecoderForward(
     tables=_IN_FLOAT32,
-    layer=Sequential(attention=SelfAttention(project=_clipped, rotate=rotate_and_cast_back), norm=_normed),
+    layer=SequentialLayer(attention=SelfAttention(project=_clipped, rotate=rotate_and_cast_back), norm=_normed),
     final_norm=_left,
 )
 
@@ -95,7 +95,7 @@ OLMO3 = DecoderForward(
 )
 
 OLMOE = DecoderForward(
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=SelfAttention(project=_normed_and_clipped), mlp=Mixture(router=routers.softmax_and_cast_back)
     ),
 )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.layers import attention, norms
 from calculator.layers.activation import activation
-from calculator.layers.decoder_forward import DecoderForward, looked_up
-from calculator.layers.decoder_layer import adapted
-from calculator.layers.self_attention import heads
+from calculator.layers.decoder_forward import DecoderForward, embed
+from calculator.layers.decoder_layer import run_sublayer
+from calculator.layers.self_attention import split_heads
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -21,7 +21,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     before = context.config["do_layer_norm_before"]
     residual = hidden_states
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=before)
-    hidden_states = adapted(context, modules, "attention", _attention, hidden_states)
+    hidden_states = run_sublayer(context, modules, "attention", _attention, hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "attention, dropped")
     hidden_states = ops.add(residual, hidden_states, "residual after attention")
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=not before)
@@ -32,7 +32,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     hidden_states = modules["fc1"](hidden_states)
     context.set_scope(f"{modules.prefix}mlp: ")
     hidden_states = activation(context.config["hidden_act"])(hidden_states)
-    hidden_states = adapted(context, modules, "mlp", _fc2, hidden_states)
+    hidden_states = run_sublayer(context, modules, "mlp", _fc2, hidden_states)
     hidden_states = ops.dropout(hidden_states, context.config["dropout"], "MLP, dropped")
     hidden_states = ops.view(ops.add(residual, hidden_states, "residual after MLP"), (batch, length, hidden))
     return _normed(modules, "final_layer_norm", hidden_states, here=not before)
@@ -57,10 +57,10 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     query_states = modules["self_attn.q_proj"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     query_states = ops.scale(query_states, "query, scaled")
-    query_states = heads(context, query_states, count)
+    query_states = split_heads(context, query_states, count)
     key_states = modules["self_attn.k_proj"](hidden_states)
     value_states = modules["self_attn.v_proj"](hidden_states)
-    key_states, value_states = heads(context, key_states, count), heads(context, value_states, count)
+    key_states, value_states = split_heads(context, key_states, count), split_heads(context, value_states, count)
     context.set_scope(f"{modules.prefix}self_attn: ")
     key_states, value_states = context.update_cache(key_states, value_states)
     attn_output = attention.attend(context, query_states, key_states, value_states)
@@ -75,7 +75,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
     position_ids = tape.new(counted_shape, "int64", "position_ids")
     context.position_tables = (position_ids,)
-    pos_embeds = looked_up(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
+    pos_embeds = embed(context, tape.new(shape, "int64", "position_ids + 2"), "model.decoder.embed_positions")
     if context.has("model.decoder.project_in"):
         inputs_embeds = context.outer("model.decoder.project_in")(inputs_embeds)
     context.decoder_locals += [*counted, pos_embeds, inputs_embeds]
@@ -98,7 +98,7 @@ def _leave(context: Context, hidden_states: Tensor) -> Tensor:
 
 
 def _words(context: Context, ids: Tensor) -> Tensor:
-    return looked_up(context, ids, "model.decoder.embed_tokens")
+    return embed(context, ids, "model.decoder.embed_tokens")
 
 
 OPT = DecoderForward(

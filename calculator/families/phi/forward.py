@@ -8,14 +8,14 @@ from calculator.engine import operations as ops
 from calculator.families.phi.sparse_mixer import sparse_mixer
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import Parallel, Sequential, by, dropped
+from calculator.layers.decoder_layer import ParallelLayer, SequentialLayer, config_dropout, norm_by_name
 from calculator.layers.mixture import Mixture
 from calculator.layers.self_attention import (
     SelfAttention,
-    heads,
     norm_after_projections,
     rotate_part_keeping_parts,
     rotate_part_one_by_one,
+    split_heads,
 )
 
 if TYPE_CHECKING:
@@ -30,29 +30,29 @@ def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> t
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
     head_dim = context.config["head_dim"]
     parts = [ops.narrow(qkv, (*qkv.shape[:-1], count * head_dim)) for count in (queries, keys, keys)]
-    return *(heads(context, x, count) for x, count in zip(parts, (queries, keys, keys), strict=True)), qkv
+    return *(split_heads(context, x, count) for x, count in zip(parts, (queries, keys, keys), strict=True)), qkv
 
 
 def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
-    return dropped(context, "resid_pdrop", hidden_states)
+    return config_dropout(context, "resid_pdrop", hidden_states)
 
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("model.embeddings: ")
-    return dropped(context, "embd_pdrop", inputs_embeds)
+    return config_dropout(context, "embd_pdrop", inputs_embeds)
 
 
 PHI = DecoderForward(
     before_layers=_enter,
     retained="input",
-    layer=Parallel(
+    layer=ParallelLayer(
         attention=SelfAttention(
             project=norm_after_projections(norms.layer_norm, "layernorm"),
             rotate=rotate_part_keeping_parts,
             output="self_attn.dense",
         ),
         mlp=mlp.plain("mlp.fc1", "mlp.fc2"),
-        norm=by(norms.layer_norm),
+        norm=norm_by_name(norms.layer_norm),
         dropouts=("resid_pdrop", "resid_pdrop"),
         residual_last=True,
     ),
@@ -61,14 +61,16 @@ PHI = DecoderForward(
 )
 
 PHI3 = DecoderForward(
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=SelfAttention(project=_sliced, rotate=rotate_part_one_by_one),
         mlp=mlp.fused_gated,
-        scaled=_dropped,
+        transform_output=_dropped,
     ),
     partial_rotary=True,
 )
 
 _MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)
 
-PHIMOE = DecoderForward(layer=Sequential(mlp=_MIXTURE, norm=by(norms.layer_norm)), final_norm=final(norms.layer_norm))
+PHIMOE = DecoderForward(
+    layer=SequentialLayer(mlp=_MIXTURE, norm=norm_by_name(norms.layer_norm)), final_norm=final(norms.layer_norm)
+)

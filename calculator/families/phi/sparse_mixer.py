@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Two experts, one drawn after the other, each weighed by softmax over those that come near the best."""
     scores = routers.compute_logits(context, gate, hidden_states)
-    first, selected, *_held = _drawn(scores)
+    first, selected, *_alive = _drawn(scores)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
-    second, selected_top2, *_held = _drawn(scores)
+    second, selected_top2, *_alive = _drawn(scores)
     both = (*first.shape[:-1], 2)
     multiplier = ops.cat((first, second), both, "weights")
     indices = scores.tape.new(both, "int64", "experts")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms, routers
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 from calculator.layers.experts import experts
 from calculator.layers.mixture import Mixture, in_sparse_layers
 from calculator.layers.self_attention import SelfAttention, norm_each_projection
@@ -28,7 +28,7 @@ class SharedFirst(Mixture):
         """(batch, sequence, hidden_size) to the same."""
         hidden_states = self.flattened(context, x)
         shared_expert_output = mlp.gated(context, modules, hidden_states, self.shared)
-        weights, indices, *_beside = self.chosen(context, modules, hidden_states)
+        weights, indices, *_alive = self.chosen(context, modules, hidden_states)
         expert_output = experts(context, modules[self.experts], hidden_states, indices, weights, self.activate)
         gate = modules[f"{self.shared}_gate"](hidden_states)
         context.set_scope(f"{modules.prefix}mlp: ")
@@ -40,15 +40,15 @@ class SharedFirst(Mixture):
 
 _QWEN3 = SelfAttention(project=norm_each_projection(norms.rms_norm))
 
-QWEN2 = DecoderForward(layer=Sequential(), masks=("full_attention",))
+QWEN2 = DecoderForward(layer=SequentialLayer(), masks=("full_attention",))
 
-QWEN3 = DecoderForward(layer=Sequential(attention=_QWEN3), masks=("full_attention",))
+QWEN3 = DecoderForward(layer=SequentialLayer(attention=_QWEN3), masks=("full_attention",))
 
 QWEN2_MOE = DecoderForward(
-    layer=Sequential(mlp=in_sparse_layers(SharedFirst(router=routers.softmax_and_cast_back))),
+    layer=SequentialLayer(mlp=in_sparse_layers(SharedFirst(router=routers.softmax_and_cast_back))),
     masks=("full_attention", "sliding_attention"),
 )
 
 QWEN3_MOE = DecoderForward(
-    layer=Sequential(attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back)))
+    layer=SequentialLayer(attention=_QWEN3, mlp=in_sparse_layers(Mixture(router=routers.softmax_and_cast_back)))
 )

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from calculator.layers.decoder_forward import DecoderForward
-from calculator.layers.decoder_layer import Sequential
+from calculator.layers.decoder_layer import SequentialLayer
 
-SMOLLM3 = DecoderForward(layer=Sequential(), masks=("full_attention",))
+SMOLLM3 = DecoderForward(layer=SequentialLayer(), masks=("full_attention",))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from calculator.engine import operations as ops
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import Parallel, adapted, by, dropped
-from calculator.layers.self_attention import SelfAttention, projected, rotate_part_keeping_parts
+from calculator.layers.decoder_layer import ParallelLayer, config_dropout, norm_by_name, run_sublayer
+from calculator.layers.self_attention import SelfAttention, project_qkv, rotate_part_keeping_parts
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """Three projections, after which each head of queries and keys has its own norm, where the config says so."""
-    query_states, key_states, value_states = projected(context, modules, hidden_states)
+    query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
     if context.config["qk_layernorm"]:
         query_states = _per_head(modules, "self_attn.q_layernorm", query_states)
         key_states = _per_head(modules, "self_attn.k_layernorm", key_states)
@@ -32,7 +32,7 @@ def _per_head(modules: LayerModules, name: str, x: Tensor) -> Tensor:
 
 
 _ATTENTION = SelfAttention(project=_normed_per_head, rotate=rotate_part_keeping_parts)
-_PARALLEL = Parallel(attention=_ATTENTION, norm=by(norms.layer_norm), dropouts=("", "hidden_dropout"))
+_PARALLEL = ParallelLayer(attention=_ATTENTION, norm=norm_by_name(norms.layer_norm), dropouts=("", "hidden_dropout"))
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
@@ -45,12 +45,12 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
     """Attention, then the MLP; each step's result has a name of its own, which stays."""
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["input_layernorm"], hidden_states)
-    self_attn_output = adapted(context, modules, "attention", _ATTENTION, hidden_states)
+    self_attn_output = run_sublayer(context, modules, "attention", _ATTENTION, hidden_states)
     residual = ops.add(residual, self_attn_output, "residual after attention")
     normed = norms.layer_norm(modules["post_attention_layernorm"], residual)
-    mlp_output = adapted(context, modules, "mlp", mlp.gated, normed)
+    mlp_output = run_sublayer(context, modules, "mlp", mlp.gated, normed)
     del normed
-    mlp_output = dropped(context, "hidden_dropout", mlp_output)
+    mlp_output = config_dropout(context, "hidden_dropout", mlp_output)
     return ops.add(residual, mlp_output, "residual after MLP")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.layers import mlp, norms
 from calculator.layers.decoder_forward import DecoderForward, final
-from calculator.layers.decoder_layer import Sequential, by, dropped
+from calculator.layers.decoder_layer import SequentialLayer, config_dropout, norm_by_name
 from calculator.layers.self_attention import SelfAttention
 
 if TYPE_CHECKING:
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("model.embeddings: ")
-    return dropped(context, "embedding_dropout", inputs_embeds)
+    return config_dropout(context, "embedding_dropout", inputs_embeds)
 
 
 STARCODER2 = DecoderForward(
     before_layers=_enter,
-    layer=Sequential(
+    layer=SequentialLayer(
         attention=SelfAttention(dropout="residual_dropout"),
         mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),
-        norm=by(norms.layer_norm),
+        norm=norm_by_name(norms.layer_norm),
     ),
     final_norm=final(norms.layer_norm),
 )
