@@ -1,4 +1,4 @@
-"""Activation functions as `transformers.activations` writes them."""
+"""Activation functions of `transformers.activations`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _from_result(x: Tensor) -> Tensor:
     return ops.unary(x, "activation", saves="result")
 
 
-def _itself(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -58,7 +58,7 @@ def _gelu_by_erf(x: Tensor) -> Tensor:
 
 
 def _gelu_by_tanh(x: Tensor) -> Tensor:
-    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), one operation at a time; nothing has a name."""
+    """0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), one operation at a time, without local variables."""
     return ops.mul(ops.scale(x, "half of x"), ops.shift(_tanh_of_polynomial(x), "1 + tanh"), "activation")
 
 
@@ -84,7 +84,7 @@ def _one_more(x: Tensor) -> Tensor:
     return ops.shift(ops.mul(ops.scale(x, "0.044715 · x"), x, "0.044715 · x · x"), "1 + 0.044715 · x · x")
 
 
-#: By the name that `config.json` gives; those without parameters. Source: transformers.activations.ACT2CLS.
+#: Activations without parameters, by their name in `config.json`. Source: transformers.activations.ACT2CLS.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": _fused,
     "gelu_10": _clipped_gelu,
@@ -97,7 +97,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": _fused,
     "laplace": _laplace,
     "leaky_relu": _fused,
-    "linear": _itself,
+    "linear": _identity,
     "mish": _fused,
     "quick_gelu": _quick_gelu,
     "relu": _from_result,
@@ -112,5 +112,5 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of that name."""
+    """Return the activation function of that name."""
     return ACTIVATIONS[name]

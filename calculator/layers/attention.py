@@ -1,4 +1,4 @@
-"""Which attention kernel runs, and what surrounds it.
+"""The attention kernel that runs, and the operations around it.
 
 query: (batch, heads, sequence, head_dim); key, value: (batch, key/value heads, sequence, head_dim); the result is
 (batch, sequence, heads · head_dim).
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
-    #: A kernel, or the choice of one: (query, key, value, mask) to the output.
+    #: A kernel, or a function that chooses one: (query, key, value, mask) to the output.
     Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-    #: Attention without a kernel: (context, query, key, value) to the output.
+    #: Attention as separate operations: (context, query, key, value) to the output.
     EagerAttention = Callable[[Context, Tensor, Tensor, Tensor], Tensor]
 
 _HALF = ("bfloat16", "float16")
@@ -35,7 +35,7 @@ _HALF = ("bfloat16", "float16")
 def attend(
     context: Context, query: Tensor, key: Tensor, value: Tensor, eager_forward: EagerAttention | None = None
 ) -> Tensor:
-    """The attention that the plan chooses (transformers' ALL_ATTENTION_FUNCTIONS).
+    """Run the requested implementation of attention (transformers' ALL_ATTENTION_FUNCTIONS).
 
     `eager_forward` is the family's own eager_attention_forward, if it has one. FlashAttention 2 gets its inputs in half
     precision (modeling_flash_attention_utils.py).
@@ -55,7 +55,7 @@ def attend(
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """scaled_dot_product_attention: where there is a mask, a group's keys for each query, or its queries packed.
+    """Run scaled_dot_product_attention. With a mask, grouped keys are repeated, or a single position's queries packed.
 
     Source: integrations/sdpa_attention.py.
     """
@@ -68,7 +68,7 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
 
 
 def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """One position's queries, those of a group as if they were positions; by heads again they are a copy."""
+    """Attend from one position, with the queries of a group as positions. Ungrouping the output copies it."""
     batch, heads, _, width = query.shape
     groups = key.shape[1]
     packed = ops.view(query, (batch, groups, heads // groups, width))
@@ -79,13 +79,13 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    if _takes_flash(context, query, value):
+    if _runs_flash(context, query, value):
         return _flash(query, key, value)
     return _efficient(context, query, key, value, mask)
 
 
 def run_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kernel: Kernel) -> Tensor:
-    """What scaled_dot_product_attention runs, on what autocast gives it, which leaves alone what it runs."""
+    """Run a kernel of scaled_dot_product_attention on inputs that autocast casts. Autocast is off inside the kernel."""
     region, mask = query.tape.autocast, context.mask
     if region is None:
         return kernel(query, key, value, mask)
@@ -98,21 +98,21 @@ def run_kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, kern
 
 
 def _widened(query: Tensor, value: Tensor) -> Tensor:
-    """Values padded to the queries' head size (integrations/flash_attention.py)."""
+    """Pad values to the queries' head size (integrations/flash_attention.py)."""
     shape = (*value.shape[:-1], query.shape[-1])
     return value if shape == value.shape else ops.pad(value, shape, "value, padded")
 
 
 def _cut(out: Tensor, width: int) -> Tensor:
-    """The output, which lies by positions here, cut back to the values' head size."""
+    """Cut the output back to the values' head size. Its memory is ordered by positions, then heads."""
     shape = (*out.shape[:-1], width)
     if shape == out.shape:
         return out
     return ops.contiguous(ops.narrow(out, shape, merged=False), "attention output, cut back")
 
 
-def _takes_flash(context: Context, query: Tensor, value: Tensor) -> bool:
-    """Whether sdpa takes flash: half precision, no mask, one head size up to 256, and a card that has it.
+def _runs_flash(context: Context, query: Tensor, value: Tensor) -> bool:
+    """Return whether sdpa runs flash: half precision, no mask, one head size up to 256, and a card that supports it.
 
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
     """
@@ -125,7 +125,7 @@ def _named(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, str
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Flash attention; head sizes that are no multiple of 8 are padded and the result is cut back."""
+    """Run FlashAttention. Head sizes that are no multiple of 8 are padded, and the result is cut back."""
     head_dim = query.shape[-1]
     if head_dim % 8 == 0:
         return flash(query, key, value)
@@ -135,13 +135,13 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, name: str) -> Tensor:
-    """The last dimension padded to a multiple of 8; the gradient of that is a copy of a part."""
+    """Pad the last dimension to a multiple of 8. The gradient of that is a copy of a slice."""
     shape = (*x.shape[:-1], -(-x.shape[-1] // 8) * 8)
     return ops.pad(x, shape, f"{name}, padded")
 
 
 def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """The memory-efficient kernel where it takes the heads; with a mask, a bias."""
+    """Run the memory-efficient kernel if it supports the heads, else the math kernel. A mask becomes a bias."""
     grouped = key.shape[1] != query.shape[1]
     if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=context.length > 1)
@@ -149,17 +149,17 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
 
 
 def use_gqa_in_sdpa(key_width: int, value_width: int) -> bool:
-    """Whether grouped keys without a mask stay grouped for sdpa (integrations/sdpa_attention.py, use_gqa_in_sdpa)."""
+    """Return whether grouped keys without a mask stay grouped in sdpa (integrations/sdpa_attention.py)."""
     return key_width == value_width <= 256
 
 
 def is_aligned(query: Tensor, value: Tensor) -> bool:
-    """Whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
+    """Return whether both head sizes are multiples of 16 bytes (sdp_utils.cpp, check_head_dim_size_mem_efficient)."""
     return all(t.shape[-1] * ITEMSIZE[t.dtype] % 16 == 0 for t in (query, value))
 
 
 def repeat_kv(query: Tensor, x: Tensor, name: str) -> Tensor:
-    """Grouped heads repeated to the queries' number (repeat_kv): a copy, but a single head is seen again and again."""
+    """Repeat grouped heads to the number of the queries' (repeat_kv): a copy, but an expanded view of a single head."""
     batch, heads, length, head_dim = x.shape
     count = query.shape[1]
     if heads == count:
@@ -173,7 +173,7 @@ def repeat_kv(query: Tensor, x: Tensor, name: str) -> Tensor:
 
 
 def bias(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    """A mask as an additive bias in the queries' dtype, its rows padded to a multiple of 8.
+    """Convert a mask to an additive bias in the queries' dtype, with rows padded to a multiple of 8.
 
     Source: aten/src/ATen/native/transformers/attention.cpp, convert_boolean_attn_mask and pad_bias.
     """
@@ -194,9 +194,9 @@ def eager(
     capped: bool = False,
     upcast: bool = True,
 ) -> Tensor:
-    """Attention written out (eager_attention_forward of transformers), all but the softmax in the queries' dtype.
+    """Run attention as separate operations (eager_attention_forward of transformers) in the queries' dtype.
 
-    `capped` says that the scores go through cap · tanh(x / cap); `upcast`, that the softmax is in float32.
+    `capped`: whether the scores go through cap · tanh(x / cap). `upcast`: whether the softmax is in float32.
     """
     key_states = repeat_kv(query, key, "key, repeated")
     value_states = repeat_kv(query, value, "value, repeated")
@@ -214,7 +214,7 @@ def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Te
 
 
 def scores(query: Tensor, key: Tensor) -> Tensor:
-    """Every query's product with every key: (batch, heads, sequence, sequence)."""
+    """Multiply every query with every key: (batch, heads, sequence, sequence)."""
     if query.tape.autocast is not None:
         query, key = query.tape.autocast.cast_factors(query, key, ("query", "key"))
     key = expand_single_head(query, key)
@@ -223,34 +223,34 @@ def scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 def expand_single_head(x: Tensor, single: Tensor) -> Tensor:
-    """A single head for all of x's, again and again, as torch.matmul broadcasts it."""
+    """Expand a single head to the number of x's heads, as torch.matmul broadcasts it."""
     heads = x.shape[1]
     return single if single.shape[1] == heads else ops.expand(single, (single.shape[0], heads, *single.shape[2:]))
 
 
 def add_mask(context: Context, x: Tensor) -> Tensor:
-    """Scores and the mask, where there is one."""
+    """Add the mask to scores, if there is one."""
     return x if context.mask is None else ops.add(x, context.mask, "scores + mask")
 
 
 def softmax(x: Tensor, dtype: DType, *, upcast: bool = True) -> Tensor:
-    """Scores through softmax in float32, or in their own dtype, and cast while they are still there."""
+    """Apply softmax in float32, or in the scores' dtype, then cast. The scores stay alive until the cast is done."""
     return ops.cast(ops.softmax(x, "float32" if upcast else None), dtype, "probabilities")
 
 
 def float32_scores(query: Tensor, key: Tensor) -> Tensor:
-    """The same of queries and keys that are cast for it."""
+    """Cast queries and keys to float32 and multiply them."""
     return scores(ops.cast(query, "float32", "query in float32"), ops.cast(key, "float32", "key in float32"))
 
 
 def drop_and_weigh(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
-    """Values weighted by probabilities, of which some are dropped first: (batch, heads, sequence, head_dim)."""
+    """Apply dropout to the probabilities and weigh values by them: (batch, heads, sequence, head_dim)."""
     attn_weights = ops.dropout(attn_weights, context.attention_dropout, "probabilities, dropped")
     return weigh_values(context, attn_weights, value)
 
 
 def weigh_values(context: Context, attn_weights: Tensor, value: Tensor) -> Tensor:
-    """Values weighted by probabilities, which the layer's code holds."""
+    """Weigh values by probabilities. The layer's code keeps the probabilities alive."""
     context.attn_weights = attn_weights
     if value.tape.autocast is not None:
         attn_weights, value = value.tape.autocast.cast_factors(attn_weights, value, ("probabilities", "value"))

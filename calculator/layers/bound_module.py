@@ -1,4 +1,4 @@
-"""A module in the running step: its parameters as tensors, and the gradients that they keep."""
+"""A module in the running step: its parameters as tensors, and the gradients that they accumulate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.resident.module_spec import ModuleSpec
 
-    #: A method's own way to run a linear module, given the module and its input.
+    #: A method's forward of a linear module, given the module and its input.
     Wrapper = Callable[["BoundModule", Tensor], Tensor]
 
 
 class Parameters:
-    """Makes parameters: tensors without a storage of the step's own, with an AccumulateGrad where they are trained."""
+    """Creates parameters: tensors without a storage on the tape, with an AccumulateGrad node if they are trained."""
 
     __slots__ = ("accumulating", "known", "tape", "tied")
 
@@ -33,7 +33,7 @@ class Parameters:
         self.known: dict[str, Tensor] = {}
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
-        """A parameter: the one that it is tied to, if it is; with a gradient already when accumulating."""
+        """Return a parameter, or the one that it is tied to. It has a gradient already when gradients accumulate."""
         if not self.tied:
             return self._made(name, shape, dtype, trained=trained)
         name = self.tied.get(name, name)
@@ -53,7 +53,7 @@ class Parameters:
 
 
 class BoundModule:
-    """One module, bound to a tape: call it as its forward."""
+    """A module bound to a tape. Calling it runs its forward."""
 
     __slots__ = ("added", "module", "module_spec", "name", "own", "tape", "wrapper")
 
@@ -78,14 +78,14 @@ class BoundModule:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Run the module, with what its method adds."""
+        """Run the module with what its method adds."""
         outer, self.tape.scope = self.tape.scope, f"{self.name}: "
         out = self.wrapper(self, x) if self.wrapper is not None and self.added else self.base(x)
         self.tape.scope = outer
         return out
 
     def base(self, x: Tensor) -> Tensor:
-        """The module's own product with x: (..., in_features) to (..., out_features)."""
+        """Run the module without what its method adds: (..., in_features) to (..., out_features)."""
         quantization = self.module_spec.quantization
         if quantization is None:
             return self._dense(x)

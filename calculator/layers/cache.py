@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 
 class Cache:
-    """What each layer's keys and values are put to, in the layers' order.
-
-    `before` has what layers that have not run yet hold from earlier passes, `kept` what those that have run hold now.
-    `windowed` says that layers with a window keep no more than that, which a cache that PEFT makes for its prefix does
-    not. Each such layer's window is a tensor too, in `windows`: made as the layers run, unless `given` beforehand.
-    """
+    """The keys and values of each layer, in the layers' order."""
 
     __slots__ = ("before", "component", "given", "kept", "windowed", "windows")
 
@@ -31,18 +26,22 @@ class Cache:
         given: Sequence[Tensor] | None = None,
         component: ComponentName = "activations",
     ) -> None:
+        #: Keys and values from earlier passes, of layers that have not run yet.
         self.before: list[list[Tensor | None]] = [list(pair) for pair in before]
+        #: Whether layers with a window cache no more than the window. A cache that PEFT makes for a prefix does not.
         self.windowed = windowed
         self.given = given is not None
+        #: The window of each layer that has one, a tensor too. Layers create it as they run if it is not given.
         self.windows = list(given or ())
         self.component = component
+        #: Keys and values of layers that have run.
         self.kept: list[tuple[Tensor, Tensor]] = []
 
     def update(self, key: Tensor, value: Tensor, *, windowed: bool) -> tuple[Tensor, Tensor]:
-        """Keys and values with those before them: copies, which the cache keeps.
+        """Append keys and values to the next layer's, and return copies of all of them, which the cache keeps.
 
-        A layer with a window drops its old keys only after its values are copied, and keeps a view of the window's
-        part; the copies stay whole.
+        A layer with a window drops its old keys only after its values are copied, and keeps a view of the window. The
+        copies keep their full size.
         Source: DynamicLayer.update, DynamicSlidingWindowLayer.update.
         """
         before = self.before.pop(0) if self.before else [None, None]

@@ -1,4 +1,4 @@
-"""A family's code for the step: its layer, and what stands before and after the layers."""
+"""The forward pass of a decoder family: its layer, and what runs before and after the layers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
-    """The word embeddings of the ids: (batch, sequence, hidden_size).
+    """Look up the embeddings of ids: (batch, sequence, hidden_size).
 
-    `scaled` says that the table's module multiplies them with a buffer in the model's dtype.
+    `scaled`: whether the embedding's module multiplies them with a buffer in the model's dtype.
     """
     embed = context.outer(name)
     context.set_scope(f"{name}: ")
@@ -37,20 +37,20 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
     return context.method.looked_up(embed, ids, rows, scale)
 
 
-def identity(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the shape of every such hook
-    """Nothing in between."""
+def identity(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the signature of such hooks
+    """Return the hidden states."""
     return hidden_states
 
 
 def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """cos, sin and position_ids, shared by all layers; in the hidden states' dtype where no other is told."""
+    """Return cos, sin and position_ids, which all layers share, in the hidden states' dtype unless another is given."""
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     return (*_cos_and_sin(context, hidden_states, dtype), position_ids)
 
 
 def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
-    """cos and sin for each attention type that layers have, full attention first, and position_ids."""
+    """Return cos and sin for each attention type of the layers, full attention first, and position_ids."""
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     types = masks.attention_types(context.layers)
@@ -59,7 +59,7 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
 
 
 def tables_of_type(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:
-    """One attention type's part of `rotary_tables_per_type`."""
+    """Return the part of `rotary_tables_per_type` for one attention type."""
     *pairs, position_ids = tables
     return (*(pairs[:2] if attention == "full_attention" else pairs[-2:]), position_ids)
 
@@ -73,8 +73,8 @@ def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -
     return rotary.cos_and_sin(context.tape, 1, hidden_states.shape[1], width, dtype or hidden_states.dtype)
 
 
-def same_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
-    """The same for all."""
+def same_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
+    """Return the same tables for every attention type."""
     return tables
 
 
@@ -89,22 +89,22 @@ _RMS_NORM = final(norms.rms_norm)
 
 
 def scaled_logits(context: Context, logits: Tensor) -> Tensor:
-    """Times or over a number."""
+    """Multiply or divide the logits by a number."""
     context.set_scope("logits: ")
     return ops.scale(logits, "scaled")
 
 
-def unchanged_mask(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  as every such hook
-    """The mask that transformers makes for every family."""
+def unchanged_mask(context: Context, mask: Tensor | None) -> Tensor | None:  # noqa: ARG001  the signature of such hooks
+    """Return the mask that transformers makes for every family."""
     return mask
 
 
-def accepted(_: Config) -> None:
-    """Nothing against it."""
+def never_refused(_: Config) -> None:
+    """Refuse nothing."""
 
 
-def nothing(_: Config) -> tuple[()]:
-    """No field that the code fails on."""
+def no_unsupported_fields(_: Config) -> tuple[()]:
+    """Return no unsupported field."""
     return ()
 
 
@@ -168,7 +168,7 @@ class DecoderForward:
     limited_to_max_positions: bool = False
 
     #: Why flash_attention_2 is refused for a config, or None.
-    refuses_flash: Callable[[Config], str | None] = accepted
+    refuses_flash: Callable[[Config], str | None] = never_refused
 
     #: The fields of a config that make the forward pass fail, each with the reason.
-    unsupported_fields: Callable[[Config], Iterable[tuple[str, str]]] = nothing
+    unsupported_fields: Callable[[Config], Iterable[tuple[str, str]]] = no_unsupported_fields

@@ -1,4 +1,4 @@
-"""Experts in one call: rows sorted by expert, two grouped products, and the sum of each token's experts.
+"""Experts in one call: rows sorted by expert, two grouped matrix products, and the sum of each token's experts.
 
 Source: transformers/integrations/moe.py, grouped_mm_experts_forward, which CUDA runs from compute capability 8.0 on,
 and batched_mm_experts_forward, to which `generate` switches after the prompt. Nothing in them depends on which experts
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context
 
-    #: Gate and up side by side, and the shape of either, to their product.
+    #: Gate and up in one tensor, and the shape of either half, to their product.
     Gate = Callable[[Context, Tensor, Shape], Tensor]
 
 
@@ -34,7 +34,7 @@ def gated(context: Context, gate_up: Tensor, half: Shape) -> Tensor:
 def experts(
     context: Context, bound: BoundModule, hidden_states: Tensor, indices: Tensor, weights: Tensor, gate: Gate = gated
 ) -> Tensor:
-    """(tokens, hidden_size) to the same; indices and weights: (tokens, k)."""
+    """Run the chosen experts: (tokens, hidden_size) to the same. `indices` and `weights`: (tokens, k)."""
     context.set_scope(f"{bound.name}: ")
     if context.length == 1:
         return _each_with_its_own(context, bound, hidden_states, weights, gate)
@@ -59,7 +59,7 @@ def experts(
 def _each_with_its_own(
     context: Context, bound: BoundModule, hidden_states: Tensor, weights: Tensor, gate: Gate
 ) -> Tensor:
-    """The same with a copy of its expert's matrices for every row; the first's goes when the second's is there."""
+    """Run them with a copy of its expert's matrices for every row. The first copy is freed after the second is made."""
     count, k = weights.shape[0] * weights.shape[1], weights.shape[1]
     x = hidden_states.tape.new((count, hidden_states.shape[1]), hidden_states.dtype, "tokens, repeated")
     selected = _selected(bound, "gate_up_proj", count)
@@ -78,7 +78,7 @@ def _each_with_its_own(
 
 
 def _selected(bound: BoundModule, name: str, count: int) -> Tensor | None:
-    """Every row's matrix or biases, where experts have them."""
+    """Select every row's matrix or biases; None if the experts have none."""
     own = bound.own.get(name)
     return None if own is None else own.tape.scratch((count, *own.shape[1:]), own.dtype, f"{name}, selected")
 
@@ -89,7 +89,7 @@ def _own_product(x: Tensor, bound: BoundModule, name: str, biases: Tensor | None
 
 
 def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The experts' numbers as int32, how many rows each has, and where its rows end."""
+    """Return the experts' numbers as int32, the number of rows of each, and where its rows end."""
     return (
         tape.new((count,), "int32", "experts as int32"),
         tape.new((among,), "int32", "rows of each expert"),
@@ -98,13 +98,13 @@ def _counted(tape: Tape, among: int, count: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def _biases(bound: BoundModule, name: str, expert_ids: Tensor) -> Tensor | None:
-    """Each row's bias, where experts have them."""
+    """Select each row's bias; None if the experts have none."""
     biases = bound.own.get(f"{name}_bias")
     return None if biases is None else indexing.index(biases, expert_ids, f"{name}: biases, selected")
 
 
 def _product(bound: BoundModule, name: str, x: Tensor, offsets: Tensor, biases: Tensor | None) -> Tensor:
-    """Every row times its expert's matrix, and its bias added in place."""
+    """Multiply every row with its expert's matrix, and add its bias in place."""
     weight = bound.own[name]
     x = ops.cast(x, weight.dtype, f"{name}: input in the weight's dtype")
     out = indexing.grouped_mm(x, weight, offsets, _other_side(weight, x.shape[1]), name)
@@ -112,6 +112,6 @@ def _product(bound: BoundModule, name: str, x: Tensor, offsets: Tensor, biases: 
 
 
 def _other_side(weight: Tensor, side: int) -> int:
-    """The rows or columns of every expert's matrix that its input or output does not have."""
+    """Return the size of the other dimension of every expert's matrix."""
     rows, columns = weight.shape[1:]
     return rows if columns == side else columns

@@ -1,4 +1,4 @@
-"""Fused attention kernels as their sources allocate."""
+"""Fused attention kernels, with the allocations of their sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _multiple(size: int, of: int) -> int:
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """FlashAttention 2; grouped key/value heads are not repeated.
+    """Run FlashAttention 2. Grouped key/value heads are not repeated.
 
     Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_fwd and mha_bwd.
     """
@@ -62,9 +62,9 @@ def _like(tensor: Tensor, name: str) -> Tensor | None:
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-    """The memory-efficient kernel, with an additive bias where there is a mask; its seed and offset lie on the CPU.
+    """Run the memory-efficient kernel. A mask is an additive bias. The random seed and offset are on the CPU.
 
-    Logarithms of sums are for a backward pass only.
+    The logsumexp is allocated for a backward pass only.
 
     Source: aten/src/ATen/native/transformers/cuda/attention.cu and attention_backward.cu,
     mem_eff_attention/kernel_forward.h (kAlignLSE).
@@ -113,7 +113,7 @@ def _efficient_back(node: Node, grad: Tensor) -> list[Tensor | None]:
 
 
 def _workspace_bytes(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """The backward kernel's workspace on compute capability 8.0 and up.
+    """Return the bytes of the backward kernel's workspace on compute capability 8.0 and up.
 
     Source: mem_eff_attention/kernels/generate_kernels.py (which kernel runs) and kernel_backward.h,
     Params::workspace_size.

@@ -1,4 +1,4 @@
-"""Learned position embeddings, as GPT-2 and its kin add them."""
+"""Learned position embeddings, as GPT-2 and families like it add them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *, given: bool = True) -> Tensor:
-    """inputs_embeds + positions, dropped. The position embeddings live as long as the decoder's own code runs.
+    """Add position embeddings to inputs_embeds and apply dropout. They stay alive while the layers run.
 
-    `given` says that the layers are given the position_ids.
+    `given`: whether the layers receive the position_ids.
     """
     position_ids = context.tape.new((1, inputs_embeds.shape[1]), "int64", "position_ids")
     position_embeds = embed(context, position_ids, table)
@@ -26,5 +26,5 @@ def add_to(context: Context, inputs_embeds: Tensor, table: str, dropout: str, *,
 
 
 def position_ids(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """What `enter` made, which all layers are given."""
+    """Return the position_ids that `add_to` made, if the layers receive them."""
     return context.position_tables

@@ -1,4 +1,4 @@
-"""The output head and the causal language model's loss.
+"""The loss of a causal language model.
 
 Source: transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy as log_softmax and nll_loss.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
-    """The mean negative log-likelihood of the shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
+    """Return the mean negative log-likelihood of shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
     context.set_scope("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
     labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")

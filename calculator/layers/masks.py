@@ -22,7 +22,7 @@ def attention_types(layers: Iterable[Layer]) -> set[AttentionType]:
 
 
 def window_tensors(context: Context) -> list[Tensor]:
-    """Each window's size, which a cache holds as a tensor (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    """Return each window's size, a tensor in a cache (transformers.cache_utils.DynamicSlidingWindowLayer)."""
     context.set_scope("cache: ")
     sliding = sum(
         count for layer, count in context.model.decoder.distinct if layer.kind.attention == "sliding_attention"
@@ -31,15 +31,15 @@ def window_tensors(context: Context) -> list[Tensor]:
 
 
 def by_attention_type(context: Context) -> dict[AttentionType, Tensor | None]:
-    """The mask of each attention type that the family makes one for, full ones first."""
+    """Return the mask of each attention type for which the family makes one, full attention first."""
     context.set_scope("model.attention mask: ")
-    kinds = {*context.forward.masks, *attention_types(context.layers)}
+    types = {*context.forward.masks, *attention_types(context.layers)}
     transform = context.forward.transform_mask
-    return {kind: transform(context, _mask(context, kind)) for kind in ATTENTION_TYPES if kind in kinds}
+    return {each: transform(context, _mask(context, each)) for each in ATTENTION_TYPES if each in types}
 
 
 def sliding_masks_differ(context: Context) -> bool:
-    """Whether layers with a window get a mask where those without get none, or a prefix is cut for them alone.
+    """Return whether only layers with a window get a mask, or a prefix is cut for them alone.
 
     Source: transformers/masking_utils.py, _ignore_causal_mask_sdpa.
     """
@@ -50,11 +50,14 @@ def sliding_masks_differ(context: Context) -> bool:
     )
 
 
-def cached_tokens(context: Context, kind: AttentionType) -> int:
-    """How many tokens before this pass's a layer of an attention type has keys of: any layer, where none is of it."""
-    window, kinds = context.config.get("sliding_window"), attention_types(context.layers)
+def cached_tokens(context: Context, attention: AttentionType) -> int:
+    """Return how many tokens of earlier passes a layer of an attention type has keys of.
+
+    If no layer is of that type, the number is that of any layer.
+    """
+    window, types = context.config.get("sliding_window"), attention_types(context.layers)
     if (
-        (kind if kind in kinds else kinds.pop()) == "full_attention"
+        (attention if attention in types else types.pop()) == "full_attention"
         or context.cache is None
         or not context.cache.windowed
         or window is None
@@ -63,30 +66,35 @@ def cached_tokens(context: Context, kind: AttentionType) -> int:
     return context.past if context.past < window else window - 1
 
 
-def _needed(context: Context, kind: AttentionType) -> bool:
-    """Whether sdpa needs the mask as a tensor: one query alone sees every key, and is_causal looks one way only."""
+def _needed(context: Context, attention: AttentionType) -> bool:
+    """Return whether sdpa needs the mask as a tensor.
+
+    A single query attends to every key, and is_causal covers attention in one direction only.
+    """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
     if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True
-    window = context.config.get("sliding_window")
+    window = context.config.get("sliding_window") if attention == "sliding_attention" else None
     tokens = context.training.sequence_length + context.method.virtual_tokens if context.length > 1 else context.length
-    return kind == "sliding_attention" and window is not None and cached_tokens(context, kind) + tokens >= window
+    return (
+        attention == "sliding_attention" and window is not None and cached_tokens(context, attention) + tokens >= window
+    )
 
 
-def _mask(context: Context, kind: AttentionType) -> Tensor | None:
-    """A boolean mask for sdpa where one is needed, a float one for eager, none where the kernel knows best."""
+def _mask(context: Context, attention: AttentionType) -> Tensor | None:
+    """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
     if context.attention == "eager":
-        return _additive(context, kind)
-    return _boolean(context, kind) if context.attention == "sdpa" and _needed(context, kind) else None
+        return _additive(context, attention)
+    return _boolean(context, attention) if context.attention == "sdpa" and _needed(context, attention) else None
 
 
-def _boolean(context: Context, kind: AttentionType) -> Tensor:
-    """(batch, 1, sequence, sequence): causal, within the window, and not padding; one for all without padding."""
+def _boolean(context: Context, attention: AttentionType) -> Tensor:
+    """Return a mask (batch, 1, sequence, sequence): causal, in the window, not padding; without padding, of batch 1."""
     tape, batch, length = context.tape, context.batch, context.length
-    width = length + cached_tokens(context, kind)
+    width = length + cached_tokens(context, attention)
     mask = tape.new((1, length, width), "bool", "causal")
-    if kind == "sliding_attention":
+    if attention == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
     if context.training.padding:
@@ -99,10 +107,10 @@ def _and(a: Tensor, b: Tensor, name: str) -> Tensor:
     return a.tape.new(broadcast_shapes(a.shape, b.shape), "bool", name)
 
 
-def _additive(context: Context, kind: AttentionType) -> Tensor:
-    """The same in the hidden states' dtype, 0 or the smallest number; boolean again where the family wants it so."""
-    boolean = _boolean(context, kind)
-    shape = (context.batch, 1, context.length, context.length + cached_tokens(context, kind))
+def _additive(context: Context, attention: AttentionType) -> Tensor:
+    """Return the mask in the hidden states' dtype, 0 or the smallest number; as bool again for some families."""
+    boolean = _boolean(context, attention)
+    shape = (context.batch, 1, context.length, context.length + cached_tokens(context, attention))
     mask = context.tape.new(shape, context.dtype, "additive")
     del boolean
     return context.tape.new(shape, "bool", "boolean again") if context.forward.boolean_masks else mask

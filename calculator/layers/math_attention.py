@@ -1,6 +1,7 @@
-"""SDPA's math kernel: for head sizes that the others' alignment excludes, and before PyTorch 2.14 for grouped heads.
+"""SDPA's math kernel.
 
-The latter in float32 and without a mask.
+It runs for head sizes that the other kernels' alignment excludes. Before PyTorch 2.14 it also runs for grouped heads in
+float32 without a mask.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def math_attention(
     grouped: bool = True,
     causal: bool = True,
 ) -> Tensor:
-    """Attention written out in C++, in float32: a causal mask or one's own, grouped heads repeated, a safe softmax.
+    """Run attention as separate operations in C++, in float32: the mask, repeated heads, a safe softmax.
 
-    `grouped` says that it is told to repeat heads (enable_gqa); where it is not, its products broadcast them. `causal`
-    says that queries without a mask see no later key.
+    `grouped`: whether it repeats heads (enable_gqa) instead of broadcasting them in its products. `causal`: whether
+    queries without a mask attend to no later key.
     Source: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math and _safe_softmax.
     """
     dtype, (batch, heads, length, _) = query.dtype, query.shape
@@ -53,7 +54,7 @@ def _for_all(x: Tensor, heads: int) -> Tensor:
 
 
 def _additive(query: Tensor, width: int, mask: Tensor | None) -> Tensor:
-    """0 or minus infinity: a causal mask, or one of its own for each sequence of a batch."""
+    """Return a mask of 0 and minus infinity: the causal one, or the given one for each sequence of a batch."""
     tape, length = query.tape, query.shape[2]
     if mask is not None:
         own = (query.shape[0], mask.shape[-2], width)
@@ -74,7 +75,7 @@ def _repeated(x: Tensor, heads: int, name: str) -> Tensor:
 
 
 def _safe_softmax(x: Tensor) -> Tensor:
-    """A softmax whose fully masked rows are zero; it saves its result (derivatives.yaml, _safe_softmax)."""
+    """Apply a softmax whose fully masked rows are zero. It saves its result (derivatives.yaml, _safe_softmax)."""
     tape = x.tape
     node = Node(tape, _softmax_back, (x.edge,)) if x.edge else None
     plain = tape.new(x.shape, x.dtype, "softmax")

@@ -1,4 +1,4 @@
-"""An MLP that is a mixture of experts: a router, and the experts that it chooses for each token."""
+"""A mixture of experts: an MLP of a router, and the experts that it chooses for each token."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """A router and the experts that it chooses from: an MLP.
-
-    `gate` and `experts` name their modules; `jitter`, what in the config says that the input is multiplied by noise;
-    `jitters_twice`, that the router does so again, to a view of it.
-    """
+    """An MLP of a router and the experts that it chooses from."""
 
     router: Router = routers.softmax_first
+
+    #: The names of the router's and the experts' modules.
     gate: str = "mlp.gate"
     experts: str = "mlp.experts"
+
+    #: The field of the config that says whether the input is multiplied by noise.
     jitter: str | None = None
+
+    #: Whether the router multiplies a view of the input by noise again.
     jitters_twice: bool = False
+
     activate: Gate = gated
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
@@ -41,13 +44,13 @@ class Mixture:
         return ops.view(hidden_states, x.shape)
 
     def chosen(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-        """What the router says: weights, indices, and its logits, which may be asked for."""
+        """Run the router: weights, indices, logits, and what stays alive with them."""
         chosen = self.router(context, modules[self.gate], hidden_states)
         context.record_router_logits(chosen[2])
         return chosen
 
     def flattened(self, context: Context, x: Tensor) -> Tensor:
-        """(batch, sequence, hidden_size) to (tokens, hidden_size)."""
+        """Flatten (batch, sequence, hidden_size) to (tokens, hidden_size)."""
         jitters = bool(self.jitter and context.config[self.jitter]) and context.tape.trains
         if jitters:
             x = in_place.jitter_(x)
@@ -56,7 +59,7 @@ class Mixture:
 
 
 def in_sparse_layers(mixture: Mixture) -> Sublayer:
-    """A mixture in the layers that have a router, a gated MLP in the others."""
+    """Return an MLP that is a mixture in layers with a router, and a gated MLP in the others."""
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         sparse = mixture.gate in modules

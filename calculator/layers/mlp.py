@@ -41,13 +41,13 @@ def fused_gated(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
     return modules["mlp.down_proj"](up_states)
 
 
-def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  as every such hook
-    """The activation that the config names."""
+def configured(context: Context, modules: LayerModules, x: Tensor) -> Tensor:  # noqa: ARG001  the signature of such hooks
+    """Apply the activation that the config names."""
     return activation(context.config["hidden_act"])(x)
 
 
 def plain(up: str, down: str, *, act: Sublayer = configured, dropout: str | None = None) -> Sublayer:
-    """down(act(up(x))), with what `config[dropout]` says of its result dropped."""
+    """Return the MLP down(act(up(x))), with dropout of probability `config[dropout]` on its result."""
 
     def run(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         hidden_states = modules[up](x)

@@ -1,4 +1,4 @@
-"""Normalisations, with the locals that the real modules hold."""
+"""Normalisations, with the local variables of the real modules."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
 
 
 def functional_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics a row."""
+    """torch.nn.functional.layer_norm: saves its input, its parameters and two statistics for each row."""
     tape = x.tape
     if tape.autocast is not None:
         bias = None if bias is None else autocast.cast_to(bias, "float32", "bias")

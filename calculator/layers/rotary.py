@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), with the temporaries of the real function."""
+"""Rotary position embeddings (Su et al. 2021), with the temporaries of the real functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DType) -> tuple[Tensor, Tensor]:
-    """The tables that every layer shares: (batch, 1, sequence, rotary_dim) each."""
+    """Return the tables that all layers share: (batch, 1, sequence, rotary_dim) each."""
     freqs = tape.new((batch, length, rotary_dim // 2), "float32", "rotary: freqs")
     emb = ops.cat((freqs, freqs), (batch, length, rotary_dim), "rotary: emb")
     cos = ops.scale(ops.unary(emb, "rotary: cos", saves="input"), "rotary: cos, scaled")
@@ -21,9 +21,9 @@ def cos_and_sin(tape: Tape, batch: int, length: int, rotary_dim: int, dtype: DTy
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """The two halves swapped, the second negated: two slices, a negation and a concatenation.
+    """Swap the two halves and negate the second: two slices, a negation and a concatenation.
 
-    Where pairs of neighbours take the halves' place, the slices skip and the parts are stacked: the same memory.
+    Interleaved pairs instead of halves need the same memory: the slices have a step of two, and the parts are stacked.
     """
     half = (*x.shape[:-1], x.shape[-1] // 2)
     x1 = ops.narrow(x, half)
@@ -32,12 +32,12 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
-    """X · cos + rotate_half(x) · sin."""
+    """Return x · cos + rotate_half(x) · sin."""
     return ops.add(ops.mul(x, cos, f"{name} · cos"), ops.mul(rotate_half(x), sin, f"{name}, rotated · sin"), name)
 
 
 def split_part(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first dimensions of each head, and the others: queries', then keys'."""
+    """Slice each head into the dimensions that are rotated and the others: of queries, then of keys."""
     inner, rest = (*query.shape[:-1], width), (*query.shape[:-1], query.shape[-1] - width)
     q_rot, q_pass = ops.narrow(query, inner), ops.narrow(query, rest)
     inner, rest = (*key.shape[:-1], width), (*key.shape[:-1], key.shape[-1] - width)
@@ -46,7 +46,7 @@ def split_part(query: Tensor, key: Tensor, width: int) -> tuple[Tensor, Tensor, 
 
 
 def rotate_part(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """The first dimensions of each head rotated, the others beside them (GPT-NeoX's apply_rotary_pos_emb)."""
+    """Rotate the first dimensions of each head and concatenate the others (GPT-NeoX's apply_rotary_pos_emb)."""
     q_rot, q_pass, k_rot, k_pass = split_part(query, key, cos.shape[-1])
     q_embed = rotate(q_rot, cos, sin, "query, rotated")
     k_embed = rotate(k_rot, cos, sin, "key, rotated")

@@ -1,6 +1,6 @@
-"""Which experts see a token, and how much each counts: (tokens, hidden_size) to weights and indices (tokens, k).
+"""Routers: the experts that process each token and their weights.
 
-Its logits come after the two, which its caller keeps.
+A router maps (tokens, hidden_size) to weights and indices (tokens, k), then its logits, which its caller keeps.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def compute_logits(context: Context, gate: BoundModule, hidden_states: Tensor) -> Tensor:
-    """A score for each expert."""
+    """Return a score for each expert."""
     context.set_scope(f"{gate.name}: ")
     return ops.matmul(hidden_states, gate.own["weight"], gate.own.get("bias"), gate.module.out_features, "logits")
 
 
 def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Softmax over all experts, the k largest, and each one's share of their sum (Mixtral)."""
+    """Softmax over all experts, then the k largest, divided by their sum (Mixtral)."""
     router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(ops.cast(router_logits, "float32", "logits in float32"), "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
@@ -36,7 +36,7 @@ def softmax_first(context: Context, gate: BoundModule, hidden_states: Tensor) ->
 
 
 def softmax_and_cast_back(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The same, each one's share only where `norm_topk_prob`, in the logits' dtype (Qwen's experts, OLMoE)."""
+    """The same in the logits' dtype, divided by the sum only if `norm_topk_prob` (Qwen's experts, OLMoE)."""
     router_logits = compute_logits(context, gate, hidden_states)
     router_probs = ops.softmax(router_logits, "float32")
     router_top_value, router_indices = indexing.top_k(router_probs, context.config["num_experts_per_tok"], "weights")
@@ -46,7 +46,7 @@ def softmax_and_cast_back(context: Context, gate: BoundModule, hidden_states: Te
 
 
 def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The k largest scores in float32, and softmax over those (Granite's experts)."""
+    """The k largest scores in float32, then softmax over those (Granite's experts)."""
     router_logits = compute_logits(context, gate, hidden_states)
     router_logits = ops.cast(router_logits, "float32", "logits in float32")
     top_k_logits, top_k_index = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
@@ -55,7 +55,7 @@ def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 
 def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """In float32 throughout, and only among the experts of the best groups where the config says so (DeepSeek V2)."""
+    """Softmax in float32, then the k largest, from the best groups alone if the config says so (DeepSeek V2)."""
     router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.softmax(router_logits, "float32")
     _alive: list[Tensor] = []
@@ -67,7 +67,7 @@ def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) 
 
 
 def sigmoid_with_correction(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Sigmoid scores, chosen by them and a correction in the best groups, by their two best each (DeepSeek V3)."""
+    """Sigmoid scores, chosen with a correction from the groups with the largest sums of two scores (DeepSeek V3)."""
     router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.unary(router_logits, "scores", saves="result")
     scores_for_choice = ops.shift(scores, "scores, corrected")
@@ -88,7 +88,7 @@ def _by_groups(context: Context, scores: Tensor) -> Tensor:
 
 
 def _in_best_groups(context: Context, scores: Tensor, group_scores: Tensor) -> tuple[Tensor, ...]:
-    """Scores, filled with a number outside the best groups; and what is alive until the choice is made."""
+    """Fill scores outside the best groups. Returns them, and tensors that stay alive until the choice is made."""
     tape, tokens = scores.tape, scores.shape[0]
     group_idx = indexing.top_k(group_scores, context.config["topk_group"], "best groups")[1]
     group_mask = tape.new((tokens, context.config["n_group"]), "float32", "mask of the groups")

@@ -1,4 +1,4 @@
-"""Self-attention as rotary decoders write it; what differs between them is data."""
+"""Self-attention of rotary decoders. Their differences are fields of `SelfAttention`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
 
-    #: Hidden states to queries, keys and values by heads, and what stays alive beside them.
+    #: Hidden states to queries, keys and values by heads, then tensors that stay alive with them.
     Project = Callable[[Context, LayerModules, Tensor], tuple[Tensor, ...]]
 
-    #: Queries and keys to rotated ones, and what stays alive beside them.
+    #: Queries and keys to rotated ones, then tensors that stay alive with them.
     Rotate = Callable[[Context, Tensor, Tensor], tuple[Tensor, ...]]
 
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
 
 def split_heads(context: Context, x: Tensor, count: int) -> Tensor:
-    """(batch, sequence, heads · head_dim) seen as (batch, heads, sequence, head_dim)."""
+    """View (batch, sequence, heads · head_dim) as (batch, heads, sequence, head_dim)."""
     return ops.view(x, (context.batch, count, x.shape[1], context.config["head_dim"]))
 
 
 def project_qkv(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Three projections."""
+    """Project hidden states to queries, keys and values."""
     config = context.config
     query_states = split_heads(context, modules["self_attn.q_proj"](hidden_states), config["num_attention_heads"])
     key_states = split_heads(context, modules["self_attn.k_proj"](hidden_states), config["num_key_value_heads"])
@@ -40,7 +40,7 @@ def project_qkv(context: Context, modules: LayerModules, hidden_states: Tensor) 
 
 
 def norm_each_projection(norm: Norm, *, whole: bool = False) -> Project:
-    """Three projections; queries and keys are normed as soon as they are there, by heads or as a whole."""
+    """Return three projections, each of queries and keys followed by its norm, by heads or over the whole."""
 
     def normed(context: Context, modules: LayerModules, hidden_states: Tensor, name: str, count: int) -> Tensor:
         x = modules[f"self_attn.{name}_proj"](hidden_states)
@@ -58,7 +58,7 @@ def norm_each_projection(norm: Norm, *, whole: bool = False) -> Project:
 
 
 def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
-    """Three projections, after which queries and keys are normed where the layer has norms for them."""
+    """Return three projections, followed by the norms of queries and keys if the layer has them."""
 
     def project(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
         query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
@@ -71,7 +71,7 @@ def norm_after_projections(norm: Norm, suffix: str = "norm") -> Project:
 
 
 def rotate_heads(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Every dimension of every head."""
+    """Rotate all dimensions of every head."""
     cos, sin = context.position_tables[:2]
     return (
         rotary.rotate(query_states, cos, sin, "query, rotated"),
@@ -80,12 +80,12 @@ def rotate_heads(context: Context, query_states: Tensor, key_states: Tensor) -> 
 
 
 def rotate_part(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """The first dimensions of every head; queries and keys are put together again at the end."""
+    """Rotate the first dimensions of every head. Queries and keys are concatenated again at the end."""
     return rotary.rotate_part(query_states, key_states, *context.position_tables[:2])
 
 
 def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """The first dimensions of every head, written out in the attention itself, whose names stay."""
+    """Rotate the first dimensions of every head in the attention itself, whose local variables keep the parts."""
     cos = context.position_tables[0]
     query_rot, query_pass, key_rot, key_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
     query_rot, key_rot = rotate_heads(context, query_rot, key_rot)
@@ -95,7 +95,7 @@ def rotate_part_keeping_parts(context: Context, query_states: Tensor, key_states
 
 
 def rotate_part_one_by_one(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """The first dimensions of every head; queries are whole again before keys are begun."""
+    """Rotate the first dimensions of every head. Queries are concatenated before keys are rotated."""
     cos, sin = context.position_tables[:2]
     q_rot, q_pass, k_rot, k_pass = rotary.split_part(query_states, key_states, cos.shape[-1])
     return (
@@ -105,14 +105,14 @@ def rotate_part_one_by_one(context: Context, query_states: Tensor, key_states: T
 
 
 def rotate_and_cast_back(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Every dimension of every head, in float32 where the tables are."""
+    """Rotate all dimensions of every head in the promoted dtype, and cast back."""
     q_embed, k_embed = rotate_heads(context, query_states, key_states)
     q_type, k_type = query_states.dtype, key_states.dtype
     return ops.cast(q_embed, q_type, "query, cast back"), ops.cast(k_embed, k_type, "key, cast back")
 
 
 def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """Every dimension of every head, in float32 whatever the tables are in."""
+    """Rotate all dimensions of every head in float32, whatever dtype the tables have."""
     q, k = ops.cast(query_states, "float32", "query in float32"), ops.cast(key_states, "float32", "key in float32")
     q_embed, k_embed = rotate_heads(context, q, k)
     dtype = query_states.dtype
@@ -120,23 +120,25 @@ def rotate_in_float32(context: Context, query_states: Tensor, key_states: Tensor
 
 
 def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, ...]:
-    """The first dimensions of every head, with tables that each layer spreads over pairs for itself."""
+    """Rotate the first dimensions of every head, with tables that each layer interleaves for itself."""
     cos, sin = (ops.contiguous(table, "rotary: table, spread over pairs") for table in context.position_tables[:2])
     return rotary.rotate_part(query_states, key_states, cos, sin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
-    """Grouped-query attention. The defaults are llama's.
-
-    `eager_forward` is the family's own eager_attention_forward, where it has one. `output` names the output projection;
-    `dropout` the probability in the config of dropping from its result.
-    """
+    """Grouped-query attention. The defaults are Llama's."""
 
     project: Project = project_qkv
     rotate: Rotate = rotate_heads
+
+    #: The family's own eager_attention_forward, if it has one.
     eager_forward: EagerAttention | None = None
+
+    #: The name of the output projection.
     output: str = "self_attn.o_proj"
+
+    #: The name in the config of the dropout probability of its result.
     dropout: str | None = None
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
