@@ -16,6 +16,9 @@ from calculator.lesson.worked.on_model import ATTENTION, OnModel
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.names import MethodName
     from calculator.compare.methods import ComparisonRow
     from calculator.estimate.answer import Estimate
     from calculator.inference.answer import Cost
@@ -50,7 +53,7 @@ class Claim:
     best_for: str
 
 
-CLAIMS: dict[str, Claim] = {
+CLAIMS: dict[MethodName, Claim] = {
     "full": Claim(trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training"),
     "lora": Claim(
         trainable="r(d + k) a matrix",
@@ -93,24 +96,31 @@ COSTS = {
 }
 
 
+def _low_rank(typed: Compared) -> dict[str, Any]:
+    targets = list(ATTENTION) if typed.target_modules == "attention" else typed.target_modules
+    return {"r": typed.r, "target_modules": targets}
+
+
+def _virtual_tokens(typed: Compared) -> dict[str, Any]:
+    return {"num_virtual_tokens": typed.num_virtual_tokens}
+
+
+#: What the form sets of each method.
+SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
+    "full": lambda _: {},
+    "lora": _low_rank,
+    "qlora": _low_rank,
+    "adapter": lambda typed: {"bottleneck_size": typed.bottleneck_size},
+    "prefix": _virtual_tokens,
+    "prompt": _virtual_tokens,
+}
+
+
 def body(typed: Compared) -> dict[str, Any]:
     """The comparison's request."""
-    low_rank = {
-        "r": typed.r,
-        "target_modules": list(ATTENTION) if typed.target_modules == "attention" else typed.target_modules,
-    }
-    virtual = {"num_virtual_tokens": typed.num_virtual_tokens}
-    sizes: dict[str, dict[str, Any]] = {
-        "full": {},
-        "lora": low_rank,
-        "qlora": low_rank,
-        "adapter": {"bottleneck_size": typed.bottleneck_size},
-        "prefix": virtual,
-        "prompt": virtual,
-    }
     return {
         "model": typed.model,
-        "methods": [{"name": name, **sizes[name]} for name in METHODS],
+        "methods": [{"name": name, **SIZES[name](typed)} for name in METHODS],
         "training": {
             "micro_batch_size": typed.micro_batch_size,
             "sequence_length": typed.sequence_length,

@@ -12,7 +12,9 @@ from calculator.architecture.config import Field
 from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.gemma.weights import GEMMA3_TEXT
+from calculator.methods import METHODS
 from calculator.methods.low_rank.targets import DEFAULT_TARGETS
+from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.random_configs import MIDDLING, random_config
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.architecture.model import Model
+    from calculator.common.names import MethodName
     from calculator.families.family import Family
 
 #: How often an option is set, and to one of which values.
@@ -48,7 +51,7 @@ LOW_RANK: Options = {
     "bias": (0.2, ("all", "lora_only")),
 }
 
-OPTIONS: dict[str, Options] = {
+OPTIONS: dict[MethodName, Options] = {
     "full": {},
     "lora": LOW_RANK,
     "qlora": LOW_RANK
@@ -68,7 +71,7 @@ OPTIONS: dict[str, Options] = {
 }
 
 #: How often each method is drawn.
-METHOD_WEIGHTS = {"full": 20, "lora": 27, "qlora": 25, "adapter": 10, "prefix": 9, "prompt": 9}
+METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "adapter": 10, "prefix": 9, "prompt": 9}
 
 
 def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str,
     config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
     (name,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
     method = {"name": name, **_set(rng, OPTIONS[name])}
-    if OPTIONS[name].keys() >= LOW_RANK.keys():
+    if issubclass(METHODS[name], TargetedMethod):
         method |= _targets(rng, model)
     return {"model": {"config": config}, "method": method, "training": _training(rng, model, name)}
 
@@ -91,10 +94,10 @@ def _set(rng: random.Random, options: Options) -> dict[str, Any]:
     return {name: rng.choice(values) for name, (share, values) in options.items() if rng.random() < share}
 
 
-def _training(rng: random.Random, model: Model, method: str) -> dict[str, Any]:
+def _training(rng: random.Random, model: Model, method: MethodName) -> dict[str, Any]:
     """The training object; mostly without what is refused, so that most requests are answered."""
     told = _set(rng, TRAINING)
-    if method == "prefix" and rng.random() < 0.95:
+    if METHODS[method].facts.refuses_checkpointing and rng.random() < 0.95:
         told.pop("gradient_checkpointing", None)
     if told.get("attention") == "flash_attention_2" and rng.random() < 0.95:
         told.pop("padding", None)

@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
-from calculator.methods import QLoRA
 from validation.reference import methods
 from validation.reference.refusals import check
 from validation.tracing.module_tracker import plain
@@ -90,7 +89,7 @@ def built(request: Request, device: torch.device = META, quantization: Quantizat
         PlanError: where transformers or peft refuse it, or a GPU would.
     """
     dtype = getattr(torch, request.training.dtype)
-    packed = request.method if isinstance(request.method, QLoRA) else quantization
+    packed = request.method.base_quantization(request.training) or quantization
     with _refusing("model"), META if packed else device:
         model = _model(request, dtype)
     check(model, request)

@@ -11,7 +11,7 @@ import torch
 
 from calculator.common.names import PassName
 from calculator.estimate.request import Request
-from calculator.methods import Full, LoRA, QLoRA
+from calculator.methods import Full
 from validation.reference import methods
 from validation.reference.build import META, built
 from validation.reference.step import no_collection
@@ -129,5 +129,5 @@ def _further_tasks(ready: Built, served: Served, serving: Serving) -> None:
     for task in range(1, serving.tasks):
         with META:
             ready.model.add_adapter(f"task {task}", ready.model.peft_config["default"])
-    if isinstance(served.method, LoRA | QLoRA) and not served.merged:
+    if not served.merged:
         methods.cast(ready.model, serving.adapter_dtype)

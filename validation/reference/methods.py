@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Literal
 import bitsandbytes as bnb
 import peft
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import Adapter, Prefix, Prompt, QLoRA
+from calculator.methods.low_rank.method import LowRank
 from validation.reference import bottleneck
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
+    from calculator.common.names import MethodName
     from calculator.estimate.request import Request
     from calculator.resident.quantization import Quantization
 
@@ -30,22 +34,22 @@ AdapterDType = Literal["float32", "model"]
 WEIGHT_STD = 0.02
 
 
-def quantize(model: nn.Module, method: QLoRA | Quantization, dtype: torch.dtype, device: torch.device) -> None:
+def quantize(model: nn.Module, quantization: Quantization, dtype: torch.dtype, device: torch.device) -> None:
     """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
 
     The model is on the meta device; on a real one, each of these layers gets random weights there, which are quantised.
     """
     config = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=method.quant_type,
-        bnb_4bit_use_double_quant=method.double_quant,
+        bnb_4bit_quant_type=quantization.quant_type,
+        bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
     with torch.device("meta"):
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
-            quantize_layer(module, method.blocksize, dtype, device)
+            quantize_layer(module, quantization.blocksize, dtype, device)
     model.is_loaded_in_4bit = True
     model.is_quantized = True
     model.quantization_method = QuantizationMethod.BITS_AND_BYTES
@@ -78,23 +82,51 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if not isinstance(method, Full):
+        if not method.facts.trains_base:
             model.enable_input_require_grads()
-    if isinstance(method, LoRA | QLoRA):
-        return low_rank(model, method, training.adapter_dtype)
-    if isinstance(method, Adapter):
-        bottleneck.insert(model, method, adapter_dtype(request))
-    elif isinstance(method, Prefix):
-        config = peft.PrefixTuningConfig(
-            task_type="CAUSAL_LM",
-            num_virtual_tokens=method.num_virtual_tokens,
-            prefix_projection=method.prefix_projection,
-        )
-        return _prompted(model, config)
-    elif isinstance(method, Prompt):
-        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=method.num_virtual_tokens)
-        return _prompted(model, config)
+    return APPLY[method.name](model, request)
+
+
+def _full(model: nn.Module, request: Request) -> nn.Module:
     return model
+
+
+def _low_rank(model: nn.Module, request: Request) -> nn.Module:
+    assert isinstance(request.method, LowRank)
+    return low_rank(model, request.method, request.training.adapter_dtype)
+
+
+def _adapter(model: nn.Module, request: Request) -> nn.Module:
+    assert isinstance(request.method, Adapter)
+    bottleneck.insert(model, request.method, adapter_dtype(request))
+    return model
+
+
+def _prefix(model: nn.Module, request: Request) -> nn.Module:
+    assert isinstance(request.method, Prefix)
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=request.method.num_virtual_tokens,
+        prefix_projection=request.method.prefix_projection,
+    )
+    return _prompted(model, config)
+
+
+def _prompt(model: nn.Module, request: Request) -> nn.Module:
+    assert isinstance(request.method, Prompt)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=request.method.num_virtual_tokens)
+    return _prompted(model, config)
+
+
+#: What applies each method to a model.
+APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
+    "full": _full,
+    "lora": _low_rank,
+    "qlora": _low_rank,
+    "adapter": _adapter,
+    "prefix": _prefix,
+    "prompt": _prompt,
+}
 
 
 def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
@@ -111,10 +143,8 @@ def adapter_dtype(request: Request) -> torch.dtype:
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
-def low_rank(
-    model: nn.Module, method: LoRA | QLoRA, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM"
-) -> nn.Module:
-    """A model with PEFT's low-rank layers, their parameters in float32, or in what each base layer computes in.
+def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM") -> nn.Module:
+    """Add PEFT's low-rank layers, their parameters in float32 or in each base layer's compute dtype.
 
     PEFT itself leaves the dtype alone on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
     """
@@ -136,9 +166,9 @@ def low_rank(
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:
-    """Bring low-rank parameters to their dtype, which PEFT leaves as it is on the meta device."""
-    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+    """Cast the parameters of PEFT's layers to their dtype, which PEFT leaves unchanged on the meta device."""
+    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
         for name, parameter in layer.named_parameters():
-            if "lora_" in name:
+            if name.startswith(layer.adapter_layer_names):
                 parameter.data = parameter.data.to(torch.float32 if dtype == "float32" else own)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from calculator.common.errors import refusal
-from calculator.methods import Prefix, Prompt
 
 if TYPE_CHECKING:
     from calculator.estimate.request import Request
@@ -37,8 +36,7 @@ def check(model: nn.Module, request: Request) -> None:
 
 def tokens(request: Request) -> int:
     """How many positions a sequence takes, virtual tokens too."""
-    virtual = request.method.num_virtual_tokens if isinstance(request.method, Prefix | Prompt) else 0
-    return request.training.sequence_length + virtual
+    return request.training.sequence_length + request.method.virtual_tokens
 
 
 def _positions(model: nn.Module) -> int | None:

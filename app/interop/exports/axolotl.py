@@ -15,23 +15,24 @@ from app.interop.exports.part import (
     assembled,
     cached,
     differs,
+    method_part,
     named_model,
     precision,
     targets,
-    trains,
     untaken,
     whole_alpha,
 )
-from calculator.common.errors import refusal
-from calculator.methods import Full, LoRA, QLoRA
+from calculator.methods import LoRA, QLoRA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from app.interop.exports.exported import Exported, NotExpressed
+    from app.interop.exports.part import MethodParts
     from app.interop.exports.planned import Planned
     from calculator.architecture.model import Model
     from calculator.methods import Method
+    from calculator.methods.low_rank.method import LowRank
 
 VERSIONS = "axolotl 0.18 brings transformers 5.14, peft 0.19 and bitsandbytes 0.49."
 
@@ -78,10 +79,7 @@ def exported(planned: Planned) -> Exported:
     Raises:
         PlanError: where axolotl does not have the method.
     """
-    method = planned.request.method
-    if not trains(planned):
-        message = f"axolotl has no {method.name} method, only full, lora and qlora: take the format peft"
-        raise refusal("method.name", message, method.name)
+    method = method_part(planned, "axolotl", METHOD_PARTS)
     run = (
         "Run it with: axolotl train axolotl.yaml",
         'Name your data first: corpus.jsonl stands for lines of {"text": ...}.',
@@ -89,7 +87,7 @@ def exported(planned: Planned) -> Exported:
     )
     parts = (
         named_model(planned, "base_model"),
-        _method(planned),
+        method,
         _precision(planned),
         _training(planned),
         _data(planned),
@@ -97,17 +95,18 @@ def exported(planned: Planned) -> Exported:
     return assembled(planned, "axolotl.yaml", run, parts)
 
 
-def _method(planned: Planned) -> Part:
-    method = planned.request.method
-    if isinstance(method, QLoRA):
-        return _qlora(planned, method)
-    if isinstance(method, LoRA):
-        keys, told = _low_rank(planned, method)
-        return Part(heading="Method", keys={"adapter": "lora", **keys}, not_expressed=told)
+def _full(planned: Planned) -> Part:  # noqa: ARG001
     return Part(heading="Method: all weights, so there is no adapter", keys={"adapter": None})
 
 
-def _low_rank(planned: Planned, method: LoRA | QLoRA) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
+def _lora(planned: Planned) -> Part:
+    method = planned.request.method
+    assert isinstance(method, LoRA)
+    keys, not_expressed = _low_rank(planned, method)
+    return Part(heading="Method", keys={"adapter": "lora", **keys}, not_expressed=not_expressed)
+
+
+def _low_rank(planned: Planned, method: LowRank) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
     alpha, rounded = whole_alpha(method)
     names = targets(method, planned.model)
     keys: dict[str, Any] = {
@@ -126,8 +125,10 @@ def _low_rank(planned: Planned, method: LoRA | QLoRA) -> tuple[dict[str, Any], t
     return {**keys, **dict.fromkeys(KERNELS, False)}, (*rounded, *untaken(method))
 
 
-def _qlora(planned: Planned, method: QLoRA) -> Part:
-    keys, told = _low_rank(planned, method)
+def _qlora(planned: Planned) -> Part:
+    method = planned.request.method
+    assert isinstance(method, QLoRA)
+    keys, not_expressed = _low_rank(planned, method)
     quantization: dict[str, Any] = {}
     if method.quant_type != "nf4":
         quantization["bnb_4bit_quant_type"] = method.quant_type
@@ -137,7 +138,7 @@ def _qlora(planned: Planned, method: QLoRA) -> Part:
     return Part(
         heading="Method",
         keys={"adapter": "qlora", "load_in_4bit": True, **asked, **keys},
-        not_expressed=(*told, *_prepared(planned, method)),
+        not_expressed=(*not_expressed, *_prepared(planned, method)),
     )
 
 
@@ -145,6 +146,16 @@ def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
     asked = method.prepare_model_for_kbit_training
     if asked is not prepared(planned.model):
         yield differs("method.prepare_model_for_kbit_training", asked, PREPARED)
+
+
+METHOD_PARTS: MethodParts = {
+    "full": _full,
+    "lora": _lora,
+    "qlora": _qlora,
+    "adapter": None,
+    "prefix": None,
+    "prompt": None,
+}
 
 
 def prepared(model: Model) -> bool | None:
@@ -175,11 +186,11 @@ def _float32(planned: Planned) -> Iterator[NotExpressed]:
 
 def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) -> Iterator[str]:
     """What axolotl keeps in float32 though the rest is in half precision, in words. Source: loaders/model.py."""
-    if dtype == "float32" or isinstance(method, QLoRA):
+    if dtype == "float32" or method.facts.quantizes_base:
         return
     paths = [path for path, _ in model.paths]
     casts = any(converted(path, model.model_type) for path in paths)
-    if isinstance(method, Full) and attention != "flash_attention_2" and casts:
+    if method.facts.trains_base and attention != "flash_attention_2" and casts:
         yield "without an adapter or flash attention, norms, embed_tokens and lm_head are kept in float32"
     if any(path.endswith(".gate") for path in paths):
         yield "routers (modules named gate) are kept in float32"

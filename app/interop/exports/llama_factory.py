@@ -16,18 +16,19 @@ from app.interop.exports.part import (
     assembled,
     cached,
     differs,
+    method_part,
     named_model,
     precision,
     targets,
-    trains,
     untaken,
     whole_alpha,
 )
-from calculator.common.errors import refusal
-from calculator.methods import Full, LoRA, QLoRA
+from calculator.methods import QLoRA
+from calculator.methods.low_rank.method import LowRank
 
 if TYPE_CHECKING:
     from app.interop.exports.exported import Exported, NotExpressed
+    from app.interop.exports.part import MethodParts
     from app.interop.exports.planned import Planned
 
 VERSIONS = "LLaMA-Factory 0.9.6 takes transformers up to 5.8 and peft 0.18."
@@ -61,16 +62,13 @@ def exported(planned: Planned) -> Exported:
     Raises:
         PlanError: where LLaMA-Factory does not have the method.
     """
-    method = planned.request.method
-    if not trains(planned):
-        message = f"LLaMA-Factory has no {method.name} method, only full, lora and qlora: take the format peft"
-        raise refusal("method.name", message, method.name)
+    method = method_part(planned, "LLaMA-Factory", METHOD_PARTS)
     run = (
         "Run it with: llamafactory-cli train llama_factory.yaml",
         "Name your data first: c4_demo is a sample that comes with LLaMA-Factory.",
         VERSIONS,
     )
-    parts = (_model(planned), _method(planned), _data(planned), _training(planned))
+    parts = (_model(planned), method, _data(planned), _training(planned))
     return assembled(planned, "llama_factory.yaml", run, parts)
 
 
@@ -96,27 +94,45 @@ def _model(planned: Planned) -> Part:
     return Part(heading="Model", keys=keys, not_expressed=tuple(told))
 
 
-def _method(planned: Planned) -> Part:
+def _full(planned: Planned) -> Part:
+    return Part(heading="Method", keys={**_stage(planned), "finetuning_type": "full"})
+
+
+def _low_rank(planned: Planned) -> Part:
     method = planned.request.method
+    assert isinstance(method, LowRank)
+    alpha, rounded = whole_alpha(method)
+    names = targets(method, planned.model)
+    keys = {
+        **_stage(planned),
+        "finetuning_type": "lora",
+        "lora_rank": method.r,
+        "lora_alpha": alpha,
+        "lora_dropout": method.lora_dropout,
+        "lora_target": "all" if names is None else ",".join(names),
+        "use_dora": method.use_dora,
+        "use_rslora": method.use_rslora,
+    }
+    if method.modules_to_save:
+        keys["additional_target"] = ",".join(method.modules_to_save)
+    return Part(heading="Method", keys=keys, not_expressed=(*rounded, *untaken(method), *_adapters(planned)))
+
+
+def _stage(planned: Planned) -> dict[str, Any]:
     keys: dict[str, Any] = {"stage": "pt", "do_train": True}
     if planned.model.idle:
         keys |= {"freeze_vision_tower": False, "freeze_multi_modal_projector": False}
-    if isinstance(method, LoRA | QLoRA):
-        alpha, rounded = whole_alpha(method)
-        names = targets(method, planned.model)
-        keys |= {
-            "finetuning_type": "lora",
-            "lora_rank": method.r,
-            "lora_alpha": alpha,
-            "lora_dropout": method.lora_dropout,
-            "lora_target": "all" if names is None else ",".join(names),
-            "use_dora": method.use_dora,
-            "use_rslora": method.use_rslora,
-        }
-        if method.modules_to_save:
-            keys["additional_target"] = ",".join(method.modules_to_save)
-        return Part(heading="Method", keys=keys, not_expressed=(*rounded, *untaken(method), *_adapters(planned)))
-    return Part(heading="Method", keys={**keys, "finetuning_type": "full"})
+    return keys
+
+
+METHOD_PARTS: MethodParts = {
+    "full": _full,
+    "lora": _low_rank,
+    "qlora": _low_rank,
+    "adapter": None,
+    "prefix": None,
+    "prompt": None,
+}
 
 
 def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
@@ -136,7 +152,7 @@ def _data(planned: Planned) -> Part:
 
 def _training(planned: Planned) -> Part:
     training = planned.request.training
-    full = isinstance(planned.request.method, Full)
+    full = planned.request.method.facts.trains_base
     dtypes, told = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
     keys = {
         "per_device_train_batch_size": training.micro_batch_size,

@@ -9,14 +9,17 @@ import yaml
 
 from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header
-from calculator.methods import Full, LoRA, QLoRA
+from calculator.common.errors import refusal
+from calculator.methods import QLoRA
 from calculator.methods.targeted.matching import target_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from app.interop.exports.planned import Planned
     from calculator.architecture.model import Model
+    from calculator.common.names import MethodName
+    from calculator.methods.low_rank.method import LowRank
 
 #: Where a tool looks for a model that has no hub id.
 FOLDER = "./model"
@@ -62,7 +65,7 @@ def named_model(planned: Planned, key: str) -> Part:
     return Part(heading="Model", keys={key: FOLDER}, not_expressed=(differs("model.config", None, why),))
 
 
-def targets(method: LoRA | QLoRA, model: Model) -> tuple[str, ...] | None:
+def targets(method: LowRank, model: Model) -> tuple[str, ...] | None:
     """The names of the modules to adapt; None where those are all that a tool finds by looking for linear layers.
 
     Both look for classes with Linear in their name, which Conv1D is not, and leave out the head by its usual name,
@@ -78,7 +81,7 @@ def targets(method: LoRA | QLoRA, model: Model) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(path.rpartition(".")[2] for path, _ in linear if path != model.head))
 
 
-def whole_alpha(method: LoRA | QLoRA) -> tuple[int, tuple[NotExpressed, ...]]:
+def whole_alpha(method: LowRank) -> tuple[int, tuple[NotExpressed, ...]]:
     """lora_alpha as the whole number that both tools take."""
     alpha = round(method.lora_alpha)
     if alpha == method.lora_alpha and alpha > 0:
@@ -87,7 +90,7 @@ def whole_alpha(method: LoRA | QLoRA) -> tuple[int, tuple[NotExpressed, ...]]:
     return max(alpha, 1), (differs("method.lora_alpha", method.lora_alpha, why),)
 
 
-def untaken(method: LoRA | QLoRA) -> tuple[NotExpressed, ...]:
+def untaken(method: LowRank) -> tuple[NotExpressed, ...]:
     """Settings of low-rank methods that neither tool has a key for."""
     told = []
     if method.bias != "none":
@@ -130,6 +133,20 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
     return (differs("model.config.use_cache", True, why),)
 
 
-def trains(planned: Planned) -> bool:
-    """Whether a tool that knows full weights, LoRA and QLoRA has the method."""
-    return isinstance(planned.request.method, Full | LoRA | QLoRA)
+#: What writes each method's keys for a tool; None where the tool lacks the method.
+MethodParts = dict["MethodName", "Callable[[Planned], Part] | None"]
+
+
+def method_part(planned: Planned, tool: str, parts: MethodParts) -> Part:
+    """The keys of the plan's method.
+
+    Raises:
+        PlanError: where the tool lacks the method.
+    """
+    name = planned.request.method.name
+    part = parts[name]
+    if part is None:
+        *others, last = (known for known, each in parts.items() if each is not None)
+        message = f"{tool} has no {name} method, only {', '.join(others)} and {last}: take the format peft"
+        raise refusal("method.name", message, name)
+    return part(planned)

@@ -6,20 +6,23 @@ validation/reference take on the real modules.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.http.version import ROOT
+from app.interop.exports import bottleneck
 from app.interop.exports.exported import Exported
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import literal
-from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.interop.exports.planned import Planned
-    from calculator.common.names import OptimizerName
+    from calculator.common.names import MethodName, OptimizerName
     from calculator.estimate.request import Request
 
 #: How the Hugging Face Trainer makes each optimizer. Source: transformers/trainer_optimizer.py.
@@ -40,24 +43,42 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "rmsprop": "torch.optim.RMSprop(trainable, lr=LEARNING_RATE, foreach=True)",
 }
 
-#: What families call the submodules that an adapter follows.
-ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
-
-ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh"}
-
 #: The block size that BitsAndBytesConfig can't change. Source: transformers/utils/quantization_config.py.
 USUAL_BLOCKSIZE = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodScript:
+    """What a method adds to the script."""
+
+    #: The template in templates/exports/methods, which extends that of the whole script.
+    template: str
+    #: The packages that its code names.
+    imports: tuple[str, ...] = ()
+    #: What its template needs besides the method and the training.
+    context: Callable[[Any], dict[str, Any]] = lambda _: {}
+
+
+SCRIPTS: dict[MethodName, MethodScript] = {
+    "full": MethodScript(template="full"),
+    "lora": MethodScript(template="low_rank", imports=("peft",)),
+    "qlora": MethodScript(template="low_rank", imports=("peft",)),
+    "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),
+    "prefix": MethodScript(template="prefix", imports=("peft",)),
+    "prompt": MethodScript(template="prompt", imports=("peft",)),
+}
+
+
 def exported(planned: Planned) -> Exported:
     """The script of a plan."""
-    told = _template().render(_context(planned))
-    return Exported(filename="train.py", media_type="text/x-python", content=told)
+    method = planned.request.method
+    script = SCRIPTS[method.name]
+    content = _template(script.template).render(**_context(planned, script), **script.context(method))
+    return Exported(filename="train.py", media_type="text/x-python", content=content)
 
 
 @cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     # What is rendered is Python and no HTML: every value goes through `literal`, or is the calculator's own.
     environment = Environment(
         loader=FileSystemLoader(ROOT / "templates" / "exports"),
@@ -68,60 +89,46 @@ def _template() -> Any:
         keep_trailing_newline=True,
     )
     environment.filters["literal"] = literal
-    return environment.get_template("peft.py.jinja")
+    return environment.get_template(f"methods/{name}.py.jinja")
 
 
-def _context(planned: Planned) -> dict[str, Any]:
+def _context(planned: Planned, script: MethodScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
     method, training = request.method, request.training
-    quantized = isinstance(method, QLoRA)
-    by_hand = isinstance(method, QLoRA) and (request.model.id is None or method.blocksize != USUAL_BLOCKSIZE)
+    quantization = method.base_quantization(training)
+    by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != USUAL_BLOCKSIZE)
     return {
-        **_kinds(request),
-        "activation": ACTIVATIONS[method.non_linearity] if isinstance(method, Adapter) else None,
-        "added_dtype": training.added_dtype if isinstance(method, Adapter) else None,
         "attention": planned.attention,
         "by_hand": by_hand,
         "config": request.model.config,
         "header": header(request, plan, _run(request)),
-        "imports": _imports(request, by_hand=by_hand),
+        "imports": _imports(request, script, by_hand=by_hand),
         "label": method.facts.label,
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
         "method": method,
         "model_id": planned.model.id,
         "optimizer": OPTIMIZERS[training.optimizer],
-        "quantized": quantized,
-        "sublayers": MLP if isinstance(method, Adapter) and method.placement == "pfeiffer" else ATTENTION + MLP,
+        "quantized": quantization is not None,
         "title": title(request, plan),
         "trainable": plan.parameters.trainable,
         "training": training,
+        "trains_base": method.facts.trains_base,
         "transformers": _transformers(request, by_hand=by_hand),
     }
 
 
-def _kinds(request: Request) -> dict[str, bool]:
-    method = request.method
-    return {
-        "adapter": isinstance(method, Adapter),
-        "full": isinstance(method, Full),
-        "low_rank": isinstance(method, LoRA | QLoRA),
-        "prefix": isinstance(method, Prefix),
-        "prompt": isinstance(method, Prompt),
-    }
-
-
-def _imports(request: Request, *, by_hand: bool) -> tuple[str, ...]:
+def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[str, ...]:
     needed = {
         "bnb": by_hand or OPTIMIZERS[request.training.optimizer].startswith("bnb."),
-        "peft": isinstance(request.method, LoRA | QLoRA | Prefix | Prompt),
-        "nn": by_hand or isinstance(request.method, Adapter),
+        "peft": "peft" in script.imports,
+        "nn": by_hand or "nn" in script.imports,
     }
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
 def _transformers(request: Request, *, by_hand: bool) -> tuple[str, ...]:
     named = ["AutoModelForCausalLM", "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
-    if isinstance(request.method, QLoRA) and not by_hand:
+    if request.method.facts.quantizes_base and not by_hand:
         named.append("BitsAndBytesConfig")
     if request.training.optimizer == "adafactor":
         named.append("Adafactor")

@@ -28,8 +28,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
     training = {"dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
-    method = {"name": name}
-    if name != "full":
+    method: dict[str, Any] = {"name": name}
+    if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys)
         method |= adapter
     if name == "qlora":

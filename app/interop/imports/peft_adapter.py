@@ -11,10 +11,14 @@ from app.interop.imports.base_storage import on_its_base
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
+from calculator.methods import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
+    from calculator.common.names import MethodName
 
 
 def imported(keys: Keys, given: Any) -> Imported:
@@ -22,9 +26,9 @@ def imported(keys: Keys, given: Any) -> Imported:
     model = reference(keys, "base_model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["peft"])
     kind = keys.take("peft_type")
-    readers = {"LORA": _low_rank, "PREFIX_TUNING": _prefix, "PROMPT_TUNING": _prompt}
+    readers = {METHODS[name].facts.peft_type: reader for name, reader in READERS.items() if reader is not None}
     if not isinstance(kind, str) or kind not in readers:
-        raise refusal("content.peft_type", f"is not modelled: {', '.join(readers)} are", kind)
+        raise refusal("content.peft_type", f"is not modelled: {', '.join(map(str, readers))} are", kind)
     return keys.close("peft", {"model": model, **on_its_base(keys, readers[kind](keys), model)})
 
 
@@ -68,3 +72,15 @@ def _prefix(keys: Keys) -> dict[str, Any]:
 
 def _prompt(keys: Keys) -> dict[str, Any]:
     return {"name": "prompt", "num_virtual_tokens": keys.whole("num_virtual_tokens", 20)}
+
+
+#: What reads each method's settings from an adapter_config.json; None where such a file never names the method.
+#: QLoRA's file is LoRA's: the base's config.json states that it is stored in 4 bits.
+READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
+    "full": None,
+    "lora": _low_rank,
+    "qlora": None,
+    "adapter": None,
+    "prefix": _prefix,
+    "prompt": _prompt,
+}

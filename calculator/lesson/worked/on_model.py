@@ -146,7 +146,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
     return lines
 
 
-_SETTINGS: dict[str, type] = {
+SETTINGS: dict[MethodName, type] = {
     "full": OnModel,
     "lora": LowRankOnModel,
     "qlora": QuantisedOnModel,
@@ -160,7 +160,7 @@ ON_MODEL = {
         name="model",
         title="On a real model",
         told="The same method on a model of the catalogue: the rule of thumb beside the peak of the traced step.",
-        settings=_SETTINGS[method],
+        settings=SETTINGS[method],
         lines=lines_of(method),
         request=request_of(method),
     )

@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.optimization import Adafactor
 
+from app.interop.exports import bottleneck as exported_bottleneck
 from app.interop.exports import export, peft_script
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
@@ -211,8 +212,10 @@ def test_the_optimizer_is_the_one_that_the_figures_are_held_against(name):
 
 
 def test_adapters_go_where_the_figures_have_them():
-    assert (peft_script.ATTENTION, peft_script.MLP) == (bottleneck.ATTENTION, bottleneck.MLP)
-    assert {name: getattr(torch.nn, cls) for name, cls in peft_script.ACTIVATIONS.items()} == bottleneck.ACTIVATIONS
+    assert (exported_bottleneck.ATTENTION, exported_bottleneck.MLP) == (bottleneck.ATTENTION, bottleneck.MLP)
+    assert {
+        name: getattr(torch.nn, cls) for name, cls in exported_bottleneck.ACTIVATIONS.items()
+    } == bottleneck.ACTIVATIONS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""Every registry of methods has exactly the methods that there are."""
+
+from typing import get_args
+
+import pytest
+
+from app.interop.exports import axolotl, llama_factory, peft_script
+from app.interop.imports import peft_adapter
+from calculator.common.names import MethodName
+from calculator.lesson import table
+from calculator.lesson.worked import on_model
+from calculator.methods import METHODS
+from calculator.plan.candidates import CANDIDATES
+from calculator.plan.reasons.quality import QUALITY
+
+REGISTRIES = {
+    "a plan's candidates": CANDIDATES,
+    "a plan's reasons": QUALITY,
+    "the lesson's claims": table.CLAIMS,
+    "the lesson's sizes": table.SIZES,
+    "the lesson's examples": on_model.SETTINGS,
+    "scripts for PEFT": peft_script.SCRIPTS,
+    "axolotl's keys": axolotl.METHOD_PARTS,
+    "LLaMA-Factory's keys": llama_factory.METHOD_PARTS,
+    "readers of adapter_config.json": peft_adapter.READERS,
+}
+
+
+def test_a_method_is_registered_under_its_name():
+    assert tuple(METHODS) == get_args(MethodName)
+
+
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_a_registry_has_every_method(name):
+    assert REGISTRIES[name].keys() == METHODS.keys()

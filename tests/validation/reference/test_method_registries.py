@@ -1,0 +1,13 @@
+"""The real modules and the random requests cover every method."""
+
+from calculator.methods import METHODS
+from validation.random_grid.random_requests import METHOD_WEIGHTS, OPTIONS
+from validation.reference.methods import APPLY
+
+
+def test_every_method_is_applied_to_real_modules():
+    assert APPLY.keys() == METHODS.keys()
+
+
+def test_every_method_is_among_the_random_requests():
+    assert OPTIONS.keys() == METHOD_WEIGHTS.keys() == METHODS.keys()
