@@ -6,7 +6,7 @@ HOST   ?= 127.0.0.1
 PORT   ?= 8000
 ARGS   ?=
 TORCH_FLAGS ?=
-# Tests run in a process for each core, four at most, since each may load PyTorch.
+# One test process per core, at most four: each may load PyTorch.
 WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
 RUN := $(VENV)/bin/python
@@ -33,20 +33,20 @@ check: $(VENV)/.dev ## Check format, lint and types
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 
-format: $(VENV)/.dev ## Put the code into the house's format
+format: $(VENV)/.dev ## Format the code and fix lint
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-bench: $(VENV)/.validation ## Time an estimate, beside the trace of the same request
+bench: $(VENV)/.validation ## Time an estimate and a trace of the same request
 	@$(RUN) -m validation bench $(ARGS)
 
-grid: $(VENV)/.validation ## Hold random requests against the trace
+grid: $(VENV)/.validation ## Compare random requests with their traces
 	@$(RUN) -m validation grid $(ARGS)
 
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"
 
-pins: ## Pin the requirements again (needs uv; ARGS=--upgrade takes newer releases)
+pins: ## Pin the requirements again (needs uv; ARGS=--upgrade for newer releases)
 	$(COMPILE) $(ARGS) --output-file requirements/serve.txt
 	$(COMPILE) $(ARGS) --extra dev --constraints requirements/serve.txt --output-file requirements/dev.txt
 	$(COMPILE) $(ARGS) --extra validation --constraints requirements/dev.txt --excludes requirements/torch.txt \
@@ -56,7 +56,7 @@ clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp stands for a set of requirements that is installed; torch is apart, see docs/decisions.
+# Each stamp file marks an installed set of requirements. Why torch is separate: see docs/decisions.
 
 $(VENV)/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Name a Python 3.11 or later: make PYTHON=..."; exit 1; } >&2
@@ -67,17 +67,17 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.serve: requirements/serve.txt | $(VENV)/.python
-	@echo "Installing what the app needs"
+	@echo "Installing the app's requirements"
 	@$(PIP) --require-hashes --no-deps -r $<
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.serve
-	@echo "Installing what checks and tests need"
+	@echo "Installing the requirements of checks and tests"
 	@$(PIP) --require-hashes --no-deps -r $<
 	@touch $@
 
 $(VENV)/.validation: requirements/torch.txt requirements/validation.txt $(VENV)/.dev
-	@echo "Installing PyTorch and the libraries that estimates are held against (this can take minutes)"
+	@echo "Installing PyTorch and the libraries that estimates are compared with (this can take minutes)"
 	@$(PIP) $(TORCH_FLAGS) -r requirements/torch.txt
 	@$(PIP) --require-hashes --no-deps -r requirements/validation.txt
 	@touch $@

@@ -72,7 +72,7 @@ class SweptMemory(Answer):
 class SweptFit(Answer):
     """The plan held against the device."""
 
-    usable_bytes: int = described("What the card offers a process.", 25_250_758_656)
+    usable_bytes: int = described("The memory that a process can use on the card.", 25_250_758_656)
     verdict: Verdict = described("Whether it fits; tight where that depends on fragmentation.", "fits")
     headroom_bytes: int = described("Usable less required; negative where it does not fit.", 15_163_457_536)
     gpus_needed: int = described(

@@ -1,4 +1,4 @@
-"""Reading somebody's `config.json` strictly: fields declared as data, resolved as transformers' config class would."""
+"""Reads a `config.json` strictly. Fields are declared as data and resolved as transformers' config class does."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from calculator.common.errors import PlanError, Problem, refusal
 Config = Mapping[str, Any]
 
 #: size: a whole number from 1, read as a Dim; count: a whole number from 0; number: a finite number; flag: a boolean;
-#: text: a string; names: a list of strings; terms: such a list, or a string with the same between bars; indices: a list
-#: of whole numbers; items: any list; object: an object.
+#: text: a string; names: a list of strings; terms: such a list, or one string with bars between; indices: a list of
+#: whole numbers; items: any list; object: an object.
 FieldType = Literal["size", "count", "number", "flag", "text", "names", "terms", "indices", "items", "object"]
 
-#: Marks a field that has no default: a model without it would be a guess.
+#: The default of a required field.
 REQUIRED: Any = object()
 
-#: The largest size that is taken for a size and not for a mistake.
+#: The largest accepted size.
 LARGEST_SIZE = 1 << 24
 
-#: The largest number that is taken for a number and not for a mistake.
+#: The largest accepted number.
 LARGEST_NUMBER = 1e15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One field of a family's `config.json`.
+    """One field of a family's `config.json`."""
 
-    `name` is the canonical name; `spelled` the config class's own where that differs (`n_embd` for `hidden_size`);
-    `aliases` are further names that the class takes, the canonical one among them only where it does. `nullable` fields
-    admit null; `null` says what null stands for, given the fields before it.
-    """
-
+    #: The canonical name.
     name: str
     type: FieldType
     default: Any = REQUIRED
+    #: Whether the field may be null.
     nullable: bool = False
+    #: The value for null, computed from the fields before it.
     null: Callable[[Config], Any] | None = None
+    #: The config class's name for the field if it differs (`n_embd` for `hidden_size`).
     spelled: str | None = None
+    #: Further names that the config class accepts.
     aliases: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
@@ -51,13 +51,13 @@ class Field:
 
     @property
     def own_name(self) -> str:
-        """The name that the family's config class gives the field."""
+        """The config class's name for the field."""
         return self.spelled or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """A value that the config class works out from the fields before it; it may replace one of them."""
+    """A value that the config class computes from the fields before it; it may replace one of them."""
 
     name: str
     value: Callable[[Config], Any]
@@ -65,7 +65,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What must hold between fields: `problem` says how it doesn't, blaming the field `name`, or gives None."""
+    """A consistency check between fields: `problem` returns what is wrong with the field `name`, or None."""
 
     name: str
     problem: Callable[[Config], str | None]
@@ -75,7 +75,7 @@ Entry = Field | Computed | Check
 
 
 class ContradictionError(ValueError):
-    """Raised while a value is computed: the canonical name of the field to blame, and why."""
+    """Raised while a value is computed; it names the field at fault by its canonical name."""
 
     def __init__(self, name: str, message: str) -> None:
         self.name = name
@@ -83,12 +83,12 @@ class ContradictionError(ValueError):
 
 
 def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.config") -> Config:
-    """Resolve a `config.json`: values typed and bounded, defaults filled in, sizes as Dims under canonical names.
+    """Resolve a `config.json`: check types and limits, fill in defaults, and make sizes Dims under canonical names.
 
-    Keys that no entry declares are left alone: the file is somebody's.
+    Keys that no entry declares are ignored.
 
     Raises:
-        PlanError: with every problem of the fields, or else every contradiction between them.
+        PlanError: with every invalid field, or if there is none, with every contradiction between fields.
     """
     written = {entry.name: _written(entry, raw) for entry in entries if isinstance(entry, Field)}
     problems = [
@@ -101,20 +101,20 @@ def read(entries: tuple[Entry, ...], raw: Mapping[str, Any], loc: str = "model.c
     values: dict[str, Any] = {}
     for entry in entries:
         try:
-            message, blamed = _take(entry, raw, written, values), entry.name
+            message, at_fault = _resolve(entry, raw, written, values), entry.name
         except ContradictionError as contradiction:
             name = written.get(contradiction.name, contradiction.name)
             raise refusal(f"{loc}.{name}", str(contradiction), raw.get(name)) from contradiction
         if message:
-            name = written.get(blamed, blamed)
-            problems.append(Problem(loc=f"{loc}.{name}", msg=message, input=raw.get(name, values.get(blamed))))
+            name = written.get(at_fault, at_fault)
+            problems.append(Problem(loc=f"{loc}.{name}", msg=message, input=raw.get(name, values.get(at_fault))))
     if problems:
         raise PlanError(*problems)
     return MappingProxyType(values)
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: short, whatever was sent."""
+    """A value as messages quote it, shortened."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{int(value):,}" if value.bit_length() <= 128 else f"a number of {value.bit_length():,} bits"
     if isinstance(value, dict | list):
@@ -123,7 +123,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _take(entry: Entry, raw: Mapping[str, Any], written: Mapping[str, str], values: dict[str, Any]) -> str | None:
+def _resolve(entry: Entry, raw: Mapping[str, Any], written: Mapping[str, str], values: dict[str, Any]) -> str | None:
     if isinstance(entry, Check):
         return entry.problem(values)
     if isinstance(entry, Computed):
@@ -132,20 +132,20 @@ def _take(entry: Entry, raw: Mapping[str, Any], written: Mapping[str, str], valu
     value = raw.get(written[entry.name], entry.default)
     if value is None and entry.null:
         value = entry.null(values)
-    values[entry.name] = _kept(entry, value)
+    values[entry.name] = _immutable(entry, value)
     return None
 
 
-def _kept(field: Field, value: Any) -> Any:
+def _immutable(field: Field, value: Any) -> Any:
     if field.type == "size" and value is not None:
         return Dim(value, field.name)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _written(field: Field, raw: Mapping[str, Any]) -> str:
-    """The name under which the file has the field, or the config class's own."""
-    given = [name for name in (field.own_name, *field.aliases) if name in raw]
-    return next((name for name in given if raw[name] is not None), given[0] if given else field.own_name)
+    """The name of the field in the file, or the config class's name for it."""
+    present = [name for name in (field.own_name, *field.aliases) if name in raw]
+    return next((name for name in present if raw[name] is not None), present[0] if present else field.own_name)
 
 
 def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
@@ -159,10 +159,10 @@ def _mistake(field: Field, raw: Mapping[str, Any], name: str) -> str | None:
         return None if field.nullable else f"must be {_WORDS[field.type]}, not null; leave it out for the default"
     if not _is(field.type, value):
         return f"must be {_WORDS[field.type]}{' or null' if field.nullable else ''}, not {shown(value)}"
-    return _beyond(field, value)
+    return _out_of_range(field, value)
 
 
-def _beyond(field: Field, value: Any) -> str | None:
+def _out_of_range(field: Field, value: Any) -> str | None:
     if field.choices and value not in field.choices:
         return f"must be one of {', '.join(field.choices)}, not {shown(value)}"
     if field.type not in ("size", "count", "number"):

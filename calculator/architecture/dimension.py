@@ -1,4 +1,4 @@
-"""Named dimensions: integers that remember what they count, so that a formula is derived from a shape."""
+"""Named dimensions: integers that know what they count, so that formulas follow from shapes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ if TYPE_CHECKING:
 
 
 class Dim(int):
-    """A dimension's size and the name that `config.json` or the papers give it, or how that is put together.
+    """A size and its name, as in `config.json` or the papers.
 
-    Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. Names
-    are put together when they are read, which most never are.
+    Arithmetic gives a Dim whose name is the expression: `2 * Dim(8, "hidden_size")` is named `2 × hidden_size`. A name
+    is built when it is first read; most never are.
     """
 
-    _told: str | tuple[str, int, int] | Callable[[], str]
+    _name: str | tuple[str, int, int] | Callable[[], str]
 
     def __new__(cls, size: int, name: str | tuple[str, int, int] | Callable[[], str]) -> Self:
-        """Name a size, or say from which two it comes, or how it is named."""
+        """Wrap a size with its name, with an operator and two operands, or with a function that returns the name."""
         self = super().__new__(cls, size)
-        self._told = name
+        self._name = name
         return self
 
     def renamed(self, name: str) -> Dim:
-        """The same size by another name."""
+        """The same size under another name."""
         return Dim(self, name)
 
     @property
     def name(self) -> str:
         """What it counts."""
-        if isinstance(self._told, tuple):
-            operator, left, right = self._told
-            read = _factor if operator == "×" else dim_name
-            self._told = f"{read(left)} {operator} {read(right)}"
-        elif not isinstance(self._told, str):
-            self._told = self._told()
-        return self._told
+        if isinstance(self._name, tuple):
+            operator, left, right = self._name
+            name = _factor if operator == "×" else dim_name
+            self._name = f"{name(left)} {operator} {name(right)}"
+        elif not isinstance(self._name, str):
+            self._name = self._name()
+        return self._name
 
     def __mul__(self, other: int) -> Dim:
         return Dim(int.__mul__(self, other), ("×", self, other))
@@ -57,12 +57,12 @@ Shape = tuple[int, ...]
 
 
 def named(size: int, name: str) -> Dim:
-    """A size and what it counts, whatever it was called before."""
+    """A size under a name; a name that it has is replaced."""
     return size.renamed(name) if isinstance(size, Dim) else Dim(size, name)
 
 
 def dim_name(size: int) -> str:
-    """A dimension's name, or its digits where it has none."""
+    """A dimension's name, or its digits if it has none."""
     return size.name if isinstance(size, Dim) else f"{size:,}"
 
 

@@ -1,4 +1,4 @@
-"""A model as its modules: every weight's name and shape, which are tied, and what repeats from layer to layer."""
+"""A model: its modules and layers, the name and shape of every weight, and which weights are tied."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
-    """One kind of layer: its modules, named relative to the layer, and what sets it apart from other kinds.
-
-    Layers are told apart by identity, so that counting them costs nothing.
-    """
+    """One kind of layer. Layers compare by identity, which makes counting them fast."""
 
     kind: LayerKind
+    #: Named relative to the layer.
     modules: tuple[Module, ...]
     buffers: tuple[Buffer, ...] = ()
 
@@ -37,12 +35,12 @@ class Stack:
 
     @cached_property
     def distinct(self) -> tuple[tuple[Layer, int], ...]:
-        """Each layer of its own kind, in order, and how often it stands here."""
+        """Each kind of layer, in order, and how many layers are of that kind."""
         return tuple(Counter(self.layers).items())
 
 
 def stack(name: str, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], tuple[Module | Buffer, ...]]) -> Stack:
-    """A stack whose layers are of these kinds, in order; `layer` lists what one of each kind owns."""
+    """A stack with layers of these kinds, in order; `layer` returns the modules and buffers of a kind."""
     built = {kind: _layer(kind, layer(kind)) for kind in dict.fromkeys(kinds)}
     return Stack(name=name, layers=tuple(built[kind] for kind in kinds))
 
@@ -54,16 +52,15 @@ def _layer(kind: LayerKind, owned: tuple[Module | Buffer, ...]) -> Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One parameter as `named_parameters()` lists it; `dtype` as the parameter's.
-
-    `quantizable` says whether 4-bit quantisation takes it; `layer` is the layer's index in its stack.
-    """
+    """One parameter, as `named_parameters()` lists it."""
 
     name: str
     shape: Shape
     kind: Kind
     dtype: OwnDType = "model"
+    #: Whether 4-bit quantisation converts it.
     quantizable: bool = False
+    #: The index of its layer in the stack.
     layer: int | None = None
 
 
@@ -71,32 +68,34 @@ class Weight:
 class Model:
     """A model built from a `config.json`, as `transformers`' `AutoModelForCausalLM.from_config` would build it.
 
-    Nothing changes one, so what is asked of it again and again is worked out once.
-
-    `config` holds every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults
-    filled in), sizes as `Dim`s under their canonical names. `parts` follow `named_parameters()`; `buffers` are those
-    outside the layers. `tied` maps a parameter's name to the one whose storage it shares; such a parameter is not
-    listed among the weights. `head` names the output projection, which quantisation and `all-linear` leave out. `notes`
-    say what of the real model is not so. Modules whose paths begin with one of `idle` do nothing with text.
-    `adds_router_loss` is whether its loss includes that of its routers.
+    It is immutable, so derived values are cached.
     """
 
     model_type: str
+    #: Every field that the family reads, resolved as `transformers` resolves it (aliases followed, defaults filled
+    #: in). Sizes are `Dim`s under their canonical names.
     config: Mapping[str, Any]
+    #: In the order of `named_parameters()`.
     parts: tuple[Module | Stack, ...]
+    #: The name of the output projection, which quantisation and `all-linear` leave out.
     head: str | None
+    #: From a parameter's name to the name of the one whose storage it shares. `weights()` lists only the latter.
     tied: Mapping[str, str] = field(default_factory=dict)
+    #: The buffers outside the layers.
     buffers: tuple[Buffer, ...] = ()
     id: str | None = None
+    #: How the real model differs.
     notes: tuple[str, ...] = ()
+    #: Prefixes of paths of modules that text input does not use (a vision tower).
     idle: tuple[str, ...] = ()
+    #: Whether the loss includes the routers' load-balancing loss.
     adds_router_loss: bool = False
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
-        whole = self.modules_to_not_convert
-        for module, path, layer in self._placed():
-            converted = module.quantizable and path not in whole
+        not_converted = self.modules_to_not_convert
+        for module, path, layer in self._with_paths():
+            converted = module.quantizable and path not in not_converted
             for parameter in module.parameters:
                 name = f"{path}.{parameter.name}"
                 if name not in self.tied:
@@ -110,7 +109,7 @@ class Model:
                     )
 
     def named_buffers(self) -> Iterator[Buffer]:
-        """Every buffer as `named_buffers()` lists them, those inside layers too."""
+        """Every buffer, in layers and outside, as `named_buffers()` lists them."""
         yield from self.buffers
         for part in self.parts:
             if isinstance(part, Stack):
@@ -119,18 +118,18 @@ class Model:
 
     @cached_property
     def modules(self) -> tuple[Module, ...]:
-        """Every kind of module once: each outer one, and those of each kind of layer."""
+        """Each module once: those of each kind of layer, then those outside the layers."""
         inner = [module for layer, _times in self.distinct_layers for module in layer.modules]
         return (*inner, *self.outer.values())
 
     @cached_property
     def paths(self) -> tuple[tuple[str, Module], ...]:
-        """Every kind of module with its path, in which a layer's number is `*`."""
+        """Each module once, with its path; `*` is in place of the layer's number."""
         return tuple(self._paths())
 
     @property
     def running(self) -> tuple[tuple[str, Module], ...]:
-        """Those of `paths` that text comes to."""
+        """Those of `paths` that text input uses."""
         return tuple((path, module) for path, module in self.paths if not self.is_idle(path))
 
     def _paths(self) -> Iterator[tuple[str, Module]]:
@@ -148,16 +147,16 @@ class Model:
 
     @cached_property
     def decoder(self) -> Stack:
-        """The decoder's layers: the first stack that reads text."""
+        """The decoder's layers: the first stack that text input uses."""
         return next(part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name))
 
     def is_idle(self, path: str) -> bool:
-        """Whether what is at a path does nothing with text."""
+        """Whether text input does not use the module at a path."""
         return path.startswith(self.idle)
 
     @cached_property
     def parameters(self) -> int:
-        """The number of parameters, tied ones counted once."""
+        """The number of parameters; tied ones count once."""
         layers = sum(
             sum(p.elements for module in layer.modules for p in module.parameters) * times
             for layer, times in self.distinct_layers
@@ -171,7 +170,7 @@ class Model:
 
     @cached_property
     def modules_to_not_convert(self) -> frozenset[str]:
-        """The paths of modules that quantisation leaves alone: the head, tied ones, and the owner of the last weight.
+        """The paths of modules that quantisation skips: the head, tied ones, and the owner of the last weight.
 
         Source: transformers/quantizers/base.py, get_keys_to_not_convert.
         """
@@ -186,16 +185,16 @@ class Model:
 
     @property
     def embedding(self) -> Module:
-        """The word embeddings: the first embedding of text outside the layers."""
+        """The word embeddings: the first embedding outside the layers that text input uses."""
         return next(each for each in self.outer.values() if each.kind == "embedding" and not self.is_idle(each.name))
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:
-        """Each layer of its own kind, and how often it stands in its stack."""
+        """Each kind of layer, and how many layers are of that kind."""
         return tuple(counted for part in self.parts if isinstance(part, Stack) for counted in part.distinct)
 
-    def _placed(self) -> Iterator[tuple[Module, str, int | None]]:
-        """Every module with its path, and its layer's index where it is in one."""
+    def _with_paths(self) -> Iterator[tuple[Module, str, int | None]]:
+        """Every module with its path, and the index of its layer, if any."""
         for part in self.parts:
             if isinstance(part, Stack):
                 for index, layer in enumerate(part.layers):
@@ -204,7 +203,7 @@ class Model:
                 yield part, part.name, None
 
     def _last_parameter(self) -> str:
-        """The name of the last of `named_parameters()`."""
+        """The last name of `named_parameters()`."""
         names = (
             f"{prefix}{module.name}.{parameter.name}"
             for modules, prefix in map(_tail, reversed(self.parts))
@@ -215,7 +214,7 @@ class Model:
 
 
 def _tail(part: Module | Stack) -> tuple[tuple[Module, ...], str]:
-    """A part's last modules and the prefix of their names."""
+    """The last modules of a part, and the prefix of their names."""
     if isinstance(part, Stack):
         return part.layers[-1].modules, f"{part.name}.{len(part.layers) - 1}."
     return (part,), ""

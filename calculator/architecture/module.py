@@ -1,4 +1,4 @@
-"""A model's modules: named owners of parameters, as PyTorch's `named_modules()` would list them."""
+"""Modules: named owners of parameters, as `named_modules()` lists them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from calculator.architecture.dimension import Shape, elements
 from calculator.common.dtype import DType
 
 #: linear: torch.nn.Linear or a subclass, which PEFT adapts; conv1d: transformers' transposed linear (weight in × out);
-#: embedding: torch.nn.Embedding; norm: any normalisation; experts: several experts' weights fused into 3-D parameters;
-#: other: a module of its own with bare parameters (a router, a learned activation).
+#: embedding: torch.nn.Embedding; norm: any normalisation; experts: the weights of several experts, fused into 3-D
+#: parameters; other: a custom module with bare parameters (a router, a learned activation).
 Kind = Literal["linear", "conv1d", "embedding", "norm", "experts", "other"]
 
 
-#: A dtype that a tensor keeps whatever the model's is, or "model" where it follows the model's.
+#: A dtype that does not depend on the model's, or "model" for the model's dtype.
 OwnDType = DType | Literal["model"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One tensor that an optimizer could train: the last part of its dotted name, and its shape.
-
-    `dtype` "model" is whatever dtype the model is built in.
-    """
+    """One parameter: the last part of its dotted name, its shape and its dtype."""
 
     name: str
     shape: Shape
@@ -32,13 +29,13 @@ class Parameter:
 
     @cached_property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return elements(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffer:
-    """A tensor that moves with the model and is never trained; `dtype` as a parameter's."""
+    """A tensor that moves with the model and is never trained."""
 
     name: str
     shape: Shape
@@ -47,18 +44,18 @@ class Buffer:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """An owner of parameters: its dotted name relative to its parent, its kind, its parameters in order.
+    """An owner of parameters."""
 
-    `quantizable` says whether bitsandbytes stores its weight in 4 bits, where it isn't one that the model keeps whole
-    (`Model.kept_whole`): a torch.nn.Linear, no subclass, or a Conv1D.
-    Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear. `separate_bias` says that the product is
-    one with a view of the weight, to which the bias is added in an operation of its own.
-    """
-
+    #: The dotted name relative to the parent.
     name: str
     kind: Kind
+    #: In the order of `named_parameters()`.
     parameters: tuple[Parameter, ...]
+    #: Whether bitsandbytes stores its weight in 4 bits, unless `Model.modules_to_not_convert` lists the module: a
+    #: torch.nn.Linear, but no subclass, or a Conv1D.
+    #: Source: transformers/integrations/bitsandbytes.py, replace_with_bnb_linear.
     quantizable: bool = False
+    #: Whether the forward pass is `x @ weight.T` and then `+ bias`, as two operations.
     separate_bias: bool = False
 
     @cached_property
@@ -68,17 +65,17 @@ class Module:
 
     @cached_property
     def bias(self) -> Parameter | None:
-        """The parameter named `bias`, if there is one."""
+        """The parameter named `bias`, if any."""
         return next((p for p in self.parameters if p.name == "bias"), None)
 
     @cached_property
     def in_features(self) -> int:
-        """A linear's or conv1d's input width; an embedding's number of rows."""
+        """The input width of a linear or conv1d; the number of rows of an embedding."""
         return self.weight.shape[0 if self.kind in ("conv1d", "embedding") else 1]
 
     @cached_property
     def out_features(self) -> int:
-        """A linear's or conv1d's output width; an embedding's width."""
+        """The output width of a linear or conv1d; the width of an embedding."""
         return self.weight.shape[1 if self.kind in ("conv1d", "embedding") else 0]
 
 
@@ -114,13 +111,13 @@ def embedding(name: str, num_embeddings: int, embedding_dim: int) -> Module:
 
 
 def norm(name: str, *shape: int, bias: bool = False) -> Module:
-    """A normalisation with a weight of this shape, and a bias of the same shape where it has one."""
+    """A normalisation with a weight of this shape, and with `bias` a bias of the same shape."""
     weight = Parameter(name="weight", shape=shape)
     biases = (Parameter(name="bias", shape=shape),) if bias else ()
     return Module(name=name, kind="norm", parameters=(weight, *biases))
 
 
 def bare(name: str, kind: Kind, dtype: OwnDType = "model", **shapes: Shape) -> Module:
-    """A module of its own kind with bare parameters of these shapes, in order."""
+    """A module with bare parameters of these shapes, in order."""
     parameters = tuple(Parameter(name=each, shape=shape, dtype=dtype) for each, shape in shapes.items())
     return Module(name=name, kind=kind, parameters=parameters)

@@ -1,4 +1,4 @@
-"""The shipped model catalogue: real `config.json` contents with the parameter counts they build."""
+"""The model catalogue: the `config.json` of each model, with its parameter count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HUB_URL = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """An exact count that somebody published, and how it relates to the one that is built."""
+    """A published parameter count, and how it differs from ours."""
 
     parameters: int
     relation: str
@@ -26,56 +26,55 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
-    """A model of the catalogue.
-
-    `parameters` is the count of the model that transformers builds from `config`; `sources` are the texts behind
-    the config's shape fields, `unconfirmed_fields` those that no second source shows.
-    """
+    """A model of the catalogue."""
 
     id: str
     model_type: str
     aliases: tuple[str, ...]
     auto_class: str
+    #: The count of the model that transformers builds from `config`.
     parameters: int
     published: Published | None
     config: dict[str, Any]
+    #: Where the shape fields of the config come from.
     sources: tuple[str, ...]
     confirmation: str
+    #: Fields that no second source shows.
     unconfirmed_fields: tuple[str, ...]
     note: str | None
 
 
 def model(name: str, loc: str = "model") -> ModelEntry:
-    """Look a model up by hub id, alias, bare name or hub URL, whatever its case.
+    """Look a model up by hub id, alias, bare name or hub URL, in any case.
 
     Raises:
-        PlanError: where the catalogue has no such model, naming the closest ones.
+        PlanError: if the catalogue lacks the model; the message names the closest ones.
     """
-    found = _index().get(_key(name))
-    if found is None:
-        raise refusal(loc, f"{_shown(name)} is not in the catalogue; {_way_out(name)}", name)
-    return found
+    entry = _index().get(_key(name))
+    if entry is None:
+        raise refusal(loc, f"{_quoted(name)} is not in the catalogue; {_suggestion(name)}", name)
+    return entry
 
 
 @cache
 def models() -> tuple[ModelEntry, ...]:
     """Every model of the catalogue, in its order."""
-    told = read("models.json")
-    return tuple(_entry(row, told["sources"]) for row in told["models"])
+    catalogue = read("models.json")
+    return tuple(_entry(row, catalogue["sources"]) for row in catalogue["models"])
 
 
 def read(file: str) -> Any:
-    """The decoded content of one of the catalogue's JSON files."""
+    """The decoded content of a JSON file of the catalogue."""
     return json.loads(files(__name__).joinpath(file).read_text(encoding="utf-8"))
 
 
 def closest(name: str, known: list[str]) -> list[str]:
-    """The known names most like a name, likest first; at most five."""
+    """At most five known names that are close to a name, closest first."""
     exact = {spelling.lower(): spelling for spelling in known}
     key = name.lower()
     containing = sorted((s for s in exact if key and key in s), key=len)
-    alike = containing + get_close_matches(key, exact, n=5, cutoff=0.5)
-    return [exact[s] for s in dict.fromkeys(alike)][:5]
+    similar = containing + get_close_matches(key, exact, n=5, cutoff=0.5)
+    return [exact[s] for s in dict.fromkeys(similar)][:5]
 
 
 def _entry(row: dict[str, Any], texts: dict[str, str]) -> ModelEntry:
@@ -101,7 +100,7 @@ def _index() -> dict[str, ModelEntry]:
 
 
 def hub_id(name: str) -> str:
-    """The hub id in a name: what a hub URL leads to, or the name itself."""
+    """The hub id in a hub URL, or the name itself."""
     url = _HUB_URL.match(name.strip())
     return url[1] if url else name.strip()
 
@@ -110,11 +109,11 @@ def _key(name: str) -> str:
     return hub_id(name).lower()
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     return repr(name if len(name) <= 100 else f"{name[:100]}…")
 
 
-def _way_out(name: str) -> str:
+def _suggestion(name: str) -> str:
     key = _key(name)[:100]
     bare = {entry.id.rsplit("/", 1)[-1]: entry.id for entry in models()}
     near = [bare[n] for n in closest(key.rsplit("/", 1)[-1], list(bare))] or closest(key, list(bare.values()))

@@ -1,4 +1,4 @@
-"""Cards: what they offer a process, what libraries take of it, and whether a plan fits."""
+"""GPUs: the memory that a process can use, what CUDA and its libraries need of it, and whether a run fits."""
 
 from calculator.devices.gpus import GPU, Usable, caveats, gpu, gpus, usable
 from calculator.devices.overhead import cuda_context, library_workspace

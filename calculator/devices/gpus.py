@@ -1,4 +1,4 @@
-"""The GPU catalogue, and the memory that a process sees on each card."""
+"""The GPU catalogue, and the memory that a process can use on each card."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _BRANDS = re.compile(r"\b(nvidia|geforce|tesla|amd|radeon|instinct|intel|generat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GPU:
-    """A card, with each figure's source where the figure is known.
+    """A card. Each known figure has a source.
 
-    Memory: `memory_gb` as the data sheet says (GiB, though it writes GB), `memory_driver_mib` as nvidia-smi shows,
-    `memory_torch_mib` as `torch.cuda.get_device_properties(...).total_memory` shows on Linux.
-    Speeds: `bandwidth_gbs` in GB/s, dense tensor rates in TFLOPS. `origin` is the row that names the card.
+    Memory: `memory_gb` from the data sheet (in GiB, though data sheets write GB), `memory_driver_mib` from nvidia-smi,
+    `memory_torch_mib` from `torch.cuda.get_device_properties(...).total_memory` on Linux.
+    Speeds: `bandwidth_gbs` in GB/s, dense tensor rates in TFLOPS. `origin` links the row that the card comes from.
     """
 
     id: str
@@ -53,7 +53,7 @@ class GPU:
 
     @property
     def compute_major(self) -> int | None:
-        """The compute capability's first number; None for a card that isn't NVIDIA's."""
+        """The major version of the compute capability; None for a card that is not NVIDIA's."""
         return int(self.compute_capability.split(".")[0]) if self.compute_capability else None
 
     @property
@@ -63,13 +63,13 @@ class GPU:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes that a torch process sees on the card."""
+        """The bytes that a process can use."""
         return usable(self).bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usable:
-    """The memory that a card offers to a process, and what that figure rests on."""
+    """The memory that a process can use on a card, and where that figure comes from."""
 
     bytes: int
     assumption: str
@@ -79,42 +79,42 @@ def gpu(name: str, loc: str = "device.gpu") -> GPU:
     """Look a card up by id, name or alias, whatever its case and spacing ("RTX 4090", "a100 80gb", "4090").
 
     Raises:
-        PlanError: where the catalogue has no such card, naming the closest ones.
+        PlanError: if the catalogue lacks the card; the message names the closest ones.
     """
-    found = _index().get(_key(name)) if len(name) <= 100 else None
-    if found is None:
-        raise refusal(loc, f"{name[:100]!r} is not in the catalogue; {_way_out(name[:100])}", name)
-    return found
+    card = _index().get(_key(name)) if len(name) <= 100 else None
+    if card is None:
+        raise refusal(loc, f"{name[:100]!r} is not in the catalogue; {_suggestion(name[:100])}", name)
+    return card
 
 
 @cache
 def gpus() -> tuple[GPU, ...]:
     """Every card of the catalogue, in its order."""
-    told = read("gpus.json")
-    return tuple(_card(row, told["sources"]) for row in told["gpus"])
+    catalogue = read("gpus.json")
+    return tuple(_card(row, catalogue["sources"]) for row in catalogue["gpus"])
 
 
 @cache
 def usable(card: GPU) -> Usable:
-    """What torch was seen to offer on a card, or else an estimate from the driver's figure or the data sheet."""
+    """The memory that torch reports for a card, or an estimate from the driver's figure or the data sheet."""
     if card.memory_torch_mib is not None:
-        seen = f"{card.name} offers a process {card.memory_torch_mib:,} MiB ({card.memory_torch_source})"
-        return Usable(bytes=card.memory_torch_mib * MIB, assumption=seen)
+        reported = f"A process can use {card.memory_torch_mib:,} MiB of {card.name} ({card.memory_torch_source})"
+        return Usable(bytes=card.memory_torch_mib * MIB, assumption=reported)
     reserve = typical_reserve_mib()
-    keeps = f"less {reserve:,} MiB that drivers typically keep (the median of the cards where both figures are known)"
+    kept = f"less {reserve:,} MiB that drivers typically reserve (the median over cards with both figures)"
     if card.memory_driver_mib is not None:
-        shown = f"torch's figure for {card.name} is not known: {card.memory_driver_mib:,} MiB in nvidia-smi, {keeps}"
-        return Usable(bytes=(card.memory_driver_mib - reserve) * MIB, assumption=shown)
-    sheet = f"only the data sheet of {card.name} is known: {card.memory_gb} GiB"
-    offered = card.memory_gb * GIB
+        driver = f"Torch's figure for {card.name} is unknown: {card.memory_driver_mib:,} MiB in nvidia-smi, {kept}"
+        return Usable(bytes=(card.memory_driver_mib - reserve) * MIB, assumption=driver)
+    sheet = f"Only the data sheet of {card.name} is known: {card.memory_gb} GiB"
+    total = card.memory_gb * GIB
     if has_inline_ecc(card):
-        sheet, offered = f"{sheet}, less 1/16 for error correction", offered * 15 // 16
-    return Usable(bytes=offered - reserve * MIB, assumption=f"{sheet}, {keeps}")
+        sheet, total = f"{sheet}, less 1/16 for error correction", total * 15 // 16
+    return Usable(bytes=total - reserve * MIB, assumption=f"{sheet}, {kept}")
 
 
 @cache
 def typical_reserve_mib() -> int:
-    """MiB between what nvidia-smi and what torch show: the median over the cards with both figures."""
+    """The MiB by which torch's figure is below nvidia-smi's: the median over the cards with both figures."""
     return median_high(
         card.memory_driver_mib - card.memory_torch_mib
         for card in gpus()
@@ -123,31 +123,31 @@ def typical_reserve_mib() -> int:
 
 
 def caveats(card: GPU) -> tuple[str, ...]:
-    """What a plan's figures, which speak of CUDA and compute capability 8.0 and up, miss on a card."""
+    """How a card differs from the CUDA card of compute capability 8.0 or higher that the figures assume."""
     if card.compute_capability is None:
         return (f"{card.name} is not a CUDA card: workspaces, context and kernels are those of an NVIDIA A100",)
-    told = []
+    warnings = []
     if not card.bf16_native:
-        told.append(f"{card.name} has no native bfloat16")
+        warnings.append(f"{card.name} has no native bfloat16")
     if not card.has_flash:
-        told.append(
-            f"{card.name} has no flash attention: sdpa takes the memory-efficient kernel, whose scratch is taken as on "
+        warnings.append(
+            f"{card.name} has no flash attention: sdpa uses the memory-efficient kernel, with the temporary memory of "
             "compute capability 8.0"
         )
-    return tuple(told)
+    return tuple(warnings)
 
 
 def has_inline_ecc(card: GPU) -> bool:
-    """Whether error correction takes 1/16 of the memory: data-centre cards with GDDR, as A10, A40, L4, L40S and T4."""
+    """Whether error correction uses 1/16 of the memory, as on data-centre cards with GDDR (A10, A40, L4, L40S, T4)."""
     return card.vendor == "NVIDIA" and card.segment == "data centre" and card.memory_type.startswith("GDDR")
 
 
 def _card(row: dict[str, Any], texts: dict[str, str]) -> GPU:
-    told = {f.name: row[f.name] for f in fields(GPU)}
+    figures = {f.name: row[f.name] for f in fields(GPU)}
     for key in ("memory_driver_source", "memory_torch_source", "bandwidth_source", "tflops_source"):
-        told[key] = texts[row[key]] if row[key] else None
-    told["origin"] = texts.get(row["origin"], row["origin"])
-    return GPU(**{**told, "aliases": tuple(row["aliases"])})
+        figures[key] = texts[row[key]] if row[key] else None
+    figures["origin"] = texts.get(row["origin"], row["origin"])
+    return GPU(**{**figures, "aliases": tuple(row["aliases"])})
 
 
 @cache
@@ -165,7 +165,7 @@ def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", _BRANDS.sub("", name.lower()))
 
 
-def _way_out(name: str) -> str:
+def _suggestion(name: str) -> str:
     names = {_key(card.name): card.name for card in gpus()}
     key = _key(name)
     near = [names[known] for known in names if key and key in known] or [names[k] for k in closest(key, list(names))]

@@ -1,4 +1,4 @@
-"""The attention kernels that scaled_dot_product_attention can choose among on a card."""
+"""The attention kernels among which scaled_dot_product_attention can choose on a card."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
-    """Which fused attention kernels can run.
+    """Which fused attention kernels can run."""
 
-    `flash` needs compute capability 8.0. `grouped_efficient` is grouped heads in the memory-efficient kernel, from
-    PyTorch 2.14 on; before, float32 with grouped heads and no mask ran the math kernel.
-    """
-
+    #: FlashAttention, which needs compute capability 8.0.
     flash: bool = True
+    #: Grouped heads in the memory-efficient kernel, from PyTorch 2.14 on. Before, float32 with grouped heads and no
+    #: mask ran the math kernel.
     grouped_efficient: bool = True
 
 
 def kernels_of(device: Device) -> Kernels:
-    """The kernels of a device; one that names no card counts as a current one."""
+    """The kernels of a device; without a named card, those of a current one."""
     card = card_of(device)
     return Kernels(flash=card is None or card.has_flash)

@@ -1,4 +1,4 @@
-"""What CUDA and its libraries take beside the tensors, each figure with its source."""
+"""The memory that CUDA and its libraries need in addition to tensors, with sources."""
 
 from functools import cache
 
@@ -6,10 +6,10 @@ from calculator.common.sourced import Sourced
 from calculator.devices.gpus import GPU, MIB, gpu
 
 REFERENCE_GPU = "a100-sxm4-80gb"
-"""The card whose workspaces are counted where a request names none."""
+"""The card whose workspaces count if a request names no card."""
 
 _SIZES = "PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize"
-_THREADS = "one for each thread and stream; cuBLASLt shares it (getWorkspace, TORCH_CUBLASLT_UNIFIED_WORKSPACE)"
+_THREADS = "one per thread and stream; cuBLASLt shares it (getWorkspace, TORCH_CUBLASLT_UNIFIED_WORKSPACE)"
 _LARGE_MAJORS = (9, 10, 12)
 _CUBLAS_SMALL = 4096 * 1024 * 2 + 16 * 1024 * 8
 _CUBLAS_LARGE = 4096 * 1024 * 8
@@ -23,11 +23,10 @@ _CONTEXT = Sourced(
 
 
 @cache
-@cache
 def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
-    """The cuBLAS workspaces of a training step: the forward pass's thread and autograd's each hold one.
+    """The cuBLAS workspaces of a training step: one for the main thread, one for autograd's.
 
-    They come from the caching allocator, so that `max_memory_allocated` counts them. Without a card, an A100's.
+    The caching allocator allocates them, so `max_memory_allocated` includes them. Without a card, those of an A100.
     """
     card = card or gpu(REFERENCE_GPU)
     large = card.compute_major in _LARGE_MAJORS
@@ -43,14 +42,14 @@ def library_workspace(card: GPU | None) -> tuple[Sourced, ...]:
 
 
 def cuda_context(card: GPU | None) -> Sourced:
-    """What a process takes of a card before its first tensor: kernels, driver and context.
+    """The memory that a process uses before its first tensor: kernels, driver and context.
 
-    One measurement is public for a current stack; it stands for every card, and `source` says where it is another's.
+    For a current stack there is one public measurement. It is used for every card, and `source` names its card.
     """
     if card is None or card.id == "rtx-6000-ada":
         return _CONTEXT
     return Sourced(
         name=_CONTEXT.name,
         bytes=_CONTEXT.bytes,
-        source=f"{_CONTEXT.source}; taken for {card.name}, of which no measurement is known",
+        source=f"{_CONTEXT.source}; used for {card.name}, which has no measurement of its own",
     )

@@ -1,4 +1,4 @@
-"""Whether a plan fits a card, and how many cards would hold it."""
+"""Whether a run fits a card, and how many cards it needs."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A plan held against a card; every figure is of one card, in bytes, but `gpus_needed`.
-
-    `gpus_needed` is a lower bound where the plan does not fit: so many cards have enough memory in total. Using more
-    than one takes sharding; without it, each card needs all of `required_bytes`. `assumption` states what
-    `usable_bytes` rests on, `advice` what helps a tight plan.
-    """
+    """The verdict on a run and a card. Figures are bytes on one card, except `gpus_needed`."""
 
     gpu: GPU | None
     usable_bytes: int
     verdict: Verdict
     headroom_bytes: int
+    #: For a run that does not fit, a lower bound: this many cards have enough memory in total. More than one requires
+    #: sharding; without it, each card needs all of `required_bytes`.
     gpus_needed: int
+    #: Where `usable_bytes` comes from.
     assumption: str
+    #: What helps if the verdict is tight.
     advice: str | None = None
 
 
 def card_of(device: Device) -> GPU | None:
-    """The catalogue's card that a device names, if it names one."""
+    """The card of the catalogue that a device names, if any."""
     return gpu(device.gpu) if device.gpu is not None else None
 
 
@@ -56,47 +55,47 @@ def fit(
     context_bytes: int,
     required_bytes: int,
 ) -> Fit | None:
-    """Hold a plan against a device, or nothing where the device names neither a card nor a size.
+    """Compare a run with a device; None if the device names neither a card nor a size.
 
-    It fits where `required_bytes` is within what the card offers, does not where not even the live tensors with
-    workspaces and context are, and is tight in between, where it depends on how fragmented the memory gets.
+    The run fits if `required_bytes` is at most the card's usable memory. It does not fit if its live tensors,
+    workspaces and context alone need more. In between it is tight: the outcome depends on memory fragmentation.
 
     Raises:
-        PlanError: where the device names a card that the catalogue lacks, or both a card and a size.
+        PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
     """
     card = card_of(device)
-    offered = _offered(device, card)
-    if offered is None:
+    usable_memory = _usable(device, card)
+    if usable_memory is None:
         return None
     least = peak_allocated_bytes + library_workspace_bytes + context_bytes
-    verdict = _verdict(offered.bytes, least, required_bytes)
+    verdict = _verdict(usable_memory.bytes, least, required_bytes)
     fragmented = peak_reserved_bytes - library_workspace_bytes - peak_allocated_bytes
     return Fit(
         gpu=card,
-        usable_bytes=offered.bytes,
+        usable_bytes=usable_memory.bytes,
         verdict=verdict,
-        headroom_bytes=offered.bytes - required_bytes,
-        gpus_needed=_gpus_needed(device, verdict, offered.bytes, required_bytes),
-        assumption=offered.assumption,
+        headroom_bytes=usable_memory.bytes - required_bytes,
+        gpus_needed=_gpus_needed(device, verdict, usable_memory.bytes, required_bytes),
+        assumption=usable_memory.assumption,
         advice=_advice(fragmented) if verdict is Verdict.TIGHT else None,
     )
 
 
 def given_twice(card: GPU, memory_bytes: int, loc: str = "device") -> Problem:
-    """What is wrong with a device that names a card and a size."""
+    """The problem of a device that gives both a card and a size."""
     message = f"give either it or device.gpu ({card.name}), not both"
     return Problem(loc=f"{loc}.memory_bytes", msg=message, input=memory_bytes)
 
 
-def _offered(device: Device, card: GPU | None) -> Usable | None:
+def _usable(device: Device, card: GPU | None) -> Usable | None:
     if card is not None and device.memory_bytes is not None:
         raise PlanError(given_twice(card, device.memory_bytes))
     if card is not None:
         return usable(card)
     if device.memory_bytes is None:
         return None
-    taken = f"the card offers a process all of the {device.memory_bytes:,} bytes given"
-    return Usable(bytes=device.memory_bytes, assumption=taken)
+    assumption = f"A process can use all of the given {device.memory_bytes:,} bytes"
+    return Usable(bytes=device.memory_bytes, assumption=assumption)
 
 
 def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
@@ -112,6 +111,6 @@ def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_b
 
 def _advice(fragmented_bytes: int) -> str:
     return (
-        f"{fragmented_bytes:,} bytes are memory that the caching allocator holds and no tensor fills; "
-        f"{EXPANDABLE} keeps less of it"
+        f"{fragmented_bytes:,} bytes are fragmentation: memory that the caching allocator reserves and no tensor uses; "
+        f"{EXPANDABLE} reduces it"
     )

@@ -1,4 +1,4 @@
-"""Inputs declared once: type, default, limits, label and help, from which forms, schemas and docs are made."""
+"""Inputs declared once, with type, default, limits, label and help. Forms, schemas and docs are generated from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a person and a schema need to know about one input."""
+    """The label, help text and limits of one input."""
 
     label: str
     help: str
@@ -30,20 +30,20 @@ def setting(
     default: Any,
     *,
     label: str,
-    help: str,  # noqa: A002  the word that command lines and forms use
+    help: str,  # noqa: A002  argparse and forms call it help
     minimum: float | None = None,
     maximum: float | None = None,
     unit: str = "",
     example: Any = None,
 ) -> Any:
     """Declare a dataclass field as an input."""
-    told = Setting(label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example)
-    return dataclasses.field(default=default, metadata={"setting": told})
+    metadata = Setting(label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example)
+    return dataclasses.field(default=default, metadata={"setting": metadata})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """A declared input: its name, its type, its default and what is told of it."""
+    """A declared input: its name, type, default and description."""
 
     name: str
     type: Any
@@ -52,7 +52,7 @@ class Declared:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The admitted values where the type is a choice among a few, null left out."""
+        """The allowed values of a Literal type, without null."""
         return tuple(
             value for member in _members(self.type) if get_origin(member) is Literal for value in get_args(member)
         )
@@ -60,7 +60,7 @@ class Declared:
 
 @cache
 def declared(cls: type) -> tuple[Declared, ...]:
-    """Every input of a dataclass of settings, in order."""
+    """Every input of a settings dataclass, in order."""
     hints = get_type_hints(cls)
     return tuple(
         Declared(name=f.name, type=hints[f.name], default=f.default, setting=f.metadata["setting"])
@@ -70,7 +70,7 @@ def declared(cls: type) -> tuple[Declared, ...]:
 
 
 def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -> T:
-    """Build a dataclass of settings from decoded JSON, strictly: no coercion, no unknown fields.
+    """Build a settings dataclass from decoded JSON. Strict: no coercion, no unknown fields.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -86,9 +86,9 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
         if key not in known and key not in ignore
     ]
     values: dict[str, Any] = {}
-    for key, told in known.items():
+    for key, declaration in known.items():
         if key in value:
-            message = mismatch(told.type, value[key]) or beyond(told.setting, value[key])
+            message = mismatch(declaration.type, value[key]) or out_of_range(declaration.setting, value[key])
             if message:
                 problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))
             values[key] = tuple(value[key]) if isinstance(value[key], list) else value[key]
@@ -98,18 +98,18 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
 
 
 def mismatch(kind: Any, value: Any) -> str | None:
-    """Say how a value differs from its declared type, or None where it is of that type."""
+    """What a value must be instead, or None if it has the declared type."""
     members = _members(kind)
     if any(_is(member, value) for member in members):
         return None
     return "must be " + " or ".join(_wording(member) for member in members)
 
 
-def beyond(told: Setting, value: Any) -> str | None:
-    """Say which limit a number breaks, or None where it keeps them."""
+def out_of_range(declaration: Setting, value: Any) -> str | None:
+    """The limit that a number exceeds, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    low, high = told.minimum, told.maximum
+    low, high = declaration.minimum, declaration.maximum
     if low is not None and value < low:
         return f"must be at least {low:,}"
     if high is not None and value > high:
@@ -134,7 +134,7 @@ def _is(kind: Any, value: Any) -> bool:
 
 
 def _is_item(kind: Any, value: Any) -> bool:
-    """Whether a list may hold a value: a name that is not empty, or one of the choices."""
+    """Whether a list may contain a value: a name that is not empty, or one of the choices."""
     return _is(kind, value) and bool(value)
 
 

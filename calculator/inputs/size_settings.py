@@ -1,4 +1,4 @@
-"""The settings that are sizes of tensors. Plans that differ in nothing else run the same operations."""
+"""Settings that are tensor sizes. Requests that differ only in these run the same operations."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
-#: None says anything but how large tensors are: plans that differ in one of these alone are taken to run the same.
+#: Each of these changes tensor sizes only, not which operations run.
 SizeName = Literal["r", "sequence_length", "micro_batch_size", "num_virtual_tokens", "bottleneck_size"]
 
 _SIZES = frozenset(get_args(SizeName))
 
 
 def sizes(settings: object) -> list[int]:
-    """Those of a method or of the training, in order."""
+    """The size settings of a method or of the training settings, in order."""
     return [getattr(settings, name) for name in _named(settings)[0]]
 
 
 def other_settings(settings: object) -> tuple[object, ...]:
-    """What it says beside them, and what it is."""
+    """The class of some settings and all their values except sizes."""
     return (type(settings), *[getattr(settings, name) for name in _named(settings)[1]])
 
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
-    """The same with another number for each of its sizes."""
-    told = {name: change(getattr(settings, name)) for name in _named(settings)[0]}
-    return replace(settings, **told)  # type: ignore[type-var]  # a method and the training are dataclasses
+    """The same settings with each size changed."""
+    changes = {name: change(getattr(settings, name)) for name in _named(settings)[0]}
+    return replace(settings, **changes)  # type: ignore[type-var]  # a method and the training are dataclasses
 
 
 def _named(settings: object) -> tuple[list[str], list[str]]:
@@ -39,6 +39,6 @@ def _named(settings: object) -> tuple[list[str], list[str]]:
 
 @cache
 def _names(kind: type) -> tuple[list[str], list[str]]:
-    """The names of its settings that are sizes, and of the others."""
+    """The names of a dataclass's size settings, and of its other settings."""
     names = [field.name for field in fields(kind)]
     return [name for name in names if name in _SIZES], [name for name in names if name not in _SIZES]

@@ -139,13 +139,13 @@ class Fit(Answer):
     gpu: Annotated[str | None, BeforeValidator(_card_id)] = described(
         "The card's catalogue id; null for a size.", "rtx-4090"
     )
-    usable_bytes: int = described("What the card offers a process.", 25_250_758_656)
+    usable_bytes: int = described("The memory that a process can use on the card.", 25_250_758_656)
     verdict: Verdict = described("Whether it fits; tight where that depends on fragmentation.", "fits")
     headroom_bytes: int = described("Usable less required; negative where it does not fit.", 15_163_457_536)
     gpus_needed: int = described(
-        "A lower bound on the number of such cards. More than one takes sharding: without it, each needs all of it.", 1
+        "A lower bound on the number of such cards. More than one requires sharding: without it, each needs all.", 1
     )
-    assumption: str = described("What usable_bytes rests on.", "GeForce RTX 4090 offers a process 24,081 MiB")
+    assumption: str = described("Where usable_bytes comes from.", "A process can use 24,081 MiB of GeForce RTX 4090")
     advice: str | None = described("What helps a tight plan.", None)
 
 

@@ -1,4 +1,4 @@
-"""Reading somebody's `config.json`: what is taken, what is refused, and what a refusal says."""
+"""Reading a `config.json`: what is accepted, what is refused, and with which message."""
 
 from __future__ import annotations
 
@@ -178,12 +178,12 @@ def test_a_refusal_shows_the_values_and_the_way_out():
     assert problem.msg == "n_embd is 64, but hidden_size, another name for it, is 128; keep one of them"
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     locs = {problem.loc for problem in _refusals(_with(LLAMA, hidden_size=-1, vocab_size="many", mlp_bias=3))}
     assert locs == {"model.config.hidden_size", "model.config.vocab_size", "model.config.mlp_bias"}
 
 
-def test_all_contradictions_are_told_at_once():
+def test_all_contradictions_are_reported_at_once():
     locs = {problem.loc for problem in _refusals(_with(LLAMA, num_key_value_heads=3, pad_token_id=99))}
     assert locs == {"model.config.num_key_value_heads", "model.config.pad_token_id"}
 
@@ -203,11 +203,11 @@ def test_a_file_without_its_family_is_refused(config):
 
 
 @pytest.mark.parametrize("config", [None, [], "llama", 7])
-def test_what_is_no_object_is_refused(config):
+def test_a_value_that_is_not_an_object_is_refused(config):
     assert _refusal(config).loc == "model.config"
 
 
-def test_keys_that_the_family_does_not_read_are_left_alone():
+def test_keys_that_the_family_does_not_read_are_ignored():
     quirky = model_from_config(_with(LLAMA, torch_dtype="bfloat16", auto_map={}, quirk=float("nan")))
     assert quirky.config == model_from_config(LLAMA).config
 
@@ -217,12 +217,12 @@ def test_the_resolved_config_cannot_be_changed():
         model_from_config(LLAMA).config["hidden_size"] = 8
 
 
-def test_both_names_of_a_field_are_taken_where_the_class_takes_both():
+def test_both_names_of_a_field_are_accepted_where_the_class_accepts_both():
     other = model_from_config(_with(GPT2, n_embd=WITHOUT, hidden_size=64))
     assert other.config == model_from_config(GPT2).config
 
 
-def test_null_stands_for_what_the_class_derives():
+def test_null_means_the_value_that_the_class_derives():
     config = model_from_config(_with(LLAMA, num_key_value_heads=None, head_dim=None)).config
     assert (config["num_key_value_heads"], config["head_dim"]) == (4, 16)
 
@@ -234,7 +234,7 @@ def test_every_type_of_field_refuses_what_is_not_of_it(kind):
         read((Field(name="x", type=kind),), {"x": wrong})
 
 
-def test_a_contradiction_in_a_computed_value_blames_its_field():
+def test_a_contradiction_in_a_computed_value_names_its_field():
     def impossible(_config):
         raise ContradictionError("x", "cannot be")
 
@@ -270,7 +270,7 @@ JSON = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(model_type=st.sampled_from(sorted(FAMILIES)), seed=st.integers(0, 9), changes=st.lists(JSON, max_size=4))
-def test_whatever_a_file_holds_is_a_model_or_a_refusal(model_type, seed, changes):
+def test_any_file_gives_a_model_or_a_refusal(model_type, seed, changes):
     config = random_config(FAMILIES[model_type], seed)
     keys = random.Random(seed).sample(sorted(config), k=min(len(changes), len(config)))
     problems = ()
@@ -284,6 +284,6 @@ def test_whatever_a_file_holds_is_a_model_or_a_refusal(model_type, seed, changes
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=9), JSON, max_size=5))
-def test_no_object_is_anything_but_a_model_or_a_refusal(config):
+def test_a_random_object_is_refused(config):
     with pytest.raises(PlanError):
         model_from_config({"model_type": "llama", **config})

@@ -1,4 +1,4 @@
-"""A model as a whole: its weights in order, what repeats, what is kept whole, how fast it is there."""
+"""A model: its weights in order, repeated layers, modules that quantisation skips, and how fast it is built."""
 
 import timeit
 from math import prod
@@ -21,14 +21,14 @@ def _stack(model):
     return next(part for part in model.parts if isinstance(part, Stack))
 
 
-def _kept_linears(model):
-    """The linear weights that quantisation doesn't take, the head apart."""
-    kept = (w.name for w in model.weights() if w.kind in ("linear", "conv1d") and w.name.endswith("weight"))
-    taken = {w.name for w in model.weights() if w.quantizable}
-    return [name for name in kept if name not in taken and name != f"{model.head}.weight"]
+def _skipped_linears(model):
+    """The linear weights that quantisation skips, without the head."""
+    linears = (w.name for w in model.weights() if w.kind in ("linear", "conv1d") and w.name.endswith("weight"))
+    converted = {w.name for w in model.weights() if w.quantizable}
+    return [name for name in linears if name not in converted and name != f"{model.head}.weight"]
 
 
-def test_llama_70b_is_there_in_a_fraction_of_a_millisecond():
+def test_llama_70b_is_built_in_a_fraction_of_a_millisecond():
     seconds = min(timeit.repeat(lambda: model_from_config(LLAMA_70B), number=10, repeat=30)) / 10
     assert seconds < 0.000_3
 
@@ -39,7 +39,7 @@ def test_equal_layers_are_one_object():
     assert all(layer is layers[0] for layer in layers)
 
 
-def test_weights_come_one_at_a_time():
+def test_weights_are_generated_one_at_a_time():
     weights = model_from_config({**LLAMA_70B, "num_hidden_layers": 4096}).weights()
     assert next(weights).name == "model.embed_tokens.weight"
     assert next(weights).name == "model.layers.0.self_attn.q_proj.weight"
@@ -81,20 +81,20 @@ def test_layers_of_several_kinds_stand_in_their_order():
 def test_distinct_layers_are_counted():
     moe = {"num_key_value_heads": 4, "num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 1}
     model = model_from_config({"model_type": "qwen3_moe", **TINY, **moe, "mlp_only_layers": [1]})
-    told = {layer.kind.mlp: times for layer, times in model.distinct_layers}
-    assert told == {"sparse": 2, "dense": 1}
+    kinds = {layer.kind.mlp: times for layer, times in model.distinct_layers}
+    assert kinds == {"sparse": 2, "dense": 1}
 
 
-def test_the_owner_of_the_last_weight_is_kept_whole():
+def test_the_owner_of_the_last_weight_is_not_converted():
     tied = model_from_config({"model_type": "olmo", **TINY, "pad_token_id": 0, "tie_word_embeddings": True})
-    assert _kept_linears(tied) == ["model.layers.2.mlp.down_proj.weight"]
+    assert _skipped_linears(tied) == ["model.layers.2.mlp.down_proj.weight"]
     assert tied.modules_to_not_convert == {"lm_head", "model.embed_tokens", "model.layers.2.mlp.down_proj"}
-    assert _kept_linears(model_from_config({"model_type": "olmo", **TINY, "pad_token_id": 0})) == []
+    assert _skipped_linears(model_from_config({"model_type": "olmo", **TINY, "pad_token_id": 0})) == []
 
 
-def test_a_linear_of_the_family_own_class_is_kept_whole():
+def test_a_linear_of_the_familys_own_class_is_not_converted():
     model = model_from_config({"model_type": "falcon", **TINY})
-    assert {name.split(".", 3)[-1] for name in _kept_linears(model)} == {
+    assert {name.split(".", 3)[-1] for name in _skipped_linears(model)} == {
         "self_attention.query_key_value.weight",
         "self_attention.dense.weight",
         "mlp.dense_h_to_4h.weight",
@@ -103,13 +103,13 @@ def test_a_linear_of_the_family_own_class_is_kept_whole():
 
 
 @pytest.mark.parametrize("extra", [{"model_type": "internlm2", "bias": False}, {"model_type": "baichuan"}])
-def test_remote_code_is_counted_as_llama_and_says_so(extra):
+def test_remote_code_is_counted_as_llama_with_a_note(extra):
     model = model_from_config({**TINY, **extra, "pad_token_id": 0})
     assert list(model.weights()) == list(model_from_config({"model_type": "llama", **TINY}).weights())
     assert model.model_type == "llama"
     assert "not part of transformers" in model.notes[0]
 
 
-def test_bare_sizes_keep_the_names_that_formulas_are_written_with():
+def test_sizes_keep_their_names_for_formulas():
     weight = next(w for w in model_from_config({"model_type": "llama", **TINY}).weights() if "k_proj" in w.name)
     assert [size.name for size in weight.shape] == ["num_key_value_heads × head_dim", "hidden_size"]

@@ -1,4 +1,4 @@
-"""Modules: what their parameters are called, how they are shaped, which way round."""
+"""Modules: the names and shapes of their parameters."""
 
 import pytest
 
@@ -10,13 +10,13 @@ def _shapes(module: Module):
     return {parameter.name: parameter.shape for parameter in module.parameters}
 
 
-def test_a_linear_holds_its_weight_with_the_output_first():
+def test_a_linears_weight_has_the_output_first():
     module = linear("up_proj", 4, 6, bias=True)
     assert _shapes(module) == {"weight": (6, 4), "bias": (6,)}
     assert (module.in_features, module.out_features) == (4, 6)
 
 
-def test_a_conv1d_holds_its_weight_with_the_input_first():
+def test_a_conv1ds_weight_has_the_input_first():
     module = conv1d("c_fc", 4, 6)
     assert _shapes(module) == {"weight": (4, 6), "bias": (6,)}
     assert (module.in_features, module.out_features) == (4, 6)
@@ -39,7 +39,7 @@ def test_bare_parameters_keep_their_order_and_dtype():
     ]
 
 
-def test_bias_is_none_where_there_is_none():
+def test_a_module_without_bias_returns_none():
     assert linear("q_proj", 4, 4).bias is None
     assert linear("q_proj", 4, 4, bias=True).bias.shape == (4,)
 
@@ -55,9 +55,9 @@ def test_bias_is_none_where_there_is_none():
         (bare("experts", "experts", down_proj=(2, 4, 4)), False),
     ],
 )
-def test_quantisation_takes_linears_and_conv1ds_alone(module, quantizable):
+def test_quantisation_converts_only_linears_and_conv1ds(module, quantizable):
     assert module.quantizable is quantizable
 
 
-def test_elements_are_whole_numbers_whatever_names_the_dimensions_have():
+def test_elements_of_named_dimensions_are_a_plain_number():
     assert linear("q_proj", Dim(4, "hidden_size"), 2 * Dim(3, "head_dim")).weight.elements == 24

@@ -1,4 +1,4 @@
-"""The model catalogue: what it holds, and how a model is found in it."""
+"""The model catalogue: its entries, and how a model is found."""
 
 import json
 import re
@@ -64,20 +64,20 @@ def test_an_unknown_model_is_refused_with_the_closest_ones(name, named):
 
 
 @pytest.mark.parametrize("name", ["", " ", "/", "http://[", "https://huggingface.co/", "\x00", "é" * 100_000])
-def test_a_name_that_names_nothing_is_refused_with_the_way_out(name):
+def test_a_name_of_no_model_is_refused_with_an_alternative(name):
     with pytest.raises(PlanError, match=r"config\.json") as caught:
         model(name)
     assert len(str(caught.value)) < 1_000
 
 
-def test_a_flan_t5_says_that_its_published_count_has_an_output_head_of_its_own():
+def test_a_flan_t5s_published_count_includes_a_separate_output_head():
     entry = model("google/flan-t5-small")
     assert entry.published is not None
     assert entry.published.parameters - entry.parameters == entry.config["vocab_size"] * entry.config["d_model"]
     assert "lm_head" in str(entry.note)
 
 
-def test_a_model_whose_code_is_not_in_transformers_says_what_it_is_counted_through():
+def test_a_model_with_remote_code_notes_the_family_that_counts_it():
     entry = model("internlm/internlm2-20b")
     assert entry.model_type == entry.config["model_type"] == "llama"
     assert "internlm2" in str(entry.note)
@@ -88,7 +88,7 @@ def test_the_catalogue_holds_177_models_of_49_families():
     assert len({entry.model_type for entry in models()}) == 49
 
 
-def test_every_name_names_one_model():
+def test_every_name_is_unique():
     names = [name.lower() for entry in models() for name in (entry.id, *entry.aliases)]
     assert len(names) == len(set(names))
     for entry in models():

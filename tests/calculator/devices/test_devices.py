@@ -1,4 +1,4 @@
-"""The GPU catalogue, the memory that a card offers, and the verdict."""
+"""The GPU catalogue, the memory that a process can use, and the verdict."""
 
 import re
 
@@ -57,24 +57,24 @@ def test_an_unknown_or_ambiguous_card_is_refused_with_the_closest_ones(name, nam
 
 
 @pytest.mark.parametrize("name", ["", " ", "nvidia", "\x00", "é" * 100_000])
-def test_a_name_that_names_no_card_is_refused_with_the_way_out(name):
+def test_a_name_of_no_card_is_refused_with_an_alternative(name):
     with pytest.raises(PlanError, match="memory_bytes") as caught:
         gpu(name)
     assert len(str(caught.value)) < 1_000
 
 
-def test_every_name_names_one_card():
+def test_every_name_is_unique():
     for card in gpus():
         for name in (card.id, card.name, *card.aliases):
             assert gpu(name) is card
 
 
-def test_the_catalogue_holds_122_cards():
+def test_the_catalogue_has_122_cards():
     assert len(gpus()) == len({card.id for card in gpus()}) == 122
 
 
 @pytest.mark.parametrize("card", gpus(), ids=lambda card: card.id)
-def test_every_figure_of_a_card_names_its_source(card):
+def test_every_figure_of_a_card_has_a_source(card):
     assert card.origin
     assert (card.memory_driver_mib is None) == (card.memory_driver_source is None)
     assert (card.memory_torch_mib is None) == (card.memory_torch_source is None)
@@ -83,31 +83,31 @@ def test_every_figure_of_a_card_names_its_source(card):
 
 
 @pytest.mark.parametrize("card", gpus(), ids=lambda card: card.id)
-def test_a_process_is_offered_at_most_what_the_driver_and_the_data_sheet_say(card):
+def test_usable_memory_is_at_most_that_of_the_driver_and_the_data_sheet(card):
     assert 0.85 * card.memory_gb * 10**9 < card.usable_bytes <= card.memory_gb * GIB
     if card.memory_driver_mib is not None:
         assert card.usable_bytes < card.memory_driver_mib * MIB
 
 
-def test_a_known_card_offers_what_torch_prints():
+def test_usable_memory_is_torchs_figure_where_it_is_known():
     assert usable(gpu("4090")).bytes == 24_081 * MIB
     assert "get_device_properties" in usable(gpu("4090")).assumption
 
 
-def test_without_torchs_figure_the_typical_reserve_comes_off_the_drivers():
-    offered = usable(gpu("rtx-3090-ti"))
-    assert offered.bytes == (24_564 - typical_reserve_mib()) * MIB
-    assert "nvidia-smi" in offered.assumption
+def test_without_torchs_figure_the_typical_reserve_is_subtracted_from_the_drivers():
+    memory = usable(gpu("rtx-3090-ti"))
+    assert memory.bytes == (24_564 - typical_reserve_mib()) * MIB
+    assert "nvidia-smi" in memory.assumption
 
 
-def test_without_either_figure_reserve_and_error_correction_come_off_the_data_sheet():
-    offered = usable(gpu("l40"))
-    assert offered.bytes == 45 * GIB - typical_reserve_mib() * MIB
-    assert "data sheet" in offered.assumption
-    assert "1/16" in offered.assumption
+def test_without_either_figure_reserve_and_error_correction_are_subtracted_from_the_data_sheet():
+    memory = usable(gpu("l40"))
+    assert memory.bytes == 45 * GIB - typical_reserve_mib() * MIB
+    assert "data sheet" in memory.assumption
+    assert "1/16" in memory.assumption
 
 
-def test_error_correction_takes_a_sixteenth_of_every_data_centre_card_with_gddr_whose_driver_is_known():
+def test_error_correction_uses_a_sixteenth_of_every_data_centre_card_with_gddr_and_a_known_driver():
     known = [card for card in gpus() if has_inline_ecc(card) and card.memory_driver_mib is not None]
     assert len(known) >= 6
     for card in known:
@@ -126,7 +126,7 @@ def test_error_correction_takes_a_sixteenth_of_every_data_centre_card_with_gddr_
         ("rtx-5090", 33_554_432),
     ],
 )
-def test_two_threads_hold_a_cublas_workspace_each(name, each):
+def test_each_of_two_threads_has_a_cublas_workspace(name, each):
     rows = library_workspace(gpu(name))
     assert [row.bytes for row in rows] == [each, each]
     assert all("CublasHandlePool.cpp" in row.source for row in rows)
@@ -136,17 +136,17 @@ def test_without_a_card_the_workspaces_are_an_a100s():
     assert library_workspace(None) == library_workspace(gpu("a100-sxm4-80gb"))
 
 
-def test_the_context_says_of_which_card_it_was_measured():
+def test_the_context_names_the_card_it_was_measured_on():
     assert cuda_context(None).bytes == 426 * MIB
     assert "RTX 6000 Ada" in cuda_context(None).source
-    assert "taken for L4" in cuda_context(gpu("l4")).source
-    assert "taken for" not in cuda_context(gpu("rtx-6000-ada")).source
+    assert "used for L4" in cuda_context(gpu("l4")).source
+    assert "used for" not in cuda_context(gpu("rtx-6000-ada")).source
 
 
-@pytest.mark.parametrize("told", [{"name": "", "source": "x"}, {"name": "x", "source": " "}])
-def test_a_constant_without_name_or_source_cannot_be_made(told):
+@pytest.mark.parametrize("fields", [{"name": "", "source": "x"}, {"name": "x", "source": " "}])
+def test_a_constant_without_name_or_source_cannot_be_made(fields):
     with pytest.raises(ValueError, match="source"):
-        Sourced(bytes=1, **told)
+        Sourced(bytes=1, **fields)
 
 
 def test_a_negative_constant_cannot_be_made():
@@ -154,13 +154,13 @@ def test_a_negative_constant_cannot_be_made():
         Sourced(name="x", bytes=-1, source="y")
 
 
-def test_a_card_before_ampere_says_what_it_lacks():
+def test_a_card_before_ampere_has_caveats():
     assert len(caveats(gpu("t4"))) == 2
     assert caveats(gpu("rtx-4090")) == ()
     assert "not a CUDA card" in caveats(gpu("mi300x"))[0]
 
 
-def held_against(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 * MIB):
+def fit_of(device, *, allocated, reserved=None, workspace=16 * MIB, context=426 * MIB):
     reserved = allocated + workspace if reserved is None else reserved
     return fit(
         device,
@@ -173,11 +173,11 @@ def held_against(device, *, allocated, reserved=None, workspace=16 * MIB, contex
 
 
 def test_no_device_gets_no_verdict():
-    assert held_against(Device(), allocated=GIB) is None
+    assert fit_of(Device(), allocated=GIB) is None
 
 
-def test_a_plan_fits_where_all_it_requires_is_within_what_the_card_offers():
-    answer = held_against(Device(gpu="RTX 4090"), allocated=20 * GIB)
+def test_a_run_fits_if_the_card_has_the_required_memory():
+    answer = fit_of(Device(gpu="RTX 4090"), allocated=20 * GIB)
     assert answer is not None
     assert answer.verdict == "fits"
     assert answer.gpu is gpu("4090")
@@ -187,46 +187,46 @@ def test_a_plan_fits_where_all_it_requires_is_within_what_the_card_offers():
     assert answer.advice is None
 
 
-def test_a_plan_that_fits_to_the_last_byte_fits_and_one_byte_more_does_not():
-    exact = held_against(Device(memory_bytes=1_000), allocated=1_000, workspace=0, context=0)
-    over = held_against(Device(memory_bytes=1_000), allocated=1_001, workspace=0, context=0)
+def test_a_run_fits_to_the_last_byte_and_not_one_more():
+    exact = fit_of(Device(memory_bytes=1_000), allocated=1_000, workspace=0, context=0)
+    over = fit_of(Device(memory_bytes=1_000), allocated=1_001, workspace=0, context=0)
     assert (exact.verdict, exact.headroom_bytes) == ("fits", 0)
     assert (over.verdict, over.headroom_bytes) == ("does_not_fit", -1)
 
 
-def test_a_plan_is_tight_where_only_fragmentation_is_too_much():
-    answer = held_against(Device(gpu="4090"), allocated=22 * GIB, reserved=24 * GIB)
+def test_a_run_is_tight_if_only_fragmentation_is_too_much():
+    answer = fit_of(Device(gpu="4090"), allocated=22 * GIB, reserved=24 * GIB)
     assert answer.verdict == "tight"
     assert answer.headroom_bytes < 0
     assert "expandable_segments" in answer.advice
 
 
-def test_a_plan_does_not_fit_where_live_tensors_workspaces_and_context_are_too_much():
-    assert held_against(Device(gpu="4090"), allocated=24 * GIB).verdict == "does_not_fit"
+def test_a_run_does_not_fit_if_live_tensors_workspaces_and_context_are_too_much():
+    assert fit_of(Device(gpu="4090"), allocated=24 * GIB).verdict == "does_not_fit"
 
 
-def test_cards_needed_hold_what_is_required_together():
-    answer = held_against(Device(memory_bytes=10 * GIB), allocated=25 * GIB, workspace=0, context=0)
+def test_the_cards_needed_have_the_required_memory_together():
+    answer = fit_of(Device(memory_bytes=10 * GIB), allocated=25 * GIB, workspace=0, context=0)
     assert answer.gpus_needed == 3
 
 
-def test_a_divided_plan_that_fits_needs_the_cards_it_is_divided_over():
-    answer = held_against(Device(memory_bytes=10 * GIB, count=4, sharding="zero3"), allocated=5 * GIB)
+def test_a_sharded_run_that_fits_needs_the_cards_it_is_sharded_over():
+    answer = fit_of(Device(memory_bytes=10 * GIB, count=4, sharding="zero3"), allocated=5 * GIB)
     assert answer.gpus_needed == 4
 
 
-def test_a_replicated_plan_that_fits_would_run_on_one_card():
-    answer = held_against(Device(memory_bytes=10 * GIB, count=4, sharding="ddp"), allocated=5 * GIB)
+def test_a_replicated_run_that_fits_needs_one_card():
+    answer = fit_of(Device(memory_bytes=10 * GIB, count=4, sharding="ddp"), allocated=5 * GIB)
     assert answer.gpus_needed == 1
 
 
 def test_a_card_and_a_size_together_are_refused():
     with pytest.raises(PlanError, match=r"device\.memory_bytes"):
-        held_against(Device(gpu="4090", memory_bytes=GIB), allocated=GIB)
+        fit_of(Device(gpu="4090", memory_bytes=GIB), allocated=GIB)
 
 
 @given(st.integers(1, 10**13), st.integers(1, 10**12))
-def test_the_cards_needed_hold_it_and_one_fewer_would_not(required, offered):
-    answer = held_against(Device(memory_bytes=offered), allocated=required, workspace=0, context=0)
+def test_the_cards_needed_are_enough_and_one_fewer_is_not(required, offered):
+    answer = fit_of(Device(memory_bytes=offered), allocated=required, workspace=0, context=0)
     assert answer.gpus_needed * offered >= required > (answer.gpus_needed - 1) * offered
     assert (answer.gpus_needed == 1) == (answer.verdict == "fits")

@@ -3,7 +3,7 @@ from calculator.inputs.training import Training
 from calculator.methods import Adapter, Full, LoRA, Prefix
 
 
-def test_sizes_are_told_from_the_other_settings():
+def test_sizes_are_separated_from_the_other_settings():
     assert sizes(Training(micro_batch_size=3, sequence_length=70)) == [3, 70]
     assert sizes(LoRA(r=5)) == [5]
     assert sizes(Prefix(num_virtual_tokens=9)) == [9]
@@ -11,7 +11,7 @@ def test_sizes_are_told_from_the_other_settings():
     assert sizes(Full()) == []
 
 
-def test_what_differs_in_sizes_alone_is_otherwise_the_same():
+def test_settings_that_differ_only_in_sizes_have_equal_other_settings():
     assert other_settings(LoRA(r=5)) == other_settings(LoRA(r=6))
     assert other_settings(LoRA(r=5)) != other_settings(LoRA(r=5, use_dora=True))
     assert other_settings(LoRA()) != other_settings(Full())
@@ -19,7 +19,7 @@ def test_what_differs_in_sizes_alone_is_otherwise_the_same():
     assert other_settings(Training()) != other_settings(Training(padding=True))
 
 
-def test_every_size_is_changed_and_nothing_else():
+def test_resizing_changes_every_size_and_nothing_else():
     training = Training(micro_batch_size=3, sequence_length=70, padding=True)
     assert resized(training, lambda size: 2 * size) == Training(micro_batch_size=6, sequence_length=140, padding=True)
     assert resized(Full(), lambda size: 2 * size) == Full()
