@@ -76,7 +76,7 @@ class Recording:
         #: Frees of all copies at once: (position, copies, kind).
         self.dropped = tuple(self._drops())
         if first is not None:
-            extra = first.beside(self)
+            extra = first.additions(self)
             self.windows += extra.windows
             self.gained += extra.gained
             self.dropped = tuple([(at, copies + 1, allocation) for at, copies, allocation in self.dropped])
@@ -126,7 +126,7 @@ class Recording:
         if self.first is None:
             return index > 0
         window = self.windows[index]
-        return window.start <= self.lifetimes.ends[self.first.row] < window.end
+        return window.start <= self.lifetimes.ends[self.first.output_row] < window.end
 
     def _backward_start(self) -> int:
         """The position at which the backward pass through the repeated layers starts."""
@@ -188,7 +188,7 @@ class Recording:
     def _in_order(self) -> list[Allocation]:
         """Every kind in the order of allocation; the first layer's kinds are those of the interpreted layer."""
         rows = self.tape.rows
-        return rows if self.first is None else [*rows[: self.first.row], *rows[self.first.row + 1 :]]
+        return rows if self.first is None else [*rows[: self.first.output_row], *rows[self.first.output_row + 1 :]]
 
     def at_the_end(self) -> Counter[Allocation]:
         """What stays alive after the last event, without gradients: the next step sets those to None."""

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation, Tape, Tensor
 
 
-class Sides(NamedTuple):
-    """Points on the tape outside the windows of the layer that is run, and what the skipped layer adds at each."""
+class Additions(NamedTuple):
+    """What the skipped layer adds outside the windows of the interpreted layer, with a window of no length for each."""
 
     windows: tuple[Window, ...]
     gained: list[Counter[Allocation]]
 
 
 class SkippedLayer(Protocol):
-    """The first layer of a stack, derived from the layer that is run in its place."""
+    """The first layer of a stack, derived from the layer that is interpreted in its place."""
 
-    #: The row of its output, which is the input of the layer that is run.
-    row: int
+    #: The row of its output, which is the input of the interpreted layer.
+    output_row: int
 
     #: The event at which its own forward pass would begin.
     start: int
 
-    def sees(self, cached: Iterable[Tensor]) -> None:
+    def note_cache(self, cached: Iterable[Tensor]) -> None:
         """Note which tensors the cache contains before the forward pass frees it."""
 
-    def look(self, tape: Tape, graph: Sequence[Node]) -> None:
-        """Find in the graph which tensors the first layer does not keep. Its nodes are in the order of creation."""
+    def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
+        """Find in the graph which tensors the first layer does not save. Its nodes are in the order of creation."""
 
-    def beside(self, recording: Recording) -> Sides:
-        """Return what the first layer adds outside the windows of the layer that is run."""
+    def additions(self, recording: Recording) -> Additions:
+        """Return what the first layer adds outside the windows of the interpreted layer."""
 
-    def is_told(self, recording: Recording) -> bool:
+    def is_determined(self, recording: Recording) -> bool:
         """Return whether the recording determines the step, including the first layer's own passes."""

@@ -16,7 +16,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.layers.loss import causal_lm_loss
-from calculator.training_step.first_layer import FirstLayer, may_be_told
+from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
 from calculator.training_step.router_loss import add_router_loss
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def micro_batch(context: Context) -> None:
         loss = _forward(context, ids)
     tape.mark("backward")
     first = context.skipped_layer
-    backward(tape, loss, seen=None if first is None else partial(first.look, tape))
+    backward(tape, loss, seen=None if first is None else partial(first.read_graph, tape))
     context.release()
     tape.mark("end")
     context.caller_tensors = [*given, loss]
@@ -56,7 +56,7 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
     loss = add_router_loss(context, loss)
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
-        context.skipped_layer.sees([tensor for pair in context.cache.kept for tensor in pair])
+        context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
     context.cache, context.router_logits, context.forward_locals = None, None, []
     return loss
 
@@ -73,7 +73,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     del inputs_embeds
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
-    if may_be_told(context, hidden_states):
+    if can_skip_first_layer(context, hidden_states):
         context.repetition = context.repetition.from_first_period()
         context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = first.output(hidden_states)

@@ -1,13 +1,14 @@
-"""The first layer of a stack, told from the one that is run, where its input needs no gradient.
+"""The first decoder layer, derived from an interpreted layer, where its input needs no gradient.
 
-Nothing before the layers is trained, as with LoRA in the layers alone. The first layer then lacks the nodes whose only
-gradient would be its input's, and what those alone save. In all else it is like the layers after it, so only one of
-these is run, with an input that gets a gradient, and what the first keeps is told from that one's graph.
+If nothing before the layers is trained, as with LoRA in the layers alone, the first layer lacks the autograd nodes that
+only compute its input's gradient, and does not save the tensors that only those nodes need. Otherwise it is like the
+layers after it. So only one layer is interpreted, with an input that requires a gradient, and its graph shows what the
+first layer saves.
 
-At no point has the first more alive than the layer that is run has at the same point: it makes nothing else and holds
-nothing longer. So the most that can be alive in its own passes is known (see `ceiling`), and where that is no more than
-what is alive elsewhere, no peak lies in it. Where it could, and where storages go ways that are not told apart here,
-the first layer must be run too: `FirstLayer.is_told` says so.
+At each point, the first layer has at most as much alive as the interpreted layer: it allocates nothing more and frees
+nothing later. This bounds the bytes alive in its own passes (see `first_layer_bound`). If the bound is below the peak
+elsewhere, the peak is not in the first layer. If it is above, or if tensors live in a way that this module does not
+model, the first layer must be interpreted too: see `FirstLayer.is_determined`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.engine.autograd import Mark, by_sequence_nr, saved_without
 from calculator.engine.memory_curve import Window
-from calculator.engine.skipped_layer import Sides
+from calculator.engine.skipped_layer import Additions
 from calculator.training_step import first_layer_bound
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def may_be_told(context: Context, x: Tensor) -> bool:
-    """Whether the first layer, whose input is given, is like the others but for what it keeps of that.
+def can_skip_first_layer(context: Context, x: Tensor) -> bool:
+    """Whether the first layer, with input `x`, differs from the others only in what it saves.
 
-    It is not tried where nothing is trained of the first product that the layer makes, which its attention starts from:
-    what the layers share is then let go before the first layer's backward pass.
+    The layer's first linear module must be trained. Otherwise the tensors that layers share are freed before the first
+    layer's backward pass.
     """
     if not context.may_skip_first_layer or x.edge is not None or context.past:
         return False
@@ -47,52 +48,61 @@ def may_be_told(context: Context, x: Tensor) -> bool:
 
 
 class FirstLayer:
-    """What is known of the layer that is not run.
+    """The first layer of a stack, which is not interpreted. The layer after it is."""
 
-    `entered`: the row of its input. `row`: of its output, which is the run layer's input; rows before `before` are made
-    before that runs, and `start` is where its own pass would begin. `entry`: the node that the run layer's input leads
-    to, `end` the label of the mark behind that layer. `out`: the row of the run layer's output. `cached`: rows in the
-    cache until the forward pass ends. `let_go`: rows that the run layer keeps for the backward pass and the first does
-    not. `is_trained`: whether a gradient flows back to it at all.
-    """
-
-    __slots__ = ("before", "cached", "end", "entered", "entry", "is_trained", "let_go", "out", "row", "start")
+    __slots__ = (
+        "cached",
+        "end",
+        "entry",
+        "input_row",
+        "interpreted_output_row",
+        "is_trained",
+        "output_row",
+        "start",
+        "unsaved",
+    )
 
     def __init__(self, x: Tensor, end: str) -> None:
+        #: The label of the mark after the interpreted layer.
         self.end = end
-        self.entered = x.storage.row if x.storage is not None else -1
-        self.row = len(x.tape.rows)
-        self.out = -1
-        self.before = self.row + 1
+        self.input_row = x.storage.row if x.storage is not None else -1
+        #: The row of its output, which is the input of the interpreted layer.
+        self.output_row = len(x.tape.rows)
+        self.interpreted_output_row = -1
+        #: The event at which its own forward pass would begin.
         self.start = len(x.tape.events)
-        self.entry = Mark(x.tape, _no_further, ())
+        #: The node behind the input of the interpreted layer.
+        self.entry = Mark(x.tape, _stop, ())
+        #: Rows in the cache until the forward pass ends.
         self.cached: set[int] = set()
-        self.let_go: set[int] = set()
+        #: Rows that the interpreted layer saves for its backward pass and the first layer does not.
+        self.unsaved: set[int] = set()
+        #: Whether a gradient reaches the first layer.
         self.is_trained = False
 
     def output(self, x: Tensor) -> Tensor:
-        """What it makes of its input."""
+        """Allocate its output."""
         return x.tape.new(x.shape, x.dtype, "output of the first layer", self.entry)
 
-    def sees(self, cached: Iterable[Tensor]) -> None:
-        """What is in the cache before the forward pass lets it go."""
+    def note_cache(self, cached: Iterable[Tensor]) -> None:
+        """Note which tensors the cache contains before the forward pass frees it."""
         self.cached = {tensor.storage.row for tensor in cached if tensor.storage is not None}
 
-    def look(self, tape: Tape, graph: Sequence[Node]) -> None:
-        """Find what the first layer lets go in the graph, whose nodes come in the order of their making.
+    def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
+        """Find in the graph which tensors the first layer does not save. Its nodes are in the order of creation.
 
-        What the layers share, and the first keeps too, stays until its own backward pass. Its output is of the kind
-        that the run layer's has by now.
+        Tensors that layers share and the first layer saves too stay alive until its own backward pass. Its output has
+        the same kind as that of the interpreted layer.
         """
-        rows, self.out = tape.rows, tape.marked_rows[f"{self.end} forward"]
-        rows[self.row] = rows[self.out]
+        rows, self.interpreted_output_row = tape.rows, tape.marked_rows[f"{self.end} forward"]
+        rows[self.output_row] = rows[self.interpreted_output_row]
         missing: set[Node] = {self.entry}
         kept: list[Sequence[Any]] = []
         for node in graph[bisect_right(graph, self.entry.sequence_nr, key=by_sequence_nr) :]:
             saved = node.saved
             for edge in node.edges:
                 if edge is not None and edge[0] in missing:
-                    self.let_go.update(_rows(saved))
+                    self.unsaved.update(_rows(saved))
                     saved = self._saved(node, missing)
                     break
             if saved:
@@ -101,59 +111,60 @@ class FirstLayer:
                 self.is_trained = node not in missing
                 break
         tensors = {tensor.storage.row: tensor for saved in kept for tensor in saved if tensor.storage is not None}
-        self.let_go.difference_update(tensors)
-        self.entry.saved = [tensors[row] for row in tensors if row < self.before and row != self.row]
+        self.unsaved.difference_update(tensors)
+        self.entry.saved = [tensors[row] for row in tensors if row < self.output_row]
 
     @staticmethod
     def _saved(node: Node, missing: set[Node]) -> Sequence[Any]:
-        """What the first layer's node saves, where it has that node at all; that it has not is noted."""
+        """Return what the first layer's node saves. A node that the first layer lacks is added to `missing`."""
         if all(edge is None or edge[0] in missing for edge in node.edges):
             missing.add(node)
             return ()
         return saved_without(node, missing)
 
-    def beside(self, recording: Recording) -> Sides:
-        """What the first layer adds beside the windows of the run one: what it keeps, and at the end what it leaves.
+    def additions(self, recording: Recording) -> Additions:
+        """What the first layer adds outside the windows: what it saves, and at the end of the step what it leaves.
 
-        Its input goes on being held where the first layer keeps it, once whatever else holds it has let it go.
+        If it saves its input, the input stays alive after everything else frees it.
         """
         forward, backward = recording.windows
-        told, ends = recording.tape.rows, recording.lifetimes.ends
-        kept = Counter([told[row] for row in recording.surviving[0] if row not in self.let_go and row != self.out])
-        windows, gained = [_at(forward.start)], [kept]
-        alone = max(forward.start, ends[self.entered] + 1)
-        if ends[self.row] >= backward.start > alone and self.row not in self.let_go:
-            windows.append(_at(alone))
-            gained.append(Counter((told[self.entered],)))
+        rows, ends = recording.tape.rows, recording.lifetimes.ends
+        excluded = self.unsaved | {self.interpreted_output_row}
+        windows = [_at(forward.start)]
+        gained = [Counter([rows[row] for row in recording.surviving[0] if row not in excluded])]
+        freed_elsewhere = max(forward.start, ends[self.input_row] + 1)
+        if ends[self.output_row] >= backward.start > freed_elsewhere and self.output_row not in self.unsaved:
+            windows.append(_at(freed_elsewhere))
+            gained.append(Counter((rows[self.input_row],)))
         after = Counter(recording.net)
         for each in gained:
             after.subtract(each)
-        return Sides(windows=(*windows, _at(recording.tape.position("end"))), gained=[*gained, after])
+        return Additions(windows=(*windows, _at(recording.tape.position("end"))), gained=[*gained, after])
 
-    def is_told(self, recording: Recording) -> bool:
-        """Whether the recording says all of the step but the first layer's own passes, in which no peak lies."""
+    def is_determined(self, recording: Recording) -> bool:
+        """Whether the recording determines the whole step, and the peak is not in the first layer's own passes."""
         remaining = recording.remaining
         return (
             self.is_trained
-            and not self.let_go & self.cached
-            and min(self.let_go, default=self.row) >= self.row
-            and self._hands_on_alone(recording)
+            and not self.unsaved & self.cached
+            and min(self.unsaved, default=self.output_row) >= self.output_row
+            and self._frees_only_its_input(recording)
             and _are_gradients(remaining)
-            and first_layer_bound.is_below_the_peak(recording, remaining)
+            and first_layer_bound.is_below_peak(recording, remaining)
         )
 
-    def _hands_on_alone(self, recording: Recording) -> bool:
-        """Whether a layer frees nothing of those before it but its input."""
+    def _frees_only_its_input(self, recording: Recording) -> bool:
+        """Whether a layer frees no tensor of the code before it except its input."""
         forward, backward = recording.windows[:2]
         ends = recording.lifetimes.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
-        freed = [row for row in range(self.before) if low <= ends[row] < high or begin <= ends[row] < done]
+        freed = [row for row in range(self.output_row + 1) if low <= ends[row] < high or begin <= ends[row] < done]
         between = recording.lifetimes.freed(recording.surviving[0], high, begin)
-        return freed == [self.row] and self.cached.issuperset({*between} - {self.out})
+        return freed == [self.output_row] and self.cached.issuperset({*between} - {self.interpreted_output_row})
 
 
 def _are_gradients(remaining: Counter[Allocation]) -> bool:
-    return all(count >= 0 and (not count or born[3] == "gradients") for born, count in remaining.items())
+    return all(count >= 0 and (not count or kind[3] == "gradients") for kind, count in remaining.items())
 
 
 def _rows(saved: Sequence[Any]) -> list[int]:
@@ -164,5 +175,5 @@ def _at(position: int) -> Window:
     return Window(before=position, start=position, end=position, copies=1)
 
 
-def _no_further(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  nothing before the layers is trained
+def _stop(_: Node, grad: Tensor) -> tuple[()]:  # noqa: ARG001  nothing before the layers is trained
     return ()

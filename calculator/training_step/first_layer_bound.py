@@ -1,8 +1,8 @@
-"""The most that can be alive in the passes of the first layer where it was not run (see `first_layer`).
+"""An upper bound on what is alive in the passes of a first layer that is not interpreted (see `first_layer`).
 
-Its forward pass comes first: the layer that was run has as much alive there, beside what the first layer keeps. Its
-backward pass comes last, when all others have left their gradients; of the rest no more is alive than in the backward
-pass that was run.
+In its forward pass, less is alive than in the forward pass of the interpreted layer, which comes later. Its backward
+pass comes last, when all other layers have left their gradients; besides these, at most as much is alive as in the
+interpreted backward pass.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation
 
 
-def is_below_the_peak(recording: Recording, remaining: Counter[Allocation]) -> bool:
-    """Whether no more bytes are alive in its backward pass than elsewhere; `remaining` is what each layer leaves.
+def is_below_peak(recording: Recording, remaining: Counter[Allocation]) -> bool:
+    """Whether at most as many bytes are alive in its backward pass as elsewhere; each layer leaves `remaining`.
 
-    There are more in the pass of the layer that comes first there, or at the phase's peak wherever that is.
+    It is compared with the layer whose backward pass comes first, and then with the peak of the whole backward pass.
     """
     backward, curve = recording.windows[1], recording.curve
-    gradients = (backward.copies + 1) * sum([born[4] * count for born, count in remaining.items()])
-    cached = sum([born[4] for _, _, born in recording.dropped])
+    gradients = (backward.copies + 1) * sum([kind[4] * count for kind, count in remaining.items()])
+    cached = sum([kind[4] for _, _, kind in recording.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
     peak = curve.peak(recording.tape.position("backward"), recording.tape.position("end"))
@@ -35,10 +35,10 @@ def is_below_the_peak(recording: Recording, remaining: Counter[Allocation]) -> b
 
 
 def counts(recording: Recording) -> Iterator[tuple[int, int]]:
-    """Sizes of which more storages may be alive in its backward pass than elsewhere, and how many at most.
+    """Sizes of which its backward pass may have more storages alive than any other, with the largest possible number.
 
-    Only gradients add up over the others. Of a size of theirs there are no more than elsewhere where the layer that
-    comes first in the backward pass has as many, or where there are most when the step ends, with all gradients.
+    Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
+    least as many storages of it, or if the number is largest at the end of the step, with all gradients.
     """
     backward, kept, each = recording.windows[1], recording.sizes[2], recording.sizes[0]
     start, end = backward.start, recording.tape.position("end")
@@ -48,12 +48,13 @@ def counts(recording: Recording) -> Iterator[tuple[int, int]]:
         gradients = (backward.copies + 1) * count
         if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in seen:
             continue
-        turns = _turns(changes, size)
-        if max(turns) > turns[-1]:
-            yield size, gradients + (sum(_turns(recording.changes[:start], size)[-1:]) + max(turns)) // size
+        alive = _bytes_of_size(changes, size)
+        if max(alive) > alive[-1]:
+            before = sum(_bytes_of_size(recording.changes[:start], size)[-1:])
+            yield size, gradients + (before + max(alive)) // size
 
 
-def _turns(changes: list[int], size: int) -> list[int]:
-    """The bytes of storages of a size after each change of them."""
+def _bytes_of_size(changes: list[int], size: int) -> list[int]:
+    """The bytes in storages of one size after each change to them."""
     both = {size, -size}
     return [*accumulate([change for change in changes if change in both])]

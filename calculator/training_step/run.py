@@ -1,4 +1,4 @@
-"""A micro-batch, run with as few of its layers as tell all of it, and recorded."""
+"""The interpretation of a micro-batch with as few layers as determine all of it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 
 class Run(NamedTuple):
-    """A micro-batch that was run, and where on its tape is what a recording asks for.
+    """An interpreted micro-batch: its tape, and the arguments of its `Recording`.
 
-    `lifetimes`, `windows`, `shared_rows`, `hidden_states_row` and `first` are a recording's. `kept` holds what must not
-    be freed while the tape is read.
+    `kept` keeps objects alive that must not free their tensors while the tape is read.
     """
 
     tape: Tape
@@ -36,27 +35,27 @@ class Run(NamedTuple):
     kept: object = None
 
     def recorded(self) -> Recording:
-        """How many bytes are alive when."""
+        """Count the layers' copies."""
         return Recording(self.tape, self.lifetimes, self.windows, self.shared_rows, self.hidden_states_row, self.first)
 
 
-def interpreted(
-    context_of: Callable[[], Context], told: Callable[..., Run | None], *, whole: bool
+def recorded_run(
+    context_of: Callable[[], Context], cached: Callable[..., Run | None], *, whole: bool
 ) -> tuple[Run, Recording]:
-    """Run the micro-batch, where that is not `told` of another's, and record it.
+    """Interpret a micro-batch, or take its run from a cache, and record it.
 
-    With the first layer where that is to be `whole`, or can't be told of the next.
+    The first layer is interpreted too with `whole`, or where the next layer does not determine it.
     """
-    run = told(whole=whole) or ran(context_of(), whole=whole)
+    run = cached(whole=whole) or interpreted(context_of(), whole=whole)
     recording = run.recorded()
-    if recording.first is not None and not recording.first.is_told(recording):
-        run = told(whole=True) or ran(context_of(), whole=True)
+    if recording.first is not None and not recording.first.is_determined(recording):
+        run = cached(whole=True) or interpreted(context_of(), whole=True)
         recording = run.recorded()
     return run, recording
 
 
-def ran(context: Context, *, whole: bool) -> Run:
-    """Run the micro-batch with one layer of a kind where that tells of the first, with two otherwise."""
+def interpreted(context: Context, *, whole: bool) -> Run:
+    """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
     if _are_alike(context):
         if context.training.gradient_checkpointing:
             context.repetition = context.repetition.from_first_period()
@@ -70,7 +69,7 @@ def ran(context: Context, *, whole: bool) -> Run:
         tape=tape,
         repetition=repetition,
         lifetimes=Lifetimes(tape.events, tape.rows),
-        windows=tuple(_windows(repetition, marks, apart=context.skipped_layer is not None)),
+        windows=tuple(_windows(repetition, marks, skips_first=context.skipped_layer is not None)),
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
@@ -78,11 +77,11 @@ def ran(context: Context, *, whole: bool) -> Run:
     )
 
 
-def _windows(repetition: Repetition, marks: Mapping[str, int], *, apart: bool) -> Iterator[Window]:
-    """Where the repeating layers run forward and backward; one more layer may be told apart from them."""
+def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: bool) -> Iterator[Window]:
+    """The forward and backward windows of the repeated layers; a skipped first layer is not one of the copies."""
     if not repetition.copies:
         return
-    copies = repetition.copies - apart
+    copies = repetition.copies - skips_first
     before, start, end = (f"layer {place}" for place in repetition.boundaries)
     ahead, back = f"{start} forward", f"{start} backward"
     yield Window(before=marks[f"{before} forward"], start=marks[ahead], end=marks[f"{end} forward"], copies=copies)
@@ -92,10 +91,10 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, apart: bool) -
 
 
 def _are_alike(context: Context) -> bool:
-    """Whether the first layer is like all of its kind, but for an input that may need no gradient.
+    """Whether all layers are alike, except that the first one's input may need no gradient.
 
-    A checkpointed layer keeps its input and nothing else of what came before it. Not so where one mask is dropped
-    before another, where autocast keeps a copy of the first one's input, and where all layers' logits go into the loss.
+    They are not if layers use different masks, which are freed one before the other; if autocast caches a copy of the
+    first layer's input; or if the loss uses every layer's router logits. A checkpointed layer saves only its input.
     """
     if context.training.autocast is not None:
         return False

@@ -10,7 +10,7 @@ from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.families import forward_of
 from calculator.layers.context import Context
-from calculator.training_step.run import interpreted
+from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TrainingStep:
         prepared = resident.prepared
         context_of = partial(Context, prepared, forward_of(prepared.model))
         traced = partial(self.traces.run_of, prepared)
-        self.run, self.recording = interpreted(context_of, traced, whole=whole)
+        self.run, self.recording = recorded_run(context_of, traced, whole=whole)
         self.left = self.recording.at_the_end()
         self.carried = self.left - self._given(self.marks["forward"])
 

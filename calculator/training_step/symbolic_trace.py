@@ -1,4 +1,4 @@
-"""A run of a micro-batch that tells of others: plans that differ in sizes alone go the same way."""
+"""A symbolic trace of one micro-batch, replayed with other sizes while its guards hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calculator.families import forward_of
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.layers.context import Context
 from calculator.methods.prepared_model import PreparedModel
-from calculator.training_step.run import Run, ran
+from calculator.training_step.run import Run, interpreted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,18 +24,14 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Allocation
 
-#: The most ways that are remembered of plans that differ in sizes alone.
-MOST_WAYS = 8
+#: The most traces that are cached for requests that differ in sizes alone.
+MAX_TRACES = 8
 
 
 class SymbolicTrace:
-    """A run with symbolic sizes, and their `shape_env`.
+    """A run with symbolic sizes, from which runs with other sizes are made.
 
-    `kind_of` says of which kind each of its rows is: rows of layers that are alike are of the same kinds. `names`,
-    `shape_of`, `dtypes`, `components` and `places` are of the kinds: which of the shapes each has and where the number
-    of its bytes is; `sizes` numbers the places without repeats. `dims` are the shapes' dimensions; `opened` gives those
-    that are open, by their numbers among them. `shapes` are right where no dimension is open; `open_shapes` gives the
-    others' dimensions, by numbers.
+    Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind.
     """
 
     __slots__ = (
@@ -44,14 +40,14 @@ class SymbolicTrace:
         "dtypes",
         "kind_of",
         "names",
-        "open_shapes",
-        "opened",
-        "places",
         "run",
         "shape_env",
         "shape_of",
         "shapes",
+        "size_of",
         "sizes",
+        "symbolic_dims",
+        "symbolic_shapes",
     )
 
     def __init__(self, shape_env: ShapeEnv, run: Run) -> None:
@@ -59,96 +55,106 @@ class SymbolicTrace:
         shapes = [shape for _, shape, _, _, _ in run.tape.rows]
         dims = {id(dim): dim for shape in shapes for dim in shape}
         numbers = {identity: number for number, identity in enumerate(dims)}
+        #: The dimensions of all shapes.
         self.dims = [*dims.values()]
-        self.opened = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, SymInt)]
+        #: Those that are symbolic, by their index in `dims`.
+        self.symbolic_dims = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, SymInt)]
         numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
         distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
         kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
+        #: The kind of each row.
         self.kind_of = [
             kinds.setdefault((name, distinct[shape], dtype, component, shape_env.index(size)), len(kinds))
             for shape, (name, _, dtype, component, size) in zip(numbered, run.tape.rows, strict=True)
         ]
-        self.names, self.shape_of, self.dtypes, self.components, self.places = zip(*kinds, strict=True)
-        self.sizes = {place: number for number, place in enumerate(dict.fromkeys(self.places))}
-        size_of = [self.sizes[self.places[kind]] for kind in self.kind_of]
-        sized = [size_of[event] if event >= 0 else ~size_of[~event] for event in run.tape.events]
+        #: By kind. `shape_of` indexes `shapes`, `size_of` the values of `shape_env`.
+        self.names, self.shape_of, self.dtypes, self.components, self.size_of = zip(*kinds, strict=True)
+        #: The distinct values of `size_of`, numbered.
+        self.sizes = {index: number for number, index in enumerate(dict.fromkeys(self.size_of))}
+        row_sizes = [self.sizes[self.size_of[kind]] for kind in self.kind_of]
+        size_events = [row_sizes[event] if event >= 0 else ~row_sizes[~event] for event in run.tape.events]
         tape = _with_rows(run.tape, [*run.tape.events], [])
-        self.run = run._replace(tape=tape, lifetimes=Lifetimes(tape.events, run.tape.rows, sized), kept=None)
+        self.run = run._replace(tape=tape, lifetimes=Lifetimes(tape.events, run.tape.rows, size_events), kept=None)
+        #: The distinct shapes. Those with symbolic dimensions are evaluated for each run from `symbolic_shapes`, which
+        #: has their index here and the indices of their dimensions.
         self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
-        opened = {number for number, _ in self.opened}
-        self.open_shapes = [(number, shape) for shape, number in distinct.items() if not opened.isdisjoint(shape)]
-        shape_env.eliminate_dead_code([*self.sizes, *[dim.index for _, dim in self.opened]])
+        symbolic = {number for number, _ in self.symbolic_dims}
+        self.symbolic_shapes = [(number, shape) for shape, number in distinct.items() if not symbolic.isdisjoint(shape)]
+        shape_env.eliminate_dead_code([*self.sizes, *[dim.index for _, dim in self.symbolic_dims]])
 
-    def filled(self, given: Sequence[int]) -> Run | None:
-        """The run with other sizes, or nothing where it goes another way."""
-        values = self.shape_env.evaluate(given)
+    def with_sizes(self, sizes: Sequence[int]) -> Run | None:
+        """Return the run with other sizes, or None where a guard fails."""
+        values = self.shape_env.evaluate(sizes)
         if values is None:
             return None
         dims, shapes = [*self.dims], [*self.shapes]
-        for number, dim in self.opened:
+        for number, dim in self.symbolic_dims:
             dims[number] = dim.evaluate(values)
-        for number, shape in self.open_shapes:
+        for number, shape in self.symbolic_shapes:
             shapes[number] = tuple([dims[each] for each in shape])
-        shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.places)
+        shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.size_of)
         kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
         rows = [*map(kinds.__getitem__, self.kind_of)]
-        lifetimes = self.run.lifetimes.with_rows(rows, [values[place] for place in self.sizes])
+        lifetimes = self.run.lifetimes.with_rows(rows, [values[index] for index in self.sizes])
         return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lifetimes=lifetimes)
 
 
 def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
-    """A tape on which the same happened as on another, to other rows."""
+    """A tape with the events and marks of another, and with other rows."""
     tape = Tape()
     tape.rows, tape.events, tape.marks, tape.marked_rows = rows, events, like.marks, like.marked_rows
     return tape
 
 
 class TraceCache:
-    """The ways that the last kind of plans was seen to go, by whether the first layer is run too.
+    """Symbolic traces of requests that differ in sizes alone, for the last model and settings."""
 
-    Plans are of one kind where they differ in sizes alone.
-    """
-
-    __slots__ = ("kind", "model", "ways")
+    __slots__ = ("model", "settings", "traces")
 
     def __init__(self) -> None:
         self.model: Model | None = None
-        self.kind: tuple[object, ...] = ()
-        self.ways: dict[bool, list[SymbolicTrace]] = {}
+        #: All settings of the method, the training and the card that are no sizes.
+        self.settings: tuple[object, ...] = ()
+        #: Traces without and with an interpreted first layer, by `whole`.
+        self.traces: dict[bool, list[SymbolicTrace]] = {}
 
     def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
-        """A plan's run, as another's tells it; nothing for the first of a kind, and where too many ways are known.
+        """Return a request's run from a trace.
 
-        The second plan of a kind is run with open sizes.
+        None for the first request with its settings, and where the cache is full and no trace's guards hold. The second
+        request is traced.
         """
         method, training = prepared.method, prepared.training
-        kind = (other_settings(method), other_settings(training), prepared.kernels)
-        if prepared.model is not self.model or kind != self.kind:
-            self.model, self.kind, self.ways = prepared.model, kind, {}
-        if whole not in self.ways:
-            self.ways[whole] = []
+        settings = (other_settings(method), other_settings(training), prepared.kernels)
+        if prepared.model is not self.model or settings != self.settings:
+            self.model, self.settings, self.traces = prepared.model, settings, {}
+        if whole not in self.traces:
+            self.traces[whole] = []
             return None
-        ways, given = self.ways[whole], [*sizes(training), *sizes(method)]
-        run = next(filter(None, (way.filled(given) for way in ways)), None)
-        if run is None and len(ways) < MOST_WAYS:
-            ways.append(_symbolic_trace(prepared, whole=whole))
-            run = ways[-1].filled(given)
+        traces, own = self.traces[whole], [*sizes(training), *sizes(method)]
+        run = next(filter(None, (trace.with_sizes(own) for trace in traces)), None)
+        if run is None and len(traces) < MAX_TRACES:
+            traces.append(_symbolic_trace(prepared, whole=whole))
+            run = traces[-1].with_sizes(own)
         return run
 
 
 def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
-    """The plan's run with its sizes left open; a context allocates nothing before it is run."""
+    """Trace a request with symbolic sizes. A context allocates nothing before its step is interpreted."""
     shape_env = ShapeEnv()
     training = resized(prepared.training, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
     resized_model = PreparedModel(prepared.model, method, training, prepared.device)
     context = Context(resized_model, forward_of(prepared.model))
     context.tape.sizes = _SymSizes(shape_env)
-    return SymbolicTrace(shape_env, ran(context, whole=whole))
+    return SymbolicTrace(shape_env, interpreted(context, whole=whole))
 
 
 class _SymSizes(Sizes):
-    """The same of shapes that may be open. Its keys hold the places of their dimensions, whose hash would fix them."""
+    """Bytes by shape and dtype, for shapes with symbolic dimensions.
+
+    The keys contain the indices of dimensions: hashing the dimensions would guard on their values.
+    """
 
     __slots__ = ("shape_env",)
 

@@ -1,4 +1,4 @@
-"""The first layer, told from the one that is run, is what running it too says that it is."""
+"""A skipped first layer: the figures are those of a step in which it is interpreted."""
 
 from dataclasses import replace
 
@@ -60,45 +60,46 @@ def lora(**options):
     return {"name": "lora", "r": 16, "target_modules": "all-linear", **options}
 
 
-def told(ran):
+def figures(training):
     """Each phase's peak and what is alive there, and what the allocator reserves."""
-    alive = [(peak.phase, peak.bytes, peak.operation, [*peak.alive.kinds().items()]) for peak in ran.peaks()]
-    return alive, by_rule(ran, (512, 512))
+    alive = [(peak.phase, peak.bytes, peak.operation, [*peak.alive.kinds().items()]) for peak in training.peaks()]
+    return alive, by_rule(training, (512, 512))
 
 
-def let_go(ran):
-    """What the run layer keeps for the backward pass and the first does not."""
-    rows = ran.run.tape.rows
-    return {rows[row][0].removeprefix("model.layers.*.") for row in ran.recording.first.let_go}
+def unsaved(training):
+    """What the interpreted layer saves for the backward pass and the first layer does not."""
+    rows = training.run.tape.rows
+    return {rows[row][0].removeprefix("model.layers.*.") for row in training.recording.first.unsaved}
 
 
-def test_telling_the_first_layer_gives_what_running_it_gives():
-    ran = [training_step(plan) for plan in plans(11, 400)]
-    alone = [each for each in ran if each.recording.first is not None]
-    assert len(alone) > 50
-    for each in alone:
-        assert told(each) == told(each.whole), (each.model.model_type, each.method, each.training)
+def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
+    steps = [training_step(plan) for plan in plans(11, 400)]
+    skipping = [each for each in steps if each.recording.first is not None]
+    assert len(skipping) > 50
+    for each in skipping:
+        prepared = each.resident.prepared
+        assert figures(each) == figures(each.whole), (prepared.model.id, prepared.method, prepared.training)
 
 
-def test_the_timeline_is_of_every_layer():
-    ran = step(lora())
-    assert timeline(ran, ran.peaks()) == timeline(ran.whole, ran.whole.peaks())
-    assert len({moment.operation for moment in timeline(ran, ran.peaks())()} & {f"layer {n}" for n in range(32)}) == 32
+def test_the_timeline_shows_every_layer():
+    training = step(lora())
+    moments = timeline(training, training.peaks())
+    assert moments == timeline(training.whole, training.whole.peaks())
+    assert {moment.operation for moment in moments()} >= {f"layer {n}" for n in range(32)}
 
 
-def test_a_first_layer_keeps_nothing_of_its_norm():
-    kept = let_go(step(lora()))
-    assert kept
-    assert all(name.startswith(("input_layernorm: ", "mlp: residual")) for name in kept)
+def test_a_first_layer_saves_nothing_for_its_norm():
+    names = unsaved(step(lora()))
+    assert names
+    assert all(name.startswith(("input_layernorm: ", "mlp: residual")) for name in names)
 
 
-def test_a_factor_is_not_kept_for_the_gradient_of_what_has_none():
+def test_a_factor_is_not_saved_if_the_other_factor_needs_no_gradient():
     eager = {"attention": "eager"}
-    assert {"self_attn: probabilities", "self_attn: query, rotated"} <= let_go(
-        step(lora(target_modules=["q_proj"]), eager)
-    )
-    assert not {"self_attn: probabilities", "self_attn: query, rotated"} & let_go(step(lora(), eager))
-    assert "self_attn.q_proj: scale - 1" in let_go(step(lora(use_dora=True)))
+    names = {"self_attn: probabilities", "self_attn: query, rotated"}
+    assert names <= unsaved(step(lora(target_modules=["q_proj"]), eager))
+    assert not names & unsaved(step(lora(), eager))
+    assert "self_attn.q_proj: scale - 1" in unsaved(step(lora(use_dora=True)))
 
 
 @pytest.mark.parametrize(
@@ -114,23 +115,23 @@ def test_a_factor_is_not_kept_for_the_gradient_of_what_has_none():
     ],
     ids=["full", "checkpointed", "autocast", "mlp", "prefix", "prompt", "adapter"],
 )
-def test_a_first_layer_that_could_not_be_told_is_run(method, training):
-    ran = step(method, training)
-    assert ran.recording.first is None
-    assert ran.whole is ran
+def test_a_first_layer_that_the_next_does_not_determine_is_interpreted(method, training):
+    interpreted = step(method, training)
+    assert interpreted.recording.first is None
+    assert interpreted.whole is interpreted
 
 
-def test_a_first_layer_in_which_the_peak_may_lie_is_run(monkeypatch):
+def test_a_first_layer_that_may_contain_the_peak_is_interpreted(monkeypatch):
     many_gradients = (lora(r=64, modules_to_save=["q_proj"]), {"micro_batch_size": 2, "sequence_length": 16})
-    ran = step(*many_gradients, {"config": SMALL})
-    assert ran.recording.first is None
-    monkeypatch.setattr(first_layer_bound, "is_below_the_peak", lambda *_: True)
+    interpreted = step(*many_gradients, {"config": SMALL})
+    assert interpreted.recording.first is None
+    monkeypatch.setattr(first_layer_bound, "is_below_peak", lambda *_: True)
     unchecked = step(*many_gradients, {"config": SMALL})
     assert unchecked.recording.first is not None
-    assert told(unchecked) != told(ran)
+    assert figures(unchecked) != figures(interpreted)
 
 
-def test_a_first_layer_is_run_whose_output_is_of_another_dtype_than_its_input(monkeypatch):
+def test_a_first_layer_with_different_input_and_output_dtypes_is_interpreted(monkeypatch):
     llama = FAMILIES["llama"]
 
     def widened(context, modules, x):
@@ -141,15 +142,15 @@ def test_a_first_layer_is_run_whose_output_is_of_another_dtype_than_its_input(mo
     assert step(lora()).recording.first is None
 
 
-def test_a_first_layer_is_run_whose_cache_keeps_what_its_graph_does_not():
+def test_a_first_layer_whose_cache_keeps_what_its_graph_does_not_is_interpreted():
     method = {"name": "qlora", "r": 24, "target_modules": ["k_proj", "fc_out"], "modules_to_save": ["lm_head"]}
     training = {"sequence_length": 1000, "dtype": "float32", "attention": "eager", "padding": True}
     assert step(method, training, {"config": GPTJ}).recording.first is None
 
 
-def test_what_is_reserved_is_told_of_every_layer_where_the_first_could_need_more():
+def test_reserved_memory_counts_every_layer_if_the_first_could_need_more():
     training = {"micro_batch_size": 12, "sequence_length": 2048, "dtype": "float32", "optimizer": "adamw_8bit"}
     method = lora(r=32, target_modules=["o_proj", "qkv_proj"])
-    ran = step(method, {**training, "adapter_dtype": "model"}, {"config": PHI3})
-    assert dict(first_layer_bound.counts(ran.recording))
-    assert by_rule(ran, (512, 512)) == by_rule(ran.whole, (512, 512))
+    skipping = step(method, {**training, "adapter_dtype": "model"}, {"config": PHI3})
+    assert dict(first_layer_bound.counts(skipping.recording))
+    assert by_rule(skipping, (512, 512)) == by_rule(skipping.whole, (512, 512))

@@ -1,4 +1,4 @@
-"""Plans that differ in sizes alone, told of one another: each is answered as by itself."""
+"""Requests that differ in sizes alone share symbolic traces: each answer is that of a request by itself."""
 
 import random
 from dataclasses import replace
@@ -24,7 +24,7 @@ OWN = (1, 2, 3, 8, 16, 64, 128)
 
 
 def whole_answer(request, series=None):
-    """The answer with every row and its dimensions' names, or why there is none."""
+    """The answer with every row and its dimensions' names, or the problems of a refused request."""
     try:
         answer = estimate(request, series)
     except PlanError as error:
@@ -42,66 +42,66 @@ def with_sizes(request, chance):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The runs that a series makes: with the sizes as they are, and with open sizes."""
-    runs = {"run": 0, "opened": 0}
+    """The number of runs of a series, with concrete and with symbolic sizes."""
+    runs = {"concrete": 0, "symbolic": 0}
 
     def counting(name, function):
-        def run(*given, **named):
+        def run(*args, **kwargs):
             runs[name] += 1
-            return function(*given, **named)
+            return function(*args, **kwargs)
 
         return run
 
-    monkeypatch.setattr(run, "ran", counting("run", run.ran))
-    monkeypatch.setattr(symbolic_trace, "ran", counting("opened", symbolic_trace.ran))
+    monkeypatch.setattr(run, "interpreted", counting("concrete", run.interpreted))
+    monkeypatch.setattr(symbolic_trace, "interpreted", counting("symbolic", symbolic_trace.interpreted))
     return runs
 
 
 def answered(series, **changes):
-    """A plan's answer in a series; `changes` are of its training or else of its method."""
+    """A request's answer in a series, with changes of its training and its method."""
     body = {**LORA, "method": {**LORA["method"], **changes.pop("method", {})}, "training": changes}
     return estimate(parse_request(body), series)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_each_plan_of_a_series_is_answered_as_by_itself(seed):
-    chance, told = random.Random(seed), 0
+def test_each_request_of_a_series_is_answered_as_by_itself(seed):
+    chance, traced = random.Random(seed), 0
     for number in range(25):
         request = parse_request(random_request(4000 + seed, number, FAMILIES_WITH_FORWARD))
         series = SeriesCache()
         for _ in range(5):
             plan = with_sizes(request, chance)
             assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
-        told += any(series.traces.ways.values())
-    assert told > 15
+        traced += any(series.traces.traces.values())
+    assert traced > 15
 
 
-def test_plans_that_go_the_same_way_are_run_twice_in_all(counted):
+def test_requests_that_share_a_trace_are_run_twice_in_all(counted):
     series = SeriesCache()
     for length in (512, 1024, 1500, 2048, 4096):
         for r in (4, 8, 24):
             answered(series, sequence_length=length, micro_batch_size=2, method={"r": r})
-    assert counted == {"run": 1, "opened": 1}
+    assert counted == {"concrete": 1, "symbolic": 1}
 
 
-def test_a_single_plan_is_run_as_it_is(counted):
+def test_a_single_request_is_run_with_its_own_sizes(counted):
     answered(None)
-    assert counted == {"run": 1, "opened": 0}
+    assert counted == {"concrete": 1, "symbolic": 0}
 
 
-def test_a_batch_of_one_goes_a_way_of_its_own(counted):
+def test_a_batch_of_one_has_a_trace_of_its_own(counted):
     series = SeriesCache()
     for batch in (4, 2, 1, 3, 1, 8):
         answered(series, micro_batch_size=batch)
-    assert counted == {"run": 1, "opened": 2}
+    assert counted == {"concrete": 1, "symbolic": 2}
 
 
-def test_another_option_or_model_begins_anew(counted):
+def test_another_option_or_model_clears_the_cache(counted):
     series = SeriesCache()
     for padding in (False, True, False):
         answered(series, padding=padding)
     estimate(parse_request({**LORA, "model": "meta-llama/Llama-3.2-3B"}), series)
-    assert counted == {"run": 4, "opened": 0}
+    assert counted == {"concrete": 4, "symbolic": 0}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_another_option_or_model_begins_anew(counted):
     ],
     ids=["card", "option", "method", "training"],
 )
-def test_what_the_operations_depend_on_is_never_told_of_another(before, after):
+def test_requests_with_different_operations_share_no_trace(before, after):
     body, series = {**LORA, "training": {"dtype": "float16"}}, SeriesCache()
     for change in (before, before, after):
         plan = parse_request({**body, **change})
@@ -122,35 +122,35 @@ def test_what_the_operations_depend_on_is_never_told_of_another(before, after):
     assert whole_answer(parse_request({**body, **before})) != whole_answer(plan)
 
 
-def test_batches_under_padding_go_one_way_though_a_kernel_divides_by_them(counted):
+def test_padded_batches_share_traces_though_a_kernel_divides_by_their_size(counted):
     body, series = {"model": "google/gemma-2b", "method": {"name": "lora"}}, SeriesCache()
     for batch in (2, 3, 4, 5, 8, 9):
         plan = parse_request({**body, "training": {"padding": True, "micro_batch_size": batch}})
         assert estimate(plan, series) == estimate(plan)
-    assert counted["opened"] <= 2
+    assert counted["symbolic"] <= 2
 
 
-def test_a_window_that_is_reached_goes_another_way():
+def test_a_sequence_longer_than_the_window_has_another_trace():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
-    for length, ways in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
+    for length, traces in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
         estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
-        assert len(series.traces.ways[False]) == ways
+        assert len(series.traces.traces[False]) == traces
 
 
-def test_where_the_first_layer_cannot_be_told_both_ways_are_kept(counted):
+def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpreted(counted):
     method = {"name": "lora", "r": 64, "target_modules": "all-linear", "modules_to_save": ["q_proj"]}
     request, series = parse_request({"model": {"config": SMALL}, "method": method}), SeriesCache()
     for batch in (2, 3, 4, 5):
         estimate(
             replace(request, training=replace(request.training, micro_batch_size=batch, sequence_length=16)), series
         )
-    assert counted == {"run": 2, "opened": 2}
+    assert counted == {"concrete": 2, "symbolic": 2}
 
 
-def test_no_more_ways_are_remembered_than_a_few(counted, monkeypatch):
-    monkeypatch.setattr(symbolic_trace, "MOST_WAYS", 1)
+def test_the_number_of_traces_is_limited(counted, monkeypatch):
+    monkeypatch.setattr(symbolic_trace, "MAX_TRACES", 1)
     series = SeriesCache()
     for batch in (4, 2, 1, 1, 3):
         answered(series, micro_batch_size=batch)
-    assert counted == {"run": 3, "opened": 1}
-    assert len(series.traces.ways[False]) == 1
+    assert counted == {"concrete": 3, "symbolic": 1}
+    assert len(series.traces.traces[False]) == 1
