@@ -1,7 +1,7 @@
 """Adafactor's step (Shazeer & Stern 2018) as `transformers.optimization.Adafactor` writes it.
 
-It takes one parameter after the other. Its locals live until the next parameter gives them new values, so neighbours'
-temporaries meet.
+It updates one parameter after the other. Its local variables live until the next parameter assigns them new values, so
+temporaries of consecutive parameters are alive together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def temporaries(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-    """What is alive beside the states where the step takes the most."""
+    """The temporaries alive at the step's peak, without the optimizer's states."""
     tape = Tape()
     tape.component = "workspace"
     _run(tape, list(_sequence(trained)))
@@ -30,7 +30,7 @@ def temporaries(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ..
 
 
 def _sequence(trained: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
-    """The parameters as the optimizer meets them, a layer's twice, so that every pair of neighbours comes by."""
+    """The parameters in the optimizer's order; a layer's come twice, so that every consecutive pair occurs."""
     layers: list[ResidentTensor] = []
     for tensor in trained:
         if tensor.count > 1:
@@ -43,7 +43,7 @@ def _sequence(trained: tuple[ResidentTensor, ...]) -> Iterator[ResidentTensor]:
 
 
 def _run(tape: Tape, parameters: list[ResidentTensor]) -> None:
-    """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer makes it."""
+    """The loop of `Adafactor.step`, with `scale_parameter` and `relative_step` off, as the Trainer sets them."""
     for p in parameters:
         full = p.dtype == "float32"
         grad = None if full else tape.new(p.shape, "float32", f"{p.name}: gradient in float32")
@@ -58,7 +58,7 @@ def _run(tape: Tape, parameters: list[ResidentTensor]) -> None:
 
 
 def _update(tape: Tape, p: ResidentTensor, squared: Tensor) -> Tensor:
-    """The update: from the factored second moment where there is one. `squared` stays the caller's meanwhile."""
+    """The update, from the factored second moment if there is one. The caller keeps `squared` alive meanwhile."""
     if len(p.shape) < 2:
         return tape.new(p.shape, "float32", f"{p.name}: update")
     rows, columns = (*p.shape[:-1], 1), (*p.shape[:-2], 1, p.shape[-1])

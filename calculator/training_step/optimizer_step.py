@@ -1,4 +1,4 @@
-"""What clipping and an optimizer's step allocate while every gradient is alive."""
+"""Temporaries of gradient clipping and of the optimizer's step, while every gradient is alive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def temporaries(
     trained: tuple[ResidentTensor, ...], optimizer: Optimizer, max_grad_norm: float | None
 ) -> tuple[ResidentTensors, ...]:
-    """The larger of the two: they do not coexist."""
+    """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together."""
     candidates = [_foreach(trained, optimizer) if optimizer.storage != "factored" else adafactor.temporaries(trained)]
     if max_grad_norm:
         candidates.append(_clipping(trained))
@@ -33,10 +33,10 @@ def _bytes(tensors: Iterable[ResidentTensors]) -> int:
 def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
     """Whole-list temporaries of a foreach step (torch/optim/adam.py, adagrad.py, rmsprop.py).
 
-    It runs one dtype after the other, of which there are two at most, and a list keeps its name until the next dtype's
-    is made: while one of the second's is, it meets those before it and the first's from its own number on. The dtype
-    that parameters come to last runs first, as an unordered_map gives its newest key first (ATen/native/ForeachUtils.h,
-    _group_tensors_by_first_tensors_device_and_dtype).
+    The step runs one dtype after the other; there are at most two. A variable keeps its list until the next dtype
+    assigns it: when list n of the second dtype is allocated, its lists 0 to n and the first dtype's lists from n on are
+    alive. The dtype that occurs last among the parameters runs first, because an unordered_map yields its newest key
+    first (ATen/native/ForeachUtils.h, _group_tensors_by_first_tensors_device_and_dtype).
     """
     lists = range(optimizer.temporaries)
     if not lists or not trained:
@@ -45,30 +45,30 @@ def _foreach(trained: tuple[ResidentTensor, ...], optimizer: Optimizer) -> tuple
     if len(dtypes) == 1:
         return tuple(_lists(trained, optimizer, lists))
     second, first = ([tensor for tensor in trained if tensor.dtype == dtype] for dtype in dtypes)
-    met = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
-    return max(met, key=_bytes)
+    alive = [(*_lists(first, optimizer, lists[n:]), *_lists(second, optimizer, lists[: n + 1])) for n in lists]
+    return max(alive, key=_bytes)
 
 
 def _lists(group: Sequence[ResidentTensor], optimizer: Optimizer, numbers: range) -> Iterator[ResidentTensors]:
-    """Some of a dtype's lists; the first is a function of the states, and so of the dtype that these were made in."""
+    """Some of a dtype's lists. The first is computed from the optimizer's states, so it has their dtype."""
     name = f"{optimizer.name} temporary"
-    made = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
-    yield from (_as_made(tensor, name) for tensor in made)
-    if made:
+    recast = [tensor for tensor in group if tensor.dtype_at_optimizer_init] if optimizer.early and 0 in numbers else []
+    yield from (_like_state(tensor, name) for tensor in recast)
+    if recast:
         group = [tensor for tensor in group if not tensor.dtype_at_optimizer_init]
-        yield PerParameter(made, (name,), "workspace", len(numbers) - 1)
+        yield PerParameter(recast, (name,), "workspace", len(numbers) - 1)
     yield PerParameter(group, (name,), "workspace", len(numbers))
 
 
-def _as_made(tensor: ResidentTensor, name: str) -> ResidentTensor:
-    """The first list's tensor: a function of the state, and so of its dtype."""
+def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
+    """A tensor of the first list, in the dtype of the optimizer's state."""
     dtype = tensor.dtype_at_optimizer_init or tensor.dtype
     name = f"{tensor.name}: {name}"
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
 def _clipping(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
-    """A norm for each gradient, the norms stacked, and theirs; then, where that is more, what the factor is made of.
+    """The norms of all gradients, stacked, and the total norm; or the clipping factor and its terms if they need more.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
     """

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Peak(NamedTuple):
-    """A phase's peak: all bytes, those among them that are there throughout the phase, and what ran.
+    """A phase's peak: the bytes alive, how many of them are alive throughout the phase, and the operation that ran.
 
-    `left` is alive too, from the step before. `found` gives all that is alive, once it is asked for.
+    `left` is what the previous step left alive. `deferred` lists everything that is alive when it is first read.
     """
 
     phase: PhaseName
@@ -34,20 +34,16 @@ class Peak(NamedTuple):
     throughout: int
     operation: str
     left: Counter[Allocation]
-    found: Deferred[LiveTensors]
+    deferred: Deferred[LiveTensors]
 
     @property
     def alive(self) -> LiveTensors:
-        """What is alive."""
-        return self.found()
+        """Everything alive at the peak."""
+        return self.deferred()
 
 
 class TrainingStep:
-    """A run's step, interpreted with the attention kernels of its device.
-
-    `left`: what is alive when it ends, gradients aside; `carried`: what the step before left of that, until the forward
-    pass is over.
-    """
+    """A training step, interpreted with the attention kernels of its device."""
 
     __slots__ = ("carried", "left", "recording", "resident", "run", "traces")
 
@@ -58,12 +54,14 @@ class TrainingStep:
         context_of = partial(Context, prepared, forward_of(prepared.model))
         traced = partial(self.traces.run_of, prepared)
         self.run, self.recording = recorded_run(context_of, traced, whole=whole)
+        #: What is alive when the step ends, without gradients.
         self.left = self.recording.at_the_end()
-        self.carried = self.left - self._given(self.marks["forward"])
+        #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
+        self.carried = self.left - self._inputs(self.marks["forward"])
 
     @property
     def whole(self) -> TrainingStep:
-        """The same step with the first layer run, for what is asked of every layer."""
+        """The same step with the first layer interpreted, for figures of every layer."""
         if self.recording.first is None:
             return self
         return TrainingStep(self.resident, traces=self.traces, whole=True)
@@ -92,7 +90,7 @@ class TrainingStep:
 
     @property
     def marks(self) -> dict[str, int]:
-        """Where the step's points are."""
+        """The position of each mark."""
         return {label: position for position, label in self.run.tape.marks}
 
     def _peak(
@@ -107,20 +105,20 @@ class TrainingStep:
             throughout=throughout,
             operation=rows[event if event >= 0 else ~event][0],
             left=left,
-            found=Deferred(partial(self.recording.alive, moment, state, left)),
+            deferred=Deferred(partial(self.recording.alive, moment, state, left)),
         )
 
-    def _given(self, end: int) -> Counter[Allocation]:
-        """The caller's tensors, which are on the tape before the forward pass."""
+    def _inputs(self, end: int) -> Counter[Allocation]:
+        """The caller's tensors, allocated before the forward pass."""
         return Counter(self.run.tape.rows[event] for event in self.run.tape.events[:end])
 
 
 def _last(operation: str, state: Sequence[ResidentTensors], left: Counter[Allocation]) -> Peak:
-    """The optimizer's step, which is all of its peak."""
+    """The optimizer's step; everything in it counts to its peak."""
     size = _bytes(state, left)
-    found = Deferred(partial(LiveTensors, state, (), [*left.items()]))
-    return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, found=found)
+    deferred = Deferred(partial(LiveTensors, state, (), [*left.items()]))
+    return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, deferred=deferred)
 
 
-def _bytes(state: Sequence[ResidentTensors], born: Counter[Allocation]) -> int:
-    return sum([tensor.bytes for tensor in state]) + sum([row[4] * count for row, count in born.items()])
+def _bytes(state: Sequence[ResidentTensors], counts: Counter[Allocation]) -> int:
+    return sum([tensor.bytes for tensor in state]) + sum([kind[4] * count for kind, count in counts.items()])

@@ -1,9 +1,9 @@
-"""A micro-batch's events with every layer spelled out, as the caching allocator sees them.
+"""A micro-batch's events with every layer unrolled, as the caching allocator receives them.
 
-Four periods of layers are interpreted (see `repetition`), and the third stands for those between it and the last: it
-is the first with its own kind on either side. What it frees of its neighbours' rows, each of the others frees of its
-own neighbours', so its events are told again with the rows of period after period: forwards in order, backwards in
-reverse.
+Four periods of layers are interpreted (see `repetition`). The third represents all periods between it and the last: it
+is the first one with equal periods on both sides. The rows that it frees of the periods next to it, every other period
+frees of its own neighbours. So its events are repeated with the rows of each period: in order in the forward pass, in
+reverse in the backward pass.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Allocation, Tape
     from calculator.methods.prepared_model import PreparedModel
 
-#: Periods of layers that are interpreted.
+#: The number of periods that are interpreted.
 PERIODS = 4
 
-#: What a pass's first matrix product makes: rotary angles or what the first layer makes, and the head's gradients.
+#: Endings of the names that a pass's first matrix product allocates: rotary angles, a layer's output, the head's gradients.
 _PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
 _IN_A_LAYER = ".*."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """One forward and backward pass: `n` for the birth of row `n`, `~n` for its end.
+    """One forward and backward pass: event `n` allocates row `n`, event `~n` frees it.
 
-    Alive at the end are the `gradients`, and what is `left`: the batch, the loss, and what the loss's graph keeps.
+    At the end the `gradients` are alive, and the rows in `left`: the batch, the loss, and what the loss's graph keeps.
     """
 
     rows: Sequence[Allocation]
@@ -45,33 +45,33 @@ class Events:
     left: Sequence[int]
 
     def first_product(self, events: Sequence[int]) -> int:
-        """The place of the first matrix product in a pass."""
+        """The position of the first matrix product in a pass."""
         named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
         return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), 0)
 
 
 def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
-    """Interpret a micro-batch and spell its layers out. With `periods` as many as there are, all are interpreted."""
+    """Interpret a micro-batch and unroll its layers. Every layer is interpreted if the model has no more `periods`."""
     context = Context(prepared, forward_of(prepared.model))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period
     last = repetition.end + (periods - 2) * period
     numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
-    standing = range(last - period, last) if more > 0 else range(0)
+    repeated = range(last - period, last) if more > 0 else range(0)
     context.repetition = Repetition(
-        numbers=numbers, start=count, end=count, copies=0, repeated_positions=standing, repeats=max(0, more)
+        numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
     )
     micro_batch(context)
     marks = {label: position for position, label in context.tape.marks}
     if more <= 0:
-        told, middle = context.tape.events, marks["backward"]
-        return _sorted(context.tape.rows, told[:middle], told[middle : marks["end"]])
-    spelled = _Spelled(context.tape, marks, repetition, more)
-    return _sorted(spelled.rows, spelled.forward(), spelled.backward())
+        tape, middle = context.tape, marks["backward"]
+        return _passes(tape.rows, tape.events[:middle], tape.events[middle : marks["end"]])
+    unrolled = _Unrolled(context.tape, marks, repetition, more)
+    return _passes(unrolled.rows, unrolled.forward(), unrolled.backward())
 
 
-def _sorted(rows: Sequence[Allocation], forward: list[int], backward: list[int]) -> Events:
+def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int]) -> Events:
     alive = dict.fromkeys(forward)
     alive.update(dict.fromkeys(backward))
     kept = [row for row in alive if row >= 0 and ~row not in alive]
@@ -84,23 +84,25 @@ def _sorted(rows: Sequence[Allocation], forward: list[int], backward: list[int])
     )
 
 
-class _Spelled:
-    """The events of four periods, of which the third stands for `more` after it.
+class _Unrolled:
+    """The events of four periods, of which the third represents `more` periods after it.
 
-    Rows of the second, third and fourth are numbered anew from `base` on, `stride` to a period, in an order that is the
-    same for each: a row of the next period is `stride` further. Where nothing up to them is trained, no gradient
-    `goes_back` through them.
+    The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each: the same
+    row of the next period has a number `stride` higher.
     """
 
-    __slots__ = ("base", "events", "goes_back", "lumps", "marks", "more", "places", "rows", "stride")
+    __slots__ = ("base", "boundaries", "events", "has_backward", "marks", "more", "rows", "skipped", "stride")
 
     def __init__(self, tape: Tape, marks: dict[str, int], repetition: Repetition, more: int) -> None:
         self.marks = marks
         self.more = more
         before, start, end = repetition.boundaries
-        self.goes_back = f"layer {start} backward" in marks
-        self.places = range(before, before + (PERIODS + 1) * (end - start), end - start)
-        self.lumps = {row for row, born in enumerate(tape.rows) if born[0].endswith(NOT_RUN)}
+        #: Whether gradients flow through these periods; not so if nothing before or in them is trained.
+        self.has_backward = f"layer {start} backward" in marks
+        #: The layers at which the periods start, and the last one ends.
+        self.boundaries = range(before, before + (PERIODS + 1) * (end - start), end - start)
+        #: Rows that represent the tensors of layers that are not interpreted. Here every layer has its own.
+        self.skipped = {row for row, kind in enumerate(tape.rows) if kind[0].endswith(NOT_RUN)}
         self.events = tape.events[: marks["end"]]
         periods = self._periods(tape.rows)
         self.base = len(tape.rows)
@@ -113,57 +115,60 @@ class _Spelled:
         self.rows = [*tape.rows, *([tape.rows[row] for row in periods[1]] * (3 + more))]
 
     def _periods(self, rows: Sequence[Allocation]) -> list[list[int]]:
-        """The rows of the second, third and fourth period: born in it, or freed in it and born outside all of them."""
-        windows = [[*self.events[slice(*self._forward(n))], *self._backwards(n)] for n in (1, 2, 3)]
-        births = [[event for event in window if event >= 0] for window in windows]
-        born = {row for own in births for row in own}
-        outer = [[~event for event in window if event < 0 and ~event not in born] for window in windows]
+        """The rows of the second, third and fourth period: those that it allocates, and those that it frees of others.
+
+        The latter are allocated outside all three periods, and the third frees a row of the same kind.
+        """
+        windows = [[*self.events[slice(*self._forward(n))], *self._backward_events(n)] for n in (1, 2, 3)]
+        allocated = [[event for event in window if event >= 0] for window in windows]
+        inner = {row for own in allocated for row in own}
+        outer = [[~event for event in window if event < 0 and ~event not in inner] for window in windows]
         kinds = {rows[row] for row in outer[1]}
-        return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(births, outer, strict=True)]
+        return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)]
 
     def forward(self) -> list[int]:
-        """The forward pass: the middle period once for each that it stands for, in order."""
+        """The forward pass: the third period once for each that it represents, in order."""
         start, end = self._forward(2)
         _, last = self._forward(3)
         middle = self.events[start:end]
-        told = self._outside(0, start)
+        events = self._outside(0, start)
         for n in range(self.more + 1):
-            told += self._moved(middle, self.base, n)
-        told += self._moved(self.events[end:last], self.base + self.stride, self.more)
-        return told + self._outside(last, self.marks["backward"])
+            events += self._shifted(middle, self.base, n)
+        events += self._shifted(self.events[end:last], self.base + self.stride, self.more)
+        return events + self._outside(last, self.marks["backward"])
 
     def backward(self) -> list[int]:
-        """The backward pass: the same in reverse."""
-        if not self.goes_back:
+        """The backward pass: the third period once for each that it represents, in reverse."""
+        if not self.has_backward:
             return self._outside(self.marks["backward"], self.marks["end"])
         start, end = self._backward(2)
         first, _ = self._backward(3)
         _, last = self._backward(1)
         middle = self.events[start:end]
-        told = self._outside(self.marks["backward"], first)
-        told += self._moved(self.events[first:start], self.base + self.stride, self.more)
+        events = self._outside(self.marks["backward"], first)
+        events += self._shifted(self.events[first:start], self.base + self.stride, self.more)
         for n in reversed(range(self.more + 1)):
-            told += self._moved(middle, self.base, n)
-        return told + self.events[end:last] + self._outside(last, self.marks["end"])
+            events += self._shifted(middle, self.base, n)
+        return events + self.events[end:last] + self._outside(last, self.marks["end"])
 
     def _outside(self, start: int, end: int) -> list[int]:
-        """Events between the layers' windows: what is done with a row of the middle period is done with its copies'."""
-        told: list[int] = []
+        """Events outside the periods. An event of the third period's row is repeated for every period's row."""
+        unrolled: list[int] = []
         own = range(self.base + self.stride, self.base + 2 * self.stride)
-        events = [event for event in self.events[start:end] if max(event, ~event) not in self.lumps]
-        for of_middle, run in groupby(events, lambda event: max(event, ~event) in own):
-            rows = list(run)
+        events = [event for event in self.events[start:end] if max(event, ~event) not in self.skipped]
+        for of_middle, group in groupby(events, lambda event: max(event, ~event) in own):
+            rows = list(group)
             if not of_middle:
-                told += self._moved(rows, self.base + 2 * self.stride, self.more)
+                unrolled += self._shifted(rows, self.base + 2 * self.stride, self.more)
                 continue
-            (after_last,) = self._moved(rows[:1], self.base, self.more + 1)
+            (after_last,) = self._shifted(rows[:1], self.base, self.more + 1)
             periods = range(self.more + 1)
-            for n in reversed(periods) if after_last in told else periods:
-                told += self._moved(rows, self.base, n)
-        return told
+            for n in reversed(periods) if after_last in unrolled else periods:
+                unrolled += self._shifted(rows, self.base, n)
+        return unrolled
 
-    def _moved(self, events: list[int], lowest: int, periods: int) -> list[int]:
-        """Events as they are so many periods later; rows below the lowest stay."""
+    def _shifted(self, events: list[int], lowest: int, periods: int) -> list[int]:
+        """The same events some periods later; rows below the lowest are not shifted."""
         by = periods * self.stride
         return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
 
@@ -173,8 +178,8 @@ class _Spelled:
     def _backward(self, n: int) -> tuple[int, int]:
         return self._between(n + 1, n, "backward")
 
-    def _backwards(self, n: int) -> list[int]:
-        return self.events[slice(*self._backward(n))] if self.goes_back else []
+    def _backward_events(self, n: int) -> list[int]:
+        return self.events[slice(*self._backward(n))] if self.has_backward else []
 
     def _between(self, n: int, m: int, phase: str) -> tuple[int, int]:
-        return self.marks[f"layer {self.places[n]} {phase}"], self.marks[f"layer {self.places[m]} {phase}"]
+        return self.marks[f"layer {self.boundaries[n]} {phase}"], self.marks[f"layer {self.boundaries[m]} {phase}"]
