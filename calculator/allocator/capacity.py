@@ -9,7 +9,7 @@ from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
-from calculator.allocator.replay import MOST_STEPS
+from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _run(run: Replay, retries: list[int]) -> list[int]:
             layouts.append(layout(run))
             if layouts[-1] in layouts[:-1]:
                 return retries[len(retries) - (len(layouts) - 1 - layouts.index(layouts[-1])) :]
-        if run.steps == MOST_STEPS:
+        if run.steps == MAX_STEPS:
             return retries[-1:]
 
 

@@ -1,4 +1,4 @@
-"""The allocations by which a model gets onto the card, before its first step.
+"""The allocations that load a model onto the card, before its first step.
 
 Source: transformers/modeling_utils.py (caching_allocator_warmup) and core_model_loading.py, which quantises matrices
 one by one; bitsandbytes.functional.quantize_4bit; peft.utils.other.prepare_model_for_kbit_training; then PEFT's own
@@ -27,16 +27,16 @@ WARMUP = "transformers: caching_allocator_warmup"
 UNTOUCHED = 1.2 * (1 << 30)
 
 
-def spelled(staying: Iterable[ResidentTensors]) -> list[ResidentTensor]:
-    """Every tensor by itself, layer by layer; `count` still says how many share its name."""
-    told: list[ResidentTensor] = []
-    for (count, _), run in groupby(tensors(staying), lambda tensor: (tensor.count, "*" in tensor.name)):
-        told += list(run) * count
-    return told
+def one_by_one(resident: Iterable[ResidentTensors]) -> list[ResidentTensor]:
+    """Repeat each tensor `count` times, layer by layer."""
+    repeated: list[ResidentTensor] = []
+    for (count, _), group in groupby(tensors(resident), lambda tensor: (tensor.count, "*" in tensor.name)):
+        repeated += list(group) * count
+    return repeated
 
 
 class Loading:
-    """The events of a load: `n` for the birth of a tensor of `sizes[n]` bytes, `~n` for its end."""
+    """The events of loading: event `n` allocates a tensor of `sizes[n]` bytes, event `~n` frees it."""
 
     __slots__ = ("events", "names", "read", "sizes", "training")
 
@@ -46,15 +46,15 @@ class Loading:
         #: The name of each row's tensor.
         self.names: list[str] = []
         self.events: list[int] = []
-        #: The rows of each kind of tensor, as they were read.
+        #: The rows of each tensor as read from the checkpoint, by name.
         self.read: dict[str, list[int]] = {}
         base = [tensor for tensor in state if tensor.base]
         warmup = sum(self._as_read(tensor) * tensor.count for tensor in base if tensor.parameters)
         self._free(self._new(warmup, WARMUP))
         by_name: list[ResidentTensor] = sorted(base, key=lambda tensor: tensor.name.split("."))
-        self._read(spelled(by_name))
-        self._recast(spelled(base))
-        for tensor in spelled(tensor for tensor in state if not tensor.base):
+        self._read(one_by_one(by_name))
+        self._recast(one_by_one(base))
+        for tensor in one_by_one(tensor for tensor in state if not tensor.base):
             self._new(_size(tensor), tensor.name)
 
     @property
@@ -70,7 +70,7 @@ class Loading:
         return [warmup, *self.sizes[1:]], self.events if warmup else self.events[2:]
 
     def _read(self, base: list[ResidentTensor]) -> None:
-        """Weights by name; the dense form of a quantised one goes when its constants are made."""
+        """Read the weights in the order of their names. A dense weight is freed after its 4-bit form is complete."""
         dense: list[int] = []
         for tensor in base:
             if tensor.component != "quantization_constants":
@@ -86,14 +86,14 @@ class Loading:
         self._free(*dense)
 
     def _recast(self, base: list[ResidentTensor]) -> None:
-        """What a prepared model holds in float32 was read in half precision."""
+        """Cast weights that were read in half precision and that a model prepared for training keeps in float32."""
         for tensor in base:
             if tensor.parameters and not _packed(tensor) and tensor.dtype != self.training.dtype:
                 self._new(_size(tensor), tensor.name)
                 self._free(self.read[tensor.name].pop(0))
 
     def _as_read(self, tensor: ResidentTensor) -> int:
-        """A parameter's bytes in the checkpoint's dtype, or half a byte an element where it is to be quantised."""
+        """A parameter's bytes in the checkpoint's dtype, or half a byte per element if it is to be quantized."""
         return tensor.parameters // 2 if _packed(tensor) else tensor.parameters * ITEMSIZE[self.training.dtype]
 
     def _new(self, size: int, name: str) -> int:

@@ -1,7 +1,7 @@
 """A run from loading to its steady state, replayed through PyTorch's caching allocator.
 
-The model is loaded, what the method adds follows, and training steps run until one takes nothing more from the card:
-the first makes the optimizer's states, which lie where its activations lay, so that the second finds less room. Every
+The model is loaded, then what the method adds, and training steps run until one reserves nothing more. The first step
+creates the optimizer's states in blocks that its activations freed, so the second step finds less free memory. Every
 step has the same batch shape, and nothing empties the cache.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.loading import Loading, spelled
+from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.common.names import PhaseName
 from calculator.training_step.unrolled import Events, events
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
     from calculator.training_step.resident_state import ResidentState
 
-#: A block in use, and the pool that it goes back to.
-Taken = tuple[Pool, Block]
+#: A block in use, and the pool that must free it.
+Allocated = tuple[Pool, Block]
 
 #: A part of a run: the load, or a phase of a training step.
 ReplayPhase = Literal["load"] | PhaseName
 PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
 WORKSPACE = "cuBLAS workspace"
 
-#: Micro-batches after a step's first that are run: the others meet what the last of these met.
+#: How many micro-batches after a step's first are replayed. Further ones find the allocator in the same state.
 LATER_MICRO_BATCHES = 2
 
-#: Steps after which a run that still grows is left alone.
-MOST_STEPS = 5
+#: The most steps of a run that keeps growing.
+MAX_STEPS = 5
 
 
 def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
@@ -43,13 +43,13 @@ def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
 
     `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
     """
-    run = Replay(CachingAllocator(), resident, workspaces)
-    run.load()
+    replay = Replay(CachingAllocator(), resident, workspaces)
+    replay.load()
     before = 0
-    while run.steps < 2 or (run.allocator.reserved > before and run.steps < MOST_STEPS):
-        before = run.allocator.reserved
-        run.step()
-    return run.allocator.max_reserved
+    while replay.steps < 2 or (replay.allocator.reserved > before and replay.steps < MAX_STEPS):
+        before = replay.allocator.reserved
+        replay.step()
+    return replay.allocator.max_reserved
 
 
 class Tensors:
@@ -63,15 +63,15 @@ class Tensors:
         self.pools = [*map(allocator.pool, self.sizes)]
         self.blocks: list[Block] = [Block(0, 0)] * len(sizes)
 
-    def play(self, told: Sequence[int]) -> None:
-        """Allocate and free as events tell: `n` for the birth of row `n`, `~n` for its end.
+    def play(self, events: Sequence[int]) -> None:
+        """Allocate and free: event `n` allocates row `n`, event `~n` frees it.
 
         Raises:
-            OutOfMemoryError: where an allocation fails, with the name of its tensor.
+            OutOfMemoryError: if an allocation fails, with the name of its tensor.
         """
         sizes, pools, blocks = self.sizes, self.pools, self.blocks
         try:
-            for event in told:
+            for event in events:
                 if event >= 0:
                     blocks[event] = pools[event].allocate(sizes[event])
                 else:
@@ -80,8 +80,8 @@ class Tensors:
             error.tensor = self.name(event) if self.name else ""
             raise
 
-    def held(self, rows: Sequence[int]) -> list[Taken]:
-        """The blocks of rows that live."""
+    def blocks_of(self, rows: Sequence[int]) -> list[Allocated]:
+        """The blocks of allocated rows."""
         return [(self.pools[row], self.blocks[row]) for row in rows]
 
 
@@ -90,31 +90,31 @@ class Batch:
 
     __slots__ = ("backward", "events", "forward", "tensors")
 
-    def __init__(self, allocator: CachingAllocator, told: Events) -> None:
-        self.events = told
-        nothing = {row for row, born in enumerate(told.rows) if not born[4]}
-        self.forward = _without(nothing, told.forward)
-        self.backward = _without(nothing, told.backward)
-        self.tensors = self._placed(allocator)
+    def __init__(self, allocator: CachingAllocator, events: Events) -> None:
+        self.events = events
+        empty = {row for row, kind in enumerate(events.rows) if not kind[4]}
+        self.forward = _without(empty, events.forward)
+        self.backward = _without(empty, events.backward)
+        self.tensors = self._tensors(allocator)
 
     def on(self, allocator: CachingAllocator) -> Batch:
         """The same events, for another allocator."""
         batch = copy(self)
-        batch.tensors = self._placed(allocator)
+        batch.tensors = self._tensors(allocator)
         return batch
 
-    def _placed(self, allocator: CachingAllocator) -> Tensors:
+    def _tensors(self, allocator: CachingAllocator) -> Tensors:
         rows = self.events.rows
         return Tensors(allocator, [row[4] for row in rows], lambda row: rows[row][0])
 
 
-def _without(rows: set[int], told: Sequence[int]) -> Sequence[int]:
+def _without(rows: set[int], events: Sequence[int]) -> Sequence[int]:
     """Events without those of some rows: a tensor of no bytes has no block (CUDACachingAllocator.cpp, allocate)."""
-    return [event for event in told if max(event, ~event) not in rows] if rows else told
+    return [event for event in events if max(event, ~event) not in rows] if rows else events
 
 
 class Replay:
-    """A training run's allocations, in order, from one allocator."""
+    """A training run's allocations in order, served by one allocator."""
 
     __slots__ = (
         "allocator",
@@ -144,10 +144,10 @@ class Replay:
 
     def _start(self) -> None:
         self.steps = 0
-        #: What is run at the moment.
+        #: What runs at the moment.
         self.phase: ReplayPhase = "load"
-        self.left: list[Taken] = []
-        self.gradients: list[Taken] = []
+        self.left: list[Allocated] = []
+        self.gradients: list[Allocated] = []
 
     def on(self, allocator: CachingAllocator) -> Replay:
         """The same run from its beginning, for another allocator."""
@@ -159,15 +159,15 @@ class Replay:
         return run
 
     def load(self) -> None:
-        """Put the model on the card."""
+        """Load the model onto the card."""
         sizes, loaded = self.loading.on(self.allocator.total)
         Tensors(self.allocator, sizes, self.loading.names.__getitem__).play(loaded)
 
     def step(self) -> None:
-        """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
+        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
         self._free(self.gradients)
         self._micro_batch(self.first)
-        self.gradients = self.first.tensors.held(self.first.events.gradients)
+        self.gradients = self.first.tensors.blocks_of(self.first.events.gradients)
         if self.later is not None:
             for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
                 self._micro_batch(self.later)
@@ -175,29 +175,29 @@ class Replay:
         self.steps += 1
 
     def _micro_batch(self, batch: Batch) -> None:
-        """Forward and backward; the old loss and its graph go when the new loss takes their name."""
+        """Forward and backward. The old loss and its graph are freed when the new loss is assigned to the same name."""
         starts = (batch.events.first_product(batch.forward), batch.events.first_product(batch.backward))
         for n, (passed, start) in enumerate(zip((batch.forward, batch.backward), starts, strict=True)):
             self.phase = PASSES[n]
             if self.steps == 0 and batch is self.first:
                 batch.tensors.play(passed[:start])
-                self._take(self.workspaces[n], WORKSPACE)
+                self._allocate(self.workspaces[n], WORKSPACE)
                 batch.tensors.play(passed[start:])
             else:
                 batch.tensors.play(passed)
             self._free(self.left)
             self.left = []
-        self.left = batch.tensors.held(batch.events.left)
+        self.left = batch.tensors.blocks_of(batch.events.left)
 
     def _optimizer_step(self) -> None:
         self.phase = "optimizer_step"
         if self.steps == 0:
-            for state in spelled(self.resident.optimizer_states):
-                self._take(state.bytes // state.count, state.name)
-        made = spelled(self.resident.step_temporaries)
-        self._free([self._take(tensor.bytes // tensor.count, tensor.name) for tensor in made])
+            for state in one_by_one(self.resident.optimizer_states):
+                self._allocate(state.bytes // state.count, state.name)
+        temporaries = one_by_one(self.resident.step_temporaries)
+        self._free([self._allocate(tensor.bytes // tensor.count, tensor.name) for tensor in temporaries])
 
-    def _take(self, size: int, name: str) -> Taken:
+    def _allocate(self, size: int, name: str) -> Allocated:
         try:
             return self.allocator.allocate(size)
         except OutOfMemoryError as error:
@@ -205,6 +205,6 @@ class Replay:
             raise
 
     @staticmethod
-    def _free(blocks: list[Taken]) -> None:
+    def _free(blocks: list[Allocated]) -> None:
         for pool, block in blocks:
             pool.free(block)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: The number of periods that are interpreted.
 PERIODS = 4
 
-#: Endings of the names that a pass's first matrix product allocates: rotary angles, a layer's output, the head's gradients.
+#: Name endings of a pass's first matrix product: rotary angles, a layer's output, or the head's gradients.
 _PRODUCTS = ("rotary: freqs", "matmul: gradient", "weight: gradient", "product: gradient")
 _IN_A_LAYER = ".*."
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.replay import MOST_STEPS, Batch, Replay
+from calculator.allocator.replay import MAX_STEPS, Batch, Replay
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.estimate.estimate import resident_state, training_step
 from calculator.training_step.unrolled import Events, events
@@ -107,7 +107,7 @@ def max_reserved(request: Request, told: Events, workspaces: tuple[int, int]) ->
     run.first = Batch(run.allocator, told)
     run.load()
     before = 0
-    while run.steps < 2 or (run.allocator.reserved > before and run.steps < MOST_STEPS):
+    while run.steps < 2 or (run.allocator.reserved > before and run.steps < MAX_STEPS):
         before = run.allocator.reserved
         run.step()
     return run.allocator.max_reserved

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.api.accuracy.residuals import STATISTICS, Errors, by_statistic, residuals
 from app.presentation.labels import METHOD_LABELS
-from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.allocator.reserved_rule import RULE_ACCURACY
 
 if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
@@ -80,7 +80,7 @@ def _sentence(label: str, errors: tuple[Errors, ...]) -> str:
 
 def _by_the_rule(plan: Estimate) -> str:
     """What stands between such figures and an answer whose reserved memory is by the rule."""
-    return f" Reserved memory is by a rule here, which lies {BESIDE_THE_REPLAY}." if plan.reserved == "rule" else ""
+    return f" Reserved memory follows a rule here, which is {RULE_ACCURACY}." if plan.reserved == "rule" else ""
 
 
 def _inside_a_sentence(label: str) -> str:

@@ -27,7 +27,7 @@ from app.presentation import verdict
 from app.presentation.charts import methods_figure, timeline_figure
 from app.presentation.templates import page
 from calculator import catalogue
-from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.common.errors import PlanError, refusal
 from calculator.estimate.answer import Estimate
 from calculator.estimate.request import parse_request
@@ -82,7 +82,7 @@ def get_validation() -> Response:
     answer = validation()
     return page(
         "validation/page.html",
-        beside_the_replay=BESIDE_THE_REPLAY,
+        rule_accuracy=RULE_ACCURACY,
         **validation_view.shown(answer.published),
         measured=[{"answer": device, "steps": validation_view.steps(device)} for device in answer.measured],
         remark=answer.remark,

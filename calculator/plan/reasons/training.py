@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.methods import QLoRA
 from calculator.plan.evaluator import MARGIN
 from calculator.plan.reasons.reason import Judged, Reason, percent, size, speaks_against, speaks_for, times
@@ -36,7 +36,7 @@ def _room(judged: Judged) -> Reason:
         share = percent(fit.headroom_bytes / fit.usable_bytes)
         sentence = (
             f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
-            f" is mostly high ({BESIDE_THE_REPLAY}): the estimate with reserved: replay tells how much there is."
+            f" is mostly high ({RULE_ACCURACY}): the estimate with reserved: replay tells how much there is."
         )
         return speaks_against("little_room", sentence)
     return speaks_for("fits", f"{sentence}.")

@@ -3,7 +3,7 @@
 from app.api.answers.measurements import NOT_MEASURED, validation
 from app.pages.validation.view import shown
 from app.presentation.format import deviation
-from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.allocator.reserved_rule import RULE_ACCURACY
 
 
 def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
@@ -30,7 +30,7 @@ def test_it_shows_peers_reasons_and_environments(client):
 def test_it_says_that_reserved_memory_is_by_replay_and_how_far_the_rule_lies_from_it(client):
     page = client.get("/validation").text
     assert "by a replay of the allocator" in page
-    assert BESIDE_THE_REPLAY in page
+    assert RULE_ACCURACY in page
 
 
 def test_it_says_where_nothing_is_measured_by_us(client):

@@ -1,4 +1,4 @@
-"""The replay: layers spelled out as they would be interpreted, a run's steady state, and published measurements."""
+"""The replay: unrolled layers, a run's steady state, and published measurements."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ from time import process_time
 import pytest
 
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.loading import Loading, spelled
+from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.replay import Batch, Replay, peak_reserved
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check, within_positions
@@ -50,47 +50,49 @@ def with_training(prepared, **settings):
     return prepared.for_run(replace(prepared.training, **settings), prepared.device)
 
 
-def in_order(told):
-    """Births by size, frees by the number of their birth; the order of neighbouring frees is left out."""
-    numbers, found = {}, []
-    for event in (*told.forward, *told.backward):
+def in_order(passes):
+    """Allocations by size and frees by the number of their allocation, in order; consecutive frees are sorted."""
+    numbers, actions = {}, []
+    for event in (*passes.forward, *passes.backward):
         if event >= 0:
             numbers[event] = len(numbers)
-            found.append(("born", told.rows[event][4]))
+            actions.append(("allocate", passes.rows[event][4]))
         else:
-            found.append(("freed", numbers[~event]))
+            actions.append(("free", numbers[~event]))
     return [
-        step for kind, run in groupby(found, lambda step: step[0]) for step in (sorted(run) if kind == "freed" else run)
+        action
+        for kind, group in groupby(actions, lambda action: action[0])
+        for action in (sorted(group) if kind == "free" else group)
     ]
 
 
-def before_the_prefix(told):
-    """The backward pass up to where the layers' gradients are put together, told for the interpreted ones only.
+def before_the_prefix(passes):
+    """The backward pass up to the operation that combines all layers' gradients, which is not unrolled.
 
-    They are stacked; where a window cut the prefix, each is widened first.
+    It stacks them; if a window cut the prefix, it pads each first.
     """
-    together = ("unbind", "cache: slice")
-    first = (n for n, e in enumerate(told.backward) if e >= 0 and any(name in told.rows[e][0] for name in together))
-    return told.backward[: next(first)]
+    combining = ("unbind", "cache: slice")
+    names = [(n, passes.rows[event][0]) for n, event in enumerate(passes.backward) if event >= 0]
+    return passes.backward[: next(n for n, name in names if any(part in name for part in combining))]
 
 
-#: Nothing up to the head is trained: the layers' keys and values are cached all the same, and go after the last layer.
+#: Only the head is trained: the layers' keys and values are cached nevertheless, and freed after the last layer.
 CHOSEN["llama", "lora of the head"] = {
     "request": {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora", "target_modules": ["lm_head"]}}
 }
 
 
 @pytest.mark.parametrize("case", CHOSEN.values(), ids=[" ".join(key) for key in CHOSEN])
-def test_layers_spelled_out_are_layers_interpreted_one_by_one(case):
+def test_unrolled_layers_are_layers_interpreted_one_by_one(case):
     prepared = resident(case["request"]).prepared
     short, full = events(prepared), events(prepared, periods=10**6)
     if prepared.method.name == "prefix":
-        short, full = (replace(told, backward=before_the_prefix(told)) for told in (short, full))
+        short, full = (replace(each, backward=before_the_prefix(each)) for each in (short, full))
     assert in_order(short) == in_order(full)
 
 
 @pytest.mark.parametrize("case", BEHIND, ids=lambda case: case["id"])
-def test_what_is_told_outside_layers_for_some_of_them_only_reserves_as_for_all(case):
+def test_events_outside_the_layers_reserve_what_those_of_all_layers_do(case):
     state = resident(case["request"])
     run = Replay(CachingAllocator(), state, WORKSPACES)
     alone = with_training(state.prepared, gradient_accumulation_steps=1)
@@ -130,18 +132,20 @@ def test_a_run_stops_growing():
     for _ in range(6):
         run.step()
         reserved.append(run.allocator.reserved)
-    assert reserved[0] < reserved[1], "the optimizer's states lie where the first step had its activations"
+    assert reserved[0] < reserved[1], "the optimizer's states occupy blocks of the first step's activations"
     assert reserved[1:] == [reserved[1]] * 5
     assert peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
 
 
 def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
     state = resident(LLAMA_8B)
-    told = events(state.prepared)
+    passes = events(state.prepared)
     trained = [tensor for tensor in state.tensors if tensor.trained]
-    assert sorted(told.rows[row][4] for row in told.gradients) == sorted(t.bytes // t.count for t in spelled(trained))
-    assert {told.rows[row][0] for row in told.left} >= {"input_ids", "loss: loss"}
-    assert sum(told.rows[row][4] for row in told.left) < 1 << 20
+    assert sorted(passes.rows[row][4] for row in passes.gradients) == sorted(
+        t.bytes // t.count for t in one_by_one(trained)
+    )
+    assert {passes.rows[row][0] for row in passes.left} >= {"input_ids", "loss: loss"}
+    assert sum(passes.rows[row][4] for row in passes.left) < 1 << 20
 
 
 def test_gradients_that_accumulate_are_alive_in_the_next_micro_batch():
@@ -160,7 +164,7 @@ def test_weights_are_loaded_into_one_block_of_their_size():
     assert small <= run.allocator.small.reserved < small + (4 << 20)
 
 
-def test_a_prepared_models_float32_copies_leave_the_places_of_the_halves_free():
+def test_a_prepared_models_float32_copies_leave_the_half_precision_blocks_free():
     body = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "qlora"}}
     state = resident(body)
     run = Replay(CachingAllocator(), state, WORKSPACES)
@@ -170,17 +174,17 @@ def test_a_prepared_models_float32_copies_leave_the_places_of_the_halves_free():
     assert resting + halves <= run.allocator.reserved < (resting + halves) * 1.03
 
 
-def test_every_tensor_of_the_state_is_loaded_and_everything_else_let_go():
+def test_every_resident_tensor_is_loaded_and_everything_else_freed():
     for method in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
         state = resident({"model": "meta-llama/Llama-3.2-1B", "method": {"name": method}})
         loading = Loading(state.tensors, state.prepared.training)
         gone = {~event for event in loading.events if event < 0}
         left = [size for row, size in enumerate(loading.sizes) if row not in gone]
-        assert sorted(left) == sorted(t.bytes // t.count for t in spelled(state.tensors))
+        assert sorted(left) == sorted(t.bytes // t.count for t in one_by_one(state.tensors))
 
 
-def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
-    """Random plans of every family."""
+def test_unrolled_layers_have_as_much_alive_as_counted_layers():
+    """Random requests of every family."""
     compared = 0
     for number in range(400):
         try:
@@ -189,11 +193,11 @@ def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
             check(within_positions(request, model), model)
         except PlanError:
             continue
-        told = events(resident_state(request).prepared)
-        bytes_of = [row[4] for row in told.rows]
+        passes = events(resident_state(request).prepared)
+        bytes_of = [row[4] for row in passes.rows]
         forward, backward = (
             [bytes_of[event] if event >= 0 else -bytes_of[~event] for event in passed]
-            for passed in (told.forward, told.backward)
+            for passed in (passes.forward, passes.backward)
         )
         ahead, back, _ = training_step(request).peaks()
         assert max(accumulate(forward)) == ahead.bytes - ahead.throughout
@@ -202,14 +206,14 @@ def test_layers_spelled_out_have_as_much_alive_as_layers_counted():
     assert compared > 100
 
 
-def test_a_tensor_of_no_bytes_takes_no_block():
-    """The memory-efficient kernel keeps no logarithms of sums where no gradient flows, as in a first layer."""
+def test_a_tensor_of_no_bytes_has_no_block():
+    """The memory-efficient kernel saves no logsumexp if no gradient flows, as in a first layer."""
     training = {"padding": True, "sequence_length": 3, "micro_batch_size": 2}
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "adapter"}, "training": training}
-    told = events(resident(body).prepared)
-    empty = {row for row, born in enumerate(told.rows) if not born[4]}
-    batch = Batch(CachingAllocator(), told)
-    assert {told.rows[row][0] for row in empty} == {"model.layers.*.self_attn: attention: logsumexp"}
+    passes = events(resident(body).prepared)
+    empty = {row for row, kind in enumerate(passes.rows) if not kind[4]}
+    batch = Batch(CachingAllocator(), passes)
+    assert {passes.rows[row][0] for row in empty} == {"model.layers.*.self_attn: attention: logsumexp"}
     assert not {max(event, ~event) for event in (*batch.forward, *batch.backward)} & empty
     memory = estimate(parse_request(body | {"reserved": "replay"})).memory
     assert memory.peak_allocated_bytes < memory.peak_reserved_bytes < 1.1 * memory.peak_allocated_bytes
@@ -224,10 +228,10 @@ def test_a_replay_of_an_8b_model_takes_less_than_a_tenth_of_a_second():
     assert min(times) < allowed
 
 
-def test_the_largest_plan_that_may_be_asked_for_is_replayed():
+def test_the_largest_possible_request_is_replayed():
     training = {"attention": "eager"}
     for name in ("micro_batch_size", "sequence_length"):
-        training[name] = int(next(told.setting.maximum for told in declared(Training) if told.name == name))
+        training[name] = int(next(field.setting.maximum for field in declared(Training) if field.name == name))
     memory = estimate(parse_request(LLAMA_8B | {"reserved": "replay", "training": training})).memory
     assert memory.peak_allocated_bytes < memory.peak_reserved_bytes < 1.1 * memory.peak_allocated_bytes
 
@@ -241,33 +245,33 @@ PUBLISHED = {
     "prompt_tuning--llama-3.2-3B-default": ({"name": "prompt", "num_virtual_tokens": 200}, 24_394_072_064, 0.01),
     "full-finetuning--llama-3.2-3B-lr_0.00001": ({"name": "full"}, 38_868_615_168, 0.04),
 }
-#: What that script differs in from the reference step: `outputs` keeps logits, and the cache of keys and values, until
-#: the next step's outputs take the name. Batches come longest first in twenties, of 80 rows sorted by length, and the
-#: cache is emptied every ten steps: so before each longest. Its length is the one unknown, and the same in every row.
+#: How that script differs from the reference step: `outputs` keeps the logits and the cache of keys and values until
+#: the next step assigns it. 80 rows are sorted by length into 20 batches, the longest first, and the allocator's cache
+#: is emptied every ten steps, so before each longest batch. Its length is the one unknown, and the same in every row.
 LONGEST, SHORTEST = 696, 100
 KEPT = ("lm_head: output", "key, cached", "value, cached")
 
 
-def with_outputs_kept(told):
-    kept = {row for row in told.forward if row >= 0 and told.rows[row][0].endswith(KEPT)}
+def with_outputs_kept(passes):
+    kept = {row for row in passes.forward if row >= 0 and passes.rows[row][0].endswith(KEPT)}
     return replace(
-        told,
-        forward=[event for event in told.forward if ~event not in kept],
-        backward=[event for event in told.backward if ~event not in kept],
-        left=[*told.left, *sorted(kept)],
+        passes,
+        forward=[event for event in passes.forward if ~event not in kept],
+        backward=[event for event in passes.backward if ~event not in kept],
+        left=[*passes.left, *sorted(kept)],
     )
 
 
 @pytest.mark.parametrize("row", PUBLISHED)
-def test_the_replay_reserves_what_published_runs_on_an_l40s_measured(row):
+def test_the_replay_reserves_what_published_runs_measured_on_an_l40s(row):
     settings, measured, tolerance = PUBLISHED[row]
     training = {"micro_batch_size": 4, "sequence_length": LONGEST, "padding": True}
     state = resident({"model": "meta-llama/Llama-3.2-3B", "method": settings, "training": training})
     run = Replay(CachingAllocator(), state, WORKSPACES)
     run.load()
     for length in (SHORTEST, LONGEST):
-        told = events(with_training(state.prepared, sequence_length=length))
-        run.first = Batch(run.allocator, with_outputs_kept(told))
+        passes = events(with_training(state.prepared, sequence_length=length))
+        run.first = Batch(run.allocator, with_outputs_kept(passes))
         run.step()
         reserved = run.allocator.reserved
         run.allocator.empty_cache()

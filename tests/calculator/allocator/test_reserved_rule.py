@@ -1,4 +1,4 @@
-"""The rule for reserved memory, held against replays of random plans."""
+"""The rule for reserved memory, compared with replays of random requests."""
 
 from dataclasses import replace
 from statistics import median
@@ -25,35 +25,35 @@ def test_where_the_rule_is_below_the_replay_it_is_not_by_much(rows):
     assert min(ruled for _, ruled, _ in rows) > 0.9
 
 
-def test_the_rule_asks_for_a_tenth_more_than_the_replay_in_the_median_at_most(rows):
+def test_the_rule_is_a_tenth_above_the_replay_in_the_median_at_most(rows):
     assert 1 < median(ruled for _, ruled, _ in rows) < 1.1
 
 
-def test_both_hold_what_is_allocated_and_the_workspaces(rows):
+def test_both_reserve_at_least_what_is_allocated_and_the_workspaces(rows):
     for replayed, ruled, request in rows:
         assert replayed >= 1, request
         assert replayed * ruled >= 1, request
 
 
-def test_what_is_reserved_is_whole_segments(rows):
+def test_reserved_memory_is_whole_segments(rows):
     for _, _, request in rows[:20]:
         assert estimate(request).memory.peak_reserved_bytes % (2 * MIB) == 0
         assert estimate(replace(request, reserved="replay")).memory.peak_reserved_bytes % (2 * MIB) == 0
 
 
-def test_the_answer_says_which_way_was_taken():
+def test_the_answer_states_whether_the_rule_or_the_replay_was_used():
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}}
     assert RULE in estimate(parse_request(body)).assumptions
     assert REPLAY in estimate(parse_request(body | {"reserved": "replay"})).assumptions
 
 
-def test_fragmentation_is_what_is_reserved_beside_tensors_and_workspaces():
+def test_fragmentation_is_reserved_memory_without_tensors_and_workspaces():
     memory = estimate(parse_request({"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}})).memory
     (row,) = (row for row in memory.overheads if "fragmentation" in row.name)
     assert row.bytes == memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
 
 
-def test_a_hoppers_workspaces_take_segments_of_their_own_where_an_amperes_share_one():
+def test_a_hoppers_workspaces_have_segments_of_their_own_and_an_amperes_share_one():
     body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "training": {"sequence_length": 512}}
     ampere, hopper = (
         estimate(parse_request(body | {"device": {"gpu": name}})).memory.peak_reserved_bytes
@@ -62,7 +62,7 @@ def test_a_hoppers_workspaces_take_segments_of_their_own_where_an_amperes_share_
     assert hopper - ampere == 2 * 32 * MIB - 20 * MIB
 
 
-def test_what_the_step_before_left_lies_beside_the_next_ones_forward_pass():
+def test_what_a_step_leaves_is_alive_in_the_next_forward_pass():
     """DoRA with dropout keeps a gradient of each transposed weight until the next step has its own graph."""
     config = {"model_type": "gpt2", "vocab_size": 5000, "hidden_size": 1536, "n_layer": 3, "num_attention_heads": 12}
     method = {"name": "lora", "r": 1, "use_dora": True, "lora_dropout": 0.05}

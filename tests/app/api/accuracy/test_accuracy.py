@@ -7,7 +7,7 @@ import pytest
 
 from app.api.accuracy.accuracy import accuracy, beside
 from app.api.accuracy.residuals import residuals
-from calculator.allocator.reserved_rule import BESIDE_THE_REPLAY
+from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
@@ -55,7 +55,7 @@ def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures(
 def test_the_rule_is_not_given_the_errors_of_replays():
     found = accuracy(plan_of({"name": "full"}))
     assert found.interval is None
-    assert found.sentence.endswith("Reserved memory is by a rule here, which lies " + BESIDE_THE_REPLAY + ".")
+    assert found.sentence.endswith("Reserved memory follows a rule here, which is " + RULE_ACCURACY + ".")
 
 
 def test_a_page_by_the_rule_leads_to_the_replay(client):
