@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from calculator.families.family import Family
     from calculator.layers.decoder_forward import DecoderForward
 
-#: The registry: one folder of this package a line. A folder's `weights.py` lists its families, forward passes included.
+#: The registry: one line for each folder. A folder's `weights.py` lists its families, each with its forward pass.
 FOLDERS = (
     "apertus",
     "bart",
@@ -74,7 +74,7 @@ def forward_of(model: Model) -> DecoderForward:
 
 
 def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model:  # noqa: A002  the API's word
-    """The model that transformers would build from this `config.json`.
+    """Return the model that transformers would build from this `config.json`.
 
     Raises:
         PlanError: where its family is not known, or a field is missing, wrong or contradictory.
@@ -82,7 +82,7 @@ def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model
     if not isinstance(config, dict):
         raise refusal("model.config", f"must be the content of a config.json, an object, not {shown(config)}", config)
     if config.get("per_layer_config") is not None:
-        message = "sets sizes layer by layer, which is not modelled; leave it out"
+        message = "sets sizes for each layer, which is not modelled: leave it out"
         raise refusal("model.config.per_layer_config", message, config["per_layer_config"])
     model_type = config.get("model_type")
     known = ", ".join(sorted(FAMILIES))

@@ -1,4 +1,4 @@
-"""Pieces that decoder families are put together from."""
+"""Building blocks of decoder families."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import MlpType
     from calculator.families.family import Parts
 
-#: What one layer owns.
+#: The modules and buffers of one layer.
 Owned = tuple[Module | Buffer, ...]
 
 
@@ -38,7 +38,7 @@ def kinds_by_attention(config: Config, *, mlp: MlpType = "dense") -> tuple[Layer
 def attention(
     config: Config, *, qkv_bias: bool = False, o_bias: bool = False, output: str = "o_proj", name: str = "self_attn"
 ) -> tuple[Module, ...]:
-    """Query, key, value and output projections with grouped key/value heads."""
+    """Query, key, value and output projections, with grouped key/value heads."""
     hidden = config["hidden_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
@@ -63,19 +63,19 @@ def gated_mlp(
 
 
 def plain_mlp(config: Config, up: str, down: str, *, bias: bool = True) -> tuple[Module, ...]:
-    """One projection up, one down."""
+    """An up and a down projection."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     return (linear(up, hidden, inner, bias=bias), linear(down, inner, hidden, bias=bias))
 
 
 def fused_experts(config: Config, width: str, name: str = "mlp.experts") -> Module:
-    """Every expert's gate, up and down projections as two 3-D parameters."""
+    """The gate, up and down projections of all experts, as two 3-D parameters."""
     among, hidden, inner = config["num_experts"], config["hidden_size"], config[width]
     return bare(name, "experts", gate_up_proj=(among, 2 * inner, hidden), down_proj=(among, hidden, inner))
 
 
 def router(config: Config, name: str = "mlp.gate", dtype: OwnDType = "model") -> Module:
-    """A router of its own class: a score for each expert."""
+    """A router of a class of its own, with a score for each expert."""
     return bare(name, "other", dtype, weight=(config["num_experts"], config["hidden_size"]))
 
 

@@ -1,4 +1,4 @@
-"""What a model family is made of."""
+"""The description of a model family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: AutoModel.
 AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "base"]
 
-#: What a model owns, in the order of `named_parameters()`, buffers wherever they read best.
+#: Modules and layers in the order of `named_parameters()`; buffers at any place.
 Parts = tuple[Module | Stack | Buffer, ...]
 
 
@@ -31,7 +31,7 @@ class Family:
     #: The fields of `config.json`, and checks on them.
     entries: tuple[Entry, ...]
 
-    #: What the model owns.
+    #: The model's modules, layers and buffers.
     parts: Callable[[Config], Parts]
 
     #: The forward pass of a training step; None if it is not modelled.
@@ -61,12 +61,12 @@ class Family:
 
     @property
     def source(self) -> str:
-        """The file of transformers that builds the same model."""
+        """The file of transformers that builds the model."""
         folder = self.folder or (self.built_as or self.model_type).replace("-", "_")
         return f"transformers/models/{folder}/modeling_{folder}.py"
 
     def model(self, raw: Mapping[str, Any], name: str | None = None) -> Model:
-        """The model that this `config.json` describes.
+        """Return the model that this `config.json` describes.
 
         Raises:
             PlanError: with every field that is missing, wrong or contradictory.

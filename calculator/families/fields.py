@@ -1,4 +1,4 @@
-"""Fields and checks that many families share, under the names and with the types of transformers' config classes."""
+"""Fields and checks that families share, with the names and types of transformers' config classes."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ MOST_TOKENS = 1 << 31
 
 
 def size(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A width, a number of heads, a vocabulary: a whole number above 0."""
+    """A size, such as a width or a number of heads: a whole number above 0."""
     return Field(name=name, type="size", default=default, **more)
 
 
 def count(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A whole number from 0."""
+    """A whole number, 0 or more."""
     return Field(name=name, type="count", default=default, **more)
 
 
 def number(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A factor, an epsilon."""
+    """A number, such as a factor or an epsilon."""
     return Field(name=name, type="number", default=default, **more)
 
 
 def flag(name: str, default: Any = REQUIRED, **more: Any) -> Field:
-    """A switch."""
+    """A boolean."""
     return Field(name=name, type="flag", default=default, **more)
 
 
 def off(name: str, reason: str) -> tuple[Field, Check]:
-    """A switch that is understood only while it is off."""
+    """A boolean that is supported only if it is false."""
     problem = Check(name=name, problem=lambda config: f"must be false: {reason}" if config[name] else None)
     return flag(name, False), problem
 
 
 def dropouts(*names: str, default: float = 0.0, **more: Any) -> tuple[Field, ...]:
-    """Probabilities of dropping an element."""
+    """Dropout probabilities."""
     return tuple(Field(name=name, type="number", default=default, minimum=0, maximum=1, **more) for name in names)
 
 
@@ -76,18 +76,18 @@ def tie(default: bool) -> Field:  # noqa: FBT001  the default itself
 
 
 def derived(name: str, value: Callable[[Config], int]) -> Computed:
-    """A size that follows from others."""
+    """A size that is computed from others."""
     return Computed(name=name, value=lambda config: Dim(int(value(config)), name))
 
 
 def heads(config: Config) -> int:
-    """As many as there are query heads."""
+    """Return the number of query heads."""
     found: int = config["num_attention_heads"]
     return found
 
 
 def share_of_hidden(config: Config) -> int:
-    """Each head's equal share of the hidden size."""
+    """Return each head's equal share of the hidden size."""
     hidden, among = config["hidden_size"], config["num_attention_heads"]
     if hidden % among:
         raise ContradictionError(
@@ -97,7 +97,7 @@ def share_of_hidden(config: Config) -> int:
 
 
 def uneven_heads(config: Config) -> str | None:
-    """What is wrong where heads don't divide the hidden size among them, or None."""
+    """Return what is wrong if the heads' sizes do not sum to the hidden size, or None."""
     head, among, hidden = config["head_dim"], config["num_attention_heads"], config["hidden_size"]
     if head * among == hidden:
         return None
@@ -109,7 +109,7 @@ ONE_HEAD_SIZE = (derived("num_key_value_heads", heads), derived("head_dim", shar
 
 
 def head_dim(default: int | None = None) -> Field:
-    """The width of one head; derived where neither the file nor the class gives it."""
+    """The size of one head. It is derived if neither the file nor the class sets it."""
     null = None if default else share_of_hidden
     return size("head_dim", default, nullable=default is None, null=null)
 
@@ -121,12 +121,12 @@ def _ungroupable(config: Config) -> str | None:
     return f"{shown(queries)} attention heads do not divide into {shown(groups)} groups" if queries % groups else None
 
 
-#: Key/value heads are each shared by a group of query heads.
+#: Each key/value head is shared by a group of query heads.
 GROUPS = Check(name="num_key_value_heads", problem=_ungroupable)
 
 
 def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Field, Check]:
-    """The number of key/value heads; null stands for as many as there are query heads."""
+    """The number of key/value heads; null means as many as query heads."""
     return size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None), GROUPS
 
 
@@ -157,8 +157,8 @@ GPT2_SIZES = (
 
 def padding(default: int | None = None) -> tuple[Field, Check]:
     """The padding token, which must have a row in the embedding."""
-    told = count("pad_token_id", default, nullable=True, minimum=-MOST_TOKENS, maximum=MOST_TOKENS)
-    return told, Check(name="pad_token_id", problem=_without_row)
+    token_field = count("pad_token_id", default, nullable=True, minimum=-MOST_TOKENS, maximum=MOST_TOKENS)
+    return token_field, Check(name="pad_token_id", problem=_without_row)
 
 
 def _without_row(config: Config) -> str | None:
@@ -178,12 +178,12 @@ def divisible(name: str, by: str) -> Check:
     return Check(name=name, problem=remainder)
 
 
-#: Every head takes an equal share of the hidden size even where `head_dim` is another.
+#: The hidden size must be a multiple of the number of heads, even if `head_dim` is set.
 DIVISIBLE = divisible("hidden_size", "num_attention_heads")
 
 
 def experts(per_token: Any, *, spelled: str | None = None, aliases: tuple[str, ...] = ()) -> tuple[Entry, ...]:
-    """How many experts there are (`num_experts`), and how many of them see each token."""
+    """The number of experts (`num_experts`), and how many of them process each token."""
     return (
         size("num_experts", spelled=spelled, aliases=aliases),
         size("num_experts_per_tok", per_token),

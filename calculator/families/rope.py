@@ -1,4 +1,4 @@
-"""Rotary position embeddings: what a config says of them, and the buffers that hold their frequencies."""
+"""Rotary position embeddings: their fields in a config, and the buffers of their frequencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from calculator.families.fields import number
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What each type's parameters must hold beside `rope_type`.
+#: The parameters that each `rope_type` requires.
 #: Source: transformers/modeling_rope_utils.py, ROPE_INIT_FUNCTIONS and the functions that it names.
 ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -38,11 +38,11 @@ def rope(
     types: Mapping[str, str] | None = None,
     otherwise: Mapping[str, Any] | None = None,
 ) -> tuple[Entry, ...]:
-    """The fields of a rotary embedding; `rope_type`, `partial_rotary_factor` and `rotary_dim` follow from them.
+    """The fields of a rotary embedding, and `rope_type`, `partial_rotary_factor` and `rotary_dim`, computed from them.
 
-    `share` is the class's default share of each head that is rotated; where not `always`, the frequencies heed it only
-    in the types that scale, as Llama's do. `types` maps the types that a family reads to what it takes them for, where
-    it doesn't read all; `otherwise` are the parameters of a file that gives none.
+    `share` is the class's default of the share of each head that is rotated. Unless `always`, the frequencies depend on
+    it only in the scaling types, as Llama's do. `types` maps the types that a family reads to those that its code
+    treats them as, for a family that does not read all. `otherwise` are the parameters if a file has none.
     """
 
     def standard(config: Config) -> Mapping[str, Any]:
@@ -69,16 +69,16 @@ def rope_per_type(
     local_theta_key: str | None = None,
     scaled: tuple[str, ...] = ("full_attention",),
 ) -> tuple[Entry, ...]:
-    """The fields of one rotary embedding per attention type: `rope_parameters` and `rope_type` map types to theirs.
+    """The fields of a rotary embedding for each attention type. `rope_parameters` and `rope_type` are by type.
 
-    A file's `rope_scaling`, the older spelling, is for the `scaled` types.
+    A file's `rope_scaling`, the older spelling, applies to the `scaled` types.
     """
 
     def standard(config: Config) -> Mapping[str, Any]:
         nested, scaling = config["rope_parameters"] or {}, config["rope_scaling"] or {}
         bases = {"full_attention": config["rope_theta"], "sliding_attention": config["local_rope_theta"]}
-        told = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
-        return MappingProxyType({kind: standardised(told[kind], {"rope_theta": bases[kind]}) for kind in bases})
+        own = {kind: {**_inner(nested, kind), **(scaling if kind in scaled else {})} for kind in bases}
+        return MappingProxyType({kind: standardised(own[kind], {"rope_theta": bases[kind]}) for kind in bases})
 
     return (
         number("rope_theta", theta, spelled=theta_key, minimum=1e-6),
@@ -96,64 +96,66 @@ def rope_per_type(
 
 
 def _inner(nested: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    told = nested.get(kind) or {}
-    if not isinstance(told, dict):
-        raise ContradictionError("rope_parameters", f"{kind} must be an object or null, not {shown(told)}")
-    return told
+    parameters = nested.get(kind) or {}
+    if not isinstance(parameters, dict):
+        raise ContradictionError("rope_parameters", f"{kind} must be an object or null, not {shown(parameters)}")
+    return parameters
 
 
 def standardised(
-    told: Mapping[str, Any], defaults: Mapping[str, Any], types: Mapping[str, str] | None = None
+    parameters: Mapping[str, Any], defaults: Mapping[str, Any], types: Mapping[str, str] | None = None
 ) -> Mapping[str, Any]:
-    """Rotary parameters with their type, base and share filled in.
+    """Fill in the type, base and share of rotary parameters.
 
     Source: transformers/modeling_rope_utils.py, RotaryEmbeddingConfigMixin.standardize_rope_params.
     """
-    kind = told.get("rope_type", told.get("type", "default"))
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
     known = types or ROPE_TYPES
     if not isinstance(kind, str) or kind not in known:
         raise ContradictionError("rope_parameters", f"rope_type must be one of {', '.join(known)}, not {shown(kind)}")
     kind = types[kind] if types else kind
-    missing = [key for key in ROPE_TYPES[kind] if key not in told]
+    missing = [key for key in ROPE_TYPES[kind] if key not in parameters]
     if missing:
         raise ContradictionError("rope_parameters", f"rope_type {kind} needs {', '.join(missing)}")
-    _must_be_usable(told)
+    _must_be_usable(parameters)
     filled = {key: value for key, value in defaults.items() if value is not None}
-    return MappingProxyType({**filled, **told, "rope_type": kind})
+    return MappingProxyType({**filled, **parameters, "rope_type": kind})
 
 
-def _must_be_usable(told: Mapping[str, Any]) -> None:
-    nested = next((key for key in ATTENTION_TYPES if key in told), None)
+def _must_be_usable(parameters: Mapping[str, Any]) -> None:
+    nested = next((key for key in ATTENTION_TYPES if key in parameters), None)
     if nested:
         raise ContradictionError("rope_parameters", f"{nested} has its own, but this family has one for all layers")
     for key in _NUMBERS:
-        value = told.get(key, 1)
+        value = parameters.get(key, 1)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         if not (numeric and 0 < value < 1e15) and not (key == "factor" and value is None):
             raise ContradictionError("rope_parameters", f"{key} must be a number above 0, not {shown(value)}")
 
 
 def frequencies(path: str, rotary_dim: int, kind: str = "") -> tuple[Buffer, ...]:
-    """The inverse frequencies of one rotary embedding and the copy that dynamic types start from."""
+    """The buffers of a rotary embedding: inverse frequencies, and the copy that dynamic types start from."""
     half = (Dim(int(rotary_dim) // 2, "rotary_dim / 2"),)
     names = (f"{kind}inv_freq", f"{kind}original_inv_freq")
     return tuple(Buffer(name=f"{path}.{name}", shape=half, dtype="float32") for name in names)
 
 
 def frequencies_per_type(config: Config, path: str) -> tuple[Buffer, ...]:
-    """The frequencies for each attention type that some layer has."""
+    """The buffers for each attention type of the layers."""
     kinds = [kind for kind in ATTENTION_TYPES if kind in config["layer_types"]]
     return tuple(each for kind in kinds for each in frequencies(path, config["rotary_dim"], f"{kind}_"))
 
 
 def _share(config: Config, *, always: bool) -> float:
-    told = config["rope_parameters"]
-    share: float = told.get("partial_rotary_factor", 1.0) if always or told["rope_type"] != "default" else 1.0
+    parameters = config["rope_parameters"]
+    share: float = (
+        parameters.get("partial_rotary_factor", 1.0) if always or parameters["rope_type"] != "default" else 1.0
+    )
     return share
 
 
 def rotary_dim(config: Config) -> int:
-    """How many dimensions of each head are rotated: an even number."""
+    """Return how many dimensions of each head are rotated, an even number."""
     head, share = config["head_dim"], config["partial_rotary_factor"]
     rotated = int(int(head) * share)
     if not 0 < rotated <= head or rotated % 2:
@@ -164,14 +166,14 @@ def rotary_dim(config: Config) -> int:
 
 
 def _unusable(config: Config) -> str | None:
-    told = config["rope_parameters"]
+    parameters = config["rope_parameters"]
     pairs = int(config["rotary_dim"]) // 2
-    if told["rope_type"] == "dynamic" and pairs < 2:
+    if parameters["rope_type"] == "dynamic" and pairs < 2:
         return "rope_type dynamic divides by the rotated dimensions less 2; it needs more than these 2"
-    if told["rope_type"] != "longrope":
+    if parameters["rope_type"] != "longrope":
         return None
     for key in ROPE_TYPES["longrope"]:
-        factors = told[key]
+        factors = parameters[key]
         if not isinstance(factors, list | tuple) or len(factors) != pairs:
             return f"{key} must list {pairs:,} numbers, one for each pair of rotated dimensions"
     return None

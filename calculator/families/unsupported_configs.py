@@ -1,4 +1,4 @@
-"""Configs that transformers builds a model from, but whose own code then fails on in the forward pass."""
+"""Configs from which transformers builds a model whose forward pass then fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def problems(model: Model, training: Training) -> Iterator[Problem]:
-    """Every reason why the family's code fails."""
+    """Yield every reason why the forward pass fails."""
     yield from _half_rotated(model)
     yield from _windowless(model)
     yield from _ungrouped(model, training)
@@ -27,7 +27,7 @@ def problems(model: Model, training: Training) -> Iterator[Problem]:
 
 
 def _half_rotated(model: Model) -> Iterator[Problem]:
-    """Code that rotates whole heads, and frequencies for a part of each."""
+    """Code that rotates whole heads, but frequencies for a part of each."""
     config = model.config
     rotated, head = config.get("rotary_dim"), config.get("head_dim")
     rotates = any(layer.kind.rotated for layer in model.decoder.layers) and not config.get("alibi")
@@ -45,7 +45,7 @@ def _half_rotated(model: Model) -> Iterator[Problem]:
 
 
 def _windowless(model: Model) -> Iterator[Problem]:
-    """A mask for sliding layers is made whether there are any or not (create_sliding_window_causal_mask)."""
+    """The mask for sliding layers is made even if there are none (create_sliding_window_causal_mask)."""
     if "sliding_attention" in forward_of(model).masks and model.config["sliding_window"] is None:
         yield Problem(
             loc="model.config.sliding_window",
@@ -55,7 +55,7 @@ def _windowless(model: Model) -> Iterator[Problem]:
 
 
 def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
-    """Latent attention has keys for every head, which attention repeats all the same where there are fewer groups."""
+    """Latent attention has keys for every head, but attention repeats them if there are fewer groups."""
     config = model.config
     if config.get("kv_lora_rank") is None or training.attention == "flash_attention_2":
         return
@@ -67,14 +67,14 @@ def _ungrouped(model: Model, training: Training) -> Iterator[Problem]:
         loc="model.config.num_key_value_heads",
         msg=(
             f"{groups:,} groups: {model.model_type} has keys for each of its {heads:,} heads, and attention would"
-            f" repeat them {heads // groups:,} times: make it {heads:,}, or take flash_attention_2"
+            f" repeat them {heads // groups:,} times: make it {heads:,}, or use flash_attention_2"
         ),
         input=groups,
     )
 
 
 def _routerless(model: Model) -> Iterator[Problem]:
-    """The routers' loss is taken of the first router's logits, whether there is one or not."""
+    """The routers' loss reads the first router's logits, even if there is no router."""
     routed = any(layer.kind.mlp == "sparse" for layer, _ in model.distinct_layers)
     if model.adds_router_loss and not routed:
         yield Problem(

@@ -1,4 +1,4 @@
-"""Sliding-window attention: which layers look back over how many tokens."""
+"""Sliding-window attention: which layers have a window, and its size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def window(default: int | None) -> Field:
-    """How many tokens a sliding attention looks back."""
+    """The number of tokens in the window of sliding layers."""
     return size("sliding_window", default, nullable=True, maximum=MOST_TOKENS)
 
 
 def switched_window(default: int | None, unused: int | None = None) -> tuple[Entry, ...]:
-    """A window that counts only where `use_sliding_window` is on; `unused` is what the class makes of it where off."""
+    """A window that applies only if `use_sliding_window` is true; `unused` is its value otherwise."""
     return (
         flag("use_sliding_window", False),
         replace(window(default), minimum=unused),
@@ -30,21 +30,21 @@ def switched_window(default: int | None, unused: int | None = None) -> tuple[Ent
 
 
 def layer_types(slides: Callable[[Config, int], Any]) -> tuple[Entry, ...]:
-    """The attention type of each layer; `slides` says which ones slide where the file leaves them out."""
+    """The attention type of each layer. `slides` decides which layers slide if the file has no `layer_types`."""
 
     def usual(config: Config) -> tuple[str, ...]:
         return tuple(ATTENTION_TYPES[bool(slides(config, index))] for index in range(config["num_hidden_layers"]))
 
-    told = Field(name="layer_types", type="names", default=None, nullable=True, null=usual)
+    types_field = Field(name="layer_types", type="names", default=None, nullable=True, null=usual)
     return (
-        told,
+        types_field,
         Check(name="layer_types", problem=_wrong_layer_types),
         Check(name="sliding_window", problem=_missing_window),
     )
 
 
 def every(period: int | str) -> Callable[[Config, int], Any]:
-    """All layers slide but each `period`-th, or each `config[period]`-th."""
+    """Let all layers slide except each `period`-th, or each `config[period]`-th."""
     if isinstance(period, int):
         return lambda _config, index: (index + 1) % period
     return lambda config, index: (index + 1) % config[period]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _activation(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
-    """XIELUActivation without its CUDA extension, one operation at a time (transformers/activations.py)."""
+    """XIELUActivation without its CUDA extension, as separate operations (transformers/activations.py)."""
     if "mlp.act_fn" not in modules:
         return mlp.configured(context, modules, x)
     context.set_scope(f"{modules.prefix}mlp.act_fn: ")

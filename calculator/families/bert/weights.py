@@ -1,4 +1,4 @@
-"""BERT and its kin with a masked-language-model head: learned positions, LayerNorm after each sublayer."""
+"""BERT and RoBERTa with a masked-language-model head: learned positions, LayerNorm after each sublayer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HEAD = (
     *dropouts("hidden_dropout_prob", "attention_probs_dropout_prob", default=0.1),
 )
 
-#: What BERT and RoBERTa files say; RoBERTa differs in its padding token only.
+#: The fields of BERT and RoBERTa. RoBERTa differs only in its padding token.
 ENTRIES: tuple[Entry, ...] = (
     size("vocab_size"),
     size("hidden_size"),
@@ -99,7 +99,7 @@ _ROBERTA_TABLES = ("word_embeddings", "token_type_embeddings", "LayerNorm", "pos
 
 
 def _without_position(config: Config) -> str | None:
-    """RoBERTa's positions begin after the padding token's number, which has a row of its own in their table."""
+    """RoBERTa's positions begin after the padding token's number, which needs a row in the table of positions."""
     token, rows = config["pad_token_id"], config["max_position_embeddings"]
     return f"{shown(token)} has no row among {shown(rows)} positions" if token is not None and token >= rows else None
 
@@ -157,7 +157,7 @@ FAMILIES = (
         parts=_xlm_roberta,
         forward=None,
         head="lm_head.decoder",
-        # named_parameters() meets the head first here, so the head's name is the one it lists
+        # named_parameters() lists a tied parameter under its first name, which is the head's here
         tied={
             "roberta.embeddings.word_embeddings.weight": "lm_head.decoder.weight",
             "lm_head.decoder.bias": "lm_head.bias",

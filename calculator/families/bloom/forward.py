@@ -1,4 +1,4 @@
-"""BLOOM: positions by ALiBi (Press et al. 2021), attention written out, a normed word embedding, its own GELU."""
+"""BLOOM: ALiBi positions (Press et al. 2021), its own attention and GELU, normed word embeddings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same. Each sublayer adds its residual itself."""
+    """Run one block: (batch, sequence, hidden_size) to the same. Each sublayer adds its residual itself."""
     normed_first = context.config["apply_residual_connection_post_layernorm"]
     layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
     residual = layernorm_output if normed_first else hidden_states
@@ -49,9 +49,9 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, r
 
 
 def _heads(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Each head's query, key and value lie side by side; each is picked by itself, which its gradient pays for.
+    """Slice the fused projection, in which each head's query, key and value follow each other.
 
-    The whole stays under its own name.
+    Each slice makes a gradient of its own. The fused projection stays alive as a local variable.
     """
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attention: ")
@@ -76,7 +76,7 @@ def _mlp(context: Context, modules: LayerModules, hidden_states: Tensor, residua
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """BloomGelu: a function of its own, which saves its input; five products and a tanh, one at a time."""
+    """Run BloomGelu, an autograd function that saves its input: five products and a tanh as separate operations."""
     tape = x.tape
     node = Node(tape, _gelu_back, (x.edge,)) if x.edge else None
     half = tape.new(x.shape, x.dtype, "half of x")
@@ -91,7 +91,7 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """tanh(c · x · (1 + d · x · x)), whose temporaries go as soon as they are used."""
+    """Compute tanh(c · x · (1 + d · x · x)). Temporaries are freed as soon as they are used."""
     tape = x.tape
     scaled = tape.new(x.shape, x.dtype, "c · x")
     cubic = tape.new(x.shape, x.dtype, "d · x")
@@ -124,12 +124,12 @@ def _gelu_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     return (out,)
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     return norms.layer_norm(context.outer("transformer.word_embeddings_layernorm"), inputs_embeds)
 
 
 def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """A bias for each head and position, of one query for all."""
+    """Return the bias of each head and position, the same for all queries."""
     context.set_scope("transformer.ALiBi: ")
     tape, heads = context.tape, context.config["num_attention_heads"]
     batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past
@@ -142,13 +142,13 @@ def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _refused(_: Config) -> str:
-    return "transformers has no FlashAttention 2 for BLOOM: take sdpa, which comes to eager"
+    return "transformers has no FlashAttention 2 for BLOOM: use sdpa, which runs eager"
 
 
 BLOOM = DecoderForward(
     layer=layer,
     embeddings=partial(embed, name="transformer.word_embeddings"),
-    before_layers=_enter,
+    before_layers=_before_layers,
     tables=_alibi,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
     sdpa="eager",

@@ -1,4 +1,4 @@
-"""Command R: attention and MLP side by side after one norm, a scaled tied head."""
+"""Command R: attention and MLP in parallel after one norm, a scaled tied head."""
 
 from __future__ import annotations
 

@@ -35,13 +35,13 @@ _TERMS = ("c2p", "p2c")
 
 
 def _split(value: Any) -> tuple[str, ...]:
-    """`"p2c|c2p"` or a list of the terms."""
+    """Split `"p2c|c2p"`, or return a list of the terms unchanged."""
     listed = value.lower().split("|") if isinstance(value, str) else value or ()
     return tuple(term.strip() for term in listed)
 
 
 def _relative_positions(config: Config) -> int:
-    """Rows of the table of relative positions, in one direction."""
+    """Return the rows of the table of relative positions, in one direction."""
     if config["position_buckets"] > 0:
         return int(config["position_buckets"])
     furthest = config["max_relative_positions"]

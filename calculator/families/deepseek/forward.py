@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: keys and values through a latent, cached while compressed, and experts beside a shared MLP."""
+"""DeepSeek V2 and V3: keys and values from a latent, which is cached, and experts with a shared MLP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-AI 2024). Only a part of each head, shared by all keys, is rotated."""
+    """Multi-head latent attention (DeepSeek-AI 2024). Only a part of each head is rotated; all keys share theirs."""
 
     rotate: Rotate
 
@@ -48,7 +48,7 @@ class LatentAttention:
 
 
 def _queries(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Queries directly or through a low rank, split into the part that is not rotated and the one that is."""
+    """Project queries, directly or through a low rank, and split off the part that is rotated."""
     config = context.config
     if "self_attn.q_proj" in modules:
         q = modules["self_attn.q_proj"](hidden_states)
@@ -61,7 +61,7 @@ def _queries(context: Context, modules: LayerModules, hidden_states: Tensor) -> 
 
 
 def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: Tensor) -> tuple[Tensor, Tensor]:
-    """Every head's keys and values from the latent; the rotated part of the keys is copied to each."""
+    """Project the latent to every head's keys and values. The rotated part of the keys is copied to each head."""
     config = context.config
     heads = (kv_nope.shape[0], config["num_attention_heads"], kv_nope.shape[2])
     nope, rope, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
@@ -73,7 +73,7 @@ def _expanded(context: Context, modules: LayerModules, kv_nope: Tensor, k_rot: T
 
 
 def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-    """Turns as complex numbers, which count as two float32 each; and position_ids."""
+    """Return rotations as complex numbers, which count as two float32 each, and position_ids."""
     context.set_scope("model.")
     tape, length, width = context.tape, hidden_states.shape[1], context.config["qk_rope_head_dim"]
     position_ids = tape.new((1, length), "int64", "position_ids")
@@ -87,7 +87,7 @@ def _complex_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, Te
 
 
 def _turned(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-    """Pairs as complex numbers, times their turns (V2's apply_rotary_emb)."""
+    """Multiply pairs, as complex numbers, with their rotations (V2's apply_rotary_emb)."""
     freqs_cis = context.position_tables[0]
     xq_, xk_ = ops.cast(q, "float32", "query in float32"), ops.cast(k, "float32", "key in float32")
     xq_out = ops.cast(_product(xq_, freqs_cis, "query, rotated"), q.dtype, "query, cast back")
@@ -103,15 +103,15 @@ def _product(x: Tensor, turns: Tensor, name: str) -> Tensor:
 
 
 def _product_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Times the turns' conjugates, which are made for it."""
+    """Multiply with the conjugates of the rotations, which are allocated for it."""
     conjugate = grad.tape.new(node.saved[0].shape, "float32", "turns, conjugated")
     out = grad.tape.new(grad.shape, "float32", "rotation: gradient")
     del conjugate
     return (out,)
 
 
-def _by_halves_or_pairs(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
-    """Halves against each other, or neighbours, without a copy (V3's apply_rotary_pos_emb_interleave)."""
+def _rotated(context: Context, q: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+    """Rotate halves, or interleaved pairs without a copy (V3's apply_rotary_pos_emb_interleave)."""
     cos, sin = context.position_tables[:2]
     if context.config["rope_interleave"]:
         return _by_pairs(q, cos, sin, "query"), _by_pairs(k, cos, sin, "key")
@@ -128,8 +128,8 @@ def _by_pairs(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BesideShared(Mixture):
-    """A mixture, and an MLP for every token beside it, while which the router's choice stays."""
+class WithSharedExperts(Mixture):
+    """A mixture of experts and a shared MLP. What the router chose stays alive while the shared MLP runs."""
 
     def __call__(self, context: Context, modules: LayerModules, x: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
@@ -142,23 +142,24 @@ class BesideShared(Mixture):
 
 
 def _refused(config: Config) -> str | None:
-    """Values that are wider than keys are cut, not padded (integrations/flash_attention.py)."""
+    """Refuse values wider than keys, which are cut, not padded (integrations/flash_attention.py)."""
     width, value = config["qk_head_dim"], config["v_head_dim"]
-    return f"transformers cuts v_head_dim {value} to the keys' {width} there: take sdpa" if value > width else None
+    return f"transformers cuts v_head_dim {value} to the keys' {width} there: use sdpa" if value > width else None
 
 
 DEEPSEEK_V2 = DecoderForward(
     tables=_complex_tables,
     layer=SequentialLayer(
-        attention=LatentAttention(rotate=_turned), mlp=in_sparse_layers(BesideShared(router=routers.greedy_by_group))
+        attention=LatentAttention(rotate=_turned),
+        mlp=in_sparse_layers(WithSharedExperts(router=routers.greedy_by_group)),
     ),
     refuses_flash=_refused,
 )
 
 DEEPSEEK_V3 = DecoderForward(
     layer=SequentialLayer(
-        attention=LatentAttention(rotate=_by_halves_or_pairs),
-        mlp=in_sparse_layers(BesideShared(router=routers.sigmoid_with_correction)),
+        attention=LatentAttention(rotate=_rotated),
+        mlp=in_sparse_layers(WithSharedExperts(router=routers.sigmoid_with_correction)),
     ),
     refuses_flash=_refused,
 )

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V3: latent attention, and experts beside shared ones after a few dense layers."""
+"""DeepSeek V2 and V3: latent attention, a few dense layers, then layers with routed and shared experts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _COMMON: tuple[Entry, ...] = (
 
 
 def _groups(groups: int | None, chosen: int | None, *, nullable: bool) -> tuple[Entry, ...]:
-    """Experts are chosen from the best `topk_group` of `n_group` groups."""
+    """The groups of experts: a token's experts are in the best `topk_group` of `n_group`."""
     return (
         size("n_group", groups, nullable=nullable),
         size("topk_group", chosen, nullable=nullable),
@@ -92,13 +92,13 @@ def _groups(groups: int | None, chosen: int | None, *, nullable: bool) -> tuple[
 
 
 def _shared(default: int) -> tuple[Entry, ...]:
-    """Experts that see every token, as one MLP of their widths together."""
+    """The experts that process every token, as one MLP with the sum of their widths."""
     together = derived("shared_intermediate_size", lambda c: c["n_shared_experts"] * c["moe_intermediate_size"])
     return (size("n_shared_experts", default), together)
 
 
 def _latent_attention(config: Config) -> tuple[Module, ...]:
-    """Queries, keys and values through low ranks; queries directly where `q_lora_rank` is null."""
+    """Low-rank projections to queries, keys and values; a direct one to queries if `q_lora_rank` is null."""
     hidden, heads, bias = config["hidden_size"], config["num_attention_heads"], config["attention_bias"]
     query_rank, rank = config["q_lora_rank"], config["kv_lora_rank"]
     queries = heads * config["qk_head_dim"]

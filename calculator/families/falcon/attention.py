@@ -1,4 +1,4 @@
-"""Falcon's attention: how heads are split, rotated or not, and two ways of writing attention out.
+"""Falcon's attention: how heads are split and rotated, and two implementations of eager attention.
 
 Source: transformers/models/falcon/modeling_falcon.py, FalconAttention.
 """
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context, LayerModules
 
-    #: What is written out holds its scores.
+    #: The output, and scores that stay alive until the output projection has run.
     Attended = tuple[Tensor, tuple[Tensor, ...]]
 
 
 def self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """(batch, sequence, hidden_size) to the same; the fused projection stays under its own name."""
+    """Run attention: (batch, sequence, hidden_size) to the same. A local variable keeps the fused projection alive."""
     fused_qkv = modules["self_attention.query_key_value"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attention: ")
     query_layer, key_layer, value_layer = _split(context, fused_qkv)
@@ -35,14 +35,14 @@ def self_attention(context: Context, modules: LayerModules, hidden_states: Tenso
             rotary.rotate(key_layer, cos, sin, "key, rotated"),
         )
     key_layer, value_layer = context.update_cache(key_layer, value_layer)
-    attn_output, _held = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)
+    attn_output, _alive = _attend(context, query_layer, key_layer, value_layer, hidden_states.dtype)
     return modules["self_attention.dense"](ops.view(attn_output, hidden_states.shape))
 
 
 def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, (batch, heads, sequence, head_dim) each.
+    """Split the fused projection into queries, keys and values: (batch, heads, sequence, head_dim) each.
 
-    What is picked by a list of indices is a copy; what is sliced is not.
+    Indexing with a list copies; slicing does not.
     """
     config, (batch, length, _) = context.config, fused_qkv.shape
     head = (batch, config["num_attention_heads"], length, config["head_dim"])
@@ -62,7 +62,7 @@ def _split(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each group's queries lie before its key and its value, which are spread over the queries."""
+    """Split it by groups, each of queries, a key and a value. Key and value are expanded to the number of queries."""
     config, (batch, length, _) = context.config, fused_qkv.shape
     heads, groups, head_dim = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
     each = heads // groups
@@ -77,7 +77,7 @@ def _split_groups(context: Context, fused_qkv: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _flattened(x: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    """Groups and their heads as one dimension: a copy where there are several of both."""
+    """Flatten groups and their heads into one dimension: a copy if there are several of both."""
     if x.shape[1] > 1 and x.shape[3] > 1:
         x = ops.contiguous(x, name)
         x.merged = False  # by positions, then by heads
@@ -96,7 +96,7 @@ def _attend(context: Context, query: Tensor, key: Tensor, value: Tensor, dtype: 
 
 
 def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Always masked. A single head for all queries, without enable_gqa, is for the math kernel only.
+    """Run sdpa, always with a mask. Without enable_gqa, only the math kernel runs a single key head for all queries.
 
     Source: aten/src/ATen/native/transformers/sdp_utils_cpp.h, check_batch_size_and_num_heads_dense.
     """
@@ -111,14 +111,14 @@ def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: T
 
 
 def _eager(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
-    """Scores scaled in place, a softmax in the hidden states' dtype, and nothing dropped."""
+    """Scale scores in place and apply a softmax in the hidden states' dtype, without dropout."""
     scores = in_place.mul_(scores)
     scores = ops.softmax(attention.add_mask(context, scores), dtype)
     return attention.weigh_values(context, scores, value), ()
 
 
 def _with_alibi(context: Context, scores: Tensor, value: Tensor, dtype: DType) -> Attended:
-    """Scores in float32 with a bias, which the mask has too."""
+    """Add the bias to scores in float32. The mask contains the bias too."""
     *_, alibi = context.position_tables
     attention_scores = ops.cast(scores, "float32", "scores in float32")
     attention_logits = in_place.mul_(ops.add(attention_scores, alibi, "scores + ALiBi"))

@@ -1,4 +1,4 @@
-"""Falcon: 7B (multi-query, attention and MLP side by side), 40B (grouped, two norms), RW (ALiBi, in sequence)."""
+"""Falcon: 7B (multi-query, attention and MLP in parallel), 40B (grouped, two norms), RW (ALiBi, in sequence)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same."""
     config, residual = context.config, hidden_states
     two = "ln_attn" in modules
     attention_layernorm_out = norms.layer_norm(modules["ln_attn" if two else "input_layernorm"], hidden_states)
@@ -51,7 +51,7 @@ def _mlp(context: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """cos, sin and position_ids, needed or not; ALiBi's bias for each head and position, of one query for all."""
+    """Return cos, sin and position_ids, needed or not, and ALiBi's bias for each head and position."""
     if not context.config["alibi"]:
         return rotary_tables(context, hidden_states)
     context.set_scope("transformer.ALiBi: ")
@@ -65,7 +65,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _biased(context: Context, mask: Tensor | None) -> Tensor | None:
-    """The mask with ALiBi's bias in it, for each head."""
+    """Add ALiBi's bias to the mask, for each head."""
     if mask is None or not context.config["alibi"]:
         return mask
     tape, (*_, alibi) = context.tape, context.position_tables
@@ -80,11 +80,11 @@ def _biased(context: Context, mask: Tensor | None) -> Tensor | None:
 
 
 def _refused(config: Config) -> str | None:
-    return "transformers runs no ALiBi under FlashAttention 2: take sdpa" if config["alibi"] else None
+    return "transformers runs no ALiBi under FlashAttention 2: use sdpa" if config["alibi"] else None
 
 
 def _fails(config: Config) -> Iterator[tuple[str, str]]:
-    """Norms that the layer has not, or a cache of more heads than there are keys."""
+    """Yield fields that ask for norms that the layer lacks, or for more cached heads than there are keys."""
     new, parallel, norms_before = (
         config[name] for name in ("new_decoder_architecture", "parallel_attn", "num_ln_in_parallel_attn")
     )
@@ -94,9 +94,9 @@ def _fails(config: Config) -> Iterator[tuple[str, str]]:
         yield "num_ln_in_parallel_attn", f"{norms_before} norms leave the MLP without an input: make it 1, or 2"
     elif parallel and norms_before == 2 and not new:
         yield "num_ln_in_parallel_attn", "2 norms are run in the new_decoder_architecture only: make it 1"
-    told, queries = config["num_kv_heads"], config["num_attention_heads"]
-    if not new and not config["multi_query"] and told != queries:
-        yield "num_kv_heads", f"without multi_query each of {queries} heads has its key: leave it out, not {told}"
+    keys, queries = config["num_kv_heads"], config["num_attention_heads"]
+    if not new and not config["multi_query"] and keys != queries:
+        yield "num_kv_heads", f"without multi_query each of {queries} heads has its key: leave it out, not {keys}"
 
 
 FALCON = DecoderForward(

@@ -1,4 +1,4 @@
-"""Falcon: 7B (multi-query, attention and MLP side by side), 40B (grouped, two norms), RW (ALiBi, in sequence)."""
+"""Falcon: 7B (multi-query, attention and MLP in parallel), 40B (grouped, two norms), RW (ALiBi, in sequence)."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 def _kv_heads(config: Config) -> int:
-    """Falcon's own word counts in the new architecture; else one for all, or one for each query head."""
+    """Return `num_kv_heads` in the new architecture; else one for all query heads, or one for each."""
     if config["new_decoder_architecture"]:
         return config["num_key_value_heads"] or heads(config)
     return 1 if config["multi_query"] else heads(config)
 
 
 def _norms_in_parallel(config: Config) -> int | None:
-    told: int | None = config["num_ln_in_parallel_attn"]
-    return 2 if told is None and config["new_decoder_architecture"] else told
+    count_of_norms: int | None = config["num_ln_in_parallel_attn"]
+    return 2 if count_of_norms is None and config["new_decoder_architecture"] else count_of_norms
 
 
 def _norm_names(config: Config) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and the text model of 3: scaled embeddings, offset norms, from 2 on around every sublayer."""
+"""Gemma 1, 2 and the text model of 3: scaled embeddings, offset norms, from version 2 on around every sublayer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _capped_scores(context: Context, query: Tensor, key: Tensor, value: Tensor) 
 
 
 def _capped(context: Context, logits: Tensor) -> Tensor:
-    """cap · tanh(logits / cap), where there is a cap."""
+    """Return cap · tanh(logits / cap), or the logits if there is no cap."""
     if context.config["final_logit_softcapping"] is None:
         return logits
     context.set_scope("logits: ")

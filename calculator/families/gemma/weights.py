@@ -1,4 +1,4 @@
-"""Gemma 1, 2 and the text model of 3: scaled embeddings; from 2 on, a norm before and after each sublayer."""
+"""Gemma 1, 2 and the text model of 3: scaled embeddings; from version 2 on, a norm before and after each sublayer."""
 
 from __future__ import annotations
 
@@ -79,16 +79,16 @@ def _gemma3_text(config: Config) -> Parts:
 
 
 def _window_both_ways(config: Config) -> int | None:
-    """Half the window on either side, where attention is bidirectional."""
-    told: int | None = config["sliding_window"]
+    """Return the window, or half of it on either side if attention is bidirectional."""
+    window_size: int | None = config["sliding_window"]
     if not config["use_bidirectional_attention"]:
-        return told
-    if told is None:
+        return window_size
+    if window_size is None:
         raise ContradictionError("sliding_window", "there is none, but use_bidirectional_attention halves it; give one")
-    return Dim(told // 2 + 1, "sliding_window")
+    return Dim(window_size // 2 + 1, "sliding_window")
 
 
-#: What a Gemma 3 file says of its text model.
+#: The fields of a Gemma 3 text model.
 GEMMA3_TEXT: tuple[Entry, ...] = (
     *grouped_sizes(kv=4, kv_nullable=False, head=256),
     DIVISIBLE,
@@ -112,9 +112,9 @@ GEMMA3_TEXT: tuple[Entry, ...] = (
 
 
 def _tanh_for_gelu(config: Config) -> str:
-    """Gemma 1's legacy name for the approximation that it means."""
-    named: str = config["hidden_act"]
-    return "gelu_pytorch_tanh" if named == "gelu" else named
+    """Read Gemma 1's legacy name, gelu, as the approximation that the code runs."""
+    activation_name: str = config["hidden_act"]
+    return "gelu_pytorch_tanh" if activation_name == "gelu" else activation_name
 
 
 FAMILIES = (

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def _refused(_: Config) -> str:
-    """FlashAttention has no mask that lets an image's tokens see one another (Gemma3Model._supports_flash_attn)."""
-    return "transformers refuses it for a model that reads images: take sdpa"
+    """Refuse FlashAttention: it has no mask with which an image's tokens attend to each other (Gemma3Model)."""
+    return "transformers refuses it for a model that reads images: use sdpa"
 
 
 def _without_images(context: Context, ids: Tensor) -> Tensor:
-    """The words' embeddings; where the token of an image is none of the vocabulary, ids are copied to replace it.
+    """Look up word embeddings. If the image token is not in the vocabulary, ids are copied to replace it.
 
-    Source: Gemma3Model.forward, which is given embeddings and not ids where PEFT has looked them up.
+    Source: Gemma3Model.forward, which receives embeddings instead of ids if PEFT has looked them up.
     """
     config, given = context.config, context.method.looks_words_up and not context.past
     if config["image_token_id"] >= config["vocab_size"] and not given:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.families.blocks import Owned
 
-#: What is taken for granted of a batch.
+#: The assumption about batches.
 TEXT_ALONE = (
-    "Batches hold text alone: the vision tower and its projection lie on the card, and nothing runs in them."
-    " Images bring activations of their own, which are not counted."
+    "Batches contain text alone: the vision tower and its projection are on the card but do not run."
+    " The activations of images are not counted."
 )
 
-#: What a file leaves out of `text_config`: the class's own defaults, since it is saved as the difference from them.
+#: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
 #: Source: transformers/models/gemma3/configuration_gemma3.py, Gemma3TextConfig.
 _TEXT_DEFAULTS = {
     "vocab_size": 262_208,
@@ -60,8 +60,8 @@ _VISION = (
 
 
 def _nested(name: str, entries: tuple[Any, ...]) -> tuple[Field, Computed]:
-    told = Field(name=name, type="object", default=None, nullable=True)
-    return told, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
+    nested = Field(name=name, type="object", default=None, nullable=True)
+    return nested, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
 
 
 def _from_text(name: str) -> Computed:

@@ -1,4 +1,4 @@
-"""GLM 4: partly rotated by pairs, a fused gate and up projection; the later version also norms each output."""
+"""GLM 4: interleaved rotation of a part of each head, a fused gate and up projection; glm4 norms outputs too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GLM 4: partial rotary embeddings and a fused gate and up projection; the later version also norms each output."""
+"""GLM 4: partial rotary embeddings and a fused gate and up projection; glm4 norms each sublayer's output too."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _MLP = mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_pdrop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """GPT-2's block, whose attention's output lives until the block is left."""
+    """GPT-2's block. The output of attention stays alive to the end of the block."""
 
     attention: Sublayer
     mlp: Sublayer
@@ -54,7 +54,7 @@ def _attention(project: Projection, context: Context, modules: LayerModules, hid
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Three equal parts, each then seen by its heads."""
+    """Split the fused projection into three equal parts, and view each by heads."""
     fused = modules["attn.c_attn"](hidden_states)
     context.set_scope(f"{modules.prefix}attn: ")
     parts = ops.split(fused, [hidden_states.shape] * 3)
@@ -63,7 +63,7 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
 
 
 def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Queries, one key and one value for all heads, or each head's query, key and value side by side (GPT-BigCode)."""
+    """Split it into queries, one key and one value for all heads, or by heads into all three (GPT-BigCode)."""
     fused = modules["attn.c_attn"](hidden_states)
     context.set_scope(f"{modules.prefix}attn: ")
     (batch, length, hidden), heads = hidden_states.shape, context.config["num_attention_heads"]
@@ -76,7 +76,7 @@ def _split_one_key(context: Context, modules: LayerModules, hidden_states: Tenso
 
 
 def _eager(context: Context) -> attention.EagerAttention | None:
-    """The softmax is in the scores' dtype, unless scores are upcast before they are made."""
+    """Return the eager attention: its softmax is in the scores' dtype, unless queries and keys are upcast before."""
     if "reorder_and_upcast_attn" not in context.config:
         return None
     return _upcast_and_reordered if context.config["reorder_and_upcast_attn"] else _not_upcast
@@ -92,7 +92,7 @@ def _upcast_and_reordered(context: Context, query: Tensor, key: Tensor, value: T
 
 
 def _upcast_scores(query: Tensor, key: Tensor) -> Tensor:
-    """Scores in float32, by baddbmm into an empty tensor, from queries and keys that are cast after they are copied."""
+    """Compute scores in float32 with baddbmm on an empty tensor. Queries and keys are copied, then cast."""
     scores = (*query.shape[:3], key.shape[2])
     empty = query.tape.new(scores, "float32", "scores, empty")
     q, k = mergeable(query, "query, contiguous"), mergeable(key, "key, contiguous")

@@ -1,4 +1,4 @@
-"""GPT-Neo: learned positions, and scores in float32 through each layer's own causal mask, a buffer."""
+"""GPT-Neo: learned positions, and scores in float32, masked by a buffer of each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: fused queries, keys and values, partly rotated, attention and MLP side by side."""
+"""GPT-NeoX and Pythia: fused queries, keys and values, partly rotated, attention and MLP in parallel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MLP = mlp.plain("mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same."""
     normed = norms.layer_norm(modules["input_layernorm"], hidden_states)
     attn_output = run_sublayer(context, modules, "attention", _attention, normed)
     del normed
@@ -49,7 +49,7 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> list[Tensor]:
-    """Each head's query, key and value lie side by side; the whole stays under its own name."""
+    """Split the fused projection by heads into queries, keys and values. It stays alive as a local variable."""
     qkv = modules["attention.query_key_value"](hidden_states)
     context.set_scope(f"{modules.prefix}attention: ")
     batch, length, _ = hidden_states.shape
@@ -57,7 +57,7 @@ def _split(context: Context, modules: LayerModules, hidden_states: Tensor) -> li
     return [*ops.split(ops.view(qkv, (*head[:3], 3 * head[3])), [head] * 3), qkv]
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("gpt_neox.")
     return ops.dropout(inputs_embeds, context.config["hidden_dropout"], "words, dropped")
 
@@ -65,7 +65,7 @@ def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
 GPT_NEOX = DecoderForward(
     layer=layer,
     embeddings=partial(embed, name="gpt_neox.embed_in"),
-    before_layers=_enter,
+    before_layers=_before_layers,
     final_norm=final(norms.layer_norm, "gpt_neox.final_layer_norm"),
     partial_rotary=True,
 )

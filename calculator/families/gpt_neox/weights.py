@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: partial rotary embeddings, attention and MLP side by side, fused queries, keys and values."""
+"""GPT-NeoX and Pythia: partial rotary embeddings, attention and MLP in parallel, fused queries, keys and values."""
 
 from __future__ import annotations
 

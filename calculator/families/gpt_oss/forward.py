@@ -1,4 +1,4 @@
-"""GPT-OSS: attention with sinks, written out, and experts with biases and a clamped gate."""
+"""GPT-OSS: eager attention with sinks, and experts with biases and a clamped gate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkAttention:
-    """Grouped-query attention with a learned score for each head that no key has."""
+    """Grouped-query attention with sinks: a learned score for each head, in addition to those of its keys."""
 
     def __call__(self, context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
         """(batch, sequence, hidden_size) to the same."""
@@ -37,7 +37,7 @@ class SinkAttention:
 
 
 def _with_sinks(sinks: Tensor, context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scores and sinks side by side, less the largest, through softmax; the sinks' part is then left out."""
+    """Concatenate scores and sinks, subtract the largest, apply softmax, and drop the sinks."""
     key_states = attention.repeat_kv(query, key, "key, repeated")
     value_states = attention.repeat_kv(query, value, "value, repeated")
     attn_weights = _scores(context, query, key_states)
@@ -62,7 +62,7 @@ def _less_the_largest(x: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """cos and sin of half a head's width, and position_ids."""
+    """Return cos and sin of half the head size, and position_ids."""
     context.set_scope("model.")
     tape, length, half = context.tape, hidden_states.shape[1], context.config["head_dim"] // 2
     position_ids = tape.new((1, length), "int64", "position_ids")
@@ -75,11 +75,11 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
 
 def _rotated(context: Context, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = context.position_tables[:2]
-    return _turned(query, cos, sin, "query, rotated"), _turned(key, cos, sin, "key, rotated")
+    return _rotated_halves(query, cos, sin, "query, rotated"), _rotated_halves(key, cos, sin, "key, rotated")
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
-    """The halves of each head, turned against each other."""
+def _rotated_halves(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
+    """Rotate the halves of each head."""
     half = (*x.shape[:-1], cos.shape[-1])
     first_half, second_half = ops.split(x, [half, half])
     first = ops.subtract(ops.mul(first_half, cos, "first · cos"), ops.mul(second_half, sin, "second · sin"), "first")
@@ -88,14 +88,14 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, name: str) -> Tensor:
 
 
 def _router(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """The k largest scores, and softmax over those, in their own dtype."""
+    """Return the k largest scores and softmax over those, in the scores' dtype."""
     router_logits = routers.compute_logits(context, gate, hidden_states)
     value, router_indices = indexing.top_k(router_logits, context.config["num_experts_per_tok"], "chosen logits")
     return ops.softmax(value, value.dtype), router_indices, router_logits
 
 
 def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
-    """(up + 1) · gate · sigmoid(alpha · gate), of neighbours that are clamped."""
+    """Return (up + 1) · gate · sigmoid(alpha · gate), of interleaved columns that are clamped."""
     gate, up = ops.narrow(gate_up, half), ops.narrow(gate_up, half)
     gate = indexing.clamp(gate, "gate, clamped", both=False)
     up = indexing.clamp(up, "up, clamped")
@@ -104,7 +104,7 @@ def _gate(_: Context, gate_up: Tensor, half: Shape) -> Tensor:
 
 
 def _refused(_: Config) -> str:
-    return "transformers takes FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modelled: take sdpa"
+    return "transformers loads FlashAttention 3 from the Hub for GPT-OSS, whose memory is not modelled: use sdpa"
 
 
 GPT_OSS = DecoderForward(

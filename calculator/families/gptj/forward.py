@@ -1,4 +1,4 @@
-"""GPT-J: attention and MLP side by side, neighbours of a part of each head rotated, scores in float32."""
+"""GPT-J: attention and MLP in parallel, interleaved rotation of a part of each head, scores in float32."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _rotated(context: Context, x: Tensor, name: str) -> Tensor:
-    """Neighbours turned against each other, with tables that each call repeats for them."""
+    """Rotate interleaved pairs, with tables that each call repeats."""
     shape, dtype = (1, x.shape[1], 1, x.shape[3]), context.position_tables[0].dtype
     sin, cos = (x.tape.new(shape, dtype, f"rotary: {table}, repeated") for table in ("sin", "cos"))
     return rotary.rotate(x, cos, sin, name)
 
 
 def _by_heads(x: Tensor) -> Tensor:
-    """(batch, sequence, heads, head_dim) seen as (batch, heads, sequence, head_dim)."""
+    """View (batch, sequence, heads, head_dim) as (batch, heads, sequence, head_dim)."""
     x.merged = False
     return ops.view(x, (x.shape[0], x.shape[2], x.shape[1], x.shape[3]))
 
@@ -54,7 +54,7 @@ def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Sines and cosines side by side, looked up, and position_ids."""
+    """Look up sines and cosines, one tensor of both, and return them with position_ids."""
     context.set_scope("transformer.")
     tape, length = context.tape, hidden_states.shape[1]
     position_ids = tape.new((1, length), "int64", "position_ids")
@@ -62,7 +62,7 @@ def _tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     return ops.cast(rows, hidden_states.dtype, "rotary: sines and cosines"), position_ids
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("transformer.drop: ")
     return config_dropout(context, "embd_pdrop", inputs_embeds)
 
@@ -73,7 +73,7 @@ def _normed(modules: LayerModules, _: str, x: Tensor) -> Tensor:
 
 GPTJ = DecoderForward(
     embeddings=partial(embed, name="transformer.wte"),
-    before_layers=_enter,
+    before_layers=_before_layers,
     tables=_tables,
     layer=ParallelLayer(
         attention=_attention,

@@ -1,4 +1,4 @@
-"""GPT-J: attention and MLP side by side after one norm, rotary embeddings on a part of each head, a biased head."""
+"""GPT-J: attention and MLP in parallel after one norm, rotary embeddings on a part of each head, a biased head."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def _embeddings(context: Context, inputs_embeds: Tensor) -> Tensor:
 
 
 def _multiplied(_: Context, hidden_states: Tensor) -> Tensor:
-    """A sublayer's output, times a number."""
+    """Multiply a sublayer's output by a number."""
     return ops.scale(hidden_states, "output, multiplied")
 
 

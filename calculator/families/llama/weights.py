@@ -1,4 +1,4 @@
-"""Llama, Mistral and what is counted through them: RMSNorm, grouped queries with rotary embeddings, a gated MLP."""
+"""Llama, Mistral and families that are counted as Llama: RMSNorm, rotary embeddings, grouped queries, a gated MLP."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _mistral(config: Config) -> Parts:
     return decoder(config, alike(config, LayerKind(attention=attention_type(config))), layer)
 
 
-#: Said of a family whose code is not in transformers.
+#: The note for a family whose code is not in transformers.
 _REMOTE = (
     "{}'s own code is not part of transformers: it is counted as LlamaForCausalLM, whose tensors have the same sizes"
     " together; its projections are fused and named otherwise"

@@ -1,4 +1,4 @@
-"""MPT: ALiBi over the longest sequence, scores promoted to float32 by it, a boolean mask, norms without bias."""
+"""MPT: ALiBi over the longest sequence, which promotes scores to float32, a boolean mask, norms without bias."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same. The MLP adds its residual itself."""
+    """Run one block: (batch, sequence, hidden_size) to the same. The MLP adds its residual itself."""
     layernorm_output = norms.layer_norm(modules["norm_1"], hidden_states)
     residual = hidden_states
     attn_outputs = run_sublayer(context, modules, "attention", _attention, layernorm_output)
@@ -60,22 +60,22 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
 
 
 def _scores(context: Context, query: Tensor, key: Tensor) -> Tensor:
-    """Scores and ALiBi, which is in float32, filled where the mask says so."""
+    """Add ALiBi, which is in float32, to the scores, and fill masked ones."""
     scores = ops.scale(attention.scores(query, key), "scores, scaled")
     bias = ops.narrow(context.position_tables[0], (1, query.shape[1], 1, key.shape[2]))
     scores = ops.add(scores, bias, "scores + ALiBi")
     return scores if context.mask is None else indexing.masked_fill(scores, context.mask, "scores, masked")
 
 
-def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  as every such hook
-    """A bias for each head and each position of the longest sequence."""
+def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks
+    """Return the bias of each head and each position of the longest sequence."""
     context.set_scope("transformer.ALiBi: ")
     count, longest = context.config["num_attention_heads"], context.config["max_position_embeddings"]
     return (context.tape.new((1, count, 1, longest), "float32", "bias"),)
 
 
 def _refused(_: Config) -> str:
-    return "transformers has no FlashAttention 2 for MPT: take sdpa, which comes to eager"
+    return "transformers has no FlashAttention 2 for MPT: use sdpa, which runs eager"
 
 
 MPT = DecoderForward(

@@ -71,7 +71,7 @@ FAMILIES = (
         forward=forward.MPT,
         tied={"lm_head.weight": "transformer.wte.weight"},
         notes=(
-            "transformers makes MPT's MLP 4 · d_model wide, whatever expansion_ratio says, and its norms without bias",
+            "transformers makes MPT's MLP 4 · d_model wide, whatever expansion_ratio is, and its norms without bias",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Nemotron: LayerNorm offset by one, partly rotated heads, a plain squared-ReLU MLP."""
+"""Nemotron: LayerNorm offset by one, partial rotary embeddings, a plain squared-ReLU MLP."""
 
 from __future__ import annotations
 

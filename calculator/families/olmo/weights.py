@@ -75,7 +75,7 @@ def _olmo(config: Config) -> Parts:
 
 
 def _olmo_kinds(config: Config) -> tuple[LayerKind, ...]:
-    """With a tied head and norms without weights, the last weight of all is a down_proj, which stays as it is.
+    """Mark the last layer if the head is tied: the model's last weight is then a down_proj, which is not quantised.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """

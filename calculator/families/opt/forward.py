@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same."""
     before = context.config["do_layer_norm_before"]
     residual = hidden_states
     hidden_states = _normed(modules, "self_attn_layer_norm", hidden_states, here=before)
@@ -43,7 +43,7 @@ def _fc2(_: Context, modules: LayerModules, x: Tensor) -> Tensor:
 
 
 def _normed(modules: LayerModules, name: str, x: Tensor, *, here: bool) -> Tensor:
-    """LayerNorm, which may have no parameters."""
+    """Apply LayerNorm, which may have no parameters."""
     if not here:
         return x
     if name in modules:
@@ -67,10 +67,11 @@ def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -
     return modules["self_attn.out_proj"](attn_output)
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
-    """Words, brought to the layers' width where that is another, + positions, which are counted from the mask."""
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
+    """Add word and position embeddings. Words are projected to the layers' width if it differs."""
     context.set_scope("model.decoder.")
     tape, shape = context.tape, inputs_embeds.shape[:2]
+    # positions are counted from the mask, which is made of ones without padding
     counted_shape = (shape[0], shape[1] + context.past)
     counted = [] if context.training.padding else [tape.new(counted_shape, "float32", "mask of ones")]
     position_ids = tape.new(counted_shape, "int64", "position_ids")
@@ -86,7 +87,7 @@ def _positions(context: Context, _hidden_states: Tensor) -> tuple[Tensor, ...]:
     return context.position_tables
 
 
-def _leave(context: Context, hidden_states: Tensor) -> Tensor:
+def _final_norm(context: Context, hidden_states: Tensor) -> Tensor:
     if context.has("model.decoder.final_layer_norm"):
         hidden_states = norms.layer_norm(context.outer("model.decoder.final_layer_norm"), hidden_states)
     elif context.config["do_layer_norm_before"] and not context.config["_remove_final_layer_norm"]:
@@ -104,8 +105,8 @@ def _words(context: Context, ids: Tensor) -> Tensor:
 OPT = DecoderForward(
     layer=layer,
     embeddings=_words,
-    before_layers=_enter,
+    before_layers=_before_layers,
     retained="neither",
     tables=_positions,
-    final_norm=_leave,
+    final_norm=_final_norm,
 )

@@ -22,7 +22,9 @@ _OFFSET = 2
 
 
 def _kinds(config: Config) -> tuple[LayerKind, ...]:
-    """With a tied head, no biases and norms without weights, the last weight of all is an fc2, which stays as it is.
+    """Mark the last layer if the model's last weight is an fc2, which is not quantised.
+
+    That is so with a tied head, without biases, and with norms without weights.
 
     Source: transformers/quantizers/base.py, get_keys_to_not_convert.
     """

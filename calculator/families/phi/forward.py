@@ -1,4 +1,4 @@
-"""Phi (attention and MLP side by side), Phi-3 (fused projections) and Phi-3.5-MoE (LayerNorm, experts)."""
+"""Phi (attention and MLP in parallel), Phi-3 (fused projections) and Phi-3.5-MoE (LayerNorm, experts)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _sliced(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """One projection, sliced; its whole stays under its own name."""
+    """Slice one fused projection, which stays alive as a local variable."""
     qkv = modules["self_attn.qkv_proj"](hidden_states)
     context.set_scope(f"{modules.prefix}self_attn: ")
     queries, keys = context.config["num_attention_heads"], context.config["num_key_value_heads"]
@@ -37,13 +37,13 @@ def _dropped(context: Context, hidden_states: Tensor) -> Tensor:
     return config_dropout(context, "resid_pdrop", hidden_states)
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("model.embeddings: ")
     return config_dropout(context, "embd_pdrop", inputs_embeds)
 
 
 PHI = DecoderForward(
-    before_layers=_enter,
+    before_layers=_before_layers,
     retained="input",
     layer=ParallelLayer(
         attention=SelfAttention(

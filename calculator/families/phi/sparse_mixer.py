@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Two experts, one drawn after the other, each weighed by softmax over those that come near the best."""
+    """Draw two experts in turn, each weighed by softmax over the scores that are near the best."""
     scores = routers.compute_logits(context, gate, hidden_states)
     first, selected, *_alive = _drawn(scores)
     masked_scores = scores.tape.new(scores.shape, scores.dtype, "scores without the first")
@@ -28,7 +28,7 @@ def sparse_mixer(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 
 def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
-    """One expert a token: its weight and number, then what the router holds until it draws again."""
+    """Draw one expert a token: its weight and number, then tensors that stay alive until the next draw."""
     tape, one = scores.tape, (scores.shape[0], 1)
     best_number, factor, mask = _far_from_best(scores)
     near = tape.new(scores.shape, scores.dtype, "scores near the best")
@@ -48,7 +48,7 @@ def _drawn(scores: Tensor) -> tuple[Tensor, ...]:
 
 
 def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best expert, the larger of each score's size and the best score, and which scores are far below."""
+    """Return the best expert, the larger of each score's size and the best score, and which scores are far below."""
     tape, one = scores.tape, (scores.shape[0], 1)
     best, best_number = tape.new(one, scores.dtype, "best score"), tape.new(one, "int64", "best expert")
     size = tape.new(scores.shape, scores.dtype, "size of scores")
@@ -63,7 +63,7 @@ def _far_from_best(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sampled(scores: Tensor) -> Tensor:
-    """The largest of scores with Gumbel noise."""
+    """Return the largest of scores with Gumbel noise."""
     tape, rows = scores.tape, scores.shape[:1]
     noise = tape.new(scores.shape, scores.dtype, "noise")
     log = ops.unary(noise, "noise, logarithm", saves="input", fp32_in_autocast=True)
@@ -77,7 +77,7 @@ def _sampled(scores: Tensor) -> Tensor:
 
 
 def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """PhimoeMultiplier.backward: the probabilities times the negated gradient, and the gradient added in its place."""
+    """Run PhimoeMultiplier.backward: multiply probabilities with the negated gradient, and add the gradient in place."""
     probabilities = node.saved[2]
     of_weight = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
     negated = grad.tape.new(grad.shape, grad.dtype, "gradient · probability, negated")

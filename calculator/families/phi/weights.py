@@ -1,4 +1,4 @@
-"""Phi (attention and MLP side by side), Phi-3 (fused projections) and Phi-3.5-MoE."""
+"""Phi (attention and MLP in parallel), Phi-3 (fused projections) and Phi-3.5-MoE."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 def _without_scale(config: Config) -> str | None:
-    """Phi-3.5-MoE scales its embeddings by the file's own factors."""
-    told = config["rope_parameters"]
-    missing = [key for key in ("short_mscale", "long_mscale") if not isinstance(told.get(key), int | float)]
-    return f"needs {' and '.join(missing)}, numbers" if missing and told["rope_type"] != "default" else None
+    """Phi-3.5-MoE multiplies rotary embeddings by factors that the file must contain."""
+    rope_parameters = config["rope_parameters"]
+    missing = [key for key in ("short_mscale", "long_mscale") if not isinstance(rope_parameters.get(key), int | float)]
+    return f"needs {' and '.join(missing)}, numbers" if missing and rope_parameters["rope_type"] != "default" else None
 
 
 def _uneven_long_rope(config: Config) -> str | None:
-    """Phi-3 counts LongRoPE's factors by equal shares of the hidden size."""
+    """Phi-3 expects as many LongRoPE factors as an equal share of the hidden size has pairs."""
     return uneven_heads(config) if config["rope_type"] == "longrope" else None
 
 

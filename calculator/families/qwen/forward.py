@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedFirst(Mixture):
-    """A mixture beside one expert that sees every token, whose own gate is a number for each (Qwen 2)."""
+class WithSharedExpert(Mixture):
+    """A mixture with a shared expert for every token, which runs first and has a gate of its own (Qwen 2)."""
 
     shared: str = "mlp.shared_expert"
 
@@ -45,7 +45,7 @@ QWEN2 = DecoderForward(layer=SequentialLayer(), masks=("full_attention",))
 QWEN3 = DecoderForward(layer=SequentialLayer(attention=_QWEN3), masks=("full_attention",))
 
 QWEN2_MOE = DecoderForward(
-    layer=SequentialLayer(mlp=in_sparse_layers(SharedFirst(router=routers.softmax_and_cast_back))),
+    layer=SequentialLayer(mlp=in_sparse_layers(WithSharedExpert(router=routers.softmax_and_cast_back))),
     masks=("full_attention", "sliding_attention"),
 )
 

@@ -63,7 +63,7 @@ _SPARSE = (
 
 
 def _sparse_kinds(config: Config) -> tuple[LayerKind, ...]:
-    """Which layers have experts: each `decoder_sparse_step`-th, but those that `mlp_only_layers` names."""
+    """Return the kinds of layers: each `decoder_sparse_step`-th has experts, except those in `mlp_only_layers`."""
     dense, step = frozenset(config["mlp_only_layers"]), int(config["decoder_sparse_step"])
     return tuple(
         LayerKind(attention=attention, mlp="dense" if index in dense or (index + 1) % step else "sparse")

@@ -1,4 +1,4 @@
-"""StableLM: LayerNorm, partly rotated heads with norms of their own, side by side with the MLP where asked."""
+"""StableLM: LayerNorm, partial rotary embeddings, norms per head, attention and MLP in sequence or in parallel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _normed_per_head(context: Context, modules: LayerModules, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Three projections, after which each head of queries and keys has its own norm, where the config says so."""
+    """Project to queries, keys and values. Each head of the first two has its own norm if `qk_layernorm` is set."""
     query_states, key_states, value_states = project_qkv(context, modules, hidden_states)
     if context.config["qk_layernorm"]:
         query_states = _per_head(modules, "self_attn.q_layernorm", query_states)
@@ -36,13 +36,13 @@ _PARALLEL = ParallelLayer(attention=_ATTENTION, norm=norm_by_name(norms.layer_no
 
 
 def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """One block: (batch, sequence, hidden_size) to the same."""
+    """Run one block: (batch, sequence, hidden_size) to the same."""
     layer = _PARALLEL if context.config["use_parallel_residual"] else _sequential
     return layer(context, modules, hidden_states)
 
 
 def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
-    """Attention, then the MLP; each step's result has a name of its own, which stays."""
+    """Run attention, then the MLP. Local variables keep the result of each step alive."""
     residual = hidden_states
     hidden_states = norms.layer_norm(modules["input_layernorm"], hidden_states)
     self_attn_output = run_sublayer(context, modules, "attention", _ATTENTION, hidden_states)

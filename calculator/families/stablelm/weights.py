@@ -1,4 +1,4 @@
-"""StableLM: partial rotary embeddings, LayerNorm, a gated MLP, side by side with attention where asked."""
+"""StableLM: partial rotary embeddings, LayerNorm, a gated MLP, in sequence with attention or in parallel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def _head_norms(config: Config, name: str, heads: str) -> tuple[Module, ...]:
-    """A norm of its own for each head."""
+    """A norm for each head."""
     each = range(config[heads])
     return tuple(norm(f"self_attn.{name}_layernorm.norms.{index}", config["head_dim"]) for index in each)
 

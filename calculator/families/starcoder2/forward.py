@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
 
 
-def _enter(context: Context, inputs_embeds: Tensor) -> Tensor:
+def _before_layers(context: Context, inputs_embeds: Tensor) -> Tensor:
     context.set_scope("model.embeddings: ")
     return config_dropout(context, "embedding_dropout", inputs_embeds)
 
 
 STARCODER2 = DecoderForward(
-    before_layers=_enter,
+    before_layers=_before_layers,
     layer=SequentialLayer(
         attention=SelfAttention(dropout="residual_dropout"),
         mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="residual_dropout"),

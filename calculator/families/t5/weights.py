@@ -1,4 +1,4 @@
-"""T5 and FLAN-T5: an encoder and a decoder with relative position biases, RMSNorm, MLPs gated or plain."""
+"""T5 and FLAN-T5: an encoder and a decoder with relative position biases, RMSNorm, gated or plain MLPs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 def _unknown_projection(config: Config) -> str | None:
-    told = config["feed_forward_proj"]
-    gated, dash, named = told.rpartition("-")
+    projection = config["feed_forward_proj"]
+    gated, dash, named = projection.rpartition("-")
     if named in ACTIVATIONS and (not dash or gated == "gated"):
         return None
-    return f"must be an activation or gated-ACTIVATION, one of {', '.join(ACTIVATIONS)}, not {shown(told)}"
+    return f"must be an activation or gated-ACTIVATION, one of {', '.join(ACTIVATIONS)}, not {shown(projection)}"
 
 
 def _activation(config: Config) -> str:
-    told: str = config["feed_forward_proj"]
-    return "gelu_new" if told == "gated-gelu" else told.rpartition("-")[2]
+    projection: str = config["feed_forward_proj"]
+    return "gelu_new" if projection == "gated-gelu" else projection.rpartition("-")[2]
 
 
 def _attention(config: Config, name: str, *, biased: bool = False) -> tuple[Module, ...]:
@@ -57,7 +57,7 @@ def _mlp(config: Config, name: str) -> tuple[Module, ...]:
     up = ("wi_0", "wi_1") if config["is_gated_act"] else ("wi",)
     return (
         *(linear(f"{name}.{each}", hidden, inner) for each in up),
-        # T5PreTrainedModel._keep_in_fp32_modules names wo, which quantisation therefore leaves alone
+        # T5PreTrainedModel._keep_in_fp32_modules names wo, so it is not quantised
         linear(f"{name}.wo", inner, hidden, quantizable=False),
     )
 
@@ -137,8 +137,8 @@ FAMILIES = (
         },
         notes=(
             (
-                "transformers 5 ties T5's output head to its embedding whatever tie_word_embeddings says;"
-                " the checkpoints of T5 1.1 and FLAN-T5 hold a head of their own"
+                "transformers 5 ties T5's output head to its embedding whatever tie_word_embeddings is;"
+                " the checkpoints of T5 1.1 and FLAN-T5 contain a separate head"
             ),
         ),
     ),
