@@ -77,7 +77,7 @@ def _sampled(scores: Tensor) -> Tensor:
 
 
 def _drawn_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Run PhimoeMultiplier.backward: multiply probabilities with the negated gradient, and add the gradient in place."""
+    """Run PhimoeMultiplier.backward: multiply probabilities by the negated gradient, and add the gradient to it."""
     probabilities = node.saved[2]
     of_weight = grad.tape.new(grad.shape, grad.dtype, "gradient · probability")
     negated = grad.tape.new(grad.shape, grad.dtype, "gradient · probability, negated")

@@ -56,7 +56,7 @@ def test_targets_that_text_passes_by_are_refused():
 
 
 def test_flash_attention_is_refused_for_a_model_that_reads_images():
-    with pytest.raises(PlanError, match="reads images: take sdpa"):
+    with pytest.raises(PlanError, match="reads images: use sdpa"):
         seen_text({"name": "prompt"}, attention="flash_attention_2")
 
 
