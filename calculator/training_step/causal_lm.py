@@ -1,6 +1,6 @@
-"""A causal language model's training step: embeddings, layers, head, loss, and back.
+"""The training step of a causal language model: embeddings, layers, output head, loss, and backward.
 
-One layer is interpreted that stands for all, or the first and one for all the others: see `interpretation`.
+Not every layer is run. One layer of each repeating period represents the others: see `repetition` and `first_layer`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def micro_batch(context: Context) -> None:
-    """One forward and backward pass, with the marks that the folds need."""
+    """Run one forward and backward pass, and mark the events between which layers repeat."""
     tape = context.tape
     ids = tape.new((context.batch, context.length), "int64", "input_ids")
-    given = [ids]
+    batch = [ids]
     if context.training.padding:
-        given.append(tape.new((context.batch, context.length), "int64", "attention_mask"))
+        batch.append(tape.new((context.batch, context.length), "int64", "attention_mask"))
     tape.mark("forward")
     with autocast.region(tape, context.training.autocast):
         loss = _forward(context, ids)
@@ -40,7 +40,7 @@ def micro_batch(context: Context) -> None:
     backward(tape, loss, seen=None if first is None else partial(first.read_graph, tape))
     context.release()
     tape.mark("end")
-    context.caller_tensors = [*given, loss]
+    context.caller_tensors = [*batch, loss]
 
 
 def _forward(context: Context, ids: Tensor) -> Tensor:
@@ -62,14 +62,14 @@ def _forward(context: Context, ids: Tensor) -> Tensor:
 
 
 def decoder(context: Context, ids: Tensor) -> Tensor:
-    """Embeddings, layers, and what follows them: (batch, sequence) to (batch, sequence, hidden_size)."""
+    """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
     inputs_embeds = forward.embeddings(context, ids)
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
     inputs_embeds = context.method.embedded(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
-    kept = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
+    retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds
     context.position_tables = forward.tables(context, hidden_states)
     context.masks = masks.by_attention_type(context)
@@ -78,40 +78,40 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         context.skipped_layer = first = FirstLayer(hidden_states, f"layer {context.repetition.end}")
         hidden_states = first.output(hidden_states)
         del first
-    for place in range(len(context.repetition.numbers)):
-        if place == context.repetition.start:
+    for position in range(len(context.repetition.numbers)):
+        if position == context.repetition.start:
             context.skipped_layer_tensors = []
-        hidden_states = marked(hidden_states, f"layer {place}")
-        hidden_states = _layer(context, place, _keeping(context, place, hidden_states))
-    hidden_states = marked(hidden_states, f"layer {len(context.repetition.numbers)}")
+        hidden_states = mark(hidden_states, f"layer {position}")
+        hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
+    hidden_states = mark(hidden_states, f"layer {len(context.repetition.numbers)}")
     hidden_states = forward.final_norm(context, hidden_states)
-    del kept
+    del retained
     return hidden_states
 
 
-def marked(x: Tensor, label: str) -> Tensor:
-    """A point between layers, marked when the forward pass and when the gradient comes by."""
+def mark(x: Tensor, label: str) -> Tensor:
+    """Mark a point between layers, in the forward pass and when its gradient is computed."""
     x.tape.mark(f"{label} forward", x)
-    node = Mark(x.tape, _mark_back, (x.edge,), label) if x.edge else None
+    node = Mark(x.tape, _mark_backward, (x.edge,), label) if x.edge else None
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _mark_back(node: Node, grad: Tensor) -> tuple[Tensor]:
-    """Mark the point, and give the gradient one name between any two layers, so that copies can be counted."""
+def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    """Mark the point. The gradient gets the same name between any two layers, so that copies can be counted."""
     grad.tape.mark(f"{node.context} backward")
     grad.rename("layers: gradient of the hidden states")
     return (grad,)
 
 
-def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
+def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     layers = context.model.decoder
-    layer = layers.layers[context.repetition.numbers[place]]
+    layer = layers.layers[context.repetition.numbers[position]]
     modules = context.layer(layer, f"{layers.name}.*.")
-    position, mask = _shared(context, layer.kind.attention)
+    tables, mask = _shared(context, layer.kind.attention)
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, context.mask
-        context.position_tables, context.mask = position, mask
+        context.position_tables, context.mask = tables, mask
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
@@ -119,25 +119,25 @@ def _layer(context: Context, place: int, hidden_states: Tensor) -> Tensor:
             context.exit_layer(*outer)
 
     if context.training.gradient_checkpointing:
-        return checkpoint(run, hidden_states, captured=[_shared(context, kind) for kind in _types(context, place)])
+        return checkpoint(run, hidden_states, captured=[_shared(context, kind) for kind in _types(context, position)])
     return run(hidden_states)
 
 
-def _keeping(context: Context, place: int, x: Tensor) -> Tensor:
-    """A layer's input, with which the tables stay that only layers save for which it stands."""
-    tables = [] if context.training.gradient_checkpointing else _others_tables(context, place)
+def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:
+    """Return a layer's input, which keeps alive the tables that only the layers that it represents save."""
+    tables = [] if context.training.gradient_checkpointing else _tables_of_represented(context, position)
     if not tables or x.edge is None:
         return x
-    node = Mark(x.tape, _kept_back, (x.edge,))
+    node = Mark(x.tape, _pass_through, (x.edge,))
     for table in tables:
         node.save(table)
     return Tensor(x.tape, x.storage, x.shape, x.dtype, node)
 
 
-def _others_tables(context: Context, place: int) -> list[Tensor]:
-    """Tables of attention types that the layers have for which the one at a place stands, and itself has not."""
+def _tables_of_represented(context: Context, position: int) -> list[Tensor]:
+    """Return the tables of attention types that the layers represented by this one have, and it has not."""
     repetition, tables_for = context.repetition, context.forward.tables_for
-    layer, *others = context.layers[repetition.numbers[place] : repetition.last_represented(place) + 1]
+    layer, *others = context.layers[repetition.numbers[position] : repetition.last_represented(position) + 1]
     own = layer.kind.attention
     types = masks.attention_types(others) - {own}
     known = {id(table) for table in tables_for(context.position_tables, own)}
@@ -145,15 +145,15 @@ def _others_tables(context: Context, place: int) -> list[Tensor]:
     return [table for table in tables if id(table) not in known]
 
 
-def _kept_back(_: Node, grad: Tensor) -> tuple[Tensor]:
+def _pass_through(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad,)
 
 
-def _types(context: Context, place: int) -> set[AttentionType]:
-    """The attention types of the layers up to the last that the one at a place stands for."""
-    return masks.attention_types(context.layers[: context.repetition.last_represented(place) + 1])
+def _types(context: Context, position: int) -> set[AttentionType]:
+    """Return the attention types of the layers up to the last that the layer at a position represents."""
+    return masks.attention_types(context.layers[: context.repetition.last_represented(position) + 1])
 
 
 def _shared(context: Context, attention: AttentionType) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The tables of positions and the mask that layers of an attention type are given."""
+    """Return the position tables and the mask that layers of an attention type receive."""
     return context.forward.tables_for(context.position_tables, attention), context.masks[attention]

@@ -1,6 +1,6 @@
-"""The passes of `generate`: a family's code over a cache, without autograd, every layer by itself.
+"""The passes of `generate`: a family's forward pass with a cache, without autograd. Every layer is run.
 
-The reference, with a request's model in eval mode and under torch.no_grad(), is what greedy search does
+The reference, with a request's model in eval mode and under torch.no_grad(), is the loop of greedy search
 (transformers/generation/utils.py, GenerationMixin._sample):
 
     outputs = model(input_ids=ids, attention_mask=mask_if_padding, use_cache=True, logits_to_keep=1)
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """One pass: its peak in a recording, the operation that reached it, and the cache that it leaves."""
+    """One pass: its recording, its peak, the operation that reaches the peak, and the cache after it."""
 
     recording: Recording
     moment: Moment
@@ -50,22 +50,25 @@ class Pass:
     cache: Cache
 
 
-#: A single position, where a prompt has S.
+#: The length of a pass that decodes one token.
 ONE = Dim(1, "1")
 
 
 @dataclass(slots=True, kw_only=True)
-class Given:
-    """What the loop around the passes holds: all ids, and of the token before, its logits and itself; a mask."""
+class LoopTensors:
+    """Tensors of the loop around the passes."""
 
+    #: All ids so far.
     ids: Tensor
+
+    #: The last token and its logits.
     logits: Tensor | None = None
     tokens: Tensor | None = None
     mask: Tensor | None = None
 
 
 class Generation:
-    """A model under a method, whose `training` tells a batch of prompts' sizes, dtypes and kernels."""
+    """Generation with a prepared model. Its `training` states the batch, the prompt's length and the dtypes."""
 
     __slots__ = ("prepared",)
 
@@ -73,28 +76,31 @@ class Generation:
         self.prepared = prepared
 
     def prefill(self) -> Pass:
-        """The whole prompt at once."""
+        """Run the whole prompt."""
         context = self._context()
         tape, shape = context.tape, (context.batch, context.length)
-        given = Given(ids=tape.new(shape, "int64", "input_ids"))
+        loop = LoopTensors(ids=tape.new(shape, "int64", "input_ids"))
         if context.training.padding:
-            given.mask = tape.new(shape, "int64", "attention_mask")
+            loop.mask = tape.new(shape, "int64", "attention_mask")
         context.cache = Cache(windowed=True, component="kv_cache")
-        return _run(context, [given.ids], given)
+        return _run(context, [loop.ids], loop)
 
     def decode(self, past: Dim, prefilled: Cache, *, first: bool) -> Pass:
-        """One token more over a cache that has seen `past` tokens, virtual ones too; `first` is right after prefill."""
+        """Run one more token with a cache of `past` tokens, virtual tokens included.
+
+        `first`: whether this is the first token after the prompt.
+        """
         context = self._context()
         context.past, context.length = past, ONE
         windows = [context.tape.new((), "int64", "window") for _ in prefilled.windows]
         context.cache = Cache(windowed=prefilled.windowed, given=windows, component="kv_cache")
         del windows
         context.cache.before = [
-            [_lying(context, layer, tensor, first=first) for tensor in pair]
+            [_cached_before(context, layer, tensor, first=first) for tensor in pair]
             for layer, pair in zip(context.layers, prefilled.kept, strict=True)
         ]
-        given = self._given(context)
-        return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], given)
+        loop = self._loop_tensors(context)
+        return _run(context, [context.tape.new((context.batch, 1), "int64", "input_ids")], loop)
 
     def _context(self) -> Context:
         context = Context(self.prepared, forward_of(self.prepared.model), trains=False)
@@ -102,37 +108,37 @@ class Generation:
         context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
         return context
 
-    def _given(self, context: Context) -> Given:
-        """What the caller holds while a token is decoded: the ids so far, the last token and its logits, a mask."""
+    def _loop_tensors(self, context: Context) -> LoopTensors:
+        """Return the loop's tensors while a token is decoded."""
         tape, virtual = context.tape, context.method.virtual_tokens
         seen = context.past + 1
-        given = Given(
+        loop = LoopTensors(
             ids=tape.new((context.batch, int(seen) - virtual), "int64", "ids"),
-            logits=_in_float32(context),
+            logits=_float32_logits(context),
             tokens=tape.new((context.batch,), "int64", "next_tokens"),
         )
         if context.training.padding:
-            given.mask = tape.new((context.batch, seen), "float32" if virtual else "int64", "attention_mask")
-        return given
+            loop.mask = tape.new((context.batch, seen), "float32" if virtual else "int64", "attention_mask")
+        return loop
 
 
-def _lying(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
-    """What a layer's cache holds: all tokens, or a window's, which lie in the copy that the pass before made."""
+def _cached_before(context: Context, layer: Layer, like: Tensor, *, first: bool) -> Tensor:
+    """Return a layer's cached tensor: all tokens, or a window's, a view of the copy that the pass before made."""
     batch, heads, _, width = like.shape
     seen = masks.cached_tokens(context, layer.kind.attention)
-    lying = context.past if first else min(context.past, seen + 1)
-    whole = context.tape.new((batch, heads, lying, width), like.dtype, "cached before", component="kv_cache")
+    stored = context.past if first else min(context.past, seen + 1)
+    whole = context.tape.new((batch, heads, stored, width), like.dtype, "cached before", component="kv_cache")
     return ops.narrow(whole, (batch, heads, seen, width))
 
 
-def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
-    """The model's forward, to which the ids are handed over, and the choice of the next token."""
+def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> Pass:
+    """Run the model, which gets the only reference to the ids, and choose the next token."""
     tape, start = context.tape, len(context.tape.events)
     if not context.past:
         context.method.begin(context)
     outputs = _forward(context, ids.pop())
     context.forward_locals = []
-    _choose(context, given)
+    _choose(context, loop)
     del outputs
     recording = Recording(tape, Lifetimes(tape.events, tape.rows))
     moment = recording.curve.peak(start, len(tape.events))
@@ -143,7 +149,7 @@ def _run(context: Context, ids: list[Tensor], given: Given) -> Pass:
 
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
-    """The logits of the last position, and the routers' loss where there is one."""
+    """Return the logits of the last position, and the routers' loss if there is one."""
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
@@ -152,25 +158,25 @@ def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:
     return logits, router_loss(context)
 
 
-def _choose(context: Context, given: Given) -> None:
-    """What greedy search makes of the logits, each in the place of what it had from the token before."""
+def _choose(context: Context, loop: LoopTensors) -> None:
+    """Choose the next token by greedy search. Each result replaces that of the token before."""
     tape, batch = context.tape, context.batch
     context.set_scope("")
-    if given.mask is not None:
-        given.mask = _lengthened(context, given.mask, context.past + context.length)
-        given.mask = _lengthened(context, given.mask, context.past + context.length + 1)
-    given.logits = _in_float32(context)
-    given.tokens = tape.new((batch,), "int64", "next_tokens")
-    given.ids = tape.new((batch, given.ids.shape[1] + 1), "int64", "ids")
+    if loop.mask is not None:
+        loop.mask = _lengthen(context, loop.mask, context.past + context.length)
+        loop.mask = _lengthen(context, loop.mask, context.past + context.length + 1)
+    loop.logits = _float32_logits(context)
+    loop.tokens = tape.new((batch,), "int64", "next_tokens")
+    loop.ids = tape.new((batch, loop.ids.shape[1] + 1), "int64", "ids")
 
 
-def _in_float32(context: Context) -> Tensor:
+def _float32_logits(context: Context) -> Tensor:
     shape = (context.batch, context.model.output.out_features)
     return context.tape.new(shape, "float32", "next_token_logits", component="logits_and_loss")
 
 
-def _lengthened(context: Context, mask: Tensor, tokens: int) -> Tensor:
-    """A mask with ones for more tokens, if there are any; PEFT's for its virtual tokens are float32."""
+def _lengthen(context: Context, mask: Tensor, tokens: int) -> Tensor:
+    """Append ones for new tokens to a mask. PEFT's ones for virtual tokens are float32."""
     more = tokens - mask.shape[1]
     if not more:
         return mask

@@ -1,6 +1,6 @@
-"""The auxiliary loss of routers, of every layer's logits: how unevenly tokens are spread over experts.
+"""The auxiliary loss of routers, from the logits of every layer: how unevenly tokens are distributed over experts.
 
-Source: load_balancing_loss_func of the families' files, which are alike; transformers/utils/output_capturing.py keeps
+Source: load_balancing_loss_func, which is the same in each family's file. transformers/utils/output_capturing.py keeps
 the logits while the forward pass runs.
 """
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def add_router_loss(context: Context, loss: Tensor) -> Tensor:
-    """The loss, to which the routers' is added in place where that is asked for."""
+    """Add the routers' loss in place, if the model has one."""
     own = router_loss(context)
     return loss if own is None else in_place.add_(loss, ops.scale(own, "times the coefficient"))
 
 
 def router_loss(context: Context) -> Tensor | None:
-    """The routers' own loss, which is made without labels too, where it is asked for."""
+    """Return the routers' loss, which needs no labels, or None if the model has none."""
     if not context.model.adds_router_loss:
         return None
     context.set_scope("router loss: ")
@@ -36,16 +36,16 @@ def router_loss(context: Context) -> Tensor | None:
 
 
 def _load_balancing(context: Context) -> Tensor:
-    """Each expert's share of the tokens times its share of the probability, summed and scaled."""
+    """Sum each expert's share of the tokens times its share of the probability, and scale."""
     tape, each = context.tape, (context.config["num_experts"],)
     tokens_per_expert_sum = tape.new(each, "float32", "tokens of each expert")
     router_prob_sum = tape.new(each, "float32", "probability of each expert")
     flat_mask = _flat_mask(context)
     total_rows: Tensor | None = None
-    for layer_gate in _of_every_layer(context):
+    for layer_gate in _logits_by_layer(context):
         routing_weights = ops.softmax(layer_gate)
         _, selected_experts = indexing.top_k(routing_weights, context.config["num_experts_per_tok"], "probabilities")
-        tokens_per_expert_sum = _counted(tokens_per_expert_sum, selected_experts, flat_mask)
+        tokens_per_expert_sum = _tokens_per_expert(tokens_per_expert_sum, selected_experts, flat_mask)
         in_float32 = ops.cast(routing_weights, "float32", "probabilities in float32")
         if flat_mask is not None:
             in_float32 = ops.mul(in_float32, ops.view(flat_mask, (*flat_mask.shape, 1)), "probabilities of no padding")
@@ -55,7 +55,7 @@ def _load_balancing(context: Context) -> Tensor:
         del of_layer
         total_rows = None if flat_mask is None else _rows(total_rows, flat_mask)
     tokens_per_expert = ops.scale(tokens_per_expert_sum, "share of the tokens")
-    router_prob_per_expert = _over(router_prob_sum, total_rows, "share of the probability")
+    router_prob_per_expert = _divided(router_prob_sum, total_rows, "share of the probability")
     overall_loss = ops.sum_over(
         ops.mul(tokens_per_expert, ops.view(router_prob_per_expert, (1, *each)), "product of both shares"),
         (),
@@ -65,7 +65,7 @@ def _load_balancing(context: Context) -> Tensor:
 
 
 def _flat_mask(context: Context) -> Tensor | None:
-    """The padding's mask in float32: virtual tokens have made it that already."""
+    """Return the padding mask in float32. With virtual tokens it is float32 already."""
     if not context.training.padding:
         return None
     shape: Shape = (context.batch * context.length,)
@@ -74,47 +74,47 @@ def _flat_mask(context: Context) -> Tensor | None:
     return context.tape.new(shape, "float32", "mask in float32")
 
 
-def _counted(so_far: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
-    """How many tokens each expert has been given up to this layer."""
-    tape, flat = so_far.tape, (chosen.shape[0] * chosen.shape[1],)
+def _tokens_per_expert(total_so_far: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
+    """Add the tokens of each expert in this layer to those of earlier layers."""
+    tape, flat = total_so_far.tape, (chosen.shape[0] * chosen.shape[1],)
     if mask is None:
         as_int32 = tape.new(flat, "int32", "experts as int32")
-        of_layer = tape.new(so_far.shape, "int32", "tokens of each expert in a layer")
+        of_layer = tape.new(total_so_far.shape, "int32", "tokens of each expert in a layer")
         del as_int32
     else:
-        of_layer = tape.new(so_far.shape, "float32", "tokens of each expert in a layer")
+        of_layer = tape.new(total_so_far.shape, "float32", "tokens of each expert in a layer")
         tape.new(flat, "float32", "mask, once for each choice")
-    return ops.add(so_far, of_layer, "tokens of each expert")
+    return ops.add(total_so_far, of_layer, "tokens of each expert")
 
 
-def _rows(so_far: Tensor | None, mask: Tensor) -> Tensor:
-    """How many tokens are no padding, up to this layer."""
+def _rows(total_so_far: Tensor | None, mask: Tensor) -> Tensor:
+    """Add the tokens of this layer that are not padding to those of earlier layers."""
     of_layer = ops.sum_over(mask, (), "tokens of a layer")
-    return ops.shift(of_layer, "tokens") if so_far is None else ops.add(so_far, of_layer, "tokens")
+    return ops.shift(of_layer, "tokens") if total_so_far is None else ops.add(total_so_far, of_layer, "tokens")
 
 
-def _over(x: Tensor, total: Tensor | None, name: str) -> Tensor:
-    """A quotient: a divisor that is a tensor is saved, as a factor is."""
+def _divided(x: Tensor, total: Tensor | None, name: str) -> Tensor:
+    """Divide. A divisor that is a tensor is saved for backward, as a factor is."""
     return ops.scale(x, name) if total is None else ops.mul(x, total, name)
 
 
-def _of_every_layer(context: Context) -> Iterator[Tensor]:
-    """The logits of each layer that has a router; those of layers that are not run are like the last one's."""
+def _logits_by_layer(context: Context) -> Iterator[Tensor]:
+    """Yield the logits of each layer with a router. Those of layers that are not run are like the last one's."""
     recorded = context.router_logits or []
-    run, given = set(context.repetition.numbers), iter(recorded)
+    run, logits = set(context.repetition.numbers), iter(recorded)
     for number, layer in enumerate(context.layers):
         if layer.kind.mlp == "sparse":
-            yield next(given) if number in run else _stand_in(context, recorded[-1])
+            yield next(logits) if number in run else _skipped_logits(context, recorded[-1])
 
 
-def _stand_in(context: Context, logits: Tensor) -> Tensor:
-    """Logits of a layer that is not run: its copy has their bytes, and frees their gradient."""
-    node = Node(context.tape, _waiting, (), context) if logits.edge else None
+def _skipped_logits(context: Context, logits: Tensor) -> Tensor:
+    """Return the logits of a layer that is not run. The copies of the run layer count their bytes."""
+    node = Node(context.tape, _keep_gradient, (), context) if logits.edge else None
     return Tensor(context.tape, None, logits.shape, logits.dtype, node)
 
 
-def _waiting(node: Node, grad: Tensor) -> tuple[()]:
-    """Keep a gradient for the copy to free; where copies are spelled out, each has one of its own."""
+def _keep_gradient(node: Node, grad: Tensor) -> tuple[()]:
+    """Keep a gradient alive: copies of the run layer count its end. In an unrolled run each has its own."""
     context = node.context
     if context.repetition.copies:
         context.skipped_router_gradients.append(grad)

@@ -1,4 +1,4 @@
-"""Hold seeded random requests over all families and options against their traces, and show a table of errors."""
+"""Compare estimates of seeded random requests, over all families and options, with traces; print a table of errors."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-#: Cases that a worker traces before another takes its place, so that what libraries keep is given back.
+#: Cases that a worker process traces before it is replaced, which frees the memory that libraries keep.
 CASES_A_WORKER = 250
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--count", type=int, default=1000, help="how many requests are traced (1000)")
-    parser.add_argument("--seed", type=int, default=0, help="what the requests are drawn from (0)")
+    parser.add_argument("--count", type=int, default=1000, help="how many answered requests are traced (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
     parser.add_argument("--families", nargs="+", choices=FAMILIES_WITH_FORWARD, metavar="FAMILY", help="only these")
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="traces at once (2)")
-    parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="more groups: training.attention, ...")
-    parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="where traces are kept")
-    parser.add_argument("--keep", action="store_true", help="reuse traces that another state of validation/ made")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
+    parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
+    parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="the file of traces")
+    parser.add_argument("--keep", action="store_true", help="reuse traces of another version of validation/")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write the table to this file")
 
 
-def run(told: argparse.Namespace) -> int:
-    """Trace what is not traced yet and print the table; returns 1 where a target is missed."""
+def run(args: argparse.Namespace) -> int:
+    """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
     quieten()
-    cases = drawn(told.seed, told.count, told.families or FAMILIES_WITH_FORWARD, told.only)
-    journal = Journal(told.results, None if told.keep else fingerprint())
-    _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, told.processes)
+    cases = drawn(args.seed, args.count, args.families or FAMILIES_WITH_FORWARD, args.only)
+    journal = Journal(args.results, None if args.keep else fingerprint())
+    _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
     for case in cases:
-        case.take(journal.get(case.request))
-    text, missed = table.document(cases, told.by)
+        case.add_trace(journal.get(case.request))
+    text, missed = table.document(cases, args.by)
     print(text)
-    if told.write:
-        told.write.write_text(text + "\n", encoding="utf-8")
+    if args.write:
+        args.write.write_text(text + "\n", encoding="utf-8")
     return int(missed)
 
 
 def drawn(seed: int, count: int, families: Sequence[str], only: str | None = None) -> list[Case]:
-    """The first requests of a seed, so many that `count` are answered; those refused on the way are among them.
+    """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
-    `only` is a field that they must set.
+    `only` is a field that each must set.
     """
     cases: list[Case] = []
     answered = number = 0
@@ -73,7 +73,7 @@ def drawn(seed: int, count: int, families: Sequence[str], only: str | None = Non
 
 
 def estimated(number: int, request: dict[str, Any]) -> Case:
-    """A request with the calculator's answer, or its refusal."""
+    """Return a request with the calculator's answer or refusal."""
     case = Case(number=number, request=request)
     try:
         case.estimated = estimate(parse_request(request))
@@ -91,7 +91,7 @@ def _trace(cases: list[Case], journal: Journal, processes: int) -> None:
 
 
 def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Each case with its trace's result, as they come; workers are replaced now and then."""
+    """Yield each case with the result of its trace, as they finish. Workers are replaced after `CASES_A_WORKER`."""
     for start in range(0, len(cases), CASES_A_WORKER * processes):
         batch = cases[start : start + CASES_A_WORKER * processes]
         with ProcessPoolExecutor(min(processes, len(batch)), get_context("spawn"), initializer=quieten) as pool:
@@ -105,10 +105,10 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
 
 
 def traced(request: dict[str, Any]) -> dict[str, Any]:
-    """What a journal keeps of a request's trace: its snapshot, or how the real stack refused it."""
+    """Trace a request. Return what a journal stores: the snapshot, or the error of the real stack."""
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
     try:
         return {"traced": snapshot.to_json(snapshot.traced(trace(parse_request(request))))}
-    except Exception as error:  # noqa: BLE001  whatever the real stack raises is its refusal
+    except Exception as error:  # noqa: BLE001  any error of the real stack is its refusal
         return {"refused": f"{type(error).__name__}: {error}"[:300]}

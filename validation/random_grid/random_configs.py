@@ -1,4 +1,4 @@
-"""Seeded random valid `config.json` contents for every family, drawn from the fields that it declares."""
+"""Seeded random valid configs for every family, drawn from the fields that it declares."""
 
 from __future__ import annotations
 
@@ -20,31 +20,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """From what the sizes of a model are drawn.
-
-    `groups`: query heads for each key/value head. `rotary`: the width of a head that is rotated, `head` of one that is
-    not, `latent_head` of one that comes from a latent. `share`: the hidden size for each head where the head's width is
-    free. `width`: of an MLP, an expert, a latent. `omitted`: how many of the optional fields are left to their
-    defaults. `dropouts`: what a dropout may be; where there is none, it is always left out.
-    """
+    """The ranges from which a model's sizes are drawn."""
 
     layers: Sequence[int]
     kv: Sequence[int]
+
+    #: Query heads for each key/value head.
     groups: Sequence[int]
+
+    #: The size of a head with rotary embeddings, and of one without.
     rotary: Sequence[int]
     head: Sequence[int]
+
+    #: The hidden size for each head, if the head size is independent of it.
     share: Sequence[int]
+
     vocab: Sequence[int]
     experts: Sequence[int]
+
+    #: The size of a head that is projected from a latent.
     latent_head: Sequence[int]
+
     window: Sequence[int]
+
+    #: The width of an MLP, an expert, a latent.
     width: Sequence[int]
+
     positions: Sequence[int]
+
+    #: The share of optional fields that are left to their defaults.
     omitted: float = 0.3
+
+    #: The values of dropouts. If empty, dropouts are left out.
     dropouts: tuple[float, ...] = ()
 
 
-#: Models of some kilobytes: for shapes.
+#: Models of a few kilobytes, to test shapes.
 TINY = Sizes(
     layers=range(1, 5),
     kv=range(1, 4),
@@ -60,7 +71,7 @@ TINY = Sizes(
     positions=range(5, 100),
 )
 
-#: Models whose layers are of real sizes, odd ones too, but of few layers: for a step's memory.
+#: Models of few layers whose sizes are real or unusual, to test the memory of a step.
 MIDDLING = Sizes(
     layers=(2, 3, 3, 4, 5, 6),
     kv=range(1, 9),
@@ -80,7 +91,7 @@ MIDDLING = Sizes(
 
 
 class Draw:
-    """A random shape that holds together, and the random choices made from it."""
+    """A random consistent shape, and the random generator for further choices."""
 
     def __init__(self, entries: tuple[Entry, ...], seed: str, sizes: Sizes) -> None:
         rng = self.rng = random.Random(seed)
@@ -105,12 +116,12 @@ class Draw:
         return bool(self.window) and (self.slides or "use_sliding_window" not in self.fields)
 
     def types(self) -> list[str]:
-        """An attention type for each layer, sliding ones only where there is a window."""
+        """Return an attention type for each layer, sliding only if there is a window."""
         kinds = ["full_attention", "sliding_attention"] if self.windowed else ["full_attention"]
         return [self.rng.choice(kinds) for _ in range(self.layers)]
 
     def omits(self, field: Field) -> bool:
-        """Whether the field is left to its default."""
+        """Return whether the field is left to its default."""
         fits = {
             "head_dim": not self.free and field.null is not None,
             "layer_types": self.windowed or "use_sliding_window" in self.fields,
@@ -130,7 +141,7 @@ ROTATIONS = [
     {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
 ]
 
-#: How a field is drawn, by its canonical name; OMIT leaves it to the class's default.
+#: How each field is drawn, by its canonical name. OMIT leaves it to the class's default.
 DRAWN: dict[str, Callable[[Draw], Any]] = {
     "hidden_size": lambda d: d.hidden,
     "vocab_size": lambda d: d.vocab,
@@ -182,13 +193,13 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "mm_tokens_per_image": lambda _d: 4,
 }
 
-#: Sizes that are drawn with the model's; others are small numbers whatever its size.
+#: Sizes that scale with the model. Others are small numbers, whatever its size.
 WIDTHS = {
     *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "decoder_ffn_dim"),
     *("kv_lora_rank", "window_size"),
 }
 
-#: Fields whose default fits the class's default sizes only.
+#: Fields whose default fits only the class's default sizes.
 ALWAYS = {
     *("num_key_value_heads", "pad_token_id", "num_experts_per_tok", "n_group", "topk_group", "attention_types"),
     *("qk_rope_head_dim", "rotary_dim", "mm_tokens_per_image", "sliding_window", "use_sliding_window"),
@@ -196,11 +207,11 @@ ALWAYS = {
 
 
 def random_config(family: Family, seed: int | str, sizes: Sizes = TINY) -> dict[str, Any]:
-    """The content of a valid `config.json`."""
+    """Return the content of a valid `config.json`."""
     entries = GEMMA3_TEXT if family.model_type == "gemma3" else family.entries
     draw = Draw(entries, f"{family.model_type} {seed}", sizes)
-    told = {draw.rng.choice([field.own_name, *field.aliases]): _value(field, draw) for field in draw.fields.values()}
-    given = {name: value for name, value in told.items() if value is not OMIT}
+    drawn = {draw.rng.choice([field.own_name, *field.aliases]): _value(field, draw) for field in draw.fields.values()}
+    given = {name: value for name, value in drawn.items() if value is not OMIT}
     adapt = QUIRKS.get(family.model_type, lambda config, _draw: config)
     return {"model_type": family.model_type, **adapt(given, draw)}
 
@@ -239,7 +250,7 @@ def _with_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
 
 
 def _per_type_rope(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Rotary parameters for each attention type, or the older spelling, or none."""
+    """Add rotary parameters for each attention type, in the older spelling, or none."""
     kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     older = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
     linear = {"rope_type": "linear", "factor": 2.0}
@@ -248,7 +259,7 @@ def _per_type_rope(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
 
 
 def _long_rope_only(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """LongRoPE, whose factors count the rotated pairs of equal heads, or none."""
+    """Add LongRoPE, which has as many factors as equal heads have rotated pairs, or none."""
     kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
     share = config.get("partial_rotary_factor", 1.0)
     head = config.get("head_dim", draw.hidden // draw.heads)
@@ -257,13 +268,13 @@ def _long_rope_only(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return kept if draw.free else draw.rng.choice([kept, {**kept, "rope_scaling": long}])
 
 
-def _told_head_dim(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """A head_dim, which some rotary types read from the file alone."""
+def _with_head_dim(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """Add a head_dim, which some rotary types read only from the file."""
     return {"head_dim": draw.hidden // draw.heads, **config}
 
 
 def _even_norms(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    """Norms of queries and keys only where heads share the hidden size equally."""
+    """Switch off norms of queries and keys unless heads share the hidden size equally."""
     return {**config, "qk_layernorm": False} if draw.free else config
 
 
@@ -271,9 +282,9 @@ def _equal_heads(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "hidden_size": draw.heads * draw.head}
 
 
-#: What a family needs beyond its fields.
+#: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
-    "mixtral": _told_head_dim,
+    "mixtral": _with_head_dim,
     "phi": _even_norms,
     "olmoe": _equal_heads,
     "phi3": _long_rope_only,

@@ -1,4 +1,4 @@
-"""Seeded random requests over families, methods and options: real models cut to a few layers, and odd ones."""
+"""Seeded random requests over families, methods and options: real models of few layers, and random ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName
     from calculator.families.family import Family
 
-#: How often an option is set, and to one of which values.
+#: Options by name: how often each is set, and its values.
 Options = dict[str, tuple[float, tuple[Any, ...]]]
 
 TRAINING: Options = {
@@ -75,18 +75,18 @@ METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "a
 
 
 def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
-    """One request's body."""
+    """Return the body of one request."""
     rng = random.Random(f"{seed} {number}")
     config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
     (name,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
     method = {"name": name, **_set(rng, OPTIONS[name])}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _targets(rng, model)
-    return {"model": {"config": config}, "method": method, "training": _training(rng, model, name)}
+    return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
 
 
 def _family(seed: str, families: Sequence[str]) -> str:
-    """One of the families; a further family takes its share of the requests and leaves the others as they are."""
+    """Choose one of the families. A new family replaces a share of the requests and leaves the others unchanged."""
     return max(families, key=lambda family: random.Random(f"{seed} {family}").random())
 
 
@@ -94,35 +94,32 @@ def _set(rng: random.Random, options: Options) -> dict[str, Any]:
     return {name: rng.choice(values) for name, (share, values) in options.items() if rng.random() < share}
 
 
-def _training(rng: random.Random, model: Model, method: MethodName) -> dict[str, Any]:
-    """The training object; mostly without what is refused, so that most requests are answered."""
-    told = _set(rng, TRAINING)
+def _training(rng: random.Random, method: MethodName) -> dict[str, Any]:
+    """Return the training object, mostly without options that are refused, so that most requests are answered."""
+    training = _set(rng, TRAINING)
     if METHODS[method].facts.refuses_checkpointing and rng.random() < 0.95:
-        told.pop("gradient_checkpointing", None)
-    if told.get("attention") == "flash_attention_2" and rng.random() < 0.95:
-        told.pop("padding", None)
-        if told.get("dtype") == "float32":
-            told.pop("dtype")
-    learned = model.config.get("learned_positions")
-    if learned is not None and rng.random() < 0.97:
-        told["sequence_length"] = min(told["sequence_length"], int(learned))
-    return told
+        training.pop("gradient_checkpointing", None)
+    if training.get("attention") == "flash_attention_2" and rng.random() < 0.95:
+        training.pop("padding", None)
+        if training.get("dtype") == "float32":
+            training.pop("dtype")
+    return training
 
 
 def _targets(rng: random.Random, model: Model) -> dict[str, Any]:
-    """What a low-rank method adapts and what it trains in full."""
+    """Return the target modules of a low-rank method, and the modules that it trains in full."""
     linear = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")})
     embedding = model.embedding.name.rpartition(".")[2]
     some = rng.sample(linear, rng.randint(1, min(4, len(linear))))
     default = 25 if model.model_type in DEFAULT_TARGETS else 1
     chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])
     saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
-    told = {"target_modules": chosen[0], "modules_to_save": saved[0]}
-    return {name: value for name, value in told.items() if value is not None}
+    fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _model(rng: random.Random, family: Family) -> tuple[dict[str, Any], Model]:
-    """A config and its model: a real one with fewer layers, or a random one."""
+    """Return a config and its model: a real one with fewer layers, or a random one."""
     while True:
         real = _real(family.model_type)
         if real and rng.random() < 0.45:
@@ -141,14 +138,14 @@ def _real(model_type: str) -> tuple[dict[str, Any], ...]:
 
 
 def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str, Any]:
-    """A real config with fewer layers, now and then with another setting of what is tied and cached."""
+    """Return a real config with fewer layers, sometimes with other values of tie_word_embeddings and use_cache."""
     count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
     text = config.get("text_config", config)
     entries = family.entries if text is config else GEMMA3_TEXT
     layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
     name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
     before, text[name] = text[name], count
-    for key, told in text.items():
-        if isinstance(told, list) and len(told) == before:
-            text[key] = told[:count]
+    for key, value in text.items():
+        if isinstance(value, list) and len(value) == before:
+            text[key] = value[:count]
     return config | _set(rng, {"tie_word_embeddings": (0.15, (True, False)), "use_cache": (0.15, (True, False))})

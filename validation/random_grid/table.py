@@ -1,4 +1,4 @@
-"""The grid's table: errors by family and by method, the targets, the worst cases and what differs in them."""
+"""The grid's table: errors by family and method, targets, and the worst cases with the rows that differ."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from validation.tracing.snapshot import Snapshot
 
-#: How many of the worst cases are shown, and how many differing rows of each.
+#: How many of the worst cases are shown, and how many rows of each.
 WORST, ROWS = 10, 4
 
 
 @dataclass(slots=True, kw_only=True)
 class Case:
-    """One request: the calculator's answer or refusal, and the trace's."""
+    """A request with the calculator's answer or refusal, and the trace or the real stack's refusal."""
 
     number: int
     request: dict[str, Any]
@@ -35,10 +35,10 @@ class Case:
 
     @property
     def worth_tracing(self) -> bool:
-        """Whether the trace has something to say: not of what the calculator says that it doesn't model."""
+        """Whether to trace the request: not if the calculator refuses it as not modelled."""
         return self.refusal is None or "not modelled" not in self.refusal
 
-    def take(self, result: dict[str, Any] | None) -> None:
+    def add_trace(self, result: dict[str, Any] | None) -> None:
         """Add a trace's result."""
         if result is not None:
             self.real_refusal = result.get("refused")
@@ -51,14 +51,14 @@ class Case:
 
     @property
     def error(self) -> float:
-        """Estimated over traced peak, less one."""
+        """The relative error of the estimated peak."""
         assert self.estimated is not None
         assert self.traced is not None
         return self.estimated.peak / self.traced.peak - 1
 
     @property
     def wrong_phases(self) -> dict[PhaseName, int]:
-        """Estimated less traced bytes of each phase where they differ."""
+        """Estimated minus traced bytes of each phase in which they differ."""
         assert self.estimated is not None
         assert self.traced is not None
         ours, theirs = self.estimated.phases, self.traced.phases
@@ -72,15 +72,15 @@ class Case:
         return self.estimated.peak_phase == self.traced.peak_phase
 
     def wrong(self, figures: str) -> bool:
-        """Whether a group of exact figures (`parameters`, `static`) differs."""
+        """Return whether a group of exact figures (`parameters`, `static`) differs."""
         return bool(getattr(self.estimated, figures) != getattr(self.traced, figures))
 
     def field(self, path: str) -> str:
-        """A field of the request by its dotted path."""
+        """Return a field of the request by its dotted path."""
         return json.dumps(self._value(path)).strip('"')
 
     def sets(self, path: str) -> bool:
-        """Whether the request has something other than null or false in a field."""
+        """Return whether a field of the request is neither null nor false."""
         return bool(self._value(path))
 
     def _value(self, path: str) -> Any:
@@ -94,18 +94,18 @@ FAMILY, METHOD = "model.config.model_type", "method.name"
 
 
 def document(cases: Sequence[Case], by: Sequence[str] = ()) -> tuple[str, bool]:
-    """The whole text, and whether a target is missed."""
+    """Return the whole text, and whether a target is missed."""
     compared = [case for case in cases if case.compared]
     if not compared:
         return "\n".join(_refusals(cases)), True
-    shown = [_HEAD, _RULE, _row("all", compared)]
+    lines = [_HEAD, _RULE, _row("all", compared)]
     for field in (FAMILY, METHOD, *by):
         groups = sorted({case.field(field) for case in compared})
-        shown += [_row(f"{field}: {group}", [c for c in compared if c.field(field) == group]) for group in groups]
+        lines += [_row(f"{field}: {group}", [c for c in compared if c.field(field) == group]) for group in groups]
     targets = _targets(compared)
-    shown += ["", *(f"{'met   ' if met else 'MISSED'}  {text}" for text, met in targets)]
-    shown += ["", *_refusals(cases), "", *_worst(compared)]
-    return "\n".join(shown), not all(met for _, met in targets)
+    lines += ["", *(f"{'met   ' if met else 'MISSED'}  {text}" for text, met in targets)]
+    lines += ["", *_refusals(cases), "", *_worst(compared)]
+    return "\n".join(lines), not all(met for _, met in targets)
 
 
 _HEAD = (
@@ -130,7 +130,7 @@ def _row(name: str, cases: Sequence[Case]) -> str:
 
 
 def share(ordered: Sequence[float], part: float) -> float:
-    """The value that this part of the ordered values does not exceed."""
+    """Return the value that this share of the ordered values does not exceed."""
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
@@ -170,27 +170,28 @@ def _counted(messages: Iterable[str | None]) -> list[str]:
 
 
 def _worst(cases: Sequence[Case]) -> list[str]:
-    """The cases furthest off: in the peak, or else in another phase."""
+    """Describe the cases with the largest errors, in the peak or else in a phase."""
     wrong = sorted(filter(_distance, cases), key=_distance, reverse=True)
-    shown = [f"every phase to the byte in {len(cases) - len(wrong)} of {len(cases)}; the worst of the others:"]
-    return shown + [text for case in wrong[:WORST] for text in _told(case)]
+    lines = [f"every phase to the byte in {len(cases) - len(wrong)} of {len(cases)}; the worst of the others:"]
+    return lines + [text for case in wrong[:WORST] for text in _described(case)]
 
 
 def _distance(case: Case) -> tuple[float, ...]:
-    """How far off a case is; false where every phase is to the byte."""
+    """Return the size of a case's error. It is empty if every phase is exact to the byte."""
     return (abs(case.error), max(map(abs, case.wrong_phases.values()))) if case.wrong_phases else ()
 
 
-def _told(case: Case) -> list[str]:
-    """A case, its phases that are off, and what differs in the one that is off most."""
+def _described(case: Case) -> list[str]:
+    """Describe a case, its phases with an error, and the rows that differ in the worst of them."""
     assert case.estimated is not None
     assert case.traced is not None
     wrong = case.wrong_phases
     phase = max(wrong, key=lambda phase: abs(wrong[phase]))
-    told = ", ".join(f"{name} {difference:+,}" for name, difference in wrong.items())
+    phases = ", ".join(f"{name} {difference:+,}" for name, difference in wrong.items())
     found = differences(case.estimated, case.traced, phase)
     return [
-        f"#{case.number}  {case.error:+.4%}  {told}; peak in {case.estimated.peak_phase} for {case.traced.peak_phase}",
+        f"#{case.number}  {case.error:+.4%}  {phases};"
+        f" peak in {case.estimated.peak_phase} instead of {case.traced.peak_phase}",
         f"  {json.dumps(case.request)}",
         *(f"  {line(each)}" for each in found[:ROWS]),
     ]
