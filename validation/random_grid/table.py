@@ -190,8 +190,7 @@ def _described(case: Case) -> list[str]:
     phases = ", ".join(f"{name} {difference:+,}" for name, difference in wrong.items())
     found = differences(case.estimated, case.traced, phase)
     return [
-        f"#{case.number}  {case.error:+.4%}  {phases};"
-        f" peak in {case.estimated.peak_phase} instead of {case.traced.peak_phase}",
+        f"#{case.number}  {case.error:+.4%}  {phases}; peak in {case.estimated.peak_phase}, not {case.traced.peak_phase}",
         f"  {json.dumps(case.request)}",
         *(f"  {line(each)}" for each in found[:ROWS]),
     ]

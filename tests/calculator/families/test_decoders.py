@@ -1,4 +1,4 @@
-"""Decoders with learned positions, ALiBi or experts held against traces of small models (tests/cases/README.md)."""
+"""Decoders with learned positions, ALiBi or experts, compared with traces of small models (tests/cases/README.md)."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_every_phase_is_the_traced_one_to_the_byte(case):
 
 
 @pytest.mark.parametrize("family", ["bloom", "mpt"])
-def test_a_family_without_sdpa_runs_eager_where_sdpa_is_asked_for(family):
+def test_a_family_without_sdpa_runs_eager_if_sdpa_is_requested(family):
     assert phases(family, training={"attention": "sdpa"}) == phases(family, training={"attention": "eager"})
 
 
@@ -96,12 +96,12 @@ def test_alibi_is_refused_under_flash_attention_2(family, config):
         answer(family, training={"attention": "flash_attention_2"}, **config)
 
 
-def test_falcons_alibi_makes_the_mask_one_for_each_head():
+def test_falcons_alibi_makes_a_mask_for_each_head():
     rows = step("falcon", alibi=True, multi_query=False).run.tape.rows
     assert (2, 6, 128, 128) in [tuple(map(int, shape)) for name, shape, *_ in rows if name.endswith("with ALiBi")]
 
 
-def test_a_single_key_head_without_enable_gqa_takes_falcon_to_the_math_kernel():
+def test_falcon_with_a_single_key_head_runs_the_math_kernel():
     def softmaxes(**config):
         return [name for name, *_ in step("falcon", **config).run.tape.rows if name.endswith("softmax")]
 
@@ -128,29 +128,29 @@ def test_a_prefix_is_refused_where_the_cache_has_a_single_head(family, config):
         answer(family, {"name": "prefix"}, **config)
 
 
-def test_a_prefix_is_refused_where_the_routers_loss_would_meet_its_longer_mask():
+def test_a_prefix_with_padding_is_refused_if_there_is_a_router_loss():
     answer("mixtral", {"name": "prefix"}, output_router_logits=True)
     with pytest.raises(PlanError, match="longer than the input"):
         answer("mixtral", {"name": "prefix"}, {"padding": True}, output_router_logits=True)
 
 
-def test_phimoes_router_is_no_target_for_low_rank_updates():
+def test_lora_cannot_target_the_router_of_phimoe():
     answer("phimoe", {"name": "lora", "target_modules": ["q_proj"]})
     with pytest.raises(PlanError, match="returns a tuple"):
         answer("phimoe", {"name": "lora", "target_modules": "all-linear"})
 
 
-def test_an_answer_about_experts_tells_that_routing_changes_nothing():
+def test_an_answer_with_experts_states_that_routing_does_not_change_memory():
     assert EXPERTS in answer("mixtral").assumptions
     assert EXPERTS not in answer("gpt2").assumptions
 
 
-def test_what_a_config_switches_on_and_is_not_counted_is_told():
-    assert any("layerdrop" in told for told in answer("opt", layerdrop=0.1).warnings)
+def test_a_warning_names_a_switch_that_is_not_counted():
+    assert any("layerdrop" in warning for warning in answer("opt", layerdrop=0.1).warnings)
     assert not answer("opt").warnings
 
 
-def test_twice_the_experts_a_token_sees_need_more_and_twice_as_many_experts_too():
+def test_more_experts_and_more_experts_per_token_need_more_memory():
     few = phases("mixtral")["backward"]
     assert phases("mixtral", num_experts_per_tok=4)["backward"] > few
     assert phases("mixtral", num_local_experts=8)["backward"] > few

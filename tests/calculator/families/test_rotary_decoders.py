@@ -1,4 +1,4 @@
-"""Rotary decoders held against traces of small models (tests/cases/README.md), each branch to the byte."""
+"""Rotary decoders compared with traces of small models (tests/cases/README.md), each branch to the byte."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_every_phase_is_the_traced_one_to_the_byte(case):
     assert {peak.phase: peak.bytes for peak in step.peaks()} == case["expected"]["phases"]
 
 
-def test_a_window_as_long_as_the_sequence_takes_the_memory_efficient_kernel():
+def test_a_window_as_long_as_the_sequence_needs_the_memory_efficient_kernel():
     mistral = {"model_type": "mistral"}
     without = phases({**mistral, "sliding_window": None})
     assert phases({**mistral, "sliding_window": 129}) == without
@@ -64,7 +64,7 @@ def test_flash_attention_2_makes_no_mask_for_a_window():
     assert phases({**mistral, "sliding_window": 64}, attention="flash_attention_2") == without
 
 
-def test_sliding_layers_are_told_apart_only_where_they_alone_need_a_mask():
+def test_sliding_layers_are_a_class_of_their_own_only_if_they_alone_need_a_mask():
     gemma3 = {"model_type": "gemma3_text", "sliding_window": 64}
     assert kinds(gemma3) == "aaaaabaaaaab"
     assert kinds({**gemma3, "sliding_window": 4096}) == "a" * 12
@@ -73,17 +73,17 @@ def test_sliding_layers_are_told_apart_only_where_they_alone_need_a_mask():
     assert kinds(gemma3, attention="flash_attention_2") == "a" * 12
 
 
-def test_layers_without_rotary_embeddings_are_told_apart():
+def test_layers_without_rotary_embeddings_are_a_class_of_their_own():
     assert kinds({"model_type": "smollm3"}) == "aaabaaabaaab"
     assert kinds({"model_type": "cohere2", "sliding_window": 4096}) == "aaabaaabaaab"
 
 
-def test_soft_capping_runs_eager_where_sdpa_is_asked_for():
+def test_soft_capping_runs_eager_if_sdpa_is_requested():
     gemma2 = {"model_type": "gemma2", "sliding_window": 64}
     assert phases(gemma2, attention="sdpa") == phases(gemma2, attention="eager")
 
 
-def test_a_cap_on_the_scores_keeps_one_more_tensor_of_them():
+def test_a_cap_on_the_scores_saves_one_more_tensor_of_their_size():
     gemma2 = {"model_type": "gemma2", "sliding_window": 64}
     uncapped = phases({**gemma2, "attn_logit_softcapping": None})
     scores = 6 * 128 * 128 * 2

@@ -1,4 +1,4 @@
-"""A model that reads images, in a step of text: its vision tower is there, and nothing runs in it."""
+"""A model that reads images, in a step of text: its vision tower is resident but does not run."""
 
 from copy import deepcopy
 
@@ -14,13 +14,13 @@ GEMMA_3_4B = "google/gemma-3-4b-pt"
 
 
 def seen_text(method, **training):
-    """A step of Gemma 3 4B, with its vision tower."""
+    """Return a step of Gemma 3 4B with its vision tower."""
     return estimate(
         parse_request({"model": GEMMA_3_4B, "method": method, "training": {"sequence_length": 64} | training})
     )
 
 
-def test_a_vision_tower_lies_idle_beside_the_text_model():
+def test_a_vision_tower_is_resident_and_does_not_run():
     whole = seen_text({"name": "prompt"})
     text = {**catalogue.model(GEMMA_3_4B).config["text_config"], "model_type": "gemma3_text"}
     text |= {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4}
@@ -39,7 +39,7 @@ def test_a_vision_tower_lies_idle_beside_the_text_model():
     assert TEXT_ALONE not in alone.assumptions
 
 
-def test_what_is_trained_of_an_idle_tower_gets_no_gradient_and_a_warning_says_so():
+def test_trained_parameters_of_a_tower_that_does_not_run_get_no_gradient_and_a_warning():
     answer = seen_text({"name": "lora", "target_modules": "all-linear"})
     parts = {part.name: part for part in answer.memory.components}
     names = [row.name for name in ("gradients", "optimizer_states") if name in parts for row in parts[name].rows]
@@ -49,7 +49,7 @@ def test_what_is_trained_of_an_idle_tower_gets_no_gradient_and_a_warning_says_so
     assert not any("get no gradient" in warning for warning in seen_text({"name": "prompt"}).warnings)
 
 
-def test_targets_that_text_passes_by_are_refused():
+def test_targets_that_text_does_not_run_are_refused():
     with pytest.raises(PlanError, match="nothing is trained that a batch of text comes to"):
         seen_text({"name": "lora", "target_modules": ["fc1"]})
     assert seen_text({"name": "lora", "target_modules": ["fc1"], "modules_to_save": ["lm_head"]}).parameters.added
@@ -68,6 +68,6 @@ def test_switches_in_a_nested_config_are_refused_too():
     assert refused.value.problems[0].loc == "model.config.text_config.output_attentions"
 
 
-def test_a_nested_config_that_a_family_does_not_read_is_passed_over():
+def test_a_nested_config_that_a_family_does_not_read_is_ignored():
     config = {**catalogue.model("openai-community/gpt2").config, "text_config": "none of its keys"}
     assert estimate(parse_request({"model": {"config": config}, "method": {"name": "prompt"}})).parameters.base

@@ -1,4 +1,4 @@
-"""The math kernel held against traces of PyTorch before 2.14."""
+"""The math kernel compared with traces of PyTorch before 2.14."""
 
 import json
 
@@ -20,7 +20,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "traced"), CASES, ids=[case["id"] for case, _ in CASES])
-def test_the_math_kernel_takes_what_it_takes_in_older_releases(case, traced, monkeypatch):
+def test_the_math_kernel_allocates_as_in_older_releases(case, traced, monkeypatch):
     monkeypatch.setattr(PreparedModel, "kernels", Kernels(grouped_efficient=False))
     step = training_step(parse_request(case["request"]))
     assert {peak.phase: peak.bytes for peak in step.peaks()} == pytest.approx(traced["phases"], abs=4096)

@@ -1,4 +1,4 @@
-"""Every family's models against those that transformers builds from the same configs."""
+"""Every family's models compared with those that transformers builds from the same configs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEDS = range(6)
     ids=lambda param: f"{param[0].model_type}-{param[1]}",
 )
 def pair(request):
-    """A random config of a family, its model here, and its model there."""
+    """A random config of a family, our model, and the model of transformers."""
     config = random_config(*request.param)
     return config, model_from_config(config), real_model(config)
 
@@ -84,7 +84,7 @@ def test_every_buffer_has_the_name_shape_and_dtype_of_the_built_one(pair):
     assert {(b.name, tuple(b.shape), b.dtype) for b in ours.named_buffers()} == expected
 
 
-def test_every_module_is_of_its_kind(pair):
+def test_every_module_has_the_kind_of_the_built_one(pair):
     _config, ours, real = pair
     owners = {weight.name: real.get_submodule(weight.name.rpartition(".")[0]) for weight in ours.weights()}
     assert {w.name: w.kind for w in ours.weights()} == {name: _kind(owner) for name, owner in owners.items()}
@@ -93,8 +93,8 @@ def test_every_module_is_of_its_kind(pair):
 def _kind(module):
     named = type(module).__name__
     classes = ((torch.nn.Linear, "linear"), (Conv1D, "conv1d"), (torch.nn.Embedding, "embedding"))
-    told = (kind for cls, kind in classes if isinstance(module, cls))
-    return next(told, "experts" if "Experts" in named else "norm" if "Norm" in named else "other")
+    kinds = (kind for cls, kind in classes if isinstance(module, cls))
+    return next(kinds, "experts" if "Experts" in named else "norm" if "Norm" in named else "other")
 
 
 def test_the_head_is_the_output_embedding(pair):
@@ -106,13 +106,13 @@ def test_the_head_is_the_output_embedding(pair):
 @pytest.mark.parametrize("family", OWN_CODE, ids=lambda family: family.model_type)
 @pytest.mark.parametrize("seed", SEEDS[:2])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_4_bit_quantisation_takes_what_bitsandbytes_takes(family, seed):
+def test_4_bit_quantisation_converts_what_bitsandbytes_converts(family, seed):
     config = random_config(family, seed)
     ours, real = model_from_config(config), real_model(config)
     kept = [*get_keys_to_not_convert(real), *real._keep_in_fp32_modules]
     replace_with_bnb_linear(real, kept, BitsAndBytesConfig(load_in_4bit=True))
-    taken = {name for name, module in real.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
-    assert {w.name.removesuffix(".weight") for w in ours.weights() if w.quantizable} == taken
+    converted = {name for name, module in real.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)}
+    assert {w.name.removesuffix(".weight") for w in ours.weights() if w.quantizable} == converted
 
 
 def test_the_config_resolves_as_the_config_class_resolves_it(pair):
@@ -120,14 +120,14 @@ def test_the_config_resolves_as_the_config_class_resolves_it(pair):
     resolved, nested = real_config(config), config["model_type"] == "gemma3"
     entries = GEMMA3_TEXT if nested else FAMILIES[config["model_type"]].entries
     mine, theirs = (ours.config["text_config"], resolved.text_config) if nested else (ours.config, resolved)
-    fields = [e for e in entries if isinstance(e, Field) and (ours.model_type, e.name) not in KEPT_OTHERWISE]
-    told = {f.name: getattr(theirs, f.own_name, None) for f in fields if f.type not in ("object", "terms")}
-    told = {name: _plain(value) for name, value in told.items() if value is not None or mine[name] is None}
-    assert {name: _plain(mine[name]) for name in told} == told
+    fields = [e for e in entries if isinstance(e, Field) and (ours.model_type, e.name) not in STORED_DIFFERENTLY]
+    expected = {f.name: getattr(theirs, f.own_name, None) for f in fields if f.type not in ("object", "terms")}
+    expected = {name: _plain(value) for name, value in expected.items() if value is not None or mine[name] is None}
+    assert {name: _plain(mine[name]) for name in expected} == expected
 
 
-#: Fields that are kept here in another form than the class keeps them.
-KEPT_OTHERWISE = {
+#: Fields that we store in another form than the class.
+STORED_DIFFERENTLY = {
     ("deberta-v2", "norm_rel_ebd"),
     ("falcon", "num_key_value_heads"),
     ("falcon", "num_ln_in_parallel_attn"),
@@ -140,7 +140,7 @@ def _plain(value):
 
 
 @pytest.mark.parametrize("use_diff", [True, False])
-def test_a_file_that_the_config_class_saves_is_read_alike(pair, use_diff):
+def test_a_file_that_the_config_class_saves_gives_the_same_model(pair, use_diff):
     config, ours, _real = pair
     saved = json.loads(real_config(config).to_json_string(use_diff=use_diff))
     again = model_from_config({"model_type": config["model_type"], **saved})

@@ -1,4 +1,4 @@
-"""What families' own code fails on in the forward pass is refused by its field; the real modules fail too."""
+"""Configs on which a family's forward pass fails are refused, with the field named. The real modules fail too."""
 
 import pytest
 
@@ -113,14 +113,14 @@ ANSWERED = {
 
 def request(config, training):
     types = ["full_attention"] * 2 if config["model_type"] in ("gemma2", "olmo3") else None
-    told = {**SHAPE, **config, **({"layer_types": types} if types else {})}
+    whole = {**SHAPE, **config, **({"layer_types": types} if types else {})}
     return parse_request(
-        {"model": {"config": told}, "method": {"name": "full"}, "training": {"sequence_length": 16, **training}}
+        {"model": {"config": whole}, "method": {"name": "full"}, "training": {"sequence_length": 16, **training}}
     )
 
 
 @pytest.mark.parametrize(("loc", "config", "training"), REFUSED.values(), ids=REFUSED)
-def test_a_config_that_the_familys_code_fails_on_is_refused_by_its_field(loc, config, training):
+def test_a_config_on_which_the_forward_pass_fails_is_refused(loc, config, training):
     with pytest.raises(PlanError) as refused:
         estimate(request(config, training))
     assert [problem.loc for problem in refused.value.problems] == [loc]
@@ -129,6 +129,6 @@ def test_a_config_that_the_familys_code_fails_on_is_refused_by_its_field(loc, co
 
 
 @pytest.mark.parametrize(("config", "training"), ANSWERED.values(), ids=ANSWERED)
-def test_a_config_that_comes_near_is_answered_as_it_is_traced(config, training):
+def test_a_similar_config_is_estimated_as_traced(config, training):
     phases = {phase.name: phase.peak_bytes for phase in estimate(request(config, training)).memory.phases}
     assert phases == trace(request(config, training)).phases

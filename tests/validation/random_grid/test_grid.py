@@ -28,7 +28,7 @@ def case(estimated, traced, **more):
     return table.Case(number=1, request=REQUEST, estimated=estimated, traced=traced, **more)
 
 
-def test_an_answer_to_the_byte_meets_every_target():
+def test_exact_answers_meet_every_target():
     text, missed = table.document([case(snapshot(1000), snapshot(1000))])
     assert not missed
     assert "every phase to the byte in 1 of 1" in text
@@ -45,19 +45,19 @@ def test_an_answer_to_the_byte_meets_every_target():
         (snapshot(10, 1000), "the peak's phase"),
     ],
 )
-def test_a_missed_target_is_told(estimated, target):
+def test_a_missed_target_is_reported(estimated, target):
     text, missed = table.document([case(estimated, snapshot(1000))])
     assert missed
     assert any(line.startswith(f"MISSED  {target}") for line in text.splitlines())
 
 
-def test_a_case_that_is_off_shows_the_row():
+def test_a_case_with_an_error_shows_the_row():
     text, _ = table.document([case(snapshot(1000, 700), snapshot(1000, 512))])
     assert "+188" in text
     assert "model.norm: output" in text
 
 
-def test_groups_are_by_family_method_and_what_is_asked():
+def test_groups_are_by_family_method_and_requested_fields():
     text, _ = table.document([case(snapshot(1000), snapshot(1000))], ["training.dtype"])
     rows = [line.split(" | ")[0] for line in text.splitlines()]
     assert [row for row in rows if row.startswith("| ")][1:] == [
@@ -77,22 +77,22 @@ def test_refusals_are_counted_by_who_refuses():
         case(snapshot(1), None, real_refusal="TypeError: no"),
     ]
     text, _ = table.document(cases)
-    for told in ("both: 1", "as not modelled, not traced: 1", "calculator alone: 1", "answered, but not traced: 1"):
-        assert told in text
+    for line in ("both: 1", "as not modelled, not traced: 1", "calculator alone: 1", "answered, but not traced: 1"):
+        assert line in text
 
 
-def test_nothing_compared_is_no_success():
+def test_a_grid_without_comparisons_fails():
     assert table.document([case(snapshot(1), None, real_refusal="TypeError")])[1]
 
 
-def test_as_many_requests_are_drawn_as_are_to_be_answered():
+def test_requests_are_drawn_until_enough_are_answered():
     cases = drawn(3, 10, ["llama", "gpt2"])
     assert sum(case.refusal is None for case in cases) == 10
     assert [case.number for case in cases] == list(range(len(cases)))
     assert cases[-1].refusal is None
 
 
-def test_kept_traces_are_found_again_and_those_of_other_code_are_not(tmp_path):
+def test_stored_traces_are_reused_unless_other_code_made_them(tmp_path):
     path = tmp_path / "build" / "grid.jsonl"
     Journal(path, "one").add(REQUEST, {"refused": "no"})
     again = Journal(path, "one")
@@ -103,14 +103,14 @@ def test_kept_traces_are_found_again_and_those_of_other_code_are_not(tmp_path):
     assert {**REQUEST, "method": {"name": "lora"}} not in again
 
 
-def test_a_line_that_was_cut_off_is_passed_over(tmp_path):
+def test_a_line_that_was_cut_off_is_ignored(tmp_path):
     path = tmp_path / "grid.jsonl"
     Journal(path, "one").add(REQUEST, {"refused": "no"})
     path.write_text(path.read_text() + '\n{"key"')
     assert REQUEST in Journal(path, "one")
 
 
-def test_a_grid_of_one_field_draws_what_sets_it_and_no_other():
+def test_a_grid_of_one_field_draws_only_requests_that_set_it():
     whole = [case for case in drawn(3, 12, ["llama"]) if case.sets("training.padding")]
     only = drawn(3, 3, ["llama"], "training.padding")
     assert all(case.request["training"]["padding"] for case in only)

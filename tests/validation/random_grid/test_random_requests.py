@@ -17,7 +17,7 @@ def test_the_same_seed_gives_the_same_requests():
     assert [random_request(7, number, FAMILIES) for number in range(400)] == DRAWN
 
 
-def test_another_seed_gives_others():
+def test_another_seed_gives_other_requests():
     assert [random_request(8, number, FAMILIES) for number in range(20)] != DRAWN[:20]
 
 
@@ -26,7 +26,7 @@ def test_every_family_and_method_is_drawn():
     assert {body["method"]["name"] for body in DRAWN} == set(METHODS) == set(OPTIONS)
 
 
-def test_another_family_leaves_most_requests_as_they_are():
+def test_another_family_leaves_most_requests_unchanged():
     with_it, without = FAMILIES, [family for family in FAMILIES if family != "llama"]
     others = [body for body in DRAWN if body["model"]["config"]["model_type"] != "llama"]
     drawn = [random_request(7, number, without) for number in range(400)]
@@ -35,7 +35,7 @@ def test_another_family_leaves_most_requests_as_they_are():
     assert with_it != without
 
 
-def test_requests_are_read_and_their_configs_valid():
+def test_requests_and_their_configs_are_valid():
     for body in DRAWN:
         parse_request(body)
         model_from_config(body["model"]["config"])
@@ -57,5 +57,5 @@ def test_most_requests_are_answered():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_family_alone_can_be_drawn(family):
+def test_requests_of_one_family_can_be_drawn(family):
     assert random_request(1, 1, [family])["model"]["config"]["model_type"] == family
