@@ -188,9 +188,10 @@ def _described(case: Case) -> list[str]:
     wrong = case.wrong_phases
     phase = max(wrong, key=lambda phase: abs(wrong[phase]))
     phases = ", ".join(f"{name} {difference:+,}" for name, difference in wrong.items())
-    found = differences(case.estimated, case.traced, phase)
+    ours, theirs = case.estimated, case.traced
+    found = differences(ours, theirs, phase)
     return [
-        f"#{case.number}  {case.error:+.4%}  {phases}; peak in {case.estimated.peak_phase}, not {case.traced.peak_phase}",
+        f"#{case.number}  {case.error:+.4%}  {phases}; peak in {ours.peak_phase}, not {theirs.peak_phase}",
         f"  {json.dumps(case.request)}",
         *(f"  {line(each)}" for each in found[:ROWS]),
     ]

@@ -93,7 +93,7 @@ def _answer(prepared, serving):
     with mock.patch.object(running, "Tape", return_value=tape):
         told = passes.Generation(prepared)
         context = told._context()
-        given = passes.Given(ids=tape.new((context.batch, context.length), "int64", "ids"))
+        given = passes.LoopTensors(ids=tape.new((context.batch, context.length), "int64", "ids"))
         context.cache = Cache(windowed=True, component="kv_cache")
         context.method.begin(context)
         _step(context, [given.ids], given)
