@@ -104,7 +104,7 @@ class Context:
         self.forward_locals: list[Tensor] = []
         #: Locals of the decoder that stay alive while its layers run.
         self.decoder_locals: list[Tensor] = []
-        #: Each router's logits, None if the config does not ask for them.
+        #: Each router's logits, None unless the config sets output_router_logits.
         self.router_logits: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
         #: The layers that are run, and how many layers each represents.
         self.repetition = repetition(layer_classes(self))
@@ -183,7 +183,7 @@ class Context:
                 pair[:] = [t and ops.slice_from_end(t, (*t.shape[:2], length, t.shape[3])) for t in pair]
 
     def record_router_logits(self, router_logits: Tensor) -> None:
-        """Keep a router's logits to the end of the forward pass, if the config asks for them."""
+        """Keep a router's logits to the end of the forward pass, if the config sets output_router_logits."""
         if self.router_logits is not None:
             self.router_logits.append(router_logits)
 

@@ -158,7 +158,7 @@ class DecoderForward:
     #: Whether a mask is made even if the kernel would not need one.
     always_masked: bool = False
 
-    #: Whether a mask is made if the config asks for bidirectional attention.
+    #: Whether a mask is made if the config sets use_bidirectional_attention.
     bidirectional_masks: bool = False
 
     #: Whether the code rotates only a part of each head if the config sets partial_rotary_factor.

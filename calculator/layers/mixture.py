@@ -28,7 +28,7 @@ class Mixture:
     gate: str = "mlp.gate"
     experts: str = "mlp.experts"
 
-    #: The field of the config that says whether the input is multiplied by noise.
+    #: The field of the config that sets whether the input is multiplied by noise.
     jitter: str | None = None
 
     #: Whether the router multiplies a view of the input by noise again.

@@ -55,7 +55,7 @@ def softmax_last(context: Context, gate: BoundModule, hidden_states: Tensor) -> 
 
 
 def greedy_by_group(context: Context, gate: BoundModule, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Softmax in float32, then the k largest, from the best groups alone if the config says so (DeepSeek V2)."""
+    """Softmax in float32, then the k largest, with `group_limited_greedy` from the best groups alone (DeepSeek V2)."""
     router_logits = compute_logits(context, gate, ops.cast(hidden_states, "float32", "input in float32"))
     scores = ops.softmax(router_logits, "float32")
     _alive: list[Tensor] = []

@@ -84,7 +84,7 @@ def _refused(config: Config) -> str | None:
 
 
 def _fails(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield fields that ask for norms that the layer lacks, or for more cached heads than there are keys."""
+    """Yield fields that need norms that the layer lacks, or more cached heads than there are keys."""
     new, parallel, norms_before = (
         config[name] for name in ("new_decoder_architecture", "parallel_attn", "num_ln_in_parallel_attn")
     )
