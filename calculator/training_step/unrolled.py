@@ -46,12 +46,65 @@ class Events:
 
     def first_product(self, events: Sequence[int]) -> int:
         """The position of the first matrix product in a pass."""
-        named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
-        return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), 0)
+        return first_product(events, self.rows) or 0
+
+
+def first_product(events: Sequence[int], rows: Sequence[Allocation]) -> int | None:
+    """The position of the first matrix product among events, if there is one."""
+    named = ((at, rows[row][0]) for at, row in enumerate(events) if row >= 0)
+    return next((at for at, name in named if name.endswith(_PRODUCTS) or _IN_A_LAYER in name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a pass, which is repeated with the rows of each period.
+
+    Every repetition has the same `events`, with a shift of its own that is added to the rows from `lowest` on.
+    """
+
+    events: Sequence[int]
+    lowest: int
+    shifts: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrolled:
+    """A micro-batch in windows.
+
+    From row `base` on, there are `stride` rows for each of these periods in turn: the second, the third, its `copies`,
+    and the fourth, which is the last.
+    """
+
+    rows: Sequence[Allocation]
+    forward: Sequence[Window]
+    backward: Sequence[Window]
+    base: int
+    stride: int
+    copies: int
+
+    def events(self) -> Events:
+        """The events of all repetitions, in order."""
+        forward, backward = (
+            [event for window in windows for by in window.shifts for event in shifted(window.events, window.lowest, by)]
+            for windows in (self.forward, self.backward)
+        )
+        return _passes(self.rows, forward, backward)
+
+
+def shifted(events: Sequence[int], lowest: int, by: int) -> Sequence[int]:
+    """The same events with other rows: `by` is added to those from `lowest` on."""
+    if not by:
+        return events
+    return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
 
 
 def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     """Interpret a micro-batch and unroll its layers. Every layer is interpreted if the model has no more `periods`."""
+    return unrolled(prepared, periods=periods).events()
+
+
+def unrolled(prepared: PreparedModel, *, periods: int = PERIODS) -> Unrolled:
+    """Interpret a micro-batch, and unroll its layers in windows."""
     context = Context(prepared, forward_of(prepared.model))
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
@@ -65,10 +118,28 @@ def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     micro_batch(context)
     marks = {label: position for position, label in context.tape.marks}
     if more <= 0:
-        tape, middle = context.tape, marks["backward"]
-        return _passes(tape.rows, tape.events[:middle], tape.events[middle : marks["end"]])
-    unrolled = _Unrolled(context.tape, marks, repetition, more)
-    return _passes(unrolled.rows, unrolled.forward(), unrolled.backward())
+        tape, middle, end = context.tape, marks["backward"], marks["end"]
+        return Unrolled(
+            rows=tape.rows,
+            forward=[_once(tape.events[:middle])],
+            backward=[_once(tape.events[middle:end])],
+            base=len(tape.events),
+            stride=1,
+            copies=0,
+        )
+    spread = _Periods(context.tape, marks, repetition, more)
+    return Unrolled(
+        rows=spread.rows,
+        forward=spread.forward(),
+        backward=spread.backward(),
+        base=spread.base,
+        stride=spread.stride,
+        copies=more,
+    )
+
+
+def _once(events: Sequence[int], lowest: int = 0) -> Window:
+    return Window(events, lowest, (0,))
 
 
 def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int]) -> Events:
@@ -84,7 +155,7 @@ def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int])
     )
 
 
-class _Unrolled:
+class _Periods:
     """The events of four periods, of which the third represents `more` periods after it.
 
     The rows of the second, third and fourth period are renumbered from `base` on, in the same order for each: the same
@@ -126,30 +197,31 @@ class _Unrolled:
         kinds = {rows[row] for row in outer[1]}
         return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)]
 
-    def forward(self) -> list[int]:
+    def forward(self) -> list[Window]:
         """The forward pass: the third period once for each that it represents, in order."""
         start, end = self._forward(2)
         _, last = self._forward(3)
-        middle = self.events[start:end]
-        events = self._outside(0, start)
-        for n in range(self.more + 1):
-            events += self._shifted(middle, self.base, n)
-        events += self._shifted(self.events[end:last], self.base + self.stride, self.more)
-        return events + self._outside(last, self.marks["backward"])
+        return [
+            _once(self._outside(0, start)),
+            Window(self.events[start:end], self.base, range(0, (self.more + 1) * self.stride, self.stride)),
+            Window(self.events[end:last], self.base + self.stride, (self.more * self.stride,)),
+            _once(self._outside(last, self.marks["backward"])),
+        ]
 
-    def backward(self) -> list[int]:
+    def backward(self) -> list[Window]:
         """The backward pass: the third period once for each that it represents, in reverse."""
         if not self.has_backward:
-            return self._outside(self.marks["backward"], self.marks["end"])
+            return [_once(self._outside(self.marks["backward"], self.marks["end"]))]
         start, end = self._backward(2)
         first, _ = self._backward(3)
         _, last = self._backward(1)
-        middle = self.events[start:end]
-        events = self._outside(self.marks["backward"], first)
-        events += self._shifted(self.events[first:start], self.base + self.stride, self.more)
-        for n in reversed(range(self.more + 1)):
-            events += self._shifted(middle, self.base, n)
-        return events + self.events[end:last] + self._outside(last, self.marks["end"])
+        return [
+            _once(self._outside(self.marks["backward"], first)),
+            Window(self.events[first:start], self.base + self.stride, (self.more * self.stride,)),
+            Window(self.events[start:end], self.base, range(self.more * self.stride, -1, -self.stride)),
+            _once(self.events[end:last], self.base),
+            _once(self._outside(last, self.marks["end"])),
+        ]
 
     def _outside(self, start: int, end: int) -> list[int]:
         """Events outside the periods. An event of the third period's row is repeated for every period's row."""
@@ -167,10 +239,9 @@ class _Unrolled:
                 unrolled += self._shifted(rows, self.base, n)
         return unrolled
 
-    def _shifted(self, events: list[int], lowest: int, periods: int) -> list[int]:
-        """The same events some periods later; rows below the lowest are not shifted."""
-        by = periods * self.stride
-        return [e + by if e >= lowest else e - by if ~e >= lowest else e for e in events]
+    def _shifted(self, events: list[int], lowest: int, periods: int) -> Sequence[int]:
+        """The same events some periods later."""
+        return shifted(events, lowest, periods * self.stride)
 
     def _forward(self, n: int) -> tuple[int, int]:
         return self._between(n, n + 1, "forward")

@@ -1,0 +1,147 @@
+"""The unlimited replay with default settings, in a fraction of the time: `replay` with flat pools and few events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.loading import Loading, spelled
+from calculator.allocator.replay import LATER_MICRO_BATCHES, MOST_STEPS
+from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.allocator.transients import SMALL, MicroBatch, play
+from calculator.training_step.unrolled import unrolled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from calculator.allocator.flat_pool import Needs, Placed
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.training_step.resident_state import ResidentState
+
+#: Tensors that outlive a micro-batch in a pool, up to which what else it allocated is freed at once.
+FEW = 16
+#: Replays allocate each row of a step in as many steps at most, with a margin.
+_TIMES = 16
+
+
+class FastReplay:
+    """A training run's allocations, in order, from a small and a large pool that never run out."""
+
+    def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
+        self.resident = resident
+        prepared = resident.prepared
+        self.training = prepared.training
+        alone = replace(self.training, gradient_accumulation_steps=1)
+        self.first = MicroBatch(unrolled(prepared.for_run(alone, prepared.device)), workspaces)
+        self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
+        self.loading = Loading(resident.tensors, self.training)
+        #: For each pool, the sizes of optimizer states, and of what each optimizer step allocates and frees.
+        self.states = _sizes(resident.optimizer_states)
+        self.temporaries = _sizes(resident.step_temporaries)
+        sizes = [*self.loading.sizes, *self.first.sizes]
+        sizes += (size for kind in (*self.states, *self.temporaries) for size in kind)
+        sizes += self.later.sizes if self.later is not None else []
+        shift = (_TIMES * (sum(sizes) + len(sizes) * LARGE_SEGMENT // BLOCK)).bit_length()
+        self.pools = FlatPool(shift, small=True), FlatPool(shift, small=False)
+        self.steps = 0
+        #: For each pool, the blocks that the last micro-batch left, and those of the step's gradients.
+        self.left: list[list[Placed]] = [[], []]
+        self.gradients: list[list[Placed]] = [[], []]
+        #: For each pool, what each step began with, but for the first, which is another. One that begins as an earlier
+        #: one did ends as that one did: no segment was added since, and none will be.
+        self.beginnings: list[list[object]] = [[], []]
+        self.repeats = [False, False]
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of all segments."""
+        return sum(pool.reserved for pool in self.pools) * BLOCK
+
+    def load(self) -> None:
+        """Put the model on the device."""
+        sizes = [size // BLOCK for size in self.loading.sizes]
+        places = [0] * len(sizes), [0] * len(sizes)
+        large = [size > SMALL for size in sizes]
+        for n, pool in enumerate(self.pools):
+            events = [event for event in self.loading.events if large[event if event >= 0 else ~event] == n]
+            pool.play(events, sizes, places)
+
+    def step(self) -> None:
+        """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
+        for n, pool in enumerate(self.pools):
+            if not self.repeats[n]:
+                _free(pool, self.gradients[n])
+                beginning = pool.free_blocks(), self.left[n]
+                self.repeats[n] = beginning in self.beginnings[n]
+                self.beginnings[n] += [beginning] if self.steps else []
+            if not self.repeats[n]:
+                self._step(n, pool)
+        if not self.steps:
+            self.first.forget_workspaces()
+        self.steps += 1
+
+    def _step(self, n: int, pool: FlatPool) -> None:
+        self._micro_batch(n, pool, self.first)
+        self.gradients[n] = _blocks(self.first, self.first.gradients[n])
+        if self.later is not None:
+            for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
+                self._micro_batch(n, pool, self.later)
+        if not self.steps:
+            _allocate(pool, self.states[n])
+        temporaries = self.temporaries[n]
+        if not pool.serves(*_together(temporaries, pool.waste)):
+            _free(pool, _allocate(pool, temporaries))
+
+    def _micro_batch(self, n: int, pool: FlatPool, batch: MicroBatch) -> None:
+        """Forward and backward; the old loss and its graph go when the new loss takes their name."""
+        outliving = [*batch.gradients[n], *batch.left[n]]
+        if not self.steps:
+            outliving += [row for row in batch.workspace_rows if (batch.sizes[row] > SMALL) == n]
+        saved = pool.save() if len(outliving) <= FEW else None
+        play(pool, batch.passes[n][0], batch)
+        _free(pool, self.left[n])
+        if play(pool, batch.passes[n][1], batch, stops=saved is not None) and saved is not None:
+            pool.restore(saved)
+            _free(pool, self.left[n])
+            pool.take(_blocks(batch, outliving))
+        self.left[n] = _blocks(batch, batch.left[n])
+
+
+def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
+    sizes = [tensor.bytes // tensor.count // BLOCK for tensor in spelled(resident)]
+    return [size for size in sizes if size <= SMALL], [size for size in sizes if size > SMALL]
+
+
+def _together(sizes: Sequence[int], waste: int) -> tuple[int, Needs]:
+    """What tensors need that are all allocated before any of them is freed (see `FlatPool.serves`)."""
+    largest, total = max(sizes, default=0), sum(sizes) + waste * len(sizes)
+    return total + len(sizes) * largest, ((largest, total + len(sizes) * largest),) if sizes else ()
+
+
+def _blocks(batch: MicroBatch, rows: Sequence[int]) -> list[Placed]:
+    """Where rows are; the next micro-batch writes their new places over these."""
+    addresses, behinds = batch.places
+    return [(addresses[row], behinds[row]) for row in rows]
+
+
+def _free(pool: FlatPool, blocks: Sequence[Placed]) -> None:
+    places = [address for address, _ in blocks], [behind for _, behind in blocks]
+    pool.play(range(-len(blocks), 0), (), places)
+
+
+def _allocate(pool: FlatPool, sizes: list[int]) -> list[Placed]:
+    places = [0] * len(sizes), [0] * len(sizes)
+    pool.play(range(len(sizes)), sizes, places)
+    return [*zip(*places, strict=True)]
+
+
+def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
+    """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes: as `replay.peak_reserved`."""
+    run = FastReplay(resident, workspaces)
+    run.load()
+    before = 0
+    while run.steps < 2 or (run.reserved > before and run.steps < MOST_STEPS):
+        before = run.reserved
+        run.step()
+    return run.reserved

@@ -1,0 +1,161 @@
+"""A pool as flat lists, for replays of many events: the same placements as `block_pool.Pool` with default settings.
+
+Sizes and addresses are in units of 512 bytes. A block is its address and the one behind it; it is no object.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: The largest rest of a large block that is not split off.
+_LARGEST_WASTE = SMALL_REQUEST // BLOCK
+
+#: For each of some requests: its size, and what is lost around the blocks that are in use at the same time.
+Needs = tuple[tuple[int, int], ...]
+#: A block in use: its address, and the one behind it.
+Placed = tuple[int, int]
+#: The same for many rows, as two lists.
+Places = tuple[list[int], list[int]]
+#: What was free at some time, and the number of segments.
+Saved = tuple[list[int], dict[int, int], dict[int, int], int]
+
+
+class FlatPool:
+    """The segments of small or of large requests.
+
+    Attributes:
+        reserved: The size of all segments.
+        waste: The largest rest of a block that is not split off.
+    """
+
+    __slots__ = ("_ends", "_free", "_mask", "_next", "_segments", "_shift", "_starts", "reserved", "waste")
+
+    def __init__(self, shift: int, *, small: bool) -> None:
+        """`shift`: bits of the largest address; a free block's key is its size above them, and its address."""
+        self.waste = 0 if small else _LARGEST_WASTE
+        self.reserved = 0
+        self._shift = shift
+        self._mask = (1 << shift) - 1
+        self._next = 1
+        self._segments: list[tuple[int, int]] = []
+        #: The keys of free blocks, in order; the addresses behind them by the first ones, and these by those.
+        self._free: list[int] = []
+        self._starts: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
+
+    def play(self, events: Iterable[int], sizes: Sequence[int], places: Places) -> None:
+        """Allocate row `n` for an event `n`, and free it for `~n`.
+
+        `sizes` are the rows' requests; their blocks' addresses, and the addresses behind them, are written to `places`.
+        """
+        free, starts, ends = self._free, self._starts, self._ends
+        shift, mask, waste = self._shift, self._mask, self.waste
+        addresses, behinds = places
+        for event in events:
+            if event >= 0:
+                size = sizes[event]
+                place = bisect_left(free, size << shift)
+                if place < len(free):
+                    address = free.pop(place) & mask
+                    behind = starts.pop(address)
+                    cut = address + size
+                    if behind - cut > waste:
+                        starts[cut] = behind
+                        ends[behind] = cut
+                        insort(free, behind - cut << shift | cut)
+                        behind = cut
+                    else:
+                        del ends[behind]
+                else:
+                    address, behind = self._grow(size)
+                addresses[event] = address
+                behinds[event] = behind
+            else:
+                address, behind = addresses[~event], behinds[~event]
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
+                if address in ends:
+                    start = ends.pop(address)
+                    del free[bisect_left(free, address - start << shift | start)]
+                    address = start
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address)
+
+    def free_blocks(self) -> list[int]:
+        """The keys of all free blocks, on which the places of all further requests depend."""
+        return self._free.copy()
+
+    def save(self) -> Saved:
+        """What is free now, and how many segments there are."""
+        return self._free.copy(), self._starts.copy(), self._ends.copy(), len(self._segments)
+
+    def restore(self, saved: Saved) -> None:
+        """Free all that was allocated since; segments that were added stay."""
+        free, starts, ends, count = saved
+        self._free, self._starts, self._ends = free, starts, ends
+        for address, behind in self._segments[count:]:
+            self._add(address, behind)
+
+    def take(self, blocks: Sequence[Placed]) -> None:
+        """Allocate blocks at their addresses, which are free."""
+        for address, behind in blocks:
+            start, end = next(part for part in self._starts.items() if part[0] <= address < part[1])
+            del self._starts[start]
+            del self._ends[end]
+            del self._free[bisect_left(self._free, end - start << self._shift | start)]
+            self._add(start, address)
+            self._add(behind, end)
+
+    def _add(self, address: int, behind: int) -> None:
+        if behind > address:
+            self._starts[address] = behind
+            self._ends[behind] = address
+            insort(self._free, behind - address << self._shift | address)
+
+    def serves(self, quick: int, needs: Needs) -> bool:
+        """Whether requests are served from free blocks for certain, wherever those with them are placed.
+
+        Blocks with a total size of `W`, `k` of them, lie in free blocks `f`. If no part of size `s` is left, each `f`
+        of at least `s` is in pieces smaller than `s`: their sum is at most `W + k (s - 1)` above `s - 1` for each `f`.
+        So a request of `s` is served where the sum of `f - s + 1` over all `f >= s` is above `W + k (s - 1)`: that is
+        what `needs` states for each `s`. It is so in any case where one `f` is at least `W + (k + 1) s`, the most of
+        which is `quick`.
+        """
+        free, shift = self._free, self._shift
+        if not quick:
+            return True
+        if not free:
+            return False
+        if free[-1] >> shift >= quick:
+            return True
+        for size, need in needs:
+            for key in reversed(free):
+                surplus = (key >> shift) - size + 1
+                if surplus <= 0:
+                    return False
+                need -= surplus
+                if need < 0:
+                    break
+            else:
+                return False
+        return True
+
+    def _grow(self, size: int) -> Placed:
+        segment = segment_bytes(size * BLOCK) // BLOCK
+        address, end = self._next, self._next + segment
+        self._next = end + 1
+        self.reserved += segment
+        self._segments.append((address, end))
+        if segment - size <= self.waste:
+            return address, end
+        self._add(address + size, end)
+        return address, address + size
