@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.flat_pool import FlatPool
-from calculator.allocator.loading import Loading, spelled
-from calculator.allocator.replay import LATER_MICRO_BATCHES, MOST_STEPS
+from calculator.allocator.loading import Loading, one_by_one
+from calculator.allocator.replay import LATER_MICRO_BATCHES, MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import SMALL, MicroBatch, play
 from calculator.training_step.unrolled import unrolled
@@ -109,7 +109,7 @@ class FastReplay:
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    sizes = [tensor.bytes // tensor.count // BLOCK for tensor in spelled(resident)]
+    sizes = [tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)]
     return [size for size in sizes if size <= SMALL], [size for size in sizes if size > SMALL]
 
 
@@ -141,7 +141,7 @@ def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
     run = FastReplay(resident, workspaces)
     run.load()
     before = 0
-    while run.steps < 2 or (run.reserved > before and run.steps < MOST_STEPS):
+    while run.steps < 2 or (run.reserved > before and run.steps < MAX_STEPS):
         before = run.reserved
         run.step()
     return run.reserved

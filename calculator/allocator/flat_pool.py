@@ -137,17 +137,19 @@ class FlatPool:
             return False
         if free[-1] >> shift >= quick:
             return True
-        for size, need in needs:
-            for key in reversed(free):
-                surplus = (key >> shift) - size + 1
-                if surplus <= 0:
-                    return False
-                need -= surplus
-                if need < 0:
-                    break
-            else:
+        return all(self._has_surplus(size, need) for size, need in needs)
+
+    def _has_surplus(self, size: int, need: int) -> bool:
+        """Whether the free blocks of at least a size are larger than it by more than is needed, together."""
+        shift = self._shift
+        for key in reversed(self._free):
+            surplus = (key >> shift) - size + 1
+            if surplus <= 0:
                 return False
-        return True
+            need -= surplus
+            if need < 0:
+                return True
+        return False
 
     def _grow(self, size: int) -> Placed:
         segment = segment_bytes(size * BLOCK) // BLOCK

@@ -38,7 +38,7 @@ LATER_MICRO_BATCHES = 2
 MAX_STEPS = 5
 
 
-def peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
+def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
     """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes.
 
     `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.

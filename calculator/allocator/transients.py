@@ -20,7 +20,7 @@ from calculator.training_step.unrolled import Window, first_product, shifted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from calculator.allocator.flat_pool import FlatPool, Needs, Places
+    from calculator.allocator.flat_pool import FlatPool, Places
     from calculator.training_step.unrolled import Unrolled
 
 #: The largest size in the small pool, in units of 512 bytes.
@@ -196,13 +196,9 @@ def _items(chunks: Sequence[tuple[Chunk, int, int]]) -> list[Item]:
 
 def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> None:
     """Add the allocation of a workspace to a pass, where it first multiplies matrices."""
-    for n, window in enumerate(windows):
-        place = first_product(window.events, unrolled.rows)
-        if place is not None:
-            break
-    else:
-        n, place = 0, 0
-    window = windows[n]
+    places = [first_product(window.events, unrolled.rows) for window in windows]
+    n = next((n for n, place in enumerate(places) if place is not None), 0)
+    window, place = windows[n], places[n] or 0
     assert len(window.shifts) == 1, "the first layer is not one that is repeated"
     before, behind = window.events[:place], window.events[place:]
     parts = [Window(before, window.lowest, window.shifts), Window([row], 0, (0,))]

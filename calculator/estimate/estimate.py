@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
-from calculator.allocator.replay import peak_reserved
+from calculator.allocator.fast_replay import peak_reserved
 from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace

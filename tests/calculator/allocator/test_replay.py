@@ -9,7 +9,7 @@ import pytest
 
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
-from calculator.allocator.replay import Batch, Replay, peak_reserved
+from calculator.allocator.replay import Batch, Replay, full_peak_reserved
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check, within_positions
 from calculator.estimate.estimate import estimate, model_of, resident_state, training_step
@@ -101,7 +101,7 @@ def test_events_outside_the_layers_reserve_what_those_of_all_layers_do(case):
     run.load()
     for _ in range(3):
         run.step()
-    assert run.allocator.max_reserved == peak_reserved(state, WORKSPACES)
+    assert run.allocator.max_reserved == full_peak_reserved(state, WORKSPACES)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_run_stops_growing():
         reserved.append(run.allocator.reserved)
     assert reserved[0] < reserved[1], "the optimizer's states occupy blocks of the first step's activations"
     assert reserved[1:] == [reserved[1]] * 5
-    assert peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
+    assert full_peak_reserved(resident(LLAMA_8B), WORKSPACES) == reserved[-1]
 
 
 def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
@@ -149,9 +149,9 @@ def test_nothing_but_the_state_the_gradients_and_the_loss_outlives_a_step():
 
 
 def test_gradients_that_accumulate_are_alive_in_the_next_micro_batch():
-    once = peak_reserved(resident(LLAMA_8B | {"method": {"name": "full"}}), WORKSPACES)
+    once = full_peak_reserved(resident(LLAMA_8B | {"method": {"name": "full"}}), WORKSPACES)
     body = LLAMA_8B | {"method": {"name": "full"}, "training": {"gradient_accumulation_steps": 4}}
-    assert peak_reserved(resident(body), WORKSPACES) > once
+    assert full_peak_reserved(resident(body), WORKSPACES) > once
 
 
 def test_weights_are_loaded_into_one_block_of_their_size():

@@ -1,0 +1,210 @@
+"""The fast replay: equal to the full one, for every family and method, and for pools and stretches at random."""
+
+from dataclasses import replace
+from itertools import islice
+from time import process_time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.fast_replay import FastReplay, peak_reserved
+from calculator.allocator.flat_pool import FlatPool
+from calculator.allocator.replay import full_peak_reserved
+from calculator.allocator.segments import BLOCK, MIB
+from calculator.allocator.transients import SMALL, MicroBatch
+from calculator.devices import library_workspace
+from calculator.devices.gpus import gpu
+from calculator.estimate.estimate import resident_state
+from calculator.estimate.request import parse_request
+from calculator.training_step.unrolled import unrolled
+from tests.calculator.allocator.test_replay import BEHIND, CHOSEN, LLAMA_8B
+from tests.calculator.random_plans import plans
+from validation.benchmark.machine_speed import pace
+
+CARDS = ("a100-sxm4-80gb", "h100-sxm5-80gb")
+WORKSPACES = {name: tuple(part.bytes for part in library_workspace(gpu(name))) for name in CARDS}
+#: Bits of an address in these tests' pools.
+SHIFT = 40
+
+
+def resident_of(body):
+    return resident_state(parse_request(body))
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("case", CHOSEN.values(), ids=[" ".join(key) for key in CHOSEN])
+def test_every_family_and_method_reserves_what_the_full_replay_reserves(case, card):
+    resident = resident_of(case["request"])
+    assert peak_reserved(resident, WORKSPACES[card]) == full_peak_reserved(resident, WORKSPACES[card])
+
+
+@pytest.mark.parametrize("case", BEHIND, ids=lambda case: case["id"])
+def test_what_layers_leave_outside_themselves_is_placed(case):
+    resident = resident_of(case["request"])
+    assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+
+
+def test_random_plans_reserve_what_the_full_replay_reserves():
+    for request in plans(seed=8, count=60):
+        resident = resident_state(request)
+        assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_accumulated_gradients_are_replayed_with_their_own_micro_batches(steps):
+    for method in ({"name": "full"}, {"name": "lora", "target_modules": "all-linear"}):
+        training = {"gradient_accumulation_steps": steps, "sequence_length": 1000, "optimizer": "sgd"}
+        resident = resident_of({"model": "meta-llama/Llama-3.2-1B", "method": method, "training": training})
+        assert peak_reserved(resident, WORKSPACES[CARDS[0]]) == full_peak_reserved(resident, WORKSPACES[CARDS[0]])
+
+
+@pytest.mark.parametrize(
+    "case", [*islice(CHOSEN.values(), 0, None, 4)], ids=lambda case: str(case["request"]["model"])[:40]
+)
+def test_chunks_are_the_events_and_no_transient_is_alive_where_a_placed_tensor_is_allocated(case):
+    resident = resident_of(case["request"])
+    prepared = resident.prepared
+    training = replace(prepared.training, gradient_accumulation_steps=1)
+    parts = unrolled(prepared.for_run(training, prepared.device))
+    batch, full = MicroBatch(parts, None), parts.events()
+    for large in (False, True):
+        for n, passed in enumerate((full.forward, full.backward)):
+            played, alive = [], set()
+            for item in batch.passes[large][n]:
+                gap, placed = item.events(item.chunk.gap), item.events(item.chunk.placed)
+                kept = set(item.events(item.chunk.frees))
+                for event in gap:
+                    if event not in kept:
+                        (alive.add if event >= 0 else alive.remove)(max(event, ~event))
+                assert not (alive and item.chunk.ends_stretch)
+                played += [*gap, *placed]
+            assert not alive
+            assert played == [event for event in passed if _is_of(parts.rows[max(event, ~event)][4], large=large)]
+
+
+def _is_of(size, *, large):
+    return size > 0 and (size // BLOCK > SMALL) == large
+
+
+UNITS = st.one_of(st.integers(1, 40), st.integers(1, SMALL), st.integers(SMALL + 1, 60 * SMALL))
+ACTIONS = st.lists(st.one_of(UNITS, st.integers(-30, -1)), max_size=60)
+
+
+@given(ACTIONS)
+def test_flat_pools_place_every_block_where_pools_do(actions):
+    allocator = CachingAllocator()
+    flat = FlatPool(SHIFT, small=True), FlatPool(SHIFT, small=False)
+    alive, sizes, places = [], [], ([], [])
+    for action in actions:
+        if action > 0:
+            row = len(sizes)
+            sizes.append(action)
+            for place in places:
+                place.append(0)
+            pool, block = allocator.allocate(action * BLOCK)
+            flat[action > SMALL].play([row], sizes, places)
+            assert (places[0][row] * BLOCK, places[1][row] * BLOCK) == (block.address, block.address + block.size)
+            alive.append((row, pool, block))
+        elif alive:
+            row, pool, block = alive.pop(action % len(alive))
+            pool.free(block)
+            flat[sizes[row] > SMALL].play([~row], sizes, places)
+        assert [pool.reserved * BLOCK for pool in flat] == [allocator.small.reserved, allocator.large.reserved]
+
+
+@given(ACTIONS, ACTIONS, st.booleans())
+def test_transients_that_are_served_for_certain_add_no_segment_and_leave_no_trace(before, stretch, large):
+    """Whatever is free, and in whatever order they come and go."""
+    pool, rows = FlatPool(SHIFT, small=not large), _Rows(large=large)
+    for action in before:
+        rows.act(pool, action)
+    begun, reserved, kept = pool.free_blocks(), pool.reserved, set(rows.alive)
+    events, quick, needs, total, alive = [], 0, {}, 0, []
+    for action in stretch:
+        if action > 0:
+            row = rows.add(action)
+            size, count = rows.sizes[row], len(alive)
+            quick = max(quick, total + (count + 1) * size)
+            needs[size] = max(needs.get(size, 0), total + count * (size - 1))
+            total += size + pool.waste
+            alive.append(row)
+            events.append(row)
+        elif alive:
+            row = alive.pop(action % len(alive))
+            total -= rows.sizes[row] + pool.waste
+            events.append(~row)
+    certain = pool.serves(quick, tuple(needs.items()))
+    pool.play([*events, *(~row for row in alive)], rows.sizes, rows.places)
+    assert kept == set(rows.alive)
+    if certain:
+        assert (pool.free_blocks(), pool.reserved) == (begun, reserved)
+
+
+class _Rows:
+    def __init__(self, *, large):
+        self.large, self.sizes, self.places, self.alive = large, [], ([], []), []
+
+    def add(self, units):
+        self.sizes.append(SMALL + 1 + units if self.large else (units - 1) % SMALL + 1)
+        for place in self.places:
+            place.append(0)
+        return len(self.sizes) - 1
+
+    def act(self, pool, action):
+        if action > 0:
+            row = self.add(action)
+            pool.play([row], self.sizes, self.places)
+            self.alive.append(row)
+        elif self.alive:
+            pool.play([~self.alive.pop(action % len(self.alive))], self.sizes, self.places)
+
+
+@given(ACTIONS, ACTIONS)
+def test_a_restored_pool_has_what_was_free_and_the_segments_that_were_added(before, behind):
+    pool, rows = FlatPool(SHIFT, small=False), _Rows(large=True)
+    for action in before:
+        rows.act(pool, action)
+    saved, earlier = pool.save(), len(rows.alive)
+    later = [rows.add(action) for action in behind if action > 0]
+    pool.play(later, rows.sizes, rows.places)
+    kept = later[::3]
+    pool.play([~row for row in later if row not in kept], rows.sizes, rows.places)
+    expected = pool.free_blocks()
+    pool.restore(saved)
+    pool.take([(rows.places[0][row], rows.places[1][row]) for row in kept])
+    assert pool.free_blocks() == expected
+    assert len(rows.alive) == earlier
+
+
+def test_a_pool_that_begins_a_step_as_an_earlier_one_is_not_played_again():
+    run = FastReplay(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
+    run.load()
+    for _ in range(5):
+        run.step()
+    assert run.repeats[1]
+    assert run.reserved == full_peak_reserved(resident_of(LLAMA_8B), WORKSPACES[CARDS[0]])
+
+
+def test_most_tensors_of_a_llama_are_transients():
+    batch = MicroBatch(unrolled(resident_of(LLAMA_8B).prepared), None)
+    items = [item for passes in batch.passes for items in passes for item in items]
+    gaps, placed = (sum(len(getattr(item.chunk, name)) for item in items) for name in ("gap", "placed"))
+    assert gaps > placed
+
+
+def test_a_replay_of_an_8b_model_takes_less_than_a_fortieth_of_a_second():
+    resident, times = resident_of(LLAMA_8B), []
+    allowed = 0.025 * pace()
+    for _ in range(5):
+        start = process_time()
+        peak_reserved(resident, WORKSPACES[CARDS[0]])
+        times.append(process_time() - start)
+    assert min(times) < allowed
+
+
+def test_segments_are_measured_in_bytes():
+    pool = FlatPool(SHIFT, small=False)
+    pool.play([0], [3 * MIB // BLOCK], ([0], [0]))
+    assert pool.reserved * BLOCK == 20 * MIB
