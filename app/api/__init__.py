@@ -1,8 +1,22 @@
-"""The JSON API, version 1: one module an endpoint, or a group of them."""
+"""The JSON API, version 1: one module per endpoint, its answer model in `app.api.answers.<same name>`."""
 
-from app.api import catalogues, compare, estimate, export, health, import_, inference, limits, plan, sweep, validation
+from app.api import (
+    compare,
+    estimate,
+    export,
+    gpus,
+    health,
+    import_,
+    inference,
+    limits,
+    methods,
+    models,
+    plan,
+    sweep,
+    validation,
+)
 
-#: Every module, in the documentation's order.
+#: Every endpoint module, in the order of the documentation.
 ENDPOINTS = (
     estimate,
     compare,
@@ -12,22 +26,26 @@ ENDPOINTS = (
     inference,
     export,
     import_,
-    catalogues,
+    models,
+    gpus,
+    methods,
     validation,
     health,
 )
 
 ROUTERS = tuple(module.router for module in ENDPOINTS)
 
-#: What the documentation shows of the paths that take a body, and of those that only read.
-POSTED = (
-    estimate.POSTED,
-    compare.POSTED,
-    limits.POSTED,
-    sweep.POSTED,
-    plan.POSTED,
-    inference.POSTED,
-    export.POSTED,
-    import_.POSTED,
+#: Examples of every POST endpoint, for the OpenAPI document.
+POST_EXAMPLES = (
+    estimate.EXAMPLES,
+    compare.EXAMPLES,
+    limits.EXAMPLES,
+    sweep.EXAMPLES,
+    plan.EXAMPLES,
+    inference.EXAMPLES,
+    export.EXAMPLES,
+    import_.EXAMPLES,
 )
-READ = (*catalogues.READ, *validation.READ, *health.READ)
+
+#: One example answer of every GET endpoint, for the OpenAPI document.
+GET_EXAMPLES = (*models.EXAMPLES, *gpus.EXAMPLES, *methods.EXAMPLES, *validation.EXAMPLES, *health.EXAMPLES)

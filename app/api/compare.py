@@ -1,60 +1,51 @@
-"""`POST /api/v1/compare`: the methods side by side."""
+"""`POST /api/v1/compare`: fine-tuning methods side by side."""
 
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.estimate import CompareAnswer, ComparisonRowAnswer, settings
-from app.api.examples import PLAN, Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import CompareRequest
+from app.api.answers.compare import CompareAnswer, compare_answer
+from app.api.examples import RUN, PostExamples
+from app.api.requests import CompareRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
-from calculator.compare.methods import ComparisonRow, compare, parse_comparison
+from calculator.compare.methods import compare, parse_comparison
 
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> CompareAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> CompareAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong.
+        PlanError: if the request is invalid.
     """
-    return answer_of(compare(parse_comparison(body)))
-
-
-def answer_of(rows: Iterable[ComparisonRow]) -> CompareAnswer:
-    """A comparison's rows as the API answers them."""
-    return CompareAnswer(rows=tuple(_row(row) for row in rows))
-
-
-def _row(row: ComparisonRow) -> ComparisonRowAnswer:
-    answer = {name: getattr(row, name) for name in ("estimate", "problems", "alternative")}
-    return ComparisonRowAnswer.model_validate(
-        {"method": settings(row.method), **asdict(row.method.facts), **answer}, from_attributes=True
-    )
+    return compare_answer(compare(parse_comparison(body)))
 
 
 @router.post(
     "/api/v1/compare",
-    summary="The methods side by side",
-    responses={200: {"model": CompareAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(CompareRequest),
+    summary="Compare fine-tuning methods on one run",
+    responses={200: {"model": CompareAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(CompareRequest),
 )
 def post_compare(body: JsonBody) -> Response:
-    """Read a plan without its method, answer with a row a method on the same model, training and device."""
-    return json(answered(body))
+    """Estimate the same model, training and device with several methods, one row per method.
+
+    Without `methods`, every method is compared with PEFT's defaults. A method that the libraries refuse in this
+    combination keeps its row: `estimate` is null, `problems` states why, and `alternative` is the closest combination
+    that they accept.
+    """
+    return json_response(answer(body))
 
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/compare",
-    takes=CompareRequest,
+    request_model=CompareRequest,
     requests={
-        "all": ("All methods with PEFT's defaults", PLAN),
-        "ranks": ("Two ranks of LoRA", {**PLAN, "methods": [{"name": "lora", "r": 8}, {"name": "lora", "r": 64}]}),
+        "all": ("All methods with PEFT's defaults", RUN),
+        "ranks": ("LoRA at two ranks", {**RUN, "methods": [{"name": "lora", "r": 8}, {"name": "lora", "r": 64}]}),
     },
-    answered=answered,
+    answer=answer,
 )

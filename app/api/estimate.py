@@ -1,4 +1,4 @@
-"""`POST /api/v1/estimate`: what one plan needs, and whether it fits."""
+"""`POST /api/v1/estimate`: the memory of one training run, and whether it fits."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.api.answers.estimate import EstimateAnswer
-from app.api.examples import PLAN, Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import EstimateRequest
+from app.api.examples import RUN, PostExamples
+from app.api.requests import EstimateRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -16,36 +16,40 @@ from calculator.estimate.request import parse_request
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> EstimateAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> EstimateAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, or the real stack refuses the combination.
+        PlanError: if the request is invalid, or the libraries refuse the combination.
     """
     return EstimateAnswer.model_validate(estimate(parse_request(body), whole=True))
 
 
 @router.post(
     "/api/v1/estimate",
-    summary="What one plan needs, and whether it fits",
-    responses={200: {"model": EstimateAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(EstimateRequest),
+    summary="Estimate the memory of one training run",
+    responses={200: {"model": EstimateAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(EstimateRequest),
 )
 def post_estimate(body: JsonBody) -> Response:
-    """Read a plan, answer with its parameters, its memory to the byte, and the verdict on its device."""
-    return json(answered(body))
+    """Return the parameters, the memory of one training step to the byte, and whether the run fits the device.
+
+    `memory.components` lists every tensor that is alive at the peak, with its formula and source. A combination that
+    transformers, PEFT or bitsandbytes refuse is answered with 422 and the reason.
+    """
+    return json_response(answer(body))
 
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/estimate",
-    takes=EstimateRequest,
+    request_model=EstimateRequest,
     requests={
         "qlora": (
-            "QLoRA of an 8B model on a 24 GB card",
-            {**PLAN, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}},
+            "QLoRA of an 8B model on a 24 GB GPU",
+            {**RUN, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}},
         ),
         "config": (
-            "A model by its config.json",
+            "A model given by its config.json",
             {
                 "model": {
                     "config": {
@@ -66,5 +70,5 @@ POSTED = Posted(
             {"model": {"parameters": 70_000_000_000}, "method": {"name": "full"}, "accounting": "textbook"},
         ),
     },
-    answered=answered,
+    answer=answer,
 )

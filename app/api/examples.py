@@ -1,4 +1,4 @@
-"""The requests that the documentation shows, answered live when it is read."""
+"""Examples of the documentation: requests whose answers are computed when the documentation is read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-#: What the examples plan, less the method.
-PLAN: dict[str, Any] = {
+#: The model, training and device of the example requests.
+RUN: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B",
     "training": {"micro_batch_size": 1, "sequence_length": 2048, "gradient_checkpointing": True},
     "device": {"gpu": "rtx-4090"},
@@ -19,29 +19,30 @@ PLAN: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Posted:
-    """A path that takes a JSON body: the body's model, requests each with a sentence, and what answers them.
-
-    An answer that is no JSON object is text of the `media_type`, of lines as `line` describes them.
-    """
+class PostExamples:
+    """Example requests of a POST endpoint, and how to answer them."""
 
     path: str
-    takes: type[BaseModel]
+    #: The Pydantic model of the request body.
+    request_model: type[BaseModel]
+    #: A summary and a body for each example.
     requests: dict[str, tuple[str, dict[str, Any]]]
-    answered: Callable[[Any], BaseModel | str]
+    #: Answers a body: with a model, or with the text of the response.
+    answer: Callable[[Any], BaseModel | str]
     media_type: str = "application/json"
-    line: type[BaseModel] | None = None
+    #: The model of one line, if the response is lines of JSON.
+    line_model: type[BaseModel] | None = None
 
-    def example(self, body: dict[str, Any]) -> Any:
-        """The answer to a request, as the documentation shows it."""
-        answer = self.answered(body)
+    def response(self, body: dict[str, Any]) -> Any:
+        """Return the answer to a body as the documentation shows it."""
+        answer = self.answer(body)
         return answer if isinstance(answer, str) else answer.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """A path that only reads: a sentence on an answer of it, and that answer."""
+class GetExample:
+    """An example answer of a GET endpoint."""
 
     path: str
-    sentence: str
-    answered: Callable[[], BaseModel]
+    summary: str
+    answer: Callable[[], BaseModel]

@@ -1,14 +1,14 @@
-"""`POST /api/v1/export`: the file that runs a plan."""
+"""`POST /api/v1/export`: a training script or a tool's configuration."""
 
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.estimate import ExportAnswer
-from app.api.examples import PLAN, Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import ExportRequest
+from app.api.answers.export import ExportAnswer
+from app.api.examples import RUN, PostExamples
+from app.api.requests import ExportRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from app.interop import exports
 from calculator.common.errors import PlanError, Problem, refusal
@@ -17,59 +17,59 @@ from calculator.estimate.request import parse_request
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> ExportAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> ExportAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, or the format can't take its method.
+        PlanError: if the request is invalid, or the format does not support its method.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    wrong = list(_wrong_format(body))
+    problems = _format_problems(body)
     try:
         request = parse_request({key: value for key, value in body.items() if key != "format"})
     except PlanError as error:
-        raise PlanError(*wrong, *error.problems) from error
-    if wrong:
-        raise PlanError(*wrong)
+        raise PlanError(*problems, *error.problems) from error
+    if problems:
+        raise PlanError(*problems)
     return ExportAnswer.model_validate(exports.export(request, body["format"]))
 
 
-def _wrong_format(body: dict[str, Any]) -> tuple[Problem, ...]:
-    named = body.get("format")
-    if isinstance(named, str) and named in exports.FORMATS:
+def _format_problems(body: dict[str, Any]) -> tuple[Problem, ...]:
+    name = body.get("format")
+    if isinstance(name, str) and name in exports.FORMATS:
         return ()
-    return (Problem(loc="format", msg=f"must be one of {', '.join(exports.FORMATS)}", input=named),)
+    return (Problem(loc="format", msg=f"must be one of {', '.join(exports.FORMATS)}", input=name),)
 
 
 @router.post(
     "/api/v1/export",
-    summary="A training script, or a tool's configuration, that runs a plan",
-    responses={200: {"model": ExportAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(ExportRequest),
+    summary="Export a run as a training script or a tool's configuration",
+    responses={200: {"model": ExportAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(ExportRequest),
 )
 def post_export(body: JsonBody) -> Response:
-    """Read an estimate's request and a format, answer with the file, its estimate in the head, and what differs in it.
+    """Return a file that runs the requested training. A comment at its head states the estimate.
 
-    `peft` is a script of transformers and peft that takes the step that the figures speak of; it has every method.
-    `axolotl` and `llama-factory` are those tools' YAML: a method that a tool lacks is refused, a setting that it takes
-    otherwise is listed in `not_expressed`.
+    `peft` is a Python script for transformers and peft. It runs the training step that the figures describe, with any
+    method. `axolotl` and `llama-factory` are the YAML files of these tools. A method that the tool does not have is
+    answered with 422; a setting that the tool handles differently is listed in `not_expressed`.
     """
-    return json(answered(body))
+    return json_response(answer(body))
 
 
-_QLORA = {**PLAN, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}}
+_QLORA = {**RUN, "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"}}
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/export",
-    takes=ExportRequest,
+    request_model=ExportRequest,
     requests={
-        name: (sentence, {"format": name, **_QLORA})
-        for name, sentence in (
-            ("peft", "A script of transformers and peft"),
-            ("axolotl", "A configuration of axolotl"),
-            ("llama-factory", "A configuration of LLaMA-Factory"),
+        name: (summary, {"format": name, **_QLORA})
+        for name, summary in (
+            ("peft", "A script for transformers and peft"),
+            ("axolotl", "An axolotl configuration"),
+            ("llama-factory", "A LLaMA-Factory configuration"),
         )
     },
-    answered=answered,
+    answer=answer,
 )

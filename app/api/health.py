@@ -1,25 +1,25 @@
-"""`GET /healthz`: that the program runs."""
+"""`GET /healthz`: whether the service is up."""
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.estimate import Health
-from app.api.examples import Read
-from app.api.responses import json
+from app.api.answers.health import Health
+from app.api.examples import GetExample
+from app.api.responses import json_response
 from app.http.version import VERSION
 
 router = APIRouter(tags=["Service"])
 
 
 def health() -> Health:
-    """The program's version."""
+    """Return the state and version of the service."""
     return Health(status="ok", version=VERSION)
 
 
-@router.get("/healthz", summary="That the program runs", responses={200: {"model": Health}})
+@router.get("/healthz", summary="Check that the service is up", responses={200: {"model": Health}})
 async def get_health() -> Response:
-    """The program's version."""
-    return json(health())
+    """Return the state and version of the service."""
+    return json_response(health())
 
 
-READ = (Read(path="/healthz", sentence="It runs", answered=health),)
+EXAMPLES = (GetExample(path="/healthz", summary="The service is up", answer=health),)

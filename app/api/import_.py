@@ -4,80 +4,58 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, Field
 
-from app.api.answers.estimate import ImportAnswer
-from app.api.examples import Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import STRICT, FormatName, ModelConfig
+from app.api.answers.import_ import ImportAnswer
+from app.api.examples import PostExamples
+from app.api.requests import ImportRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from app.interop import imports
-from app.interop.imports.text import LONGEST
 from calculator.common.errors import PlanError, Problem, refusal
 
 router = APIRouter(tags=["Plans"])
 
-
-class ImportRequest(BaseModel):
-    """Another tool's file, and what it does not say itself."""
-
-    model_config = STRICT
-
-    content: str | dict[str, Any] = Field(
-        description=f"The file's text (at most {LONGEST:,} characters), or its content as an object.",
-        examples=["base_model: meta-llama/Llama-3.1-8B\nadapter: lora\nlora_r: 16\n"],
-    )
-    format: FormatName | None = Field(
-        default=None, description="What the file is of; left out, its keys tell.", examples=["axolotl"]
-    )
-    model: str | ModelConfig | None = Field(
-        default=None,
-        description="A catalogue id or a config.json, instead of the model that the file names.",
-        examples=["meta-llama/Llama-3.1-8B"],
-    )
+#: The fields of a request.
+FIELDS = tuple(ImportRequest.model_fields)
 
 
-#: The request's fields.
-KNOWN = tuple(ImportRequest.model_fields)
-
-
-def answered(body: Any) -> ImportAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> ImportAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, or the file can't be read.
+        PlanError: if the request is invalid, or the file cannot be read.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    wrong = [
-        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(FIELDS)}", input=body[key])
         for key in body
-        if key not in KNOWN
+        if key not in FIELDS
     ]
-    named = body.get("format")
-    if named is not None and not (isinstance(named, str) and named in imports.FORMATS):
-        wrong.append(Problem(loc="format", msg=f"must be one of {', '.join(imports.FORMATS)}, or null", input=named))
+    name = body.get("format")
+    if name is not None and not (isinstance(name, str) and name in imports.FORMATS):
+        problems.append(Problem(loc="format", msg=f"must be one of {', '.join(imports.FORMATS)}, or null", input=name))
     if not isinstance(body.get("content"), str | dict):
         message = "must be the file's text, or its content as an object"
-        wrong.append(Problem(loc="content", msg=message, input=body.get("content")))
-    if wrong:
-        raise PlanError(*wrong)
-    return ImportAnswer.model_validate(imports.read(body["content"], named, body.get("model")))
+        problems.append(Problem(loc="content", msg=message, input=body.get("content")))
+    if problems:
+        raise PlanError(*problems)
+    return ImportAnswer.model_validate(imports.read(body["content"], name, body.get("model")))
 
 
 @router.post(
     "/api/v1/import",
-    summary="Another tool's file as a request",
-    responses={200: {"model": ImportAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(ImportRequest),
+    summary="Convert another tool's file to a request",
+    responses={200: {"model": ImportAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(ImportRequest),
 )
 def post_import(body: JsonBody) -> Response:
-    """Read PEFT's adapter_config.json, or axolotl's or LLaMA-Factory's YAML, answer with the request that it is.
+    """Read PEFT's adapter_config.json, or a YAML file of axolotl or LLaMA-Factory, and return the equivalent request.
 
-    What a tool takes where a key is left out counts too. What the request can't hold is listed with what is taken
-    instead; nothing is dropped in silence.
+    A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `not_understood`
+    lists every key that the request does not reproduce exactly, with what it uses instead.
     """
-    return json(answered(body))
+    return json_response(answer(body))
 
 
 _AXOLOTL = """\
@@ -109,12 +87,12 @@ _ADAPTER = {
     "rank_pattern": {"layers.0.self_attn.q_proj": 4},
 }
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/import",
-    takes=ImportRequest,
+    request_model=ImportRequest,
     requests={
-        "axolotl": ("A configuration of axolotl", {"content": _AXOLOTL}),
-        "peft": ("An adapter's configuration", {"content": _ADAPTER}),
+        "axolotl": ("An axolotl configuration", {"content": _AXOLOTL}),
+        "peft": ("A PEFT adapter_config.json", {"content": _ADAPTER}),
     },
-    answered=answered,
+    answer=answer,
 )

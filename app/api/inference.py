@@ -1,4 +1,4 @@
-"""`POST /api/v1/inference`: what it takes to serve a tuned model."""
+"""`POST /api/v1/inference`: the memory and cost of serving a fine-tuned model."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.api.answers.inference import InferenceAnswer
-from app.api.examples import Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import InferenceRequest
+from app.api.examples import PostExamples
+from app.api.requests import InferenceRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
@@ -16,34 +16,38 @@ from calculator.inference.request import parse_inference
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> InferenceAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> InferenceAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, or the real stack refuses the combination.
+        PlanError: if the request is invalid, or the libraries refuse the combination.
     """
     return InferenceAnswer.model_validate(inference(parse_inference(body)))
 
 
 @router.post(
     "/api/v1/inference",
-    summary="What it takes to serve a tuned model",
-    responses={200: {"model": InferenceAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(InferenceRequest),
+    summary="Estimate the memory of serving a fine-tuned model",
+    responses={200: {"model": InferenceAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(InferenceRequest),
 )
 def post_inference(body: JsonBody) -> Response:
-    """Read how a tuned model is served, answer with the memory of each pass and its costs over the base model."""
-    return json(answered(body))
+    """Return the memory of each pass of `generate`, and what the fine-tuned model costs over its base model.
+
+    The figures include the weights, the KV cache and the modules of every task on the device. With
+    `serving.merged` they also include the memory that merging needs.
+    """
+    return json_response(answer(body))
 
 
 _LORA = {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]}
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/inference",
-    takes=InferenceRequest,
+    request_model=InferenceRequest,
     requests={
         "tasks": (
-            "Twenty tasks beside one 8B base on a 24 GB card",
+            "Twenty LoRA tasks on one 8B base model, on a 24 GB GPU",
             {
                 "model": "meta-llama/Llama-3.1-8B",
                 "method": _LORA,
@@ -52,7 +56,7 @@ POSTED = Posted(
             },
         ),
         "merged": (
-            "An update merged into a base in 4 bits",
+            "QLoRA merged into its 4-bit base model",
             {
                 "model": "meta-llama/Llama-3.1-8B",
                 "method": {**_LORA, "name": "qlora"},
@@ -60,5 +64,5 @@ POSTED = Posted(
             },
         ),
     },
-    answered=answered,
+    answer=answer,
 )

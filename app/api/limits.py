@@ -1,53 +1,58 @@
-"""`POST /api/v1/limits`: the largest value of a setting that still fits the device."""
+"""`POST /api/v1/limits`: the largest value of a setting that fits the device."""
 
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.limits import LimitsAnswer, LimitsRequest, answer_of
-from app.api.examples import PLAN, Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
+from app.api.answers.limits import LimitsAnswer, limits_answer
+from app.api.examples import RUN, PostExamples
+from app.api.requests import LimitsRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from calculator.limits.limits import limit, parse_limit
 
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> LimitsAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> LimitsAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, or the real stack refuses the combination.
+        PlanError: if the request is invalid, or the libraries refuse the combination.
     """
-    return answer_of(limit(parse_limit(body)))
+    return limits_answer(limit(parse_limit(body)))
 
 
 @router.post(
     "/api/v1/limits",
-    summary="The largest value that fits",
-    responses={200: {"model": LimitsAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(LimitsRequest),
+    summary="Find the largest value of a setting that fits",
+    responses={200: {"model": LimitsAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(LimitsRequest),
 )
 def post_limits(body: JsonBody) -> Response:
-    """Read a plan with its device and the setting to solve for, answer with the largest value that fits."""
-    return json(answered(body))
+    """Return the largest rank, sequence length, micro-batch, ... with which the run fits its device.
+
+    `solve_for` names the setting; every other setting keeps its value. `bound` states what prevents a larger value,
+    and `above` is the run with the next one.
+    """
+    return json_response(answer(body))
 
 
 _QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/limits",
-    takes=LimitsRequest,
+    request_model=LimitsRequest,
     requests={
         "rank": (
-            "The highest rank of 13B QLoRA on a 24 GB card",
-            {**PLAN, "model": "meta-llama/Llama-2-13b-hf", "method": _QLORA, "solve_for": "r"},
+            "The highest rank of 13B QLoRA on a 24 GB GPU",
+            {**RUN, "model": "meta-llama/Llama-2-13b-hf", "method": _QLORA, "solve_for": "r"},
         ),
         "length": (
-            "The longest sequence of an 8B QLoRA on it",
-            {**PLAN, "method": _QLORA, "solve_for": "sequence_length"},
+            "The longest sequence of 8B QLoRA on a 24 GB GPU",
+            {**RUN, "method": _QLORA, "solve_for": "sequence_length"},
         ),
     },
-    answered=answered,
+    answer=answer,
 )

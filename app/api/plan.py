@@ -1,14 +1,14 @@
-"""`POST /api/v1/plan`: from needs to the configurations that fit, ranked, with the reasons."""
+"""`POST /api/v1/plan`: ranked configurations that fit the device and meet the needs."""
 
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.plan import PlanAnswer, answer_of
-from app.api.examples import Posted
-from app.api.responses import REFUSALS, json, problems_of, takes
-from app.api.schema import PlanRequest
+from app.api.answers.plan import PlanAnswer, plan_answer
+from app.api.examples import PostExamples
+from app.api.requests import PlanRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
 from calculator.plan.plan import plan
 from calculator.plan.request import parse_plan
@@ -16,32 +16,36 @@ from calculator.plan.request import parse_plan
 router = APIRouter(tags=["Plans"])
 
 
-def answered(body: Any) -> PlanAnswer:
-    """The answer to decoded JSON.
+def answer(body: Any) -> PlanAnswer:
+    """Answer a decoded JSON body.
 
     Raises:
-        PlanError: where the request is wrong, its needs contradict each other, or every method is refused.
+        PlanError: if the request is invalid, its needs contradict each other, or every method is refused.
     """
-    return answer_of(plan(parse_plan(body)))
+    return plan_answer(plan(parse_plan(body)))
 
 
 @router.post(
     "/api/v1/plan",
-    summary="Which configurations to choose from",
-    responses={200: {"model": PlanAnswer}, **problems_of(*REFUSALS)},
-    openapi_extra=takes(PlanRequest),
+    summary="Find configurations that fit",
+    responses={200: {"model": PlanAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(PlanRequest),
 )
 def post_plan(body: JsonBody) -> Response:
-    """Read models, devices and needs, answer with complete configurations that fit, best first, and why."""
-    return json(answered(body))
+    """Return complete configurations for each model on each device, best first, with the reasons for and against.
+
+    If nothing fits, `nearest_miss` is the configuration that comes closest, and `changes` lists what to change.
+    `ruled_out` states for every other method why it is not proposed.
+    """
+    return json_response(answer(body))
 
 
-POSTED = Posted(
+EXAMPLES = PostExamples(
     path="/api/v1/plan",
-    takes=PlanRequest,
+    request_model=PlanRequest,
     requests={
         "merged": (
-            "3B on an 8 GB card, to be merged",
+            "3B on an 8 GB GPU, with an adapter that can be merged",
             {
                 "model": "meta-llama/Llama-3.2-3B",
                 "device": {"gpu": "rtx-4060"},
@@ -49,9 +53,9 @@ POSTED = Posted(
             },
         ),
         "nothing": (
-            "Nothing fits: what to change, and the smallest card that would do",
+            "Nothing fits: what to change, and the smallest GPU that is enough",
             {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "rtx-4090"}},
         ),
     },
-    answered=answered,
+    answer=answer,
 )

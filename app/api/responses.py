@@ -1,4 +1,4 @@
-"""What endpoints share: how an answer travels, and how bodies and errors are described."""
+"""What endpoints share: the JSON response, and the descriptions of bodies and errors in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from app.http.problems import MEANINGS, MEDIA_TYPE, ProblemDocument
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-#: Statuses that an endpoint with a JSON body may refuse with.
-REFUSALS = (400, 413, 415, 422)
+#: Error statuses of an endpoint that reads a JSON body.
+BODY_ERRORS = (400, 413, 415, 422)
 
 
-def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of an operation, for its description."""
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the error responses of an operation."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}}}
     return {status: {"description": MEANINGS[status][1], "content": content} for status in statuses}
 
 
-def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """The description of a JSON body that the calculator validates."""
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body. The calculator validates it; the model only documents it."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def json(answer: BaseModel) -> Response:
-    """An answer as the response that carries it."""
+def json_response(answer: BaseModel) -> Response:
+    """Return the response that carries an answer."""
     return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,34 +1,34 @@
-"""`GET /api/v1/validation`: how far estimates were from measurements, row by row."""
+"""`GET /api/v1/validation`: how far estimates were from measurements."""
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.measurements import ValidationAnswer, validation
-from app.api.examples import Read
-from app.api.responses import json
+from app.api.answers.validation import ValidationAnswer, validation
+from app.api.examples import GetExample
+from app.api.responses import json_response
 
 router = APIRouter(tags=["Validation"])
 
-#: A figure that the documentation shows.
-SHOWN = "peft_metamathqa/29/max_memory_reserved"
+#: The row that the documentation shows.
+SHOWN_ROW = "peft_metamathqa/29/max_memory_reserved"
 
 
 @router.get(
     "/api/v1/validation",
-    summary="How far estimates were from measurements",
+    summary="Compare estimates with measurements",
     responses={200: {"model": ValidationAnswer}},
 )
 def get_validation() -> Response:
-    """Every published measurement beside the estimate of the same run, our own measurements, and the peers' figures."""
-    return json(validation())
+    """Return published measurements with estimates of the same runs, our own measurements, and other calculators."""
+    return json_response(validation())
 
 
 def _one_row() -> ValidationAnswer:
     answer = validation()
     if answer.published is None:
         return answer
-    rows = tuple(row for row in answer.published.rows if row.id == SHOWN)
+    rows = tuple(row for row in answer.published.rows if row.id == SHOWN_ROW)
     return answer.model_copy(update={"published": answer.published.model_copy(update={"rows": rows})})
 
 
-READ = (Read(path="/api/v1/validation", sentence="One row of the published figures", answered=_one_row),)
+EXAMPLES = (GetExample(path="/api/v1/validation", summary="One row of the published measurements", answer=_one_row),)

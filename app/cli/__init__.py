@@ -1,10 +1,10 @@
-"""The command line: one module a command, which declares its arguments in `arguments` and does it in `run`.
+"""The commands: one module per command, with `add_arguments` and `run`.
 
-A command's docstring is its help. It prints to standard output and returns the exit status; what it raises as a
-PlanError or an OSError is told on standard error with status 2.
+The module's docstring is the command's help. `run` prints to standard output and returns the exit status. A PlanError
+or an OSError that it raises is printed to standard error, with status 2.
 """
 
-#: Each command's module, in the order that the help lists them.
+#: The module of each command, in the order of the help.
 COMMANDS = {
     "serve": "app.cli.serve",
     "estimate": "app.cli.estimate",

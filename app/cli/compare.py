@@ -1,4 +1,4 @@
-"""The methods side by side on one model, training and device; a setting goes to each method that has it.
+"""Compare fine-tuning methods on one model, training and device. A setting applies to every method that has it.
 
 python -m app compare --model meta-llama/Llama-3.1-8B --r 16 --gradient_checkpointing --gpu "RTX 4090"
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.api.compare import answer_of
+from app.api.answers.compare import compare_answer
 from app.cli import options, request
 from app.cli.estimate import status
 from app.cli.table import table
 from app.forms.fields import METHOD
 from app.presentation.format import gib, number, percent, signed
-from app.presentation.verdict import WORDS
+from app.presentation.verdict import VERDICTS
 from calculator.common.errors import refusal
 from calculator.compare.methods import ComparisonRow, compare, parse_comparison
 from calculator.methods import METHODS
@@ -25,41 +25,41 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--methods", metavar="NAME,...", help=f"from {', '.join(METHODS)}; all where left out")
-    request.arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--methods", metavar="NAME,...", help=f"the methods, from {', '.join(METHODS)} (default: all)")
+    request.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a method; 0 where one of them fits, or nothing was asked to."""
+    """Print one row per method; return 0 if one of them fits, or if no device is given."""
     rows = compare(parse_comparison(_body(args)))
-    request.shown(args, answer_of(rows), "\n".join(_lines(rows)))
+    request.print_answer(args, compare_answer(rows), "\n".join(_lines(rows)))
     return min(status(row.estimate.fit) for row in rows if row.estimate)
 
 
 def _body(args: argparse.Namespace) -> Any:
-    """The request, with the settings given for methods in each method that has them."""
-    given = request.common(args)
+    """Return the request body, with each method setting in every method that has it."""
+    given = request.options_body(args)
     settings = given.pop("method", {})
     if args.methods is not None:
-        given["methods"] = [{"name": name} for name in options.several("--methods", args.methods)]
-    body = request.laid_over(args, given)
+        given["methods"] = [{"name": name} for name in options.list_of("--methods", args.methods)]
+    body = request.with_file(args, given)
     if not settings:
         return body
     methods = body.get("methods", [{"name": name} for name in METHODS])
-    known = [_settings(method) for method in methods] if isinstance(methods, list) else []
+    accepted = [_setting_names(method) for method in methods] if isinstance(methods, list) else []
     for name, value in settings.items():
-        if not any(name in names for names in known):
-            raise refusal(f"method.{name}", "none of the methods has it", value)
+        if not any(name in names for names in accepted):
+            raise refusal(f"method.{name}", "none of the methods has this setting", value)
     methods = [
         {**method, **{name: value for name, value in settings.items() if name in names}} if names else method
-        for method, names in zip(methods, known, strict=True)
+        for method, names in zip(methods, accepted, strict=True)
     ]
     return {**body, "methods": methods}
 
 
-def _settings(method: Any) -> set[str]:
+def _setting_names(method: Any) -> set[str]:
     name = method.get("name") if isinstance(method, dict) else None
     return {field.declared.name for field in METHOD[name]} if isinstance(name, str) and name in METHOD else set()
 
@@ -81,7 +81,7 @@ def _row(row: ComparisonRow) -> tuple[str, ...]:
 def _figures(plan: Estimate) -> tuple[str, ...]:
     counts, fit = plan.parameters, plan.fit
     return (
-        WORDS[fit.verdict] if fit else "",
+        VERDICTS[fit.verdict] if fit else "",
         f"{gib(plan.memory.required_bytes):,.2f}",
         signed(fit.headroom_bytes) if fit else "",
         number(counts.trainable),

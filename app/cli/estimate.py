@@ -1,4 +1,4 @@
-"""What one plan needs, and whether it fits.
+"""Estimate the memory of one training run, and whether it fits.
 
 python -m app estimate --model meta-llama/Llama-3.1-8B --method qlora --r 16 --gradient_checkpointing --gpu "RTX 4090"
 """
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    request.method_argument(parser)
-    request.arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    request.add_method_argument(parser)
+    request.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the estimate; returns its verdict as an exit status."""
-    asked = parse_request(request.body(args))
-    answer = estimate(asked)
-    text = "\n".join(lines(asked.method.facts.label, answer))
-    request.shown(args, EstimateAnswer.model_validate(answer), text)
+    """Print the estimate; return its verdict as an exit status."""
+    plan = parse_request(request.body(args))
+    answer = estimate(plan)
+    text = "\n".join(lines(plan.method.facts.label, answer))
+    request.print_answer(args, EstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
 
 
 def status(fit: Fit | None) -> int:
-    """The exit status of a verdict: 0 where it fits or nothing was asked to."""
+    """Return the exit status of a verdict: 0 if the run fits, or if no device is given."""
     return int(fit is not None and fit.verdict is not Verdict.FITS)
 
 
 def lines(label: str, plan: Estimate) -> Iterator[str]:
-    """An estimate as text."""
+    """Yield the lines of an estimate."""
     counts = plan.parameters
     yield (
         f"{label} of {plan.model.id or plan.model.model_type or 'a model'}: {parameters(counts.trainable)}"
@@ -65,7 +65,7 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
 
 
 def breakdown(plan: Estimate) -> str:
-    """What the required memory is made of."""
+    """Return the table of the required memory."""
     required = plan.memory.required_bytes
     rows = [
         (part.component.label, f"{gib(part.bytes):,.2f}", percent(part.bytes / required), number(part.bytes))

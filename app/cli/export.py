@@ -1,4 +1,4 @@
-"""The file that runs a plan: a training script, or another tool's configuration.
+"""Export a run as a training script or as the configuration of another tool.
 
 python -m app export --format axolotl --model meta-llama/Llama-3.1-8B --method lora --r 16 --output axolotl.yaml
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from app.api.answers.estimate import ExportAnswer
+from app.api.answers.export import ExportAnswer
 from app.cli import files, request
 from app.cli.estimate import status
 from app.interop.exports import FORMATS
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     import argparse
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--format", choices=FORMATS, default="peft", help="what to write; peft where left out")
-    parser.add_argument("--output", metavar="FILE", help="where to write it, instead of standard output")
-    request.method_argument(parser)
-    request.arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--format", choices=FORMATS, default="peft", help="the format of the file (default: peft)")
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: standard output)")
+    request.add_method_argument(parser)
+    request.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file, and tell on standard error where it differs; returns the plan's verdict as an exit status."""
+    """Write the file, and print to standard error what it cannot express; return the verdict as an exit status."""
     plan = planned(parse_request(request.body(args)))
     file = FORMATS[args.format](plan)
     for each in file.not_expressed:

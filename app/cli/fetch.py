@@ -1,9 +1,9 @@
-"""A model's config.json from the hub, where the catalogue lacks the model; needs the extra headroom[hub].
+"""Download a model's config.json from the Hugging Face Hub, for a model that is not in the catalogue.
 
 python -m app fetch Qwen/Qwen2.5-14B > config.json && python -m app estimate --config config.json --method lora
 
-It is the only command that goes online; HF_HUB_OFFLINE=1 keeps it to what was fetched before. No code of a repository
-is run. A gated model needs hf auth login, or HF_TOKEN.
+Needs the extra headroom[hub]. This is the only command that uses the network; with HF_HUB_OFFLINE=1 it reads only what
+was downloaded before. It never runs code of a repository. A gated model needs hf auth login, or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("id", metavar="ID", help="a hub id or a hub URL")
-    parser.add_argument("--revision", metavar="REVISION", help="a branch, a tag or a commit; main where left out")
-    parser.add_argument("--output", metavar="FILE", help="write it there; standard output where left out")
+    parser.add_argument("--revision", metavar="REVISION", help="a branch, tag or commit (default: main)")
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: standard output)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the file, and tell on standard error what is worth knowing of it."""
+    """Write the config, and print remarks to standard error."""
     config = hub.config_of(args.id, args.revision)
     for sentence in _remarks(config):
         sys.stderr.write(f"{sentence}\n")
@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> int:
 def _remarks(config: dict[str, Any]) -> Iterator[str]:
     family = config.get("model_type")
     if family not in FAMILIES:
-        yield f"model_type {family!r} is not known here; known are {', '.join(sorted(FAMILIES))}"
+        yield f"model_type {family!r} is not supported; supported are {', '.join(sorted(FAMILIES))}"
     if "auto_map" in config:
-        yield "auto_map names code of the repository, which is never run: figures are those of transformers' own model."
+        yield "auto_map names code of the repository, which is never run: the figures are of transformers' own model."

@@ -1,4 +1,4 @@
-"""The files that commands read and write: what is wrong with one is told by its option, with the way out."""
+"""Files that commands read and write. An error names the option and says what to do."""
 
 from __future__ import annotations
 
@@ -6,74 +6,61 @@ import sys
 from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
-from app.http.bodies import decoded
-from app.http.problems import Refusal
+from app.http.bodies import parse_json
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
     from calculator.common.errors import PlanError
 
-#: What stands for standard input.
+#: The path that means standard input.
 STANDARD_INPUT = "-"
 
-#: The most that is read of a file, in bytes: many times a request or a config.json.
+#: The largest file that is read, in bytes; a request or a config.json is much smaller.
 LARGEST = 1 << 24
 
 
 def content(option: str, path: str) -> bytes:
-    """A file's bytes, without the mark that some editors begin one with.
+    """Return the bytes of a file, without a byte order mark.
 
     Raises:
-        PlanError: where it can't be read, is empty, or is too large to be what the option takes.
+        PlanError: if it cannot be read, is empty, or is too large.
     """
-    name, instead = _name(path), f"give a file's path, or {STANDARD_INPUT} for standard input"
+    name, advice = _name(path), f"give the path of a file, or {STANDARD_INPUT} for standard input"
     try:
         raw = _read(path)
     except OSError as error:
-        raise _refused(option, path, error, "read", instead) from error
+        raise _refused(option, path, error, "read", advice) from error
     if len(raw) > LARGEST:
-        raise refusal(option, f"{name} is larger than {LARGEST >> 20} MiB: {instead}", path)
+        raise refusal(option, f"{name} is larger than {LARGEST >> 20} MiB: {advice}", path)
     if not raw.strip():
-        raise refusal(option, f"{name} is empty: {instead}", path)
+        raise refusal(option, f"{name} is empty: {advice}", path)
     return raw.removeprefix(BOM_UTF8)
 
 
 def json(option: str, path: str) -> Any:
-    """A JSON file's value.
+    """Return the value of a JSON file.
 
     Raises:
-        PlanError: where the file can't be read, or is not strict JSON.
+        PlanError: if the file cannot be read, or is not strict JSON.
     """
-    return value(content(option, path), _name(path), option)
-
-
-def value(raw: bytes, name: str, loc: str) -> Any:
-    """The value of JSON text that came from somewhere.
-
-    Raises:
-        PlanError: where it is not strict JSON, saying where and why.
-    """
-    try:
-        return decoded(raw)
-    except Refusal as error:
-        raise refusal(loc, error.detail.replace("the body", name, 1)) from error
+    return parse_json(content(option, path), _name(path), option)
 
 
 def write(option: str, path: str | None, text: str) -> None:
-    """Write text to a file, or to standard output where none is named.
+    """Write text to a file, or to standard output if there is no path.
 
     Raises:
-        PlanError: where it can't be written.
+        PlanError: if the file cannot be written.
     """
     if path is None:
         sys.stdout.write(text)
         return
     try:
-        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123  an empty path is no directory, as to Path
+        with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123  Path would read an empty path as a directory
             file.write(text)
     except OSError as error:
-        instead = "give a path in a directory that is there, or leave it out for standard output"
-        raise _refused(option, path, error, "written", instead) from error
+        advice = "give a path in an existing directory, or omit the option for standard output"
+        raise _refused(option, path, error, "written", advice) from error
 
 
 def _read(path: str) -> bytes:
@@ -87,11 +74,11 @@ def _name(path: str) -> str:
     return "standard input" if path == STANDARD_INPUT else repr(path)
 
 
-def _refused(option: str, path: str, error: OSError, done: str, instead: str) -> PlanError:
+def _refused(option: str, path: str, error: OSError, done: str, advice: str) -> PlanError:
     name = _name(path)
     if isinstance(error, IsADirectoryError):
-        return refusal(option, f"{name} is a directory: give a file in it", path)
+        return refusal(option, f"{name} is a directory: give the path of a file", path)
     if isinstance(error, FileNotFoundError):
         missing = "file" if done == "read" else "place for the file"
-        return refusal(option, f"there is no {missing} {name}: {instead}", path)
-    return refusal(option, f"{name} can't be {done} ({error.strerror}): {instead}", path)
+        return refusal(option, f"there is no {missing} {name}: {advice}", path)
+    return refusal(option, f"{name} can't be {done} ({error.strerror}): {advice}", path)

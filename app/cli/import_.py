@@ -1,4 +1,4 @@
-"""Another tool's file as a request: PEFT's adapter_config.json, axolotl's or LLaMA-Factory's YAML.
+"""Convert another tool's file to a request: PEFT's adapter_config.json, or the YAML of axolotl or LLaMA-Factory.
 
 python -m app import axolotl.yaml | python -m app estimate --request - --gpu "RTX 4090"
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from app.api.answers.estimate import ImportAnswer
+from app.api.answers.import_ import ImportAnswer
 from app.cli import files, request
 from app.interop.imports import FORMATS, read
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     import argparse
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     parser.add_argument("file", metavar="FILE", help="the file; - reads standard input")
-    parser.add_argument("--format", choices=FORMATS, help="what the file is of; its keys tell where left out")
-    request.model_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the API's answer")
+    parser.add_argument("--format", choices=FORMATS, help="the tool that the file is for (default: its keys decide)")
+    request.add_model_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the request, and tell on standard error what of the file it does not hold."""
+    """Print the request, and print to standard error which keys it does not reproduce exactly."""
     text = files.content("FILE", args.file).decode("utf-8", "replace")
-    found = read(text, args.format, request.model(args))
-    for each in found.not_understood:
+    imported = read(text, args.format, request.model(args))
+    for each in imported.not_understood:
         sys.stderr.write(f"{each.key}: {json.dumps(each.value)}: {each.why}\n")
-    answer = ImportAnswer.model_validate(found)
+    answer = ImportAnswer.model_validate(imported)
     sys.stdout.write(f"{answer.model_dump_json(indent=2) if args.json else json.dumps(answer.request, indent=2)}\n")
     return 0

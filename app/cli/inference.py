@@ -1,4 +1,4 @@
-"""What it takes to serve a tuned model, and whether it fits.
+"""Estimate the memory and cost of serving a fine-tuned model, and whether it fits.
 
 python -m app inference --model meta-llama/Llama-3.1-8B --method lora --r 16 --tasks 20 --batch_size 4 --gpu "RTX 4090"
 """
@@ -11,8 +11,8 @@ from app.api.answers.inference import InferenceAnswer
 from app.cli import options, request
 from app.cli.estimate import status
 from app.cli.table import table
-from app.pages.inference import view as inference_view
-from app.pages.inference.view import FIELDS
+from app.forms.fields import INFERENCE_FIELDS
+from app.presentation import inference_text
 from app.presentation.format import gib, number, percent
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
@@ -24,43 +24,45 @@ if TYPE_CHECKING:
     from calculator.inference.answer import Inference
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    request.method_argument(parser)
-    parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
-    parser.add_argument("--json", action="store_true", help="print the API's answer")
-    request.model_arguments(parser)
-    options.declare(parser, FIELDS.values())
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    request.add_method_argument(parser)
+    parser.add_argument(
+        "--request", metavar="FILE", help="a JSON request that the options override; - reads standard input"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
+    request.add_model_arguments(parser)
+    options.add_fields(parser, INFERENCE_FIELDS.values())
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the answer; returns its verdict as an exit status."""
+    """Print the answer; return its verdict as an exit status."""
     answer = inference(parse_inference(_body(args)))
-    request.shown(args, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
+    request.print_answer(args, InferenceAnswer.model_validate(answer), "\n".join(_lines(answer)))
     return status(answer.fit)
 
 
 def _body(args: argparse.Namespace) -> Any:
-    given = options.given(args, FIELDS.values())
+    given = options.body_of(args, INFERENCE_FIELDS.values())
     named = request.model(args)
     if named is not None:
         given["model"] = named
     if args.method is not None:
         given = options.merged({"method": {"name": args.method}}, given)
-    return request.laid_over(args, given)
+    return request.with_file(args, given)
 
 
 def _lines(answer: Inference) -> Iterator[str]:
     label = answer.method.facts.label
-    yield f"{label} of {inference_view.model_name(answer)}, {inference_view.how(answer)}"
-    yield inference_view.sentence(answer)
-    yield inference_view.why(answer)
+    yield f"{label} of {inference_text.model_name(answer)}, {inference_text.workload(answer)}"
+    yield inference_text.sentence(answer)
+    yield inference_text.why(answer)
     yield ""
     required = answer.memory.required_bytes
     yield table(
         ("At the peak", "GiB", "share", "bytes"),
         (
-            *(_share(part.component.label, part.bytes, required) for part in inference_view.parts(answer)),
+            *(_share(part.component.label, part.bytes, required) for part in inference_text.parts(answer)),
             _share("Required", required, required),
         ),
     )
@@ -68,7 +70,7 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield table(
         ("Pass", "Peak GiB", "at"),
         [
-            (inference_view.PASSES[each.name], f"{gib(each.peak_bytes):,.2f}", each.operation)
+            (inference_text.PASSES[each.name], f"{gib(each.peak_bytes):,.2f}", each.operation)
             for each in answer.memory.passes
         ],
     )
@@ -76,7 +78,7 @@ def _lines(answer: Inference) -> Iterator[str]:
     yield table(
         ("Over the base model", "base", "added", "share"),
         [
-            (inference_view.COSTS[each.name], number(each.base), number(each.added), percent(each.share))
+            (inference_text.COSTS[each.name], number(each.base), number(each.added), percent(each.share))
             for each in answer.costs
         ],
     )

@@ -1,4 +1,4 @@
-r"""The largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits the device.
+r"""Find the largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits.
 
 python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method qlora --gradient_checkpointing \
     --gpu "RTX 4090"
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from app.api.answers.limits import answer_of
+from app.api.answers.limits import limits_answer
 from app.cli import request
 from app.cli.table import table
 from app.presentation.format import gib, number, signed
-from app.presentation.verdict import WORDS
+from app.presentation.verdict import VERDICTS
 from calculator.limits.bounds import SolveFor
 from calculator.limits.limits import limit, parse_limit
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from app.api.answers.limits import LimitPoint, LimitsAnswer
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--solve_for", metavar="|".join(get_args(SolveFor)), help="the setting that may grow")
-    request.method_argument(parser)
-    request.arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--solve_for", metavar="|".join(get_args(SolveFor)), help="the setting to maximise")
+    request.add_method_argument(parser)
+    request.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the limit; 1 where no value fits."""
+    """Print the limit; return 1 if no value fits."""
     body = request.body(args)
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
-    answer = answer_of(limit(parse_limit(body)))
-    request.shown(args, answer, "\n".join(_lines(answer)))
+    answer = limits_answer(limit(parse_limit(body)))
+    request.print_answer(args, answer, "\n".join(_lines(answer)))
     return int(answer.value is None)
 
 
@@ -55,7 +55,7 @@ def _lines(answer: LimitsAnswer) -> Iterator[str]:
 def _row(point: LimitPoint) -> tuple[str, ...]:
     return (
         number(point.value),
-        WORDS[point.verdict],
+        VERDICTS[point.verdict],
         f"{gib(point.required_bytes):,.2f}",
         signed(point.headroom_bytes),
         f"{gib(point.peak_allocated_bytes):,.2f}",

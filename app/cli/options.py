@@ -1,10 +1,10 @@
-"""Command-line options made from declared inputs, and the JSON that they stand for."""
+"""Command-line options made from form fields, and the request body that they give."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.cli import files
+from app.http.bodies import parse_json
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from app.forms.fields import Field
 
 
-def declare(parser: argparse.ArgumentParser, fields: Iterable[Field]) -> None:
-    """Give each input its option, by its name and by its dotted path; sizes may be given in GiB or in bytes."""
+def add_fields(parser: argparse.ArgumentParser, fields: Iterable[Field]) -> None:
+    """Add an option for each field, under its name and its dotted path; sizes are in GiB or in bytes."""
     for field in fields:
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.control == "checkbox" else {}
         help_text = _help(field).replace("%", "%%")
-        parser.add_argument(*_spellings(field), dest=_place(field), metavar=_metavar(field), help=help_text, **alone)
+        parser.add_argument(*_spellings(field), dest=_dest(field), metavar=_metavar(field), help=help_text, **alone)
         if field.sized:
             exact = (f"--{field.declared.name}", f"--{path(field)}")
-            parser.add_argument(*exact, dest=f"{_place(field)}_exact", metavar="N", help="The same in bytes.")
+            parser.add_argument(*exact, dest=f"{_dest(field)}_exact", metavar="N", help="The same, in bytes.")
 
 
-def given(args: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]:
-    """The part of a request that the options give, objects within it by their parts; what is not given is absent."""
+def body_of(args: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]:
+    """Return the part of a request body that the options give; options that are not used are absent."""
     body: dict[str, Any] = {}
     for field, value in _values(args, fields):
         (body.setdefault(field.part, {}) if field.part else body)[field.declared.name] = value
@@ -34,46 +34,46 @@ def given(args: argparse.Namespace, fields: Iterable[Field]) -> dict[str, Any]:
 
 
 def merged(body: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A request with the changes laid over it, object by object."""
-    both = {
+    """Return a request body overridden by changes, object by object."""
+    overrides = {
         key: merged(body[key], value) if isinstance(value, dict) and isinstance(body.get(key), dict) else value
         for key, value in changes.items()
     }
-    return {**body, **both}
+    return {**body, **overrides}
 
 
 def _values(args: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple[Field, Any]]:
     for field in fields:
-        text = getattr(args, _place(field))
-        exact = getattr(args, f"{_place(field)}_exact", None)
+        text = getattr(args, _dest(field))
+        exact = getattr(args, f"{_dest(field)}_exact", None)
         if text is not None and exact is not None:
             raise refusal(path(field), f"give either --{field.name} or --{field.declared.name}, not both", exact)
         if text is not None:
             yield field, value(field, text)
         elif exact is not None:
-            yield field, whole(exact)
+            yield field, integer(exact)
 
 
 def value(field: Field, text: str) -> Any:
-    """What is typed; unlike in a form, only a field that may be null can be left empty."""
+    """Return the JSON value of an option. Unlike in a form, only a nullable field accepts an empty text."""
     if field.nullable and text in ("", "null"):
         return None
     return field.value(text) if text.strip() else text
 
 
-def several(option: str, text: str) -> list[Any]:
-    """What an option lists, with commas between, or as a list in JSON.
+def list_of(option: str, text: str) -> list[Any]:
+    """Return the values of an option: separated by commas, or a JSON list.
 
     Raises:
-        PlanError: where it begins as such a list and is none.
+        PlanError: if it starts like a JSON list and is not one.
     """
     if text.lstrip().startswith("["):
-        return list(files.value(text.encode("utf-8", "replace"), repr(text), option))
+        return list(parse_json(text.encode("utf-8", "replace"), repr(text), option))
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def whole(text: str) -> Any:
-    """A whole number where the text is one, else the text."""
+def integer(text: str) -> Any:
+    """Return a whole number if the text is one, else the text."""
     try:
         return int(text)
     except ValueError:
@@ -85,11 +85,11 @@ def _spellings(field: Field) -> tuple[str, ...]:
 
 
 def path(field: Field) -> str:
-    """The dotted path of an input in a request."""
+    """Return the dotted path of a field in a request."""
     return f"{field.part}.{field.declared.name}" if field.part else field.declared.name
 
 
-def _place(field: Field) -> str:
+def _dest(field: Field) -> str:
     return f"field_{field.declared.name}"
 
 
@@ -103,7 +103,7 @@ def _metavar(field: Field) -> str:
 
 def _help(field: Field) -> str:
     setting = field.declared.setting
-    usual = field.text(field.declared.default)
+    default = field.text(field.declared.default)
     limits = f" {setting.minimum:,} to {setting.maximum:,}." if setting.minimum is not None and not field.sized else ""
     unit = " In GiB." if field.sized else ""
-    return f"{setting.help}{unit}{limits}{f' Default {usual}.' if usual else ''}"
+    return f"{setting.help}{unit}{limits}{f' Default {default}.' if default else ''}"

@@ -1,4 +1,4 @@
-"""From models, cards and needs to the configurations that fit, best first, with what speaks for and against each.
+"""Find configurations that fit, best first, with the reasons for and against each.
 
 python -m app plan --model meta-llama/Llama-3.1-70B --gpu "A100 80GB" --tasks 20 --switch_per_request
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.api.answers.plan import answer_of
+from app.api.answers.plan import plan_answer
 from app.cli import files, options, request
 from app.cli.table import table
-from app.forms.fields import DEVICE
-from app.pages.estimate.view import changed
-from app.pages.plan import view as plan_view
+from app.forms.fields import DEVICE, NEEDS
+from app.presentation import plan_text
+from app.presentation.changes import changes_text
 from app.presentation.format import gib, number, sentence, signed, size
 from calculator.common.errors import refusal
 from calculator.plan.nearest_miss import AMONG
@@ -26,43 +26,45 @@ if TYPE_CHECKING:
     from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.plan import Configuration, DevicePlan, Plan
 
-FIELDS = (*plan_view.NEEDS, *DEVICE)
+FIELDS = (*NEEDS, *DEVICE)
 
-#: Parts of a request of which it takes one: what the options say of either replaces both.
-RIVALS = (("model", "models"), ("device", "devices"))
+#: Pairs of fields of which a request has one. An option for either replaces both.
+ALTERNATIVES = (("model", "models"), ("device", "devices"))
 
 HEAD = ("", "Configuration", "Optimizer", "Checkpointing", "Batch", "Required GiB", "To spare", "Step cost")
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--request", metavar="FILE", help="a JSON request to start from; - reads standard input")
-    parser.add_argument("--json", action="store_true", help="print the API's answer")
-    parser.add_argument("--model", metavar="ID,...", help="a catalogue id or hub URL, or several with commas between")
-    parser.add_argument("--config", metavar="FILE", help="a config.json, where the catalogue lacks the model")
-    parser.add_argument("--gpus", metavar="NAME,...", help="cards to plan for beside --gpu, with commas between")
-    options.declare(parser, FIELDS)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--request", metavar="FILE", help="a JSON request that the options override; - reads standard input"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer of the JSON API")
+    parser.add_argument("--model", metavar="ID,...", help="a catalogue id or hub URL, or several separated by commas")
+    parser.add_argument("--config", metavar="FILE", help="a config.json, for a model that is not in the catalogue")
+    parser.add_argument("--gpus", metavar="NAME,...", help="more GPUs to plan for, separated by commas")
+    options.add_fields(parser, FIELDS)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what fits; 1 where nothing does."""
+    """Print the configurations that fit; return 1 if there are none."""
     answer = plan(parse_plan(_body(args)))
-    request.shown(args, answer_of(answer), "\n".join(_lines(answer)))
+    request.print_answer(args, plan_answer(answer), "\n".join(_lines(answer)))
     return int(not any(part.configurations for part in answer.plans))
 
 
 def _body(args: argparse.Namespace) -> Any:
-    """The request: its file, with what the options say laid over it."""
-    given = {**options.given(args, FIELDS), **_models(args)}
-    more = options.several("--gpus", args.gpus or "")
+    """Return the request body: the --request file, overridden by what the options give."""
+    given = {**options.body_of(args, FIELDS), **_models(args)}
+    more = options.list_of("--gpus", args.gpus or "")
     if more:
         one = [given.pop("device")] if "device" in given else []
         given["devices"] = [*one, *({"gpu": name} for name in more)]
     if args.request is None:
         return given
-    stated = request.stated(args)
-    replaced = {name for rivals in RIVALS if given.keys() & set(rivals) for name in rivals}
-    return options.merged({name: value for name, value in stated.items() if name not in replaced}, given)
+    body = request.file_body(args)
+    replaced = {name for pair in ALTERNATIVES if given.keys() & set(pair) for name in pair}
+    return options.merged({name: value for name, value in body.items() if name not in replaced}, given)
 
 
 def _models(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,13 +74,13 @@ def _models(args: argparse.Namespace) -> dict[str, Any]:
         return {"model": {"config": files.json("--config", args.config)}}
     if args.model is None:
         return {}
-    named = options.several("--model", args.model)
+    named = options.list_of("--model", args.model)
     return {"models": named} if len(named) > 1 else {"model": named[0] if named else args.model}
 
 
 def _lines(answer: Plan) -> Iterator[str]:
     for part in answer.plans:
-        yield plan_view.sentence(part)
+        yield plan_text.sentence(part)
         yield from (f"! {line}" for line in part.warnings)
         yield ""
         if part.configurations:
@@ -119,14 +121,14 @@ def _roomier(configuration: Configuration) -> Iterator[str]:
     for each in configuration.roomier:
         assert each.estimate.fit is not None
         spare = signed(each.estimate.fit.headroom_bytes)
-        yield f"   > {sentence(changed(each.changes))}: {spare} to spare. {each.rule.statement}"
+        yield f"   > {sentence(changes_text(each.changes))}: {spare} to spare. {each.rule.statement}"
 
 
 def _missed(part: DevicePlan) -> Iterator[str]:
     miss = part.miss
     if miss is not None:
         training = miss.request.training
-        yield f"Nearest: {miss.label}. {plan_view.short(miss)}"
+        yield f"Nearest: {miss.label}. {plan_text.shortfall(miss)}"
         yield table(HEAD, [_row("", miss)], left=4)
         yield f"With {number(training.sequence_length)} tokens a sequence, {training.dtype}, {training.attention}."
         yield from (f"! {warning}" for warning in miss.estimate.warnings)

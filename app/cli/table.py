@@ -1,4 +1,4 @@
-"""Tables of text: the first column to the left, figures to the right."""
+"""Text tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Columns under their heads, the first `left` of them aligned to the left."""
+    """Return a table; the first `left` columns are left-aligned, the others right-aligned."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(

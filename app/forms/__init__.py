@@ -1,1 +1,1 @@
-"""Form fields, and the form of the estimate page."""
+"""Forms: fields, layout, error messages, and the plan form."""

@@ -1,4 +1,4 @@
-"""The page's inputs, made from the calculator's declarations: one flat name each, as the address bar spells it."""
+"""Form fields made from the calculator's declared settings, under the flat names of the address bar."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin
 
-from app.http.bodies import decoded
-from app.http.problems import Refusal
+from app.http.bodies import decode_json
+from app.http.problems import HTTPProblem
 from calculator.devices.gpus import GIB
 from calculator.estimate.request import Choices
+from calculator.inference.settings import Serving
 from calculator.inputs.settings import Declared, declared
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
+from calculator.plan.needs import Needs
 
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 
@@ -22,39 +24,39 @@ Control = Literal["checkbox", "select", "number", "text"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A declared input under its name in the address bar; sizes are typed in GiB there."""
+    """A declared setting as a form field. Sizes are typed in GiB."""
 
     part: str
     declared: Declared
 
     @property
     def name(self) -> str:
-        """The input's name on the page."""
+        """The field's name in the form and in the address."""
         return self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
 
     @property
     def sized(self) -> bool:
-        """Whether it holds bytes."""
+        """Whether the setting is a size in bytes."""
         return self.declared.setting.unit == "bytes"
 
     @property
     def unit(self) -> str:
-        """The unit that is typed."""
+        """The unit in which the value is typed."""
         return "GiB" if self.sized else self.declared.setting.unit
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types that it admits."""
+        """The types that the setting accepts."""
         return get_args(self.declared.type) if type(None) in get_args(self.declared.type) else (self.declared.type,)
 
     @property
     def nullable(self) -> bool:
-        """Whether it may be left empty to say null."""
+        """Whether an empty field means null."""
         return type(None) in self.kinds
 
     @property
     def control(self) -> Control:
-        """How a person gives it."""
+        """The HTML control of the field."""
         if self.declared.type is bool:
             return "checkbox"
         if int in self.kinds or float in self.kinds:
@@ -63,11 +65,11 @@ class Field:
 
     @property
     def default_text(self) -> str:
-        """What is taken where the input is left empty, as it would be typed; none where that is null."""
+        """The value that an empty field gets, as a person would type it; `none` for null."""
         return self.text(self.value("")) or "none"
 
     def text(self, value: Any) -> str:
-        """A value as the input shows it."""
+        """Return the text that the field shows for a value."""
         if value is None:
             return ""
         if isinstance(value, bool):
@@ -77,31 +79,31 @@ class Field:
         return f"{value / GIB:g}" if self.sized else str(value)
 
     def value(self, text: str) -> Any:
-        """What is typed as the JSON that it stands for; text that stands for nothing else stays text."""
+        """Return the JSON value of typed text. Invalid text is unchanged, and the calculator refuses it."""
         text = text.strip()
         if not text:
             return None if self.nullable else self.declared.default
         if self.control == "checkbox":
             return {"true": True, "on": True, "false": False}.get(text, text)
         if self.control == "number":
-            return _bytes(text) if self.sized else _number(text if float in self.kinds else ungrouped(text))
+            return _bytes(text) if self.sized else _number(text if float in self.kinds else without_commas(text))
         if self.control == "text" and str not in self.kinds and text not in self.declared.choices:
             return _names(text)
         return text
 
 
-def ungrouped(text: str) -> str:
-    """A whole number as the pages print it, 2,048, without the commas between thousands; other text as it is."""
+def without_commas(text: str) -> str:
+    """Remove the commas of a whole number as the pages print it (2,048); other text is unchanged."""
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text
 
 
 def _names(text: str) -> Any:
-    """Names with commas or spaces between, or a list in JSON as a request has it."""
+    """Return names separated by commas or spaces, or a JSON list."""
     if not text.startswith("["):
         return text.replace(",", " ").split()
     try:
-        return decoded(text.encode("utf-8", "replace"))
-    except Refusal:
+        return decode_json(text.encode("utf-8", "replace"))
+    except HTTPProblem:
         return text
 
 
@@ -120,18 +122,35 @@ def _bytes(text: str) -> Any:
     return round(size * GIB) if isinstance(size, int | float) and 0 < size < 1e290 else text
 
 
-def of(part: str, cls: type) -> tuple[Field, ...]:
-    """The inputs that a dataclass of settings declares."""
+def fields_of(part: str, cls: type) -> tuple[Field, ...]:
+    """Return the fields of a dataclass of settings."""
     return tuple(Field(part=part, declared=declaration) for declaration in declared(cls))
 
 
-DEVICE = of("device", Device)
-TRAINING = of("training", Training)
-CHOICES = of("", Choices)
+DEVICE = fields_of("device", Device)
+TRAINING = fields_of("training", Training)
+CHOICES = fields_of("", Choices)
+NEEDS = fields_of("needs", Needs)
+SERVING = fields_of("serving", Serving)
 
-#: Inputs of the methods; methods that declare the same name share it.
-METHOD: dict[str, tuple[Field, ...]] = {name: of("method", cls) for name, cls in METHODS.items()}
+#: The label of each method.
+METHOD_LABELS: dict[str, str] = {name: cls.facts.label for name, cls in METHODS.items()}
 
+#: The fields of each method. Methods that declare a setting of the same name share its field.
+METHOD: dict[str, tuple[Field, ...]] = {name: fields_of("method", cls) for name, cls in METHODS.items()}
+
+#: The fields of an estimate's request.
 FIELDS: dict[str, Field] = {
     field.name: field for group in (*METHOD.values(), DEVICE, TRAINING, CHOICES) for field in group
+}
+
+#: The GPU's memory, typed in GiB.
+MEMORY = FIELDS["memory_gib"]
+
+#: The fields that describe a single GPU.
+CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib"))
+
+#: The fields of an inference request.
+INFERENCE_FIELDS: dict[str, Field] = {
+    field.name: field for group in (*METHOD.values(), CARD, SERVING) for field in group
 }

@@ -1,16 +1,13 @@
-"""Problems of a request in a page's words: at the input that they speak of, with what was given there."""
+"""Problems of a request as a page shows them: next to the field, with labels instead of the API's names."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from app.forms.fields import FIELDS, of
-from app.presentation.labels import METHOD_LABELS
+from app.forms.fields import FIELDS, MEMORY, METHOD_LABELS, NEEDS, SERVING
 from calculator.architecture.config import shown
 from calculator.devices.gpus import GIB
-from calculator.inference.settings import Serving
-from calculator.plan.needs import Needs
 from calculator.plan.request import MOST_OF_A_KIND
 
 if TYPE_CHECKING:
@@ -20,16 +17,15 @@ if TYPE_CHECKING:
 
 _CONFIG = "model.config."
 
-#: What is typed as a number, or nearly so, and needs no quotes.
+#: Text that looks like a number and needs no quotes.
 _DIGITS = re.compile(r"[-+]?\d[\d.,e]{0,39}")
 
-#: What the pages' inputs are called, by the API's names of the settings.
+#: The labels of settings, by the API's names.
 LABELS: dict[str, str] = {
-    field.declared.name: field.declared.setting.label
-    for field in (*FIELDS.values(), *of("needs", Needs), *of("serving", Serving))
+    field.declared.name: field.declared.setting.label for field in (*FIELDS.values(), *NEEDS, *SERVING)
 }
 
-#: What of the API's words a person can't type, and what to do on a page instead.
+#: Phrases that only make sense in JSON, and what to do on a page instead.
 _INSTEAD = (
     (
         'must be a catalogue id, {"config": {...}} with a config.json, or {"parameters": N} with textbook accounting',
@@ -42,88 +38,88 @@ _INSTEAD = (
     (" or null", ", or empty"),
 )
 
-#: Settings by the API's names, as messages speak of them; what is quoted is somebody's own.
+#: Names of settings in messages; quoted text is skipped, because it is the user's own.
 _SETTING = re.compile(
     r"""(?<!\w)(?:'[^']*'|"[^"]*")|(?<![\w.])(?P<part>(?:device|training|method|needs|serving)\.)?"""
     rf"(?P<name>{'|'.join(sorted(LABELS, key=len, reverse=True))})(?P<state> true| false)?(?!\w)"
 )
 
-#: What a plan's lists are of.
+#: What the lists of a plan request contain.
 _SHORTLISTS = {"devices": "cards, the one above among them", "models": "models"}
 
-#: Methods by the API's names, where a message begins with one.
+#: A method's name at the start of a message.
 _METHOD = re.compile(rf"^({'|'.join(METHOD_LABELS)})(?= needs )")
 
 
-def messages(problems: Iterable[Problem], typed: Mapping[str, str], input_of: Callable[[str], str]) -> dict[str, str]:
-    """What is wrong, by the page's inputs; what is of no single input stands under the empty name.
+def messages(problems: Iterable[Problem], typed: Mapping[str, str], field_of: Callable[[str], str]) -> dict[str, str]:
+    """Return the messages by field; problems of no single field have the empty name.
 
-    `typed` is what the page's inputs hold, and `input_of` says to which of them a path in the request belongs.
+    `typed` has the text of every field; `field_of` returns the field of a dotted path in the request.
     """
-    held: dict[str, list[Problem]] = {}
+    by_field: dict[str, list[Problem]] = {}
     for problem in problems:
-        held.setdefault(_pasted_or_named(input_of(problem.loc), typed), []).append(problem)
-    return {name: _told(several, typed.get(name, "").strip()) for name, several in held.items()}
+        by_field.setdefault(_config_or_model(field_of(problem.loc), typed), []).append(problem)
+    return {name: _message(several, typed.get(name, "").strip()) for name, several in by_field.items()}
 
 
 def worded(message: str) -> str:
-    """A message of the calculator's as a page says it: settings by their labels, and the way out as it is there."""
-    for words, instead in _INSTEAD:
-        message = message.replace(words, instead)
+    """Reword a message of the calculator for a page: labels of settings, and what to do on the page."""
+    for phrase, instead in _INSTEAD:
+        message = message.replace(phrase, instead)
     return _SETTING.sub(_labelled, _METHOD.sub(lambda method: METHOD_LABELS[method[1]], message))
 
 
 def _labelled(found: re.Match[str]) -> str:
-    """The label of a setting; a lone word that is a setting's name is a word, where nothing says that it is one."""
+    """Return the label of a setting. A plain English word stays a word, although a setting has that name."""
     name, state = found["name"], found["state"]
     if name is None or not (found["part"] or state or "_" in name):
         return found[0]
     return f"“{LABELS[name]}”{ {' true': ' on', ' false': ' off'}.get(state, '') }"
 
 
-def _pasted_or_named(name: str, typed: Mapping[str, str]) -> str:
-    """The input that holds the model, where a problem is of its config: one of the catalogue is named, not pasted."""
+def _config_or_model(name: str, typed: Mapping[str, str]) -> str:
+    """Return `model` for a problem of a config that was not pasted: the catalogue's model is to blame."""
     return "model" if name == "config" and not typed["config"].strip() else name
 
 
-def _told(problems: Iterable[Problem], typed: str) -> str:
-    """Each thing that is wrong at one input, once; keys of a config with the same fault together, missing ones last."""
+def _message(problems: Iterable[Problem], typed: str) -> str:
+    """Join the problems of one field, each once; config keys with the same problem together, missing keys last."""
     keys: dict[str, list[str]] = {}
     for problem in sorted(problems, key=lambda problem: problem.input is None):
         key = problem.loc.removeprefix(_CONFIG) if problem.loc.startswith(_CONFIG) else ""
-        listed = keys.setdefault(_of_key(problem) if key else _of_input(problem, typed), [])
+        listed = keys.setdefault(_key_message(problem) if key else _field_message(problem, typed), [])
         if key and key not in listed:
             listed.append(key)
-    return "; ".join(_of_keys(listed, message) if listed else message for message, listed in keys.items())
+    return "; ".join(_keys_message(listed, message) if listed else message for message, listed in keys.items())
 
 
-def _of_keys(keys: list[str], message: str) -> str:
-    """What is wrong with one key, or alike with several."""
+def _keys_message(keys: list[str], message: str) -> str:
+    """Return the message of one or several keys."""
     predicate = f"are {message.removeprefix('is ')}" if keys[1:] and message.startswith("is ") else message
     return f"{', '.join(keys)}: {predicate}"
 
 
-def _of_key(problem: Problem) -> str:
-    """What is wrong with a key of a config, and what it holds."""
+def _key_message(problem: Problem) -> str:
+    """Return the message of a config key, with its value."""
     given = problem.input
     if not isinstance(given, str | int | float) or shown(given) in problem.msg:
         return problem.msg
     return f"{problem.msg} (it is {str(given).lower() if isinstance(given, bool) else shown(given)})"
 
 
-def _of_input(problem: Problem, typed: str) -> str:
-    """What is wrong with an input, and what is typed there."""
+def _field_message(problem: Problem, typed: str) -> str:
+    """Return the message of a field, with the typed text."""
     if problem.loc in _SHORTLISTS and problem.msg.startswith("must be ") and isinstance(problem.input, list):
         return f"name at most {MOST_OF_A_KIND} {_SHORTLISTS[problem.loc]}, not {len(problem.input)}"
-    message = _of_size(problem.msg) if problem.loc.endswith("memory_bytes") else worded(problem.msg)
+    message = _size_message(problem.msg) if problem.loc.endswith("memory_bytes") else worded(problem.msg)
     if not message.startswith("must be ") or not typed:
         return message
     return f"{message}, not {typed if _DIGITS.fullmatch(typed) else shown(typed)}"
 
 
-def _of_size(message: str) -> str:
-    """The same of what is typed in GiB."""
-    most = FIELDS["memory_gib"].declared.setting.maximum
+def _size_message(message: str) -> str:
+    """Return the message of a size, in GiB."""
+    most = MEMORY.declared.setting.maximum
     if not message.startswith("must be "):
         return worded(message)
     if message.startswith("must be at most ") and most is not None:

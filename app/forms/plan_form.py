@@ -1,24 +1,25 @@
-"""The plan form: what is typed in the address bar, as a request, and back."""
+"""The plan form: typed text as a request, and a request as typed text."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field, ungrouped
-from app.http.bodies import decoded
-from app.http.problems import Refusal
-from calculator.common.errors import PlanError, Problem
+from app.forms import messages as form_messages
+from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field, without_commas
+from app.http.bodies import parse_json
+from calculator.common.errors import refusal
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from calculator.common.errors import Problem
     from calculator.estimate.request import Request
 
-#: What the page plans before anything is asked of it, where that differs from the API's defaults.
+#: The plan of the bare address, where it differs from the API's defaults.
 FIRST_PLAN: dict[str, str] = {
     "model": "meta-llama/Llama-3.1-8B",
     "config": "",
@@ -34,101 +35,118 @@ DEFAULTS: dict[str, str] = {
     **{name: field.text(field.declared.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
 }
 
-#: The page's box for another tool's file, which the form sends along and which is no part of a plan.
+#: The field for another tool's file. The form submits it, but it is not part of a plan.
 FILE = "content"
 
-#: The longest address that is handed out; longer ones are cut by some programs on the way.
+#: The longest address that a page links to, in characters; some programs truncate longer ones.
 LONGEST_ADDRESS = 8000
 
-#: The longest that a page repeats in a few hundred links: where it is longer, buttons of the form say the change alone.
+#: The longest address that a page repeats in hundreds of links. Above it, buttons submit the form with a change.
 LONGEST_REPEATED = 2000
-
-#: What such a button says that it changes, as a query.
-CHANGE = "change"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """What is typed, by input, and the names in the address that no input has."""
+    """The typed text of every field, and the names in the address that no field has."""
 
     typed: Mapping[str, str]
     unknown: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
-        """The chosen method's name."""
+        """The name of the selected method."""
         return self.typed["method"]
 
     def shown(self, name: str) -> str:
-        """What is typed in one of the declared inputs, or what is taken where nothing is."""
+        """Return the typed text of a declared field, or its default if it is empty."""
         return self.typed[name].strip() or FIELDS[name].default_text
 
-    def differing(self, **changes: str) -> dict[str, str]:
-        """What differs from the first plan, in its order."""
-        typed = {**self.typed, **changes}
-        changed = {name: value for name, value in typed.items() if value != DEFAULTS[name]}
-        if changed.get("config", "").strip():
-            changed.pop("model", None)
-        return changed
+    def query(self, **changes: str) -> dict[str, str]:
+        """Return the fields that differ from the first plan, with changes."""
+        return query(self.typed, changes, DEFAULTS)
 
     def address(self, **changes: str) -> str:
-        """The query that leads to this plan, with changes."""
-        query = self.differing(**changes)
-        return f"?{urlencode(query)}" if query else ""
+        """Return the query string of this plan, with changes."""
+        fields = self.query(**changes)
+        return f"?{urlencode(fields)}" if fields else ""
 
     def changed(self, **changes: str) -> Form:
-        """The form with other values typed."""
+        """Return the form with other text in some fields."""
         return replace(self, typed={**self.typed, **changes})
 
     def comparison(self) -> dict[str, Any]:
-        """The body of the comparison that the page shows: every method with the settings typed for it.
+        """Return the request body that compares every method with the settings typed for it.
 
         Raises:
-            PlanError: where a pasted config can't be read.
+            PlanError: if a pasted config cannot be read.
         """
-        methods = [{"name": name, **said(METHOD[name], self.typed)} for name in METHODS]
-        return {"model": model_typed(self.typed), "methods": methods, **self._common()}
+        methods = [{"name": name, **non_default(METHOD[name], self.typed)} for name in METHODS]
+        return {"model": typed_model(self.typed), "methods": methods, **self._common()}
 
     def estimate(self) -> dict[str, Any]:
-        """The body of the chosen method's estimate.
+        """Return the request body of the selected method's estimate.
 
         Raises:
-            PlanError: where a pasted config can't be read.
+            PlanError: if a pasted config cannot be read.
         """
-        method = {"name": self.method, **said(METHOD.get(self.method, ()), self.typed)}
-        return {"model": model_typed(self.typed), "method": method, **self._common()}
+        method = {"name": self.method, **non_default(METHOD.get(self.method, ()), self.typed)}
+        return {"model": typed_model(self.typed), "method": method, **self._common()}
+
+    def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
+        """Return the problems by field; problems of no single field have the empty name."""
+        return form_messages.messages(problems, self.typed, field_of)
 
     def _common(self) -> dict[str, Any]:
         return {
-            "training": said(TRAINING, self.typed),
-            "device": said(DEVICE, self.typed),
-            **said(CHOICES, self.typed),
+            "training": non_default(TRAINING, self.typed),
+            "device": non_default(DEVICE, self.typed),
+            **non_default(CHOICES, self.typed),
         }
 
 
-def posted(body: bytes) -> list[tuple[str, str]]:
-    """What a posted form says; what its button changes comes last, and so counts."""
-    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-    changes = [query for name, query in pairs if name == CHANGE]
-    kept = [(name, value) for name, value in pairs if name != CHANGE]
-    return kept + [pair for query in changes for pair in parse_qsl(query, keep_blank_values=True)]
-
-
 def read(pairs: Iterable[tuple[str, str]]) -> Form:
-    """The form as an address or a posted body gives it; the last of several values counts, what is absent is usual.
+    """Return the form of an address or a submitted body. The last of several values counts; others get defaults.
 
-    A checkbox follows a hidden "false" of the same name, so that one left unticked still says so.
+    A checkbox follows a hidden "false" of the same name, so that an unticked one is submitted too.
     """
-    given = dict(pairs)
-    typed = {name: given.get(name, usual) for name, usual in DEFAULTS.items()}
+    typed, unknown = typed_fields(pairs, DEFAULTS, ignored={FILE})
+    return Form(typed=typed, unknown=unknown)
+
+
+def read_strictly(pairs: Iterable[tuple[str, str]]) -> Form:
+    """Return the form of an address.
+
+    Raises:
+        PlanError: if the address has a name that no field has.
+    """
+    form = read(pairs)
+    if form.unknown:
+        raise refusal(form.unknown[0], "unknown parameter; the fields of the plan page are known", None)
+    return form
+
+
+def typed_fields(
+    pairs: Iterable[tuple[str, str]], defaults: Mapping[str, str], ignored: Iterable[str] = ()
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the typed text of every field of a form, and the names that no field has. A config replaces the model."""
+    submitted = dict(pairs)
+    typed = {name: submitted.get(name, default) for name, default in defaults.items()}
     if typed["config"].strip():
         typed["config"] = compact(typed["config"])
         typed["model"] = ""
-    return Form(typed=typed, unknown=tuple(sorted(given.keys() - DEFAULTS.keys() - {FILE})))
+    return typed, tuple(sorted(submitted.keys() - defaults.keys() - set(ignored)))
+
+
+def query(typed: Mapping[str, str], changes: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that differ from the defaults, with changes. A config replaces the model."""
+    fields = {name: value for name, value in {**typed, **changes}.items() if value != defaults[name]}
+    if fields.get("config", "").strip():
+        fields.pop("model", None)
+    return fields
 
 
 def filled(request: Mapping[str, Any]) -> Form:
-    """The form of a request: its model, method and training, with the API's defaults; the card is the first plan's."""
+    """Return the form of a request body: its model, method and training. The device is the first plan's."""
     model, method, training = request["model"], request["method"], request.get("training", {})
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
@@ -137,16 +155,16 @@ def filled(request: Mapping[str, Any]) -> Form:
     return read(typed.items())
 
 
-def typed_of(request: Request) -> dict[str, str]:
-    """What is typed of a request's method and training, defaults included."""
+def typed_request(request: Request) -> dict[str, str]:
+    """Return the typed text of a request's method and training, defaults included."""
     typed: dict[str, str] = {"method": request.method.name}
     for fields, settings in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
         typed |= {field.name: field.text(getattr(settings, field.declared.name)) for field in fields}
     return typed
 
 
-def input_of(loc: str) -> str:
-    """The page's input that a path in a request speaks of; empty where it is of no single one."""
+def field_of(loc: str) -> str:
+    """Return the field of a dotted path in a request, or an empty text if the path is of no single field."""
     parts = loc.split(".")
     if parts[0] == "model":
         return "config" if parts[1:2] == ["config"] else "model"
@@ -154,44 +172,37 @@ def input_of(loc: str) -> str:
         return "method"
     if loc == "device":
         return "gpu"
-    named = [field.name for field in FIELDS.values() if field.declared.name in parts]
-    return named[0] if named else ""
+    names = [field.name for field in FIELDS.values() if field.declared.name in parts]
+    return names[0] if names else ""
 
 
-def said(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
-    """What differs from the API's defaults, so that a request says only what matters."""
-    values = {field.declared.name: field.value(typed[field.name]) for field in fields}
-    return {
-        field.declared.name: values[field.declared.name]
-        for field in fields
-        if values[field.declared.name] != field.declared.default
-    }
+def non_default(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values that differ from the API's defaults, so that a request contains only what matters."""
+    values = {field.declared.name: (field.value(typed[field.name]), field.declared.default) for field in fields}
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
-def model_named(text: str) -> Any:
-    """What a typed model stands for: a bare number of parameters, or a name."""
+def named_model(text: str) -> Any:
+    """Return the `model` of a request for typed text: a number of parameters, or a name."""
     name = text.strip()
-    digits = ungrouped(name)
+    digits = without_commas(name)
     return {"parameters": int(digits)} if digits.isdecimal() and len(digits) < 20 else name
 
 
-def model_typed(typed: Mapping[str, str]) -> Any:
-    """The model of a form: what is named, or the pasted config.json.
+def typed_model(typed: Mapping[str, str]) -> Any:
+    """Return the `model` of a request for a form: the typed name, or the pasted config.json.
 
     Raises:
-        PlanError: where that can't be read.
+        PlanError: if the config cannot be read.
     """
-    if not typed["config"].strip():
-        return model_named(typed["model"])
-    try:
-        return {"config": decoded(typed["config"].encode("utf-8", "replace"))}
-    except Refusal as error:
-        message = error.detail.replace("the body", "config.json")
-        raise PlanError(Problem(loc="model.config", msg=message, input=typed["config"])) from error
+    config = typed["config"]
+    if not config.strip():
+        return named_model(typed["model"])
+    return {"config": parse_json(config.encode("utf-8", "replace"), "config.json", "model.config", config)}
 
 
 def compact(config: str) -> str:
-    """A config without the spaces that an address need not carry; text that is not JSON stays as typed."""
+    """Remove unneeded spaces from a config, to keep addresses short; text that is not JSON is unchanged."""
     try:
         return json.dumps(json.loads(config), separators=(",", ":"), ensure_ascii=False)
     except (ValueError, RecursionError):

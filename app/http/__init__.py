@@ -1,1 +1,1 @@
-"""HTTP plumbing: middleware, problem documents, request bodies, versions."""
+"""HTTP: middleware, request bodies, problem documents, content negotiation, the version."""

@@ -1,4 +1,4 @@
-"""Which of a few media types a client would rather have, by its Accept header (RFC 9110, section 12.5.1)."""
+"""Content negotiation by the Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: A weight as the standard writes it; another counts as none given.
+#: A weight as the standard writes it; any other weight is ignored.
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """A part of the header: a type, `text/*` or `*/*`, and its weight, 0 to 1; 0 refuses."""
+class MediaRange:
+    """A media range of the header: a type, `text/*` or `*/*`, with its weight from 0 to 1; 0 means not acceptable."""
 
-    named: str
+    name: str
     weight: float
 
-    def precision(self, kind: str) -> int:
-        """How closely it names a type: 3 by its whole name, 2 by its first half, 1 with all others, 0 not at all."""
-        names = ("*/*", f"{kind.partition('/')[0]}/*", kind)
-        return names.index(self.named) + 1 if self.named in names else 0
+    def precision(self, media_type: str) -> int:
+        """Return how precisely it matches: 3 the whole type, 2 its first half, 1 any type, 0 no match."""
+        names = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+        return names.index(self.name) + 1 if self.name in names else 0
 
 
-def preferred(header: str, kinds: Iterable[str]) -> str:
-    """The type of the greatest weight, of equal ones that which is named most closely, then the first.
+def preferred(header: str, media_types: Iterable[str]) -> str:
+    """Return the type with the highest weight; among equals the most precise match, then the first type.
 
-    Where the header names none of them, or refuses them all, the first: an answer is better than none.
+    If the header accepts none of them, return the first: a response is better than none.
     """
     ranges = [_range(part) for part in header.lower().split(",")]
-    return max(kinds, key=lambda kind: _liking(kind, ranges))
+    return max(media_types, key=lambda media_type: _preference(media_type, ranges))
 
 
-def _liking(kind: str, ranges: list[Range]) -> tuple[float, int]:
-    precision, weight = max((each.precision(kind), each.weight) for each in ranges)
+def _preference(media_type: str, ranges: list[MediaRange]) -> tuple[float, int]:
+    precision, weight = max((each.precision(media_type), each.weight) for each in ranges)
     return (weight, precision) if precision and weight else (0.0, 0)
 
 
-def _range(part: str) -> Range:
-    named, *parameters = (each.strip() for each in part.split(";"))
+def _range(part: str) -> MediaRange:
+    name, *parameters = (each.strip() for each in part.split(";"))
     weights = (value.strip() for name, _, value in (each.partition("=") for each in parameters) if name.strip() == "q")
     weight = next(weights, "")
-    return Range(named=named, weight=float(weight) if _WEIGHT.fullmatch(weight) else 1.0)
+    return MediaRange(name=name, weight=float(weight) if _WEIGHT.fullmatch(weight) else 1.0)

@@ -1,103 +1,128 @@
-"""Request bodies: read up to a limit and decoded strictly."""
+"""Request bodies: read up to a size limit and decoded strictly."""
 
 from __future__ import annotations
 
 import json
 import math
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
-from app.http.problems import Refusal
+from app.http.problems import HTTPProblem
+from calculator.common.errors import refusal
 from calculator.estimate.request import DEEPEST
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-#: The largest body that is read, in bytes.
+#: The largest body that is accepted, in bytes.
 LARGEST_BODY = 1 << 20
 
-#: How much of a body beyond the limit is read and thrown away, so that its sender gets to read the answer.
+#: How many bytes of a larger body are read and discarded, so that the client gets to read the response.
 DRAINED = 64 << 20
 
+#: The name of a form button that changes fields; its value is a query string with the changes.
+CHANGE = "change"
 
-async def json_body(request: Request) -> Any:
-    """The request's decoded JSON.
+
+async def read_json(request: Request) -> Any:
+    """Return the decoded JSON of a request.
 
     Raises:
-        Refusal: 415 for another media type, 413 for a body over the limit, 400 for one that is not strict JSON.
+        HTTPProblem: 415 for another media type, 413 for a body over the limit, 400 for one that is not strict JSON.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refusal(415, f"send application/json, not {kind[:100] or 'a body without Content-Type'}")
-    return decoded(await body(request))
+        raise HTTPProblem(415, f"send application/json, not {kind[:100] or 'a body without Content-Type'}")
+    return decode_json(await read_body(request))
 
 
-async def body(request: Request) -> bytes:
-    """The request's bytes.
+async def read_body(request: Request) -> bytes:
+    """Return the bytes of a request.
 
     Raises:
-        Refusal: 413 where they are more than LARGEST_BODY.
+        HTTPProblem: 413 if there are more than LARGEST_BODY.
     """
-    kept = bytearray()
-    seen = 0
+    body = bytearray()
+    received = 0
     async for chunk in request.stream():
-        seen += len(chunk)
-        if seen <= LARGEST_BODY:
-            kept += chunk
-        elif seen > DRAINED:
+        received += len(chunk)
+        if received <= LARGEST_BODY:
+            body += chunk
+        elif received > DRAINED:
             break
-    if seen > LARGEST_BODY:
-        raise Refusal(413, f"the body is larger than {LARGEST_BODY:,} bytes")
-    return bytes(kept)
+    if received > LARGEST_BODY:
+        raise HTTPProblem(413, f"the body is larger than {LARGEST_BODY:,} bytes")
+    return bytes(body)
 
 
-def decoded(raw: bytes) -> Any:
-    """The value of JSON text: UTF-8, finite numbers, no key twice, at most DEEPEST levels.
+def decode_form(body: bytes) -> list[tuple[str, str]]:
+    """Return the names and values of a form; what the pressed button changes comes last and overrides the rest."""
+    pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+    changes = [query for name, query in pairs if name == CHANGE]
+    fields = [(name, value) for name, value in pairs if name != CHANGE]
+    return fields + [pair for query in changes for pair in parse_qsl(query, keep_blank_values=True)]
+
+
+def parse_json(raw: bytes, name: str, loc: str, given: Any = None) -> Any:
+    """Return the value of JSON text that is not a request body; errors call it `name`.
 
     Raises:
-        Refusal: 400, saying what it is that can't be read.
+        PlanError: at `loc` and with the input `given`, if it is not strict JSON.
+    """
+    try:
+        return decode_json(raw)
+    except HTTPProblem as error:
+        raise refusal(loc, error.detail.replace("the body", name, 1), given) from error
+
+
+def decode_json(raw: bytes) -> Any:
+    """Return the value of JSON text: UTF-8, finite numbers, unique keys, at most DEEPEST levels.
+
+    Raises:
+        HTTPProblem: 400, with the reason.
     """
     try:
         text = raw.decode("utf-8")
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise Refusal(400, f"the body is not valid Unicode text: {error.reason}") from error
+        raise HTTPProblem(400, f"the body is not valid Unicode text: {error.reason}") from error
     except RecursionError as error:
-        raise Refusal(400, f"the body is nested more than {DEEPEST} levels deep") from error
+        raise HTTPProblem(400, f"the body is nested more than {DEEPEST} levels deep") from error
     except ValueError as error:
-        raise Refusal(400, f"the body is not JSON: {error}") from error
+        raise HTTPProblem(400, f"the body is not JSON: {error}") from error
     if _deeper_than(value, DEEPEST):
-        raise Refusal(400, f"the body is nested more than {DEEPEST} levels deep")
+        raise HTTPProblem(400, f"the body is nested more than {DEEPEST} levels deep")
     return value
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:40]} is beyond the numbers that can be read")
+        raise ValueError(f"{digits[:40]} is too large for a number")
     return number
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:100]!r} stands twice in one object")
+        raise ValueError(f"the key {twice[:100]!r} appears twice in one object")
     return members
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
     level = [value]
     for _ in range(levels):
-        level = [part for whole in level if isinstance(whole, dict | list) for part in _parts(whole)]
-    return any(isinstance(part, dict | list) for part in level)
+        level = [child for parent in level if isinstance(parent, dict | list) for child in _children(parent)]
+    return any(isinstance(child, dict | list) for child in level)
 
 
-def _parts(whole: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(whole.values()) if isinstance(whole, dict) else whole
+def _children(parent: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(parent.values()) if isinstance(parent, dict) else parent

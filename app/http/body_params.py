@@ -1,7 +1,7 @@
-"""What a handler is given of a request's body.
+"""Parameters with which endpoint functions receive the body of a request.
 
-A handler that computes is no coroutine: FastAPI runs it in a thread, so that it holds up nobody else. What must be
-awaited, the body, is read before it begins.
+Endpoint functions compute, so they are not coroutines: FastAPI runs them in a thread, where they do not block the event
+loop. The body must be awaited and is read before.
 """
 
 from typing import Annotated, Any
@@ -9,20 +9,19 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request
 
-from app.forms.plan_form import posted
-from app.http.bodies import body, json_body
+from app.http.bodies import decode_form, read_body, read_json
 
 
 async def _json(request: Request) -> Any:
-    return await json_body(request)
+    return await read_json(request)
 
 
 async def _form(request: Request) -> list[tuple[str, str]]:
-    return posted(await body(request))
+    return decode_form(await read_body(request))
 
 
 #: The decoded JSON of a body.
 JsonBody = Annotated[Any, Depends(_json)]
 
-#: The names and values of a form that was sent, in order; empty values too.
+#: The names and values of a submitted form, in order; empty values are included.
 FormFields = Annotated[list[tuple[str, str]], Depends(_form)]

@@ -1,4 +1,4 @@
-"""The outermost layer: security headers on every answer, HEAD wherever GET is, and no fault without an answer."""
+"""The outermost middleware: security headers, HEAD requests, and a response to every unexpected error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("headroom")
 
-#: Plotly sets an empty style element and draws with data and blob images; nothing else is let in.
+#: Plotly adds an empty style element and draws with data and blob images. Everything else is blocked.
 _EMPTY_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -42,22 +42,25 @@ HEADERS = {
 }
 
 
-class Guard:
-    """ASGI middleware around everything that answers; `fault` makes the answer to a request that met a fault."""
+class OuterMiddleware:
+    """ASGI middleware that adds security headers, answers HEAD as GET without a body, and catches exceptions.
 
-    def __init__(self, app: ASGIApp, fault: Callable[[Request], Response]) -> None:
+    `error_response` makes the response to a request whose handler raised.
+    """
+
+    def __init__(self, app: ASGIApp, error_response: Callable[[Request], Response]) -> None:
         self.app = app
-        self.fault = fault
+        self.error_response = error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer, and answer for it where it fails."""
+        """Call the application, and respond with an error if it raises."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         head = scope["method"] == "HEAD"
         started = False
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -69,9 +72,9 @@ class Guard:
             await send(message)
 
         try:
-            await self.app({**scope, "method": "GET"} if head else scope, receive, guarded)
+            await self.app({**scope, "method": "GET"} if head else scope, receive, send_with_headers)
         except Exception:
-            log.exception("no answer to %s %s", scope["method"], scope["path"])
+            log.exception("unhandled exception in %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await self.fault(Request(scope))(scope, receive, guarded)
+            await self.error_response(Request(scope))(scope, receive, send_with_headers)

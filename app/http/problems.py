@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): every error that the API answers."""
+"""Problem documents (RFC 9457): the body of every error response of the API."""
 
 from __future__ import annotations
 
@@ -17,23 +17,32 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 
-#: The most problems that one document lists.
+#: The largest number of errors that one document lists.
 MOST_ERRORS = 100
 
-#: What each status means here. The keys of a problem's `type` are anchors on the documentation's page.
+#: The key and the meaning of each status. The keys end a problem's `type` and are anchors on the documentation page.
 MEANINGS: dict[int, tuple[str, str]] = {
-    400: ("undecodable-body", "The body is not strict JSON: not UTF-8, cut off, nested too deeply, or with NaN in it."),
-    404: ("not-found", "Nothing is at this path, or the catalogue has no such entry."),
-    405: ("method-not-allowed", "The path answers other methods, which the Allow header lists."),
+    400: (
+        "undecodable-body",
+        "The body is not strict JSON: it is not UTF-8, is truncated, is nested too deeply, or contains NaN.",
+    ),
+    404: ("not-found", "There is nothing at this path, or the catalogue has no such entry."),
+    405: (
+        "method-not-allowed",
+        "The path does not support this method. The Allow header lists the methods that it supports.",
+    ),
     413: ("body-too-large", "The body is larger than 1 MiB."),
     415: ("unsupported-media-type", "The body's Content-Type is not application/json."),
-    422: ("invalid-request", "The request has no answer; `errors` names each field and what is wrong with it."),
-    500: ("internal-error", "A fault of this program's, which its log describes."),
+    422: (
+        "invalid-request",
+        "The request is invalid, or the libraries refuse the combination. `errors` lists each field and the reason.",
+    ),
+    500: ("internal-error", "An error in Headroom itself. The server's log has the details."),
 }
 
 
-class Refusal(Exception):  # noqa: N818  it refuses; the document is the error
-    """A request that HTTP itself explains: a status, a sentence, and headers that go with it."""
+class HTTPProblem(Exception):  # noqa: N818  the document is the error
+    """An error response: a status, a sentence, and extra headers."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -46,35 +55,35 @@ class ProblemError(BaseModel):
     """One thing wrong with a request."""
 
     loc: str = Field(
-        description="Where: a dotted path into the request; empty for the whole of it.",
+        description="The field's dotted path in the request; empty for the whole request.",
         examples=["training.sequence_length"],
     )
-    msg: str = Field(description="What is wrong, and what is admitted.", examples=["must be at least 2"])
-    input: Any = Field(description="The value seen, shortened where it is long.", examples=[0])
+    msg: str = Field(description="What is wrong, and what is allowed.", examples=["must be at least 2"])
+    input: Any = Field(description="The value of the field; long values are shortened.", examples=[0])
 
 
 class ProblemDocument(BaseModel):
-    """An error as RFC 9457 describes it."""
+    """An error, as RFC 9457 defines it."""
 
     type: str = Field(
-        description="The kind of problem: a reference to its description.", examples=["/docs#problem-invalid-request"]
+        description="The kind of problem: a link to its description.", examples=["/docs#problem-invalid-request"]
     )
-    title: str = Field(description="The status in words.", examples=[HTTPStatus(422).phrase])
+    title: str = Field(description="The name of the status.", examples=[HTTPStatus(422).phrase])
     status: int = Field(description="The HTTP status.", examples=[422])
     detail: str = Field(
-        description="What went wrong this time.", examples=["training.sequence_length: must be at least 2"]
+        description="What is wrong with this request.", examples=["training.sequence_length: must be at least 2"]
     )
     errors: list[ProblemError] = Field(
         default=[],
-        description=f"What is wrong with the input, field by field; at most {MOST_ERRORS}.",
+        description=f"The errors, field by field; at most {MOST_ERRORS}.",
         examples=[[{"loc": "training.sequence_length", "msg": "must be at least 2", "input": 0}]],
     )
 
 
-def problem(
+def problem_response(
     status: int, detail: str, errors: Sequence[Problem] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The response that tells of an error."""
+    """Return the response that carries a problem document."""
     document = {
         "type": f"/docs#problem-{MEANINGS[status][0]}" if status in MEANINGS else "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -87,16 +96,16 @@ def problem(
     return Response(json.dumps(document, allow_nan=False), status, headers, MEDIA_TYPE)
 
 
-def invalid(problems: Sequence[Problem]) -> Response:
-    """The 422 that lists problems of the input."""
+def invalid_response(problems: Sequence[Problem]) -> Response:
+    """Return the 422 response that lists the problems of a request."""
     first = problems[0]
     more = f"; and {len(problems) - 1:,} more" if len(problems) > 1 else ""
     detail = f"{first.loc[:500]}: {first.msg}" if first.loc else first.msg
-    return problem(422, f"{detail}{more}", problems)
+    return problem_response(422, f"{detail}{more}", problems)
 
 
 def shortened(value: Any, levels: int = 3) -> Any:
-    """A value of a request, cut to what helps to recognise it."""
+    """Shorten a value of a request to what is needed to recognise it."""
     if isinstance(value, str):
         return value if len(value) <= 200 else f"{value[:200]}…"
     if isinstance(value, dict | list | tuple) and not levels:

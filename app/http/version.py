@@ -1,4 +1,4 @@
-"""The project's version, read where it is stated."""
+"""The project's version, read from pyproject.toml."""
 
 import tomllib
 from pathlib import Path

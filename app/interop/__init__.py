@@ -1,1 +1,1 @@
-"""Files of other tools: exports, imports, downloads, the Hugging Face Hub."""
+"""Interoperation with other tools: exports, imports, downloads, and the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""A plan of the page as files that run it."""
+"""The exported files that the estimate page offers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
 
-#: What each format is called.
+#: Labels of the formats.
 LABELS = {"peft": "transformers and PEFT", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """A format of a plan: its file, or why there is none."""
+    """A file in one format, or the reason why there is none."""
 
     format: str
     label: str
@@ -29,7 +29,7 @@ class Download:
 
 
 def downloads(request: Request, answer: Estimate) -> tuple[Download, ...]:
-    """Every format of an answered plan; none where no file can tell its figures."""
+    """Return a file in every format; none if the request is not one that a file can run."""
     try:
         plan = planned(request, answer)
     except PlanError:

@@ -1,4 +1,4 @@
-"""An estimate as rows for a spreadsheet, and as a summary in Markdown for a page of notes."""
+"""An estimate as CSV for a spreadsheet, and as a Markdown summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = ("component", "name", "dtype", "count", "bytes", "formula", "substitut
 
 
 def as_csv(plan: Estimate) -> str:
-    """Every row alive at the peak, and what is beyond the tensors; the bytes sum to what is required."""
+    """Return every row alive at the peak and the memory beyond the tensors; the bytes add up to the required memory."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -42,7 +42,7 @@ def as_csv(plan: Estimate) -> str:
 
 
 def as_markdown(request: Request, plan: Estimate, address: str) -> str:
-    """The verdict, the breakdown and what it rests on; `address` leads to the plan."""
+    """Return the verdict, the breakdown and the assumptions; `address` is that of the plan's page."""
     return "\n".join(_lines(request, plan, address))
 
 
@@ -66,8 +66,8 @@ def _lines(request: Request, plan: Estimate, address: str) -> Iterator[str]:
         yield f"- Peak of the {PHASES[phase.name]}: {size(phase.peak_bytes)} ({exact(phase.peak_bytes)})"
     trained = plan.parameters
     yield f"- Trained: {trained.trainable:,} parameters, {percent(trained.trainable_fraction)} of {trained.total:,}"
-    yield f"- A checkpoint of what is trained: {size(plan.saved_bytes)} ({exact(plan.saved_bytes)})"
-    for heading, sentences in (("Mind", plan.warnings), ("What the figures rest on", plan.assumptions)):
+    yield f"- Checkpoint of the trained parameters: {size(plan.saved_bytes)} ({exact(plan.saved_bytes)})"
+    for heading, sentences in (("Warnings", plan.warnings), ("Assumptions", plan.assumptions)):
         if sentences:
             yield ""
             yield f"{heading}:"

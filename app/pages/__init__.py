@@ -1,1 +1,24 @@
-"""The HTML pages, one package a page."""
+"""The HTML pages: one package per page, named after its URL."""
+
+from app.pages.difference import routes as difference_routes
+from app.pages.docs import routes as docs_routes
+from app.pages.estimate import routes as estimate_routes
+from app.pages.files import routes as files_routes
+from app.pages.inference import routes as inference_routes
+from app.pages.lesson import routes as lesson_routes
+from app.pages.limits import routes as limits_routes
+from app.pages.plan import routes as plan_routes
+from app.pages.validation import routes as validation_routes
+
+#: The routes of every page.
+PAGES = (
+    estimate_routes,
+    plan_routes,
+    files_routes,
+    limits_routes,
+    difference_routes,
+    inference_routes,
+    lesson_routes,
+    validation_routes,
+    docs_routes,
+)

@@ -1,1 +1,1 @@
-"""How figures, labels, charts and formulas appear."""
+"""Presentation: figures, labels, sentences, charts, formulas and templates."""

@@ -1,4 +1,4 @@
-"""Plotly figures, as JSON for the copy of plotly.js that is served beside them; colours are the style sheet's."""
+"""Plotly figures as JSON, drawn by the served copy of plotly.js in the style sheet's colours."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate, Memory, Moment
 
 
-#: Characters of a card's name in a line of its label, which has room on a phone.
-WIDEST = 20
+#: The longest line of a card's label, in characters, so that it fits on a phone.
+LABEL_WIDTH = 20
 
 
 def methods_figure(plans: dict[str, Estimate], fit: Fit | None) -> str:
-    """Stacked bars, one a method, of what it needs of a card, with the card's line. `meta` names each bar's colour."""
+    """Return stacked bars of the required memory, one per method, and a line at the card's memory.
+
+    `meta` names the colour of a bar.
+    """
     labels = list(reversed(plans))
     figure = go.Figure(layout={"template": go.layout.Template()})
-    held = {label: {part.component.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
-    for name, words in COMPONENTS.items():
-        if any(name in bar for bar in held.values()):
-            figure.add_trace(_bars(name, words.label, {label: held[label].get(name, 0) for label in labels}))
+    sizes = {label: {part.component.name: part.bytes for part in parts(plans[label].memory)} for label in labels}
+    for name, component in COMPONENTS.items():
+        if any(name in bar for bar in sizes.values()):
+            figure.add_trace(_bars(name, component.label, {label: sizes[label].get(name, 0) for label in labels}))
     figure.update_layout(**_layout(len(labels)))
     if fit is not None:
-        _line(figure, fit, max(sum(bar.values()) for bar in held.values()), len(labels))
+        _line(figure, fit, max(sum(bar.values()) for bar in sizes.values()), len(labels))
     return embedded(figure)
 
 
 def timeline_figure(memory: Memory) -> str:
-    """The bytes alive over one step, with the peak marked and the step's parts set apart."""
+    """Return the bytes alive over one step, with the peak and the phases marked."""
     line = memory.timeline
     figure = go.Figure(layout={"template": go.layout.Template()})
-    words = [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line]
+    captions = [f"{PHASES[moment.phase]}, {moment.operation}: {size(moment.bytes)}" for moment in line]
     figure.add_trace(
         go.Scatter(
             x=list(range(len(line))),
             y=[gib(moment.bytes) for moment in line],
-            customdata=words,
+            customdata=captions,
             hovertemplate="%{customdata}<extra></extra>",
             mode="lines",
             line={"shape": "hvh", "width": 2},
@@ -58,14 +61,14 @@ def timeline_figure(memory: Memory) -> str:
         showlegend=False,
     )
     for phase in PHASES:
-        first = next((place for place, moment in enumerate(line) if moment.phase == phase), None)
+        first = next((index for index, moment in enumerate(line) if moment.phase == phase), None)
         if first is not None:
-            _part_begins(figure, first, PHASES[phase])
+            _mark_phase(figure, first, PHASES[phase])
     _mark_peak(figure, line)
     return embedded(figure)
 
 
-def _part_begins(figure: go.Figure, first: int, label: str) -> None:
+def _mark_phase(figure: go.Figure, first: int, label: str) -> None:
     edge = first - 0.5
     figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=1, yref="paper", line={"width": 1, "dash": "dot"})
     last = label == PHASES["optimizer_step"]
@@ -76,25 +79,25 @@ def _part_begins(figure: go.Figure, first: int, label: str) -> None:
 
 
 def _mark_peak(figure: go.Figure, line: tuple[Moment, ...]) -> None:
-    place, moment = max(enumerate(line), key=lambda indexed: indexed[1].bytes, default=(0, None))
+    index, moment = max(enumerate(line), key=lambda indexed: indexed[1].bytes, default=(0, None))
     if moment is not None:
         marker = {"symbol": "diamond", "size": 11}
-        peak = go.Scatter(x=[place], y=[gib(moment.bytes)], mode="markers", marker=marker, meta="does_not_fit")
+        peak = go.Scatter(x=[index], y=[gib(moment.bytes)], mode="markers", marker=marker, meta="does_not_fit")
         figure.add_trace(peak.update(hoverinfo="skip"))
 
 
 def embedded(figure: go.Figure) -> str:
-    """A figure as JSON that can stand inside a script element."""
+    """Return a figure as JSON that is safe inside a script element."""
     return json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _bars(name: str, label: str, held: dict[str, int]) -> go.Bar:
+def _bars(name: str, label: str, sizes: dict[str, int]) -> go.Bar:
     return go.Bar(
         name=label,
         orientation="h",
-        y=list(held),
-        x=[gib(count) for count in held.values()],
-        customdata=[size(count) for count in held.values()],
+        y=list(sizes),
+        x=[gib(count) for count in sizes.values()],
+        customdata=[size(count) for count in sizes.values()],
         hovertemplate="%{y}<br>" + label + ": %{customdata}<extra></extra>",
         meta=name,
     )
@@ -113,7 +116,7 @@ def _layout(bars: int) -> dict[str, Any]:
 
 
 def _above(lines: int) -> int:
-    """The space for lines of text above the bars, pixels."""
+    """Return the height of some lines of text above the bars, in pixels."""
     return 12 + 16 * lines
 
 
@@ -122,12 +125,12 @@ def _height(lines: int, bars: int) -> int:
 
 
 def _line(figure: go.Figure, fit: Fit, longest: int, bars: int) -> None:
-    """What the card offers; its label is narrow, and to the left of a line far right, to have room on a phone."""
+    """Draw a line at the card's memory. Its label is narrow, and left of a line far right, to fit on a phone."""
     usable = gib(fit.usable_bytes)
     side = "right" if 2 * fit.usable_bytes > longest else "center"
     name = fit.gpu.name if fit.gpu else "the card"
     figure.add_shape(type="line", x0=usable, x1=usable, y0=0, y1=1, yref="paper", line={"width": 2, "dash": "dash"})
-    lines = [*wrap(name, WIDEST), size(fit.usable_bytes)]
+    lines = [*wrap(name, LABEL_WIDTH), size(fit.usable_bytes)]
     text = "<br>".join(lines)
     figure.add_annotation(x=usable, y=1, yref="paper", xanchor=side, yanchor="bottom", showarrow=False, text=text)
     figure.update_layout(margin_t=_above(len(lines)), height=_height(len(lines), bars))

@@ -1,4 +1,4 @@
-"""Figures as people read them; everything else in the program holds whole bytes."""
+"""Formatting of figures for people; the rest of the program uses whole bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ KIB = 1 << 10
 
 
 def size(count: int, *, digits: int = 2) -> str:
-    """Bytes in the binary unit that suits them: 8.71 GiB, 41.9 MiB, 512 bytes."""
+    """Format bytes in a suitable binary unit: 8.71 GiB, 41.9 MiB, 512 bytes."""
     sign = "−" if count < 0 else ""
     amount = abs(count)
     if amount >= GIB // 10:
@@ -21,33 +21,33 @@ def size(count: int, *, digits: int = 2) -> str:
 
 
 def signed(count: int) -> str:
-    """Bytes with their sign: +13.10 GiB, −21.50 GiB."""
+    """Format bytes with their sign: +13.10 GiB, −21.50 GiB."""
     return size(count) if count < 0 else f"+{size(count)}"
 
 
 def margin(count: int) -> str:
-    """A margin in GiB for a cell whose heading says the unit: +13.1, −0.42."""
+    """Format a margin in GiB without the unit, for a table cell: +13.1, −0.42."""
     amount, sign = abs(count) / GIB, "−" if count < 0 else "+"
     return f"{sign}{amount:,.1f}" if amount >= 1 else f"{sign}{amount:.2f}"
 
 
-def sentence(words: str) -> str:
-    """Words with the first letter as a sentence has it."""
-    return words[:1].upper() + words[1:]
+def sentence(text: str) -> str:
+    """Capitalise the first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def exact(count: int) -> str:
-    """Bytes to the last: 9,356,288 bytes."""
+    """Format bytes exactly: 9,356,288 bytes."""
     return f"{count:,} bytes".replace("-", "−")
 
 
 def gib(count: int) -> float:
-    """Bytes as GiB, for an axis."""
+    """Convert bytes to GiB, for an axis."""
     return round(count / GIB, 4)
 
 
 def percent(fraction: float) -> str:
-    """A share: 34 %, 0.52 %, 0.0041 %."""
+    """Format a fraction in per cent: 34 %, 0.52 %, 0.0041 %."""
     share = fraction * 100
     if share >= 9.95 or share == 0:
         return f"{share:.0f} %"
@@ -55,19 +55,19 @@ def percent(fraction: float) -> str:
 
 
 def deviation(error: float) -> str:
-    """A relative error with its sign: +0.40 %, −4.38 %, −0.0005 %."""
+    """Format a relative error with its sign: +0.40 %, −4.38 %, −0.0005 %."""
     share = abs(error) * 100
     sign = "" if not error else "−" if error < 0 else "+"
     return f"{sign}{share:.2f} %" if share >= 0.005 or not error else f"{sign}{share:.4f} %"
 
 
 def number(value: float) -> str:
-    """A count with its thousands apart: 8,030,261,248."""
+    """Format a number with thousands separators: 8,030,261,248."""
     return f"{value:,}"
 
 
 def parameters(count: int) -> str:
-    """A parameter count for a sentence: 8.03 billion, 41.9 million, 81,920."""
+    """Format a number of parameters for a sentence: 8.03 billion, 41.9 million, 81,920."""
     for scale, word in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
         if count >= scale:
             return f"{count / scale:.3g} {word}"
@@ -75,7 +75,7 @@ def parameters(count: int) -> str:
 
 
 def decimal(count: int) -> str:
-    """Bytes in the units of data sheets and of the lesson: 36.01 GB, 16.8 MB, −76.2 MB, 512 bytes."""
+    """Format bytes in decimal units, as data sheets and the lesson do: 36.01 GB, 16.8 MB, −76.2 MB, 512 bytes."""
     sign = "−" if count < 0 else ""
     amount = abs(count)
     for scale, digits, unit in ((10**9, 2, "GB"), (10**6, 1, "MB"), (10**3, 1, "kB")):
@@ -88,7 +88,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plain(value: float, digits: int = 6) -> str:
-    """A figure to so many digits, a whole one in full: 3.045, −0.31, 13,400,000, 1.2 × 10⁻⁸."""
+    """Format a number to some significant digits, a whole number in full: 3.045, −0.31, 13,400,000, 1.2 × 10⁻⁸."""
     if isinstance(value, int) or value.is_integer():
         return f"{value:,.0f}".replace("-", "−")
     digits_text, _, exponent = f"{value:,.{digits}g}".partition("e")

@@ -1,8 +1,8 @@
-r"""Formulas written on a line as MathML: `h = W_0 x + \frac{α}{r} B A x`.
+r"""MathML from formulas in a TeX-like notation: `h = W_0 x + \frac{α}{r} B A x`.
 
-A letter is a variable and a number a number; `_` and `^` set what follows below and above; braces hold parts together.
-`'kv_dim'` is a variable with a long name, `\text{...}` is words, `\apply` stands between a function and its argument,
-and `\frac`, `\sqrt`, `\hat`, `\ceil` are what TeX calls so. All else must be one of the signs in `OPERATORS`.
+A letter is a variable. `_` and `^` start subscripts and superscripts; braces group. `'kv_dim'` is a variable with a
+long name, `\text{...}` is text, `\apply` separates a function from its argument, and `\frac`, `\sqrt`, `\hat` and
+`\ceil` mean what they mean in TeX. Every other sign must be in `OPERATORS`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from app.presentation.format import plain
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Signs that stand for themselves; a hyphen is typeset as a minus.
+#: Operators; a hyphen is typeset as a minus.
 OPERATORS = "=+-−·×÷/()[],;:<>≤≥≈≠→∈|…√∞⌈⌉∝"
 
 _SIGN = re.compile(r"\\text\{[^}]*\}|\\[a-z]+|'[^']+'|\d[\d,.]*\d|\d|[^\W\d_]|[_^{}]|\s+|.")
 
-#: Says "times" to who listens, where nothing is written between two factors.
+#: An invisible multiplication sign between two factors, which screen readers read as "times".
 _TIMES = "<mo>&#x2062;</mo>"
 
 _APPLY = r"\apply"
 _CLOSES = ")]⌉"
 _OPENS = "([⌈"
 
-#: Signs that can't begin a value.
+#: Signs that cannot start a value.
 _MISPLACED = f"_^}}{_CLOSES}"
 
 
 @cache
 def math(text: str, *, block: bool = False) -> Markup:
-    """A formula as a math element; a block is on a line of its own, in a box that scrolls when it is too narrow.
+    """Return a formula as a math element. A block has a line of its own, in a box that scrolls if it is too narrow.
 
     Raises:
-        ValueError: where the formula can't be read.
+        ValueError: if the formula cannot be parsed.
     """
     signs = [sign for sign in _SIGN.findall(text) if not sign.isspace()]
     reader = _Reader(text, signs)
@@ -50,13 +50,13 @@ def math(text: str, *, block: bool = False) -> Markup:
 
 
 def matrix(rows: tuple[tuple[float, ...], ...]) -> Markup:
-    """A matrix in brackets, in a box that scrolls when it is too narrow."""
+    """Return a matrix in brackets, in a box that scrolls if it is too narrow."""
     cells = "".join(f"<mtr>{''.join(f'<mtd>{_number(value)}</mtd>' for value in row)}</mtr>" for row in rows)
     return _scrolling(f"<math><mrow><mo>[</mo><mtable>{cells}</mtable><mo>]</mo></mrow></math>")
 
 
 def _scrolling(element: str) -> Markup:
-    """A math element in a box of its own: browsers break no formula into lines."""
+    """Return a math element in a box that scrolls, because browsers do not break formulas into lines."""
     return Markup(f'<span class="formula-box">{element}</span>')  # noqa: S704  every part is escaped
 
 
@@ -66,7 +66,7 @@ def _number(value: float) -> str:
 
 
 class _Reader:
-    """Reads a formula's signs from left to right."""
+    """A recursive-descent parser of a formula's signs."""
 
     def __init__(self, text: str, signs: list[str]) -> None:
         self._text = text
@@ -80,7 +80,7 @@ class _Reader:
         }
 
     def row(self, until: str | None) -> str:
-        """Everything before one of the closing signs `until`, or before the end."""
+        """Parse everything before one of the closing signs `until`, or before the end."""
         parts: list[str] = []
         factor = False
         while (sign := self._peek()) is not None and (until is None or sign not in until):
@@ -109,7 +109,7 @@ class _Reader:
         return self._part()
 
     def _part(self) -> str:
-        """What a fraction, a root or a script holds: one atom, or what braces hold together."""
+        """Parse the argument of a fraction, root or script: one atom, or a group in braces."""
         if self._peek() != "{":
             return self._atom()
         self._next += 1
@@ -129,7 +129,7 @@ class _Reader:
         return self._fenced(sign) if sign in _OPENS else _leaf(sign, self._text)
 
     def _fenced(self, opening: str) -> str:
-        """A pair of brackets with what is between them: a row of its own, so that they grow with that only."""
+        """Parse a pair of brackets and its content as a row, so that the brackets stretch with their content only."""
         inside = self.row(until=_CLOSES)
         self._next += 1
         closing = self._signs[self._next - 1]
@@ -140,7 +140,7 @@ class _Reader:
 
 
 def _is_value(sign: str) -> bool:
-    """Whether something can be multiplied by it."""
+    """Return whether the sign is a factor, so that it can be multiplied."""
     return sign not in OPERATORS and sign != _APPLY and not sign.startswith(r"\text")
 
 
@@ -161,4 +161,4 @@ def _leaf(sign: str, text: str) -> str:
         return '<mo lspace="0" rspace="0">|</mo>'
     if sign in OPERATORS:
         return f"<mo>{escape(sign.replace('-', '−'))}</mo>"
-    raise ValueError(f"{text!r} has {sign!r}, which is no sign of a formula")
+    raise ValueError(f"{text!r} has {sign!r}, which is not a sign of the notation")

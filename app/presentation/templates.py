@@ -1,4 +1,4 @@
-"""The templates' environment: strict, escaping, and with the one formatter's filters."""
+"""The Jinja environment of the pages: strict, with autoescaping and the formatting filters."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from app.presentation.format import (
 )
 from app.presentation.labels import COMPONENTS, PHASES
 from app.presentation.mathml import math, matrix
-from app.presentation.verdict import WORDS
+from app.presentation.verdict import VERDICTS
 
 STATIC = ROOT / "static"
 
 
 @cache
 def static(path: str) -> str:
-    """A static file's address, which changes with its content."""
+    """Return the URL of a static file; it changes with the file's content."""
     return f"/static/{path}?v={sha256((STATIC / path).read_bytes()).hexdigest()[:12]}"
 
 
@@ -43,8 +43,8 @@ _ARXIV = re.compile(r"arXiv (\d{4}\.\d{5})")
 
 
 def linked(source: str) -> Markup:
-    """A source in words, with its papers as links."""
-    return Markup(  # noqa: S704  the words are escaped, and what is put in is digits
+    """Return a source with links to its arXiv papers."""
+    return Markup(  # noqa: S704  the text is escaped, and the inserted ids are digits
         _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">arXiv \1</a>', str(escape(source)))
     )
 
@@ -74,10 +74,15 @@ environment.filters.update(
 )
 environment.tests["contains"] = lambda text, part: part in text
 environment.globals.update(
-    components=COMPONENTS, math=math, phases=PHASES, static=static, verdicts=WORDS, version=VERSION
+    components=COMPONENTS, math=math, phases=PHASES, static=static, verdicts=VERDICTS, version=VERSION
 )
 
 
 def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """A rendered page."""
+    """Return a rendered page."""
     return HTMLResponse(environment.get_template(name).render(context), status)
+
+
+def error_page(status: int, title: str, detail: str) -> HTMLResponse:
+    """Return a page that states an error."""
+    return page("error.html", status, title=title, detail=detail)

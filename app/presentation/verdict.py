@@ -1,4 +1,4 @@
-"""The verdict in a sentence, its picture, and why the peak is where it is."""
+"""The verdict as sentences and as a gauge."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimate.answer import Estimate, Row
 
-WORDS = {Verdict.FITS: "Fits", Verdict.TIGHT: "Tight", Verdict.DOES_NOT_FIT: "Does not fit"}
+#: Labels of the verdicts.
+VERDICTS = {Verdict.FITS: "Fits", Verdict.TIGHT: "Tight", Verdict.DOES_NOT_FIT: "Does not fit"}
 
-#: The width of the gauge's coordinates.
+#: The width of the gauge, in its own coordinates.
 GAUGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A piece of the gauge, from `x` on, `width` wide."""
+    """A segment of the gauge that starts at `x`."""
 
     component: ComponentLabel
     bytes: int
@@ -31,7 +32,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauge:
-    """The card as a bar: what fills it, and where it ends."""
+    """A bar of the card's memory: the segments that fill it, and where the card ends."""
 
     segments: tuple[Segment, ...]
     end: float
@@ -39,74 +40,72 @@ class Gauge:
 
 
 def device_name(fit: Fit) -> str:
-    """The card in words: its name, or its size."""
+    """Return the name of the card, or its memory."""
     return fit.gpu.name if fit.gpu else f"a card of {size(fit.usable_bytes)}"
 
 
 def sentence(plan: Estimate) -> str:
-    """Whether it fits and by how much."""
-    return of_fit(plan.memory.required_bytes, plan.fit)
+    """Say whether a run fits, and by how much."""
+    return fit_sentence(plan.memory.required_bytes, plan.fit)
 
 
-def of_fit(required_bytes: int, fit: Fit | None) -> str:
-    """The same of any requirement."""
+def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
+    """Say whether a requirement fits, and by how much."""
     required = size(required_bytes)
     if fit is None:
         return f"Needs {required}. Choose a card to see whether it fits."
-    held = f"Needs {required} of {size(fit.usable_bytes)} usable"
+    needs = f"Needs {required} of {size(fit.usable_bytes)} usable"
     margin = size(abs(fit.headroom_bytes))
     if fit.verdict is Verdict.FITS:
-        return f"{held}: fits with {margin} to spare."
+        return f"{needs}: fits with {margin} to spare."
     if fit.verdict is Verdict.TIGHT:
-        return f"{held}: the tensors fit, but the allocator's slack is {margin} too much. It may run."
-    return f"{held}: does not fit, {margin} short."
+        return f"{needs}: the tensors fit, but the allocator may need {margin} too much. It may run."
+    return f"{needs}: does not fit, {margin} short."
 
 
 def decomposition(plan: Estimate) -> str:
-    """What the required memory sums, in a line."""
+    """Return the required memory as a sum."""
     memory = plan.memory
     slack = memory.peak_reserved_bytes - memory.peak_allocated_bytes
     context = memory.required_bytes - memory.peak_reserved_bytes
     return (
         f"{size(memory.peak_allocated_bytes)} of tensors at the peak"
-        f" + {size(slack)} that the allocator and CUDA libraries hold beside them + {size(context)} of CUDA context."
+        f" + {size(slack)} reserved by the allocator and CUDA libraries + {size(context)} of CUDA context."
     )
 
 
 def why(plan: Estimate) -> str:
-    """When the peak is, and what is largest then."""
+    """Say when the peak is, and what the largest components are."""
     memory = plan.memory
     largest = sorted(memory.components, key=lambda component: -component.bytes)[:2]
-    largest_parts = " and ".join(f"{COMPONENTS[c.name].label.lower()} ({size(c.bytes)})" for c in largest if c.bytes)
-    return f"The peak is in the {PHASES[memory.peak_phase]}, at “{memory.peak_operation}”: mostly {largest_parts}."
+    listed = " and ".join(f"{COMPONENTS[c.name].label.lower()} ({size(c.bytes)})" for c in largest if c.bytes)
+    return f"The peak is in the {PHASES[memory.peak_phase]}, at “{memory.peak_operation}”: mostly {listed}."
 
 
 def largest_transient(plan: Estimate) -> Row | None:
-    """The largest storage at the peak that is there because of the step, not of the model's or optimizer's state."""
+    """Return the largest tensors at the peak that belong to the step, not to the model or the optimizer."""
     stepping = ("activations", "logits_and_loss", "workspace")
     rows = [row for component in plan.memory.components if component.name in stepping for row in component.rows]
     return max(rows, key=lambda row: row.bytes, default=None)
 
 
 def gauge(plan: Estimate) -> Gauge:
-    """The card, or the need where it is larger, drawn to scale."""
-    return drawn(parts(plan.memory), plan.fit)
+    """Return the gauge of an estimate, drawn to the larger of card and requirement."""
+    return gauge_of(parts(plan.memory), plan.fit)
 
 
-def drawn(parts_drawn: tuple[Part, ...], fit: Fit | None) -> Gauge:
-    """The same of the parts of any need."""
-    required = sum(part.bytes for part in parts_drawn)
+def gauge_of(parts: tuple[Part, ...], fit: Fit | None) -> Gauge:
+    """Return the gauge of the parts of a requirement."""
+    required = sum(part.bytes for part in parts)
     whole = max(required, fit.usable_bytes if fit else 0) or 1
     end = fit.usable_bytes * GAUGE / whole if fit else GAUGE
-    return Gauge(
-        segments=_segments(parts_drawn, GAUGE / whole), end=round(end, 2), filled=round(required * GAUGE / whole, 2)
-    )
+    return Gauge(segments=_segments(parts, GAUGE / whole), end=round(end, 2), filled=round(required * GAUGE / whole, 2))
 
 
-def _segments(parts_drawn: tuple[Part, ...], scale: float) -> tuple[Segment, ...]:
+def _segments(parts: tuple[Part, ...], scale: float) -> tuple[Segment, ...]:
     segments = []
     start = 0
-    for part in parts_drawn:
+    for part in parts:
         segments.append(
             Segment(
                 component=part.component,

@@ -1,4 +1,4 @@
-"""How far estimates were from measurements: every committed figure that a request says whole, with its error."""
+"""Errors of the estimates: every committed measurement whose run a request describes completely."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.api.accuracy import results
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: What is measured, in words; in the order in which it is told.
+#: Labels of the measured statistics, in the order of the sentences.
 STATISTICS = {
     "max_memory_allocated": "allocated peak",
     "memory_allocated": "allocated at a point of the step",
@@ -23,17 +23,18 @@ STATISTICS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residual:
-    """One figure's error: the estimate over what was measured, less one. Equal configurations count as one."""
+    """The error of one figure: estimate divided by measurement, minus one."""
 
     method: str
     statistic: str
+    #: Identifies the configuration: figures of the same run share it.
     configuration: str
     error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """The errors of figures of one statistic."""
+    """A summary of the errors of one statistic."""
 
     statistic: str
     figures: int
@@ -44,41 +45,41 @@ class Errors:
 
 
 def residuals() -> tuple[Residual, ...]:
-    """Every residual, of what others published and of what was measured by us."""
+    """Return the errors of published measurements and of our own."""
     published = results.published()
-    theirs = _of_published(published["rows"]) if published else ()
-    ours = (residual for file in results.measured() for residual in _of_steps(file))
+    theirs = _published_residuals(published["rows"]) if published else ()
+    ours = (residual for file in results.measured() for residual in _measured_residuals(file))
     return (*theirs, *ours)
 
 
-def _of_published(rows: list[dict[str, Any]]) -> Iterator[Residual]:
+def _published_residuals(rows: list[dict[str, Any]]) -> Iterator[Residual]:
     for row in rows:
         if row["expressed"] == "whole" and "error" in row:
-            said = [row["source"], row["request"], row.get("adjustments"), row.get("protocol")]
+            run = [row["source"], row["request"], row.get("adjustments"), row.get("protocol")]
             yield Residual(
                 method=row["method"],
                 statistic=row["statistic"],
-                configuration=json.dumps(said, sort_keys=True),
+                configuration=json.dumps(run, sort_keys=True),
                 error=row["error"],
             )
 
 
-def _of_steps(file: dict[str, Any]) -> Iterator[Residual]:
+def _measured_residuals(file: dict[str, Any]) -> Iterator[Residual]:
     for step in file["steps"]:
         if step["measured"] is None:
             continue
-        for statistic, (estimated, measured) in of_step(step).items():
+        for statistic, (estimated, measured) in step_figures(step).items():
             if measured:
                 yield Residual(
-                    method=named(step["request"]["method"]),
+                    method=method_name(step["request"]["method"]),
                     statistic=statistic,
                     configuration=json.dumps([file["environment"]["device"], step["request"]], sort_keys=True),
                     error=round(estimated / measured - 1, 6),
                 )
 
 
-def of_step(step: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
-    """A measured step's figures, estimated and measured, by statistic."""
+def step_figures(step: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
+    """Return the estimate and the measurement of a step for each statistic."""
     estimated, measured = step["predicted"], step["measured"]
     allocated = estimated["peak_allocated"] + estimated["library_workspace"]
     return {
@@ -88,15 +89,15 @@ def of_step(step: dict[str, Any]) -> dict[str, tuple[int, int | None]]:
     }
 
 
-def named(method: dict[str, Any]) -> str:
-    """A method of a request; DoRA goes by its own name."""
+def method_name(method: dict[str, Any]) -> str:
+    """Return the name of a request's method; DoRA has a name of its own."""
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
-def by_statistic(measured: Iterable[Residual]) -> tuple[Errors, ...]:
-    """The errors of each statistic that has any."""
+def by_statistic(residuals: Iterable[Residual]) -> tuple[Errors, ...]:
+    """Summarise the errors of each statistic that has any."""
     groups: dict[str, list[Residual]] = {statistic: [] for statistic in STATISTICS}
-    for residual in measured:
+    for residual in residuals:
         groups[residual.statistic].append(residual)
     return tuple(_errors(statistic, group) for statistic, group in groups.items() if group)
 

@@ -1,7 +1,4 @@
-"""The results that `validation/` commits, read from its folder: what others published, and what was measured by us.
-
-This is the only place that reads them; where the folder is not there, an installed copy has no results to tell of.
-"""
+"""Readers of the committed results of `validation/`. An installed copy without that folder has no results."""
 
 from __future__ import annotations
 
@@ -21,19 +18,19 @@ LESSON = "lesson.json"
 
 @cache
 def published(folder: Path = RESULTS) -> dict[str, Any] | None:
-    """What `python -m validation published` wrote."""
+    """Return the results of `python -m validation published`."""
     return _read(folder / PUBLISHED)
 
 
 @cache
 def lesson(folder: Path = RESULTS) -> dict[str, Any] | None:
-    """What `python -m validation prove` wrote."""
+    """Return the results of `python -m validation prove`."""
     return _read(folder / LESSON)
 
 
 @cache
 def measured(folder: Path = RESULTS) -> tuple[dict[str, Any], ...]:
-    """What `python -m validation measure` wrote on CUDA devices, a file a device."""
+    """Return the results of `python -m validation measure`, one file per CUDA device."""
     files = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     return tuple(contents for contents in files if contents.get("environment", {}).get("driver"))
 

@@ -1,1 +1,1 @@
-"""Response models of the JSON API, one module an endpoint."""
+"""Response models of the JSON API: one module per endpoint, named as the endpoint's module in `app.api`."""

@@ -1,101 +1,111 @@
-"""What `POST /api/v1/inference` answers: the memory of every pass, what fills its peak, and what it costs."""
+"""Answer of `POST /api/v1/inference`: the memory of each pass, its components, and the cost over the base model."""
 
 from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import model_validator
 
-from app.api.answers.estimate import Answer, Component, Fit, ModelSummary, Row, described, settings
+from app.api.answers.answer import Answer, described
+from app.api.answers.estimate import Component, Fit, ModelSummary, Row, settings
 from calculator.common.names import PassName
 from calculator.inference.answer import Inference
 
 
 class ServedPass(Answer):
-    """A pass of generate."""
+    """A forward pass of `generate`."""
 
-    name: PassName = described("The prompt's pass, the next token's, or the last token's.", "prefill")
-    peak_bytes: int = described("The most bytes alive in it.", 42_107_226_112)
-    operation: str = described("What ran when it was reached.", "model.layers.*.mlp.up_proj: product")
+    name: PassName = described("The prompt (prefill), the first generated token, or the last one.", "prefill")
+    peak_bytes: int = described("The most bytes alive during the pass.", 42_107_226_112)
+    operation: str = described("The operation that runs at the pass's peak.", "model.layers.*.mlp.up_proj: product")
 
 
 class ServingMemoryAnswer(Answer):
-    """What is alive at the peak of all passes, and what that takes of a card; whole bytes."""
+    """The memory of inference on each device, in whole bytes."""
 
     components: tuple[Component, ...] = described(
-        "What is alive at the peak; sums to peak_allocated_bytes.", [{"name": "kv_cache", "bytes": 671_088_640}]
+        "What is alive at the peak. The bytes add up to peak_allocated_bytes.",
+        [{"name": "kv_cache", "bytes": 671_088_640}],
     )
     passes: tuple[ServedPass, ...] = described(
-        "The most that is alive in each pass.", [{"name": "prefill", "peak_bytes": 42_107_226_112}]
+        "The peak of each pass.", [{"name": "prefill", "peak_bytes": 42_107_226_112}]
     )
-    peak_pass: PassName = described("The pass that the peak is in.", "prefill")
-    peak_operation: str = described("What runs at the peak.", "model.layers.*.mlp.up_proj: product")
-    peak_allocated_bytes: int = described("The live tensors at the peak, each rounded up to 512 bytes.", 42_107_226_112)
-    library_workspace_bytes: int = described("What cuBLAS keeps, which max_memory_allocated counts too.", 8_519_680)
-    peak_reserved_bytes: int = described("What torch.cuda.max_memory_reserved() reads, by a rule.", 42_803_000_000)
-    required_bytes: int = described("Reserved memory and the CUDA context: what nvidia-smi shows.", 43_250_000_000)
+    peak_pass: PassName = described("The pass with the highest peak.", "prefill")
+    peak_operation: str = described("The operation that runs at the peak.", "model.layers.*.mlp.up_proj: product")
+    peak_allocated_bytes: int = described(
+        "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 42_107_226_112
+    )
+    library_workspace_bytes: int = described(
+        "The workspaces of cuBLAS. torch.cuda.max_memory_allocated() reads peak_allocated_bytes plus these.", 8_519_680
+    )
+    peak_reserved_bytes: int = described(
+        "What torch.cuda.max_memory_reserved() reads, estimated by a rule.", 42_803_000_000
+    )
+    required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 43_250_000_000)
     overheads: tuple[Row, ...] = described(
-        "What required_bytes has beyond peak_allocated_bytes.", [{"name": "CUDA context", "bytes": 446_693_376}]
+        "What required_bytes contains in addition to peak_allocated_bytes.",
+        [{"name": "CUDA context", "bytes": 446_693_376}],
     )
 
 
 class ResidentAnswer(Answer):
-    """Parameters on the card."""
+    """Numbers of parameters on the device."""
 
     base: int = described("Parameters of the base model.", 70_553_706_496)
-    added_per_task: int = described("Parameters that lie beside it for one task.", 262_144_000)
-    total: int = described("All that are on the card.", 70_815_850_496)
+    added_per_task: int = described("Parameters that each task adds, if they are not merged.", 262_144_000)
+    total: int = described("All parameters on the device.", 70_815_850_496)
 
 
 class ServingCostAnswer(Answer):
-    """Something that serving takes: of the base model alone, and how much the tuned one takes more."""
+    """A cost of inference: of the base model, and what the fine-tuned model adds."""
 
-    name: str = described("What it is.", "operations_per_token")
-    unit: str = described("What is counted.", "operations")
-    base: int = described("Of the base model, at the last token.", 145_040_605_184)
-    added: int = described("What the tuning adds to that.", 524_288_000)
-    share: float = described("What is added, over the base.", 0.003615)
-    formula: str = described("How what is added comes about.", "2 × added weights")
-    substituted: str = described("The formula with its numbers.", "2 × 262,144,000")
-    source: str = described("Where the rule comes from.", "Kaplan et al. 2020, arXiv 2001.08361, table 1")
+    name: str = described("The cost.", "operations_per_token")
+    unit: str = described("The unit.", "operations")
+    base: int = described("The base model's cost at the last token.", 145_040_605_184)
+    added: int = described("What the fine-tuned model adds.", 524_288_000)
+    share: float = described("Added cost divided by base cost.", 0.003615)
+    formula: str = described("The formula for the added cost.", "2 × added weights")
+    substituted: str = described("The formula with numbers.", "2 × 262,144,000")
+    source: str = described("Source of the formula.", "Kaplan et al. 2020, arXiv 2001.08361, table 1")
 
 
 class MergeAnswer(Answer):
-    """Merging low-rank updates into the weights as PEFT does it, before anything is served."""
+    """Merging a low-rank update into the weights with PEFT, before inference starts."""
 
     peak_bytes: int = described(
-        "The most bytes alive while it merges, the model and its adapter among them.", 9_500_000_000
+        "The most bytes alive during the merge, including the model and its adapter.", 9_500_000_000
     )
-    module: str = described("The module at which that is.", "model.layers.*.mlp.gate_proj")
-    rows: tuple[Row, ...] = described("What is alive there beside the model.", [{"name": "weight, dequantised"}])
-    loss: str = described("What rounding takes.", "A dense weight keeps the sum in its own data type.")
-    source: str = described("Where the rule comes from.", "peft, tuners/lora/bnb.py, Linear4bit.merge")
+    module: str = described("The module that is merged at the peak.", "model.layers.*.mlp.gate_proj")
+    rows: tuple[Row, ...] = described(
+        "Tensors alive at the peak in addition to the model.", [{"name": "weight, dequantised"}]
+    )
+    loss: str = described("What rounding loses.", "A dense weight keeps the sum in its own data type.")
+    source: str = described("Source of the formula.", "peft, tuners/lora/bnb.py, Linear4bit.merge")
 
 
 class InferenceAnswer(Answer):
-    """The whole answer to one served model."""
+    """The memory, costs and verdict of serving one fine-tuned model."""
 
-    model: ModelSummary = described("What is served.", {"id": "meta-llama/Llama-3.1-70B"})
-    method: dict[str, Any] = described("How it was tuned, with all settings.", {"name": "qlora", "r": 64})
-    serving: dict[str, Any] = described("How it is served, with all settings.", {"batch_size": 1})
-    parameters: ResidentAnswer = described("How many parameters are on the card.", {"total": 70_815_850_496})
-    memory: ServingMemoryAnswer = described("What serving needs.", {"peak_allocated_bytes": 42_107_226_112})
+    model: ModelSummary = described("The base model that is served.", {"id": "meta-llama/Llama-3.1-70B"})
+    method: dict[str, Any] = described("The fine-tuning method with every setting.", {"name": "qlora", "r": 64})
+    serving: dict[str, Any] = described("The serving settings.", {"batch_size": 1})
+    parameters: ResidentAnswer = described("How many parameters are on the device.", {"total": 70_815_850_496})
+    memory: ServingMemoryAnswer = described("The memory of inference.", {"peak_allocated_bytes": 42_107_226_112})
     costs: tuple[ServingCostAnswer, ...] = described(
-        "What the tuned model costs over its base: operations and bytes read a token, bytes of cache and of weights.",
+        "What the fine-tuned model costs over its base: operations per token, bytes read per token, bytes of the KV"
+        " cache and bytes of weights.",
         [{"name": "operations_per_token"}],
     )
     merge: MergeAnswer | None = described(
-        "What merging took; null where nothing is merged, or it is not modelled.", None
+        "The memory of merging; null if nothing is merged, or if this merge is not modelled.", None
     )
-    fit: Fit | None = described("The verdict; null where no device was given.", {"verdict": "fits"})
-    assumptions: tuple[str, ...] = described(
-        "What the figures rest on.", ["PyTorch 2.13, transformers 5.24, peft 0.21"]
-    )
+    fit: Fit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
+    assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.13, transformers 5.24, peft 0.21"])
     warnings: tuple[str, ...] = described("Risks worth knowing.", [])
 
     @model_validator(mode="before")
     @classmethod
-    def _spelled_out(cls, answer: Any) -> Any:
-        if not isinstance(answer, Inference):
-            return answer
-        said = {field.name: getattr(answer, field.name) for field in fields(answer)}
-        return {**said, "method": settings(answer.method), "serving": asdict(answer.serving)}
+    def _with_settings(cls, value: Any) -> Any:
+        if not isinstance(value, Inference):
+            return value
+        attributes = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {**attributes, "method": settings(value.method), "serving": asdict(value.serving)}

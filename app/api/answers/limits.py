@@ -1,99 +1,75 @@
-"""What the API takes and answers where it is asked for the largest value that fits."""
+"""Answer of `POST /api/v1/limits`: the largest value of a setting that fits."""
 
 from typing import Any
 
-from pydantic import Field, create_model
-
-from app.api.answers.estimate import Answer, EstimateAnswer, described
-from app.api.schema import EstimateRequest
+from app.api.answers.answer import Answer, described
+from app.api.answers.estimate import EstimateAnswer
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
-from calculator.estimate.request import Request
-from calculator.limits.bounds import BoundedBy, SolveFor, solvable
-from calculator.limits.limits import Limit, LimitRequest, limit
+from calculator.limits.bounds import BoundedBy, SolveFor
+from calculator.limits.limits import Limit
 from calculator.limits.probes import ProbeResult
-
-#: The input beside an estimate's: its type, and what is told of it.
-SOLVE_FOR: tuple[Any, Any] = (
-    SolveFor,
-    Field(
-        title="Solve for",
-        description="The setting whose largest value is asked for; what the request says of it is tried like others.",
-        examples=["r"],
-    ),
-)
-
-LimitsRequest = create_model(
-    "LimitsRequest",
-    __base__=EstimateRequest,
-    __doc__="A plan with its device, and the setting of it that may grow.",
-    solve_for=SOLVE_FOR,
-)
 
 
 class LimitBound(Answer):
-    """What can't be passed."""
+    """What prevents a larger value."""
 
     by: BoundedBy = described(
-        "The card's memory, the model's context length, a matrix's smaller side, or the field.", "memory"
+        "The device's memory, the model's context length, a matrix's smaller side, or the field's own maximum.",
+        "memory",
     )
     limit: int = described(
-        "How far it goes: bytes of memory that the card offers, else a value of the setting.", 25_250_758_656
+        "The bound: usable bytes if memory is the bound, else a value of the setting.", 25_250_758_656
     )
-    reason: str = described("The same in words.", "1,065 would require more bytes than the card offers")
+    reason: str = described("An explanation.", "1,065 would require more bytes than the card offers")
 
 
 class LimitPoint(Answer):
-    """The plan with one value of the setting."""
+    """The run with one value of the setting."""
 
-    value: int = described("The setting's value.", 1064)
-    verdict: Verdict = described("Whether the plan fits with it.", "fits")
-    headroom_bytes: int = described("Usable less required; negative where it does not fit.", 281_018_368)
-    peak_phase: PhaseName = described("The part of the step that the peak is in.", "backward")
-    peak_allocated_bytes: int = described("The live tensors at the peak, each rounded up to 512 bytes.", 22_341_251_584)
+    value: int = described("The value of the setting.", 1064)
+    verdict: Verdict = described("Whether the run fits.", "fits")
+    headroom_bytes: int = described("Usable bytes minus required_bytes; negative if the run does not fit.", 281_018_368)
+    peak_phase: PhaseName = described("The phase in which the step peaks.", "backward")
+    peak_allocated_bytes: int = described(
+        "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 22_341_251_584
+    )
     peak_reserved_bytes: int = described(
         "What torch.cuda.max_memory_reserved() reads, workspaces included.", 24_640_607_744
     )
-    required_bytes: int = described("Reserved memory and the CUDA context: what nvidia-smi shows.", 24_969_740_288)
+    required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 24_969_740_288)
 
 
 class LimitsAnswer(Answer):
-    """The largest value that fits, and what bounds it."""
+    """The largest value of the setting that fits, and what bounds it."""
 
     solve_for: SolveFor = described("The setting that was solved for.", "r")
-    value: int | None = described("Its largest value that fits the device; null where none does.", 1064)
-    bound: LimitBound = described("What bounds it.", {"by": "memory"})
-    at: LimitPoint | None = described("The plan there; null where no value fits.", {"value": 1064})
+    value: int | None = described("The largest value that fits the device; null if none fits.", 1064)
+    bound: LimitBound = described("Why no larger value is possible.", {"by": "memory"})
+    at: LimitPoint | None = described("The run with that value; null if no value fits.", {"value": 1064})
     above: LimitPoint | None = described(
-        "The plan one step above, or with the smallest value where none fits; null where that is refused.",
+        "The run with the next larger value, or with the smallest value if none fits; null if that run is refused.",
         {"value": 1065},
     )
-    guarantee: str = described("What was tried, and what follows.", "1,064 fits and 1,065 does not.")
-    warnings: tuple[str, ...] = described("What a value of that size means.", [])
-    estimate: EstimateAnswer | None = described("The whole estimate at the value; null where none fits.", {"fit": None})
+    guarantee: str = described("Which values were evaluated, and what follows.", "1,064 fits and 1,065 does not.")
+    warnings: tuple[str, ...] = described("Risks of a value of this size.", [])
+    estimate: EstimateAnswer | None = described(
+        "The whole estimate at the largest value that fits; null if none fits.", {"fit": None}
+    )
 
 
-def limits_of(request: Request) -> tuple[Limit, ...]:
-    """The limit of every setting that a plan can be solved for.
-
-    Raises:
-        PlanError: where it names no device, or the real stack refuses the combination.
-    """
-    return tuple(limit(LimitRequest(request=request, solve_for=name)) for name in solvable(request.method))
-
-
-def answer_of(found: Limit) -> LimitsAnswer:
-    """A limit as the API answers it."""
+def limits_answer(limit: Limit) -> LimitsAnswer:
+    """Convert a limit to the API's answer."""
     return LimitsAnswer.model_validate(
         {
-            "solve_for": found.solve_for,
-            "value": found.value,
-            "bound": found.bound,
-            "at": _point(found.at),
-            "above": _point(found.above),
-            "guarantee": found.guarantee,
-            "warnings": found.warnings,
-            "estimate": found.at.estimate if found.at else None,
+            "solve_for": limit.solve_for,
+            "value": limit.value,
+            "bound": limit.bound,
+            "at": _point(limit.at),
+            "above": _point(limit.above),
+            "guarantee": limit.guarantee,
+            "warnings": limit.warnings,
+            "estimate": limit.at.estimate if limit.at else None,
         },
         from_attributes=True,
     )

@@ -1,22 +1,20 @@
-"""A sweep's rows as they travel: the figures of an estimate without its storages, as NDJSON or CSV."""
-
-from __future__ import annotations
+"""Answer of `POST /api/v1/sweep`: one row per point of the grid, written as NDJSON or CSV."""
 
 import csv
 import io
 import json
+from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from app.http.problems import shortened
+from app.api.answers.answer import Answer, described
+from app.http.problems import ProblemError, shortened
+from calculator.common.names import PhaseName
+from calculator.devices import Verdict
+from calculator.estimate.answer import Estimate
+from calculator.limits.sweep import Swept
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from calculator.estimate.answer import Estimate
-    from calculator.limits.sweep import Swept
-
-#: The figures of a row by the answer's objects, named as in an estimate.
+#: The figures of a row, by the object of the estimate that contains them.
 FIGURES: dict[str, tuple[str, ...]] = {
     "parameters": ("base", "added", "trainable", "total", "trainable_fraction"),
     "memory": (
@@ -30,37 +28,94 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "fit": ("usable_bytes", "verdict", "headroom_bytes", "gpus_needed"),
 }
 
-#: How long rows are gathered before they are sent, in seconds, and how much of them, in characters.
-GATHERED_SECONDS, GATHERED_CHARACTERS = 0.1, 1 << 16
+#: A block of rows is sent after this many seconds, or when it has this many characters.
+BLOCK_SECONDS, BLOCK_CHARACTERS = 0.1, 1 << 16
 
 Format = Literal["ndjson", "csv"]
 
 MEDIA_TYPES: dict[Format, str] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 
 
+class SweptParameters(Answer):
+    """Numbers of parameters."""
+
+    base: int = described("Parameters of the base model.", 8_030_261_248)
+    added: int = described("Parameters that the method adds.", 41_943_040)
+    trainable: int = described("Parameters that are trained.", 41_943_040)
+    total: int = described("Base and added parameters together.", 8_072_204_288)
+    trainable_fraction: float = described("Trainable parameters divided by all parameters, 0 to 1.", 0.005196)
+
+
+class SweptMemory(Answer):
+    """The memory of an estimate without its tensors, in whole bytes."""
+
+    peak_phase: PhaseName = described("The phase in which the step peaks.", "backward")
+    peak_operation: str = described("The operation that runs at the peak.", "cross_entropy")
+    peak_allocated_bytes: int = described(
+        "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 9_341_251_584
+    )
+    library_workspace_bytes: int = described(
+        "The workspaces of cuBLAS. torch.cuda.max_memory_allocated() reads peak_allocated_bytes plus these.",
+        17_039_360,
+    )
+    peak_reserved_bytes: int = described(
+        "What torch.cuda.max_memory_reserved() reads, workspaces included.", 9_640_607_744
+    )
+    required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 10_087_301_120)
+
+
+class SweptFit(Answer):
+    """Whether the run fits the requested device."""
+
+    usable_bytes: int = described("Bytes that a process can use on the device.", 25_250_758_656)
+    verdict: Verdict = described("Whether the run fits; tight means that it depends on fragmentation.", "fits")
+    headroom_bytes: int = described(
+        "usable_bytes minus required_bytes; negative if the run does not fit.", 15_163_457_536
+    )
+    gpus_needed: int = described(
+        "A lower bound on the number of such GPUs. More than one requires sharding: without it, each GPU needs all of"
+        " the memory.",
+        1,
+    )
+
+
+class SweepRow(Answer):
+    """One point of the grid: a line of the response."""
+
+    point: dict[str, Any] = described("The values of the grid's fields.", {"method.r": 8})
+    parameters: SweptParameters | None = described(
+        "Numbers of parameters; null if the point is refused.", {"added": 41_943_040}
+    )
+    memory: SweptMemory | None = described(
+        "The memory; null if the point is refused.", {"required_bytes": 10_087_301_120}
+    )
+    fit: SweptFit | None = described("The verdict; null if the point is refused or has no device.", {"verdict": "fits"})
+    problems: tuple[ProblemError, ...] = described("Why the point is refused; empty if it is not.", [])
+
+
 def row(swept: Swept) -> dict[str, Any]:
-    """A point as an object: its values, its figures or null, and why it is refused."""
-    answer: dict[str, Any] = {"point": {path: shortened(value) for path, value in swept.point.items()}}
+    """Return a point as a JSON object, as `SweepRow` describes it."""
+    columns: dict[str, Any] = {"point": {path: shortened(value) for path, value in swept.point.items()}}
     for part in FIGURES:
-        answer[part] = _figures(swept.estimate, part)
-    answer["problems"] = [{"loc": p.loc, "msg": p.msg, "input": shortened(p.input)} for p in swept.problems]
-    return answer
+        columns[part] = _figures(swept.estimate, part)
+    columns["problems"] = [{"loc": p.loc, "msg": p.msg, "input": shortened(p.input)} for p in swept.problems]
+    return columns
 
 
 def lines(paths: Iterable[str], points: Iterable[Swept], kind: Format) -> Iterator[str]:
-    """A grid's points as text, each when it is asked for; CSV begins with the names of its columns."""
+    """Yield one line per point, computed on demand; CSV starts with a line of column names."""
     return _csv(paths, points) if kind == "csv" else (f"{json.dumps(row(swept))}\n" for swept in points)
 
 
-def gathered(lines: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
-    """Lines in blocks that are worth sending; where a line fails, those before it are sent first."""
+def blocks(lines: Iterable[str], clock: Callable[[], float] = perf_counter) -> Iterator[str]:
+    """Join lines into blocks that are worth sending; if a line raises, the lines before it are sent first."""
     block: list[str] = []
     length, since = 0, clock()
     try:
         for line in lines:
             block.append(line)
             length += len(line)
-            if length >= GATHERED_CHARACTERS or clock() - since >= GATHERED_SECONDS:
+            if length >= BLOCK_CHARACTERS or clock() - since >= BLOCK_SECONDS:
                 yield "".join(block)
                 block, length, since = [], 0, clock()
     except Exception:
@@ -70,27 +125,27 @@ def gathered(lines: Iterable[str], clock: Callable[[], float] = perf_counter) ->
         yield "".join(block)
 
 
-def _figures(plan: Estimate | None, part: str) -> dict[str, Any] | None:
-    whole = getattr(plan, part) if plan is not None else None
-    return {name: getattr(whole, name) for name in FIGURES[part]} if whole is not None else None
+def _figures(estimate: Estimate | None, part: str) -> dict[str, Any] | None:
+    value = getattr(estimate, part) if estimate is not None else None
+    return {name: getattr(value, name) for name in FIGURES[part]} if value is not None else None
 
 
 def _csv(paths: Iterable[str], points: Iterable[Swept]) -> Iterator[str]:
     columns = [(part, name) for part, names in FIGURES.items() for name in names]
-    yield _comma_separated([*paths, *(f"{part}.{name}" for part, name in columns), "problems"])
+    yield _csv_line([*paths, *(f"{part}.{name}" for part, name in columns), "problems"])
     for swept in points:
-        answer = row(swept)
-        figures = [answer[part][name] if answer[part] is not None else "" for part, name in columns]
-        problems = "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in answer["problems"])
-        yield _comma_separated([*map(cell, answer["point"].values()), *figures, problems])
+        cells = row(swept)
+        figures = [cells[part][name] if cells[part] is not None else "" for part, name in columns]
+        problems = "; ".join(f"{problem['loc']}: {problem['msg']}" for problem in cells["problems"])
+        yield _csv_line([*map(cell, cells["point"].values()), *figures, problems])
 
 
 def cell(value: Any) -> str:
-    """A value of the grid in one cell: text as it is, anything else as JSON."""
+    """Return a grid value as the text of one cell: text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _comma_separated(cells: Iterable[Any]) -> str:
+def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
     csv.writer(line).writerow(cells)
     return line.getvalue()

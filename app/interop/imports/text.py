@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from app.http.bodies import decoded
-from app.http.problems import Refusal, shortened
+from app.http.bodies import decode_json
+from app.http.problems import HTTPProblem, shortened
 from calculator.common.errors import refusal
 
 #: The longest text that is read, in characters: a few times a long configuration.
@@ -36,8 +36,8 @@ def _read(text: str, loc: str) -> Any:
     if len(text) > LONGEST:
         raise refusal(loc, f"is longer than {LONGEST:,} characters", shortened(text))
     try:
-        return decoded(text.encode()) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506
-    except Refusal as error:
+        return decode_json(text.encode()) if text.lstrip().startswith("{") else yaml.load(text, _Loader)  # noqa: S506
+    except HTTPProblem as error:
         raise refusal(loc, error.detail.replace("the body", "it"), shortened(text)) from error
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""

@@ -1,1 +1,1 @@
-"""The page that compares plans row by row."""
+"""The page `/difference`: plans side by side."""

@@ -1,4 +1,4 @@
-"""The comparison of plans by their addresses: what differs between them, row by row."""
+"""Plans side by side, each given by the address of its page: the settings and tensors that differ."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from app.api.answers.estimate import Answer, described
-from app.forms import plan_form as form
-from app.forms.fields import FIELDS
-from app.pages.estimate.view import labels, messages
+from app.forms import plan_form
+from app.forms.fields import FIELDS, METHOD_LABELS
+from app.forms.layout import LABELS
 from app.presentation import verdict
-from app.presentation.labels import METHOD_LABELS
-from calculator.common.errors import PlanError, Problem
+from calculator.common.errors import PlanError, refusal
 from calculator.compare.plans import ComponentLine, SettingLine, component_lines, setting_lines
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -24,29 +22,29 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
 
-#: The most plans that are held beside each other.
+#: The largest number of plans on one page.
 MOST_PLANS = 6
 
-#: The name that each plan's address goes by in the page's address.
+#: The name of a plan's address in the address of the page.
 INPUT = "plan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """A plan that its address leads to."""
+class ComparedPlan:
+    """An answered plan."""
 
-    form: form.Form
+    form: plan_form.Form
     request: Request
     estimate: Estimate
 
     @property
     def address(self) -> str:
-        """The page of the plan."""
+        """The address of the plan's page."""
         return f"/{self.form.address()}"
 
     @property
     def label(self) -> str:
-        """The plan in words."""
+        """A short description."""
         model = self.estimate.model
         name = model.id or f"a {model.model_type or 'model'} of {model.parameters:,} parameters"
         card = f" on {verdict.device_name(self.estimate.fit)}" if self.estimate.fit else ""
@@ -55,7 +53,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeLine:
-    """Bytes of one kind in each plan."""
+    """A size in each plan."""
 
     label: str
     bytes: tuple[int, ...]
@@ -63,142 +61,87 @@ class SizeLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Plans side by side; the first is what the others are held against."""
+    """Plans side by side; the others are compared with the first."""
 
-    plans: tuple[Compared, ...]
+    plans: tuple[ComparedPlan, ...]
 
     @cached_property
     def settings(self) -> tuple[SettingLine, ...]:
-        """The settings that are not the same in all of them."""
-        return setting_lines([each.request for each in self.plans])
+        """The settings that differ."""
+        return setting_lines([plan.request for plan in self.plans])
 
     @cached_property
     def components(self) -> tuple[ComponentLine, ...]:
         """The peaks by component, with the rows that differ."""
-        return component_lines([each.estimate for each in self.plans])
+        return component_lines([plan.estimate for plan in self.plans])
 
     def figures(self) -> Iterator[SizeLine]:
-        """What stands above the components."""
-        memories = [each.estimate.memory for each in self.plans]
+        """Yield the totals."""
+        memories = [plan.estimate.memory for plan in self.plans]
         yield SizeLine(label="Required", bytes=tuple(each.required_bytes for each in memories))
         yield SizeLine(label="Peak, reserved", bytes=tuple(each.peak_reserved_bytes for each in memories))
         yield SizeLine(label="Peak, allocated", bytes=tuple(each.peak_allocated_bytes for each in memories))
 
 
-class PlanOfDifference(Answer):
-    """A plan that is held beside others."""
-
-    label: str = described("The plan in words.", "QLoRA, meta-llama/Llama-3.1-8B on GeForce RTX 4090")
-    address: str = described("Its page.", "/?r=32")
-    required_bytes: int = described("What it requires of the card.", 21_494_661_120)
-    peak_allocated_bytes: int = described("The live tensors at its peak.", 20_341_251_584)
-
-
-class SettingAnswer(Answer):
-    """A setting that is not the same in all plans."""
-
-    path: str = described("Its path in a request.", "method.r")
-    values: tuple[Any, ...] = described("Its value in each plan; null where a plan has none.", [16, 32])
-
-
-class RowAnswer(Answer):
-    """Storages that differ."""
-
-    name: str = described("Their name.", "hidden states")
-    dtype: str = described("Their data type.", "bfloat16")
-    bytes: tuple[int, ...] = described("Their bytes in each plan.", [8_388_608, 16_777_216])
-
-
-class ComponentAnswer(Answer):
-    """A component in each plan."""
-
-    name: str = described("Its name.", "activations")
-    bytes: tuple[int, ...] = described("Its bytes in each plan.", [1_000_000_000, 2_000_000_000])
-    rows: tuple[RowAnswer, ...] = described("Those of its rows that differ.", [{"name": "hidden states"}])
-
-
-class DifferenceAnswer(Answer):
-    """What differs between plans."""
-
-    plans: tuple[PlanOfDifference, ...] = described("The plans, in order.", [{"address": "/?r=32"}])
-    settings: tuple[SettingAnswer, ...] = described("Settings that differ.", [{"path": "method.r"}])
-    components: tuple[ComponentAnswer, ...] = described("The peaks by component.", [{"name": "activations"}])
-
-
-def answer_of(found: Difference) -> DifferenceAnswer:
-    """The same for a script."""
-    plans = [
-        {
-            "label": each.label,
-            "address": each.address,
-            "required_bytes": each.estimate.memory.required_bytes,
-            "peak_allocated_bytes": each.estimate.memory.peak_allocated_bytes,
-        }
-        for each in found.plans
-    ]
-    answer = {"plans": plans, "settings": found.settings, "components": found.components}
-    return DifferenceAnswer.model_validate(answer, from_attributes=True)
-
-
-def read(typed: str) -> form.Form:
-    """The plan form that an address stands for: the link of a plan's page, or its query alone.
+def read(typed: str) -> plan_form.Form:
+    """Return the plan form of an address: the link of a plan's page, or its query string alone.
 
     Raises:
-        PlanError: where it is no plan's address.
+        PlanError: if it is not the address of a plan.
     """
-    if urlsplit(typed.strip()).path not in ("", "/") and not _bare(typed):
-        raise PlanError(Problem(loc=INPUT, msg="is no plan's link: copy the address of a plan's page", input=typed))
-    found = form.read(_pairs(typed))
-    if found.unknown:
-        message = f"has {found.unknown[0]}, which no input of a plan has: copy the address of a plan's page"
-        raise PlanError(Problem(loc=INPUT, msg=message, input=typed))
-    return found
+    if urlsplit(typed.strip()).path not in ("", "/") and not _query_only(typed):
+        raise refusal(INPUT, "is no plan's link: copy the address of a plan's page", typed)
+    form = plan_form.read(_pairs(typed))
+    if form.unknown:
+        message = f"has {form.unknown[0]}, which is not a field of a plan: copy the address of a plan's page"
+        raise refusal(INPUT, message, typed)
+    return form
 
 
-def _bare(typed: str) -> bool:
-    """Whether it is a query without a question mark before it."""
+def _query_only(typed: str) -> bool:
+    """Return whether it is a query string without the question mark."""
     return "?" not in typed and "=" in typed
 
 
 def _pairs(typed: str) -> list[tuple[str, str]]:
     text = typed.strip()
-    return parse_qsl(text if _bare(text) else urlsplit(text).query, keep_blank_values=True)
+    return parse_qsl(text if _query_only(text) else urlsplit(text).query, keep_blank_values=True)
 
 
-def compared(typed: str) -> Compared:
-    """The plan of an address, answered.
+def compared(typed: str) -> ComparedPlan:
+    """Return the answered plan of an address.
 
     Raises:
-        PlanError: where it is no plan's address, or the plan has no answer.
+        PlanError: if it is not the address of a plan, or the plan has no answer.
     """
-    found = read(typed)
-    request = parse_request(found.estimate())
-    return Compared(form=found, request=request, estimate=estimate(request))
+    form = read(typed)
+    request = parse_request(form.estimate())
+    return ComparedPlan(form=form, request=request, estimate=estimate(request))
 
 
 def reason(typed: str, error: PlanError) -> str:
-    """Why a plan has no answer, in a sentence."""
-    found = messages(form.read(_pairs(typed)), error.problems)
-    return "; ".join(f"{labels()[name]}: {message}" if name else message for name, message in found.items())
+    """Return why a plan has no answer."""
+    messages = plan_form.read(_pairs(typed)).messages(error.problems)
+    return "; ".join(f"{LABELS[name]}: {message}" if name else message for name, message in messages.items())
 
 
 def address_of(plans: Iterable[str]) -> str:
-    """The page's address for the addresses of plans."""
+    """Return the address of the page for the addresses of plans."""
     pairs = [(INPUT, each) for each in plans if each.strip()]
     return f"/difference?{urlencode(pairs)}" if pairs else "/difference"
 
 
 def setting_label(path: str) -> str:
-    """What a setting is called on the page."""
+    """Return the label of a setting."""
     head, *rest = path.split(".")
     if path in ("model", "method.name"):
-        return labels()[head]
+        return LABELS[head]
     name = rest[-1] if rest else head
     return next(field.declared.setting.label for field in FIELDS.values() if field.declared.name == name)
 
 
 def setting_value(path: str, value: Any) -> str:
-    """A setting's value as people read it."""
+    """Return the text of a setting's value."""
     if value is None:
         return "–"
     if path == "method.name":

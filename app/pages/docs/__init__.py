@@ -1,1 +1,1 @@
-"""The API's documentation page."""
+"""The page `/docs`: the documentation of the JSON API."""

@@ -1,1 +1,1 @@
-"""The first page: one plan and its estimate."""
+"""The page `/`: one plan and its estimate."""

@@ -1,1 +1,1 @@
-"""Downloads, exports and imports of the estimate page."""
+"""Downloads, exports and imports of a plan."""

@@ -1,4 +1,4 @@
-"""Files of a plan, handed out and taken in by the plan's page: what runs it, and other tools' configurations."""
+"""`/export/{name}`, `/estimate.csv`, `/estimate.md` and `/import`: files that a plan is written to or read from."""
 
 from urllib.parse import urlencode
 
@@ -8,98 +8,101 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from app.forms.fields import DEVICE
-from app.forms.plan_form import FILE, LONGEST_ADDRESS, Form, filled, read
+from app.forms.plan_form import FILE, LONGEST_ADDRESS, Form, filled, read, read_strictly
 from app.http.body_params import FormFields
 from app.interop import imports, spreadsheet
 from app.interop.exports import FORMATS, export
-from app.pages.estimate import routes as estimate_routes
+from app.pages.estimate.routes import ImportBox, plan_page
+from app.presentation.templates import error_page
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 
 router = APIRouter(include_in_schema=False)
 
-#: The inputs of which other tools' files say nothing: a plan of one keeps them.
-CARD = tuple(field.name for field in DEVICE)
+#: The fields that a plan of an imported file keeps, because such files do not describe a device.
+DEVICE_FIELDS = tuple(field.name for field in DEVICE)
 
 
 @router.get("/export/{name}")
 def get_export(request: Request, name: str) -> Response:
-    """The plan in the address as a file that runs it."""
-    return _file(name, read(request.query_params.multi_items()))
+    """Return a file that runs the plan of the address."""
+    return _exported(name, read(request.query_params.multi_items()))
 
 
 @router.post("/export/{name}")
-def post_export(name: str, typed: FormFields) -> Response:
-    """The same by a form too long for an address."""
-    return _file(name, read(typed))
+def post_export(name: str, fields: FormFields) -> Response:
+    """Return a file that runs the plan of a submitted form, for plans whose address is too long."""
+    return _exported(name, read(fields))
 
 
 @router.get("/estimate.csv")
 def get_csv(request: Request) -> Response:
-    """Every row of the plan in the address, for a spreadsheet."""
-    answer = estimate(parse_request(estimate_routes.strict(request).estimate()))
-    return _attached("estimate.csv", spreadsheet.as_csv(answer), "text/csv")
+    """Return every row of the estimate, for a spreadsheet."""
+    form = read_strictly(request.query_params.multi_items())
+    answer = estimate(parse_request(form.estimate()))
+    return _attachment("estimate.csv", spreadsheet.as_csv(answer), "text/csv")
 
 
 @router.get("/estimate.md")
 def get_markdown(request: Request) -> Response:
-    """The plan in the address as a summary."""
-    form = estimate_routes.strict(request)
-    asked = parse_request(form.estimate())
+    """Return a summary of the estimate in Markdown."""
+    form = read_strictly(request.query_params.multi_items())
+    plan = parse_request(form.estimate())
     address = f"{str(request.base_url).rstrip('/')}/{form.address()}"
-    return _attached("estimate.md", spreadsheet.as_markdown(asked, estimate(asked), address), "text/markdown")
+    return _attachment("estimate.md", spreadsheet.as_markdown(plan, estimate(plan), address), "text/markdown")
 
 
 @router.get("/import")
 def get_import(request: Request) -> Response:
-    """The plan of the file in the address, on the card beside it, with what of the file it does not hold."""
-    typed = request.query_params.multi_items()
-    if FILE not in dict(typed):
+    """Show the plan of the file in the address, on the device in the address, with what the plan does not reproduce."""
+    fields = request.query_params.multi_items()
+    if FILE not in dict(fields):
         return RedirectResponse("/", 303)
-    form, box = _imported(typed)
-    return estimate_routes.plan_page(form, str(request.base_url), box)
+    form, box = _imported(fields)
+    return plan_page(form, str(request.base_url), box)
 
 
 @router.post("/import")
-def post_import(request: Request, typed: FormFields) -> Response:
-    """Another tool's file as a plan: lead to the address that says the file, or answer at once where that is too long.
+def post_import(request: Request, fields: FormFields) -> Response:
+    """Redirect to the address of a submitted file, or show its plan if the address is too long.
 
-    The address is what Back leads to, and of a good file it keeps the card alone: the file says the rest.
+    The browser's Back button leads to that address. It contains the device and a readable file; of an unreadable file
+    it contains every field.
     """
-    form, box = _imported(typed)
-    kept = {name: value for name, value in form.differing().items() if box.wrong or name in CARD}
+    form, box = _imported(fields)
+    kept = {name: value for name, value in form.query().items() if box.wrong or name in DEVICE_FIELDS}
     address = f"/import?{urlencode({**kept, FILE: box.content})}"
     if len(address) <= LONGEST_ADDRESS:
         return RedirectResponse(address, 303)
-    return estimate_routes.plan_page(form, str(request.base_url), box)
+    return plan_page(form, str(request.base_url), box)
 
 
-def _imported(typed: list[tuple[str, str]]) -> tuple[Form, estimate_routes.ImportBox]:
-    """The form of a file on the card that is typed beside it; where it can't be read, all that is typed."""
-    form, content = read(typed), dict(typed).get(FILE, "").replace("\r\n", "\n")
+def _imported(fields: list[tuple[str, str]]) -> tuple[Form, ImportBox]:
+    """Return the form of a file on the selected device; if the file cannot be read, the form as submitted."""
+    form, content = read(fields), dict(fields).get(FILE, "").replace("\r\n", "\n")
     try:
         imported = imports.read(content)
     except PlanError as error:
         message = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
-        return form, estimate_routes.ImportBox(content=content, wrong=message)
-    card = {name: form.typed[name] for name in CARD}
-    return filled(imported.request).changed(**card), estimate_routes.ImportBox(content=content, imported=imported)
+        return form, ImportBox(content=content, wrong=message)
+    device = {name: form.typed[name] for name in DEVICE_FIELDS}
+    return filled(imported.request).changed(**device), ImportBox(content=content, imported=imported)
 
 
-def _file(name: str, form: Form) -> Response:
+def _exported(name: str, form: Form) -> Response:
     if name not in FORMATS:
         raise HTTPException(404)
     if form.unknown:
-        return estimate_routes.error_page(422, "No file for this plan", f"No input is called {form.unknown[0]}.")
+        return error_page(422, "No file for this plan", f"No field is called {form.unknown[0]}.")
     try:
         file = export(parse_request(form.estimate()), name)
     except PlanError as error:
         message = "; ".join(problem.msg for problem in error.problems)
-        return estimate_routes.error_page(422, "No file for this plan", message)
-    return _attached(file.filename, file.content, file.media_type)
+        return error_page(422, "No file for this plan", message)
+    return _attachment(file.filename, file.content, file.media_type)
 
 
-def _attached(filename: str, content: str, media_type: str) -> Response:
+def _attachment(filename: str, content: str, media_type: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{filename}"'}
     return Response(content, headers=headers, media_type=f"{media_type}; charset=utf-8")

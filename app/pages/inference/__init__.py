@@ -1,1 +1,1 @@
-"""The page of inference memory."""
+"""The page `/inference`: the memory and cost of serving a fine-tuned model."""

@@ -1,4 +1,4 @@
-"""The page of serving, and its JSON twin."""
+"""`/inference`, and its JSON version `/inference.json`."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.requests import Request
 
 from app.api import inference
-from app.api.responses import json
+from app.api.responses import json_response
+from app.forms.fields import CARD, SERVING
+from app.forms.layout import gpu_choices, groups
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.http.body_params import FormFields
-from app.pages.estimate import view as estimate_view
-from app.pages.inference import view
-from app.presentation import verdict
+from app.pages.inference.form import LABELS, InferenceForm, read
+from app.presentation import inference_text, verdict
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
@@ -25,45 +26,50 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/inference")
 def get_inference(request: Request) -> Response:
-    """What it takes to serve what the address says."""
-    return serving_page(view.read(request.query_params.multi_items()))
+    """Show the memory and cost of serving the model of the address."""
+    return inference_page(read(request.query_params.multi_items()))
 
 
 @router.post("/inference")
-def post_inference(typed: FormFields) -> Response:
-    """The same by a form too long for an address; where it is not, lead to the address."""
-    form = view.read(typed)
+def post_inference(fields: FormFields) -> Response:
+    """Redirect to the address of a submitted form, or show its answer if the address is too long."""
+    form = read(fields)
     address = f"/inference{form.address()}"
-    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else serving_page(form)
+    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else inference_page(form)
 
 
 @router.get("/inference.json")
 def get_inference_json(request: Request) -> Response:
-    """The page's twin: what POST /api/v1/inference answers to the address."""
-    form = view.read(request.query_params.multi_items())
+    """Return the page as JSON: what POST /api/v1/inference answers to the address."""
+    form = read(request.query_params.multi_items())
     if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the page's inputs are known", None)
-    return json(inference.answered(form.body()))
+        raise refusal(form.unknown[0], "unknown parameter; the fields of the page are known", None)
+    return json_response(inference.answer(form.body()))
 
 
-def serving_page(form: view.ServingForm) -> Response:
-    """The page of serving: with its answer, or with what is wrong beside everything typed."""
+def inference_page(form: InferenceForm) -> Response:
+    """Return the page of a form: its answer, or the typed text with error messages."""
     context: dict[str, Any] = {
         "address": f"/inference{form.address()}",
+        "card_fields": CARD,
         "form": form,
-        "gpu_choices": estimate_view.gpu_choices(),
-        "groups": estimate_view.groups(),
-        "labels": view.LABELS,
+        "gpu_choices": gpu_choices(),
+        "groups": groups(),
+        "inference_text": inference_text,
+        "labels": LABELS,
         "methods": {name: cls.facts for name, cls in METHODS.items()},
         "models": catalogue.models(),
-        "serving": view,
+        "serving_fields": SERVING,
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "verdict_text": verdict,
     }
     try:
         answer = answer_to(parse_inference(form.body()))
     except PlanError as error:
-        wrong = view.messages(form, error.problems)
-        return page("inference/page.html", 422, **context, answer=None, errors=wrong, title="This can't be served so")
-    gauge = verdict.drawn(view.parts(answer), answer.fit)
-    return page("inference/page.html", **context, answer=answer, errors={}, gauge=gauge, title=view.title(answer))
+        messages = form.messages(error.problems)
+        return page(
+            "inference/page.html", 422, **context, answer=None, errors=messages, title="This can't be served so"
+        )
+    gauge = verdict.gauge_of(inference_text.parts(answer), answer.fit)
+    title = inference_text.title(answer)
+    return page("inference/page.html", **context, answer=answer, errors={}, gauge=gauge, title=title)

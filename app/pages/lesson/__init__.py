@@ -1,0 +1,1 @@
+"""The pages `/lesson` and `/lesson/{name}`."""

@@ -1,11 +1,11 @@
-"""The lesson's JSON twins: every formula, worked example, figure and result that its pages show."""
+"""The answers of `/lesson.json` and `/lesson/{name}.json`: formulas, worked examples, figures and results."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from app.api.answers.estimate import Answer, described
+from app.api.answers.answer import Answer, described
 from app.pages.lesson.experiments import ExperimentAnswer, proven
 from app.pages.lesson.form import ChapterForm, Tried, read
 from calculator.lesson.chapters import CHAPTERS
@@ -16,79 +16,79 @@ from calculator.lesson.questions import QUESTIONS
 class FormulaAnswer(Answer):
     """A formula."""
 
-    text: str = described("The formula on a line, as TeX spells fractions.", r"h = W_0 x + \frac{α}{r} B A x")
-    says: str = described("What it is.", "the forward pass")
+    text: str = described("The formula in a TeX-like notation.", r"h = W_0 x + \frac{α}{r} B A x")
+    says: str = described("What the formula computes.", "the forward pass")
 
 
 class LineAnswer(Answer):
     """A line of arithmetic."""
 
-    name: str = described("What it is.", "a matrix")
-    formula: str = described("In names.", "r × (d + k)")
-    substituted: str = described("With numbers.", "8 × (4,096 + 4,096)")
-    value: int | float | tuple[tuple[float, ...], ...] = described("What comes out; a matrix by its rows.", 65_536)
-    unit: str = described("Its unit; empty where it has none.", "parameters")
+    name: str = described("What is computed.", "a matrix")
+    formula: str = described("The formula.", "r × (d + k)")
+    substituted: str = described("The formula with numbers.", "8 × (4,096 + 4,096)")
+    value: int | float | tuple[tuple[float, ...], ...] = described("The result; a matrix as a list of rows.", 65_536)
+    unit: str = described("The unit; empty if there is none.", "parameters")
 
 
 class TriedAnswer(Answer):
-    """A worked example with its inputs and what comes of them."""
+    """A worked example with its inputs and result."""
 
-    name: str = described("Its name, which stands before its inputs in the address.", "count")
-    title: str = described("Its title.", "Parameters of the update")
-    inputs: dict[str, Any] = described("What is put in.", {"d": 4096, "r": 8})
-    lines: tuple[LineAnswer, ...] = described("What comes out.", [{"name": "a matrix", "value": 65_536}])
+    name: str = described("The example's name: the prefix of its fields in the address.", "count")
+    title: str = described("The title.", "Parameters of the update")
+    inputs: dict[str, Any] = described("The inputs.", {"d": 4096, "r": 8})
+    lines: tuple[LineAnswer, ...] = described("The calculation.", [{"name": "a matrix", "value": 65_536}])
 
 
 class FigureAnswer(Answer):
-    """A figure of the lesson beside what its formula gives."""
+    """A figure that the lesson states, compared with its formula."""
 
-    section: str = described("Where the lesson has it.", "Problem 1")
-    claim: str = described("What it is of.", "compression")
-    low: float = described("What the lesson says, from ...", 51.2)
-    high: float = described("... to.", 51.2)
-    decimals: int = described("The decimals that the lesson states; negative for tens.", 1)
-    unit: str = described("Its unit.", "×")
+    section: str = described("The section of the lesson.", "Problem 1")
+    claim: str = described("What the figure measures.", "compression")
+    low: float = described("The lower end of what the lesson states.", 51.2)
+    high: float = described("The upper end of what the lesson states.", 51.2)
+    decimals: int = described("The number of decimals that the lesson states; negative for tens.", 1)
+    unit: str = described("The unit.", "×")
     formula: str = described("The formula.", "d × k ÷ (r × (d + k))")
-    exact: float = described("What the formula gives.", 51.2)
-    holds: bool = described("Whether that is what the lesson says, at its precision.", True)
-    remark: str | None = described("What there is to say of it.", None)
+    exact: float = described("The result of the formula.", 51.2)
+    holds: bool = described("Whether the lesson's figure is correct at its precision.", True)
+    remark: str | None = described("A remark; null if there is none.", None)
 
 
 class ChapterAnswer(Answer):
     """A chapter."""
 
-    name: str = described("Its name in the address.", "lora")
-    title: str = described("Its title.", "LoRA")
-    summary: str = described("What it is about.", "A low-rank update beside frozen weights.")
-    formulas: tuple[FormulaAnswer, ...] = described("Its formulas.", [{"text": "r (d + k)"}])
-    examples: tuple[TriedAnswer, ...] = described("Its worked examples.", [{"name": "count"}])
-    figures: tuple[FigureAnswer, ...] = described("The lesson's figures beside ours.", [])
-    practice: tuple[LineAnswer, ...] = described("Where practice departs from the rule of thumb.", [])
-    experiments: tuple[ExperimentAnswer, ...] = described("What was run.", [])
+    name: str = described("The chapter's name in the address.", "lora")
+    title: str = described("The title.", "LoRA")
+    summary: str = described("What the chapter is about.", "A low-rank update added to frozen weights.")
+    formulas: tuple[FormulaAnswer, ...] = described("The formulas.", [{"text": "r (d + k)"}])
+    examples: tuple[TriedAnswer, ...] = described("The worked examples.", [{"name": "count"}])
+    figures: tuple[FigureAnswer, ...] = described("The lesson's figures, compared with their formulas.", [])
+    practice: tuple[LineAnswer, ...] = described("Where practice differs from the rule of thumb.", [])
+    experiments: tuple[ExperimentAnswer, ...] = described("The experiments.", [])
 
 
 class QuestionAnswer(Answer):
     """A worked example or practice problem of the lesson."""
 
-    name: str = described("Its name.", "problem-1")
-    title: str = described("Its title.", "Problem 1: compression")
-    asks: str = described("What it asks.", "W is 1024 × 4096 and r = 16.")
+    name: str = described("The name.", "problem-1")
+    title: str = described("The title.", "Problem 1: compression")
+    asks: str = described("The question.", "W is 1024 × 4096 and r = 16.")
     lesson: str = described("The lesson's answer.", "81,920; 51.2 times smaller.")
-    ours: str = described("Ours.", "The same.")
-    figures: tuple[FigureAnswer, ...] = described("Its figures, the lesson's beside ours.", [])
-    lines: tuple[LineAnswer, ...] = described("Further figures of ours.", [])
+    ours: str = described("Our answer.", "The same.")
+    figures: tuple[FigureAnswer, ...] = described("The lesson's figures, compared with their formulas.", [])
+    lines: tuple[LineAnswer, ...] = described("Further figures.", [])
 
 
 class LessonAnswer(Answer):
-    """The lesson, at its own numbers."""
+    """The whole lesson, with its own numbers."""
 
-    chapters: tuple[ChapterAnswer, ...] = described("Its chapters.", [{"name": "lora"}])
-    questions: tuple[QuestionAnswer, ...] = described("Its worked examples and problems.", [{"name": "problem-1"}])
-    environment: dict[str, Any] | None = described("With what the experiments were run; null without results.", None)
+    chapters: tuple[ChapterAnswer, ...] = described("The chapters.", [{"name": "lora"}])
+    questions: tuple[QuestionAnswer, ...] = described("The worked examples and problems.", [{"name": "problem-1"}])
+    environment: dict[str, Any] | None = described("The environment of the experiments; null without results.", None)
 
 
 def chapter_answer(form: ChapterForm) -> ChapterAnswer:
-    """A chapter with what is typed into its examples, all of which have an answer."""
+    """Return a chapter's answer. Every example of the form must have a result."""
     chapter, results = form.chapter, proven()
     practice = PRACTICE[chapter.name]() if chapter.name in PRACTICE else ()
     return ChapterAnswer(
@@ -104,7 +104,7 @@ def chapter_answer(form: ChapterForm) -> ChapterAnswer:
 
 
 def lesson_answer() -> LessonAnswer:
-    """Every chapter and question."""
+    """Return the answer of the whole lesson."""
     results = proven()
     return LessonAnswer(
         chapters=tuple(chapter_answer(read(chapter, ())) for chapter in CHAPTERS),

@@ -1,4 +1,4 @@
-"""The lesson's figures for plotly; colours are the style sheet's, and a series has a mark of its own beside."""
+"""The lesson's plotly figures, in the style sheet's colours. Every series also has its own marker or dashes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from calculator.resident import nf4
 if TYPE_CHECKING:
     from app.pages.lesson.experiments import Axis, CurveAnswer, Series, TableAnswer
 
-#: The style sheet's colours for series, and the marks and dashes that set them apart without colour.
+#: The style sheet's colours for series, and the markers that distinguish series without colour.
 COLOURS = ("series-1", "series-2", "series-3", "series-4", "series-5", "series-6")
 _MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
-#: A line's dashes as plotly names them, and as a legend draws them.
+#: Dash styles: plotly's names, and SVG patterns for the legend.
 DASHES = {
     "solid": "none",
     "dash": "6 4",
@@ -32,22 +32,22 @@ DASHES = {
 
 HEIGHT = 360
 
-#: From so many points on, a line has no marks, and spreads stand in its table alone.
+#: A line with more points has no markers, and its spread is shown only in its table.
 MANY = 40
 
-#: The ratio of largest to smallest from which an axis is logarithmic, and its marks.
+#: The ratio of the largest to the smallest value from which an axis is logarithmic, and its ticks.
 _MAGNITUDES = 12
 _MOST_TICKS = 12
 _DOUBLINGS = tuple(2**i for i in range(24))
 
-#: Where the bell is drawn, in units of the largest level.
+#: The range in which the density is drawn, in units of the largest level, and its number of points.
 _WIDEST = 1.7
 _POINTS = 171
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """How a series is drawn: its colour in the style sheet, and its dashes; bars have none."""
+    """How a series is drawn: its colour in the style sheet, and its dashes (bars have none)."""
 
     colour: str
     dash: str
@@ -55,13 +55,13 @@ class Mark:
 
     @property
     def pattern(self) -> str:
-        """Its dashes as SVG spells them."""
+        """The dashes as an SVG pattern."""
         return DASHES[self.dash]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One of NF4's levels: its number, its place, and the share of a Gaussian that rounds to it."""
+    """A level of NF4: its number, its value, and the share of a Gaussian that rounds to it."""
 
     number: int
     level: float
@@ -69,14 +69,14 @@ class Level:
 
 
 def levels() -> tuple[Level, ...]:
-    """The sixteen."""
+    """Return the sixteen levels of NF4."""
     shares = zip(nf4.levels(), nf4.bin_masses(), strict=True)
     return tuple(Level(number=i, level=level, share=share) for i, (level, share) in enumerate(shares))
 
 
 @cache
 def levels_figure() -> str:
-    """The levels under the bell that they are quantiles of."""
+    """Return the levels under the Gaussian density of which they are quantiles."""
     bell = NormalDist(sigma=1 / nf4.scale())
     xs = [round(-_WIDEST + 2 * _WIDEST * i / (_POINTS - 1), 3) for i in range(_POINTS)]
     figure = go.Figure(layout={"template": go.layout.Template()})
@@ -106,7 +106,7 @@ def levels_figure() -> str:
 
 
 def _stems(xs: list[float], ys: list[float]) -> go.Scatter:
-    """A line down from each point."""
+    """Return a vertical line below each point."""
     return go.Scatter(
         x=[place for x in xs for place in (x, x, None)],
         y=[height for y in ys for height in (0, y, None)],
@@ -120,7 +120,7 @@ def _stems(xs: list[float], ys: list[float]) -> go.Scatter:
 
 @cache
 def shares_figure() -> str:
-    """The share of a Gaussian that rounds to each level, beside a sixteenth."""
+    """Return the share of a Gaussian that rounds to each level, with a line at one sixteenth."""
     drawn = levels()
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(
@@ -138,7 +138,7 @@ def shares_figure() -> str:
 
 
 def curve_figure(curve: CurveAnswer) -> str:
-    """A curve of the results file: lines where x counts, bars where it names."""
+    """Return a curve of the results: lines if the x values are numbers, bars if they are names."""
     figure = go.Figure(layout={"template": go.layout.Template()})
     for i, series in enumerate(curve.series):
         figure.add_trace(_bars(series, i) if series.bars else _line(series, i))
@@ -151,7 +151,7 @@ def curve_figure(curve: CurveAnswer) -> str:
 
 
 def _axis(curve: CurveAnswer) -> dict[str, Any]:
-    """A logarithmic axis where what is tried is spread over magnitudes."""
+    """Return a logarithmic axis if the x values cover several magnitudes."""
     xs = sorted({x for series in curve.series for x in series.x if not isinstance(x, str)})
     if not xs or xs[0] <= 0 or xs[-1] / xs[0] < _MAGNITUDES:
         return {}
@@ -160,22 +160,22 @@ def _axis(curve: CurveAnswer) -> dict[str, Any]:
 
 
 def shared(curve: CurveAnswer) -> bool:
-    """Whether every series has the same x, so that one table has them side by side."""
+    """Return whether every series has the same x values, so that one table can show them."""
     return len({series.x for series in curve.series}) == 1
 
 
 def non_zero_rows(table: TableAnswer) -> tuple[dict[str, int | float | str | None], ...]:
-    """A table's rows, without those that have nothing but zeros."""
+    """Return the rows of a table that have a figure other than zero."""
     return tuple(row for row in table.rows if any(value and not isinstance(value, str) for value in row.values()))
 
 
 def titled(axis: Axis) -> str:
-    """An axis in words: rank; share of the energy, %."""
+    """Return the title of an axis: rank; share of the energy, %."""
     return f"{axis.label}, {axis.unit}" if axis.unit else axis.label
 
 
 def mark(series: Series, i: int) -> Mark:
-    """How the series of a curve at this place is drawn; after the last colour, dashes move on by one."""
+    """Return how the i-th series is drawn; after the last colour, the dashes shift by one."""
     names = tuple(DASHES)
     return Mark(colour=COLOURS[i % len(COLOURS)], dash=names[(i + i // len(COLOURS)) % len(names)], bars=series.bars)
 
@@ -217,7 +217,7 @@ def _apart(above: tuple[float | None, ...], below: tuple[float | None, ...]) -> 
 
 
 def _layout() -> dict[str, Any]:
-    """Axes' names and the legend stand in the page, where they can wrap."""
+    """Return the layout. The page shows axis titles and legend, where they can wrap."""
     return {
         "height": HEIGHT,
         "margin": {"l": 8, "r": 16, "t": 8, "b": 8},

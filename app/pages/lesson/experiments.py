@@ -1,4 +1,4 @@
-"""What was run for the lesson's claims, as `python -m validation prove` wrote it."""
+"""The experiments on the lesson's claims: the results of `python -m validation prove`."""
 
 from __future__ import annotations
 
@@ -6,143 +6,145 @@ from functools import cache
 from typing import Any, Literal
 
 from app.api.accuracy import results
-from app.api.answers.estimate import Answer, described
+from app.api.answers.answer import Answer, described
 
 Kind = Literal["holds", "holds within", "does not hold"]
 
 
 class Figure(Answer):
-    """A figure that a claim is held against."""
+    """A measured figure of a claim."""
 
-    key: str = described("Its name in the claim.", "differing_float32")
-    name: str = described("What it is.", "logits that differ in any bit, in float32")
-    value: int | float | None = described("The figure; the median of several; null where it is not finite.", 0)
-    unit: str = described("Its unit; empty where it has none.", "logits")
+    key: str = described("The figure's name in the claim.", "differing_float32")
+    name: str = described("What is measured.", "logits that differ in any bit, in float32")
+    value: int | float | None = described("The figure, or the median of several; null if it is not finite.", 0)
+    unit: str = described("The unit; empty if there is none.", "logits")
     low: float | None = described("The lowest of several.", None)
     high: float | None = described("The highest of several.", None)
-    of: int | None = described("How many seeds or rounds the spread is of.", None)
-    timing: bool = described("Whether another run gives another figure.", False)
+    of: int | None = described("The number of seeds or rounds.", None)
+    timing: bool = described("Whether the figure varies between runs.", False)
 
 
 class Check(Answer):
-    """What a figure had to be for the claim to hold."""
+    """A condition on a figure for the claim to hold."""
 
     figure: str = described("The figure's key.", "differing_float32")
-    relation: Literal["equal to", "at most", "at least", "between"] = described("How it is held.", "equal to")
-    bounds: tuple[float, ...] = described("Against what.", [0])
+    relation: Literal["equal to", "at most", "at least", "between"] = described(
+        "How the figure is compared.", "equal to"
+    )
+    bounds: tuple[float, ...] = described("What it is compared with.", [0])
     tolerance: bool = described("Whether the bound allows for rounding.", False)
-    holds: bool = described("Whether it does.", True)
+    holds: bool = described("Whether the condition is met.", True)
 
 
 class VerdictAnswer(Answer):
-    """What became of a claim."""
+    """The verdict on a claim."""
 
     kind: Kind = described("The verdict.", "holds")
-    words: str = described("The verdict as a sentence.", "holds")
+    words: str = described("The verdict in words.", "holds")
 
 
 class ClaimAnswer(Answer):
-    """A claim of the lesson: what it says, what was run, the figures, and what became of it."""
+    """A claim of the lesson: the experiment, its figures and the verdict."""
 
-    id: str = described("Its name.", "identity-lora")
-    lesson: str = described("What the lesson says.", "With B = 0 the adapted model gives the base model's output.")
-    done: str = described("What was run.", "LoRA on every linear layer of a two-layer Llama, by PEFT.")
+    id: str = described("The claim's name.", "identity-lora")
+    lesson: str = described("What the lesson claims.", "With B = 0 the adapted model gives the base model's output.")
+    done: str = described("The experiment.", "LoRA on every linear layer of a two-layer Llama, by PEFT.")
     figures: tuple[Figure, ...] = described("The figures.", [{"key": "differing_float32", "value": 0}])
-    checks: tuple[Check, ...] = described("What they had to be.", [{"figure": "differing_float32"}])
-    verdict: VerdictAnswer = described("What became of it.", {"kind": "holds", "words": "holds"})
-    remark: str | None = described("Where practice departs from it.", None)
+    checks: tuple[Check, ...] = described("The conditions on the figures.", [{"figure": "differing_float32"}])
+    verdict: VerdictAnswer = described("The verdict.", {"kind": "holds", "words": "holds"})
+    remark: str | None = described("Where practice differs; null if it does not.", None)
 
     @property
     def deciding(self) -> tuple[Figure, ...]:
-        """The figures that decide."""
+        """The figures that have a condition."""
         keys = {check.figure for check in self.checks}
         return tuple(figure for figure in self.figures if figure.key in keys)
 
     @property
     def other_figures(self) -> tuple[Figure, ...]:
-        """The others."""
+        """The figures that have no condition."""
         return tuple(figure for figure in self.figures if figure not in self.deciding)
 
 
 class Axis(Answer):
-    """What a curve is over, or of."""
+    """An axis of a curve."""
 
-    label: str = described("What.", "rank")
-    unit: str = described("In what; empty where it has none.", "")
+    label: str = described("The quantity.", "rank")
+    unit: str = described("The unit; empty if there is none.", "")
 
 
 class Series(Answer):
-    """Points of one kind; text on x is a group of bars."""
+    """A series of points. Text on the x axis makes it a group of bars."""
 
-    name: str = described("What they are of.", "LoRA")
-    x: tuple[int | float | str, ...] = described("Where.", [1, 2, 4])
-    y: tuple[int | float | None, ...] = described("How much.", [0.91, 0.94, 0.96])
+    name: str = described("The name of the series.", "LoRA")
+    x: tuple[int | float | str, ...] = described("The x values.", [1, 2, 4])
+    y: tuple[int | float | None, ...] = described("The y values.", [0.91, 0.94, 0.96])
     low: tuple[float | None, ...] | None = described("The lowest of several.", None)
     high: tuple[float | None, ...] | None = described("The highest of several.", None)
 
     @property
     def bars(self) -> bool:
-        """Whether x names things, and does not count."""
+        """Whether the x values are names, not numbers."""
         return any(isinstance(x, str) for x in self.x)
 
 
 class CurveAnswer(Answer):
-    """Something to draw."""
+    """A curve to draw."""
 
-    id: str = described("Its name.", "accuracy-by-rank")
-    title: str = described("What it shows.", "Accuracy by rank")
-    x: Axis = described("Its horizontal axis.", {"label": "rank", "unit": ""})
-    y: Axis = described("Its vertical axis.", {"label": "accuracy", "unit": ""})
-    series: tuple[Series, ...] = described("What is drawn.", [{"name": "LoRA", "x": [1], "y": [0.9]}])
-    timing: bool = described("Whether another run gives other points.", False)
+    id: str = described("The curve's name.", "accuracy-by-rank")
+    title: str = described("The title.", "Accuracy by rank")
+    x: Axis = described("The horizontal axis.", {"label": "rank", "unit": ""})
+    y: Axis = described("The vertical axis.", {"label": "accuracy", "unit": ""})
+    series: tuple[Series, ...] = described("The series.", [{"name": "LoRA", "x": [1], "y": [0.9]}])
+    timing: bool = described("Whether the points vary between runs.", False)
 
 
 class Column(Answer):
-    """A table's column."""
+    """A column of a table."""
 
-    key: str = described("Its key in the rows.", "traced")
-    label: str = described("Its head.", "Traced")
-    unit: str = described("Its unit; bytes are whole.", "bytes")
+    key: str = described("The column's key in the rows.", "traced")
+    label: str = described("The heading.", "Traced")
+    unit: str = described("The unit; bytes are whole numbers.", "bytes")
 
 
 class TableAnswer(Answer):
-    """Figures by row and column."""
+    """A table of figures."""
 
-    id: str = described("Its name.", "savings")
-    title: str = described("What it shows.", "Memory savings")
-    columns: tuple[Column, ...] = described("Its columns.", [{"key": "run", "label": "Run", "unit": ""}])
-    rows: tuple[dict[str, int | float | str | None], ...] = described("Its rows.", [{"run": "70B, full"}])
-    timing: bool = described("Whether another run gives other figures.", False)
+    id: str = described("The table's name.", "savings")
+    title: str = described("The title.", "Memory savings")
+    columns: tuple[Column, ...] = described("The columns.", [{"key": "run", "label": "Run", "unit": ""}])
+    rows: tuple[dict[str, int | float | str | None], ...] = described("The rows.", [{"run": "70B, full"}])
+    timing: bool = described("Whether the figures vary between runs.", False)
 
 
 class ExperimentAnswer(Answer):
-    """What was run about one matter."""
+    """An experiment."""
 
-    name: str = described("Its name.", "identity")
-    title: str = described("What it is about.", "Identity at initialisation")
-    section: str = described("Where in the lesson the claims stand.", "2. LoRA")
-    seconds: float = described("How long it took.", 1.4)
+    name: str = described("The experiment's name.", "identity")
+    title: str = described("The title.", "Identity at initialisation")
+    section: str = described("The section of the lesson that makes the claims.", "2. LoRA")
+    seconds: float = described("The duration in seconds.", 1.4)
     claims: tuple[ClaimAnswer, ...] = described("The claims.", [{"id": "identity-lora"}])
-    curves: tuple[CurveAnswer, ...] = described("What there is to draw.", [])
-    tables: tuple[TableAnswer, ...] = described("Further figures.", [])
+    curves: tuple[CurveAnswer, ...] = described("Curves to draw.", [])
+    tables: tuple[TableAnswer, ...] = described("Tables of further figures.", [])
 
 
 class ProvenAnswer(Answer):
     """The results of `python -m validation prove`."""
 
-    environment: dict[str, Any] = described("Where, when and with which versions.", {"date": "2026-11-26"})
-    experiments: tuple[ExperimentAnswer, ...] = described("What was run.", [{"name": "identity"}])
+    environment: dict[str, Any] = described("The device, the date and the versions.", {"date": "2026-11-26"})
+    experiments: tuple[ExperimentAnswer, ...] = described("The experiments.", [{"name": "identity"}])
 
-    def of(self, named: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
-        """The experiments that a chapter names, as far as they were run; `identity/dora` is its claims on that."""
+    def of(self, names: tuple[str, ...]) -> tuple[ExperimentAnswer, ...]:
+        """Return the named experiments that were run; `identity/dora` selects the claims on DoRA of `identity`."""
         by_name = {experiment.name: experiment for experiment in self.experiments}
-        pairs = [name.partition("/") for name in named]
+        pairs = [name.partition("/") for name in names]
         found = [_about(by_name[name], part) for name, _, part in pairs if name in by_name]
         return tuple(experiment for experiment in found if experiment.claims)
 
 
 def _about(experiment: ExperimentAnswer, part: str) -> ExperimentAnswer:
-    """An experiment, or only its claims on one thing."""
+    """Return an experiment, or only its claims on one method."""
     if not part:
         return experiment
     claims = tuple(claim for claim in experiment.claims if part in claim.id.split("-"))
@@ -151,6 +153,6 @@ def _about(experiment: ExperimentAnswer, part: str) -> ExperimentAnswer:
 
 @cache
 def proven() -> ProvenAnswer | None:
-    """Everything that is committed; none in a copy without the results."""
+    """Return every committed result; None if the results are not installed."""
     file = results.lesson()
     return None if file is None else ProvenAnswer.model_validate(file)

@@ -1,4 +1,4 @@
-"""What a reader types into a chapter's worked examples, and what comes of it."""
+"""The forms of a chapter's worked examples, and their results."""
 
 from __future__ import annotations
 
@@ -25,50 +25,49 @@ BY_NAME: dict[str, Chapter] = {chapter.name: chapter for chapter in CHAPTERS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """A worked example with what is typed: its answer, or what is wrong, by input.
-
-    `settings` are the inputs as they were read; `plan` is the address of the page that checks the same run.
-    """
+    """A worked example with the reader's inputs: its result, or error messages by field."""
 
     worked: Worked
     fields: tuple[Field, ...]
+    #: The parsed inputs.
     settings: Any = None
     lines: tuple[Line, ...] = ()
     errors: Mapping[str, str]
+    #: The address of the estimate page that checks the same run.
     plan: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChapterForm:
-    """What is typed into a chapter, by input, and the names in the address that no input has."""
+    """The typed text of every field of a chapter, and the names in the address that no field has."""
 
     chapter: Chapter
     typed: Mapping[str, str]
     unknown: tuple[str, ...] = ()
 
-    def differing(self) -> dict[str, str]:
-        """What differs from the lesson's own numbers."""
-        usual = defaults(self.chapter)
-        return {name: value for name, value in self.typed.items() if value != usual[name]}
+    def query(self) -> dict[str, str]:
+        """Return the fields that differ from the lesson's own numbers."""
+        own = defaults(self.chapter)
+        return {name: value for name, value in self.typed.items() if value != own[name]}
 
     def address(self) -> str:
-        """The query that leads to this."""
-        query = self.differing()
-        return f"?{urlencode(query)}" if query else ""
+        """Return the query string of this form."""
+        fields = self.query()
+        return f"?{urlencode(fields)}" if fields else ""
 
     def elsewhere(self, worked: Worked) -> dict[str, str]:
-        """What is typed into the chapter's other examples, which a form carries along."""
+        """Return the fields of the chapter's other examples, which the form of an example submits as hidden fields."""
         own = {field.name for field in fields_of(worked)}
-        return {name: value for name, value in self.differing().items() if name not in own}
+        return {name: value for name, value in self.query().items() if name not in own}
 
     def tried(self) -> tuple[Tried, ...]:
-        """Every worked example with what is typed for it."""
+        """Return every worked example with its inputs and result."""
         return tuple(_tried(worked, self.typed) for worked in self.chapter.worked)
 
 
 @cache
 def fields_of(worked: Worked) -> tuple[Field, ...]:
-    """An example's inputs; the example's name stands before each, since a page has several examples."""
+    """Return the fields of an example. The example's name is their prefix, because a page has several examples."""
     return tuple(
         Field(part=worked.name, declared=replace(declaration, name=f"{worked.name}-{declaration.name}"))
         for declaration in declared(worked.settings)
@@ -77,15 +76,15 @@ def fields_of(worked: Worked) -> tuple[Field, ...]:
 
 @cache
 def defaults(chapter: Chapter) -> dict[str, str]:
-    """The lesson's own numbers, as the inputs show them."""
+    """Return the lesson's own numbers, as the fields show them."""
     return {field.name: field.text(field.declared.default) for worked in chapter.worked for field in fields_of(worked)}
 
 
 def read(chapter: Chapter, pairs: Iterable[tuple[str, str]]) -> ChapterForm:
-    """The form as an address gives it; the last of several values counts, what is absent is the lesson's."""
-    given, usual = dict(pairs), defaults(chapter)
-    typed = {name: given.get(name, value) for name, value in usual.items()}
-    return ChapterForm(chapter=chapter, typed=typed, unknown=tuple(sorted(given.keys() - usual.keys())))
+    """Return the form of an address. The last of several values counts; missing fields get the lesson's numbers."""
+    submitted, own = dict(pairs), defaults(chapter)
+    typed = {name: submitted.get(name, value) for name, value in own.items()}
+    return ChapterForm(chapter=chapter, typed=typed, unknown=tuple(sorted(submitted.keys() - own.keys())))
 
 
 def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
@@ -101,7 +100,7 @@ def _tried(worked: Worked, typed: Mapping[str, str]) -> Tried:
 
 
 def _messages(worked: Worked, problems: Iterable[Problem]) -> dict[str, str]:
-    """What is wrong, by input; what is of no single input stands under the empty name."""
+    """Return the messages by field; problems of no single field have the empty name."""
     known = {field.name for field in fields_of(worked)}
     messages: dict[str, str] = {}
     for problem in problems:

@@ -1,4 +1,4 @@
-"""The lesson's pages, and their JSON twins."""
+"""`/lesson`, `/lesson/{name}`, and their JSON versions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.api.responses import json
+from app.api.responses import json_response
 from app.pages.lesson import drawings
 from app.pages.lesson.answers import chapter_answer, lesson_answer
 from app.pages.lesson.experiments import proven
@@ -28,7 +28,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/lesson")
 def get_lesson() -> Response:
-    """The lesson's contents."""
+    """Show the table of contents."""
     return page(
         "lesson/contents.html",
         chapters=CHAPTERS,
@@ -41,34 +41,34 @@ def get_lesson() -> Response:
 
 @router.get("/lesson.json")
 def get_lesson_json() -> Response:
-    """The whole lesson at its own numbers."""
-    return json(lesson_answer())
+    """Return the whole lesson as JSON, with its own numbers."""
+    return json_response(lesson_answer())
 
 
 @router.get("/lesson/{name}.json")
 def get_chapter_json(name: str, request: Request) -> Response:
-    """The twin of a chapter, with what the address puts into its examples."""
+    """Return a chapter as JSON, with the inputs of the address in its examples."""
     form = read(_chapter(name), request.query_params.multi_items())
     if form.unknown:
-        raise refusal(form.unknown[0], "unknown parameter; the chapter's inputs are known", None)
-    wrong = [
+        raise refusal(form.unknown[0], "unknown parameter; the fields of the chapter are known", None)
+    problems = [
         Problem(loc=name, msg=message, input=form.typed.get(name))
         for tried in form.tried()
         for name, message in tried.errors.items()
     ]
-    if wrong:
-        raise PlanError(*wrong)
-    return json(chapter_answer(form))
+    if problems:
+        raise PlanError(*problems)
+    return json_response(chapter_answer(form))
 
 
 @router.get("/lesson/{name}")
 def get_chapter(name: str, request: Request) -> Response:
-    """A chapter, with what the address puts into its examples."""
+    """Show a chapter, with the inputs of the address in its examples."""
     return chapter_page(read(_chapter(name), request.query_params.multi_items()))
 
 
 def chapter_page(form: ChapterForm) -> Response:
-    """A chapter: with answers, or with what is wrong beside everything typed."""
+    """Return the page of a chapter: answers, or the typed text with error messages."""
     chapter = form.chapter
     tried = form.tried()
     wrong = any(each.errors for each in tried)
@@ -88,7 +88,7 @@ def chapter_page(form: ChapterForm) -> Response:
         practice=PRACTICE[chapter.name]() if chapter.name in PRACTICE else (),
         tried=tried,
         title=f"Error: {chapter.title}" if wrong else chapter.title,
-        **(_shown(tried[0]) if chapter.name == "comparison" else {}),
+        **(_comparison(tried[0]) if chapter.name == "comparison" else {}),
         **({"questions": QUESTIONS} if chapter.name == "exercises" else {}),
     )
 
@@ -99,8 +99,8 @@ def _chapter(name: str) -> Chapter:
     return BY_NAME[name]
 
 
-def _shown(tried: Tried) -> dict[str, Any]:
-    """The comparison's table and chart."""
+def _comparison(tried: Tried) -> dict[str, Any]:
+    """Return the context of the comparison's table and chart."""
     if tried.settings is None or tried.errors:
         return {"rows": (), "costs": COSTS, "figure": None, "chart_components": {}}
     rows = table(tried.settings)

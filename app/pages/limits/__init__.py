@@ -1,1 +1,1 @@
-"""The page of the largest settings that fit."""
+"""The page `/limits`: the largest settings that fit."""

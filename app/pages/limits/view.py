@@ -1,67 +1,52 @@
-"""How much room a plan has on its card: the largest value of each setting, and the batches and sequences that fit."""
+"""The limits of a plan: the largest value of each setting, and a map of the batches and sequences that fit."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.api.answers.estimate import Answer, described
-from app.api.answers.limits import LimitsAnswer, answer_of, limits_of
-from calculator.devices import Verdict
+from app.api.answers.limits import limits_answer
+from app.pages.limits.answers import FitMapAnswer, RoomAnswer
 from calculator.estimate.request import parse_request
-from calculator.limits.fit_map import Cell, FitMap, fit_map
-from calculator.limits.limits import Limit
+from calculator.limits.bounds import solvable
+from calculator.limits.fit_map import fit_map
+from calculator.limits.limits import LimitRequest, limit
 
-
-class CellAnswer(Answer):
-    """The plan at one micro-batch and one sequence length."""
-
-    micro_batch_size: int = described("Sequences per step and device.", 4)
-    sequence_length: int = described("Tokens per sequence.", 2048)
-    verdict: Verdict | None = described("Whether it fits; null where it is refused.", "fits")
-    required_bytes: int | None = described("What it requires of the card; null where it is refused.", 21_494_661_120)
-    headroom_bytes: int | None = described("Usable less required; null where it is refused.", 3_756_097_536)
-    reason: str = described("Why it is refused; empty where it is not.", "")
-
-
-class FitMapAnswer(Answer):
-    """A row a sequence length, a column a micro-batch."""
-
-    micro_batch_sizes: tuple[int, ...] = described("The columns.", [1, 2, 4])
-    sequence_lengths: tuple[int, ...] = described("The rows.", [1024, 2048, 4096])
-    rows: tuple[tuple[CellAnswer, ...], ...] = described("The cells, row by row.", [[{"verdict": "fits"}]])
-
-
-class RoomAnswer(Answer):
-    """The largest value of each setting that a plan can be solved for, and the map of what fits."""
-
-    limits: tuple[LimitsAnswer, ...] = described("A limit a setting.", [{"solve_for": "r", "value": 1064}])
-    map: FitMapAnswer = described("Micro-batches by sequence lengths.", {"micro_batch_sizes": [1, 2, 4]})
+if TYPE_CHECKING:
+    from calculator.estimate.request import Request
+    from calculator.limits.fit_map import Cell, FitMap
+    from calculator.limits.limits import Limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """The limits of a plan, everything else as it is, and the map around it."""
+class PlanLimits:
+    """The limit of each setting with the others unchanged, and the map around the plan."""
 
     limits: tuple[Limit, ...]
     map: FitMap
 
     def answer(self) -> RoomAnswer:
-        """The same for a script."""
+        """Return the JSON version."""
         rows = tuple(tuple(_cell(cell) for cell in row) for row in self.map.rows)
-        grid = {"micro_batch_sizes": self.map.micro_batch_sizes, "sequence_lengths": self.map.sequence_lengths}
+        axes = {"micro_batch_sizes": self.map.micro_batch_sizes, "sequence_lengths": self.map.sequence_lengths}
         return RoomAnswer(
-            limits=tuple(answer_of(each) for each in self.limits),
-            map=FitMapAnswer.model_validate({**grid, "rows": rows}),
+            limits=tuple(limits_answer(each) for each in self.limits),
+            map=FitMapAnswer.model_validate({**axes, "rows": rows}),
         )
 
 
-def room_of(body: Any) -> Room:
-    """The room of an estimate's request.
+def plan_limits(body: Any) -> PlanLimits:
+    """Return the limits of an estimate's request body.
 
     Raises:
-        PlanError: where the request is wrong, names no device, or the real stack refuses the combination.
+        PlanError: if the request is invalid, has no device, or the libraries refuse the combination.
     """
     request = parse_request(body)
-    return Room(limits=limits_of(request), map=fit_map(request))
+    return PlanLimits(limits=_limits(request), map=fit_map(request))
+
+
+def _limits(request: Request) -> tuple[Limit, ...]:
+    return tuple(limit(LimitRequest(request=request, solve_for=name)) for name in solvable(request.method))
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

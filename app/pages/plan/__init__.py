@@ -1,1 +1,1 @@
-"""The page from needs to ranked configurations."""
+"""The page `/plan`: configurations that fit and meet the needs."""

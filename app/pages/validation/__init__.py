@@ -1,1 +1,1 @@
-"""The page of predicted against measured memory."""
+"""The page `/validation`: estimates compared with measurements."""

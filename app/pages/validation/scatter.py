@@ -1,4 +1,4 @@
-"""Estimated against measured, as a plotly figure; colours are the style sheet's, and each statistic has a shape too."""
+"""The scatter plot of estimates and measurements. Each statistic has its own colour and marker."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from app.presentation.format import deviation, gib, size
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.api.answers.measurements import PublishedRow
+    from app.api.answers.validation import PublishedRow
 
-#: A statistic's mark, and the same as a path in a square of 10, for the legend.
+#: The marker of each statistic: plotly's name, and an SVG path in a 10 × 10 square for the legend.
 SYMBOLS = {
     "max_memory_allocated": "circle",
     "memory_allocated": "diamond",
@@ -29,20 +29,20 @@ PATHS = {
     "nvidia_smi": "M5 1l5 8h-10z",
 }
 
-#: Marks of the axes, GiB.
+#: Ticks of the axes, in GiB.
 TICKS = (1, 2, 5, 10, 20, 50, 100)
 
 
 def measurements_figure(rows: Iterable[PublishedRow]) -> str:
-    """Points by statistic, filled where a request says the run whole; on the line, both figures are the same."""
+    """Return points by statistic, filled if a request describes the run completely, and the line of equality."""
     measured = [row for row in rows if row.predicted_bytes and row.measured_bytes]
     figure = go.Figure(layout={"template": go.layout.Template()})
     figure.add_trace(_equal(measured))
-    for statistic, words in STATISTICS.items():
+    for statistic, label in STATISTICS.items():
         for expressed, mark in (("whole", ""), ("in part", "-open")):
             chosen = [row for row in measured if (row.statistic, row.expressed) == (statistic, expressed)]
             if chosen:
-                name = words if expressed == "whole" else f"{words}, said in part"
+                name = label if expressed == "whole" else f"{label}, described in part"
                 figure.add_trace(_points(chosen, name, statistic, SYMBOLS[statistic] + mark))
     figure.update_layout(**_layout())
     return embedded(figure)

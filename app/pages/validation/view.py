@@ -1,4 +1,4 @@
-"""What the validation page shows: the errors, the worst figures with their reasons, and what no request says."""
+"""What the validation page shows: errors, the worst figures with reasons, and runs that no request describes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.accuracy.accuracy import LABELS
-from app.api.accuracy.residuals import STATISTICS, of_step
+from app.api.accuracy.residuals import STATISTICS, step_figures
 from app.pages.validation.scatter import PATHS, measurements_figure
 from app.presentation.labels import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from app.api.answers.measurements import MeasuredAnswer, PublishedAnswer, PublishedRow
+    from app.api.answers.validation import MeasuredAnswer, PublishedAnswer, PublishedRow
 
-#: The absolute error from which a figure is among the worst.
+#: Figures with at least this absolute error are among the worst.
 WORST = 0.003
 
-#: What groups of errors are by, in words.
+#: Headings of the groups of errors.
 GROUPS = {
     "all": "Together",
     "source": "By source",
     "method": "By method",
-    "statistic": "By what was read",
+    "statistic": "By statistic",
     "phase": "By the phase of the estimate's peak",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worst:
-    """Figures of one source, method and statistic that are far off, with what is known of why."""
+    """The worst figures of one source, method and statistic."""
 
     rows: tuple[PublishedRow, ...]
     lowest_error: float
@@ -39,13 +39,13 @@ class Worst:
 
     @property
     def first(self) -> PublishedRow:
-        """The one that is furthest off."""
+        """The figure with the largest error."""
         return self.rows[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unexpressed:
-    """Figures of a source that a request says in part, or not, and how many of them each reason concerns."""
+    """Figures of a source that a request describes in part or not at all, and the number of figures for each reason."""
 
     source: str
     figures: int
@@ -56,7 +56,7 @@ class Unexpressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """A card and the versions that figures were measured with."""
+    """A card and the versions with which figures were measured."""
 
     source: str
     gpu: str
@@ -64,21 +64,21 @@ class Environment:
     figures: int
 
 
-def shown(published: PublishedAnswer | None) -> dict[str, Any]:
-    """What the page's templates show of the published results."""
+def context(published: PublishedAnswer | None) -> dict[str, Any]:
+    """Return the template context of the published results."""
     if published is None:
         return {"published": None}
-    said = whole(published)
+    complete = whole(published)
     in_part = tuple(row for row in published.rows if row.expressed == "in part" and row.error is not None)
     return {
         "published": published,
-        "whole": said,
+        "whole": complete,
         "in_part": in_part,
-        "figure": measurements_figure((*said, *in_part)),
-        "worst": worst(said),
+        "figure": measurements_figure((*complete, *in_part)),
+        "worst": worst(complete),
         "partly_expressed": unexpressed(published, "in part"),
         "not_expressed": unexpressed(published, "not"),
-        "environments": environments(said),
+        "environments": environments(complete),
         "groups": GROUPS,
         "marks": PATHS,
         "titles": {source.name: source.title for source in published.sources},
@@ -92,17 +92,17 @@ def shown(published: PublishedAnswer | None) -> dict[str, Any]:
 
 
 def whole(published: PublishedAnswer) -> tuple[PublishedRow, ...]:
-    """Every figure that a request says whole, as the file has them."""
+    """Return the figures whose run a request describes completely."""
     return tuple(row for row in published.rows if row.expressed == "whole" and row.error is not None)
 
 
 def worst(rows: Iterable[PublishedRow]) -> tuple[Worst, ...]:
-    """The figures that are far off, alike ones together, the furthest first."""
-    alike: defaultdict[tuple[str, str, str], list[PublishedRow]] = defaultdict(list)
+    """Return the worst figures, grouped by source, method and statistic, largest error first."""
+    groups: defaultdict[tuple[str, str, str], list[PublishedRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: -abs(row.error or 0)):
         if abs(row.error or 0) >= WORST:
-            alike[row.source, row.method, row.statistic].append(row)
-    return tuple(_worst(tuple(group)) for group in alike.values())
+            groups[row.source, row.method, row.statistic].append(row)
+    return tuple(_worst(tuple(group)) for group in groups.values())
 
 
 def _worst(rows: tuple[PublishedRow, ...]) -> Worst:
@@ -111,7 +111,7 @@ def _worst(rows: tuple[PublishedRow, ...]) -> Worst:
 
 
 def unexpressed(published: PublishedAnswer, expressed: str) -> tuple[Unexpressed, ...]:
-    """By source, the figures that a request says in part, or not at all."""
+    """Return the figures that a request describes in part (or not at all), by source."""
     by_source: defaultdict[str, list[PublishedRow]] = defaultdict(list)
     for row in published.rows:
         if row.expressed == expressed:
@@ -131,7 +131,7 @@ def _unexpressed(source: str, rows: list[PublishedRow]) -> Unexpressed:
 
 
 def environments(rows: Iterable[PublishedRow]) -> tuple[Environment, ...]:
-    """What the figures were measured with, most figures first."""
+    """Return the cards and versions of the measurements, most figures first."""
     counts = Counter((row.source, row.gpu, _versions(row.versions)) for row in rows)
     return tuple(
         Environment(source=source, gpu=gpu, versions=versions, figures=figures)
@@ -140,13 +140,13 @@ def environments(rows: Iterable[PublishedRow]) -> tuple[Environment, ...]:
 
 
 def _versions(versions: dict[str, str]) -> str:
-    named = ("torch", "transformers", "peft", "bitsandbytes")
-    return ", ".join(f"{name} {versions[name]}" for name in named if name in versions) or "not told"
+    packages = ("torch", "transformers", "peft", "bitsandbytes")
+    return ", ".join(f"{name} {versions[name]}" for name in packages if name in versions) or "not stated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """A step that we measured: a figure of a statistic beside the estimate."""
+    """A figure of a step that we measured, and its estimate."""
 
     name: str
     statistic: str
@@ -155,19 +155,19 @@ class Step:
 
     @property
     def error(self) -> float:
-        """The estimate over what was measured, less one."""
+        """The estimate divided by the measurement, minus one."""
         return round(self.estimated_bytes / self.measured_bytes - 1, 6)
 
 
 def steps(device: MeasuredAnswer) -> tuple[Step, ...]:
-    """Every figure of the steps of a device."""
+    """Return every figure of the steps that were measured on a device."""
     return tuple(_step(step, statistic, *figures) for step in device.steps for statistic, figures in _figures(step))
 
 
 def _figures(step: dict[str, Any]) -> list[tuple[str, tuple[int, int]]]:
     if step["measured"] is None:
         return []
-    return [(name, (estimated, measured)) for name, (estimated, measured) in of_step(step).items() if measured]
+    return [(name, (estimated, measured)) for name, (estimated, measured) in step_figures(step).items() if measured]
 
 
 def _step(step: dict[str, Any], statistic: str, estimated: int, measured: int) -> Step:

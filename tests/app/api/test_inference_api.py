@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.__main__ import main
-from app.pages.inference.view import FIELDS
+from app.forms.fields import INFERENCE_FIELDS as FIELDS
 from calculator.methods import METHODS
 
 BODY = {

@@ -10,9 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.api.answers import estimate
 from app.api.answers import inference as served
-from app.api.answers.catalogues import GPUAnswer, ModelDetail
 from app.api.answers.estimate import EstimateAnswer
-from app.api.schema import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, ServingModel, TrainingModel
+from app.api.answers.gpus import GPUAnswer
+from app.api.answers.models import ModelDetail
+from app.api.requests import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel, ServingModel, TrainingModel
 from calculator.catalogue import ModelEntry
 from calculator.common.errors import PlanError
 from calculator.devices import GPU, Fit
@@ -47,6 +48,12 @@ POSTED = [path for path, verb in PATHS.items() if verb == "post"]
 @pytest.fixture(scope="module")
 def document(client):
     return client.get("/api/v1/openapi.json").json()
+
+
+def test_the_document_is_also_where_clients_look_for_it(client, document):
+    response = client.get("/openapi.json")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert response.json() == document
 
 
 def test_every_endpoint_is_described(document):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.api.plan import POSTED
+from app.api.plan import EXAMPLES
 
 TASKS = {
     "model": "meta-llama/Llama-3.1-70B",
@@ -22,7 +22,7 @@ def tasks(client):
 
 @pytest.fixture(scope="module")
 def nothing(client):
-    return plan(client, POSTED.requests["nothing"][1]).json()["plans"][0]
+    return plan(client, EXAMPLES.requests["nothing"][1]).json()["plans"][0]
 
 
 def test_every_request_is_the_body_of_its_estimate(client, tasks):
@@ -57,7 +57,7 @@ def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, no
     assert there["verdict"] == "fits"
     assert there["headroom_bytes"] == miss["smallest_gpu_headroom_bytes"]
     (change,) = nothing["changes"]
-    body = {**POSTED.requests["nothing"][1], **change["sets"]}
+    body = {**EXAMPLES.requests["nothing"][1], **change["sets"]}
     assert plan(client, body).json()["plans"][0]["configurations"]
 
 

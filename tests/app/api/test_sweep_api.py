@@ -14,8 +14,7 @@ import pytest
 import uvicorn
 from pydantic import TypeAdapter
 
-from app.api.answers.sweep import FIGURES, MEDIA_TYPES, gathered, lines
-from app.api.sweep import SweepRow
+from app.api.answers.sweep import FIGURES, MEDIA_TYPES, SweepRow, blocks, lines
 from calculator.estimate.estimate import estimate
 from calculator.limits import sweep
 from calculator.limits.sweep import answers, parse_sweep
@@ -48,8 +47,8 @@ def rows(response):
 def test_a_row_has_the_figures_of_its_estimate(client, plan, body):
     response = client.post("/api/v1/sweep", json=body)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
-    answer = rows(response)
-    assert [row["point"] for row in answer] == [
+    found = rows(response)
+    assert [row["point"] for row in found] == [
         {"training.sequence_length": length, "method.name": name}
         for length in (512, 1024)
         for name in ("qlora", "prefix")
@@ -57,8 +56,8 @@ def test_a_row_has_the_figures_of_its_estimate(client, plan, body):
     plan["method"], plan["training"]["sequence_length"] = {"name": "qlora"}, 1024
     answer = client.post("/api/v1/estimate", json=plan).json()
     for part, names in FIGURES.items():
-        assert answer[2][part] == {name: answer[part][name] for name in names}
-    assert answer[2]["problems"] == []
+        assert found[2][part] == {name: answer[part][name] for name in names}
+    assert found[2]["problems"] == []
 
 
 def test_a_refused_point_is_a_row_with_the_problems_of_its_estimate(client, plan, body):
@@ -134,9 +133,9 @@ def test_no_object_is_refused(client):
 
 def test_blocks_go_out_when_they_are_old_or_large_enough():
     ticks = count(0, 0.03)
-    blocks = list(gathered(["line\n"] * 9, clock=lambda: next(ticks)))
-    assert blocks == ["line\n" * 4, "line\n" * 4, "line\n"]
-    assert [len(block) for block in gathered(["x" * 40_000] * 3, clock=lambda: 0)] == [80_000, 40_000]
+    sent = list(blocks(["line\n"] * 9, clock=lambda: next(ticks)))
+    assert sent == ["line\n" * 4, "line\n" * 4, "line\n"]
+    assert [len(block) for block in blocks(["x" * 40_000] * 3, clock=lambda: 0)] == [80_000, 40_000]
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])

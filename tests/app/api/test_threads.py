@@ -8,7 +8,7 @@ from time import perf_counter
 import pytest
 
 from app import api
-from app.application import EVERY
+from app.application import ALL_ROUTERS
 from app.pages.difference import view as difference_view
 from app.pages.estimate import routes as estimate_routes
 from calculator.common.errors import PlanError, Problem
@@ -25,22 +25,27 @@ SLOW = {
 
 
 def test_no_handler_is_a_coroutine_but_the_health_checks():
-    routes = [route for router in EVERY for route in router.routes]
+    routes = [route for router in ALL_ROUTERS for route in router.routes]
     assert [route.path for route in routes if iscoroutinefunction(route.endpoint)] == ["/healthz"]
 
 
 @pytest.mark.parametrize(
     ("verb", "path", "module", "name"),
     [
-        *(("POST", module.POSTED.path, module, "answered") for module in api.ENDPOINTS if hasattr(module, "POSTED")),
-        ("GET", "/estimate.json", api.estimate, "answered"),
-        ("GET", "/compare.json", api.compare, "answered"),
-        ("GET", "/plan.json", api.plan, "answered"),
-        ("GET", "/inference.json", api.inference, "answered"),
+        *(
+            ("POST", module.EXAMPLES.path, module, "answer")
+            for module in api.ENDPOINTS
+            if hasattr(module.EXAMPLES, "path")
+        ),
+        ("GET", "/estimate.json", api.estimate, "answer"),
+        ("GET", "/compare.json", api.compare, "answer"),
+        ("GET", "/plan.json", api.plan, "answer"),
+        ("GET", "/inference.json", api.inference, "answer"),
         ("GET", "/", estimate_routes, "plan_page"),
         ("POST", "/", estimate_routes, "read"),
         ("GET", "/difference?plan=/&plan=/", difference_view, "compared"),
         ("GET", "/api/v1/openapi.json", None, "openapi"),
+        ("GET", "/openapi.json", None, "openapi"),
     ],
 )
 def test_the_health_check_is_answered_while_another_computes(client, app, monkeypatch, verb, path, module, name):

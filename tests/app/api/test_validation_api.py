@@ -3,7 +3,7 @@
 import json
 
 from app.api.accuracy.results import RESULTS
-from app.api.answers.measurements import NOT_MEASURED
+from app.api.answers.validation import NOT_MEASURED
 
 
 def test_every_published_figure_is_served_as_it_is_committed(client):

@@ -9,7 +9,7 @@ import pytest
 from app.__main__ import main
 from app.cli import files
 
-READ = "give a file's path, or - for standard input"
+READ = "give the path of a file, or - for standard input"
 
 #: Every option that names a file to read, by command.
 READERS = [
@@ -67,7 +67,7 @@ def test_a_mark_that_an_editor_begins_a_file_with_is_passed_over(plan, monkeypat
 
 
 def test_an_output_that_can_not_be_written_is_told_by_its_option_and_the_way_out(tmp_path, capsys):
-    written = "give a path in a directory that is there, or leave it out for standard output"
+    written = "give a path in an existing directory, or omit the option for standard output"
     for path, said in (
         (tmp_path / "none" / "x.py", f"there is no place for the file '{tmp_path}/none/x.py': {written}"),
         (tmp_path, f"'{tmp_path}' is a directory: give a file in it"),

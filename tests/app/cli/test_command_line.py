@@ -27,10 +27,10 @@ def file(tmp_path, plan):
 
 
 #: Commands that plan for what they are told, and take an estimate's inputs.
-TOLD = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
+PLANNING = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
 
 
-@pytest.mark.parametrize("command", TOLD)
+@pytest.mark.parametrize("command", PLANNING)
 def test_a_command_offers_every_input_and_the_api_answer(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -189,7 +189,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("raw", BROKEN, ids=lambda raw: raw[:70].decode("latin-1"))
-@pytest.mark.parametrize("command", [*TOLD, "plan", "inference", "import"])
+@pytest.mark.parametrize("command", [*PLANNING, "plan", "inference", "import"])
 def test_a_broken_file_is_refused_by_every_command(command, raw, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_bytes(raw)
@@ -233,7 +233,7 @@ def test_a_port_that_is_none_is_refused(port, capsys):
     with pytest.raises(SystemExit) as left:
         main(["serve", f"--port={port}"])
     assert left.value.code == 2
-    assert "is no port, a whole number from 0 to 65,535" in capsys.readouterr().err
+    assert "is not a port: give a whole number from 0 to 65,535" in capsys.readouterr().err
 
 
 def test_serve_takes_host_and_port_from_its_options_or_the_environment(monkeypatch):
@@ -250,10 +250,10 @@ def test_serve_takes_host_and_port_from_its_options_or_the_environment(monkeypat
 
 def test_an_export_is_the_apis_file_and_tells_where_it_differs(client, plan, tmp_path, capsys):
     answer = client.post("/api/v1/export", json={**plan, "format": "axolotl"}).json()
-    output = tmp_path / "axolotl.yaml"
-    assert main(["export", "--format", "axolotl", *PLAN, "--output", str(output)]) == 0
+    file = tmp_path / "axolotl.yaml"
+    assert main(["export", "--format", "axolotl", *PLAN, "--output", str(file)]) == 0
     output = capsys.readouterr()
-    assert (output.read_text(), output.out) == (answer["content"], "")
+    assert (file.read_text(), output.out) == (answer["content"], "")
     assert [line.split(": ")[0] for line in output.err.splitlines()] == [
         each["loc"] for each in answer["not_expressed"]
     ]

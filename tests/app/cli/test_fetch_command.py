@@ -115,7 +115,7 @@ def test_what_was_fetched_is_there_offline(fetched):
 def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched):
     result = fetched("some/strange")
     assert (result.returncode, json.loads(result.stdout)) == (0, OWN_CODE)
-    assert "model_type 'strange' is not known here" in result.stderr
+    assert "model_type 'strange' is not supported" in result.stderr
     assert "never run" in result.stderr
 
 
@@ -129,13 +129,13 @@ def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched
         (["not a model"], {}, "id: must be a hub id"),
         (["some/failing"], {}, "pass it with --config"),
         (["some/broken"], {}, "id: some/broken's config.json is not JSON"),
-        (["some/list"], {}, "id: some/list's config.json holds no object"),
+        (["some/list"], {}, "id: some/list's config.json does not contain an object"),
         (
             ["some/model"],
             {"HF_HUB_OFFLINE": "1"},
-            "id: the hub can't be reached, and no config.json of some/model was kept",
+            "id: the hub can't be reached, and some/model's config.json is not in the cache",
         ),
-        (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the hub did not hand it out (Request URL is missing"),
+        (["some/model"], {"HF_ENDPOINT": "hub"}, "id: the download failed (Request URL is missing"),
         (["some/model", "--output", "/no/such/place"], {}, "--output: there is no place for the file '/no/such/place'"),
     ],
     ids=lambda result: result[0] if isinstance(result, list) else None,
@@ -150,7 +150,9 @@ def test_every_way_in_which_there_is_none_is_told_with_the_way_out(fetched, argu
 def test_a_hub_that_is_not_there_is_told_at_once_and_in_one_line(fetched):
     began = time.monotonic()
     result = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
-    assert result.stderr.startswith("id: the hub can't be reached, and no config.json of some/model was kept: download")
+    assert result.stderr.startswith(
+        "id: the hub can't be reached, and some/model's config.json is not in the cache: download"
+    )
     assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert time.monotonic() - began < 15
 

@@ -67,7 +67,7 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
         ((), "grid: must be an object of lists"),
         (("r",), "FIELD=VALUE"),
         (("colour=red",), "grid.colour: is no field"),
-        (("r=4", "method.r=8"), "grid: a field has its values in one list"),
+        (("r=4", "method.r=8"), "grid: give each field once"),
     ],
 )
 def test_a_wrong_grid_exits_with_2(grid, said, capsys):
@@ -78,7 +78,7 @@ def test_a_wrong_grid_exits_with_2(grid, said, capsys):
 
 def test_progress_is_told_on_a_terminal_while_rows_go_elsewhere(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("app.cli.sweep_watch.TOLD_SECONDS", 0)
+    monkeypatch.setattr("app.cli.sweep_progress.UPDATE_SECONDS", 0)
     main([*SWEEP, "--json"])
     progress, remark, _ = capsys.readouterr().err.split("\n")
     assert progress.split("\r")[1:] == [f"{number} of 4 points" for number in range(1, 5)]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.forms.fields import FIELDS
-from app.forms.plan_form import DEFAULTS, input_of, posted, read
+from app.forms.plan_form import DEFAULTS, field_of, read
+from app.http.bodies import decode_form
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
 
@@ -94,7 +95,7 @@ def test_a_pasted_config_is_the_model_and_travels_without_spaces():
 
 def test_what_a_button_changes_counts_and_the_rest_is_kept():
     body = b"method=lora&r=8&change=method%3Dqlora%26gpu%3Dl40s%26memory_gib%3D&memory_gib=12"
-    form = read(posted(body))
+    form = read(decode_form(body))
     assert form.unknown == ()
     assert [form.typed[name] for name in ("method", "r", "gpu", "memory_gib")] == ["qlora", "8", "l40s", ""]
 
@@ -144,7 +145,7 @@ def test_methods_share_an_input_only_where_they_declare_it_alike():
     ],
 )
 def test_a_path_in_a_request_belongs_to_an_input(loc, name):
-    assert input_of(loc) == name
+    assert field_of(loc) == name
 
 
 VALUES = st.dictionaries(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=12), max_size=5)

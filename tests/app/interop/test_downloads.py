@@ -74,7 +74,7 @@ def test_a_config_that_is_too_long_for_a_link_has_buttons(client):
         ("/export/peft?method=prefix", 422, "gradient checkpointing"),
         ("/export/peft?accounting=textbook", 422, "exact"),
         ("/export/peft?seq_len=5", 422, "seq_len"),
-        ("/export/magic", 404, "Nothing is at this path"),
+        ("/export/magic", 404, "There is nothing at this path"),
     ],
 )
 def test_a_file_that_cannot_be_is_a_page_that_says_why(client, address, status, said):

@@ -37,7 +37,7 @@ def test_a_single_plan_asks_for_another(client):
     ("typed", "said"),
     [
         ("/plan?tasks=2", "is no plan's link"),
-        ("/?seq_len=5", "has seq_len, which no input of a plan has"),
+        ("/?seq_len=5", "has seq_len, which is not a field of a plan"),
         ("/?r=0", "Rank: must be at least 1"),
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],

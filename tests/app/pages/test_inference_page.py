@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from app.forms.fields import INFERENCE_FIELDS as FIELDS
+from app.forms.fields import SERVING
 from app.forms.plan_form import FIRST_PLAN
-from app.pages.inference import view as inference_view
-from app.pages.inference.view import FIELDS, SERVING
+from app.pages.inference import form as inference_form
 
 
 def text(html):
@@ -117,11 +118,11 @@ def test_what_must_be_merged_is_served_merged(client):
     assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]
 
 
-VALUES = st.dictionaries(st.sampled_from(sorted(inference_view.DEFAULTS)), st.text(max_size=12), max_size=5)
+VALUES = st.dictionaries(st.sampled_from(sorted(inference_form.DEFAULTS)), st.text(max_size=12), max_size=5)
 
 
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
 def test_an_address_says_all_that_is_typed(values):
-    form = inference_view.read(values.items())
-    assert inference_view.read(parse_qsl(form.address()[1:], keep_blank_values=True)).typed == form.typed
+    form = inference_form.read(values.items())
+    assert inference_form.read(parse_qsl(form.address()[1:], keep_blank_values=True)).typed == form.typed

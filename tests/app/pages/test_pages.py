@@ -318,11 +318,12 @@ def test_a_fault_is_answered_and_logged(client, monkeypatch, caplog):
         raise RuntimeError("a fault for the test")
 
     monkeypatch.setattr("app.pages.estimate.routes.read", broken)
+    monkeypatch.setattr("app.pages.estimate.routes.read_strictly", broken)
     for address, kind in (("/", "text/html; charset=utf-8"), ("/estimate.json", "application/problem+json")):
         caplog.clear()
         response = client.get(address)
         assert (response.status_code, response.headers["content-type"]) == (500, kind)
-        assert "met a fault of its own" in response.text
+        assert "an error in Headroom itself" in response.text
         assert "a fault for the test" not in response.text
         assert "nosniff" in response.headers["x-content-type-options"]
         assert "a fault for the test" in caplog.text

@@ -7,13 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.forms import plan_form as form
-from app.pages.plan import view as plan_view
+from app.pages.plan import form as needs_form
 from calculator.estimate.request import parse_request
+from calculator.plan.plan import plan
 from calculator.plan.request import parse_plan
 
 
 def typed(address):
-    return plan_view.read(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+    return needs_form.read(parse_qsl(address.partition("?")[2], keep_blank_values=True))
 
 
 def test_an_empty_address_is_the_first_plan():
@@ -56,16 +57,16 @@ def test_several_models_and_cards_are_a_shortlist():
     ],
 )
 def test_a_path_in_the_request_belongs_to_an_input(address, loc, name):
-    assert typed(address).input_of(loc) == name
+    assert typed(address).field_of(loc) == name
 
 
-VALUES = st.dictionaries(st.sampled_from(sorted(plan_view.DEFAULTS)), st.text(max_size=12), max_size=5)
+VALUES = st.dictionaries(st.sampled_from(sorted(needs_form.DEFAULTS)), st.text(max_size=12), max_size=5)
 
 
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
 def test_an_address_says_all_that_is_typed(values):
-    form = plan_view.read(values.items())
+    form = needs_form.read(values.items())
     assert typed(form.address()).typed == form.typed
 
 
@@ -79,10 +80,10 @@ def test_an_address_says_all_that_is_typed(values):
     ],
 )
 def test_each_configuration_leads_to_a_page_that_says_exactly_the_same(address):
-    (part,) = plan_view.planned(typed(address)).plans
+    (part,) = plan(parse_plan(typed(address).body())).plans
     assert part.configurations
     for configuration in part.configurations:
-        link = plan_view.page_of(configuration.request)
+        link = needs_form.estimate_address(configuration.request)
         led_to = form.read(parse_qsl(link.partition("?")[2], keep_blank_values=True))
         request = parse_request(led_to.estimate())
         assert led_to.unknown == ()
@@ -94,7 +95,7 @@ def test_each_configuration_leads_to_a_page_that_says_exactly_the_same(address):
 
 def test_a_config_json_travels_in_the_link_too():
     config = '{"model_type":"gpt2","n_layer":2,"n_embd":256,"n_head":4,"vocab_size":1000}'
-    (part,) = plan_view.planned(plan_view.read([("config", config), ("sequence_length", "256")])).plans
-    link = plan_view.page_of(part.configurations[0].request)
+    (part,) = plan(parse_plan(needs_form.read([("config", config), ("sequence_length", "256")]).body())).plans
+    link = needs_form.estimate_address(part.configurations[0].request)
     led_to = form.read(parse_qsl(link.partition("?")[2], keep_blank_values=True))
     assert parse_request(led_to.estimate()).model == part.configurations[0].request.model

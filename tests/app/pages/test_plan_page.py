@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 
-from app.pages.plan.view import DEFAULTS, LABELS
+from app.pages.plan.form import DEFAULTS, LABELS
 
 #: A config.json of a model that no catalogue has.
 SMALL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}

@@ -1,14 +1,14 @@
 """The validation page shows what the API answers."""
 
-from app.api.answers.measurements import NOT_MEASURED, validation
-from app.pages.validation.view import shown
+from app.api.answers.validation import NOT_MEASURED, validation
+from app.pages.validation.view import context as validation_context
 from app.presentation.format import deviation
 from calculator.allocator.reserved_rule import RULE_ACCURACY
 
 
 def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
     text = client.get("/validation").text
-    context = shown(validation().published)
+    context = validation_context(validation().published)
     for row in (*context["whole"], *context["in_part"]):
         assert row.address in text
         assert f'value="{row.measured_bytes}"' in text
@@ -23,7 +23,7 @@ def test_it_shows_peers_reasons_and_environments(client):
         assert f"{peer.name} {peer.version}" in text
     for reason in {reason for row in published.rows for reason in row.differs}:
         assert reason.replace("'", "&#39;") in text
-    for each in shown(published)["environments"]:
+    for each in validation_context(published)["environments"]:
         assert each.versions in text
 
 

@@ -1,6 +1,6 @@
 """The validation page's groups are folds over the committed rows."""
 
-from app.api.answers.measurements import MeasuredAnswer, validation
+from app.api.answers.validation import MeasuredAnswer, validation
 from app.pages.validation import view as validation_view
 
 PUBLISHED = validation().published
@@ -50,4 +50,4 @@ def test_a_measured_step_stands_beside_its_estimate():
 
 
 def test_a_copy_without_results_shows_none():
-    assert validation_view.shown(None) == {"published": None}
+    assert validation_view.context(None) == {"published": None}

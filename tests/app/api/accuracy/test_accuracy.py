@@ -5,7 +5,7 @@ from html import unescape
 
 import pytest
 
-from app.api.accuracy.accuracy import accuracy, beside
+from app.api.accuracy.accuracy import accuracy, error_text
 from app.api.accuracy.residuals import residuals
 from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.estimate.estimate import estimate
@@ -38,7 +38,7 @@ def test_a_method_that_nobody_measured_says_so():
     found = accuracy(plan_of({"name": "adapter"}))
     assert found.errors == ()
     assert found.interval is None
-    assert found.sentence.startswith("No measurement of adapters")
+    assert found.sentence.startswith("No GPU measurement of adapters")
 
 
 def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures():
@@ -85,4 +85,4 @@ def test_page_and_api_tell_the_same(client, method):
     [(-0.0052, "0.52 % low"), (0.004, "0.40 % high"), (0.0, "exact"), (-0.00001, "under 0.01 % off")],
 )
 def test_an_error_is_told_in_words(error, words):
-    assert beside(error) == words
+    assert error_text(error) == words

@@ -65,7 +65,7 @@ GEMMA3 = {
 }
 
 LOW_RANK = {"r": 4, "target_modules": "all-linear"}
-EVERY = {
+ALL_ROUTERS = {
     "full": {},
     "lora": LOW_RANK,
     "qlora": LOW_RANK,
@@ -101,7 +101,7 @@ def holds(printed):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_script_of_a_method_trains(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **EVERY[method]}), tmp_path, monkeypatch, capsys))
+    holds(ran(body({"name": method, **ALL_ROUTERS[method]}), tmp_path, monkeypatch, capsys))
 
 
 SETTINGS = [
@@ -139,12 +139,12 @@ def facts(parameter):
 
 @pytest.mark.parametrize("method", ["qlora", "adapter"])
 def test_a_family_with_transposed_weights_trains_too(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **EVERY[method]}, GPT2), tmp_path, monkeypatch, capsys))
+    holds(ran(body({"name": method, **ALL_ROUTERS[method]}, GPT2), tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **EVERY[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
+    holds(ran(body({"name": method, **ALL_ROUTERS[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_script_by_id_reads_a_model_from_a_folder_too(tmp_path, monkeypatch, c
 
 
 def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
-    for name, settings in EVERY.items():
+    for name, settings in ALL_ROUTERS.items():
         for model in ({"config": GPT2}, "meta-llama/Llama-3.1-8B"):
             request = {**body({"name": name, **settings}, gradient_accumulation_steps=2), "model": model}
             (tmp_path / f"{name}_{'id' if isinstance(model, str) else 'config'}.py").write_text(script(request))

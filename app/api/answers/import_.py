@@ -1,0 +1,31 @@
+"""Answer of `POST /api/v1/import`: the request that another tool's file describes."""
+
+from typing import Any
+
+from app.api.answers.answer import Answer, described
+
+
+class NotUnderstoodAnswer(Answer):
+    """A key of the imported file that the request does not reproduce exactly."""
+
+    key: str = described("The key in the file.", "sample_packing")
+    value: Any = described("Its value; null if the file does not set it.", True)
+    why: str = described(
+        "Why the request differs, and what it uses instead.",
+        "packed rows are taken for full sequences, one after the other",
+    )
+
+
+class ImportAnswer(Answer):
+    """The request that the file describes, and what the request does not reproduce."""
+
+    format: str = described("The format in which the file was read.", "axolotl")
+    request: dict[str, Any] = described(
+        "A request body for POST /api/v1/estimate.", {"model": "meta-llama/Llama-3.1-8B"}
+    )
+    not_understood: tuple[NotUnderstoodAnswer, ...] = described(
+        "Keys that the request does not reproduce exactly.", [{"key": "sample_packing", "value": True}]
+    )
+    without_effect: tuple[str, ...] = described(
+        "Keys that do not change the memory of a training step.", ["learning_rate"]
+    )

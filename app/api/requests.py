@@ -1,0 +1,259 @@
+"""The request models of every POST endpoint."""
+
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from app.api.answers.sweep import Format
+from app.api.schema import STRICT, model, summary
+from app.interop.exports import FORMATS
+from app.interop.imports.text import LONGEST
+from calculator.compare.methods import MOST_METHODS
+from calculator.estimate.request import Choices
+from calculator.inference.settings import Serving
+from calculator.inputs.training import Device, Training
+from calculator.limits.bounds import SolveFor
+from calculator.limits.sweep import MOST_POINTS
+from calculator.methods import METHODS, Method
+from calculator.plan.needs import Needs
+from calculator.plan.request import MOST_OF_A_KIND
+
+
+def _method_model(cls: type[Method]) -> type[BaseModel]:
+    kind = Literal[cls.name]  # type: ignore[name-defined]
+    name = Field(title="Method", description=summary(cls), examples=[cls.name])
+    return model(f"{cls.__name__}Method", cls, name=(kind, name))
+
+
+TrainingModel = model("Training", Training)
+DeviceModel = model("Device", Device)
+ServingModel = model("Serving", Serving)
+NeedsModel = model("Needs", Needs)
+METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
+MethodModel: Any = Annotated[reduce(or_, METHOD_MODELS.values()), Field(discriminator="name")]
+FormatName: Any = Literal[tuple(FORMATS)]
+
+
+class ModelConfig(BaseModel):
+    """A model that is not in the catalogue, given by its `config.json`."""
+
+    model_config = STRICT
+
+    config: dict[str, Any] = Field(
+        description="The content of a config.json, with its model_type.",
+        examples=[{"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32}],
+    )
+
+
+class ModelParameters(BaseModel):
+    """A model of which only the size is known. Only textbook accounting accepts it."""
+
+    model_config = STRICT
+
+    parameters: int = Field(ge=1, le=10**15, description="The number of parameters.", examples=[70_000_000_000])
+
+
+_CATALOGUE_ID = Field(min_length=1, title="Catalogue id", description="A model's hub id, alias or hub URL.")
+_BASE_MODEL = Annotated[str, _CATALOGUE_ID] | ModelConfig
+
+_MODEL = (
+    Annotated[str, _CATALOGUE_ID] | ModelConfig | ModelParameters,
+    Field(
+        title="Model",
+        description="The model to fine-tune: a catalogue id, a config.json, or, with textbook accounting, a number of"
+        " parameters.",
+        examples=["meta-llama/Llama-3.1-8B"],
+    ),
+)
+_METHOD = (
+    MethodModel,
+    Field(title="Method", description="The fine-tuning method.", examples=[{"name": "qlora", "r": 16}]),
+)
+_TRAINING = (
+    TrainingModel,
+    Field(
+        default_factory=TrainingModel,
+        title="Training",
+        description="The training settings.",
+        examples=[{"micro_batch_size": 4}],
+    ),
+)
+_DEVICE = (
+    DeviceModel,
+    Field(
+        default_factory=DeviceModel,
+        title="Device",
+        description="The GPU or GPUs that the run should fit. Without a device there is no verdict.",
+        examples=[{"gpu": "rtx-4090"}],
+    ),
+)
+
+EstimateRequest = model("EstimateRequest", Choices, model=_MODEL, method=_METHOD, training=_TRAINING, device=_DEVICE)
+EstimateRequest.__doc__ = "One run: a model, a fine-tuning method, training settings and a device."
+
+ExportRequest = model(
+    "ExportRequest",
+    Choices,
+    format=(FormatName, Field(title="Format", description="The format of the exported file.", examples=["peft"])),
+    model=_MODEL,
+    method=_METHOD,
+    training=_TRAINING,
+    device=_DEVICE,
+)
+ExportRequest.__doc__ = "One run, and the format of the file to export."
+
+LimitsRequest = create_model(
+    "LimitsRequest",
+    __base__=EstimateRequest,
+    __doc__="One run with its device, and the setting to maximise.",
+    solve_for=(
+        SolveFor,
+        Field(
+            title="Solve for",
+            description="The setting whose largest value is searched. A value that the request gives for it is tried"
+            " like any other.",
+            examples=["r"],
+        ),
+    ),
+)
+
+CompareRequest = model(
+    "CompareRequest",
+    Choices,
+    model=_MODEL,
+    methods=(
+        Annotated[list[MethodModel], Field(min_length=1, max_length=MOST_METHODS)],
+        Field(
+            default_factory=lambda: [{"name": name} for name in METHODS],
+            title="Methods",
+            description="The methods to compare. Without them, every method is compared with PEFT's defaults.",
+            examples=[[{"name": "lora", "r": 16}, {"name": "qlora", "r": 16}]],
+        ),
+    ),
+    training=_TRAINING,
+    device=_DEVICE,
+)
+CompareRequest.__doc__ = "One model, training and device, and several methods."
+
+
+class SweepRequest(BaseModel):
+    """One request, and lists of values for some of its fields."""
+
+    model_config = STRICT
+
+    request: dict[str, Any] = Field(
+        description="A request of POST /api/v1/estimate. It may omit the fields that the grid sets.",
+        examples=[{"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora"}}],
+    )
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        min_length=1,
+        description="Lists of values for fields of the request, by dotted path. Every combination is one point, at most"
+        f" {MOST_POINTS:,} of them. The values of the last field vary fastest.",
+        examples=[{"training.sequence_length": [1024, 2048], "method.r": [8, 16]}],
+    )
+    format: Format | None = Field(
+        default=None,
+        description="The format of the rows. Without it, the Accept header decides; the default is NDJSON.",
+        examples=["csv"],
+    )
+
+
+class ImportRequest(BaseModel):
+    """Another tool's file, and what the file does not contain."""
+
+    model_config = STRICT
+
+    content: str | dict[str, Any] = Field(
+        description=f"The text of the file (at most {LONGEST:,} characters), or its content as an object.",
+        examples=["base_model: meta-llama/Llama-3.1-8B\nadapter: lora\nlora_r: 16\n"],
+    )
+    format: FormatName | None = Field(
+        default=None, description="The tool that the file is for. Without it, the keys decide.", examples=["axolotl"]
+    )
+    model: str | ModelConfig | None = Field(
+        default=None,
+        description="A catalogue id or a config.json to use instead of the model that the file names.",
+        examples=["meta-llama/Llama-3.1-8B"],
+    )
+
+
+InferenceRequest: type[BaseModel] = create_model(
+    "InferenceRequest",
+    __config__=STRICT,
+    __doc__="A fine-tuned model, how it is served, and on what device.",
+    model=(
+        _BASE_MODEL,
+        Field(
+            title="Model",
+            description="The base model to serve: a catalogue id or a config.json.",
+            examples=["meta-llama/Llama-3.1-8B"],
+        ),
+    ),
+    method=(
+        MethodModel,
+        Field(
+            default_factory=lambda: {"name": "full"},
+            title="Method",
+            description="The method that fine-tuned it. Without a method, the base model alone is served.",
+            examples=[{"name": "lora", "r": 16}],
+        ),
+    ),
+    serving=(
+        ServingModel,
+        Field(
+            default_factory=ServingModel,
+            title="Serving",
+            description="The serving settings.",
+            examples=[{"batch_size": 4, "tasks": 20}],
+        ),
+    ),
+    device=_DEVICE,
+)
+
+_PLAN: dict[str, Any] = {
+    "model": (
+        _BASE_MODEL | None,
+        Field(
+            default=None,
+            title="Model",
+            description="The model to fine-tune: a catalogue id or a config.json.",
+            examples=["meta-llama/Llama-3.1-8B"],
+        ),
+    ),
+    "models": (
+        Annotated[list[_BASE_MODEL], Field(min_length=1, max_length=MOST_OF_A_KIND)] | None,
+        Field(
+            default=None,
+            title="Models",
+            description="Several models, instead of `model`. Each gets a plan of its own.",
+            examples=[["meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.1"]],
+        ),
+    ),
+    "device": (
+        DeviceModel | None,
+        Field(default=None, title="Device", description="The GPU or GPUs.", examples=[{"gpu": "rtx-4090"}]),
+    ),
+    "devices": (
+        Annotated[list[DeviceModel], Field(min_length=1, max_length=MOST_OF_A_KIND)] | None,  # type: ignore[valid-type]
+        Field(
+            default=None,
+            title="Devices",
+            description="Several devices, instead of `device`. Each gets a plan of its own.",
+            examples=[[{"gpu": "rtx-4090"}, {"gpu": "l40s"}]],
+        ),
+    ),
+    "needs": (
+        NeedsModel,
+        Field(
+            default_factory=NeedsModel,
+            title="Needs",
+            description="What the run must do, and what to prefer.",
+            examples=[{"tasks": 20, "switch_per_request": True}],
+        ),
+    ),
+}
+
+PlanRequest: type[BaseModel] = create_model("PlanRequest", __config__=STRICT, **_PLAN)
+PlanRequest.__doc__ = "One or several models, one or several devices, and needs."

@@ -1,0 +1,102 @@
+"""The form of the inference page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from app.forms import messages as form_messages
+from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, SERVING
+from app.forms.layout import MODEL_LABELS, gpu_id
+from app.forms.plan_form import Form, non_default, query, typed_fields, typed_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from calculator.common.errors import Problem
+
+#: The answer of the bare address, where it differs from the API's defaults.
+FIRST: dict[str, str] = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "config": "",
+    "gpu": "rtx-4090",
+    "method": "lora",
+    "r": "16",
+    "tasks": "4",
+}
+
+DEFAULTS: dict[str, str] = {
+    **FIRST,
+    **{name: field.text(field.declared.default) for name, field in INFERENCE_FIELDS.items() if name not in FIRST},
+}
+
+LABELS: dict[str, str] = {
+    **MODEL_LABELS,
+    **{name: field.declared.setting.label for name, field in INFERENCE_FIELDS.items()},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceForm:
+    """The typed text of every field, and the names in the address that no field has."""
+
+    typed: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """The name of the selected method."""
+        return self.typed["method"]
+
+    @property
+    def card(self) -> str:
+        """The catalogue id of the typed GPU; empty if the catalogue lacks it."""
+        return gpu_id(self.typed["gpu"])
+
+    def address(self, **changes: str) -> str:
+        """Return the query string of this answer, with changes."""
+        fields = query(self.typed, changes, DEFAULTS)
+        return f"?{urlencode(fields)}" if fields else ""
+
+    def body(self) -> dict[str, Any]:
+        """Return the request body.
+
+        Raises:
+            PlanError: if a pasted config cannot be read.
+        """
+        method = {"name": self.method, **non_default(METHOD.get(self.method, ()), self.typed)}
+        return {
+            "model": typed_model(self.typed),
+            "method": method,
+            "serving": non_default(SERVING, self.typed),
+            "device": non_default(CARD, self.typed),
+        }
+
+    def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
+        """Return the problems by field; problems of no single field have the empty name."""
+        return form_messages.messages(problems, self.typed, _field_of)
+
+
+def read(pairs: Iterable[tuple[str, str]]) -> InferenceForm:
+    """Return the form of an address or a submitted body."""
+    typed, unknown = typed_fields(pairs, DEFAULTS)
+    return InferenceForm(typed=typed, unknown=unknown)
+
+
+def address_of(plan: Form, **serving: str) -> str:
+    """Return the address of the page for what a plan trains, on its card, with serving fields."""
+    names = ("model", "config", "gpu", "memory_gib", "method", *(field.name for field in METHOD.get(plan.method, ())))
+    typed = {**DEFAULTS, **{name: plan.typed[name] for name in names}, **serving}
+    return f"/inference{InferenceForm(typed=typed).address()}"
+
+
+def _field_of(loc: str) -> str:
+    parts = loc.split(".")
+    if parts[0] == "model":
+        return "config" if parts[1:2] == ["config"] else "model"
+    if parts[:2] == ["method", "name"] or loc == "method":
+        return "method"
+    if loc == "device":
+        return "gpu"
+    return next((field.name for field in INFERENCE_FIELDS.values() if field.declared.name == parts[-1]), "")

@@ -1,0 +1,150 @@
+"""The form of the plan page."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from app.forms import messages as form_messages
+from app.forms import plan_form
+from app.forms.fields import DEVICE, MEMORY, NEEDS
+from app.forms.layout import gpu_id
+from app.forms.plan_form import non_default, query, typed_fields, typed_model
+from app.pages.inference import form as inference_form
+from calculator.plan.needs import USUAL_PRIORITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from calculator.common.errors import Problem
+    from calculator.estimate.request import Request
+
+#: The needs of the bare address.
+DEFAULTS: dict[str, str] = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "config": "",
+    "gpu": "rtx-4090",
+    "memory_gib": "",
+    "gpus": "",
+    **{field.name: field.text(field.declared.default) for field in NEEDS},
+    "priorities": USUAL_PRIORITIES[0],
+}
+
+LABELS: dict[str, str] = {
+    "model": "Model",
+    "config": "config.json",
+    "gpu": "GPU",
+    "memory_gib": MEMORY.declared.setting.label,
+    "gpus": "More cards",
+    **{field.name: field.declared.setting.label for field in NEEDS},
+    "priorities": "What matters first",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedsForm:
+    """The typed text of every field, and the names in the address that no field has."""
+
+    typed: Mapping[str, str]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def card(self) -> str:
+        """The catalogue id of the typed GPU; empty if the catalogue lacks it."""
+        return gpu_id(self.typed["gpu"])
+
+    def address(self, **changes: str) -> str:
+        """Return the query string of these needs, with changes."""
+        fields = query(self.typed, changes, DEFAULTS)
+        return f"?{urlencode(fields)}" if fields else ""
+
+    def body(self) -> dict[str, Any]:
+        """Return the request body.
+
+        Raises:
+            PlanError: if a pasted config cannot be read.
+        """
+        devices = [device for _, device in self._devices()]
+        cards = {"device": devices[0] if devices else {}} if len(devices) < 2 else {"devices": devices}
+        needs = non_default(NEEDS, self.typed)
+        if self.typed["priorities"].strip() in ("", DEFAULTS["priorities"]):
+            needs.pop("priorities", None)
+        return {**self._models(), **cards, "needs": needs}
+
+    def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
+        """Return the problems by field; problems of no single field have the empty name."""
+        return form_messages.messages(problems, self.typed, self.field_of)
+
+    def field_of(self, loc: str) -> str:
+        """Return the field of a dotted path in the request, or an empty text if the path is of no single field."""
+        head, *rest = loc.split(".")
+        if head in ("model", "models"):
+            return "config" if "config" in rest and self.typed["config"].strip() else "model"
+        if head == "needs":
+            return rest[0] if rest and rest[0] in DEFAULTS else ""
+        if rest[-1:] == ["memory_bytes"]:
+            return "memory_gib"
+        if loc == "devices":
+            return "gpus"
+        fields = [name for name, _ in self._devices()]
+        if head == "devices" and rest and rest[0].isdecimal() and int(rest[0]) < len(fields):
+            return fields[int(rest[0])]
+        return (fields[0] if fields else "gpu") if head == "device" else ""
+
+    def _models(self) -> dict[str, Any]:
+        names = self.typed["model"].replace(",", " ").split()
+        if self.typed["config"].strip() or len(names) < 2:
+            return {"model": typed_model(self.typed)}
+        return {"models": names}
+
+    def _devices(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return each device with the field in which it is typed."""
+        first = {"gpu": self.typed["gpu"].strip() or None, "memory_bytes": MEMORY.value(self.typed["memory_gib"])}
+        device = {name: value for name, value in first.items() if value is not None}
+        more = [name.strip() for name in re.split(r"[,\n]", self.typed["gpus"]) if name.strip()]
+        one = [("gpu" if "gpu" in device else "memory_gib", device)] if device else []
+        return [*one, *(("gpus", {"gpu": name}) for name in more)]
+
+
+def read(pairs: Iterable[tuple[str, str]]) -> NeedsForm:
+    """Return the form of an address or a submitted body."""
+    typed, unknown = typed_fields(pairs, DEFAULTS)
+    return NeedsForm(typed=typed, unknown=unknown)
+
+
+def address_of(plan: plan_form.Form, request: Request) -> str:
+    """Return the address of the page for a plan's model, card, batch and sequence length."""
+    training = request.training
+    batch = training.micro_batch_size * training.gradient_accumulation_steps
+    kept = {name: plan.typed[name] for name in ("model", "config", "gpu", "memory_gib")}
+    needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
+    return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"
+
+
+def estimate_address(request: Request) -> str:
+    """Return the address of the estimate page of a configuration."""
+    return f"/{_plan_of(request).address()}"
+
+
+def inference_address(needs: NeedsForm, request: Request) -> str:
+    """Return the address of the inference page of a configuration, for all tasks, merged if it must be."""
+    merged = needs.typed["must_merge"] == "true" and bool(request.method.facts.mergeable)
+    return inference_form.address_of(_plan_of(request), tasks=needs.typed["tasks"], merged=str(merged).lower())
+
+
+def _plan_of(request: Request) -> plan_form.Form:
+    reference = request.model
+    config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
+    model = {"model": reference.id or "", "config": config}
+    device = {field.name: field.text(getattr(request.device, field.declared.name)) for field in DEVICE}
+    return plan_form.Form(typed={**plan_form.DEFAULTS, **model, **plan_form.typed_request(request), **device})
+
+
+def typed_changes(sets: Mapping[str, Any]) -> dict[str, str]:
+    """Return the form fields that a change to the needs or the model sets."""
+    fields = {field.name: field for field in NEEDS}
+    typed = {name: fields[name].text(value) if name in fields else str(value) for name, value in sets.items()}
+    return {**typed, "config": ""} if "model" in typed else typed

@@ -1,0 +1,26 @@
+"""Changes of a request as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.forms.fields import FIELDS, METHOD_LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def changes_text(changes: Mapping[str, object]) -> str:
+    """Return changes of a request as text: without gradient checkpointing, with attention sdpa."""
+    return ", ".join(_change(loc, value) for loc, value in changes.items())
+
+
+def _change(loc: str, value: object) -> str:
+    if loc == "method.name":
+        return METHOD_LABELS[str(value)]
+    field = FIELDS[loc.rsplit(".", 1)[-1]]
+    label = field.declared.setting.label
+    label = label[0].lower() + label[1:] if label[1:2].islower() else label
+    if isinstance(value, bool):
+        return f"with {label}" if value else f"without {label}"
+    return f"with {label} {field.text(value) or 'none'}"

@@ -1,0 +1,53 @@
+"""A plan's answer as text, for the page and the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.presentation.format import size
+from calculator.devices.verdict import card_of
+
+if TYPE_CHECKING:
+    from calculator.plan.nearest_miss import NearestMiss
+    from calculator.plan.plan import DevicePlan, Plan
+
+
+def device_name(plan: DevicePlan) -> str:
+    """Return the name of the device, or its memory."""
+    card = card_of(plan.device)
+    return card.name if card else f"a card of {size(plan.device.memory_bytes or 0)}"
+
+
+def shortfall(miss: NearestMiss) -> str:
+    """Say how much memory the nearest configuration lacks, and for what."""
+    together = miss.together
+    if together is not None and not together.held:
+        needed = (
+            f"The base model, a request and the modules of {together.tasks:,} tasks need {size(together.bytes)} of"
+            f" {size(together.usable_bytes)} usable"
+        )
+        return f"{needed}, {size(together.short_bytes)} too much. At most {together.most:,} tasks fit."
+    fit = miss.estimate.fit
+    assert fit is not None
+    required = size(miss.estimate.memory.required_bytes)
+    return f"It needs {required} of {size(fit.usable_bytes)} usable, {size(miss.short_bytes)} too much."
+
+
+def count(answer: Plan) -> str:
+    """Say how many configurations fit."""
+    return counted(sum(len(plan.configurations) for plan in answer.plans))
+
+
+def counted(fitting: int) -> str:
+    """Say how many configurations fit."""
+    if not fitting:
+        return "Nothing fits"
+    return f"{fitting} configurations fit" if fitting > 1 else "1 configuration fits"
+
+
+def sentence(plan: DevicePlan) -> str:
+    """Summarise a plan in a sentence."""
+    subject = f"{plan.model} on {device_name(plan)}"
+    if not plan.configurations:
+        return f"{subject}: nothing that meets these needs fits."
+    return f"{subject}: {counted(len(plan.configurations))}, first {plan.configurations[0].label}."
