@@ -31,7 +31,7 @@ def test_a_file_that_can_not_be_read_is_told_by_its_option_and_the_way_out(comma
     for path, said in (
         (none, f"there is no file '{none}': {READ}"),
         ("", f"there is no file '': {READ}"),
-        (tmp_path, f"'{tmp_path}' is a directory: give a file in it"),
+        (tmp_path, f"'{tmp_path}' is a directory: give the path of a file"),
         (empty, f"'{empty}' is empty: {READ}"),
         (f"{empty}/x", f"'{empty}/x' can't be read (Not a directory): {READ}"),
     ):
@@ -70,7 +70,7 @@ def test_an_output_that_can_not_be_written_is_told_by_its_option_and_the_way_out
     written = "give a path in an existing directory, or omit the option for standard output"
     for path, said in (
         (tmp_path / "none" / "x.py", f"there is no place for the file '{tmp_path}/none/x.py': {written}"),
-        (tmp_path, f"'{tmp_path}' is a directory: give a file in it"),
+        (tmp_path, f"'{tmp_path}' is a directory: give the path of a file"),
     ):
         assert main(["export", "--model", "gpt2", "--method", "lora", "--output", str(path)]) == 2
         assert f"--output: {said}\n" in capsys.readouterr().err
