@@ -24,7 +24,7 @@ COMPONENTS: dict[str, ComponentLabel] = {
     component.name: component
     for component in (
         ComponentLabel(
-            name="base_weights", label="Base weights", meaning="the model's weights, in their storage format"
+            name="base_weights", label="Base weights", meaning="weights of the model, in their storage format"
         ),
         ComponentLabel(
             name="quantization_constants", label="Quantisation constants", meaning="scales of the 4-bit blocks"
