@@ -1,4 +1,4 @@
-"""The command line: `python -m validation COMMAND ...`; each command tells its arguments with --help."""
+"""The command line: `python -m validation COMMAND ...`; `COMMAND --help` describes a command's arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from importlib import import_module
 
-#: Each command's module, which declares its arguments in `arguments` and does it in `run`.
+#: Each command's module, with the functions `arguments`, which declares its arguments, and `run`.
 COMMANDS = {
     "trace": "validation.comparison.show",
     "cases": "validation.comparison.cases",
@@ -26,11 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    told = parser.parse_args(argv)
-    module = import_module(COMMANDS[told.command])
-    own = argparse.ArgumentParser(prog=f"python -m validation {told.command}", description=module.__doc__)
-    module.arguments(own)
-    return int(module.run(own.parse_args(told.arguments)))
+    args = parser.parse_args(argv)
+    module = import_module(COMMANDS[args.command])
+    subparser = argparse.ArgumentParser(prog=f"python -m validation {args.command}", description=module.__doc__)
+    module.arguments(subparser)
+    return int(module.run(subparser.parse_args(args.arguments)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time an estimate, a sweep of estimates, and the trace of the same request side by side.
+"""Time an estimate, a sweep of estimates, and the trace of the same request.
 
-What is warm: the catalogue's model is built and the code has run before. Nothing of a request is kept for the next, but
-in a sweep and a limit what plans have in common: what they hold whatever their batch, and a run with their sizes left
-open. An answer has every figure; its rows and its timeline are made when they are read, which is timed apart.
+Timings are warm: the catalogue's model is built and the code has run once. Nothing is cached between requests, except
+in a sweep and a limit, whose plans share their resident tensors and a symbolic trace. An answer has every figure; its
+rows and its timeline are computed when they are read, which is timed separately.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.limits.limits import limit, parse_limit
 from calculator.limits.sweep import answers, parse_sweep
-from validation.benchmark.machine_speed import turn
-from validation.tracing.silence import quieten
+from validation.benchmark.machine_speed import loop_seconds
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
 QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}
 
-#: The request whose trace is timed beside its estimate.
+#: The request whose trace and estimate are compared.
 LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": LORA}
 LLAMA_70B = {"model": "meta-llama/Llama-3.1-70B", "method": QLORA}
 
-#: What is timed: a title, a request, and the most milliseconds that an estimate of it may take.
+#: Timed estimates: a title, a request, and the target in milliseconds.
 ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("Llama-3.1-8B, LoRA r 16 all-linear", LLAMA_8B, 1.0),
     ("Llama-3.1-8B, the same, checkpointed", {**LLAMA_8B, "training": {"gradient_checkpointing": True}}, 1.0),
@@ -43,7 +43,7 @@ ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("Llama-3.1-70B, the same, reserved by replay", {**LLAMA_70B, "reserved": "replay"}, 100.0),
 )
 
-#: Limits that are timed: a title, a request, and the most milliseconds that finding it may take.
+#: Timed limits: a title, a request, and the target in milliseconds.
 LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
     (
         "Llama-3.1-8B, QLoRA on 24 GB: longest sequence",
@@ -68,8 +68,8 @@ LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
     ),
 )
 
-#: A sweep's grid: ranks, lengths and batches of one model.
-SWEPT: dict[str, Any] = {
+#: The timed sweep: ranks, lengths and batches of one model.
+SWEEP: dict[str, Any] = {
     "request": LLAMA_8B,
     "grid": {
         "method.r": [4, 8, 16, 32, 64],
@@ -78,19 +78,19 @@ SWEPT: dict[str, Any] = {
     },
 }
 
-#: How many of its points a core must answer in a second.
-SWEPT_PER_SECOND = 1000
+#: The target for the sweep: estimates per second on one core.
+ESTIMATES_PER_SECOND = 1000
 
-#: How many times faster than its trace an estimate must be.
-FASTER = 1000
+#: The target ratio of a trace's time to its estimate's time.
+SPEEDUP = 1000
 
-#: What is said where the libraries are not installed.
-WITHOUT_TORCH = "the trace is left out: it needs torch, transformers, peft and bitsandbytes; `make bench` installs them"
+#: The message printed if the libraries are not installed.
+WITHOUT_TORCH = "the trace is skipped: it needs torch, transformers, peft and bitsandbytes; `make bench` installs them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One figure of the table: how long it took, and what it should keep to."""
+    """One figure of the table, with its target."""
 
     title: str
     figure: str
@@ -100,17 +100,19 @@ class Line:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--runs", type=int, default=31, help="timed runs of each estimate; their median counts (31)")
-    parser.add_argument("--traces", type=int, default=3, help="timed traces; their median counts (3, 0 for none)")
+    parser.add_argument("--runs", type=int, default=31, help="timed runs of each estimate; the median is printed (31)")
+    parser.add_argument(
+        "--traces", type=int, default=3, help="timed traces; the median is printed (3; 0 skips the trace)"
+    )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Time everything and print one table; returns 1 where a target is missed."""
-    quieten()
-    lines = [_pace(), *_estimates(told.runs), *_limits(), _sweep()]
+def run(args: argparse.Namespace) -> int:
+    """Time everything and print one table; returns 1 if a target is missed."""
+    silence_libraries()
+    lines = [_machine_speed(), *_estimates(args.runs), *_limits(), _sweep()]
     missing = find_spec("torch") is None
-    if told.traces and not missing:
-        lines += _beside_a_trace(told.traces)
+    if args.traces and not missing:
+        lines += _trace_and_estimate(args.traces)
     width = max(len(line.title) for line in lines)
     for line in lines:
         verdict = f"{'met' if line.met else 'MISSED'}  {line.target}" if line.target else ""
@@ -120,43 +122,43 @@ def run(told: argparse.Namespace) -> int:
     return int(not all(line.met for line in lines))
 
 
-def _pace() -> Line:
-    """What times here stand beside: a busy or slow machine takes longer for everything."""
-    return Line(title="a turn of a plain loop, which tells how fast this machine is", figure=f"{turn() * 1e9:.0f} ns")
+def _machine_speed() -> Line:
+    """The machine's speed, which the other timings depend on."""
+    return Line(title="one iteration of a plain loop (this machine's speed)", figure=f"{loop_seconds() * 1e9:.0f} ns")
 
 
 def _estimates(runs: int) -> Iterator[Line]:
     for title, body, most in ESTIMATES:
         request = parse_request(body)
-        taken = seconds(partial(estimate, request), runs) * 1e3
-        yield Line(title=title, figure=f"{taken:.2f} ms", target=f"under {most:g} ms", met=taken < most)
+        elapsed = seconds(partial(estimate, request), runs) * 1e3
+        yield Line(title=title, figure=f"{elapsed:.2f} ms", target=f"under {most:g} ms", met=elapsed < most)
     read = seconds(partial(_read, parse_request(LLAMA_8B)), runs) * 1e3
-    yield Line(title=f"{ESTIMATES[0][0]}, every row and moment read", figure=f"{read:.2f} ms")
+    yield Line(title=f"{ESTIMATES[0][0]}, with every row and the timeline read", figure=f"{read:.2f} ms")
 
 
 def _read(request: Request) -> list[object]:
-    """An estimate with everything in it, as the API gives it."""
+    """An estimate with its rows and its timeline, as the API answers it."""
     memory = estimate(request, whole=True).memory
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 
 def _limits() -> Iterator[Line]:
     for title, body, most in LIMITS:
-        taken = seconds(partial(limit, parse_limit(body)), 5) * 1e3
-        yield Line(title=title, figure=f"{taken:.0f} ms", target=f"under {most:g} ms", met=taken < most)
+        elapsed = seconds(partial(limit, parse_limit(body)), 5) * 1e3
+        yield Line(title=title, figure=f"{elapsed:.0f} ms", target=f"under {most:g} ms", met=elapsed < most)
 
 
 def _sweep() -> Line:
-    sweep = parse_sweep(SWEPT)
-    taken = seconds(lambda: deque(answers(sweep), maxlen=0), 3)
-    rate = sweep.count / taken
-    target = f"at least {SWEPT_PER_SECOND:,}/s"
+    sweep = parse_sweep(SWEEP)
+    elapsed = seconds(lambda: deque(answers(sweep), maxlen=0), 3)
+    rate = sweep.count / elapsed
+    target = f"at least {ESTIMATES_PER_SECOND:,}/s"
     title = f"sweep of {sweep.count} plans, one core"
-    return Line(title=title, figure=f"{rate:,.0f} estimates/s", target=target, met=rate >= SWEPT_PER_SECOND)
+    return Line(title=title, figure=f"{rate:,.0f} estimates/s", target=target, met=rate >= ESTIMATES_PER_SECOND)
 
 
-def _beside_a_trace(runs: int) -> Iterator[Line]:
-    """The estimate and the trace of one request, in turn."""
+def _trace_and_estimate(runs: int) -> Iterator[Line]:
+    """The trace and the estimate of one request, timed alternately."""
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
     request = parse_request(LLAMA_8B)
@@ -164,15 +166,15 @@ def _beside_a_trace(runs: int) -> Iterator[Line]:
     timed = (partial(estimate, request), 15), (partial(trace, request), 1)
     pairs = [[seconds(each, times, perf_counter) for each, times in timed] for _ in range(runs)]
     quick, slow = (median(times) for times in zip(*pairs, strict=True))
-    yield Line(title="Llama-3.1-8B, LoRA: its trace", figure=f"{slow:.2f} s")
-    yield Line(title="Llama-3.1-8B, LoRA: its estimate, beside it", figure=f"{quick * 1e3:.2f} ms")
+    yield Line(title="Llama-3.1-8B, LoRA: trace", figure=f"{slow:.2f} s")
+    yield Line(title="Llama-3.1-8B, LoRA: estimate, timed alternately", figure=f"{quick * 1e3:.2f} ms")
     ratio = slow / quick
-    target = f"at least {FASTER:,} times"
-    yield Line(title="trace / estimate", figure=f"{ratio:,.0f} times", target=target, met=ratio >= FASTER)
+    target = f"at least {SPEEDUP:,} times"
+    yield Line(title="trace / estimate", figure=f"{ratio:,.0f} times", target=target, met=ratio >= SPEEDUP)
 
 
 def seconds(timed: Callable[[], object], runs: int, clock: Callable[[], float] = process_time) -> float:
-    """The median of several runs' seconds of a core, after one that is not counted; what else runs is not in it."""
+    """The median CPU time of several runs in seconds, after one warm-up; other processes are not counted."""
     timed()
     return median(_once(timed, clock) for _ in range(runs))
 

@@ -1,27 +1,27 @@
-"""How fast a machine runs plain Python, so that times of two machines, or of one that is busy, can be compared."""
+"""The speed of plain Python on this machine, to compare timings of different or busy machines."""
 
 from __future__ import annotations
 
 from time import process_time
 
-TURNS = 100_000
+ITERATIONS = 100_000
 
-#: Seconds for a turn, for which times are promised: about what a quiet current core takes, a round figure.
-PROMISED = 25e-9
+#: Seconds per iteration on the machine that targets assume: a round figure for an idle current core.
+REFERENCE = 25e-9
 
 
-def turn() -> float:
-    """Seconds of CPU time that a turn of a short loop takes, the least of a few tries."""
+def loop_seconds() -> float:
+    """CPU seconds per iteration of a short loop; the least of five runs."""
     return min(_timed() for _ in range(5))
 
 
-def pace() -> float:
-    """How many times longer this machine takes than promised; 1 where it is as fast or faster."""
-    return max(1.0, turn() / PROMISED)
+def machine_speed() -> float:
+    """The factor by which this machine is slower than the reference; at least 1."""
+    return max(1.0, loop_seconds() / REFERENCE)
 
 
 def _timed() -> float:
     total, start = 0, process_time()
-    for number in range(TURNS):
+    for number in range(ITERATIONS):
         total += number & 3
-    return (process_time() - start) / TURNS
+    return (process_time() - start) / ITERATIONS

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal's error stream; nothing where nobody watches."""
+"""A progress bar on standard error, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WIDTH = 30
 
 
 class Progress:
-    """How many of `total` things are done, and how long the rest takes: `[######......] 12/40 traced, 1:05 left`."""
+    """The number of `total` items that are done, and the time left: `[######......] 12/40 traced, 1:05 left`."""
 
     def __init__(self, total: int, label: str) -> None:
         self._total, self._label = total, label
@@ -18,16 +18,16 @@ class Progress:
         self._show()
 
     def step(self) -> None:
-        """Count one more as done."""
+        """Count one more item as done."""
         self._done += 1
         self._show()
 
     def close(self) -> None:
-        """Leave the line empty for what is printed next."""
+        """Clear the line."""
         self._write("")
 
     def bar(self, seconds: float) -> str:
-        """The line, `seconds` after the start."""
+        """The bar's line, `seconds` after the start."""
         filled = WIDTH * self._done // max(1, self._total)
         shown = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {self._done}/{self._total} {self._label}"
         if not self._done:

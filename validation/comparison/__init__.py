@@ -1,1 +1,1 @@
-"""Estimates compared with traces, case by case."""
+"""Comparison of estimates with traces."""

@@ -1,7 +1,7 @@
-"""Trace every case of a file of expected figures and show where the trace differs.
+"""Trace every case of a file of expected figures and show the differences.
 
-A line a case: its id, the seconds it took, the peak's relative error, and each figure that differs, in bytes (traced
-less expected). With --results, what is traced already is not traced again.
+Prints one line per case: its id, the seconds it took, the peak's relative error, and each figure that differs, in bytes
+(traced minus expected). With --results, cases in that file are not traced again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
 from validation.cli.progress import Progress
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
     from validation.tracing.trace import Trace
 
-#: The relative error of a peak from which a case counts as different.
+#: A case fails if its peak's relative error is larger than this.
 TOLERANCE = 1e-4
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("file", help="one case a line: id, tags, request, expected")
+    parser.add_argument("file", help="JSON lines, one case each: id, tags, request, expected")
     parser.add_argument("--tags", nargs="*", default=[], help="only cases with all of these tags")
     parser.add_argument("--ids", nargs="*", default=[], help="only these cases")
-    parser.add_argument("--limit", type=int, default=0, help="at most so many cases")
+    parser.add_argument("--limit", type=int, default=0, help="the most cases to trace")
     parser.add_argument(
-        "--results", metavar="FILE", help="write each result there as a line of JSON, and go on from it"
+        "--results", metavar="FILE", help="append each result to this file as a line of JSON, and resume from it"
     )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Trace each case and print its line; returns 1 where one failed or its peak is off by more than 0.01 %."""
-    quieten()
-    results = Path(told.results) if told.results else None
+def run(args: argparse.Namespace) -> int:
+    """Trace each case and print its line; returns 1 if a case failed or its peak is off by more than 0.01 %."""
+    silence_libraries()
+    results = Path(args.results) if args.results else None
     known = {row["id"]: row for row in _rows(results)} if results else {}
-    cases = _chosen(told)
+    cases = _selected(args)
     status = 0
     progress = Progress(len(cases), "cases")
     for case in cases:
-        row = known.get(case["id"]) or judged(case)
+        row = known.get(case["id"]) or result(case)
         if results and case["id"] not in known:
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -62,20 +62,20 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     return map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.exists() else iter(())
 
 
-def _chosen(told: argparse.Namespace) -> list[dict[str, Any]]:
-    """The cases that have figures of a step."""
+def _selected(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The selected cases that expect a step's figures."""
     cases = [
         case
-        for case in _rows(Path(told.file))
+        for case in _rows(Path(args.file))
         if "phases" in case["expected"]
-        and set(told.tags) <= set(case["tags"])
-        and case["id"] in (told.ids or [case["id"]])
+        and set(args.tags) <= set(case["tags"])
+        and case["id"] in (args.ids or [case["id"]])
     ]
-    return cases[: told.limit or None]
+    return cases[: args.limit or None]
 
 
-def judged(case: dict[str, Any]) -> dict[str, Any]:
-    """Trace one case: its `id`, `seconds`, the peak's relative `error`, and `differences`; or why it `failed`."""
+def result(case: dict[str, Any]) -> dict[str, Any]:
+    """Trace one case: its `id`, `seconds`, the peak's relative `error` and `differences`, or the reason it `failed`."""
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
     start = time.perf_counter()
@@ -93,7 +93,7 @@ def judged(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(traced: Trace, expected: dict[str, Any]) -> dict[str, int]:
-    """Traced less expected, of every figure where they differ."""
+    """Traced minus expected, for every figure that differs."""
     return {
         f"{group}.{name}": getattr(traced, group)[name] - value
         for group in ("parameters", "static", "phases")
@@ -103,8 +103,8 @@ def differences(traced: Trace, expected: dict[str, Any]) -> dict[str, int]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """A result for people."""
+    """A result as a line of text."""
     if row["error"] is None:
         return f"{row['id']:14} failed: {row['failed']}"
-    told = ", ".join(f"{name} {value:+,}" for name, value in row["differences"].items())
-    return f"{row['id']:14} {row['seconds']:6.1f} s  {row['error']:+.2e}  {told or 'to the byte'}"
+    changes = ", ".join(f"{name} {value:+,}" for name, value in row["differences"].items())
+    return f"{row['id']:14} {row['seconds']:6.1f} s  {row['error']:+.2e}  {changes or 'equal to the byte'}"

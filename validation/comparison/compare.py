@@ -1,4 +1,4 @@
-"""Hold the calculator's rows at each phase's peak against those of the traced step, and show which differ."""
+"""Compare the calculator's rows at each phase's peak with those of the traced step, and show the differences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from calculator.estimate.request import parse_request
 from calculator.inputs.training import Device
 from validation.comparison.matching import differences
 from validation.tracing import snapshot
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -28,31 +28,33 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("request", help="a file with an estimate's request as JSON; - for standard input")
-    parser.add_argument("--json", action="store_true", help="the differences as JSON")
-    parser.add_argument("--rows", type=int, default=20, metavar="N", help="at most N differing rows a phase (20)")
+    parser.add_argument("request", help="the file of an estimate request as JSON; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print the differences as JSON")
+    parser.add_argument(
+        "--rows", type=int, default=20, metavar="N", help="the most differences to print per phase (20)"
+    )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Compare and print; returns 1 where a phase's bytes differ."""
-    quieten()
+def run(args: argparse.Namespace) -> int:
+    """Compare and print; returns 1 if a phase's bytes differ."""
+    silence_libraries()
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
-    text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
+    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     request = parse_request(json.loads(text))
     estimated, traced = estimate(request), snapshot.traced(trace(request))
-    if told.json:
+    if args.json:
         print(json.dumps(document(estimated, traced), indent=2))
     else:
-        print("\n".join(lines(estimated, traced, told.rows)))
+        print("\n".join(lines(estimated, traced, args.rows)))
     return int(estimated.phases != traced.phases)
 
 
 def estimate(request: Request) -> Snapshot:
-    """What the calculator says is alive.
+    """The calculator's snapshot of a step.
 
     Raises:
-        PlanError: where it refuses the request.
+        PlanError: if the calculator refuses the request.
     """
     check(request, model_of(request.model))
     # The trace runs a current card's kernels, whatever card the request names.
@@ -61,7 +63,7 @@ def estimate(request: Request) -> Snapshot:
 
 
 def document(estimated: Snapshot, traced: Snapshot) -> dict[str, Any]:
-    """Every figure and difference, JSON-ready."""
+    """Every figure and difference as JSON values."""
     return {
         "parameters": {"estimated": estimated.parameters, "traced": traced.parameters},
         "static": {"estimated": estimated.static, "traced": traced.static},
@@ -93,7 +95,7 @@ def _phase(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> dict[str,
 
 
 def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
-    """The comparison for people: whole bytes; differences are the calculator's less the trace's."""
+    """The comparison as lines of text, in bytes; a difference is estimated minus traced."""
     shown = [*_unequal("parameters", estimated.parameters, traced.parameters)]
     shown += _unequal("static", estimated.static, traced.static)
     shown += [
@@ -103,7 +105,7 @@ def lines(estimated: Snapshot, traced: Snapshot, rows: int) -> list[str]:
         shown += ["", f"{phase}: {_figures(estimated.phases[phase], traced.phases[phase])}"]
         shown += [f"  at {estimated.operations[phase]}; traced at {traced.operations[phase]}"]
         found = differences(estimated, traced, phase)
-        shown += [f"  {line(each)}" for each in found[:rows]] or ["  every row has its counterpart"]
+        shown += [f"  {line(each)}" for each in found[:rows]] or ["  every row has a counterpart"]
         if len(found) > rows:
             shown.append(f"  and {len(found) - rows} more: {sum(each.bytes for each in found[rows:]):+,}")
     return shown

@@ -1,4 +1,4 @@
-"""Hold the passes of generate against real modules on the meta device: bytes at each pass's peak, and of a merge."""
+"""Compare the passes of `generate` with real modules on the meta device: bytes at each pass's peak, and of a merge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calculator.common.errors import PlanError
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inference.served_method import served
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("request", help="a file with an inference's request as JSON; - for standard input")
+    parser.add_argument("request", help="the file of an inference request as JSON; - reads standard input")
 
 
-def run(told: argparse.Namespace) -> int:
-    """Compare and print; returns 1 where bytes differ, 2 where the request is refused."""
-    quieten()
-    text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
+def run(args: argparse.Namespace) -> int:
+    """Compare and print; returns 1 if bytes differ, 2 if the request is refused."""
+    silence_libraries()
+    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
         rows = list(compared(parse_inference(json.loads(text))))
     except PlanError as error:
@@ -41,8 +41,8 @@ def run(told: argparse.Namespace) -> int:
 
 
 def compared(request: InferenceRequest) -> Iterator[tuple[str, int, int]]:
-    """Each pass, and the merge: bytes by the calculator, and by the trace, which runs every token."""
-    from validation.reference import generation, merging  # noqa: PLC0415  (takes seconds to import)
+    """The name, estimated bytes and traced bytes of each pass and of the merge; the trace runs every token."""
+    from validation.tracing import generation, merging  # noqa: PLC0415  (takes seconds to import)
 
     answer = inference(request)
     serving, plan = answer.serving, served(request.method, answer.serving)

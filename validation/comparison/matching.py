@@ -1,4 +1,4 @@
-"""The calculator's rows paired with the trace's, and what is left over."""
+"""Matching of the calculator's rows with the trace's, and the rows that have no counterpart."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from validation.tracing.snapshot import Row, Snapshot
 
-#: By what rows are paired, the surest first: the same place, shape and type; in the end the same bytes.
-SAME: tuple[Callable[[Row], Hashable], ...] = (
+#: Keys that match rows, the strictest first: the same path, shape and dtype; at last the same sublayer and bytes.
+MATCH_KEYS: tuple[Callable[[Row], Hashable], ...] = (
     lambda row: (row.path, row.shape, row.dtype, row.bytes),
     lambda row: (row.path, row.dtype, row.bytes),
-    lambda row: (row.place, row.shape, row.dtype, row.bytes),
-    lambda row: (row.place, row.dtype, row.bytes),
+    lambda row: (row.sublayer, row.shape, row.dtype, row.bytes),
+    lambda row: (row.sublayer, row.dtype, row.bytes),
     lambda row: (row.shape, row.dtype, row.bytes),
     lambda row: (row.dtype, row.bytes),
-    lambda row: (row.place, row.bytes),
+    lambda row: (row.sublayer, row.bytes),
 )
 
 Kind = Literal["missing", "extra", "count", "span"]
@@ -30,8 +30,8 @@ Kind = Literal["missing", "extra", "count", "span"]
 class Difference:
     """A row that one side has more of at a phase's peak.
 
-    `missing`: the calculator has none; `extra`: the trace has none; `count`: both have some; `span`: the side that has
-    none has such a row at another moment. `bytes` is what the calculator has more of.
+    `missing`: the calculator has none. `extra`: the trace has none. `count`: both have some. `span`: the side that has
+    none has such a row at another time.
     """
 
     kind: Kind
@@ -41,43 +41,42 @@ class Difference:
 
     @property
     def bytes(self) -> int:
-        """Estimated less traced."""
+        """Estimated minus traced."""
         return (self.estimated - self.traced) * self.row.bytes
 
 
-def unpaired(estimated: Counter[Row], traced: Counter[Row]) -> tuple[Counter[Row], Counter[Row]]:
-    """What of either side has no counterpart."""
+def unmatched(estimated: Counter[Row], traced: Counter[Row]) -> tuple[Counter[Row], Counter[Row]]:
+    """The rows of each side that have no counterpart."""
     left, right = Counter(estimated), Counter(traced)
-    for same in SAME:
-        _pair(left, right, same)
+    for key in MATCH_KEYS:
+        _match(left, right, key)
     return +left, +right
 
 
-def _pair(left: Counter[Row], right: Counter[Row], same: Callable[[Row], Hashable]) -> None:
-    waiting: dict[Hashable, list[Row]] = {}
+def _match(left: Counter[Row], right: Counter[Row], key: Callable[[Row], Hashable]) -> None:
+    candidates: dict[Hashable, list[Row]] = {}
     for row in +right:
-        waiting.setdefault(same(row), []).append(row)
+        candidates.setdefault(key(row), []).append(row)
     for row in +left:
-        for other in waiting.get(same(row), ()):
-            paired = min(left[row], right[other])
-            left[row] -= paired
-            right[other] -= paired
+        for other in candidates.get(key(row), ()):
+            matched = min(left[row], right[other])
+            left[row] -= matched
+            right[other] -= matched
 
 
 def differences(estimated: Snapshot, traced: Snapshot, phase: PhaseName) -> list[Difference]:
-    """Every difference at a phase's peak, the largest first."""
-    extra, missing = unpaired(estimated.alive[phase], traced.alive[phase])
+    """Every difference at a phase's peak, largest first."""
+    extra, missing = unmatched(estimated.alive[phase], traced.alive[phase])
     found = [
-        *_told(extra, estimated.alive[phase], traced, "extra"),
-        *_told(missing, traced.alive[phase], estimated, "missing"),
+        *_classified(extra, estimated.alive[phase], traced, "extra"),
+        *_classified(missing, traced.alive[phase], estimated, "missing"),
     ]
     return sorted(found, key=lambda difference: -abs(difference.bytes))
 
 
-def _told(left: Counter[Row], all_: Counter[Row], other: Snapshot, kind: Kind) -> Iterator[Difference]:
+def _classified(left: Counter[Row], all_: Counter[Row], other: Snapshot, kind: Kind) -> Iterator[Difference]:
     for row, count in left.items():
-        paired = all_[row] - count
-        named: Kind = "count" if paired else "span" if row.kind in other.ever else kind
-        has, lacks = all_[row], paired
-        more, less = (has, lacks) if kind == "extra" else (lacks, has)
-        yield Difference(kind=named, row=row, estimated=more, traced=less)
+        own, matched = all_[row], all_[row] - count
+        refined: Kind = "count" if matched else "span" if row.kind in other.kinds else kind
+        estimated, traced = (own, matched) if kind == "extra" else (matched, own)
+        yield Difference(kind=refined, row=row, estimated=estimated, traced=traced)

@@ -1,4 +1,4 @@
-"""Trace the reference step of a request and show what was alive at its peaks."""
+"""Trace the reference step of a request and show what is alive at its peaks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -23,33 +23,37 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("request", help="a file with an estimate's request as JSON; - for standard input")
-    parser.add_argument("--json", action="store_true", help="the whole trace as JSON: storages, events, peaks")
-    parser.add_argument("--before-2.14", action="store_true", dest="before_2_14", help="as PyTorch before 2.14 runs it")
-    parser.add_argument("--rows", type=int, default=0, metavar="N", help="also the N largest storages of each peak")
+    parser.add_argument("request", help="the file of an estimate request as JSON; - reads standard input")
+    parser.add_argument("--json", action="store_true", help="print the whole trace as JSON: storages, events, peaks")
+    parser.add_argument(
+        "--before-2.14", action="store_true", dest="before_2_14", help="choose attention kernels as PyTorch before 2.14"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=0, metavar="N", help="print the N largest storages of each peak too"
+    )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Trace and print; returns 2 where the request is refused."""
-    quieten()
+def run(args: argparse.Namespace) -> int:
+    """Trace and print; returns 2 if the request is refused."""
+    silence_libraries()
     from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
 
-    text = sys.stdin.read() if told.request == "-" else Path(told.request).read_text(encoding="utf-8")
+    text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
-        traced = trace(parse_request(json.loads(text)), before_2_14=told.before_2_14)
+        traced = trace(parse_request(json.loads(text)), before_2_14=args.before_2_14)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
-    if told.json:
+    if args.json:
         json.dump(document(traced), sys.stdout)
         print()
     else:
-        print("\n".join(lines(traced, told.rows)))
+        print("\n".join(lines(traced, args.rows)))
     return 0
 
 
 def document(traced: Trace) -> dict[str, Any]:
-    """A trace as JSON-ready values."""
+    """A trace as JSON values."""
     return {
         "parameters": traced.parameters,
         "static": traced.static,
@@ -57,7 +61,7 @@ def document(traced: Trace) -> dict[str, Any]:
         "peak_phase": traced.peak_phase,
         "peak_allocated_bytes": traced.peak_allocated_bytes,
         "peaks": {phase: asdict(peak) for phase, peak in traced.ledger.peaks.items()},
-        "marks": traced.ledger.marks,
+        "marks": traced.ledger.phase_starts,
         "emulations": list(traced.emulations),
         "storages": [asdict(storage) for storage in traced.ledger.storages],
         "events": traced.events,
@@ -65,7 +69,7 @@ def document(traced: Trace) -> dict[str, Any]:
 
 
 def lines(traced: Trace, rows: int) -> list[str]:
-    """A trace as lines for people: sizes in bytes."""
+    """A trace as lines of text; sizes are in bytes."""
     shown = [f"parameters  {traced.parameters}", f"peak        {traced.peak_allocated_bytes:,} in {traced.peak_phase}"]
     for phase, peak in traced.ledger.peaks.items():
         alive = traced.alive_at_peak(phase)
@@ -73,8 +77,10 @@ def lines(traced: Trace, rows: int) -> list[str]:
         shown += [f"  {bytes_:>18,}  {component}" for component, bytes_ in by_component(alive).items()]
         for storage in sorted(alive, key=lambda storage: -storage.bytes)[:rows]:
             shape = "×".join(map(str, storage.shape))
-            told = f"{storage.moment:9} {storage.name or storage.born} {shape} {storage.dtype} {storage.component}"
-            shown.append(f"    {storage.bytes:>16,}  {told}")
+            description = (
+                f"{storage.moment:9} {storage.name or storage.site} {shape} {storage.dtype} {storage.component}"
+            )
+            shown.append(f"    {storage.bytes:>16,}  {description}")
     return shown
 
 

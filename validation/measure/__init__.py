@@ -1,1 +1,1 @@
-"""Real modules on a real device: what their memory is, held against the calculator's rows."""
+"""Measured memory of real modules on a real device, compared with the calculator's rows."""

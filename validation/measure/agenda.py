@@ -1,4 +1,4 @@
-"""The order in which cases are measured: a run that stops early has covered every method."""
+"""The order of the measured cases: a run that stops early has covered every method."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One case: where its result goes, its name, and how it is measured."""
+    """One case: the section of its result, its name, and the function that measures it."""
 
     section: Section
     name: str
@@ -32,7 +32,10 @@ class Entry:
 
 
 def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry]:
-    """What is measured on a device, in order. `card` is the catalogue's id of a GPU; a CPU runs small steps only."""
+    """The cases to measure on a device, in order; a CPU runs small steps only.
+
+    `card` is a GPU's id in the catalogue.
+    """
     on_gpu = device.type == "cuda"
     layers = layer_cases(TOKENS if on_gpu else CPU_TOKENS)
     first = [*_layers((case for case in layers if case.quick), device)]

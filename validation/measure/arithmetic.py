@@ -1,4 +1,4 @@
-"""What a layer's output should be, by the formulas of its method's paper, in float32."""
+"""The expected output of a layer, by the formulas of its method's paper, in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def output_error(subject: Subject, x: Tensor | None, out: Tensor) -> float | None:
-    """How far an output is from the formula's, as a share of its norm; None where dropout makes it random."""
+    """The relative error of an output against the formula; None if dropout makes the output random."""
     if isinstance(subject.method, LoRA | QLoRA) and subject.method.lora_dropout:
         return None
     expected = _expected(subject, x)
@@ -39,7 +39,7 @@ def _expected(subject: Subject, x: Tensor | None) -> Tensor:
 
 
 def _encoded(module: nn.Module) -> Tensor:
-    """A table, or a table through an MLP with tanh (Li & Liang 2021, section 4.3)."""
+    """The embedding table, or the table after an MLP with tanh (Li & Liang 2021, section 4.3)."""
     table: Tensor = module.get_submodule("embedding").weight[None].float()
     if not getattr(module, "prefix_projection", False):
         return table
@@ -56,7 +56,7 @@ def _dense(layer: nn.Module) -> Tensor:
 
 
 def _adapted(subject: Subject, layer: nn.Module) -> Tensor:
-    """W + s·B·A, and with DoRA its rows scaled to the trained magnitudes (Liu et al. 2024, equation 5)."""
+    """W + s·B·A; with DoRA, rows are scaled to the trained magnitudes (Liu et al. 2024, equation 5)."""
     assert isinstance(subject.method, LoRA | QLoRA)
     scaling = subject.method.lora_alpha / subject.method.r
     a = layer.get_submodule("lora_A.default").get_parameter("weight").float()

@@ -1,8 +1,9 @@
-"""Measure real layers and training steps on a device and hold the calculator against them.
+"""Measure real layers and training steps on a device and compare them with the calculator.
 
-Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes; steps are
-whole models with random weights (nothing is downloaded). On a GPU also verdicts: the process's memory capped above and
-below the prediction. On the CPU only storages are compared: it has no allocator whose peaks would speak for a GPU's.
+Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes. Steps are
+whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
+above and below the prediction. On the CPU only storages are compared, because it has no caching allocator to read peaks
+from.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cli.progress import Progress
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -24,19 +25,24 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu (by default a GPU where there is one)")
-    parser.add_argument("--quick", action="store_true", help="one layer size and one small model, every method")
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="begin no further case after so many minutes")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts"), default=None)
-    parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this")
+    parser.add_argument("--device", default=None, help="cuda, cuda:1 or cpu (default: cuda if available)")
     parser.add_argument(
-        "--results", type=Path, default=Path("build/measured.json"), help="where results are kept, and gone on from"
+        "--quick", action="store_true", help="measure one layer size and one small model, with every method"
+    )
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="start no case after this many minutes")
+    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts"), default=None)
+    parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this text")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("build/measured.json"),
+        help="the results file to write, and to resume from",
     )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Measure what is not measured yet; 1 where a storage or a verdict is not as predicted, 2 on wrong usage."""
-    quieten()
+def run(args: argparse.Namespace) -> int:
+    """Measure the missing cases; returns 1 if a storage or verdict differs from the prediction, 2 on wrong usage."""
+    silence_libraries()
     import torch  # noqa: PLC0415  (takes seconds to import)
 
     from validation.measure.agenda import SECTIONS, agenda  # noqa: PLC0415
@@ -44,33 +50,33 @@ def run(told: argparse.Namespace) -> int:
     from validation.measure.report import summary  # noqa: PLC0415
     from validation.measure.results import AnotherEnvironmentError, Results  # noqa: PLC0415
 
-    name = told.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        print(f"--device {name}: torch {torch.__version__} sees no CUDA device; take --device cpu", file=sys.stderr)
+        print(f"--device {name}: torch {torch.__version__} sees no CUDA device; use --device cpu", file=sys.stderr)
         return 2
     device = torch.device(name)
     found = environment(device)
     try:
-        results = Results(told.results, found, SECTIONS)
+        results = Results(args.results, found, SECTIONS)
     except AnotherEnvironmentError as error:
         print(f"--results: {error}", file=sys.stderr)
         return 2
     entries = [
         entry
-        for entry in agenda(device, found["card"], quick=told.quick)
-        if entry.section in (told.only or SECTIONS) and told.match in entry.name
+        for entry in agenda(device, found["card"], quick=args.quick)
+        if entry.section in (args.only or SECTIONS) and args.match in entry.name
     ]
     results.write()
-    left = _measure(entries, results, told.budget)
+    left = _measure(entries, results, args.budget)
     print("\n".join(summary(results)))
     if left:
-        print(f"{left} cases were left for want of time; the same command goes on with them")
-    print(f"written to {told.results}")
+        print(f"{left} cases are left when the time is up; run the same command to continue")
+    print(f"written to {args.results}")
     return int(not _as_predicted(results))
 
 
 def _measure(entries: list[Entry], results: Results, budget: float | None) -> int:
-    """Measure until the time is up; how many cases are left."""
+    """Measure until the time is up; returns the number of cases left."""
     from validation.measure.report import LINES  # noqa: PLC0415
 
     start = time.monotonic()
@@ -90,7 +96,7 @@ def _measure(entries: list[Entry], results: Results, budget: float | None) -> in
 
 
 def _as_predicted(results: Results) -> bool:
-    """Whether every layer's storages and every verdict were as predicted, so far as they were measured."""
+    """Whether every measured storage and verdict is as predicted."""
     moments = (moment for row in results.rows("layers") for moment in row["moments"].values())
     storages = all(moment["measured"]["allocated"] == moment["predicted"]["allocated"] for moment in moments)
     runs = (run for row in results.rows("verdicts") for run in row["runs"])

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made."""
+"""The machine and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 #: Environment variables that change how PyTorch allocates.
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "CUDA_MODULE_LOADING")
 
-#: What must be the same for two runs to share a results file.
+#: Fields that must be equal for two runs to share a results file.
 IDENTITY = ("device", "card", "driver", "cuda", "versions", "variables")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The machine, its versions and the date; on a GPU its context and workspaces too, before all else."""
-    told: dict[str, Any] = {
+    """The machine, its versions and the date; on a GPU also the bytes of its context and workspaces.
+
+    Call this before anything else uses the device.
+    """
+    found: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": "cpu",
         "card": None,
@@ -44,9 +47,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in ALLOCATOR if name in os.environ},
     }
     if device.type != "cuda":
-        return told
+        return found
     properties = torch.cuda.get_device_properties(device)
-    return told | {
+    return found | {
         "device": properties.name,
         "card": card_named(properties.name, properties.total_memory, properties.major).id,
         "driver": _driver(),
@@ -57,7 +60,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def card_named(name: str, memory: int, major: int) -> GPU:
-    """The catalogue's card of a device's name; else the one of the same generation with the nearest memory."""
+    """The catalogue's GPU with a device's name; otherwise one of the same generation with the nearest memory."""
     try:
         return gpu(name)
     except PlanError:
@@ -66,10 +69,10 @@ def card_named(name: str, memory: int, major: int) -> GPU:
 
 
 def _driver() -> str | None:
-    """The driver's version, as nvidia-smi tells it; None where there is none."""
+    """The driver's version by nvidia-smi; None without a driver."""
     command = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603  as written above
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603  (a constant command)
     except (OSError, subprocess.SubprocessError):
         return None
-    return next(iter(told.stdout.split()), None)
+    return next(iter(output.stdout.split()), None)

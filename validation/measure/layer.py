@@ -1,4 +1,4 @@
-"""One layer measured: loaded, run forward and backward, updated; the device's memory read after each."""
+"""Measurement of one layer: memory after loading, forward, backward and the optimizer step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
-    """A layer's case as a results file has it: predicted and measured by moment, and the output's error."""
+    """Measure a layer: predicted and measured bytes by moment, and the output's error, as the results file has them."""
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
     readings: dict[str, Reading] = {}
@@ -36,9 +36,9 @@ def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
         readings["backward"] = meter.read()
         error = output_error(subject, x, out)
         meter.read()
-        trained = subject.trained()
-        if trained:
-            optimizer = optimizer_for(case.request.training.optimizer, trained)
+        trainable = subject.trainable()
+        if trainable:
+            optimizer = optimizer_for(case.request.training.optimizer, trainable)
             optimizer.step()
             readings["optimizer_step"] = meter.read(host=counters(optimizer))
     return {
@@ -53,13 +53,13 @@ def measured(case: LayerCase, device: torch.device) -> dict[str, Any]:
 
 
 def counters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Step counters, which PyTorch keeps on the host unless the optimizer is fused."""
+    """The step counters, which are on the host unless the optimizer is fused."""
     fused = any(group.get("fused") for group in optimizer.param_groups)
     return [] if fused else [tensor for _, name, tensor in states(optimizer) if name == "step"]
 
 
 def fused_dropout(device: torch.device) -> AbstractContextManager[Any]:
-    """Dropout with a boolean mask on the CPU too, as a GPU runs it."""
+    """Run dropout with a boolean mask on the CPU, as on a GPU."""
     if device.type == "cuda":
         return nullcontext()
     return mock.patch("torch.nn.functional.dropout", functional.dropout)

@@ -1,4 +1,4 @@
-"""The layers that are measured one by one: real sizes of real models, each as a request and a module of its model."""
+"""The layers to measure: real sizes of real models, each as a request and a module of its model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from calculator.estimate.request import Request
 
-#: Tokens of a case on a GPU, where a 4-bit product of so many dequantises first; and on the CPU, which counts storages.
+#: Tokens of a case on a GPU, enough that a 4-bit product dequantises first; and on the CPU, which counts storages only.
 TOKENS = 2048
 CPU_TOKENS = 32
 
-#: Models' sizes, by the matrix that a layer of theirs has: Llama-3-8B's attention and MLP, Llama-3-70B's MLP.
+#: The sizes of Llama-3-8B, whose attention and MLP are measured, and of Llama-3-70B, whose MLP is.
 _LLAMA_8B = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
 _LLAMA_70B = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8}
 
@@ -37,7 +37,7 @@ _LOW_RANK: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
-    """One layer: a request, and the path of the module within a decoder layer (None: what the method adds)."""
+    """One layer: a request, and the module's path in a decoder layer (None: the module that the method adds)."""
 
     name: str
     body: dict[str, Any]
@@ -46,12 +46,12 @@ class LayerCase:
 
     @cached_property
     def request(self) -> Request:
-        """The request that the calculator's rows are of."""
+        """The request of the calculator's rows."""
         return parse_request(self.body)
 
 
 def layer_cases(tokens: int) -> list[LayerCase]:
-    """Every case, in an order of which any beginning covers what it can."""
+    """Every case; the quick ones, which cover every method, come first."""
     return sorted(_cases(tokens), key=lambda case: not case.quick)
 
 
@@ -61,10 +61,12 @@ def _cases(tokens: int) -> Iterator[LayerCase]:
         quick = size == "4096x4096"
         if size != "8192x28672":
             yield _case(f"dense, trained, {size}", size, {"name": "full"}, tokens, quick=quick)
-        for told, options in _LOW_RANK.items():
+        for option, options in _LOW_RANK.items():
             for name in ("lora", "qlora"):
-                if quick or told != ", DoRA":
-                    yield _case(f"{name}{told}, {size}", size, {"name": name, "r": 16, **options}, tokens, quick=quick)
+                if quick or option != ", DoRA":
+                    yield _case(
+                        f"{name}{option}, {size}", size, {"name": name, "r": 16, **options}, tokens, quick=quick
+                    )
     model = {"name": "lora", "r": 64}
     yield _case("lora in bfloat16, 4096x4096", "4096x4096", model, tokens, adapter_dtype="model", quick=True)
     for act in ("relu", "gelu"):
@@ -78,7 +80,7 @@ def _cases(tokens: int) -> Iterator[LayerCase]:
 
 
 def _four_bit(tokens: int) -> Iterator[LayerCase]:
-    """4-bit layers with nothing beside them: the adapted module of the request is another."""
+    """4-bit layers without an adapter: the request adapts another module."""
     for size in MATRICES:
         for quant_type in ("nf4", "fp4"):
             for double_quant in (True, False):

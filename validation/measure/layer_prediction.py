@@ -1,4 +1,4 @@
-"""The calculator's rows for one layer: its step's own operations, run on a tape for this layer alone."""
+"""The calculator's prediction for one layer: the step's operations, on a tape for this layer alone."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 #: The moments of a layer's case, in order.
 MOMENTS = ("load", "forward", "backward", "optimizer_step")
 
-#: The layer that is taken of the model.
+#: The path of the predicted decoder layer.
 LAYER = "model.layers.0."
 
 
 def predicted(case: LayerCase) -> dict[str, Reading]:
-    """What is allocated at the end of each moment and the most during it; the most while loading is not told."""
+    """Bytes allocated at the end of each moment, and the most during it; loading has no peak."""
     state = _state(case)
     weights = _bytes(state)
     readings = {"load": Reading(allocated=weights)}
@@ -49,14 +49,14 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     backward(tape, out, gradient)
     live = [*accumulate(_size(context, event) for event in tape.events)]
     readings["forward"] = Reading(allocated=weights + live[forward - 1], peak_allocated=weights + max(live[:forward]))
-    held = weights + live[-1]
-    readings["backward"] = Reading(allocated=held, peak_allocated=weights + max(live[forward - 1 :]))
+    allocated = weights + live[-1]
+    readings["backward"] = Reading(allocated=allocated, peak_allocated=weights + max(live[forward - 1 :]))
     trained = tuple(tensor for tensor in state if tensor.trained)
     if trained:
         optimizer = OPTIMIZERS[case.request.training.optimizer]
-        held += _bytes(optimizer_states(trained, optimizer))
-        most = held + _bytes(temporaries(trained, optimizer, None))
-        readings["optimizer_step"] = Reading(allocated=held, peak_allocated=most)
+        allocated += _bytes(optimizer_states(trained, optimizer))
+        peak = allocated + _bytes(temporaries(trained, optimizer, None))
+        readings["optimizer_step"] = Reading(allocated=allocated, peak_allocated=peak)
     return readings
 
 
@@ -65,17 +65,17 @@ def _size(context: Context, event: int) -> int:
     return rows[event][4] if event >= 0 else -rows[~event][4]
 
 
-def _bytes(staying: Iterable[ResidentTensors]) -> int:
-    """Bytes of one of each."""
-    return sum(tensor.bytes // tensor.count for tensor in tensors(staying))
+def _bytes(resident: Iterable[ResidentTensors]) -> int:
+    """Bytes of one layer's tensors."""
+    return sum(tensor.bytes // tensor.count for tensor in tensors(resident))
 
 
 def _state(case: LayerCase) -> tuple[ResidentTensor, ...]:
-    """What the layer keeps: a module's own and what is beside it, or what the method adds to one place."""
+    """The layer's resident tensors: of a module and its adapter, or of the module that the method adds."""
     every = resident_state(case.request).tensors
     if case.module is not None:
-        return tuple(s for s in every if f".{case.module}." in s.name or s.name == "name2qmap.dynamic")
-    return tuple(s for s in every if not s.base and ".attention." not in s.name)
+        return tuple(t for t in every if f".{case.module}." in t.name or t.name == "name2qmap.dynamic")
+    return tuple(t for t in every if not t.base and ".attention." not in t.name)
 
 
 def _module(case: LayerCase, layer: LayerModules) -> BoundModule | None:

@@ -1,7 +1,7 @@
-"""What a device's memory says: CUDA's caching allocator, or, on the CPU, the live storages that PyTorch made.
+"""Meters of a device's memory: the counters of CUDA's caching allocator, or the live storages on the CPU.
 
-The allocator counts blocks. A large block that is cut leaves no rest of 1 MiB or less, so `allocated` can exceed its
-tensors' sizes by that much for each; `requested` is what was asked for, before any rounding.
+The allocator counts blocks. It does not split a large block if the remainder is 1 MiB or less, so `allocated` can
+exceed the tensors' sizes by that much per block. `requested` is the tensors' sizes before any rounding.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Bytes at the end of a moment and the most during it; None where the meter can't tell.
+    """Bytes at the end of a moment, and the most during it; None if the meter does not measure them.
 
-    `allocated` and `requested` are less what was there before the case; `reserved` is the process's whole.
+    `allocated` and `requested` exclude what existed before the case; `reserved` is that of the whole process.
     """
 
     allocated: int
@@ -36,24 +36,24 @@ class Reading:
     peak_reserved: int | None = None
 
     def to_json(self) -> dict[str, int | None]:
-        """As a results file has it."""
+        """The fields of a results file."""
         return asdict(self)
 
 
 class Meter(Protocol):
-    """Reads a device's memory at the end of each moment of a case; a context around the case."""
+    """Reads a device's memory at the end of each moment of a case; the case runs inside its context."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *told: object) -> None: ...
+    def __exit__(self, *exc_info: object) -> None: ...
 
     def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
-        """End a moment. `host` are tensors that lie on the host where the device is a GPU."""
+        """End a moment. `host` has the tensors that would be on the host if the device were a GPU."""
         ...
 
 
 class CudaMeter:
-    """The caching allocator's own counters."""
+    """The caching allocator's counters."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -66,11 +66,11 @@ class CudaMeter:
         torch.cuda.reset_peak_memory_stats(self._device)
         return self
 
-    def __exit__(self, *told: object) -> None:
-        """Nothing to give back."""
+    def __exit__(self, *exc_info: object) -> None:
+        """Nothing to release."""
 
     def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
-        """The counters, whose peaks begin anew."""
+        """Read the counters and reset the peaks."""
         torch.cuda.synchronize(self._device)
         stats = torch.cuda.memory_stats(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -88,24 +88,24 @@ class CudaMeter:
 
 
 class StorageMeter:
-    """Live storages on the CPU, each rounded up to 512 bytes as the caching allocator rounds.
+    """Live storages on the CPU, each rounded up to 512 bytes as the caching allocator does.
 
-    The CPU's kernels make temporaries of their own, so that only what is alive between operations speaks for a GPU.
+    Temporaries inside the CPU's kernels differ from a GPU's, so only tensors alive between operations are comparable.
     """
 
     def __init__(self) -> None:
         self._storages: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
-        self._mode = _Watch(self)
+        self._mode = _StorageTracker(self)
 
     def __enter__(self) -> Self:
         self._mode.__enter__()
         return self
 
-    def __exit__(self, *told: object) -> None:
-        self._mode.__exit__(*told)
+    def __exit__(self, *exc_info: object) -> None:
+        self._mode.__exit__(*exc_info)
 
-    def meet(self, tensor: torch.Tensor) -> None:
-        """Book a tensor's storage, until it dies."""
+    def track(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage until it is freed."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._storages and tensor.device.type == "cpu" and storage.nbytes():
@@ -113,35 +113,35 @@ class StorageMeter:
             self._storages[key] = rounded(storage.nbytes()), guard
 
     def read(self, *, host: Iterable[torch.Tensor] = ()) -> Reading:
-        """What is alive, less what would lie on the host."""
+        """The live bytes, without the tensors that would be on the host."""
         gc.collect()
-        apart = {tensor.untyped_storage()._cdata for tensor in host}
-        return Reading(allocated=sum(size for key, (size, _) in self._storages.items() if key not in apart))
+        on_host = {tensor.untyped_storage()._cdata for tensor in host}
+        return Reading(allocated=sum(size for key, (size, _) in self._storages.items() if key not in on_host))
 
 
-class _Watch(TorchDispatchMode):
+class _StorageTracker(TorchDispatchMode):
     def __init__(self, meter: StorageMeter) -> None:
         super().__init__()
         self._meter = meter
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and book what it gives."""
+        """Run one operation and track its outputs."""
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
-                self._meter.meet(leaf)
+                self._meter.track(leaf)
         return out
 
 
 def meter_of(device: torch.device) -> Meter:
-    """The meter of a device."""
+    """The meter for a device."""
     return CudaMeter(device) if device.type == "cuda" else StorageMeter()
 
 
 def workspace_bytes(device: torch.device) -> int | None:
-    """What the matrix libraries keep, both threads': allocated after products in a forward and a backward pass.
+    """Bytes of the matrix libraries' workspaces, for the forward and the backward thread; None without a GPU.
 
-    Run before anything else, so that every later reading starts with the workspaces there. None without a GPU.
+    Call this before anything else, so that every later reading includes the workspaces.
     """
     if device.type != "cuda":
         return None
@@ -156,7 +156,7 @@ def workspace_bytes(device: torch.device) -> int | None:
 
 
 def driver_bytes(device: torch.device) -> int | None:
-    """What the driver says is taken of a card, by every process on it."""
+    """Bytes in use on a GPU by all processes, as the driver reports them."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)

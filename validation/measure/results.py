@@ -1,4 +1,4 @@
-"""A results file: the environment, and each case's figures as soon as they are known."""
+"""A results file: the environment, and the figures of every case measured so far."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ FORMAT = 1
 
 
 class AnotherEnvironmentError(Exception):
-    """A results file was made on another machine or with other versions."""
+    """A results file is of another machine or other versions."""
 
 
 class Results:
-    """The results of one environment, on disk after every case; what is there already is kept."""
+    """The results of one environment, written after every case; results already in the file are kept."""
 
     def __init__(self, path: Path, environment: dict[str, Any], sections: tuple[Section, ...]) -> None:
         self._path = path
-        self._told: dict[str, Any] = {"format": FORMAT, "environment": environment}
-        self._told |= {section: [] for section in sections}
+        self._document: dict[str, Any] = {"format": FORMAT, "environment": environment}
+        self._document |= {section: [] for section in sections}
         if path.exists():
-            self._told = self._continued(json.loads(path.read_text(encoding="utf-8")), environment)
+            self._document = self._continued(json.loads(path.read_text(encoding="utf-8")), environment)
 
     def __contains__(self, entry: tuple[Section, str]) -> bool:
         section, name = entry
-        return any(row["name"] == name for row in self._told[section])
+        return any(row["name"] == name for row in self._document[section])
 
     def rows(self, section: Section) -> list[dict[str, Any]]:
-        """What is measured of a section."""
-        rows: list[dict[str, Any]] = self._told[section]
+        """The results of a section."""
+        rows: list[dict[str, Any]] = self._document[section]
         return rows
 
     def add(self, section: Section, row: dict[str, Any]) -> None:
-        """Keep a result; the file is whole at every moment."""
-        self._told[section].append(row)
+        """Add a result and write the file."""
+        self._document[section].append(row)
         self.write()
 
     def write(self) -> None:
-        """Write the file."""
+        """Write the file; a reader never sees a partial one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         part = self._path.with_suffix(f"{self._path.suffix}.part")
-        part.write_text(json.dumps(self._told, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(self._document, indent=1) + "\n", encoding="utf-8")
         part.replace(self._path)
 
-    def _continued(self, told: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
-        before = told["environment"]
+    def _continued(self, document: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+        before = document["environment"]
         differ = [name for name in IDENTITY if before.get(name) != environment[name]]
-        if told.get("format") != FORMAT or differ:
+        if document.get("format") != FORMAT or differ:
             message = (
-                f"{self._path} was made elsewhere ({', '.join(differ) or 'another format'} differ): name another file"
+                f"{self._path} is of another environment ({', '.join(differ) or 'format'} differ): name another file"
             )
             raise AnotherEnvironmentError(message)
-        return told
+        return document

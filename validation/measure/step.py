@@ -1,4 +1,4 @@
-"""One step measured: the contract's reference step on a device, from its second on, the memory read by phase."""
+"""Measurement of the reference step on a device, by phase, after warm-up steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from validation.measure.layer import counters, fused_dropout
 from validation.measure.meter import Meter, Reading, driver_bytes, meter_of
 from validation.measure.step_prediction import predicted
-from validation.reference.build import built
+from validation.reference.build import build_model
 from validation.reference.optimizers import optimizer_for
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 PHASES = ("forward", "backward", "optimizer_step")
 
-#: Steps before the one that is read: the first makes the optimizer's states, the second finds less room for them.
+#: Warm-up steps: the first creates the optimizer states, the second runs with them allocated.
 WARM_UP = 2
-#: Steps that are timed after it.
+#: Timed steps after the measured one.
 TIMED = 3
 
 
@@ -37,10 +37,10 @@ class Run:
         self.meter = meter
         self.phase = "load"
         self.phases: dict[str, Reading] = {}
-        model = built(request, device)
+        model = build_model(request, device)
         self.model = model.model
-        self.trained = list(model.trained().values())
-        self.optimizer = optimizer_for(self.training.optimizer, self.trained)
+        self.trainable = list(model.trainable().values())
+        self.optimizer = optimizer_for(self.training.optimizer, self.trainable)
         self.loss: torch.Tensor | None = None
         self.load = meter.read(host=self._on_host())
         shape = (self.training.micro_batch_size, self.training.sequence_length)
@@ -51,7 +51,7 @@ class Run:
             self.mask[0, -1] = 0
 
     def step(self, *, read: bool = False) -> None:
-        """Take one step; `read` notes the memory of each phase."""
+        """Run one step; `read` records the memory of each phase."""
         self.optimizer.zero_grad(set_to_none=True)
         if read:
             self.meter.read()
@@ -65,12 +65,12 @@ class Run:
             self._leave(read)
         self._enter("optimizer_step")
         if self.training.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.training.max_grad_norm, foreach=True)
+            torch.nn.utils.clip_grad_norm_(self.trainable, self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
         self._leave(read)
 
     def seconds(self) -> float:
-        """How long a step takes: the median of some."""
+        """Seconds per step; the median of a few."""
         times = []
         for _ in range(TIMED):
             start = time.perf_counter()
@@ -84,7 +84,7 @@ class Run:
         self.phase = phase
 
     def _leave(self, read: bool) -> None:
-        """Note a phase's reading, the higher one where a phase comes again."""
+        """Record a phase's reading; the higher one if the phase repeats."""
         if not read:
             return
         reading = self.meter.read(host=self._on_host())
@@ -93,7 +93,7 @@ class Run:
             self.phases[self.phase] = reading
 
     def _on_host(self) -> list[torch.Tensor]:
-        """What lies on the host beside a GPU: step counters, and the indices of PEFT's virtual tokens."""
+        """Tensors that are on the host in a GPU run: step counters, and the indices of PEFT's virtual tokens."""
         return counters(self.optimizer) + list(getattr(self.model, "prompt_tokens", {}).values())
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -103,7 +103,7 @@ class Run:
 
 
 def measured(request: Request, device: torch.device) -> dict[str, Any]:
-    """A step's figures as a results file has them; an out-of-memory is one of them, with the phase that it came in."""
+    """Measure a step: its figures as the results file has them; running out of memory is recorded with its phase."""
     torch.manual_seed(0)
     bnb.functional.name2qmap.clear()
     figures: dict[str, Any] = {"predicted": predicted(request), "measured": None, "out_of_memory": None}
@@ -118,7 +118,7 @@ def measured(request: Request, device: torch.device) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         figures["out_of_memory"] = {"phase": run.phase if run else "load", "message": str(error)[:300]}
     finally:
-        _forget(run)
+        _release(run)
         del run
         gc.collect()
         if device.type == "cuda":
@@ -140,11 +140,11 @@ def _figures(run: Run) -> dict[str, Any]:
 
 
 def _most(figures: Any) -> int | None:
-    told = [figure for figure in figures if figure is not None]
-    return max(told) if told else None
+    known = [figure for figure in figures if figure is not None]
+    return max(known) if known else None
 
 
-def _forget(run: Run | None) -> None:
-    """Drop everything that a run holds, so that what an exception's frames keep alive is little."""
+def _release(run: Run | None) -> None:
+    """Drop a run's attributes, so that an exception's frames do not keep its tensors alive."""
     if run is not None:
         vars(run).clear()

@@ -1,4 +1,4 @@
-"""The steps that are measured: real architectures with random weights, in rounds of which each covers every method."""
+"""The steps to measure: real architectures with random weights, in rounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SMALL, HALF, BILLION = "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B"
 
-#: SmolLM2-135M's widths, two layers of them.
+#: Two layers of SmolLM2-135M's widths.
 TINY = {
     "model_type": "llama",
     "hidden_size": 576,
@@ -29,7 +29,7 @@ TINY = {
 
 _ALL = {"target_modules": "all-linear", "r": 16}
 
-#: Each method as it is measured first.
+#: Each method with its first settings.
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"name": "full"},
     "lora": {"name": "lora", **_ALL},
@@ -39,10 +39,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "prompt": {"name": "prompt"},
 }
 
-#: The batches and sequence lengths of a method's cases: two of each.
+#: The batch sizes and sequence lengths of a method's cases.
 SHAPES = ((1, 1024), (4, 512))
 
-#: What is varied one by one: the method, and what the training has instead of the default.
+#: Single variations: a name, the method, and the training settings that differ from the defaults.
 OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("checkpointing", METHODS["lora"], {"gradient_checkpointing": True}),
     ("checkpointing", METHODS["full"], {"gradient_checkpointing": True}),
@@ -72,7 +72,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("SGD", METHODS["full"], {"optimizer": "sgd"}),
 )
 
-#: Other architectures, small ones, each trained in full and with LoRA.
+#: Other small architectures, each with full fine-tuning and LoRA.
 FAMILIES = (
     "openai-community/gpt2",
     "EleutherAI/pythia-410m",
@@ -83,7 +83,7 @@ FAMILIES = (
     "allenai/OLMo-2-0425-1B",
 )
 
-#: Larger models, checkpointed, from 3 to 70 billion parameters: on a card that holds them.
+#: Larger models, checkpointed, from 3 to 70 billion parameters, for a GPU that they fit.
 LARGE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("meta-llama/Llama-3.2-3B", "full", {}),
     ("meta-llama/Llama-3.1-8B", "lora", {}),
@@ -99,7 +99,7 @@ LARGE: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class StepCase:
-    """One training step: a contract request."""
+    """One training step, as an estimate request."""
 
     name: str
     body: dict[str, Any]
@@ -111,10 +111,10 @@ class StepCase:
 
 
 def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
-    """The cases in rounds; `device` is the request's, so that workspaces are the card's."""
+    """The cases in rounds. `device` is the request's device, which decides the workspaces' sizes."""
     least, half, billion = (list(_by_method(model, device)) for model in (SMALL, HALF, BILLION))
     options = [
-        _case(HALF, told, method, {"micro_batch_size": 2, **training}, device) for told, method, training in OPTIONS
+        _case(HALF, option, method, {"micro_batch_size": 2, **training}, device) for option, method, training in OPTIONS
     ]
     families = [
         _case(model, name, METHODS[name], {"micro_batch_size": 2, "sequence_length": 512}, device)
@@ -129,9 +129,9 @@ def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
 
 
 def small(device: dict[str, Any]) -> list[StepCase]:
-    """Each method once on a small model and a short sequence, as a CPU runs them in seconds."""
+    """Each method once on a small model and a short sequence, which a CPU runs in seconds."""
     return [
-        _case({"config": TINY}, name, method, {"sequence_length": 32}, device, told_model="two small layers")
+        _case({"config": TINY}, name, method, {"sequence_length": 32}, device, title="two small layers")
         for name, method in METHODS.items()
     ]
 
@@ -145,14 +145,14 @@ def _by_method(model: str, device: dict[str, Any]) -> Iterator[StepCase]:
 
 def _case(
     model: str | dict[str, Any],
-    told: str,
+    option: str,
     method: dict[str, Any],
     training: dict[str, Any],
     device: dict[str, Any],
-    told_model: str = "",
+    title: str = "",
 ) -> StepCase:
     training = {"sequence_length": 1024, **training}
     shape = f"{training.get('micro_batch_size', 1)} × {training['sequence_length']}"
-    option = "" if told == method["name"] else f", {told}"
-    name = f"{told_model or str(model).rpartition('/')[2]}, {method['name']}{option}, {shape}"
+    suffix = "" if option == method["name"] else f", {option}"
+    name = f"{title or str(model).rpartition('/')[2]}, {method['name']}{suffix}, {shape}"
     return StepCase(name=name, body={"model": model, "method": method, "training": training, "device": device})

@@ -1,4 +1,4 @@
-"""What the calculator says of a step that is measured: the phases' peaks, what stays, what is reserved."""
+"""The calculator's prediction for a measured step: the phases' peaks, resident bytes and reserved bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def predicted(request: Request) -> dict[str, Any]:
-    """Bytes, as a results file has them.
+    """Predicted bytes, as the results file has them.
 
-    `load`: weights and constants. `end`: after an optimizer's step, with the gradients still there. `phases`: the most
-    in each. `reserved_rule` and `reserved_replay` are the contract's two ways to `peak_reserved_bytes`.
+    `load` is weights and constants. `end` is after an optimizer step, with the gradients still alive. `phases` has the
+    peak of each. `reserved_rule` and `reserved_replay` are `peak_reserved_bytes` by the two values of `reserved`.
     """
     by_rule = estimate(replace(request, reserved="rule"))
     replayed = estimate(replace(request, reserved="replay"))

@@ -1,4 +1,4 @@
-"""The real modules of a layer's case, and the arithmetic that their output is held against."""
+"""The real module of a layer's case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Subject:
-    """A layer on a device: how it runs, what of it is trained, and what its output should be."""
+    """A layer on a device: its module, input and forward pass."""
 
     def __init__(self, case: LayerCase, device: torch.device) -> None:
         self.request: Request = case.request
@@ -33,14 +33,14 @@ class Subject:
         prepared = resident_state(case.request).prepared
         self.context = Context(prepared, forward_of(prepared.model))
         self.path = case.module
-        self.module = self._built()
+        self.module = self._build()
 
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that are trained."""
+    def trainable(self) -> list[nn.Parameter]:
+        """The trainable parameters."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def input(self) -> Tensor | None:
-        """Hidden states that need a gradient: (1, tokens, width); None where the method makes its own."""
+        """Hidden states (1, tokens, width) that require a gradient; None for a prefix or prompt, which has no input."""
         if isinstance(self.method, Prefix | Prompt):
             return None
         width = self._shape()[1] if self.path else int(self.context.config["hidden_size"])
@@ -48,7 +48,7 @@ class Subject:
         return torch.randn(shape, dtype=self.dtype, device=self.device).requires_grad_()
 
     def forward(self, x: Tensor | None) -> Tensor:
-        """The layer's output; of a prompt or prefix the encoder's, made for a batch of one as PEFT makes it."""
+        """The layer's output; for a prefix or prompt, the encoder's output for a batch of one, as PEFT computes it."""
         if x is not None:
             out: Tensor = self.module(x)
             return out
@@ -57,13 +57,11 @@ class Subject:
         encoded: Tensor = self.module(indices)
         return encoded.repeat(1, 1, 1) if isinstance(self.method, Prompt) else encoded
 
-    # What is built ----------------------------------------------------------------------------------------------------
-
     def _shape(self) -> tuple[int, int]:
         module = next(m for m in self.context.layers[0].modules if m.name == self.path)
         return int(module.out_features), int(module.in_features)
 
-    def _built(self) -> nn.Module:
+    def _build(self) -> nn.Module:
         if self.path is not None:
             return self._linear()
         width = int(self.context.config["hidden_size"])
@@ -92,19 +90,19 @@ class Subject:
         )
 
     def _linear(self) -> nn.Module:
-        """The base layer, dense or in 4 bits, and PEFT's layer around it where it is a target."""
+        """The base layer, dense or in 4 bits, inside PEFT's layer if it is a target."""
         out_features, in_features = self._shape()
         base = self._base(out_features, in_features)
         assert self.path is not None
         name = self.path.rpartition(".")[2]
         if not isinstance(self.method, LoRA | QLoRA) or name not in (self.method.target_modules or ()):
             return base
-        holder = nn.Module()
-        holder.register_module(name, base)
-        holder.is_loaded_in_4bit = isinstance(self.method, QLoRA)  # else PEFT takes its layer for dense weights
+        parent = nn.Module()
+        parent.register_module(name, base)
+        parent.is_loaded_in_4bit = isinstance(self.method, QLoRA)  # without it PEFT uses its layer for dense weights
         with self.device:
             dtype = self.request.training.adapter_dtype
-            wrapped = methods.low_rank(holder, self.method, dtype, task_type=None)
+            wrapped = methods.low_rank(parent, self.method, dtype, task_type=None)
         layer = next(m for path, m in wrapped.named_modules() if path.endswith(f".{name}"))
         for parameter_name, parameter in layer.named_parameters():
             if "lora_B" in parameter_name:

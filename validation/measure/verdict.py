@@ -1,7 +1,7 @@
-"""Verdicts on purpose: the process's memory capped just above and just below what is predicted.
+"""Tests of a verdict: a step runs with the process's memory capped just above and just below the prediction.
 
-Above, the cap is `peak_reserved_bytes`: the step must run. Below, it is a per cent less than the allocated peak with
-the libraries' workspaces: no allocator could place what is alive, so the step must run out of memory.
+The upper cap is `peak_reserved_bytes`: the step must run. The lower cap is 1 % below the allocated peak with the
+libraries' workspaces: no allocator can place what is alive, so the step must run out of memory.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from calculator.estimate.request import Request
     from validation.measure.step_cases import StepCase
 
-#: How far below the allocated peak the lower cap lies.
+#: The distance of the lower cap from the allocated peak, as a share.
 BELOW = 0.01
 
 
 def capped(case: StepCase, device: torch.device) -> dict[str, Any]:
-    """A case's two runs: the cap in bytes, whether it should run, and whether it did."""
+    """Run a case with both caps: each cap in bytes, whether the step should run, and whether it did."""
     return {"request": case.body, "runs": [*_runs(case.request, device)]}
 
 

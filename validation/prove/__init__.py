@@ -1,1 +1,1 @@
-"""The lesson's claims, run on real modules: figures, bounds that they are held to, and how each claim ends."""
+"""The lesson's claims, tested on real modules: figures, the bounds that they must meet, and each claim's verdict."""

@@ -1,4 +1,4 @@
-"""How many bits a weight really takes in NF4, every constant counted."""
+"""The number of bits per weight in NF4, with every constant counted."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from validation.tracing.initial_tensors import quantization_constants
 if TYPE_CHECKING:
     from validation.prove.experiment import Setting
 
-#: The lesson's half byte.
+#: The lesson's half byte, in bits.
 STATED = 4
 
 COLUMNS = {
     "constants": Axis(label="constants"),
     "packed": Axis(label="codes", unit="bytes"),
-    "beside": Axis(label="constants beside them", unit="bytes"),
-    "bits": Axis(label="a weight", unit="bits"),
+    "beside": Axis(label="their constants", unit="bytes"),
+    "bits": Axis(label="per weight", unit="bits"),
     "calculated": Axis(label="by the calculator", unit="bytes"),
 }
 
 
 def bits(setting: Setting) -> tuple[Claim, Table]:
-    """A square matrix in NF4 by bitsandbytes, with its constants in float32 and quantised in turn."""
+    """A square matrix in NF4 by bitsandbytes, with its constants in float32 and quantised."""
     side = 512 if setting.quick else 4096
     counted = {}
     for double_quant in (False, True):
@@ -44,37 +44,37 @@ def bits(setting: Setting) -> tuple[Claim, Table]:
     differing = Figure(key="beyond", name="bytes in which the calculator differs", value=beyond, unit="bytes")
     claim = Claim(
         id="nf4-bits",
-        lesson="A weight in NF4 takes half a byte: 70B take 35 GB.",
-        done=f"A {side:,} × {side:,} matrix by bitsandbytes' Linear4bit: codes, constants, tables.",
+        lesson="A weight in NF4 needs half a byte: 70B need 35 GB.",
+        done=f"A {side:,} × {side:,} matrix in bitsandbytes' Linear4bit: codes, constants and tables.",
         figures=(*figures.values(), differing),
         checks=(
             *(Check(figure=figure, relation="equal to", bounds=(STATED,)) for figure in figures.values()),
             Check(figure=differing, relation="equal to", bounds=(0,)),
         ),
         remark="The constants, which the calculator counts, add"
-        f" {' or, quantised in turn, '.join(f'{figure.value / STATED - 1:.1%}' for figure in figures.values())}.",
+        f" {' or, if quantised themselves, '.join(f'{figure.value / STATED - 1:.1%}' for figure in figures.values())}.",
     )
     rows = tuple(
-        (_told(double), *stored, figures[double].value, calculated[double]) for double, stored in counted.items()
+        (_constants(double), *stored, figures[double].value, calculated[double]) for double, stored in counted.items()
     )
     return claim, Table(id="nf4-bits", title=f"A {side:,} × {side:,} matrix in NF4", columns=COLUMNS, rows=rows)
 
 
-def _told(double_quant: bool) -> str:
-    return "quantised in turn" if double_quant else "in float32"
+def _constants(double_quant: bool) -> str:
+    return "quantised" if double_quant else "in float32"
 
 
 def _figure(double_quant: bool, value: float) -> Figure:
     key = "double" if double_quant else "single"
-    return Figure(key=key, name=f"a weight, constants {_told(double_quant)}", value=value, unit="bits")
+    return Figure(key=key, name=f"bits per weight, constants {_constants(double_quant)}", value=value, unit="bits")
 
 
 def _stored(side: int, device: torch.device, *, double_quant: bool) -> tuple[int, int]:
-    """The bytes of the codes and of everything beside them."""
+    """The bytes of the codes, and of the constants and tables."""
     layer = bnb.nn.Linear4bit(side, side, bias=False, compress_statistics=double_quant, quant_type="nf4", device="meta")
     methods.quantize_layer(layer, BLOCKSIZE, torch.bfloat16, device)
-    beside = [tensor for name, tensor in quantization_constants(layer.weight.quant_state) if name != "name2qmap"]
-    return layer.weight.nbytes, sum(tensor.nbytes for tensor in beside)
+    constants = [tensor for name, tensor in quantization_constants(layer.weight.quant_state) if name != "name2qmap"]
+    return layer.weight.nbytes, sum(tensor.nbytes for tensor in constants)
 
 
 def _calculated(side: int, *, double_quant: bool) -> int:

@@ -1,4 +1,4 @@
-"""The lesson's forward pass on 2 × 2 matrices, by PEFT's own layer."""
+"""The lesson's forward pass on 2 × 2 matrices, by PEFT's LoRA layer."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def by_hand(device: torch.device) -> Claim:
     at_one = _output(_layer(1, device))
     return Claim(
         id="by-hand",
-        lesson="W₀ [[1, 2], [3, 4]], A [[0.1, 0.2]], B [[0.3], [0.4]], alpha 1 and r 2 take [1, 1] to [3.045, 7.06].",
-        done="PEFT's LoRA layer of r 2 with A's second row and B's second column zero, which leaves BA as it is.",
+        lesson="W₀ [[1, 2], [3, 4]], A [[0.1, 0.2]], B [[0.3], [0.4]], alpha 1 and r 2 map [1, 1] to [3.045, 7.06].",
+        done="PEFT's LoRA layer with r 2; A's second row and B's second column are zero, so BA is unchanged.",
         figures=(
             *_components("", out),
             error,
             Figure(key="rank", name="rank of BA", value=rank),
-            *_components(", were r the rank", at_one, "at_rank_one_"),
+            *_components(", if r were the rank", at_one, "at_rank_one_"),
         ),
         checks=(Check(figure=error, relation="at most", bounds=(TOLERANCE,), tolerance=True),),
         remark=f"A and B have rank {rank}, not {R}: r enters only through alpha ÷ r = {ALPHA / R:g}. With r = {rank}"
@@ -40,21 +40,21 @@ def by_hand(device: torch.device) -> Claim:
     )
 
 
-def _components(told: str, out: Tensor, prefix: str = "") -> tuple[Figure, ...]:
+def _components(condition: str, out: Tensor, prefix: str = "") -> tuple[Figure, ...]:
     names = ("first", "second")
     return tuple(
-        Figure(key=f"{prefix}{name}", name=f"{name} component{told}", value=float(value))
+        Figure(key=f"{prefix}{name}", name=f"{name} component{condition}", value=float(value))
         for name, value in zip(names, out, strict=True)
     )
 
 
 @torch.no_grad()
 def _layer(r: int, device: torch.device) -> nn.Module:
-    holder = nn.Module()
-    holder.linear = nn.Linear(2, 2, bias=False, device=device)
-    holder.linear.weight.copy_(torch.tensor(W))
-    peft.inject_adapter_in_model(peft.LoraConfig(r=r, lora_alpha=ALPHA, target_modules=["linear"]), holder)
-    layer = holder.get_submodule("linear")
+    parent = nn.Module()
+    parent.linear = nn.Linear(2, 2, bias=False, device=device)
+    parent.linear.weight.copy_(torch.tensor(W))
+    peft.inject_adapter_in_model(peft.LoraConfig(r=r, lora_alpha=ALPHA, target_modules=["linear"]), parent)
+    layer = parent.get_submodule("linear")
     a, b = (layer.get_submodule(f"lora_{side}.default").get_parameter("weight") for side in "AB")
     a.zero_()[0] = torch.tensor(A)
     b.zero_()[:, 0] = torch.tensor(B)

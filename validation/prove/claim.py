@@ -1,4 +1,4 @@
-"""A claim of the lesson: what it says, what was done, the figures, and a verdict that is computed from them."""
+"""A claim of the lesson: its statement, the experiment, the figures, and a verdict computed from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Relation = Literal["equal to", "at most", "at least", "between"]
 
 GB = 10**9
 
-#: From this size on a whole number is told with separators, and a fraction in powers of ten.
+#: Numbers from this size on, and below its reciprocal, have another format.
 LONG = 10_000
 
 
@@ -23,8 +23,8 @@ LONG = 10_000
 class Figure:
     """One number that an experiment found.
 
-    `low` and `high` are the spread over `of` values (seeds or rounds), whose median `value` is. `timing` marks what
-    another run of the same seeds doesn't reproduce.
+    `value` is the median of `of` values (seeds or rounds), and `low` and `high` are their spread. `timing` marks
+    figures that another run with the same seeds does not reproduce.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Figure:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "key": self.key,
             "name": self.name,
@@ -52,10 +52,9 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What a figure must be for the claim to hold.
+    """A condition on a figure, which must be met for the claim to hold.
 
-    A `tolerance` is a bound on an error, stated because arithmetic is not exact: where it is needed, a claim holds
-    within it.
+    A `tolerance` is a bound on an error that rounding causes. A claim that needs it holds within it.
     """
 
     figure: Figure
@@ -65,7 +64,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the figure is as it must be; no comparison holds of what is not a number."""
+        """Whether the figure meets the condition; NaN meets none."""
         value, low, high = self.figure.value, self.bounds[0], self.bounds[-1]
         match self.relation:
             case "equal to":
@@ -78,17 +77,17 @@ class Check:
                 return low <= value <= high
 
     @property
-    def wanted(self) -> str:
-        """What the figure must be, in words."""
+    def condition(self) -> str:
+        """The condition in words."""
         return f"{self.relation} {' and '.join(measure(bound, self.figure.unit) for bound in self.bounds)}"
 
     @property
     def found(self) -> str:
-        """What the figure is, in words."""
+        """The figure in words."""
         return f"{self.figure.name}: {measure(self.figure.value, self.figure.unit)}"
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "figure": self.figure.key,
             "relation": self.relation,
@@ -100,9 +99,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One claim of the lesson and what became of it.
+    """One claim of the lesson and its result.
 
-    `lesson` restates it, `done` says what was run, `remark` where practice departs from it.
+    `lesson` restates the claim, `done` describes the experiment, and `remark` explains where practice differs.
     """
 
     id: str
@@ -114,16 +113,16 @@ class Claim:
 
     @property
     def kind(self) -> Kind:
-        """How it ends."""
+        """The kind of the verdict."""
         if not all(check.holds for check in self.checks):
             return "does not hold"
         return "holds within" if self._within else "holds"
 
     @property
     def words(self) -> str:
-        """How it ends, with the figures that decide it."""
+        """The verdict, with the figures that decide it."""
         if self.kind == "does not hold":
-            failing = (f"{check.found}, not {check.wanted}" for check in self.checks if not check.holds)
+            failing = (f"{check.found}, not {check.condition}" for check in self.checks if not check.holds)
             return f"does not hold: {'; '.join(failing)}"
         if not self._within:
             return "holds"
@@ -132,11 +131,11 @@ class Claim:
 
     @property
     def _within(self) -> list[Check]:
-        """The checks that hold by their tolerance only."""
+        """The checks that hold only because of their tolerance."""
         return [check for check in self.checks if check.tolerance and check.figure.value]
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "id": self.id,
             "lesson": self.lesson,
@@ -149,7 +148,7 @@ class Claim:
 
 
 def spread(key: str, name: str, values: Sequence[float], unit: str = "", *, timing: bool = False) -> Figure:
-    """The figure of several seeds: their median, the lowest and the highest."""
+    """A figure of several values: their median, the lowest and the highest."""
     return Figure(
         key=key,
         name=name,
@@ -163,21 +162,21 @@ def spread(key: str, name: str, values: Sequence[float], unit: str = "", *, timi
 
 
 def significant(value: float | None, digits: int = 6) -> float | None:
-    """A number of so many significant digits; whole numbers as they are, and nothing for what is not a number."""
+    """A number rounded to `digits` significant digits; integers are unchanged, and NaN and infinity become None."""
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.{digits}g}")
 
 
-def told(value: float) -> str:
-    """A number for people, of three significant digits."""
+def formatted(value: float) -> str:
+    """A number as text, with three significant digits."""
     if float(value).is_integer() and abs(value) < 10**15:
         return f"{int(value):,}"
     return f"{value:.1e}" if abs(value) < 1 / LONG else f"{value:.3g}" if abs(value) < LONG else f"{value:,.0f}"
 
 
 def measure(value: float, unit: str) -> str:
-    """A number with its unit; large sizes in GB, as the lesson has them."""
+    """A number with its unit; large sizes are in GB, as in the lesson."""
     if unit == "bytes" and value >= GB:
         value, unit = value / GB, "GB"
-    return f"{told(value)} {unit}".rstrip()
+    return f"{formatted(value)} {unit}".rstrip()

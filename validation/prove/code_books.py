@@ -1,4 +1,4 @@
-"""4-bit formats as tables of levels, and weights that go through them: blocks scaled by their largest magnitude."""
+"""4-bit formats as tables of levels, and blockwise quantisation with absmax constants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCKSIZE = 64
 
 NF4, FP4 = "NF4", "FP4"
 
-#: Each format's levels, from -1 to 1. INT4 is absmax scaling to -7 … 7; the other uniform one uses all sixteen codes.
+#: Each format's levels, from -1 to 1. INT4 scales the absmax to 7; the other uniform format uses all sixteen codes.
 LEVELS: dict[str, tuple[float, ...]] = {
     NF4: nf4.levels(),
     FP4: tuple(sorted(bnb.functional.get_4bit_type("fp4", device="cpu").tolist())),
@@ -31,8 +31,8 @@ def codes(weights: Tensor, levels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     return torch.bucketize(scaled, (book[1:] + book[:-1]) / 2), constants
 
 
-def through(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool) -> Tensor:
-    """The weights as a format gives them back; `double_quant` takes the constants through bitsandbytes' 8 bits."""
+def round_trip(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool) -> Tensor:
+    """Quantise and dequantise weights; `double_quant` does so with the constants too, in bitsandbytes' 8 bits."""
     nearest, constants = codes(weights, levels)
     if double_quant:
         constants = _nested(constants)
@@ -41,7 +41,7 @@ def through(weights: Tensor, levels: tuple[float, ...], *, double_quant: bool) -
 
 
 def by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: bool) -> Tensor:
-    """The same by bitsandbytes' own kernels."""
+    """Quantise and dequantise weights with bitsandbytes' kernels."""
     packed, state = bnb.functional.quantize_4bit(
         weights, blocksize=BLOCKSIZE, quant_type=quant_type, compress_statistics=double_quant
     )
@@ -50,7 +50,7 @@ def by_bitsandbytes(weights: Tensor, quant_type: str, *, double_quant: bool) -> 
 
 
 def relative_error(weights: Tensor, back: Tensor) -> float:
-    """The root of the mean square error, as a share of the weights' own root mean square."""
+    """The root mean square error over the weights' root mean square."""
     return float((back - weights).norm() / weights.norm())
 
 

@@ -1,7 +1,7 @@
-"""Prove the lesson's claims: run each on real modules, say whether it holds, and write the results file.
+"""Test the lesson's claims on real modules, print whether each holds, and write the results file.
 
-Everything runs on the CPU, or on a GPU where there is one, with seeds that are fixed: another run gives the same
-figures, but for those of time. Without a NAME every experiment is run; with one, the others in the file are kept.
+Everything runs on a GPU if there is one, otherwise on the CPU. Seeds are fixed, so another run gives the same figures,
+except for timings. Without a NAME every experiment runs; with one, the other experiments in the file are kept.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation.prove.results import RESULTS, AnotherEnvironmentError, before, document, write
-from validation.tracing.silence import quieten
+from validation.prove.results import RESULTS, AnotherEnvironmentError, document, recorded, write
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class UsageError(Exception):
-    """Something is asked for that isn't there."""
+    """An argument names something that does not exist."""
 
 
 #: The experiments, in the lesson's order.
@@ -29,27 +29,31 @@ NAMES: tuple[str, ...] = ("identity", "merging", "nf4", "intrinsic", "overhead",
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these of: {', '.join(NAMES)}")
-    parser.add_argument("--device", default=None, help="cuda, cuda:1, cpu (by default a GPU where there is one)")
-    parser.add_argument("--quick", action="store_true", help="small forms of all, in seconds; nothing is written")
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads on the CPU (1)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments to run, of: {', '.join(NAMES)}")
+    parser.add_argument("--device", default=None, help="cuda, cuda:1 or cpu (default: cuda if available)")
+    parser.add_argument("--quick", action="store_true", help="run small versions, in seconds, and write nothing")
+    parser.add_argument("--threads", type=int, default=1, help="the number of PyTorch's CPU threads (1)")
     parser.add_argument(
-        "--write", type=Path, default=None, metavar="FILE", help=f"where results go ({RESULTS}; nowhere with --quick)"
+        "--write",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help=f"the results file to write ({RESULTS}; none with --quick)",
     )
 
 
-def run(told: argparse.Namespace) -> int:
-    """Prove what is named; 2 on wrong usage. A claim that does not hold is a finding, not a failure."""
-    quieten()
+def run(args: argparse.Namespace) -> int:
+    """Run the experiments; returns 2 on wrong usage. A claim that does not hold is a finding, not a failure."""
+    silence_libraries()
     import torch  # noqa: PLC0415  (takes seconds to import)
 
     from validation.prove.environment import environment  # noqa: PLC0415
 
     threads = torch.get_num_threads()
     try:
-        device = _checked(told)
-        torch.set_num_threads(told.threads)
-        return _run(told, device, environment(device))
+        device = _device(args)
+        torch.set_num_threads(args.threads)
+        return _run(args, device, environment(device))
     except (UsageError, AnotherEnvironmentError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -57,42 +61,44 @@ def run(told: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
 
 
-def _checked(told: argparse.Namespace) -> torch.device:
-    """The device that is asked for, where all that is asked for is there."""
+def _device(args: argparse.Namespace) -> torch.device:
+    """The requested device, after all arguments are checked."""
     import torch  # noqa: PLC0415
 
-    unknown = [name for name in told.names if name not in NAMES]
+    unknown = [name for name in args.names if name not in NAMES]
     if unknown:
-        raise UsageError(f"NAME {unknown[0]}: there is no such experiment; there are {', '.join(NAMES)}")
-    if told.threads < 1:
-        raise UsageError(f"--threads {told.threads}: take 1 or more")
-    there = ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
-    there += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    name = told.device or there[1 if len(there) > 1 else 0]
-    if name not in there:
-        raise UsageError(f"--device {name}: torch {torch.__version__} has no such device; it has {', '.join(there)}")
+        raise UsageError(f"NAME {unknown[0]}: no such experiment; choose from {', '.join(NAMES)}")
+    if args.threads < 1:
+        raise UsageError(f"--threads {args.threads}: use 1 or more")
+    available = ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
+    available += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    name = args.device or available[1 if len(available) > 1 else 0]
+    if name not in available:
+        raise UsageError(
+            f"--device {name}: torch {torch.__version__} has no such device; it has {', '.join(available)}"
+        )
     return torch.device(name)
 
 
-def _run(told: argparse.Namespace, device: torch.device, found: dict[str, Any]) -> int:
-    """Run the experiments, tell what they find, and write it."""
-    from validation.prove.running import proven  # noqa: PLC0415
+def _run(args: argparse.Namespace, device: torch.device, found: dict[str, Any]) -> int:
+    """Run the experiments, print their findings, and write the results file."""
+    from validation.prove.running import run_experiments  # noqa: PLC0415
 
-    path = told.write or (None if told.quick else RESULTS)
-    kept = before(path, found, quick=told.quick) if path and told.names else []
-    for experiment in proven(told.names or NAMES, device, quick=told.quick):
+    path = args.write or (None if args.quick else RESULTS)
+    kept = recorded(path, found, quick=args.quick) if path and args.names else []
+    for experiment in run_experiments(args.names or NAMES, device, quick=args.quick):
         print("\n".join(lines(experiment)), flush=True)
         kept.append(experiment)
     if path:
-        write(document(found, kept, NAMES, quick=told.quick), path)
+        write(document(found, kept, NAMES, quick=args.quick), path)
         print(f"written to {path}")
     return 0
 
 
-def lines(told: dict[str, Any]) -> list[str]:
-    """An experiment for people: each claim and how it ends."""
-    shown = [f"{told['title']} ({told['seconds']} s)"]
-    for claim in told["claims"]:
+def lines(experiment: dict[str, Any]) -> list[str]:
+    """An experiment as lines of text: each claim and its verdict."""
+    shown = [f"{experiment['title']} ({experiment['seconds']} s)"]
+    for claim in experiment["claims"]:
         shown += [f"  {claim['lesson']}", f"    {claim['verdict']['words']}"]
         shown += [f"    {claim['remark']}"] * bool(claim["remark"])
     return shown

@@ -1,4 +1,4 @@
-"""A small real task: the handwritten digits that scikit-learn ships, and networks trained on them."""
+"""A small real task: scikit-learn's handwritten digits, and networks trained on them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIDE, CLASSES = 8, 10
-#: How many of the 1,797 images are trained on.
-TRAINED_ON = 1200
+#: The number of training images, of 1,797.
+TRAINING_IMAGES = 1200
 
 Initial = Literal["uniform", "Gaussian"]
 
@@ -31,21 +31,21 @@ class Task:
     test_digits: Tensor
 
     def only(self, digits: range) -> Task:
-        """The part of some classes."""
-        train, test = ((found >= digits.start) & (found < digits.stop) for found in (self.digits, self.test_digits))
+        """The images of some digits."""
+        train, test = ((labels >= digits.start) & (labels < digits.stop) for labels in (self.digits, self.test_digits))
         return Task(self.images[train], self.digits[train], self.test_images[test], self.test_digits[test])
 
-    def turned(self) -> Task:
-        """The same with each image turned by a right angle."""
-        return Task(_turned(self.images), self.digits, _turned(self.test_images), self.test_digits)
+    def rotated(self) -> Task:
+        """The same task with each image rotated by 90 degrees."""
+        return Task(_rotated(self.images), self.digits, _rotated(self.test_images), self.test_digits)
 
 
 def task(seed: int, device: torch.device) -> Task:
-    """All ten digits, split by a seed."""
+    """All ten digits, split at random by a seed."""
     images, digits = _loaded()
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
     images, digits = images[order].to(device), digits[order].to(device)
-    return Task(images[:TRAINED_ON], digits[:TRAINED_ON], images[TRAINED_ON:], digits[TRAINED_ON:])
+    return Task(images[:TRAINING_IMAGES], digits[:TRAINING_IMAGES], images[TRAINING_IMAGES:], digits[TRAINING_IMAGES:])
 
 
 @cache
@@ -54,12 +54,12 @@ def _loaded() -> tuple[Tensor, Tensor]:
     return torch.tensor(images / images.max(), dtype=torch.float32), torch.tensor(digits)
 
 
-def _turned(images: Tensor) -> Tensor:
+def _rotated(images: Tensor) -> Tensor:
     return torch.rot90(images.reshape(-1, SIDE, SIDE), 1, (1, 2)).reshape(images.shape)
 
 
 def network(width: int, device: torch.device, initial: Initial = "uniform") -> nn.Sequential:
-    """A perceptron of two hidden layers; weights begin as nn.Linear draws them, or from a Gaussian of that spread."""
+    """A perceptron with two hidden layers; weights have nn.Linear's initial values, or Gaussian ones of equal std."""
     layers = (nn.Linear(SIDE * SIDE, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, CLASSES))
     model = nn.Sequential(*layers)
     if initial == "Gaussian":
@@ -69,12 +69,12 @@ def network(width: int, device: torch.device, initial: Initial = "uniform") -> n
 
 
 def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
-    """The layers that have weights."""
+    """The linear layers."""
     return [layer for layer in model if isinstance(layer, nn.Linear)]
 
 
 def train(model: nn.Module, parameters: Iterable[nn.Parameter], on: Task, *, steps: int, lr: float) -> None:
-    """Train parameters by Adam, the whole training set in each step."""
+    """Train parameters with Adam on the whole training set in each step."""
     optimizer = torch.optim.Adam(parameters, lr=lr)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -84,15 +84,15 @@ def train(model: nn.Module, parameters: Iterable[nn.Parameter], on: Task, *, ste
 
 @torch.no_grad()
 def accuracy(model: nn.Module, on: Task) -> float:
-    """The share of the test images that are told right."""
-    return _right(model, on.test_images, on.test_digits)
+    """The share of test images that are classified correctly."""
+    return _share_correct(model, on.test_images, on.test_digits)
 
 
 @torch.no_grad()
 def gap(model: nn.Module, on: Task) -> float:
-    """By how much more of the training images are told right than of the test images."""
-    return _right(model, on.images, on.digits) - accuracy(model, on)
+    """The accuracy on training images minus the accuracy on test images."""
+    return _share_correct(model, on.images, on.digits) - accuracy(model, on)
 
 
-def _right(model: nn.Module, images: Tensor, told: Tensor) -> float:
-    return float((model(images).argmax(1) == told).double().mean())
+def _share_correct(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return float((model(images).argmax(1) == labels).double().mean())

@@ -1,4 +1,4 @@
-"""What a page draws: curves with their spread, and tables."""
+"""Curves with their spread, and tables, for a page to draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line or set of bars; `low` and `high` are the spread at each x, where there is one."""
+    """One line or set of bars; `low` and `high` are the spread at each x, if there is one."""
 
     name: str
     x: Sequence[float | str]
@@ -22,7 +22,7 @@ class Series:
     high: Sequence[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "name": self.name,
             "x": [x if isinstance(x, str) else significant(x) for x in self.x],
@@ -34,19 +34,19 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """What an axis or a column shows, and its unit."""
+    """The label and unit of an axis or a column."""
 
     label: str
     unit: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {"label": self.label, "unit": self.unit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A drawing: series over one axis. Text on x makes bars of it; `timing` marks what no other run reproduces."""
+    """Series over one axis. Text on x draws bars; `timing` marks values that another run does not reproduce."""
 
     id: str
     title: str
@@ -56,7 +56,7 @@ class Curve:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "id": self.id,
             "title": self.title,
@@ -69,7 +69,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of values under named columns; None is what does not apply."""
+    """Rows of values under named columns; None is a value that does not apply."""
 
     id: str
     title: str
@@ -78,7 +78,7 @@ class Table:
     timing: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "id": self.id,
             "title": self.title,

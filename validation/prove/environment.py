@@ -1,4 +1,4 @@
-"""Where and with what the claims were proven."""
+"""The machine and the versions with which the claims were tested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from validation.random_grid.journal import STACK
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The date, the processor and the versions; no host's name."""
+    """The date, the processor and the versions, without the host's name."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -28,8 +28,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _cpu(described: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name where the system tells it, and else its architecture."""
-    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
+def _cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name if the system has it, otherwise its architecture."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

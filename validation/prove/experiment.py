@@ -1,4 +1,4 @@
-"""An experiment: claims that are proven together, on one device."""
+"""An experiment: claims that are tested together, on one device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where an experiment runs, whether in its quick form, and what it calls when a step is done."""
+    """The device of an experiment, whether it is the quick version, and a callback after each step."""
 
     device: torch.device
     quick: bool
@@ -25,14 +25,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What an experiment found."""
+    """The results of an experiment."""
 
     claims: tuple[Claim, ...]
     curves: tuple[Curve, ...] = ()
     tables: tuple[Table, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the results file has it."""
+        """The fields of the results file."""
         return {
             "claims": [claim.to_json() for claim in self.claims],
             "curves": [curve.to_json() for curve in self.curves],
@@ -42,7 +42,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """A name, what of the lesson it is about, how many steps it takes (whole or quick), and how it is run."""
+    """A name, the lesson's section, the number of steps (given whether it is quick), and a function that runs it."""
 
     name: str
     title: str

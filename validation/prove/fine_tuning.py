@@ -1,4 +1,4 @@
-"""One network pretrained on one part of the digits and fine-tuned on another: in full, by LoRA, in random subspaces."""
+"""A network pretrained on some digits and fine-tuned on others: fully, with LoRA, and in random subspaces."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Change = Literal["new digits", "turned digits"]
 Start = Literal["pretrained", "random"]
 
 WIDTH = 64
-#: Adam's rates: of those tried on one seed, in steps of three, the ones that told most digits right on the whole.
+#: Adam's learning rates, those with the best overall accuracy of several tried on one seed, a factor of 3 apart.
 LR_FULL, LR_LORA, LR_SUBSPACE = 3e-3, 1e-2, 1e-1
 
-#: The lesson's ranks begin at 4; here two below them too.
+#: The lesson's ranks start at 4; two lower ones are added.
 RANKS = (1, 2, 4, 8, 16)
 DIMENSIONS = (8, 16, 32, 64, 96, 128, 192, 256)
 STARTS: tuple[Start, ...] = ("pretrained", "random")
@@ -33,7 +33,7 @@ STARTS: tuple[Start, ...] = ("pretrained", "random")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much is tried and how long each training takes."""
+    """The seeds, ranks and dimensions to try, and the steps of each training."""
 
     seeds: int = 5
     steps: int = 400
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def trainings(self) -> int:
-        """How often a network is trained for one change and one seed."""
+        """The number of trainings for one change and one seed."""
         return 2 + len(self.ranks) + len(STARTS) * len(self.dimensions)
 
 
@@ -51,7 +51,7 @@ QUICK = Plan(seeds=1, steps=80, ranks=(1, 8), dimensions=(16, 128))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """What one change and one seed came to: accuracies on test images, and how much higher they are on trained ones."""
+    """The results of one change and one seed: accuracies on test images, and their gaps to training images."""
 
     parameters: int
     before: float
@@ -64,20 +64,20 @@ class Tuned:
 
     @property
     def hidden(self) -> Tensor:
-        """The update between the hidden layers."""
+        """The update of the weight between the hidden layers."""
         return self.updates[1]
 
     def lost(self, r: int) -> float:
-        """How much less accurate LoRA is than full fine-tuning."""
+        """The accuracy of full fine-tuning minus LoRA's."""
         return self.full - self.lora[r]
 
     def dimension(self, start: Start) -> float:
-        """d90 from a start."""
+        """d90 from a kind of initial weights."""
         return intrinsic_dimension(self.subspace[start], self.full)
 
 
-def tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
-    """Pretrain, then fine-tune in every way from there."""
+def fine_tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
+    """Pretrain a network, then fine-tune it in every way."""
     torch.manual_seed(seed)
     before, after = _parts(change, digits.task(seed, setting.device))
     pretrained = digits.network(WIDTH, setting.device)
@@ -106,19 +106,19 @@ def tuned(change: Change, seed: int, plan: Plan, setting: Setting) -> Tuned:
 
 
 def _parts(change: Change, whole: Task) -> tuple[Task, Task]:
-    """What is pretrained on and what is fine-tuned on."""
+    """The tasks of pretraining and of fine-tuning."""
     if change == "new digits":
         return whole.only(range(5)), whole.only(range(5, 10))
-    return whole, whole.turned()
+    return whole, whole.rotated()
 
 
 def _adapted(pretrained: nn.Sequential, r: int, after: Task, plan: Plan, setting: Setting) -> nn.Module:
-    """LoRA on every layer, alpha = r, so that the update is BA itself; biases stay as they are."""
+    """Train LoRA on every layer; alpha = r, so the update is BA itself, and biases are not trained."""
     names = [name for name, module in pretrained.named_children() if module in digits.linear_layers(pretrained)]
     config = peft.LoraConfig(r=r, lora_alpha=r, target_modules=names)
     model: nn.Module = peft.get_peft_model(deepcopy(pretrained), config)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    digits.train(model, trained, after, steps=plan.steps, lr=LR_LORA)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    digits.train(model, trainable, after, steps=plan.steps, lr=LR_LORA)
     setting.step()
     return model
 

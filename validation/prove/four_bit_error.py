@@ -1,4 +1,4 @@
-"""What 4-bit formats lose at an equal block size: on Gaussian numbers and on a trained network's weights."""
+"""The error of 4-bit formats with equal block sizes, on Gaussian numbers and on a trained network's weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from validation.prove import digits
 from validation.prove.claim import Check, Claim, Figure, spread
-from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, by_bitsandbytes, relative_error, through
+from validation.prove.code_books import BLOCKSIZE, FP4, LEVELS, NF4, by_bitsandbytes, relative_error, round_trip
 from validation.prove.drawing import Axis, Curve, Series, Table
 from validation.prove.experiment import Findings, Setting
 
@@ -25,37 +25,39 @@ WIDTH, STEPS, LR = 256, 200, 3e-3
 
 GAUSSIAN = "Gaussian numbers"
 
-#: The formats in the keys of figures.
+#: The formats' names in figures' keys.
 KEYS = ("nf4", "fp4", "int4", "even")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """One kind of weights, a tensor a seed."""
+    """One kind of weights, with one tensor per seed."""
 
     key: str
     name: str
-    drawn: tuple[Tensor, ...]
+    samples: tuple[Tensor, ...]
 
     def errors(self, levels: tuple[float, ...], *, double_quant: bool) -> list[float]:
-        """The relative error of a format, by seed."""
-        return [relative_error(each, through(each, levels, double_quant=double_quant)) for each in self.drawn]
+        """The relative error of a format for each seed."""
+        return [relative_error(each, round_trip(each, levels, double_quant=double_quant)) for each in self.samples]
 
     @property
     def kurtosis(self) -> Figure:
-        """The fourth moment over the square of the second."""
-        values = [float((each - each.mean()).pow(4).mean() / each.var(correction=0) ** 2) for each in self.drawn]
+        """The fourth central moment over the square of the variance."""
+        values = [float((each - each.mean()).pow(4).mean() / each.var(correction=0) ** 2) for each in self.samples]
         return spread(
-            f"{self.key}_kurtosis", f"kurtosis of {self.name} (a Gaussian's is 3, an even spread's 1.8)", values
+            f"{self.key}_kurtosis",
+            f"kurtosis of {self.name} (3 for a Gaussian, 1.8 for a uniform distribution)",
+            values,
         )
 
     @property
     def against_best(self) -> Figure:
-        """NF4's error over the least of the other formats', in the worst seed."""
-        by_format = {told: self.errors(levels, double_quant=False) for told, levels in LEVELS.items()}
+        """NF4's error over the smallest error of the other formats, for the worst seed."""
+        by_format = {name: self.errors(levels, double_quant=False) for name, levels in LEVELS.items()}
         own = by_format.pop(NF4)
         ratios = [mine / min(others) for mine, *others in zip(own, *by_format.values(), strict=True)]
-        name = f"NF4's error over the least of the others', {self.name}, worst seed"
+        name = f"NF4's error over the smallest of the other formats' errors, {self.name}, worst seed"
         return Figure(key=f"{self.key}_against_best", name=name, value=max(ratios))
 
     def to_figures(self) -> tuple[Figure, ...]:
@@ -63,22 +65,22 @@ class Weights:
         return tuple(
             spread(
                 f"{self.key}_{key}",
-                f"relative error of {told}, {self.name}",
-                self.errors(LEVELS[told], double_quant=False),
+                f"relative error of {name}, {self.name}",
+                self.errors(LEVELS[name], double_quant=False),
             )
-            for key, told in zip(KEYS, LEVELS, strict=True)
+            for key, name in zip(KEYS, LEVELS, strict=True)
         )
 
 
 def run(setting: Setting) -> Findings:
-    """The formats' errors, and which is the least."""
+    """Compute the formats' errors and compare them."""
     seeds = range(1 if setting.quick else SEEDS)
-    gaussian = Weights(key="gaussian", name=GAUSSIAN, drawn=tuple(_gaussian(seed, setting) for seed in seeds))
+    gaussian = Weights(key="gaussian", name=GAUSSIAN, samples=tuple(_gaussian(seed, setting) for seed in seeds))
     trained = [
         Weights(
             key=f"from_{initial.lower()}",
-            name=f"weights trained from {initial} ones",
-            drawn=tuple(_trained(seed, initial, setting) for seed in seeds),
+            name=f"weights trained from {initial} initial values",
+            samples=tuple(_trained(seed, initial, setting) for seed in seeds),
         )
         for initial in get_args(digits.Initial)
     ]
@@ -88,19 +90,19 @@ def run(setting: Setting) -> Findings:
             _least(
                 [gaussian],
                 id="nf4-gaussian",
-                lesson="NF4 suits what is normally distributed: no other 4-bit format has a smaller error.",
-                done=f"Gaussian numbers in blocks of {BLOCKSIZE} through NF4, FP4, INT4 and sixteen even levels.",
+                lesson="NF4 suits normally distributed weights: no other 4-bit format has a smaller error.",
+                done=f"Gaussian numbers in blocks of {BLOCKSIZE}, quantised to NF4, FP4, INT4 and sixteen even levels.",
             ),
             _least(
                 trained,
                 id="nf4-trained",
-                lesson="Trained weights are normally distributed, so that NF4 suits them too.",
+                lesson="Trained weights are normally distributed, so NF4 suits them too.",
                 done=f"The same for the hidden layers, {WIDTH} wide, of networks trained on scikit-learn's digits from"
-                " nn.Linear's uniform weights and from Gaussian ones of the same spread.",
+                " nn.Linear's uniform initial values and from Gaussian ones of the same standard deviation.",
             ),
-            _own(gaussian),
+            _kernels(gaussian),
         ),
-        curves=(_drawn(kinds),),
+        curves=(_curve(kinds),),
         tables=(_table(kinds),),
     )
 
@@ -121,7 +123,7 @@ def _trained(seed: int, initial: digits.Initial, setting: Setting) -> Tensor:
     return torch.cat([layer.weight.detach().flatten() for layer in digits.linear_layers(model)[:-1]])
 
 
-def _least(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Claim:  # noqa: A002  as Claim has it
+def _least(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Claim:  # noqa: A002  (the name of Claim's field)
     ratios = [kind.against_best for kind in kinds]
     return Claim(
         id=id,
@@ -132,30 +134,30 @@ def _least(kinds: Sequence[Weights], *, id: str, lesson: str, done: str) -> Clai
     )
 
 
-def _own(weights: Weights) -> Claim:
-    """Whether the tables of levels give what bitsandbytes' kernels give."""
+def _kernels(weights: Weights) -> Claim:
+    """Whether the tables of levels give the same numbers as bitsandbytes' kernels."""
     differing = sum(
         int(
             (
-                through(each, LEVELS[told], double_quant=double)
-                != by_bitsandbytes(each, told.lower(), double_quant=double)
+                round_trip(each, LEVELS[name], double_quant=double)
+                != by_bitsandbytes(each, name.lower(), double_quant=double)
             ).sum()
         )
-        for told in (NF4, FP4)
+        for name in (NF4, FP4)
         for double in (False, True)
-        for each in weights.drawn
+        for each in weights.samples
     )
-    figure = Figure(key="differing", name="numbers that bitsandbytes gives back otherwise", value=differing)
+    figure = Figure(key="differing", name="numbers that bitsandbytes dequantises differently", value=differing)
     return Claim(
         id="nf4-kernels",
-        lesson="A weight is stored as the nearest level of its block, times the block's constant.",
-        done=f"NF4 and FP4, with and without double quantisation, by that rule and by bitsandbytes; {GAUSSIAN}.",
+        lesson="A weight is stored as its block's constant times the nearest level.",
+        done=f"{GAUSSIAN} in NF4 and FP4, with and without double quantisation, by that rule and by bitsandbytes.",
         figures=(figure,),
         checks=(Check(figure=figure, relation="equal to", bounds=(0,)),),
     )
 
 
-def _drawn(kinds: Sequence[Weights]) -> Curve:
+def _curve(kinds: Sequence[Weights]) -> Curve:
     return Curve(
         id="nf4-error",
         title=f"Relative error of 4-bit formats in blocks of {BLOCKSIZE}",
@@ -166,7 +168,7 @@ def _drawn(kinds: Sequence[Weights]) -> Curve:
 
 
 def _series(kind: Weights) -> Series:
-    figures = [spread("error", told, kind.errors(levels, double_quant=False)) for told, levels in LEVELS.items()]
+    figures = [spread("error", name, kind.errors(levels, double_quant=False)) for name, levels in LEVELS.items()]
     return Series(
         name=kind.name,
         x=list(LEVELS),
@@ -186,15 +188,15 @@ def _table(kinds: Sequence[Weights]) -> Table:
     rows = tuple(
         (
             kind.name,
-            told,
+            name,
             median(kind.errors(levels, double_quant=False)),
             median(kind.errors(levels, double_quant=True)),
         )
-        for kind, (told, levels) in product(kinds, LEVELS.items())
+        for kind, (name, levels) in product(kinds, LEVELS.items())
     )
     return Table(id="nf4-error-table", title="Error with and without double quantisation", columns=columns, rows=rows)
 
 
 def steps(quick: bool) -> int:
-    """How many steps it takes: a kind of weights a seed."""
+    """The number of steps: one per kind of weights and seed."""
     return (1 + len(get_args(digits.Initial))) * (1 if quick else SEEDS)

@@ -1,4 +1,4 @@
-"""How few directions fine-tuning needs, and how low the rank of its update is, on a small real task."""
+"""The intrinsic dimension of fine-tuning and the rank of its update, on a small real task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from validation.prove import intrinsic_drawings
 from validation.prove.claim import Check, Claim, Figure, spread
 from validation.prove.experiment import Experiment, Findings, Setting
-from validation.prove.fine_tuning import QUICK, WIDTH, Change, Plan, Tuned, tuned
+from validation.prove.fine_tuning import QUICK, WIDTH, Change, Plan, Tuned, fine_tuned
 from validation.prove.spectrum import energy
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: What "far smaller than the parameter count" is held to, and "hundreds".
+#: The bounds for "far smaller than the parameter count" and for "hundreds".
 FAR_SMALLER, HUNDREDS = 0.1, 999
-#: The rank that ΔW's energy is told at, and how much of it "low rank" is held to.
+#: The rank at which ΔW's energy is measured, and the share of it that "low rank" requires.
 LOW, MOST = 8, 0.9
-#: What "as good as full fine-tuning" is held to: one point of accuracy.
+#: The bound for "as good as full fine-tuning": one point of accuracy.
 POINT = 0.01
 #: The lesson's smallest rank.
 SMALLEST = 4
@@ -33,14 +33,14 @@ CHANGES: tuple[Change, ...] = get_args(Change)
 
 TASK = (
     f"A perceptron with two hidden layers of {WIDTH}, on scikit-learn's digits: pretrained on 0 to 4 and fine-tuned on"
-    " 5 to 9 (new digits), or pretrained on all and fine-tuned on all turned by a right angle (turned digits)."
+    " 5 to 9 (new digits), or pretrained on all and fine-tuned on all rotated by 90 degrees (turned digits)."
 )
 
 
 def run(setting: Setting) -> Findings:
-    """Every training, and what the lesson says of them."""
+    """Run every training and test the lesson's claims."""
     plan = QUICK if setting.quick else Plan()
-    runs: Runs = {change: [tuned(change, seed, plan, setting) for seed in range(plan.seeds)] for change in CHANGES}
+    runs: Runs = {change: [fine_tuned(change, seed, plan, setting) for seed in range(plan.seeds)] for change in CHANGES}
     return Findings(
         claims=(
             _far_smaller(runs),
@@ -59,11 +59,11 @@ def _far_smaller(runs: Runs) -> Claim:
     figures = _by_change(runs, "d90", "d90", lambda each: each.dimension("pretrained"))
     most = max(each.dimension("pretrained") for seeds in runs.values() for each in seeds)
     worst = Figure(key="d90_most", name="the largest d90 of any seed", value=most)
-    share = Figure(key="share", name="that d90 over the number of parameters", value=most / parameters)
+    share = Figure(key="share", name="the largest d90 over the number of parameters", value=most / parameters)
     return Claim(
         id="intrinsic-dimension",
         lesson="Fine-tuning's intrinsic dimension is far smaller than the parameter count: hundreds, not billions.",
-        done=f"{TASK} Then trained in random subspaces: d90 is the fewest directions tried that reach 90 % of full"
+        done=f"{TASK} Then trained in random subspaces: d90 is the smallest dimension tried that reaches 90 % of full"
         " fine-tuning's accuracy.",
         figures=(*figures, worst, share, Figure(key="parameters", name="parameters of the network", value=parameters)),
         checks=(
@@ -77,18 +77,18 @@ def _specialises(runs: Runs) -> Claim:
     ratios = _by_change(
         runs,
         "ratio",
-        "d90 from pretrained weights over d90 from random ones",
+        "d90 from pretrained weights over d90 from random weights",
         lambda each: each.dimension("pretrained") / each.dimension("random"),
     )
     return Claim(
         id="intrinsic-pretrained",
         lesson="Low rank works because a task only specialises what the model knows.",
-        done="If so, pretrained weights need fewer directions than random ones (Aghajanyan et al. 2020): the same"
-        " dimensions from both.",
+        done="If so, pretrained weights need fewer directions than random ones (Aghajanyan et al. 2020); both are"
+        " trained with the same dimensions.",
         figures=ratios,
         checks=tuple(Check(figure=ratio, relation="at most", bounds=(1,)) for ratio in ratios),
-        remark="Aghajanyan et al. found it of language models. This pretrained network must also unlearn: its answers"
-        " for the old digits, or how they stood.",
+        remark="Aghajanyan et al. found this for language models. This small network must also unlearn the old digits,"
+        " or their orientation.",
     )
 
 
@@ -97,10 +97,11 @@ def _as_good(runs: Runs, plan: Plan) -> Claim:
     decisive = [figure for r in plan.ranks if r >= SMALLEST for figure in lost[r]]
     return Claim(
         id="low-rank-accuracy",
-        lesson=f"Updates of rank {SMALLEST} and more do what full fine-tuning does.",
-        done=f"{TASK} LoRA by PEFT on every layer, alpha = r, as many steps as full fine-tuning; within a point of it.",
+        lesson=f"Updates of rank {SMALLEST} and more are as good as full fine-tuning.",
+        done=f"{TASK} PEFT's LoRA on every layer, with alpha = r and the steps of full fine-tuning, within a point of"
+        " it.",
         figures=(
-            *_by_change(runs, "full", "accuracy in full", lambda each: each.full),
+            *_by_change(runs, "full", "accuracy of full fine-tuning", lambda each: each.full),
             *_by_change(runs, "before", "accuracy before fine-tuning", lambda each: each.before),
             *(figure for figures in lost.values() for figure in figures),
         ),
@@ -115,9 +116,9 @@ def _low_rank(runs: Runs) -> Claim:
     random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0))
     return Claim(
         id="low-rank-update",
-        lesson="The update that full fine-tuning makes to a weight is nearly of low rank.",
+        lesson="Full fine-tuning's update of a weight has nearly low rank.",
         done=f"The singular values of ΔW between the hidden layers, {WIDTH} × {WIDTH}, after full fine-tuning.",
-        figures=(*shares, Figure(key="energy_random", name="the same of a random matrix", value=_share(random))),
+        figures=(*shares, Figure(key="energy_random", name="share of a random matrix's energy", value=_share(random))),
         checks=tuple(Check(figure=figure, relation="at least", bounds=(MOST,)) for figure in shares),
     )
 
@@ -128,20 +129,23 @@ def _share(update: Tensor) -> float:
 
 def _regulariser(runs: Runs, plan: Plan) -> Claim:
     r = min(plan.ranks, key=lambda rank: abs(rank - SMALLEST))
-    wider = _by_change(runs, "gap", "how much wider LoRA's gap is", lambda each: each.lora_gap[r] - each.full_gap)
+    wider = _by_change(
+        runs, "gap", "LoRA's gap minus full fine-tuning's", lambda each: each.lora_gap[r] - each.full_gap
+    )
     return Claim(
         id="low-rank-regulariser",
         lesson="A low rank is an implicit regulariser.",
-        done=f"The gap between the accuracy on trained and on test images: LoRA at r {r} beside full fine-tuning.",
-        figures=(*wider, *_by_change(runs, "full_gap", "gap in full", lambda each: each.full_gap)),
+        done=f"The gap between the accuracy on training and on test images, of LoRA with r {r} and of full"
+        " fine-tuning.",
+        figures=(*wider, *_by_change(runs, "full_gap", "gap of full fine-tuning", lambda each: each.full_gap)),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(0,)) for figure in wider),
     )
 
 
-def _by_change(runs: Runs, key: str, name: str, told: Callable[[Tuned], float]) -> tuple[Figure, ...]:
-    """A figure of each change, over its seeds."""
+def _by_change(runs: Runs, key: str, name: str, measure: Callable[[Tuned], float]) -> tuple[Figure, ...]:
+    """One figure per change, over its seeds."""
     return tuple(
-        spread(f"{key}_{_key(change)}", f"{name}, {change}", [told(each) for each in seeds])
+        spread(f"{key}_{_key(change)}", f"{name}, {change}", [measure(each) for each in seeds])
         for change, seeds in runs.items()
     )
 
@@ -151,7 +155,7 @@ def _key(change: Change) -> str:
 
 
 def steps(quick: bool) -> int:
-    """How many steps the experiment takes: a training each."""
+    """The number of steps: one per training."""
     plan = QUICK if quick else Plan()
     return len(CHANGES) * plan.seeds * plan.trainings
 

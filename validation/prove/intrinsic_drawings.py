@@ -1,4 +1,4 @@
-"""What the experiment on low rank draws."""
+"""The curves and the table of the experiment on low rank."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def curves(runs: Runs) -> tuple[Curve, ...]:
     return (
         Curve(
             id="accuracy-by-rank",
-            title="LoRA's accuracy by rank, and full fine-tuning's",
+            title="Accuracy of LoRA by rank, and of full fine-tuning",
             x=Axis(label="r"),
             y=accuracy,
             series=tuple(line for change, seeds in runs.items() for line in _by_rank(change, seeds)),
@@ -46,14 +46,14 @@ def curves(runs: Runs) -> tuple[Curve, ...]:
         ),
         Curve(
             id="spectrum",
-            title="ΔW of full fine-tuning: the share of its energy in the first singular values",
+            title="ΔW of full fine-tuning: share of its energy in the first singular values",
             x=index,
             y=Axis(label="share of the energy"),
             series=_spectra(runs, energy),
         ),
         Curve(
             id="singular-values",
-            title="ΔW of full fine-tuning: its singular values over the largest",
+            title="ΔW of full fine-tuning: singular values over the largest",
             x=index,
             y=Axis(label="over the largest"),
             series=_spectra(runs, singular_values),
@@ -65,12 +65,12 @@ def dimensions(runs: Runs) -> Table:
     """d90 of each change and start."""
     columns = {
         "change": Axis(label="fine-tuned on"),
-        "start": Axis(label="weights at the start"),
+        "start": Axis(label="initial weights"),
         "d90": Axis(label="d90, median"),
         "low": Axis(label="lowest"),
         "high": Axis(label="highest"),
         "parameters": Axis(label="parameters"),
-        "share": Axis(label="d90 over them"),
+        "share": Axis(label="d90 over parameters"),
     }
     rows = []
     for change, seeds in runs.items():
@@ -99,25 +99,25 @@ def _by_dimension(change: Change, seeds: Sequence[Tuned]) -> tuple[Series, ...]:
     return (*lines, enough)
 
 
-def _spectra(runs: Runs, told: Callable[[Tensor], Tensor]) -> tuple[Series, ...]:
+def _spectra(runs: Runs, measure: Callable[[Tensor], Tensor]) -> tuple[Series, ...]:
     lines = [
-        _spectrum(f"{layer} layer, {change}", [told(each.updates[i]) for each in seeds])
+        _spectrum(f"{layer} layer, {change}", [measure(each.updates[i]) for each in seeds])
         for change, seeds in runs.items()
         for i, layer in enumerate(LAYERS)
     ]
     generator = torch.Generator().manual_seed(0)
-    random = [told(torch.randn(WIDTH, WIDTH, generator=generator)) for _ in next(iter(runs.values()))]
+    random = [measure(torch.randn(WIDTH, WIDTH, generator=generator)) for _ in next(iter(runs.values()))]
     return (*lines, _spectrum(f"a random matrix, {WIDTH} × {WIDTH}", random))
 
 
 def _spectrum(name: str, found: Sequence[Tensor]) -> Series:
-    """One spectrum a seed."""
+    """A line of spectra, one per seed."""
     values = torch.stack(list(found)).T.tolist()
     return _line(name, list(range(1, len(values) + 1)), values)
 
 
 def _line(name: str, x: Sequence[float], values: Sequence[Sequence[float]]) -> Series:
-    """The medians and spreads of the seeds at each x."""
+    """A line of the seeds' medians and spreads at each x."""
     points = [spread("", name, each) for each in values]
     return Series(
         name=name,

@@ -1,4 +1,4 @@
-"""The lesson's runs as requests: its 70B, 13B and 7B models, each as it says and as people run it."""
+"""The lesson's runs of 70B, 13B and 7B models as requests, in its own settings and in usual ones."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from validation.tracing.trace import trace
 
 B70, B13, B7 = "meta-llama/Meta-Llama-3-70B", "meta-llama/Llama-2-13b-hf", "meta-llama/Llama-2-7b-hf"
 
-#: What the lesson speaks of: one sequence of so many tokens, and what lets 70B train at all.
+#: The training of every run: one sequence, and checkpointing, without which 70B models are not trained.
 TRAINING = {"sequence_length": 2048, "gradient_checkpointing": True}
-TOLD = f"one sequence of {TRAINING['sequence_length']:,} tokens with checkpointing"
+TRAINING_TEXT = f"one sequence of {TRAINING['sequence_length']:,} tokens with checkpointing"
 ATTENTION = {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 MIXED = {"dtype": "float32", "autocast": "bfloat16"}
 
-#: How many layers a model has in the quick form.
+#: The number of layers of a model in the quick version.
 FEW = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the lesson's: what it is called, its request, and which of the lesson's figures are of it.
+    """One run of the lesson: its name, its request, and the lesson's claims about its components.
 
-    A quick run is traced with few layers; what is said of the whole model is the calculator's then.
+    A quick run is traced with few layers; figures of the whole model are then the calculator's.
     """
 
     name: str
@@ -41,17 +41,17 @@ class Run:
 
     @cached_property
     def exact(self) -> snapshot.Snapshot:
-        """What the calculator says."""
+        """The calculator's snapshot."""
         return compare.estimate(parse_request(self.body))
 
     @cached_property
     def found(self) -> snapshot.Snapshot:
-        """What the real modules allocate on the meta device."""
+        """The traced snapshot; the calculator's in a quick run."""
         return self.exact if self.quick else self.compared[1]
 
     @cached_property
     def compared(self) -> tuple[snapshot.Snapshot, snapshot.Snapshot]:
-        """What the calculator says and what is traced, of the same model."""
+        """The calculator's and the traced snapshot of the same model."""
         request = parse_request({**self.body, "model": {"config": self._few_layers()}} if self.quick else self.body)
         return compare.estimate(request), snapshot.traced(trace(request))
 
@@ -60,24 +60,24 @@ class Run:
 
     @cached_property
     def textbook(self) -> dict[str, int]:
-        """What the lesson's rules say of the real model, by component."""
+        """Bytes by component, by the lesson's rules on the real model."""
         answer = estimate(parse_request({**self.body, "accounting": "textbook"}))
         return {part.name: part.bytes for part in answer.memory.components}
 
     def lesson(self, component: str) -> int | None:
-        """The lesson's own figure in bytes, where it has one."""
+        """The lesson's figure in bytes, if it has one."""
         claim = self.stated.get(component)
         return None if claim is None else round(stated(claim)[1] * GB)
 
 
 def stated(claim: str) -> tuple[float, float]:
-    """A figure of the lesson as it states it: from where to where."""
+    """The lower and upper end of a figure that the lesson states."""
     (found,) = [figure for figure in LESSON if figure.claim == claim]
     return found.low, found.high
 
 
 def runs(*, quick: bool) -> dict[str, Run]:
-    """Every run, by a key."""
+    """Every run by key."""
     full = {"name": "full"}
     prepared = {"name": "qlora", **ATTENTION}
     plain = {**prepared, "prepare_model_for_kbit_training": False}
@@ -109,7 +109,7 @@ _R256 = {"base_weights": "13B in NF4", "peak": "r 256 stays under"}
 
 
 def _run(
-    name: str, model: str, method: dict[str, Any], training: dict[str, Any], told: dict[str, str], *, quick: bool
+    name: str, model: str, method: dict[str, Any], training: dict[str, Any], claims: dict[str, str], *, quick: bool
 ) -> Run:
     body = {"model": model, "method": method, "training": {**TRAINING, **training}}
-    return Run(name=name, body=body, stated=told, quick=quick)
+    return Run(name=name, body=body, stated=claims, quick=quick)

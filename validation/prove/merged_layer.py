@@ -1,4 +1,4 @@
-"""A linear layer with PEFT's LoRA whose update has a chosen size, dense or in NF4."""
+"""A linear layer with PEFT's LoRA and an update of a given size, dense or in NF4."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ R = 16
 
 
 class Layer:
-    """One square layer: its output, and its weight before and after merging. `size` is ‖(alpha/r)·BA‖ over ‖W₀‖."""
+    """A square linear layer with LoRA, which can be merged; `size` is ‖(alpha/r)·BA‖ over ‖W₀‖."""
 
     @torch.no_grad()
     def __init__(
         self, width: int, dtype: torch.dtype, device: torch.device, *, size: float, four_bit: bool = False
     ) -> None:
-        holder = nn.Module()
-        holder.linear = _four_bit(width, dtype, device) if four_bit else _dense(width, dtype, device)
-        holder.is_loaded_in_4bit = four_bit
+        parent = nn.Module()
+        parent.linear = _four_bit(width, dtype, device) if four_bit else _dense(width, dtype, device)
+        parent.is_loaded_in_4bit = four_bit
         config = peft.LoraConfig(r=R, lora_alpha=R, target_modules=["linear"])
-        peft.inject_adapter_in_model(config, holder)
-        self.module = holder.get_submodule("linear")
+        peft.inject_adapter_in_model(config, parent)
+        self.module = parent.get_submodule("linear")
         a, b = (self.module.get_submodule(f"lora_{side}.default").get_parameter("weight") for side in "AB")
         for factor in (a, b):
             factor.data = torch.randn(factor.shape, device=device)
@@ -33,16 +33,16 @@ class Layer:
 
     @torch.no_grad()
     def output(self, x: Tensor) -> Tensor:
-        """What the layer gives for x."""
+        """The layer's output for x."""
         out: Tensor = self.module(x)
         return out
 
     def merge(self) -> None:
-        """Merge as PEFT does."""
+        """Merge the update with PEFT."""
         self.module.merge()
 
     def unmerge(self) -> None:
-        """Take the update out again as PEFT does."""
+        """Unmerge the update with PEFT."""
         self.module.unmerge()
 
     @torch.no_grad()
@@ -53,14 +53,14 @@ class Layer:
 
     @torch.no_grad()
     def weight(self) -> Tensor:
-        """The base layer's weight in float64, a copy."""
+        """A copy of the base layer's weight in float64."""
         weight = self.module.get_submodule("base_layer").get_parameter("weight")
         if isinstance(weight, bnb.nn.Params4bit):
             return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).double()
         return weight.double()
 
     def codes(self) -> Tensor:
-        """The 4-bit codes of the base layer's weight, one each: a copy."""
+        """A copy of the base layer's 4-bit codes, one per element."""
         packed = self.module.get_submodule("base_layer").get_parameter("weight").data
         return torch.cat([packed >> 4, packed & 15])
 

@@ -1,4 +1,4 @@
-"""W₀ + (alpha/r)·BA in one matrix: what it keeps in each data type, what it loses in NF4, and what can't be merged."""
+"""Merging W₀ + (alpha/r)·BA: its error in each dtype, its loss in NF4, and methods that cannot be merged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from validation.prove import merged_update, unmergeable
-from validation.prove.claim import Check, Claim, Figure, told
+from validation.prove.claim import Check, Claim, Figure, formatted
 from validation.prove.experiment import Experiment, Findings, Setting
 from validation.prove.merged_layer import Layer
 
@@ -21,7 +21,7 @@ TOKENS = 256
 
 
 def run(setting: Setting) -> Findings:
-    """Merging in float32, in bfloat16 and into NF4, and what has no merged form."""
+    """Test merging in float32, in bfloat16 and into NF4, and methods that have no merged form."""
     width = 256 if setting.quick else 1024
     claims = [_dense(width, dtype, setting) for dtype in (torch.float32, torch.bfloat16)]
     claims += [_four_bit(width, setting)]
@@ -30,7 +30,7 @@ def run(setting: Setting) -> Findings:
 
 
 def tolerance(width: int, dtype: torch.dtype) -> float:
-    """Rounding the merged weight and two outputs in a dtype, and sums of so many products in single precision."""
+    """The error of rounding a merged weight and two outputs, and of sums of `width` products in float32."""
     return (3 * torch.finfo(dtype).eps + sqrt(width) * torch.finfo(torch.float32).eps) / 2
 
 
@@ -49,9 +49,11 @@ def _dense(width: int, dtype: torch.dtype, setting: Setting) -> Claim:
         lesson="A merged weight W₀ + (alpha/r)·BA gives the output of W₀x + (alpha/r)·BAx.",
         done=f"A {width} × {width} layer in {name} with PEFT's LoRA, whose update is {SIZE:.0%} of the weight in norm,"
         f" merged by PEFT; {TOKENS} tokens.",
-        figures=(error, Figure(key="unmerged", name="change of the weight once unmerged again", value=changed)),
+        figures=(error, Figure(key="unmerged", name="change of the weight after merging and unmerging", value=changed)),
         checks=(Check(figure=error, relation="at most", bounds=(tolerance(width, dtype),), tolerance=True),),
-        remark=f"Unmerging does not give the weight back: {told(changed)} of its norm is changed." if changed else None,
+        remark=f"Unmerging does not restore the weight: it changes by {formatted(changed)} of its norm."
+        if changed
+        else None,
     )
 
 
@@ -68,20 +70,24 @@ def _four_bit(width: int, setting: Setting) -> Claim:
     error = Figure(
         key="error", name="relative error of the output, merged into NF4", value=_relative(layer.output(x), before)
     )
-    whole = Figure(key="effect", name="what the whole update does to the output", value=effect)
-    into_dense = Figure(key="error_dense", name="the same, merged into the dequantised weight in bfloat16", value=dense)
+    whole = Figure(key="effect", name="relative change of the output by the whole update", value=effect)
+    into_dense = Figure(
+        key="error_dense",
+        name="relative error of the output, merged into the dequantised weight in bfloat16",
+        value=dense,
+    )
     setting.step()
     return Claim(
         id="merge-nf4",
-        lesson="QLoRA merges as LoRA does, at no cost.",
-        done="The same with the base in NF4, by PEFT: it dequantises, adds the update and quantises again.",
-        figures=(error, into_dense, whole, Figure(key="kept", name="share of the codes that stay", value=kept)),
+        lesson="QLoRA merges like LoRA, at no cost.",
+        done="The same with the base in NF4: PEFT dequantises it, adds the update and quantises it again.",
+        figures=(error, into_dense, whole, Figure(key="kept", name="share of unchanged codes", value=kept)),
         checks=(
             Check(figure=error, relation="at most", bounds=(bound,), tolerance=True),
             Check(figure=into_dense, relation="at most", bounds=(bound,), tolerance=True),
         ),
-        remark=f"The error is {error.value / effect:.0%} of what the update does: {kept:.0%} of the weights round to"
-        " the level that they had. A merge that keeps it goes into a dequantised base, as large as an unquantised one.",
+        remark=f"The error is {error.value / effect:.0%} of the update's effect: {kept:.0%} of the weights round to"
+        " their old level. A merge that keeps the update needs a dequantised base, as large as an unquantised one.",
     )
 
 
@@ -90,7 +96,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 def steps(quick: bool) -> int:
-    """How many steps the experiment takes."""
+    """The number of steps."""
     return 3 + merged_update.steps(quick) + unmergeable.STEPS
 
 

@@ -1,4 +1,4 @@
-"""NF4: its levels, how evenly a Gaussian falls on them, its error beside other formats', and its real bits."""
+"""NF4: its levels, the share of a Gaussian on each, its error compared with other formats, and its bits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from validation.prove.experiment import Experiment, Findings, Setting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: How far two shares may be from each other and be called equal.
+#: The largest ratio of two shares that count as equal.
 EQUAL = 1.01
 
 SEEDS = 5
 
 
 def run(setting: Setting) -> Findings:
-    """The levels, their shares, the errors and the bits."""
+    """Test the claims about levels, shares, errors and bits."""
     shares, scale = _measured(setting)
     errors = four_bit_error.run(setting)
     counted, table = bits(setting)
     return Findings(
         claims=(_levels(), _masses(shares, scale), *errors.claims, counted),
-        curves=(_drawn(shares), *errors.curves),
+        curves=(_curve(shares), *errors.curves),
         tables=(*errors.tables, table),
     )
 
@@ -43,7 +43,8 @@ def _levels() -> Claim:
     return Claim(
         id="nf4-levels",
         lesson="NF4's sixteen levels are quantiles of a normal distribution, scaled to between −1 and 1.",
-        done="Derived from the standard library's NormalDist in single precision and held against bitsandbytes' table.",
+        done="Computed with the standard library's NormalDist in single precision and compared with bitsandbytes'"
+        " table.",
         figures=(
             differing,
             Figure(key="above", name="levels above zero", value=sum(level > 0 for level in nf4.levels())),
@@ -55,13 +56,13 @@ def _levels() -> Claim:
 
 
 def _measured(setting: Setting) -> tuple[list[list[float]], list[float]]:
-    """How many per cent of a Gaussian fall on each level in blocks, and where level 1 lies on average, by seed."""
+    """For each seed, the percentage of a Gaussian on each level in blocks, and the mean position of level 1."""
     shares, scales = [], []
     for seed in range(2 if setting.quick else SEEDS):
-        drawn = torch.randn(1 << (16 if setting.quick else 21), generator=torch.Generator().manual_seed(seed))
-        nearest, constants = codes(drawn, LEVELS[NF4])
+        sample = torch.randn(1 << (16 if setting.quick else 21), generator=torch.Generator().manual_seed(seed))
+        nearest, constants = codes(sample, LEVELS[NF4])
         counts = torch.bincount(nearest.flatten(), minlength=16)
-        shares.append([100 * count / drawn.numel() for count in counts.tolist()])
+        shares.append([100 * count / sample.numel() for count in counts.tolist()])
         scales.append(float(constants.mean()))
         setting.step()
     return shares, scales
@@ -78,12 +79,12 @@ def _masses(shares: Sequence[Sequence[float]], scales: Sequence[float]) -> Claim
         [max(found) / min(found) for found in shares],
     )
     decisive = (by_quantiles, in_blocks)
-    information = spread("entropy", "information in a code of 4 bits", [_entropy(s) for s in shares], "bits")
+    information = spread("entropy", "entropy of a 4-bit code", [_entropy(s) for s in shares], "bits")
     return Claim(
         id="nf4-equal-mass",
         lesson="Each of NF4's sixteen bins has equal probability mass under a Gaussian.",
-        done="By the normal distribution, level 1 at the largest quantile; and of Gaussian numbers in blocks of"
-        f" {BLOCKSIZE}, scaled by their largest magnitude as bitsandbytes does.",
+        done="Computed from the normal distribution, with level 1 at the largest quantile; and measured on Gaussian"
+        f" numbers in blocks of {BLOCKSIZE}, scaled by their largest magnitude as in bitsandbytes.",
         figures=(
             *decisive,
             Figure(key="nominal_least", name="smallest share, by the quantiles", value=min(nominal), unit="%"),
@@ -91,11 +92,11 @@ def _masses(shares: Sequence[Sequence[float]], scales: Sequence[float]) -> Claim
             spread("blocks_least", "smallest share, in blocks", [min(found) for found in shares], "%"),
             spread("blocks_most", "largest share, in blocks", [max(found) for found in shares], "%"),
             information,
-            spread("level_one", "where level 1 lies in a block, on average", scales, "standard deviations"),
+            spread("level_one", "mean position of level 1 in a block", scales, "standard deviations"),
         ),
         checks=tuple(Check(figure=figure, relation="at most", bounds=(EQUAL,)) for figure in decisive),
-        remark="Levels are quantiles, but a weight goes to the nearest of them, and a block's largest weight lies"
-        f" further out than the largest quantile. A code of 4 bits still tells {information.value:.3g}.",
+        remark="Levels are quantiles, but a weight rounds to the nearest level, and a block's largest weight is beyond"
+        f" the largest quantile. A 4-bit code still has {information.value:.3g} bits of information.",
     )
 
 
@@ -103,7 +104,7 @@ def _entropy(shares: Sequence[float]) -> float:
     return -sum(share / 100 * math.log2(share / 100) for share in shares if share)
 
 
-def _drawn(shares: Sequence[Sequence[float]]) -> Curve:
+def _curve(shares: Sequence[Sequence[float]]) -> Curve:
     by_level = [spread("share", "", level) for level in zip(*shares, strict=True)]
     return Curve(
         id="nf4-levels",
@@ -124,7 +125,7 @@ def _drawn(shares: Sequence[Sequence[float]]) -> Curve:
 
 
 def steps(quick: bool) -> int:
-    """How many steps the experiment takes."""
+    """The number of steps."""
     return (2 if quick else SEEDS) + four_bit_error.steps(quick) + 2
 
 

@@ -1,4 +1,4 @@
-"""What a method's layer costs when it is served: its latency against the base's in pairs, its weights and its cache."""
+"""The cost of serving a method's layer: its latency compared with the base's in pairs, its weights and its cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DENSE, FOUR_BIT = "the base", "the base in NF4"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A method as it is served, and the base that it is timed against."""
+    """A served method, and the base with which it is compared."""
 
     key: str
     name: str
@@ -50,7 +50,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The layer's width, the prompt's tokens, and how often each pair is timed: a prompt, and a token."""
+    """The layer's width, the prompt's tokens, and the number of timed rounds of a prompt and of a token."""
 
     width: int = 2048
     tokens: int = 128
@@ -62,21 +62,22 @@ QUICK = Size(width=256, tokens=32, prompts=4, single=4)
 
 
 def run(setting: Setting) -> Findings:
-    """Every variant against its base."""
+    """Compare every variant with its base."""
     size = QUICK if setting.quick else Size()
     bases = {
         DENSE: _served(FULL, size, setting),
         FOUR_BIT: _served(QLORA, size, setting, merged=True),
     }
     costs = {each.key: _cost(each, bases[each.against], size, setting) for each in VARIANTS}
-    told = (
-        f"A Llama layer {size.width:,} wide in bfloat16, a prompt of {size.tokens} tokens and a token, timed in turns."
+    setup = (
+        f"A Llama layer of width {size.width:,} in bfloat16, with a prompt of {size.tokens} tokens and with one token,"
+        " timed alternately with its base."
     )
     return Findings(
-        claims=overhead_claims.claims(costs, told),
+        claims=overhead_claims.claims(costs, setup),
         curves=(
             _curve("overhead-prefill", f"a prompt of {size.tokens} tokens", [cost.prompt for cost in costs.values()]),
-            _curve("overhead-decode", "a token", [cost.token for cost in costs.values()]),
+            _curve("overhead-decode", "one token", [cost.token for cost in costs.values()]),
         ),
         tables=(_table(costs, size),),
     )
@@ -86,16 +87,16 @@ def _served(method: dict[str, Any], size: Size, setting: Setting, *, merged: boo
     return Served(method, size.width, size.tokens, setting.device, merged=merged)
 
 
-def _cost(told: Variant, base: Served, size: Size, setting: Setting) -> Cost:
-    """Time a variant in turns with its base, and weigh it."""
-    own = _served(told.method, size, setting, merged=told.merged)
+def _cost(variant: Variant, base: Served, size: Size, setting: Setting) -> Cost:
+    """Time a variant alternately with its base, and count its bytes."""
+    own = _served(variant.method, size, setting, merged=variant.merged)
     prompts = paired(base.prompt, own.prompt, rounds=size.prompts, device=setting.device)
     setting.step()
     tokens = paired(base.token, own.token, rounds=size.single, device=setting.device)
     setting.step()
     return Cost(
-        prompt=_latency(told, "prompt", prompts),
-        token=_latency(told, "token", tokens),
+        prompt=_latency(variant, "prompt", prompts),
+        token=_latency(variant, "token", tokens),
         weights=own.weight_bytes,
         more_weights=own.weight_bytes - base.weight_bytes,
         cache=own.cache_bytes(),
@@ -103,18 +104,18 @@ def _cost(told: Variant, base: Served, size: Size, setting: Setting) -> Cost:
     )
 
 
-def _latency(told: Variant, work: str, found: Paired) -> Latency:
+def _latency(variant: Variant, work: str, found: Paired) -> Latency:
     return Latency(
-        ratio=quartiles(f"{told.key}_{work}", f"{told.name} over {told.against}, a {work}", found.ratios),
-        control=quartiles(f"{told.key}_{work}_control", f"{told.against} over itself, a {work}", found.control),
+        ratio=quartiles(f"{variant.key}_{work}", f"{variant.name} over {variant.against}, a {work}", found.ratios),
+        control=quartiles(f"{variant.key}_{work}_control", f"{variant.against} over itself, a {work}", found.control),
     )
 
 
-def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A002  as Curve has it
-    """Bars, one a variant, with the quartiles."""
+def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A002  (the name of Curve's field)
+    """Bars with quartiles, one per variant."""
     return Curve(
         id=id,
-        title=f"Latency of {title} over the base's",
+        title=f"Latency of {title}, relative to the base",
         x=Axis(label="method"),
         y=Axis(label="ratio", unit="×"),
         series=(
@@ -133,22 +134,22 @@ def _curve(id: str, title: str, found: Sequence[Latency]) -> Curve:  # noqa: A00
 def _table(costs: dict[str, Cost], size: Size) -> Table:
     columns = {
         "method": Axis(label="method"),
-        "against": Axis(label="beside"),
+        "against": Axis(label="compared with"),
         "weights": Axis(label="weights", unit="bytes"),
-        "more_weights": Axis(label="more than the base", unit="bytes"),
+        "more_weights": Axis(label="more weights than the base", unit="bytes"),
         "cache": Axis(label="keys and values", unit="bytes"),
-        "more_cache": Axis(label="more of them", unit="bytes"),
+        "more_cache": Axis(label="more keys and values than the base", unit="bytes"),
     }
     rows = tuple(
         (each.name, each.against, cost.weights, cost.more_weights, cost.cache, cost.more_cache)
         for each, cost in zip(VARIANTS, costs.values(), strict=True)
     )
-    title = f"Memory of a layer as it is served, after {size.tokens} tokens"
+    title = f"Memory of a served layer after {size.tokens} tokens"
     return Table(id="overhead-memory", title=title, columns=columns, rows=rows)
 
 
 def steps(quick: bool) -> int:
-    """How many steps the experiment takes: two a variant."""
+    """The number of steps: two per variant."""
     return 2 * len(VARIANTS)
 
 

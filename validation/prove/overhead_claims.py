@@ -1,6 +1,6 @@
-"""What the lesson says of each method's overhead at inference, held against measured ratios.
+"""The lesson's claims about each method's overhead at inference, compared with measured ratios.
 
-"None" is less than the lesson's smallest overhead. Bounds are wider by what the rounds leave uncertain.
+"None" means less than the lesson's smallest overhead. Bounds are wider by the uncertainty of the measurement.
 """
 
 from __future__ import annotations
@@ -8,39 +8,39 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from validation.prove.claim import Check, Claim, Figure
-from validation.prove.paired import uncertainty
+from validation.prove.paired import median_uncertainty
 
-#: The lesson's, in per cent.
+#: The lesson's overhead of adapters, in per cent.
 ADAPTERS = (1, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How many times as long as its base a variant takes, and the base beside itself in the same minutes."""
+    """A variant's latency relative to its base, and the base's relative to itself in the same minutes."""
 
     ratio: Figure
     control: Figure
 
     @property
     def none(self) -> Check:
-        """Whether nothing is added, or so little that the lesson would not tell it."""
-        return Check(figure=self.ratio, relation="at most", bounds=(1 + ADAPTERS[0] / 100 + self.uncertain,))
+        """The check that no latency is added, or less than the lesson's smallest overhead."""
+        return Check(figure=self.ratio, relation="at most", bounds=(1 + ADAPTERS[0] / 100 + self.uncertainty,))
 
     @property
     def as_adapters(self) -> Check:
-        """Whether as much is added as the lesson says of adapters."""
+        """The check that the lesson's overhead of adapters is added."""
         low, high = ADAPTERS
-        bounds = (low - 100 * self.uncertain, high + 100 * self.uncertain)
+        bounds = (low - 100 * self.uncertainty, high + 100 * self.uncertainty)
         return Check(figure=self.added, relation="between", bounds=bounds)
 
     @property
-    def uncertain(self) -> float:
-        """How far a median of these rounds may be from the true ratio, by the base beside itself."""
-        return uncertainty(self.control)
+    def uncertainty(self) -> float:
+        """The uncertainty of the median ratio, from the base's ratios to itself."""
+        return median_uncertainty(self.control)
 
     @property
     def added(self) -> Figure:
-        """The same in per cent that are added."""
+        """The added latency in per cent."""
         figure = self.ratio
         low, high = ((end or 0) - 1 for end in (figure.low, figure.high))
         return replace(
@@ -56,7 +56,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """A variant against its base: latencies, and bytes of weights and of keys and values."""
+    """A variant compared with its base: latencies, and bytes of weights, keys and values."""
 
     prompt: Latency
     token: Latency
@@ -67,49 +67,51 @@ class Cost:
 
     @property
     def ratios(self) -> tuple[Figure, Figure]:
-        """The latencies over the base's."""
+        """The latencies relative to the base."""
         return self.prompt.ratio, self.token.ratio
 
     @property
     def controls(self) -> tuple[Figure, Figure]:
-        """The base's own."""
+        """The base's latencies relative to itself."""
         return self.prompt.control, self.token.control
 
     def grown(self, key: str) -> tuple[Figure, Figure]:
-        """The bytes beyond the base's."""
+        """The bytes in excess of the base's."""
         return (
             Figure(key=f"{key}_weights", name="more weights than the base", value=self.more_weights, unit="bytes"),
             Figure(key=f"{key}_cache", name="more keys and values than the base", value=self.more_cache, unit="bytes"),
         )
 
 
-def claims(costs: dict[str, Cost], told: str) -> tuple[Claim, ...]:
-    """A claim for each line of the lesson's table."""
+def claims(costs: dict[str, Cost], setup: str) -> tuple[Claim, ...]:
+    """One claim per line of the lesson's table."""
     return (
         _none(
             "lora_merged",
             "Merged LoRA has no overhead at inference.",
-            "LoRA, r 16 on q, k, v and o.",
+            "LoRA with r 16 on q, k, v and o.",
             costs,
-            told,
+            setup,
             "lora",
         ),
-        _quantized(costs, told),
-        _adapters(costs, told),
-        _none("prefix", "A prefix has no overhead at inference.", "Its keys and values lie in the cache.", costs, told),
-        _none("prompt", "A prompt has no overhead at inference.", "Its tokens stand before the prompt's.", costs, told),
+        _quantized(costs, setup),
+        _adapters(costs, setup),
+        _none(
+            "prefix", "A prefix has no overhead at inference.", "Its keys and values are in the cache.", costs, setup
+        ),
+        _none("prompt", "A prompt has no overhead at inference.", "Its tokens precede the prompt's.", costs, setup),
     )
 
 
-def _none(key: str, lesson: str, how: str, costs: dict[str, Cost], told: str, beside: str | None = None) -> Claim:
-    """A claim that there is no overhead in latency or memory. `beside` is a variant whose figures are told too."""
+def _none(key: str, lesson: str, how: str, costs: dict[str, Cost], setup: str, unmerged: str | None = None) -> Claim:
+    """A claim of no overhead in latency or memory; the figures of the variant `unmerged` are listed too."""
     cost = costs[key]
     grown = cost.grown(key)
-    others = costs[beside].ratios if beside else ()
+    others = costs[unmerged].ratios if unmerged else ()
     return Claim(
         id=f"overhead-{key.replace('_', '-')}",
         lesson=lesson,
-        done=f"{told} {how} No overhead is less than {ADAPTERS[0]} %, and what the rounds leave uncertain.",
+        done=f"{setup} {how} No overhead means less than {ADAPTERS[0]} %, plus the uncertainty of the measurement.",
         figures=(*cost.ratios, *cost.controls, *others, *grown),
         checks=(
             cost.prompt.none,
@@ -119,26 +121,26 @@ def _none(key: str, lesson: str, how: str, costs: dict[str, Cost], told: str, be
     )
 
 
-def _quantized(costs: dict[str, Cost], told: str) -> Claim:
-    """Merged QLoRA beside its base in NF4; and that base beside the one that is not quantised."""
+def _quantized(costs: dict[str, Cost], setup: str) -> Claim:
+    """Merged QLoRA compared with its base in NF4, and that base compared with an unquantised one."""
     prompt, token = costs["nf4"].ratios
-    own = _none("qlora_merged", "Merged QLoRA has no overhead at inference.", "Merged into NF4.", costs, told, "qlora")
+    own = _none("qlora_merged", "Merged QLoRA has no overhead at inference.", "Merged into NF4.", costs, setup, "qlora")
     return replace(
         own,
         figures=(*own.figures, prompt, token),
-        remark=f"That is beside a base in NF4, which here takes {prompt.value:.2f} times as long for a prompt, and"
-        f" {token.value:.2f} times for a token, as one that is not quantised.",
+        remark=f"This is compared with a base in NF4, whose latency here is {prompt.value:.2f} times that of an"
+        f" unquantised base for a prompt and {token.value:.2f} times for a token.",
     )
 
 
-def _adapters(costs: dict[str, Cost], told: str) -> Claim:
+def _adapters(costs: dict[str, Cost], setup: str) -> Claim:
     cost = costs["adapter"]
     return Claim(
         id="overhead-adapter",
         lesson=f"Adapters add {ADAPTERS[0]} to {ADAPTERS[1]} % of latency at inference.",
-        done=f"{told} Two adapters with a bottleneck of 64. The bounds are wider by what the rounds leave uncertain.",
+        done=f"{setup} Two adapters with a bottleneck of 64. The bounds include the uncertainty of the measurement.",
         figures=(cost.prompt.added, cost.token.added, *cost.controls, *cost.grown("adapter")),
         checks=(cost.prompt.as_adapters, cost.token.as_adapters),
-        remark="On a GPU at batch 1 the launches of small kernels count for more than their products: Hu et al. (2021,"
-        " table 1) measured 20 to 30 % there, and that is not what was timed here.",
+        remark="On a GPU at batch 1, launching small kernels costs more than their products: Hu et al. (2021, table 1)"
+        " measured 20 to 30 % there, which is not measured here.",
     )

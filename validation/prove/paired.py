@@ -1,6 +1,6 @@
-"""Two things timed in turns, so that what slows the machine down slows both, and their ratio stands.
+"""Paired timings: two functions are timed alternately, so a slower machine slows both, and their ratio is stable.
 
-On a CPU with one thread the clock is the process's own, which stands still while other processes have the processor.
+On a CPU with one thread the clock is the process's CPU time, which stops while other processes run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """By round, how many times as long as the base another thing takes, and the base as itself.
+    """Ratios by round: the other function's time over the base's, and the base's over its own round before.
 
-    `control` is what "the same" looks like while it was measured: a round of the base over the one before it.
+    `control` shows the noise of the measurement, because its true ratio is 1.
     """
 
     ratios: list[float]
@@ -33,7 +33,7 @@ class Paired:
 
 
 def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: int, device: torch.device) -> Paired:
-    """Time the base, the other, the base, ..., the base; each round of the other over one of its neighbours."""
+    """Time base, other, base, ..., base; divide each round of the other by the base's round before or after it."""
     for warm_up in (base, other):
         _seconds(warm_up, device)
     gc.disable()
@@ -46,34 +46,34 @@ def paired(base: Callable[[], object], other: Callable[[], object], *, rounds: i
         gc.enable()
     neighbours = list(pairwise(bases))
     return Paired(
-        ratios=[own / both[turn % 2] for turn, (own, both) in enumerate(zip(others, neighbours, strict=True))],
+        ratios=[own / both[number % 2] for number, (own, both) in enumerate(zip(others, neighbours, strict=True))],
         control=[after / before for before, after in neighbours],
     )
 
 
 def quartiles(key: str, name: str, found: Sequence[float]) -> Figure:
-    """The median of some ratios, with the quartiles as its spread."""
+    """The median of ratios, with their quartiles as the spread."""
     low, middle, high = quantiles(found, n=4, method="inclusive")
     return Figure(key=key, name=name, value=middle, unit="×", low=low, high=high, of=len(found), timing=True)
 
 
-def uncertainty(figure: Figure) -> float:
-    """How far the median of so many rounds may lie from the true one, at 95 % (McGill et al. 1978, notches)."""
+def median_uncertainty(figure: Figure) -> float:
+    """The half-width of a median's 95 % confidence interval (McGill et al. 1978, notches)."""
     assert figure.low is not None
     assert figure.high is not None
     assert figure.of
     return 1.57 * (figure.high - figure.low) / sqrt(figure.of)
 
 
-def _seconds(told: Callable[[], object], device: torch.device) -> float:
+def _seconds(timed: Callable[[], object], device: torch.device) -> float:
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    _wait(device)
+    _synchronize(device)
     start = clock()
-    told()
-    _wait(device)
+    timed()
+    _synchronize(device)
     return clock() - start
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

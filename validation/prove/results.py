@@ -1,4 +1,4 @@
-"""The results file, which the page of the lesson shows: the environment, and each experiment's findings."""
+"""The results file, which the lesson's page shows: the environment, and each experiment's findings."""
 
 from __future__ import annotations
 
@@ -9,56 +9,57 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: Where results are committed.
+#: The committed results file.
 RESULTS = Path(__file__).parent.parent / "results" / "lesson.json"
 
 #: The file's format, which schema.json describes.
 FORMAT = 1
 
-#: What of an environment must be the same for results to stand in one file.
+#: Fields of an environment that must be equal for results in one file.
 IDENTITY = ("device", "gpu", "cpu", "threads", "versions", "python")
 
 Result = dict[str, Any]
 
 
 class AnotherEnvironmentError(Exception):
-    """A results file was made on another machine or with other versions."""
+    """A results file is of another machine or other versions."""
 
 
-def before(path: Path, environment: dict[str, Any], *, quick: bool) -> list[Result]:
-    """The experiments that a file has already, of the same environment and form."""
+def recorded(path: Path, environment: dict[str, Any], *, quick: bool) -> list[Result]:
+    """The experiments of an existing file, which must be of the same environment and version (quick or not)."""
     if not path.exists():
         return []
-    there = json.loads(path.read_text(encoding="utf-8"))
-    differ = [name for name in IDENTITY if there["environment"].get(name) != environment[name]]
-    differ += ["format"] * (there["format"] != FORMAT) + ["quick"] * (there["quick"] != quick)
+    file = json.loads(path.read_text(encoding="utf-8"))
+    differ = [name for name in IDENTITY if file["environment"].get(name) != environment[name]]
+    differ += ["format"] * (file["format"] != FORMAT) + ["quick"] * (file["quick"] != quick)
     if differ:
-        ways_out = "prove every experiment, or name another file"
-        message = f"--write {path}: it was made otherwise ({', '.join(differ)} differ): {ways_out}"
+        message = (
+            f"--write {path}: its environment differs ({', '.join(differ)}): run every experiment, or name another file"
+        )
         raise AnotherEnvironmentError(message)
-    experiments: list[Result] = there["experiments"]
+    experiments: list[Result] = file["experiments"]
     return experiments
 
 
 def document(
     environment: dict[str, Any], experiments: Iterable[Result], order: Iterable[str], *, quick: bool
 ) -> dict[str, Any]:
-    """Everything that the results file says; of two results of an experiment the later counts."""
-    latest = {told["name"]: told for told in experiments}
+    """The content of the results file; of two results of an experiment the later one is used."""
+    latest = {each["name"]: each for each in experiments}
     found = [latest[name] for name in order if name in latest]
     return {"format": FORMAT, "quick": quick, "environment": environment, "experiments": found}
 
 
-def write(told: dict[str, Any], path: Path) -> None:
-    """Write results at once or not at all."""
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write the results atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(f"{_laid_out(told)}\n", encoding="utf-8")
+    part.write_text(f"{_formatted(results)}\n", encoding="utf-8")
     part.replace(path)
 
 
-def _laid_out(value: Any, indent: str = "") -> str:
-    """JSON that opens what is longer than a line, so that a change shows as the figures that it changes."""
+def _formatted(value: Any, indent: str = "") -> str:
+    """JSON in which only values that fit a line are on one, so that a diff shows the figures that change."""
     short = json.dumps(value, ensure_ascii=False)
     if len(indent) + len(short) <= 120 or not isinstance(value, dict | list):
         return short
@@ -66,9 +67,9 @@ def _laid_out(value: Any, indent: str = "") -> str:
         return short
     inner = f"{indent} "
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {_laid_out(each, inner)}" for key, each in value.items()]
+        lines = [f"{json.dumps(key)}: {_formatted(each, inner)}" for key, each in value.items()]
     else:
-        lines = [_laid_out(each, inner) for each in value]
+        lines = [_formatted(each, inner) for each in value]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     body = f",\n{inner}".join(lines)
     return f"{opening}\n{inner}{body}\n{indent}{closing}"

@@ -1,4 +1,4 @@
-"""Runs experiments one after the other."""
+"""Running of experiments, in order."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-def proven(names: Sequence[str], device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
-    """What each experiment finds, as the results file has it, as soon as it is known."""
+def run_experiments(names: Sequence[str], device: torch.device, *, quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield each experiment's results, in the fields of the results file, as soon as it has run."""
     experiments = [experiment(name) for name in names]
     progress = Progress(sum(each.steps(quick) for each in experiments), "steps")
     for each in experiments:
-        found = _found(each, Setting(device=device, quick=quick, step=progress.step))
+        result = _run(each, Setting(device=device, quick=quick, step=progress.step))
         progress.close()
-        yield found
+        yield result
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of a name, which is its module's."""
+    """The experiment of the module with a name."""
     found: Experiment = import_module(f"validation.prove.{name}").EXPERIMENT
     return found
 
 
-def _found(told: Experiment, setting: Setting) -> dict[str, Any]:
+def _run(experiment: Experiment, setting: Setting) -> dict[str, Any]:
     torch.manual_seed(SEED)
     start = time.perf_counter()
-    findings = told.run(setting)
+    findings = experiment.run(setting)
     seconds = round(time.perf_counter() - start, 1)
-    return {"name": told.name, "title": told.title, "section": told.section, "seconds": seconds} | findings.to_json()
+    described = {"name": experiment.name, "title": experiment.title, "section": experiment.section}
+    return {**described, "seconds": seconds, **findings.to_json()}

@@ -1,4 +1,4 @@
-"""A decoder layer with a method's modules as it is served: a prompt at once, then token by token."""
+"""A decoder layer with a method's modules that is served: the prompt in one pass, then token by token."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from transformers import DynamicCache
 
 from calculator.estimate.request import parse_request
 from calculator.methods import Prefix, Prompt
-from validation.reference.build import built
+from validation.reference.build import build_model
 from validation.tracing.initial_tensors import quantization_constants
 
 if TYPE_CHECKING:
     from torch import nn
 
-#: Small, so that the layer is all that counts.
+#: A small vocabulary, so that the layer dominates.
 VOCABULARY = 256
 
 
 def layer_of(width: int) -> dict[str, Any]:
-    """A Llama of one layer, nearly in the proportions of the 7B's; sizes are those that 4-bit kernels take."""
+    """The config of a one-layer Llama with about the proportions of the 7B; 4-bit kernels support its sizes."""
     return {
         "model_type": "llama",
         "hidden_size": width,
@@ -34,7 +34,7 @@ def layer_of(width: int) -> dict[str, Any]:
 
 
 class Served:
-    """One layer with a method, and its cache after a prompt of so many tokens."""
+    """One layer with a method, and its cache after a prompt of `tokens`."""
 
     def __init__(
         self, method: dict[str, Any], width: int, tokens: int, device: torch.device, *, merged: bool = False
@@ -43,10 +43,10 @@ class Served:
         body = {"model": {"config": layer_of(width)}, "method": method, "training": training}
         request = parse_request(body)
         self.method = request.method
-        wrapped = built(request, device).model
+        wrapped = build_model(request, device).model
         self.model: nn.Module = wrapped.merge_and_unload() if merged else wrapped
         self.model.eval()
-        self.weight_bytes = self._weight_bytes()  # before a kernel of the CPU lays 4-bit weights out anew
+        self.weight_bytes = self._weight_bytes()  # before a CPU kernel repacks 4-bit weights
         self.ids = torch.randint(0, VOCABULARY, (1, tokens), device=device)
         self.cache = DynamicCache()
         self._fill()
@@ -54,17 +54,17 @@ class Served:
 
     @torch.inference_mode()
     def prompt(self) -> None:
-        """The whole prompt at once."""
+        """Run the whole prompt in one pass."""
         self.model(input_ids=self.ids, use_cache=False)
 
     @torch.inference_mode()
     def token(self) -> None:
-        """One token behind the prompt."""
+        """Run one token after the prompt."""
         self._base()(input_ids=self.ids[:, :1], past_key_values=self.cache, use_cache=True)
         self.cache.crop(-1)
 
     def _weight_bytes(self) -> int:
-        """Every parameter and constant, and what a prefix or prompt is made from."""
+        """Bytes of every parameter and constant, including those that produce a prefix or prompt."""
         parameters = [*self.model.parameters()]
         states = [getattr(parameter, "quant_state", None) for parameter in parameters]
         constants = [
@@ -73,21 +73,21 @@ class Served:
         return sum(tensor.nbytes for tensor in (*parameters, *constants))
 
     def cache_bytes(self) -> int:
-        """Keys and values after the prompt."""
+        """Bytes of the keys and values after the prompt."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
 
     @torch.inference_mode()
     def _fill(self) -> None:
-        """Put the prompt into the cache, behind what the method puts there."""
-        asked: dict[str, Any] = {"input_ids": self.ids}
+        """Fill the cache with the prompt, after the method's virtual tokens."""
+        inputs: dict[str, Any] = {"input_ids": self.ids}
         if isinstance(self.method, Prefix):
             self.cache = self.model.get_prompt(batch_size=1)
         elif isinstance(self.method, Prompt):
             embedded = self._base().get_input_embeddings()(self.ids)
-            asked = {"inputs_embeds": torch.cat([self.model.get_prompt(batch_size=1).to(embedded.dtype), embedded], 1)}
-        self._base()(**asked, past_key_values=self.cache, use_cache=True)
+            inputs = {"inputs_embeds": torch.cat([self.model.get_prompt(batch_size=1).to(embedded.dtype), embedded], 1)}
+        self._base()(**inputs, past_key_values=self.cache, use_cache=True)
 
     def _base(self) -> Any:
-        """The model that a prefix or prompt stands before; with other methods the adapted one."""
+        """The base model of a prefix or prompt; for other methods, the adapted model."""
         learned = isinstance(self.method, Prefix | Prompt) and isinstance(self.model, peft.PeftModel)
         return self.model.get_base_model() if learned else self.model

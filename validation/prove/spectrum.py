@@ -1,4 +1,4 @@
-"""The singular values of a weight's update, and how much of its energy the first of them hold."""
+"""The singular values of a weight's update, and the share of its energy in the first of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def singular_values(update: Tensor) -> Tensor:
-    """From the largest down, as shares of the largest: (min(d, k),)."""
+    """Singular values in descending order, divided by the largest: (min(d, k),)."""
     values = torch.linalg.svdvals(update.double())
     return values / values[0]
 
 
 def energy(update: Tensor) -> Tensor:
-    """The share of the squared Frobenius norm that the first r singular values hold, for each r: (min(d, k),)."""
+    """The share of the squared Frobenius norm in the first r singular values, for each r: (min(d, k),)."""
     squares = singular_values(update).square()
     return squares.cumsum(0) / squares.sum()

@@ -29,7 +29,7 @@ class Subspace(nn.Module):
         self.z = nn.Parameter(torch.zeros(d, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The network's output where z has taken it."""
+        """The network's output with the parameters θ₀ + P·z."""
         steps = (self.directions @ self.z).split(self.sizes)
         moved = {
             name: start + step.view_as(start) for (name, start), step in zip(self.start.items(), steps, strict=True)
@@ -39,5 +39,5 @@ class Subspace(nn.Module):
 
 
 def intrinsic_dimension(accuracies: Mapping[int, float], full: float) -> float:
-    """d90: the fewest directions tried that reach 90 % of full fine-tuning's accuracy; infinite where none do."""
+    """d90: the smallest dimension tried that reaches 90 % of full fine-tuning's accuracy; infinite if none does."""
     return min((d for d, accuracy in accuracies.items() if accuracy >= ENOUGH * full), default=inf)

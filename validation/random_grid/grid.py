@@ -18,7 +18,7 @@ from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
 from validation.random_grid.table import Case
 from validation.tracing import snapshot
-from validation.tracing.silence import quieten
+from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
-    quieten()
+    silence_libraries()
     cases = drawn(args.seed, args.count, args.families or FAMILIES_WITH_FORWARD, args.only)
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
@@ -94,7 +94,9 @@ def _results(cases: list[Case], processes: int) -> Iterator[tuple[Case, dict[str
     """Yield each case with the result of its trace, as they finish. Workers are replaced after `CASES_A_WORKER`."""
     for start in range(0, len(cases), CASES_A_WORKER * processes):
         batch = cases[start : start + CASES_A_WORKER * processes]
-        with ProcessPoolExecutor(min(processes, len(batch)), get_context("spawn"), initializer=quieten) as pool:
+        with ProcessPoolExecutor(
+            min(processes, len(batch)), get_context("spawn"), initializer=silence_libraries
+        ) as pool:
             waiting = {pool.submit(traced, case.request): case for case in batch}
             try:
                 for done in as_completed(waiting):

@@ -1,1 +1,1 @@
-"""The real modules, methods, optimizers and steps."""
+"""Models, methods and optimizers of PyTorch, transformers, PEFT and bitsandbytes, built for a request."""

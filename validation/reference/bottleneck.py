@@ -1,4 +1,4 @@
-"""Bottleneck adapters as real modules, behind a model's attention and MLP submodules."""
+"""Bottleneck adapters as PyTorch modules, inserted after a model's attention and MLP submodules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from calculator.methods import Adapter
 
-#: What the families call the submodules that an adapter follows.
+#: The families' names for the submodules that an adapter follows.
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 MLP = ("mlp", "block_sparse_moe", "feed_forward", "ffn", "fc2")
 
@@ -32,14 +32,14 @@ class Bottleneck(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A sublayer and the adapter behind it."""
+    """A sublayer followed by an adapter."""
 
     def __init__(self, sublayer: nn.Module, adapter: Bottleneck) -> None:
         super().__init__()
         self.sublayer, self.adapter = sublayer, adapter
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the sublayer and adapt its (first) output."""
+        """Run the sublayer and adapt its output, or the first output of a tuple."""
         out = self.sublayer(*args, **kwargs)
         if isinstance(out, tuple):
             return self.adapter(out[0]), *out[1:]
@@ -47,7 +47,7 @@ class Adapted(nn.Module):
 
 
 def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
-    """Freeze a model and put adapters behind its sublayers, as the method places them."""
+    """Freeze a model and insert adapters after its sublayers, by the method's placement."""
     model.requires_grad_(False)
     names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
     width = model.config.get_text_config().hidden_size

@@ -1,4 +1,4 @@
-"""The model of a request, built of the real modules, ready to train: on the meta device, or on a real one."""
+"""The model of a request, built from the real modules and ready to train, on the meta device or a real one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
 from validation.reference import methods
+from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
-from validation.tracing.module_tracker import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +31,11 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A model ready to train, and what the trace needs to know of it.
+class ReferenceModel:
+    """A model ready to train, with the names that a trace needs.
 
-    `base` names the parameters that the model had before the method; `head` is the path of the output head in it, and
-    `root` the path that a method's wrapper gives the model itself.
+    `base` is the set of parameter names before the method was applied. `head` is the path of the output head in the
+    base model, and `root` is the path of the base model inside the method's wrapper.
     """
 
     model: nn.Module
@@ -45,33 +45,33 @@ class Built:
     root: str
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Every parameter, by the name that it had before the method."""
-        return ((plain(name, self.root), parameter) for name, parameter in self.model.named_parameters())
+        """Every parameter, under the name that it had before the method was applied."""
+        return ((unwrapped(name, self.root), parameter) for name, parameter in self.model.named_parameters())
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every buffer, by the name that it had before the method."""
-        return ((plain(name, self.root), buffer) for name, buffer in self.model.named_buffers())
+        """Every buffer, under the name that it had before the method was applied."""
+        return ((unwrapped(name, self.root), buffer) for name, buffer in self.model.named_buffers())
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained."""
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def parameters(self) -> dict[str, int]:
-        """How many numbers the base model has, the method adds, and the step trains."""
+    def parameter_counts(self) -> dict[str, int]:
+        """The number of parameters in the base model, added by the method, trainable, and in total."""
         added = sum(p.numel() for name, p in self.named_parameters() if name not in self.base)
         return {
             "base": self.base_parameters,
             "added": added,
-            "trainable": sum(parameter.numel() for parameter in self.trained().values()),
+            "trainable": sum(parameter.numel() for parameter in self.trainable().values()),
             "total": self.base_parameters + added,
         }
 
 
 def config_of(request: Request) -> dict[str, Any]:
-    """The `config.json` that a request names or holds.
+    """The `config.json` that a request contains, or that the catalogue has for its model.
 
     Raises:
-        PlanError: where there is none.
+        PlanError: if the request has a parameter count only.
     """
     if request.model.config is not None:
         return deepcopy(request.model.config)
@@ -80,13 +80,15 @@ def config_of(request: Request) -> dict[str, Any]:
     raise refusal("model", "a bare parameter count cannot be traced; give a config", request.model.parameters)
 
 
-def built(request: Request, device: torch.device = META, quantization: Quantization | None = None) -> Built:
-    """Build a request's model with random weights on a device and apply its method.
+def build_model(
+    request: Request, device: torch.device = META, quantization: Quantization | None = None
+) -> ReferenceModel:
+    """Build a request's model with random weights on a device, and apply its method.
 
-    `quantization` stores the base in 4 bits for a method that does not say so itself.
+    `quantization` stores the base in 4 bits for methods other than QLoRA, which has its own quantization settings.
 
     Raises:
-        PlanError: where transformers or peft refuse it, or a GPU would.
+        PlanError: if transformers or PEFT refuses the request, or a GPU would.
     """
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
@@ -97,17 +99,17 @@ def built(request: Request, device: torch.device = META, quantization: Quantizat
     head = _path(model, model.get_output_embeddings())
     if packed:
         methods.quantize(model, packed, dtype, device)
-        _fill(model, device)
+        _materialize(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
     with _refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(model, request)
     wrapped.train()
     root = _path(wrapped, model) or ""
-    return Built(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
+    return ReferenceModel(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
 
 
-def _fill(model: PreTrainedModel, device: torch.device) -> None:
-    """Give what is still on the meta device its random values on a real one; 4-bit layers have theirs."""
+def _materialize(model: PreTrainedModel, device: torch.device) -> None:
+    """Move what is still on the meta device to a real one, with random values; 4-bit layers have theirs already."""
     if device == META:
         return
     for module in model.modules():
@@ -122,7 +124,7 @@ def _fill(model: PreTrainedModel, device: torch.device) -> None:
 def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
     config = AutoConfig.for_model(**config_of(request))
     if hasattr(config, "layerdrop"):
-        config.layerdrop = 0.0  # the reference step drops no layer, which would be one at random
+        config.layerdrop = 0.0  # layerdrop skips random layers; the reference step runs every layer
     return AutoModelForCausalLM.from_config(
         config, dtype=dtype, attn_implementation=_attention(config, request.training)
     )
@@ -130,7 +132,7 @@ def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def _refusing(loc: str) -> Iterator[None]:
-    """Tell a library's refusal as the request's."""
+    """Raise a library's exception as a refusal of the request's field `loc`."""
     try:
         yield
     except PlanError:
@@ -140,7 +142,7 @@ def _refusing(loc: str) -> Iterator[None]:
 
 
 def _attention(config: PreTrainedConfig, training: Training) -> str:
-    """What a request's attention comes to: a family without SDPA runs eager."""
+    """The attention implementation that runs: eager for a family without SDPA support."""
     if training.attention == "sdpa" and not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
         return "eager"
     return training.attention

@@ -1,4 +1,4 @@
-"""The fine-tuning methods on real modules."""
+"""The fine-tuning methods, applied to transformers models."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from calculator.resident.quantization import Quantization
 
 
-#: As `training.adapter_dtype`.
+#: The values of `training.adapter_dtype`.
 AdapterDType = Literal["float32", "model"]
 
-#: The spread of random weights, that of transformers' `initializer_range`.
+#: Standard deviation of random weights; transformers' default `initializer_range`.
 WEIGHT_STD = 0.02
 
 
 def quantize(model: nn.Module, quantization: Quantization, dtype: torch.dtype, device: torch.device) -> None:
-    """Store the linear layers but the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
+    """Store all linear layers except the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
 
-    The model is on the meta device; on a real one, each of these layers gets random weights there, which are quantised.
+    The model is on the meta device. On a real `device`, each 4-bit layer gets random weights, which are quantised
+    there.
     """
     config = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -58,7 +59,7 @@ def quantize(model: nn.Module, quantization: Quantization, dtype: torch.dtype, d
 
 
 def quantize_layer(layer: bnb.nn.Linear4bit, blocksize: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Quantise a layer's weight, random and of this dtype, on a device; its bias is random too."""
+    """Give a layer a random weight of a dtype on a device and quantise it; a bias is random too."""
     old = layer.weight
     layer.weight = bnb.nn.Params4bit(
         torch.empty(old.shape, dtype=dtype, device=device).normal_(std=WEIGHT_STD),
@@ -118,7 +119,7 @@ def _prompt(model: nn.Module, request: Request) -> nn.Module:
     return _prompted(model, config)
 
 
-#: What applies each method to a model.
+#: The function that applies each method to a model.
 APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
     "full": _full,
     "lora": _low_rank,
@@ -130,7 +131,7 @@ APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
 
 
 def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
-    """A model with virtual tokens, whose numbers PEFT keeps on the CPU and copies to the device in every step."""
+    """Add virtual tokens to a model; PEFT keeps their indices on the CPU and copies them in every step."""
     wrapped = peft.get_peft_model(model, config)
     for name, tokens in wrapped.prompt_tokens.items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
@@ -138,15 +139,15 @@ def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
 
 
 def adapter_dtype(request: Request) -> torch.dtype:
-    """The dtype of added parameters."""
+    """The dtype of the parameters that a method adds."""
     training = request.training
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
 def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM") -> nn.Module:
-    """Add PEFT's low-rank layers, their parameters in float32 or in each base layer's compute dtype.
+    """Add PEFT's low-rank layers to a model, with parameters in float32 or in each base layer's compute dtype.
 
-    PEFT itself leaves the dtype alone on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
+    PEFT does not cast them on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
     """
     modules = method.target_modules
     config = peft.LoraConfig(
@@ -166,7 +167,7 @@ def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: 
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:
-    """Cast the parameters of PEFT's layers to their dtype, which PEFT leaves unchanged on the meta device."""
+    """Cast the parameters of PEFT's layers to their dtype, because PEFT does not do so on the meta device."""
     for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
         for name, parameter in layer.named_parameters():

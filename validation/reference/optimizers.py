@@ -1,4 +1,4 @@
-"""The optimizers of a request, as the HF Trainer makes them, on the meta device."""
+"""The optimizers of a request, as the Hugging Face Trainer creates them, on the meta device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import OptimizerName
 
-#: How the HF Trainer makes each optimizer. Source: transformers/trainer_optimizer.py.
+#: Constructors of the optimizers, as the Hugging Face Trainer calls them. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
     "adamw_torch": partial(torch.optim.AdamW, foreach=True),
     "adamw_torch_fused": partial(torch.optim.AdamW, fused=True),
@@ -36,12 +36,12 @@ OPTIMIZERS: dict[OptimizerName, Callable[..., torch.optim.Optimizer]] = {
 
 
 def optimizer_for(name: OptimizerName, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer that `optim=name` stands for, over one group of parameters."""
+    """The optimizer of `TrainingArguments(optim=name)` over one parameter group."""
     return OPTIMIZERS[name](parameters, lr=1e-4)
 
 
 def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Parameter, str, torch.Tensor]]:
-    """Every tensor that an optimizer keeps on the device, with its parameter and name; not those in managed memory."""
+    """Every state tensor on the device, with its parameter and name; tensors in managed memory are left out."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):
@@ -49,27 +49,27 @@ def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramete
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device) -> torch.Tensor:
-    """A tensor that stands for one in managed memory (bitsandbytes.functional.get_paged)."""
+    """A meta tensor in place of one in managed memory (bitsandbytes.functional.get_paged)."""
     buffer = torch.empty(shape, dtype=dtype, device=device)
     buffer.is_paged = True
     return buffer
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    """What a call for a real device's memory does here."""
+def _no_op(*_: Any, **__: Any) -> None:
+    """Replace a call that needs a real device's memory."""
 
 
 @contextmanager
-def on_meta() -> Iterator[None]:
-    """Let the optimizers take the meta device for CUDA."""
+def optimizers_on_meta() -> Iterator[None]:
+    """Make the optimizers treat the meta device as CUDA."""
     replacements = {
-        "torch.optim.adam._device_dtype_check_for_fused": _nothing,
+        "torch.optim.adam._device_dtype_check_for_fused": _no_op,
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["cuda", "meta"],
         "bitsandbytes.functional.get_paged": _managed,
-        "bitsandbytes.functional.fill": _nothing,
-        "bitsandbytes.functional.prefetch_tensor": _nothing,
-        "bitsandbytes.functional.is_on_gpu": _nothing,
-        "bitsandbytes.optim.optimizer.sync_gpu": _nothing,
+        "bitsandbytes.functional.fill": _no_op,
+        "bitsandbytes.functional.prefetch_tensor": _no_op,
+        "bitsandbytes.functional.is_on_gpu": _no_op,
+        "bitsandbytes.optim.optimizer.sync_gpu": _no_op,
     }
     with ExitStack() as stack:
         for name, replacement in replacements.items():

@@ -1,4 +1,4 @@
-"""What the real stack refuses on a GPU and the meta device lets pass, for it has no values and no kernels."""
+"""Requests that fail on a GPU but run on the meta device, which has neither values nor kernels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from calculator.estimate.request import Request
 
-#: What the families call a table of learned positions.
+#: The families' names for an embedding of learned positions.
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 
 
 def check(model: nn.Module, request: Request) -> None:
-    """Refuse what flash attention and learned positions cannot take.
+    """Refuse requests that flash attention or learned positions do not support.
 
     Raises:
         PlanError: with the reason.
@@ -26,21 +26,21 @@ def check(model: nn.Module, request: Request) -> None:
         if training.dtype == "float32" and training.autocast is None:
             raise refusal("training.attention", "flash attention has no float32 kernel; use sdpa", training.attention)
         if training.padding:
-            told = "with padding its memory depends on how many tokens are padding; use sdpa"
-            raise refusal("training.attention", told, training.attention)
-    positions, needed = _positions(model), tokens(request)
+            reason = "with padding its memory depends on how many tokens are padding; use sdpa"
+            raise refusal("training.attention", reason, training.attention)
+    positions, needed = _positions(model), positions_needed(request)
     if positions is not None and needed > positions:
-        told = f"{needed:,} tokens do not fit the model's {positions:,} learned positions"
-        raise refusal("training.sequence_length", told, training.sequence_length)
+        reason = f"{needed:,} tokens do not fit the model's {positions:,} learned positions"
+        raise refusal("training.sequence_length", reason, training.sequence_length)
 
 
-def tokens(request: Request) -> int:
-    """How many positions a sequence takes, virtual tokens too."""
+def positions_needed(request: Request) -> int:
+    """The number of positions of a sequence, virtual tokens included."""
     return request.training.sequence_length + request.method.virtual_tokens
 
 
 def _positions(model: nn.Module) -> int | None:
-    """How many positions a model has learned; None where it has none to learn."""
+    """The number of learned positions; None for a model without them."""
     tables = (
         module
         for path, module in model.named_modules()

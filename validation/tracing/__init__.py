@@ -1,1 +1,1 @@
-"""Live-tensor traces of the real modules on the meta device."""
+"""Traces of live tensors: real modules run on the meta device, and every allocation is recorded."""

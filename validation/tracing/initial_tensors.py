@@ -1,4 +1,4 @@
-"""What is alive before a step: weights, constants, states, and what the step before left."""
+"""The tensors that are alive before a step: weights, quantisation constants, optimizer states, and the last loss."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import bitsandbytes as bnb
 from validation.reference.optimizers import states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
 
-    from validation.reference.build import Built
-    from validation.reference.step import Step
-    from validation.tracing.memory_tracker import Watch
+    from validation.reference.build import ReferenceModel
+    from validation.tracing.memory_tracker import MemoryTracker
 
 
-def adopt_model(watch: Watch, built: Built) -> None:
-    """Book a model's parameters, buffers and quantisation constants."""
-    for name, parameter in built.named_parameters():
-        watch.adopt(name, parameter, "base_weights" if name in built.base else "adapter_weights")
+def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
+    """Track a model's parameters, buffers and quantisation constants."""
+    for name, parameter in reference.named_parameters():
+        tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
-            watch.adopt(f"{name}.{constant}", tensor, "quantization_constants")
-    for name, buffer in built.named_buffers():
-        watch.adopt(name, buffer, "base_weights")
+            tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
+    for name, buffer in reference.named_buffers():
+        tracker.track_external(name, buffer, "base_weights")
 
 
 def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A quantisation state's tensors; the code book that bitsandbytes quantised the constants with stays alive too."""
+    """The tensors of a QuantState, and the code book that bitsandbytes keeps after it quantised the constants."""
     if state is None:
         return
     for field in ("absmax", "code", "offset"):
@@ -40,22 +39,26 @@ def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield "name2qmap", bnb.functional.name2qmap["dynamic"]
 
 
-def adopt_step(watch: Watch, step: Step) -> None:
-    """Book the optimizer's states, the batch, and what the last loss keeps alive."""
-    names = {id(parameter): name for name, parameter in step.trained.items()}
-    for parameter, name, tensor in states(step.optimizer):
-        watch.adopt(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
-    for name, tensor in (("input_ids", step.input_ids), ("attention_mask", step.mask), ("loss", step.loss)):
-        if tensor is not None:
-            watch.adopt(name, tensor, "activations")
-    for leaf in _leaves(step.loss):
-        watch.adopt("loss: a leaf of its graph", leaf, "activations")
+def track_optimizer(
+    tracker: MemoryTracker, optimizer: torch.optim.Optimizer, trainable: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Track the optimizer states, each under the name of its parameter."""
+    names = {id(parameter): name for name, parameter in trainable.items()}
+    for parameter, name, tensor in states(optimizer):
+        tracker.track_external(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
+
+
+def track_loss(tracker: MemoryTracker, loss: torch.Tensor) -> None:
+    """Track the loss of the step before, and the leaves that its graph keeps alive."""
+    tracker.track_external("loss", loss, "activations")
+    for leaf in _leaves(loss):
+        tracker.track_external("loss: a leaf of its graph", leaf, "activations")
         if leaf.grad is not None:
-            watch.adopt("loss: the gradient of a leaf of its graph", leaf.grad, "activations")
+            tracker.track_external("loss: the gradient of a leaf of its graph", leaf.grad, "activations")
 
 
 def _leaves(loss: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Every leaf that a loss's graph refers to after backward, such as embeddings that were made to need a gradient."""
+    """Every leaf that a loss's graph refers to after backward, such as embeddings that require a gradient."""
     seen, todo = set(), [loss.grad_fn]
     while todo:
         node = todo.pop()

@@ -1,6 +1,6 @@
-"""The numbers that models ask of their tensors, known though the meta device holds none: how long a sequence is.
+"""Values that models read from their tensors, supplied on the meta device, which has none: the sequence length.
 
-Rotary embeddings that scale with the length look for the largest position and go on from there.
+Rotary embeddings that scale with the length compute the largest position and compare it with a limit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _ATEN = torch.ops.aten
 
-#: Operations by which a known number becomes another.
-FOLLOWED: dict[Any, Callable[[Any, Any], Any]] = {
+#: Operations that make a known value from a known value.
+PROPAGATED: dict[Any, Callable[[Any, Any], Any]] = {
     _ATEN.add.Tensor: operator.add,
     _ATEN.gt.Scalar: operator.gt,
     _ATEN.gt.Tensor: operator.gt,
@@ -24,29 +24,29 @@ FOLLOWED: dict[Any, Callable[[Any, Any], Any]] = {
     _ATEN.lt.Tensor: operator.lt,
 }
 
-#: The attribute of a tensor that holds its number.
-_KNOWN = "known"
+#: The tensor attribute that contains its value.
+_VALUE = "known_value"
 
 
-class Values:
-    """Follows the largest position of `tokens` through a step's operations."""
+class KnownValues:
+    """Propagates the largest position of `tokens` through a step's operations."""
 
     def __init__(self, tokens: int) -> None:
         self._last = tokens - 1
 
     def grow(self, tokens: int) -> None:
-        """Let the sequence be so many tokens longer."""
+        """Make the sequence longer by `tokens`."""
         self._last += tokens
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run an operation; where it asks for a number that is known, answer."""
-        if func is _ATEN._local_scalar_dense.default and hasattr(args[0], _KNOWN):
-            return getattr(args[0], _KNOWN)
+        """Run an operation, and return the value of a tensor if it is known."""
+        if func is _ATEN._local_scalar_dense.default and hasattr(args[0], _VALUE):
+            return getattr(args[0], _VALUE)
         out = func(*args, **kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
-            setattr(out, _KNOWN, self._last)
-        elif func in FOLLOWED and hasattr(args[0], _KNOWN):
-            other = getattr(args[1], _KNOWN, args[1])
+            setattr(out, _VALUE, self._last)
+        elif func in PROPAGATED and hasattr(args[0], _VALUE):
+            other = getattr(args[1], _VALUE, args[1])
             if not isinstance(other, torch.Tensor):
-                setattr(out, _KNOWN, FOLLOWED[func](getattr(args[0], _KNOWN), other))
+                setattr(out, _VALUE, PROPAGATED[func](getattr(args[0], _VALUE), other))
         return out

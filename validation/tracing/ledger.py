@@ -1,4 +1,4 @@
-"""The ledger of one traced step: every storage that lived, where it was born, and the order of births and frees."""
+"""The ledger of a traced step: every storage, and the order in which storages are allocated and freed."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName
 
-#: What the CUDA caching allocator rounds a request up to. Source: c10/cuda/CUDACachingAllocator.h, kMinBlockSize.
+#: The CUDA caching allocator rounds a request up to a multiple of this many bytes.
+#: Source: c10/cuda/CUDACachingAllocator.h, kMinBlockSize.
 GRANULE = 512
 
 
 def rounded(nbytes: int) -> int:
-    """Bytes as the caching allocator counts them."""
+    """Bytes rounded up as the caching allocator rounds them."""
     return -(-nbytes // GRANULE) * GRANULE
 
 
-#: The names of what is traced: a step's phases, or the passes of `generate`.
+#: The names of the traced phases: of a step, or the passes of `generate`.
 P = TypeVar("P", bound=str)
+
+#: The components that exist before the step.
+STATIC_COMPONENTS = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
 
 
 @dataclass(slots=True)
 class Storage:
     """One allocation of the step.
 
-    `name` is a parameter's or state's name where it has one; `module` and `op` are where it was born: the module path
-    with its layer index and the operation; `moment` is `static`, `forward`, `backward`, `recompute` or `optimizer`.
+    `name` is the name of a parameter or state, if it is one. `module` and `op` are where the storage was allocated:
+    the module's path with its layer index, and the operation. `moment` is `static`, `forward`, `backward`,
+    `recompute` or `optimizer`.
     """
 
     number: int
@@ -43,18 +48,18 @@ class Storage:
 
     @property
     def bytes(self) -> int:
-        """Its size, rounded up to 512 bytes."""
+        """The size, rounded up to 512 bytes."""
         return rounded(self.nbytes)
 
     @property
-    def born(self) -> str:
-        """Where it was born, as one word: `model.layers.0.mlp.up_proj:aten.mm`."""
+    def site(self) -> str:
+        """Where it was allocated, as one word: `model.layers.0.mlp.up_proj:aten.mm`."""
         return f"{self.module}:{self.op}"
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most that was alive in a phase, and the event that reached it (-1: before the first)."""
+    """The most bytes alive in a phase, and the index of the event that reached them (-1: before the first event)."""
 
     bytes: int
     event: int
@@ -63,39 +68,41 @@ class Peak:
 
 @dataclass(slots=True)
 class Ledger(Generic[P]):
-    """Storages by number, and events in order: a storage's number where it is born, its complement where freed."""
+    """Storages by number, and events in order: a storage's number at its allocation, its complement at its free.
+
+    `phase_starts` pairs the number of events before each phase with the phase's name.
+    """
 
     storages: list[Storage] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
-    marks: list[tuple[int, P]] = field(default_factory=list)
+    phase_starts: list[tuple[int, P]] = field(default_factory=list)
     peaks: dict[P, Peak] = field(default_factory=dict)
-    live: int = 0
+    live_bytes: int = 0
 
     def enter(self, phase: P) -> None:
-        """Begin a phase or pass: what is alive already counts towards its peak."""
-        self.marks.append((len(self.events), phase))
-        self._reach(f"start of {phase}")
+        """Begin a phase or pass; its peak includes what is already alive."""
+        self.phase_starts.append((len(self.events), phase))
+        self._update_peak(f"start of {phase}")
 
-    def birth(self, storage: Storage) -> None:
+    def allocate(self, storage: Storage) -> None:
         """Record that a storage was allocated."""
         self.events.append(storage.number)
         self.storages.append(storage)
-        self.live += storage.bytes
-        self._reach(storage.born)
+        self.live_bytes += storage.bytes
+        self._update_peak(storage.site)
 
-    def death(self, number: int) -> None:
+    def free(self, number: int) -> None:
         """Record that a storage was freed."""
         self.events.append(~number)
-        self.live -= self.storages[number].bytes
+        self.live_bytes -= self.storages[number].bytes
 
     def static(self) -> dict[str, int]:
-        """Bytes of the components that are there before the step."""
-        told = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
+        """Bytes of the components that exist before the step."""
         before = [storage for storage in self.storages if storage.moment == "static"]
-        return {name: sum(s.bytes for s in before if s.component == name) for name in told}
+        return {name: sum(s.bytes for s in before if s.component == name) for name in STATIC_COMPONENTS}
 
-    def alive(self, event: int) -> Iterator[Storage]:
-        """The storages alive right after an event."""
+    def alive_after(self, event: int) -> Iterator[Storage]:
+        """The storages that are alive right after an event."""
         numbers: dict[int, None] = {}
         for number in self.events[: event + 1]:
             if number >= 0:
@@ -104,9 +111,9 @@ class Ledger(Generic[P]):
                 del numbers[~number]
         return (self.storages[number] for number in numbers)
 
-    def _reach(self, op: str) -> None:
-        if not self.marks:
+    def _update_peak(self, op: str) -> None:
+        if not self.phase_starts:
             return
-        phase = self.marks[-1][1]
-        if phase not in self.peaks or self.live > self.peaks[phase].bytes:
-            self.peaks[phase] = Peak(bytes=self.live, event=len(self.events) - 1, op=op)
+        phase = self.phase_starts[-1][1]
+        if phase not in self.peaks or self.live_bytes > self.peaks[phase].bytes:
+            self.peaks[phase] = Peak(bytes=self.live_bytes, event=len(self.events) - 1, op=op)

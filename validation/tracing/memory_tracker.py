@@ -1,4 +1,4 @@
-"""Watches every operation of a step and books each new storage, and each freed one, in a ledger."""
+"""A dispatch mode that records every storage that a step allocates and frees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from validation.tracing.accumulation import in_place, uses_when_only
+from validation.tracing.accumulation import adds_in_place, unshared_reference_counts
 from validation.tracing.emulations import KERNELS
 from validation.tracing.ledger import Ledger, Storage
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.names import ComponentName, PhaseName
-    from validation.tracing.known_values import Values
-    from validation.tracing.module_tracker import Places
+    from validation.tracing.known_values import KnownValues
+    from validation.tracing.module_tracker import ModuleTracker
 
 #: Operations whose outputs are scratch wherever they run.
 SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_blockwise"})
 
 
-class Emulated(TorchDispatchMode):
-    """Runs the kernels whose scratch their meta versions hide as they are written out in `emulations`."""
+class EmulatedKernels(TorchDispatchMode):
+    """Runs the kernels of `emulations`, which allocate the scratch that meta kernels do not show."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, values: KnownValues) -> None:
         super().__init__()
         self._values = values
 
@@ -39,20 +39,20 @@ class Emulated(TorchDispatchMode):
         return kernel(*args, **(kwargs or {}))
 
 
-class Watch(TorchDispatchMode):
-    """Books every storage on the meta device, those of the emulated kernels too."""
+class MemoryTracker(TorchDispatchMode):
+    """Records every storage on the meta device in a ledger, including those of emulated kernels."""
 
-    def __init__(self, ledger: Ledger, places: Places, head: str | None, values: Values) -> None:
+    def __init__(self, ledger: Ledger, modules: ModuleTracker, head: str | None, values: KnownValues) -> None:
         super().__init__()
-        uses_when_only()
+        unshared_reference_counts()
         self.ledger = ledger
         self._values = values
-        self._places = places
-        self._loss = {"", head}
+        self._modules = modules
+        self._loss_modules = {"", head}
         self._numbers: dict[int, int] = {}
-        self._guards: dict[int, weakref.ref] = {}
+        self._finalizers: dict[int, weakref.ref] = {}
         self._phase: PhaseName = "forward"
-        self._scratch: str | None = None
+        self._emulated: str | None = None
 
     def enter(self, phase: PhaseName) -> None:
         """Begin a phase of the step."""
@@ -60,113 +60,115 @@ class Watch(TorchDispatchMode):
         self.ledger.enter(phase)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch while the context lasts."""
-        with self._places.followed(), self:
+    def tracking(self) -> Iterator[None]:
+        """Track every operation inside the context."""
+        with self._modules.tracking(), self:
             yield
 
-    def alive(self, component: ComponentName) -> int:
+    def live_bytes(self, component: ComponentName) -> int:
         """Bytes of a component that are alive now."""
-        booked = (self.ledger.storages[number] for number in self._numbers.values())
-        return sum(storage.bytes for storage in booked if storage.component == component)
+        live = (self.ledger.storages[number] for number in self._numbers.values())
+        return sum(storage.bytes for storage in live if storage.component == component)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation and book what it allocates."""
+        """Run one operation and record what it allocates."""
         kwargs = kwargs or {}
-        if self._phase == "backward" and func is torch.ops.aten.add.Tensor and in_place(*args):
+        if self._phase == "backward" and func is torch.ops.aten.add.Tensor and adds_in_place(*args):
             return args[0].add_(args[1], **kwargs)
         op = _name(func)
-        if self._phase != "optimizer_step" and self._places.module is not None:
-            self._places.made(op)
+        if self._phase != "optimizer_step" and self._modules.forward_module is not None:
+            self._modules.record_node(op)
         kernel = KERNELS.get(func)
         if kernel is None:
             out = self._values.run(func, args, kwargs)
         else:
-            with self._within(op), self:
+            with self._inside(op), self:
                 out = kernel(*args, **kwargs)
-        self._book(out, op)
+        self._record(out, op)
         return out
 
     @contextmanager
-    def _within(self, op: str) -> Iterator[None]:
-        outer, self._scratch = self._scratch, op
+    def _inside(self, op: str) -> Iterator[None]:
+        """Mark operations inside the context as part of an emulated kernel."""
+        outer, self._emulated = self._emulated, op
         try:
             yield
         finally:
-            self._scratch = outer
+            self._emulated = outer
 
-    def _book(self, out: Any, op: str) -> None:
+    def _record(self, out: Any, op: str) -> None:
         if isinstance(out, torch.Tensor):
-            self._meet(out, op)
+            self._record_tensor(out, op)
         elif isinstance(out, list | tuple):
             for item in out:
-                self._book(item, op)
+                self._record(item, op)
 
-    def _meet(self, tensor: torch.Tensor, op: str) -> None:
+    def _record_tensor(self, tensor: torch.Tensor, op: str) -> None:
         storage = tensor.untyped_storage()
         if tensor.device.type != "meta":
             return
         number = self._numbers.get(storage._cdata)
         if number is None:
-            module, op, moment = self._place(op)
-            self._birth(storage, tensor, module=module, op=op, moment=moment, component=self._component(module, op))
+            module, op, moment = self._site(op)
+            self._allocate(storage, tensor, module=module, op=op, moment=moment, component=self._component(module, op))
         elif self.ledger.storages[number].op.startswith(f"{op}/"):
-            self._return(self.ledger.storages[number], op)
+            self._mark_as_output(self.ledger.storages[number], op)
 
-    def _return(self, booked: Storage, op: str) -> None:
-        """Book what an emulated kernel allocated and gives back as its output, no longer as its scratch."""
-        module, booked.op, _ = self._place(op)
-        booked.component = self._component(module, booked.op)
+    def _mark_as_output(self, storage: Storage, op: str) -> None:
+        """Record a storage that an emulated kernel returns as its output instead of its scratch."""
+        module, storage.op, _ = self._site(op)
+        storage.component = self._component(module, storage.op)
 
-    def _place(self, op: str) -> tuple[str, str, str]:
-        if self._scratch is not None and op != self._scratch:
-            op = f"{self._scratch}/{op}"
+    def _site(self, op: str) -> tuple[str, str, str]:
+        """Where an operation allocates: the module's path, the operation, and the moment."""
+        if self._emulated is not None and op != self._emulated:
+            op = f"{self._emulated}/{op}"
         if self._phase == "optimizer_step":
             return "", op, "optimizer"
-        module = self._places.module
+        module = self._modules.forward_module
         if module is not None:
             return module, op, "forward" if self._phase == "forward" else "recompute"
         if self._phase == "forward":
             return "", op, "forward"
-        module, node = self._places.undone()
+        module, node = self._modules.backward_module()
         return module, f"{op}<{node}>", "backward"
 
     def _component(self, module: str, op: str) -> ComponentName:
         if self._phase == "optimizer_step" or "/" in op or op.partition("<")[0] in SCRATCH:
             return "workspace"
-        return "logits_and_loss" if module in self._loss else "activations"
+        return "logits_and_loss" if module in self._loss_modules else "activations"
 
-    def adopt(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
-        """Book a tensor that is there before the step; a storage that is known already keeps its first entry."""
+    def track_external(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
+        """Record a tensor that exists before the step; a storage that is tracked already keeps its first entry."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._numbers and tensor.device.type == "meta":
             module, _, op = name.rpartition(".")
-            self._birth(storage, tensor, module=module, op=op, moment="static", component=component, name=name)
+            self._allocate(storage, tensor, module=module, op=op, moment="static", component=component, name=name)
 
-    def claim(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
-        """Give a storage that was born as something else its component and name, such as a gradient's."""
-        booked = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
-        booked.component, booked.name = component, name
+    def label(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
+        """Change the name and component of a tracked tensor's storage, such as a gradient's."""
+        storage = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
+        storage.component, storage.name = component, name
 
-    def _birth(self, storage: torch.UntypedStorage, tensor: torch.Tensor, **told: Any) -> None:
+    def _allocate(self, storage: torch.UntypedStorage, tensor: torch.Tensor, **fields: Any) -> None:
         if not storage.nbytes():
             return
         key, number = storage._cdata, len(self.ledger.storages)
         self._numbers[key] = number
-        self._guards[key] = weakref.ref(storage, lambda _: self._death(key))
-        self.ledger.birth(
+        self._finalizers[key] = weakref.ref(storage, lambda _: self._free(key))
+        self.ledger.allocate(
             Storage(
                 number=number,
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
                 nbytes=storage.nbytes(),
-                **told,
+                **fields,
             )
         )
 
-    def _death(self, key: int) -> None:
-        del self._guards[key]
-        self.ledger.death(self._numbers.pop(key))
+    def _free(self, key: int) -> None:
+        del self._finalizers[key]
+        self.ledger.free(self._numbers.pop(key))
 
 
 def _name(func: Any) -> str:

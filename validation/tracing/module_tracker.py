@@ -1,46 +1,38 @@
-"""Where in the model the step is: the path of the module that runs, also for the backward of an operation."""
+"""The module that runs, by its path, also while autograd runs the backward of its operations."""
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules import module as hooks
 
+from validation.reference.module_paths import unwrapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-#: What wrappers put into a path: PEFT before a base layer and a saved module, an adapter before its sublayer.
-WRAPPERS = re.compile(r"\.(base_layer|original_module|sublayer)(?=\.|$)")
 
+class ModuleTracker:
+    """Tracks which module runs, and which module created each autograd node.
 
-def plain(path: str, root: str) -> str:
-    """A module's or parameter's path as it was before a method wrapped the model at `root`."""
-    inner = path.removeprefix(root).removeprefix(".") if path == root or path.startswith(f"{root}.") else path
-    return WRAPPERS.sub("", inner)
-
-
-class Places:
-    """Follows which module runs, and remembers which module made each autograd node.
-
-    A node's sequence number is the one that autograd gives to the operation that makes it, so an operation of the
-    backward pass is traced back to the module whose forward it undoes.
+    Autograd gives each node a sequence number when an operation creates it. A backward operation runs inside its node,
+    so the number leads back to the module whose forward created the node.
     """
 
     def __init__(self, model: nn.Module, root: str) -> None:
-        self._paths = {id(module): plain(path, root) for path, module in model.named_modules()}
+        self._paths = {id(module): unwrapped(path, root) for path, module in model.named_modules()}
         if root:
             self._paths[id(model)] = type(model).__name__
         self._stack: list[str] = []
         self._nodes: dict[int, tuple[str, str]] = {}
 
     @contextmanager
-    def followed(self) -> Iterator[None]:
-        """Follow every module's forward while the context lasts."""
+    def tracking(self) -> Iterator[None]:
+        """Track every module's forward inside the context."""
         before = hooks.register_module_forward_pre_hook(self._enter)
         after = hooks.register_module_forward_hook(self._leave, always_call=True)
         try:
@@ -56,16 +48,16 @@ class Places:
         self._stack.pop()
 
     @property
-    def module(self) -> str | None:
+    def forward_module(self) -> str | None:
         """The path of the module whose forward runs; None outside of any."""
         return self._stack[-1] if self._stack else None
 
-    def made(self, op: str) -> None:
-        """Remember the module and operation that make the newest autograd node."""
+    def record_node(self, op: str) -> None:
+        """Record the module and operation that created the newest autograd node."""
         self._nodes.setdefault(torch.autograd._get_sequence_nr() - 1, (self._stack[-1], op))
 
-    def undone(self) -> tuple[str, str]:
-        """The module, and the operation, whose backward runs."""
+    def backward_module(self) -> tuple[str, str]:
+        """The module, and the autograd node, whose backward runs."""
         node = torch._C._current_autograd_node()
         if node is None:
             return "", "backward"

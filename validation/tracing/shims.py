@@ -1,4 +1,4 @@
-"""What torch and transformers do otherwise on the meta device than on CUDA, put right while a trace runs."""
+"""Patches that make torch and transformers behave on the meta device as on CUDA."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ _FUNCTIONAL = "torch.nn.functional"
 _FLASH = "transformers.modeling_flash_attention_utils"
 _MASKS = "transformers.masking_utils"
 
-#: Fused on CUDA.
+#: Functions that are fused on CUDA.
 FUSED: dict[str, Any] = {
     f"{_FUNCTIONAL}.dropout": functional.dropout,
     f"{_FUNCTIONAL}.mish": functional.mish,
     f"{_FUNCTIONAL}.softmax": functional.softmax,
 }
 
-#: Questions that transformers asks of values, which the meta device has none of: no packed sequences, and a mask is
-#: passed only where there is padding.
-ANSWERS: dict[str, Any] = {
+#: Checks of tensor values, which the meta device does not have: no sequence is packed, and a mask is passed only with
+#: padding.
+VALUE_CHECKS: dict[str, Any] = {
     f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
     f"{_MASKS}.fast_all": lambda _: False,
     f"{_FLASH}._is_packed_sequence": lambda *_: False,
     "transformers.modeling_utils.PreTrainedModel.warn_if_padding_and_no_attention_mask": lambda *_: None,
 }
 
-#: The flash_attn package, which is CUDA only.
+#: Functions of the flash_attn package, which needs CUDA.
 FLASH_ATTN: dict[str, Any] = {
     f"{_FLASH}._lazy_imports": lambda *_, **__: (sdpa.flash_attn_func, sdpa.flash_attn_func, None, None, None),
     f"{_FLASH}.is_flash_attn_available": lambda *_, **__: True,
     "transformers.modeling_utils.PreTrainedModel._flash_attn_import_error": lambda *_, **__: None,
 }
 
+#: Autocast, which torch does not have for the meta device.
 AUTOCAST: dict[str, Any] = {
     "torch.autocast": autocast.autocast,
     "torch.amp.autocast": autocast.autocast,
@@ -51,22 +52,22 @@ AUTOCAST: dict[str, Any] = {
 
 
 @contextmanager
-def as_on_cuda(*, before_2_14: bool = False) -> Iterator[None]:
-    """Let the meta device allocate as CUDA does while the context lasts.
+def emulate_cuda(*, before_2_14: bool = False) -> Iterator[None]:
+    """Make the meta device allocate as CUDA does inside the context.
 
-    bitsandbytes keeps the code book that it made first, on whatever device: a trace makes its own, and leaves none.
+    bitsandbytes caches its first code book on whatever device it was created, so each trace starts with an empty cache.
     """
     attention = {f"{_FUNCTIONAL}.scaled_dot_product_attention": sdpa.Attention(before_2_14=before_2_14)}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(bnb.functional.name2qmap, clear=True))
-        for name, replacement in (FUSED | ANSWERS | FLASH_ATTN | AUTOCAST | attention).items():
+        for name, replacement in (FUSED | VALUE_CHECKS | FLASH_ATTN | AUTOCAST | attention).items():
             stack.enter_context(mock.patch(name, replacement))
         yield
 
 
 @contextmanager
-def running() -> Iterator[None]:
-    """Let the model files that are imported by now switch autocast for the meta device too, and show what they make."""
+def patched_model_code() -> Iterator[None]:
+    """Patch the model files that are imported so far: autocast works on meta, and `torch.tensor` allocates visibly."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch("torch.tensor", functional.tensor))
         for name, module in list(sys.modules.items()):

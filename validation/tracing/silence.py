@@ -1,4 +1,4 @@
-"""Keeps the libraries' remarks about a machine without a GPU out of the output."""
+"""Silences the libraries' messages about a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import warnings
 
 
-def quieten() -> None:
-    """Silence what transformers, peft and bitsandbytes log and warn of below an error."""
+def silence_libraries() -> None:
+    """Turn off the warnings of transformers, PEFT and bitsandbytes, and their log messages below errors."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)

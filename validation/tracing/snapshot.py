@@ -1,4 +1,4 @@
-"""What is alive at the peaks of a step, as rows of one form for the calculator and the trace."""
+"""The storages alive at a step's peaks, as rows that are alike for the calculator and the trace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 class Row(NamedTuple):
-    """One kind of storage: the module path with `*` for a number in it, and what it is there; bytes of one."""
+    """One kind of storage: a module path with `*` for numbers, its name there, and the bytes of one storage."""
 
     path: str
     name: str
@@ -35,29 +35,29 @@ class Row(NamedTuple):
     component: str
 
     @property
-    def place(self) -> str:
+    def sublayer(self) -> str:
         """The path up to the sublayer: `model.layers.*.mlp`."""
         before, star, after = self.path.partition("*")
         return f"{before}*{'.'.join(after.split('.')[:2])}" if star else self.path.partition(".")[0]
 
     @property
     def kind(self) -> tuple[str, str, int]:
-        """What tells storages of one place apart, whatever they are called."""
-        return self.place, self.dtype, self.bytes
+        """Sublayer, dtype and bytes, which do not depend on the storage's name."""
+        return self.sublayer, self.dtype, self.bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A step's peaks: what is alive at each, which operation reached it, and every kind of row that ever lived.
+    """A step's peaks: the rows alive at each, the operation that reached it, and every kind of row of the whole step.
 
-    `static` is bytes by component of what stays through the step, and of its gradients.
+    `static` is bytes by component of the tensors that stay through the step, and of its gradients.
     """
 
     parameters: dict[str, int]
     static: dict[str, int]
     alive: dict[PhaseName, Counter[Row]]
     operations: dict[PhaseName, str]
-    ever: frozenset[tuple[str, str, int]]
+    kinds: frozenset[tuple[str, str, int]]
 
     @property
     def phases(self) -> dict[PhaseName, int]:
@@ -66,7 +66,7 @@ class Snapshot:
 
     @property
     def peak_phase(self) -> PhaseName:
-        """The phase of the step's peak; the first of equals."""
+        """The phase of the step's peak; the first one of a tie."""
         phases = self.phases
         return max(phases, key=lambda phase: phases[phase])
 
@@ -77,80 +77,79 @@ class Snapshot:
 
 
 def total(rows: Counter[Row]) -> int:
-    """Bytes of all rows."""
+    """Bytes of all rows together."""
     return sum(row.bytes * count for row, count in rows.items())
 
 
 def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
-    """The calculator's view of a step."""
+    """The snapshot of a step by the calculator."""
     peaks = step.peaks()
     last = peaks[-1]
     static = dict.fromkeys(STATIC, 0)
-    for resident_tensors in tensors(last.alive.resident_tensors):
-        if resident_tensors.component in static:
-            static[resident_tensors.component] += resident_tensors.bytes
-    kinds = {_of_born(born).kind for born in step.run.tape.rows}
+    resident = [*tensors(last.alive.resident_tensors)]
+    for tensor in resident:
+        if tensor.component in static:
+            static[tensor.component] += tensor.bytes
+    rows = [*map(_allocation_row, step.run.tape.rows), *map(_resident_row, resident)]
     return Snapshot(
         parameters=parameters,
         static=static,
-        alive={peak.phase: _of_peak(peak) for peak in peaks},
+        alive={peak.phase: _peak_rows(peak) for peak in peaks},
         operations={peak.phase: peak.operation for peak in peaks},
-        ever=frozenset(
-            kinds | {_of_resident(resident_tensors).kind for resident_tensors in tensors(last.alive.resident_tensors)}
-        ),
+        kinds=frozenset(row.kind for row in rows),
     )
 
 
 def traced(trace: Trace) -> Snapshot:
-    """The trace's view of a step."""
+    """The snapshot of a traced step."""
     return Snapshot(
         parameters=trace.parameters,
         static=trace.static,
-        alive={phase: Counter(map(_of_storage, trace.alive_at_peak(phase))) for phase in trace.phases},
+        alive={phase: Counter(map(_storage_row, trace.alive_at_peak(phase))) for phase in trace.phases},
         operations=dict(trace.peak_op),
-        ever=frozenset(_of_storage(storage).kind for storage in trace.ledger.storages),
+        kinds=frozenset(_storage_row(storage).kind for storage in trace.ledger.storages),
     )
 
 
-#: The components that stay through the step, and the gradients of all of it.
+#: The components that stay through the step, and its gradients.
 STATIC = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states", "gradients")
 
 
-def _of_peak(peak: Peak) -> Counter[Row]:
+def _peak_rows(peak: Peak) -> Counter[Row]:
     rows: Counter[Row] = Counter()
-    for resident_tensors in tensors(peak.alive.resident_tensors):
-        rows[_of_resident(resident_tensors)] += resident_tensors.count
-    for born, count in peak.alive.kinds().items():
-        rows[_of_born(born)] += count
+    for tensor in tensors(peak.alive.resident_tensors):
+        rows[_resident_row(tensor)] += tensor.count
+    for allocation, count in peak.alive.kinds().items():
+        rows[_allocation_row(allocation)] += count
     return Counter({row: count for row, count in rows.items() if row.bytes})
 
 
-def _of_resident(resident_tensors: ResidentTensor) -> Row:
-    size = rounded(elements(resident_tensors.shape) * ITEMSIZE[resident_tensors.dtype])
-    return _row(resident_tensors.name, resident_tensors.shape, resident_tensors.dtype, size, resident_tensors.component)
+def _resident_row(tensor: ResidentTensor) -> Row:
+    size = rounded(elements(tensor.shape) * ITEMSIZE[tensor.dtype])
+    return _row(tensor.name, tensor.shape, tensor.dtype, size, tensor.component)
 
 
-def _of_born(born: Allocation) -> Row:
-    name, shape, dtype, component, size = born
+def _allocation_row(allocation: Allocation) -> Row:
+    name, shape, dtype, component, size = allocation
     return _row(name, shape, dtype, size, component)
 
 
 def _row(name: str, shape: Iterable[int], dtype: str, size: int, component: str) -> Row:
-    path, colon, what = name.partition(": ")
+    path, colon, own_name = name.partition(": ")
     if not colon:
-        path, _, what = name.rpartition(".")
-    return Row(generalised(path), what, tuple(map(int, shape)), dtype, size, component)
+        path, _, own_name = name.rpartition(".")
+    return Row(wildcard_path(path), own_name, tuple(map(int, shape)), dtype, size, component)
 
 
-def _of_storage(storage: Storage) -> Row:
-    path, what = storage.module, storage.op
+def _storage_row(storage: Storage) -> Row:
+    path, own_name = storage.module, storage.op
     if storage.name and storage.moment != "static":
-        path, _, what = storage.name.rpartition(".")
-    return Row(generalised(path), what, storage.shape, storage.dtype, storage.bytes, storage.component)
+        path, _, own_name = storage.name.rpartition(".")
+    return Row(wildcard_path(path), own_name, storage.shape, storage.dtype, storage.bytes, storage.component)
 
 
-def generalised(path: str) -> str:
-    """A module path with `*` for every number in it, without the name of PEFT's adapter."""
+def wildcard_path(path: str) -> str:
+    """A module path with `*` for every number, without the name of PEFT's adapter."""
     return _NUMBER.sub("*", path.replace(".default", ""))
 
 
@@ -161,19 +160,19 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
         "static": snapshot.static,
         "alive": {phase: [[*row, count] for row, count in rows.items()] for phase, rows in snapshot.alive.items()},
         "operations": snapshot.operations,
-        "ever": sorted(snapshot.ever),
+        "ever": sorted(snapshot.kinds),
     }
 
 
-def from_json(told: dict[str, Any]) -> Snapshot:
-    """The snapshot that `to_json` wrote."""
+def from_json(document: dict[str, Any]) -> Snapshot:
+    """The snapshot of a document that `to_json` made."""
     return Snapshot(
-        parameters=told["parameters"],
-        static=told["static"],
+        parameters=document["parameters"],
+        static=document["static"],
         alive={
             phase: Counter({Row(p, n, tuple(s), d, b, c): count for p, n, s, d, b, c, count in rows})
-            for phase, rows in told["alive"].items()
+            for phase, rows in document["alive"].items()
         },
-        operations=told["operations"],
-        ever=frozenset(map(tuple, told["ever"])),
+        operations=document["operations"],
+        kinds=frozenset(map(tuple, document["ever"])),
     )

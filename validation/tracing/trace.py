@@ -1,15 +1,15 @@
-"""The reference step, traced on the meta device."""
+"""A trace of the reference step on the meta device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from validation.reference.build import built
-from validation.reference.optimizers import on_meta
-from validation.reference.step import Step
-from validation.tracing.emulations import TOLD
-from validation.tracing.shims import as_on_cuda, running
+from validation.reference.build import build_model
+from validation.reference.optimizers import optimizers_on_meta
+from validation.tracing.emulations import EMULATIONS
+from validation.tracing.shims import emulate_cuda, patched_model_code
+from validation.tracing.step import Step
 
 if TYPE_CHECKING:
     from calculator.common.names import PhaseName
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one step allocated, in bytes, each storage rounded up to 512.
+    """The allocations of one step, in bytes, each storage rounded up to 512.
 
-    `parameters` has `base`, `added`, `trainable` and `total`; `static` the components that stay, and the gradients of
-    a whole step; `emulations` what did not run as on CUDA but was written out.
+    `parameters` has the counts `base`, `added`, `trainable` and `total`. `static` has the components that stay through
+    the step, and its gradients. `emulations` describes the kernels that the trace emulates.
     """
 
     parameters: dict[str, int]
@@ -37,12 +37,12 @@ class Trace:
 
     @property
     def peak_op(self) -> dict[PhaseName, str]:
-        """Where each phase's peak was reached."""
+        """The operation that reached each phase's peak."""
         return {phase: peak.op for phase, peak in self.ledger.peaks.items()}
 
     @property
     def peak_phase(self) -> PhaseName:
-        """The phase of the step's peak; the first of equals."""
+        """The phase of the step's peak; the first one of a tie."""
         return max(self.phases, key=lambda phase: self.phases[phase])
 
     @property
@@ -52,26 +52,28 @@ class Trace:
 
     @property
     def events(self) -> list[int]:
-        """Births and frees in order: a storage's number, or its complement where it is freed."""
+        """Allocations and frees in order: a storage's number, or its complement when it is freed."""
         return self.ledger.events
 
     def alive_at_peak(self, phase: PhaseName | None = None) -> list[Storage]:
-        """What is alive at a phase's peak (by default the step's), in the order of birth."""
-        return list(self.ledger.alive(self.ledger.peaks[phase or self.peak_phase].event))
+        """The storages alive at a phase's peak (by default the step's), in the order of allocation."""
+        return list(self.ledger.alive_after(self.ledger.peaks[phase or self.peak_phase].event))
 
 
 def trace(request: Request, *, before_2_14: bool = False) -> Trace:
-    """Run the reference step of a request on the meta device and book every storage.
+    """Run the reference step of a request on the meta device and record every storage.
 
     `before_2_14` runs float32 attention with grouped keys and values as PyTorch before 2.14 does.
 
     Raises:
-        PlanError: where the real stack refuses the request.
+        PlanError: if transformers or PEFT refuses the request.
     """
-    with as_on_cuda(before_2_14=before_2_14), on_meta():
-        model = built(request)
-        with running():
-            step = Step(model, request)
+    with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta():
+        reference = build_model(request)
+        with patched_model_code():
+            step = Step(reference, request)
             step.run()
     cast = (f"autocast to {request.training.autocast}: its casts written out",) if request.training.autocast else ()
-    return Trace(parameters=model.parameters(), static=step.static(), ledger=step.ledger, emulations=TOLD + cast)
+    return Trace(
+        parameters=reference.parameter_counts(), static=step.static(), ledger=step.ledger, emulations=EMULATIONS + cast
+    )

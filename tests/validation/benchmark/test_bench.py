@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from calculator.limits.sweep import parse_sweep
-from validation.benchmark.bench import SWEPT
+from validation.benchmark.bench import SWEEP
 
 WITHOUT_TORCH = """
 import sys
@@ -21,5 +21,5 @@ def test_the_calculator_is_timed_without_torch():
 
 
 def test_a_sweep_has_every_combination_once():
-    points = [str(point) for point in parse_sweep(SWEPT).points()]
+    points = [str(point) for point in parse_sweep(SWEEP).points()]
     assert len(set(points)) == len(points) == 5 * 4 * 4

@@ -13,7 +13,7 @@ FILE = str(CASE_FILES / "public.jsonl")
 
 @pytest.fixture
 def wrong(tmp_path):
-    """A file with one case whose peak is expected 1 % too high."""
+    """A file of one case with an expected peak that is 1 % too high."""
     line = next(line for line in Path(FILE).read_text().splitlines() if '"core-029"' in line)
     case = json.loads(line)
     case["expected"]["phases"]["backward"] += 8_816_389
@@ -23,17 +23,17 @@ def wrong(tmp_path):
     return str(path)
 
 
-def test_a_case_that_agrees_says_so(capsys):
+def test_a_case_that_agrees_is_reported_as_equal(capsys):
     assert main(["cases", FILE, "--ids", "core-029"]) == 0
     assert "to the byte" in capsys.readouterr().out
 
 
-def test_a_case_that_differs_says_by_how_much_and_fails(wrong, capsys):
+def test_a_case_that_differs_fails_with_its_difference(wrong, capsys):
     assert main(["cases", wrong]) == 1
     assert "phases.backward -8,816,389" in capsys.readouterr().out
 
 
-def test_tags_and_a_limit_choose_cases(tmp_path, capsys):
+def test_tags_and_a_limit_select_cases(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     arguments = [
         "cases",
@@ -52,7 +52,7 @@ def test_tags_and_a_limit_choose_cases(tmp_path, capsys):
     assert row["id"] in capsys.readouterr().out
 
 
-def test_results_that_are_there_are_not_traced_again(tmp_path, capsys):
+def test_cases_in_the_results_file_are_not_traced_again(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     row = {"id": "core-029", "seconds": 1.0, "error": 0.5, "differences": {"phases.forward": 7}}
     results.write_text(json.dumps(row) + "\n")
@@ -61,7 +61,7 @@ def test_results_that_are_there_are_not_traced_again(tmp_path, capsys):
     assert len(results.read_text().splitlines()) == 1
 
 
-def test_a_case_that_cannot_be_traced_says_why(tmp_path, capsys):
+def test_a_case_that_cannot_be_traced_is_reported_with_its_reason(tmp_path, capsys):
     case = {
         "id": "odd",
         "tags": [],

@@ -30,9 +30,9 @@ def request_file(tmp_path):
     return str(path)
 
 
-def test_rows_of_a_small_plan_all_have_their_counterpart(request_file, capsys):
+def test_every_row_of_a_small_plan_has_a_counterpart(request_file, capsys):
     assert main(["compare", request_file]) == 0
-    assert capsys.readouterr().out.count("every row has its counterpart") == 3
+    assert capsys.readouterr().out.count("every row has a counterpart") == 3
 
 
 def test_the_comparison_as_json_has_both_sides_of_every_phase(request_file, capsys):

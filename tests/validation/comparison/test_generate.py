@@ -1,6 +1,6 @@
-"""The pinned stack's own `generate`: its passes need what is said, and it does to virtual tokens what is warned of.
+"""The pinned version's `generate` needs what its passes need, and treats virtual tokens as the warnings describe.
 
-When a warning's test fails, the stack is mended.
+If a warning's test fails, the libraries have fixed the fault.
 """
 
 from unittest import mock
@@ -20,9 +20,10 @@ from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
-from validation.reference.generation import Generation, made
-from validation.reference.step import no_collection
-from validation.tracing.shims import as_on_cuda
+from validation.reference.served_model import build_served_model
+from validation.tracing.generation import Generation
+from validation.tracing.shims import emulate_cuda
+from validation.tracing.step import no_garbage_collection
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -30,7 +31,7 @@ PROMPT, VIRTUAL, NEW = 7, 5, 4
 
 
 def cached(config):
-    """How many positions the first layer's cache has seen when the last token is chosen."""
+    """The number of positions in the first layer's cache when the last token is chosen."""
     llama = AutoConfig.for_model(
         "llama",
         hidden_size=64,
@@ -42,7 +43,9 @@ def cached(config):
     )
     model = AutoModelForCausalLM.from_config(llama)
     attention, seen = model.model.layers[0].self_attn, []
-    attention.register_forward_hook(lambda *told: seen.append(told[2]["cache"].get_seq_length()), with_kwargs=True)
+    attention.register_forward_hook(
+        lambda *hook_args: seen.append(hook_args[2]["cache"].get_seq_length()), with_kwargs=True
+    )
     model = (model if config is None else peft.get_peft_model(model, config)).eval()
     ids = torch.randint(0, 100, (2, PROMPT))
     model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
@@ -59,14 +62,14 @@ def test_generate_ignores_a_prefix():
     assert "ignores" in IGNORED["prefix"]
 
 
-def test_generate_puts_a_prompt_before_every_token():
+def test_generate_inserts_a_prompt_before_every_token():
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
     assert cached(config) == NEW * VIRTUAL + PROMPT + NEW - 1
     assert "before every token" in IGNORED["prompt"]
 
 
-#: What `generate` asks of values, which the meta device has none of: nothing is padded, and nothing ends early.
-ANSWERS = {
+#: Checks of values, which the meta device does not have: nothing is padded, and no sequence ends early.
+VALUE_CHECKS = {
     "transformers.masking_utils.fast_all": lambda _: True,
     "torch.Tensor.item": lambda _: False,
     "torch.Tensor.__bool__": lambda _: False,
@@ -74,10 +77,10 @@ ANSWERS = {
 
 
 @pytest.fixture
-def valueless(monkeypatch):
-    """Answers in the place of values, for an answer of so many tokens."""
-    with as_on_cuda():
-        for name, answer in ANSWERS.items():
+def without_values(monkeypatch):
+    """Patch the checks of values, so that `generate` runs for NEW tokens on the meta device."""
+    with emulate_cuda():
+        for name, answer in VALUE_CHECKS.items():
             monkeypatch.setattr(name, answer)
         left = iter([True] * NEW)
         unfinished = "transformers.generation.utils.GenerationMixin._has_unfinished_sequences"
@@ -85,13 +88,13 @@ def valueless(monkeypatch):
             yield
 
 
-#: Rotary tables for the second sequence: 512 positions of 32 dimensions, in 16 bits.
+#: Bytes of the rotary tables for the second sequence: 512 positions of 32 dimensions, in 16 bits.
 TABLES = 2 * 512 * 32 * 2
 
 
-@pytest.mark.usefixtures("valueless")
+@pytest.mark.usefixtures("without_values")
 @pytest.mark.parametrize("name", ["full", "lora", "qlora", "adapter"])
-def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name):
+def test_generate_needs_its_passes_bytes_and_indices_for_every_sequence(name):
     config = {
         "model_type": "llama",
         "hidden_size": 256,
@@ -104,9 +107,9 @@ def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name
     reference, serving = parse_model({"config": config}), Serving(batch_size=2, context_length=512, max_new_tokens=NEW)
     plan = served(parse_method({"name": name}), serving)
     resident = ResidentState(PreparedModel(model_of(reference), plan, serving.training, Device()))
-    told = max(peak.bytes for peak in peaks(resident, plan, serving))
-    real = Generation(made(reference, plan, serving), plan, serving)
-    with no_collection(), real.watch.watching():
+    estimated = max(peak.bytes for peak in peaks(resident, plan, serving))
+    real = Generation(build_served_model(reference, plan, serving), plan, serving)
+    with no_garbage_collection(), real.tracker.tracking():
         real.ledger.enter("prefill")
         mask = torch.ones_like(real.ids)
         real.model.generate(
@@ -119,4 +122,4 @@ def test_generate_needs_what_its_passes_need_and_numbers_for_every_sequence(name
         )
     numbers = rounded(2 * 512 * 8)
     mask_positions_and_copy = 3 * numbers - rounded(512 * 8)
-    assert real.peaks["prefill"] - told == mask_positions_and_copy + rounded(2 * 8) + TABLES
+    assert real.peaks["prefill"] - estimated == mask_positions_and_copy + rounded(2 * 8) + TABLES

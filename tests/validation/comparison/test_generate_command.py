@@ -1,4 +1,4 @@
-"""`python -m validation generate`: an inference's request held against real modules."""
+"""`python -m validation generate` compares an inference request with real modules."""
 
 import json
 
@@ -24,16 +24,16 @@ REQUEST = {
 }
 
 
-def test_every_pass_and_the_merge_are_told_beside_the_trace(tmp_path, capsys):
+def test_every_pass_and_the_merge_are_printed_with_the_traced_bytes(tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(json.dumps(REQUEST))
     assert main(["generate", str(file)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in told] == ["prefill", "first_decode", "last_decode", "merge"]
-    assert all(line.endswith(" traced, +0") for line in told)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["prefill", "first_decode", "last_decode", "merge"]
+    assert all(line.endswith(" traced, +0") for line in lines)
 
 
-def test_what_is_refused_is_told(tmp_path, capsys):
+def test_a_refusal_is_printed(tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(json.dumps({**REQUEST, "method": {"name": "prefix"}}))
     assert main(["generate", str(file)]) == 2

@@ -1,7 +1,7 @@
 from collections import Counter
 
-from validation.comparison.matching import differences, unpaired
-from validation.tracing.snapshot import Row, Snapshot, from_json, generalised, to_json
+from validation.comparison.matching import differences, unmatched
+from validation.tracing.snapshot import Row, Snapshot, from_json, to_json, wildcard_path
 
 UP = Row("model.layers.*.mlp.up_proj", "output", (2, 8, 64), "bfloat16", 2048, "activations")
 UP_TRACED = UP._replace(name="aten.mm", shape=(16, 64))
@@ -10,43 +10,43 @@ ACTIVATION_TRACED = ACTIVATION._replace(path="model.layers.*.mlp.act_fn", name="
 NORM = Row("model.norm", "rsqrt", (2, 8, 1), "float32", 512, "activations")
 
 
-def snapshot(rows, ever=()):
+def snapshot(rows, earlier=()):
     return Snapshot(
         parameters={"base": 1},
         static={"base_weights": 512},
         alive={"forward": Counter(rows)},
         operations={"forward": "somewhere"},
-        ever=frozenset(row.kind for row in (*rows, *ever)),
+        kinds=frozenset(row.kind for row in (*rows, *earlier)),
     )
 
 
-def told(estimated, traced):
+def classified(estimated, traced):
     return [(d.kind, d.row, d.estimated, d.traced) for d in differences(estimated, traced, "forward")]
 
 
-def test_equal_rows_leave_nothing_over():
-    assert unpaired(Counter({UP: 3, NORM: 1}), Counter({UP: 3, NORM: 1})) == (Counter(), Counter())
+def test_equal_rows_all_match():
+    assert unmatched(Counter({UP: 3, NORM: 1}), Counter({UP: 3, NORM: 1})) == (Counter(), Counter())
 
 
-def test_rows_are_paired_whatever_they_are_called_and_however_they_are_viewed():
+def test_rows_match_whatever_their_names_and_views():
     ours, theirs = Counter({UP: 2, ACTIVATION: 2}), Counter({UP_TRACED: 2, ACTIVATION_TRACED: 2})
-    assert unpaired(ours, theirs) == (Counter(), Counter())
+    assert unmatched(ours, theirs) == (Counter(), Counter())
 
 
 def test_a_row_that_only_the_trace_has_is_missing():
-    assert told(snapshot({UP: 2}), snapshot({UP: 2, NORM: 1})) == [("missing", NORM, 0, 1)]
+    assert classified(snapshot({UP: 2}), snapshot({UP: 2, NORM: 1})) == [("missing", NORM, 0, 1)]
 
 
 def test_a_row_that_only_the_calculator_has_is_extra():
-    assert told(snapshot({UP: 2, NORM: 1}), snapshot({UP: 2})) == [("extra", NORM, 1, 0)]
+    assert classified(snapshot({UP: 2, NORM: 1}), snapshot({UP: 2})) == [("extra", NORM, 1, 0)]
 
 
-def test_a_row_that_both_have_but_not_as_often_is_a_count():
-    assert told(snapshot({UP: 3}), snapshot({UP_TRACED: 4})) == [("count", UP_TRACED, 3, 4)]
+def test_a_row_that_one_side_has_more_often_is_a_count():
+    assert classified(snapshot({UP: 3}), snapshot({UP_TRACED: 4})) == [("count", UP_TRACED, 3, 4)]
 
 
-def test_a_row_that_lives_at_another_moment_is_a_span():
-    assert told(snapshot({UP: 2}, ever=[NORM]), snapshot({UP: 2, NORM: 1})) == [("span", NORM, 0, 1)]
+def test_a_row_that_is_alive_at_another_time_is_a_span():
+    assert classified(snapshot({UP: 2}, earlier=[NORM]), snapshot({UP: 2, NORM: 1})) == [("span", NORM, 0, 1)]
 
 
 def test_differences_sum_to_the_difference_of_the_totals():
@@ -60,9 +60,9 @@ def test_the_largest_difference_comes_first():
     assert [d.row for d in found] == [NORM, UP]
 
 
-def test_numbers_and_adapter_names_are_generalised():
+def test_a_wildcard_path_has_no_numbers_or_adapter_names():
     path = "model.layers.11.self_attn.q_proj.lora_A.default"
-    assert generalised(path) == "model.layers.*.self_attn.q_proj.lora_A"
+    assert wildcard_path(path) == "model.layers.*.self_attn.q_proj.lora_A"
 
 
 def test_a_snapshot_survives_json():

@@ -25,8 +25,8 @@ REQUEST = {
 
 
 @pytest.fixture
-def told(tmp_path, capsys):
-    """What the command prints about the request."""
+def output(tmp_path, capsys):
+    """A function that runs the command and returns its output."""
 
     def run(*arguments):
         path = tmp_path / "request.json"
@@ -37,19 +37,19 @@ def told(tmp_path, capsys):
     return run
 
 
-def test_each_phase_shows_its_peak_and_the_components_at_it(told):
-    shown = told()
+def test_each_phase_shows_its_peak_and_the_components_at_it(output):
+    shown = output()
     for text in ("forward: ", "backward: ", "optimizer_step: ", "base_weights", "activations", "optimizer_states"):
         assert text in shown
     assert "model.layers.0" not in shown.split("at model")[0]
 
 
-def test_the_largest_storages_are_rows_with_name_shape_and_dtype(told):
-    assert "model.embed_tokens.weight 300×64 bfloat16 base_weights" in told("--rows", "3")
+def test_the_largest_storages_are_printed_with_name_shape_and_dtype(output):
+    assert "model.embed_tokens.weight 300×64 bfloat16 base_weights" in output("--rows", "3")
 
 
-def test_the_json_is_the_whole_trace(told):
-    document = json.loads(told("--json"))
+def test_the_json_is_the_whole_trace(output):
+    document = json.loads(output("--json"))
     assert document["peak_allocated_bytes"] == max(document["phases"].values())
     assert len(document["storages"]) == sum(event >= 0 for event in document["events"])
     assert document["emulations"]
@@ -61,7 +61,7 @@ def test_a_request_may_come_from_standard_input(monkeypatch, capsys):
     assert "peak" in capsys.readouterr().out
 
 
-def test_a_refused_request_ends_with_its_reason(tmp_path, capsys):
+def test_a_refused_request_prints_its_reason(tmp_path, capsys):
     path = tmp_path / "request.json"
     path.write_text(json.dumps({**REQUEST, "training": {"attention": "flash_attention_2", "padding": True}}))
     assert main(["trace", str(path)]) == 2

@@ -26,7 +26,7 @@ print(*sorted({"app", "fastapi", "plotly", "pydantic", "starlette", "uvicorn"} &
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_a_run_on_the_cpu_writes_a_valid_file_and_another_run_goes_on_from_it(tmp_path, capsys):
+def test_a_run_on_the_cpu_writes_a_valid_file_and_another_run_resumes_from_it(tmp_path, capsys):
     path = tmp_path / "measured.json"
     command = ["measure", "--device", "cpu", "--quick", "--results", str(path), "--match"]
     assert main([*command, "prompt"]) == 0
@@ -34,25 +34,25 @@ def test_a_run_on_the_cpu_writes_a_valid_file_and_another_run_goes_on_from_it(tm
     Draft202012Validator(SCHEMA).validate(first)
     assert [row["name"] for row in first["layers"]] == ["prompt, 4096"]
     assert [row["name"] for row in first["steps"]] == ["two small layers, prompt, 1 × 32"]
-    assert "1 of 1 to the byte" in capsys.readouterr().out
+    assert "equal in 1 of 1" in capsys.readouterr().out
     assert main([*command, "prompt", "--budget", "0"]) == 0
     assert json.loads(path.read_text()) == first
 
 
-def test_a_run_whose_time_is_up_says_how_to_go_on(tmp_path, capsys):
+def test_a_run_whose_time_is_up_prints_how_to_continue(tmp_path, capsys):
     path = tmp_path / "measured.json"
     assert main(["measure", "--device", "cpu", "--budget", "0", "--only", "layers", "--results", str(path)]) == 0
-    assert "cases were left for want of time; the same command goes on" in capsys.readouterr().out
+    assert "cases are left when the time is up; run the same command to continue" in capsys.readouterr().out
     Draft202012Validator(SCHEMA).validate(json.loads(path.read_text()))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_is_not_there_is_wrong_usage(capsys):
+def test_a_missing_gpu_is_wrong_usage(capsys):
     assert main(["measure", "--device", "cuda"]) == 2
-    assert "sees no CUDA device; take --device cpu" in capsys.readouterr().err
+    assert "sees no CUDA device; use --device cpu" in capsys.readouterr().err
 
 
-def test_a_file_of_another_machine_is_not_gone_on_from(tmp_path):
+def test_a_file_of_another_machine_is_not_resumed(tmp_path):
     here = environment(CPU)
     path = tmp_path / "measured.json"
     Results(path, here, SECTIONS).write()
@@ -61,7 +61,7 @@ def test_a_file_of_another_machine_is_not_gone_on_from(tmp_path):
         Results(path, {**here, "device": "NVIDIA L4"}, SECTIONS)
 
 
-def test_an_agenda_for_a_gpu_begins_with_every_method_and_with_verdicts():
+def test_an_agenda_for_a_gpu_starts_with_every_method_and_verdicts():
     quick = agenda(CUDA, "h100-sxm5-80gb", quick=True)
     whole = agenda(CUDA, "h100-sxm5-80gb", quick=False)
     assert [entry.name for entry in whole[: len(quick)]] == [entry.name for entry in quick]
@@ -89,7 +89,7 @@ def test_a_device_is_found_in_the_catalogue_by_its_name_or_else_by_its_generatio
     assert card_named(name, mib << 20, major).id == card
 
 
-def test_the_report_tells_peaks_out_of_memory_and_wrong_verdicts():
+def test_the_report_has_peaks_out_of_memory_and_wrong_verdicts():
     predicted = {"peak_allocated": 990}
     row = {"name": "a", "predicted": predicted, "measured": {"peak_allocated": 1000, "seconds_per_step": 0.25}}
     assert step_line(row).split(maxsplit=1) == ["a", "peak -1.000%, 0.250 s a step"]
@@ -99,12 +99,12 @@ def test_the_report_tells_peaks_out_of_memory_and_wrong_verdicts():
     assert "NOT as predicted" in verdict_line({"name": "c", "runs": [{"should_run": False, "ran": True}]})
 
 
-def test_the_summary_of_nothing_measured_claims_nothing(tmp_path):
-    told = [*summary(Results(tmp_path / "none.json", environment(CPU), SECTIONS))]
-    assert told[0].startswith("layers: 0 of 0")
-    assert told[1].startswith("steps: 0 of 0")
+def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):
+    lines = [*summary(Results(tmp_path / "none.json", environment(CPU), SECTIONS))]
+    assert lines[0].endswith("equal in 0 of 0")
+    assert "equal in 0 of 0" in lines[1]
 
 
 def test_measuring_loads_nothing_of_the_web_stack():
-    told = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120, check=True)
-    assert told.stdout.split() == []
+    listing = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=120, check=True)
+    assert listing.stdout.split() == []

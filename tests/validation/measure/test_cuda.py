@@ -1,4 +1,4 @@
-"""What only a GPU can tell; skipped where there is none."""
+"""Measurements that need a GPU; skipped without one."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("case", [case for case in layer_cases(TOKENS) if case.quick], ids=lambda case: case.name)
-def test_a_layer_on_the_gpu_takes_what_the_calculator_says(case):
+def test_a_layer_on_the_gpu_allocates_what_the_calculator_predicts(case):
     for moment in layer.measured(case, CUDA)["moments"].values():
         assert moment["measured"]["allocated"] == pytest.approx(moment["predicted"]["allocated"], rel=0.01)
         if moment["predicted"]["peak_allocated"] is not None:

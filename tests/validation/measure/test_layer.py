@@ -17,11 +17,11 @@ def allocated(row):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.quick], ids=lambda case: case.name)
-def test_a_real_layer_keeps_what_the_calculator_says_and_computes_what_its_formula_says(case):
+def test_a_real_layer_allocates_what_the_calculator_predicts_and_computes_its_formula(case):
     row = measured(case, CPU)
-    predicted, seen = allocated(row)
-    assert seen == predicted
-    assert min(seen) > 0
+    predicted, allocations = allocated(row)
+    assert allocations == predicted
+    assert min(allocations) > 0
     if "dropout" in case.name:
         assert row["output_error"] is None
     else:
@@ -46,12 +46,12 @@ def test_every_matrix_size_is_measured_in_4_bits_and_with_lora():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-def test_a_case_leaves_nothing_that_the_next_one_would_find():
+def test_a_case_leaves_no_state_behind():
     double = next(case for case in CASES if case.name == "nf4, double quantisation, 4096x4096")
     assert measured(double, CPU)["moments"] == measured(double, CPU)["moments"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("lora", "Linear"), ("qlora", "Linear4bit")])
-def test_lora_s_layer_is_the_one_that_peft_has_for_its_base(name, kind):
+def test_the_lora_layer_is_pefts_for_its_base(name, kind):
     case = next(case for case in CASES if case.name == f"{name}, 4096x4096")
     assert type(Subject(case, CPU).module).__name__ == kind

@@ -26,17 +26,17 @@ def test_the_storage_meter_counts_what_autograd_saves():
         assert meter.read().allocated == 1024
 
 
-def test_tensors_that_a_gpu_run_keeps_on_the_host_are_left_out():
+def test_tensors_on_the_host_in_a_gpu_run_are_left_out():
     with StorageMeter() as meter:
         counter, weight = torch.zeros(()), torch.zeros(256)
         assert meter.read(host=[counter]).allocated == 1024
         del weight
 
 
-def test_the_cpu_tells_no_peaks_and_has_no_driver():
+def test_the_cpu_has_neither_peaks_nor_a_driver():
     with StorageMeter() as meter:
-        told = meter.read().to_json()
-    assert told["allocated"] == 0
-    assert {value for name, value in told.items() if name != "allocated"} == {None}
+        reading = meter.read().to_json()
+    assert reading["allocated"] == 0
+    assert {value for name, value in reading.items() if name != "allocated"} == {None}
     assert driver_bytes(CPU) is None
     assert workspace_bytes(CPU) is None

@@ -13,14 +13,14 @@ H100 = {"gpu": "h100-sxm5-80gb"}
 
 
 @pytest.mark.parametrize("case", small({}), ids=lambda case: case.name)
-def test_what_stays_after_a_real_step_is_what_the_calculator_says(case):
+def test_the_resident_bytes_after_a_real_step_equal_the_calculators(case):
     row = step.measured(case.request, CPU)
     assert row["out_of_memory"] is None
     assert (row["measured"]["load"], row["measured"]["end"]) == (row["predicted"]["load"], row["predicted"]["end"])
     assert row["measured"]["peak_allocated"] is None
 
 
-def test_running_out_of_memory_is_a_result(monkeypatch):
+def test_running_out_of_memory_is_recorded(monkeypatch):
     def full(self):
         self.phase = "backward"
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -39,7 +39,7 @@ def test_the_first_round_covers_every_method_with_two_batches_and_two_lengths():
 
 
 @pytest.mark.parametrize("case", [case for cases in rounds(H100) for case in cases], ids=lambda case: case.name)
-def test_every_step_on_a_gpu_is_one_that_the_calculator_answers_and_that_fits_80_gb(case):
+def test_the_calculator_answers_every_step_on_a_gpu_and_finds_that_it_fits_80_gb(case):
     assert estimate(case.request).fit.verdict == Verdict.FITS
 
 
@@ -48,6 +48,6 @@ def test_autocast_over_float32_is_measured_on_a_gpu():
     assert ("float32", "bfloat16") in {(training.dtype, training.autocast) for training in cases}
 
 
-def test_names_tell_every_case_from_every_other():
+def test_case_names_are_unique():
     names = [case.name for cases in rounds(H100) for case in cases]
     assert len(set(names)) == len(names)

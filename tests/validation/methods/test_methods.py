@@ -1,4 +1,4 @@
-"""What each method adds and trains equals what PEFT builds, for every causal family."""
+"""The parameters that each method adds and trains equal those of PEFT, for every causal family."""
 
 from collections import Counter
 
@@ -9,10 +9,10 @@ from calculator.estimate.estimate import resident_state
 from calculator.estimate.request import parse_request
 from calculator.families import FAMILIES, model_from_config
 from validation.random_grid.random_configs import random_config
-from validation.reference.build import built
+from validation.reference.build import build_model
 from validation.tracing.trace import trace
 
-#: The libraries warn of their own deprecations, and of names that a family's PEFT support is still without.
+#: The libraries warn about their own deprecations, and about families that PEFT does not name yet.
 pytestmark = [
     pytest.mark.trace,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"),
@@ -32,15 +32,15 @@ METHODS = {
     "prompt": {"name": "prompt", "num_virtual_tokens": 7},
     "qlora": {"name": "qlora", "target_modules": "all-linear", "r": 2},
 }
-SHORT = {"sequence_length": 8}  # fewer than a random config's learned positions, however few
+SHORT = {"sequence_length": 8}  # fewer than the learned positions of any random config
 CAUSAL = sorted(
     name
     for name, family in FAMILIES.items()
-    if family.auto_class == "causal" and name not in ("baichuan", "internlm2")  # code of their own, built as llama
+    if family.auto_class == "causal" and name not in ("baichuan", "internlm2")  # remote code, built as llama
 )
 
 
-def planned(request, *, trained):
+def modelled(request, *, trained):
     model = model_from_config(request.model.config)
     request.method.check(model, request.training)
     counts = Counter()
@@ -51,31 +51,31 @@ def planned(request, *, trained):
 
 
 def real(request, *, trained):
-    found = built(request)
-    names = {id(parameter) for name, parameter in found.model.named_parameters() if _is_base(name, found)}
+    reference = build_model(request)
+    names = {id(parameter) for name, parameter in reference.model.named_parameters() if _is_base(name, reference)}
     return Counter(
         tuple(parameter.shape)
-        for parameter in found.model.parameters()
+        for parameter in reference.model.parameters()
         if (parameter.requires_grad if trained else id(parameter) not in names)
     )
 
 
-def _is_base(name, found):
-    own = name.removeprefix(f"{found.root}.").replace(".base_layer.", ".").replace(".original_module.", ".")
-    return own.replace(".sublayer.", ".") in found.base
+def _is_base(name, reference):
+    own = name.removeprefix(f"{reference.root}.").replace(".base_layer.", ".").replace(".original_module.", ".")
+    return own.replace(".sublayer.", ".") in reference.base
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", CAUSAL)
-def test_added_and_trained_tensors_are_those_of_the_real_modules(family, method):
+def test_added_and_trainable_parameters_equal_those_of_the_real_modules(family, method):
     config = random_config(FAMILIES[family], seed=f"methods {family}")
     request = parse_request({"model": {"config": config}, "method": METHODS[method], "training": SHORT})
     try:
-        added, trained = planned(request, trained=False), planned(request, trained=True)
+        added, trained = modelled(request, trained=False), modelled(request, trained=True)
     except PlanError as error:
         if "not modelled" not in str(error):
             with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)):
-                trace(request)  # some are built, and fail when they run
+                trace(request)  # some build, and fail when they run
         return
     assert real(request, trained=False) == added
     assert real(request, trained=True) == trained

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from validation.prove.claim import Check, Claim, Figure, measure, significant, spread, told
+from validation.prove.claim import Check, Claim, Figure, formatted, measure, significant, spread
 
 
 def check(value, relation, *bounds, tolerance=False, unit=""):
@@ -24,18 +24,18 @@ def claim(*checks):
         ("between", (1, 3), 1, 0.9),
     ],
 )
-def test_a_claim_holds_of_the_right_figure_and_not_of_a_wrong_one_or_of_none(relation, bounds, right, wrong):
+def test_a_claim_holds_for_a_right_figure_but_not_for_a_wrong_one_or_nan(relation, bounds, right, wrong):
     assert claim(check(right, relation, *bounds)).words == "holds"
     assert claim(check(wrong, relation, *bounds)).kind == "does not hold"
     assert claim(check(math.nan, relation, *bounds)).kind == "does not hold"
 
 
-def test_a_claim_that_needs_its_tolerance_says_it_and_what_was_found():
+def test_a_claim_that_needs_its_tolerance_states_it_and_the_figure():
     assert claim(check(0.25, "at most", 0.5, tolerance=True)).words == "holds within 0.5 (the error: 0.25)"
     assert claim(check(0.0, "at most", 0.5, tolerance=True)).words == "holds"
 
 
-def test_a_claim_that_fails_says_every_figure_that_is_wrong():
+def test_a_failing_claim_states_every_wrong_figure():
     words = claim(
         check(0, "equal to", 0),
         check(45_200_000_000, "at most", 24_000_000_000, unit="bytes"),
@@ -44,22 +44,22 @@ def test_a_claim_that_fails_says_every_figure_that_is_wrong():
     assert words == ("does not hold: the error: 45.2 GB, not at most 24 GB; the error: 0.02, not between 0.1 and 0.3")
 
 
-def test_sizes_are_told_in_gb_and_few_bytes_in_bytes():
+def test_large_sizes_are_in_gb_and_small_ones_in_bytes():
     assert [measure(x, "bytes") for x in (512, 48_568_560_640)] == ["512 bytes", "48.6 GB"]
     assert [measure(0.5, ""), measure(99, "%")] == ["0.5", "99 %"]
 
 
-def test_one_failing_check_is_enough():
+def test_one_failing_check_fails_a_claim():
     assert claim(check(0, "equal to", 0), check(9, "at most", 1, tolerance=True)).kind == "does not hold"
 
 
-def test_a_spread_has_its_median_and_its_ends():
+def test_a_spread_has_the_median_and_the_ends():
     figure = spread("a", "accuracy", [0.5, 0.1, 0.4])
     assert (figure.value, figure.low, figure.high, figure.of) == (0.4, 0.1, 0.5, 3)
 
 
-def test_numbers_are_told_with_three_significant_digits():
-    assert [told(x) for x in (0, 12_345, 0.012345, 1.2345e-7, 12_345.6)] == [
+def test_numbers_are_formatted_with_three_significant_digits():
+    assert [formatted(x) for x in (0, 12_345, 0.012345, 1.2345e-7, 12_345.6)] == [
         "0",
         "12,345",
         "0.0123",
@@ -68,5 +68,5 @@ def test_numbers_are_told_with_three_significant_digits():
     ]
 
 
-def test_numbers_are_kept_with_six_significant_digits_and_what_is_none_as_none():
+def test_numbers_are_recorded_with_six_significant_digits_and_infinity_as_none():
     assert [significant(x) for x in (1 / 3, 2**40, math.inf, None)] == [0.333333, 2**40, None, None]

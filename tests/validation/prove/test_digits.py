@@ -5,22 +5,22 @@ from validation.prove import digits
 CPU = torch.device("cpu")
 
 
-def test_a_task_is_split_without_overlap_and_the_same_for_a_seed():
+def test_a_task_is_split_reproducibly_by_its_seed():
     on, again, other = digits.task(3, CPU), digits.task(3, CPU), digits.task(4, CPU)
     assert (len(on.images), len(on.test_images)) == (1200, 597)
     assert torch.equal(on.images, again.images)
     assert not torch.equal(on.images, other.images)
 
 
-def test_a_part_of_the_classes_has_no_others():
+def test_a_selection_of_digits_has_no_others():
     part = digits.task(0, CPU).only(range(5))
     assert set(part.digits.tolist()) == set(part.test_digits.tolist()) == set(range(5))
 
 
-def test_four_quarter_turns_are_none():
+def test_four_rotations_restore_the_images():
     on = digits.task(0, CPU)
-    assert not torch.equal(on.turned().images, on.images)
-    assert torch.equal(on.turned().turned().turned().turned().images, on.images)
+    assert not torch.equal(on.rotated().images, on.images)
+    assert torch.equal(on.rotated().rotated().rotated().rotated().images, on.images)
 
 
 def test_a_network_learns_the_digits():
@@ -32,7 +32,7 @@ def test_a_network_learns_the_digits():
     assert digits.accuracy(model, on) > 0.85
 
 
-def test_gaussian_weights_have_the_spread_of_the_uniform_ones():
+def test_gaussian_weights_have_the_standard_deviation_of_the_uniform_ones():
     torch.manual_seed(0)
     uniform, gaussian = (digits.network(256, CPU, initial)[2].weight for initial in ("uniform", "Gaussian"))
     assert torch.isclose(uniform.std(), gaussian.std(), rtol=0.02)

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_with_b_zero_the_model_is_its_base_bit_for_bit():
+def test_with_b_zero_the_model_equals_its_base_bit_for_bit():
     done = []
     found = EXPERIMENT.run(Setting(device=CPU, quick=True, step=lambda: done.append(1)))
     assert [claim.words for claim in found.claims] == ["holds"] * 5
@@ -18,18 +18,18 @@ def test_with_b_zero_the_model_is_its_base_bit_for_bit():
 
 
 @pytest.mark.parametrize("name", ["lora", "qlora"])
-def test_a_b_that_is_not_zero_is_seen(name):
+def test_a_nonzero_b_is_detected(name):
     pair = Pair({"name": name}, "float32", CPU)
     pair.fill("lora_B", 1e-3)
     assert differing_bits(pair.logits(), pair.base) > 0
 
 
-def test_an_up_projection_that_is_not_zero_is_seen():
+def test_a_nonzero_up_projection_is_detected():
     pair = Pair({"name": "adapter"}, "float32", CPU)
     assert differing_bits(pair.logits(), pair.base) > 0
 
 
-def test_bits_tell_a_negative_zero_from_a_zero():
+def test_bits_distinguish_negative_zero_from_zero():
     assert differing_bits(torch.tensor([0.0, 1.0]), torch.tensor([-0.0, 1.0])) == 1
     assert differing_bits(torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16)) == 0
 

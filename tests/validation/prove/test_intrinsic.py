@@ -23,7 +23,7 @@ def run():
     return findings.to_json()
 
 
-def test_a_quick_run_finds_the_same_again():
+def test_a_quick_run_is_reproducible():
     first = run()
     assert run() == first
     assert [claim["id"] for claim in first["claims"]] == [
@@ -37,7 +37,7 @@ def test_a_quick_run_finds_the_same_again():
 
 
 def tuned(**changed):
-    told = {
+    fields = {
         "parameters": 10_000,
         "before": 0.1,
         "full": 1.0,
@@ -47,7 +47,7 @@ def tuned(**changed):
         "lora_gap": {4: 0.01},
         "subspace": {"pretrained": {64: 0.95}, "random": {64: 0.5, 128: 0.95}},
     }
-    return Tuned(**told | changed)
+    return Tuned(**fields | changed)
 
 
 def kinds(**changed):
@@ -77,16 +77,16 @@ def test_figures_as_the_lesson_expects_them_hold():
         ({"lora_gap": {4: 0.06}}, [4]),
     ],
 )
-def test_figures_that_speak_against_it_do_not(changed, failing):
+def test_other_figures_do_not_hold(changed, failing):
     assert [i for i, kind in enumerate(kinds(**changed)) if kind == "does not hold"] == failing
 
 
-def test_the_intrinsic_dimension_is_the_first_that_reaches_nine_tenths_and_infinite_if_none_does():
+def test_the_intrinsic_dimension_is_the_first_that_reaches_90_per_cent_or_infinite():
     assert intrinsic_dimension({8: 0.5, 64: 0.9, 128: 1.0}, full=1.0) == 64
     assert intrinsic_dimension({8: 0.5}, full=1.0) == inf
 
 
-def test_a_subspace_begins_at_the_network_and_trains_its_directions_only():
+def test_a_subspace_starts_at_the_network_and_trains_only_its_coordinates():
     torch.manual_seed(0)
     network = digits.network(8, CPU)
     before = [parameter.clone() for parameter in network.parameters()]

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_what_merging_keeps_and_what_it_loses():
+def test_the_verdicts_on_merging():
     done = []
     torch.manual_seed(0)
     found = EXPERIMENT.run(Setting(device=CPU, quick=True, step=lambda: done.append(1)))
@@ -26,7 +26,7 @@ def test_what_merging_keeps_and_what_it_loses():
     assert len(done) == steps(True)
 
 
-def test_a_merge_that_forgets_the_scaling_is_seen(monkeypatch):
+def test_a_merge_with_a_wrong_scaling_is_detected(monkeypatch):
     def half(layer):
         layer.module.get_submodule("base_layer").weight.data += (layer.update() / 2).float()
         layer.module.merged_adapters.append("default")
@@ -42,7 +42,7 @@ def test_the_tolerance_is_a_few_roundings():
 
 
 @pytest.mark.parametrize("four_bit", [False, True])
-def test_a_layer_s_update_has_the_size_asked_for(four_bit):
+def test_a_layers_update_has_the_requested_size(four_bit):
     layer = Layer(128, torch.bfloat16, CPU, size=0.25, four_bit=four_bit)
     assert float(layer.update().norm() / layer.weight().norm()) == pytest.approx(0.25)
     x = torch.randn(8, 128, dtype=torch.bfloat16)
@@ -50,7 +50,7 @@ def test_a_layer_s_update_has_the_size_asked_for(four_bit):
     assert float((layer.output(x).double() - expected).norm() / expected.norm()) < tolerance(128, torch.bfloat16)
 
 
-def test_a_four_bit_layer_is_peft_s_own():
+def test_a_four_bit_layer_is_pefts():
     assert type(Layer(64, torch.bfloat16, CPU, size=0.1, four_bit=True).module).__name__ == "Linear4bit"
 
 

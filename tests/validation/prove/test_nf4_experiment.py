@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from validation.prove import bits, four_bit_error
-from validation.prove.code_books import FP4, LEVELS, NF4, by_bitsandbytes, codes, relative_error, through
+from validation.prove.code_books import FP4, LEVELS, NF4, by_bitsandbytes, codes, relative_error, round_trip
 from validation.prove.experiment import Setting
 from validation.prove.four_bit_error import Weights
 from validation.prove.nf4 import EXPERIMENT, steps
@@ -21,7 +21,7 @@ def found():
     return findings
 
 
-def test_what_holds_of_nf4_and_what_does_not(found):
+def test_the_verdicts_on_nf4(found):
     kinds = {claim.id: claim.kind for claim in found.claims}
     assert kinds.pop("nf4-trained")
     assert kinds == {
@@ -39,7 +39,7 @@ def test_a_level_has_its_share_of_a_gaussian_by_the_quantiles_and_in_blocks(foun
     assert [sum(series.y) for series in curve.series] == pytest.approx([100, 100], rel=0.01)
 
 
-def test_a_weight_has_four_and_a_half_bits_or_four_and_an_eighth(found):
+def test_a_weight_has_4_5_bits_or_about_4_13(found):
     (claim,) = (claim for claim in found.claims if claim.id == "nf4-bits")
     figures = {figure.key: figure.value for figure in claim.figures}
     shared = 32 * 16 / 512**2
@@ -48,24 +48,24 @@ def test_a_weight_has_four_and_a_half_bits_or_four_and_an_eighth(found):
     assert figures["beyond"] == 0
 
 
-def test_evenly_spread_weights_suit_even_levels_better():
-    even = Weights(key="even", name="even", drawn=(torch.rand(1 << 14) * 2 - 1,))
+def test_uniform_weights_have_a_smaller_error_with_even_levels():
+    even = Weights(key="even", name="even", samples=(torch.rand(1 << 14) * 2 - 1,))
     assert even.against_best.value > 1
     assert four_bit_error._least([even], id="x", lesson="", done="").kind == "does not hold"
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
-@pytest.mark.parametrize("told", [NF4, FP4])
-def test_weights_through_a_table_of_levels_are_those_of_bitsandbytes(told, double_quant):
+@pytest.mark.parametrize("name", [NF4, FP4])
+def test_quantising_by_the_table_of_levels_equals_bitsandbytes(name, double_quant):
     weights = torch.randn(4096)
-    ours = through(weights, LEVELS[told], double_quant=double_quant)
-    assert torch.equal(ours, by_bitsandbytes(weights, told.lower(), double_quant=double_quant))
+    ours = round_trip(weights, LEVELS[name], double_quant=double_quant)
+    assert torch.equal(ours, by_bitsandbytes(weights, name.lower(), double_quant=double_quant))
 
 
-def test_a_wrong_table_of_levels_is_seen(monkeypatch):
+def test_a_wrong_table_of_levels_is_detected(monkeypatch):
     monkeypatch.setitem(LEVELS, NF4, tuple(level * 0.99 for level in LEVELS[NF4]))
-    kind = Weights(key="x", name="x", drawn=(torch.randn(4096),))
-    assert four_bit_error._own(kind).kind == "does not hold"
+    kind = Weights(key="x", name="x", samples=(torch.randn(4096),))
+    assert four_bit_error._kernels(kind).kind == "does not hold"
 
 
 def test_a_block_of_zeros_stays_zero():
@@ -74,13 +74,13 @@ def test_a_block_of_zeros_stays_zero():
     assert set(nearest.flatten().tolist()) == {LEVELS[NF4].index(0)}
 
 
-def test_nothing_lost_is_no_error():
+def test_the_error_is_0_if_nothing_is_lost_and_1_if_everything_is():
     weights = torch.randn(64)
     assert relative_error(weights, weights) == 0
     assert relative_error(weights, torch.zeros(64)) == 1
 
 
-def test_a_constant_that_the_calculator_forgets_is_seen(monkeypatch):
+def test_a_missing_constant_is_detected(monkeypatch):
     monkeypatch.setattr(bits, "quantization_constants", lambda _: iter(()))
     claim, _ = bits.bits(Setting(device=CPU, quick=True, step=lambda: None))
     assert "bytes in which the calculator differs" in claim.words

@@ -6,7 +6,7 @@ from validation.prove.claim import Figure
 from validation.prove.experiment import Setting
 from validation.prove.overhead import EXPERIMENT, FULL, LORA, VARIANTS, steps
 from validation.prove.overhead_claims import Cost, Latency
-from validation.prove.paired import Paired, paired, quartiles, uncertainty
+from validation.prove.paired import Paired, median_uncertainty, paired, quartiles
 from validation.prove.served import Served
 
 CPU = torch.device("cpu")
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_a_quick_run_times_and_weighs_every_variant():
+def test_a_quick_run_measures_every_variant():
     done = []
     found = EXPERIMENT.run(Setting(device=CPU, quick=True, step=lambda: done.append(1)))
     assert len(done) == steps(True)
@@ -43,8 +43,8 @@ def latency(key, ratio, low=0.98, high=1.02):
 
 
 def cost(key, ratio, **more):
-    told = {"weights": 100, "more_weights": 0, "cache": 10, "more_cache": 0} | more
-    return Cost(prompt=latency(f"{key}_prompt", ratio), token=latency(f"{key}_token", ratio), **told)
+    fields = {"weights": 100, "more_weights": 0, "cache": 10, "more_cache": 0} | more
+    return Cost(prompt=latency(f"{key}_prompt", ratio), token=latency(f"{key}_token", ratio), **fields)
 
 
 def kinds(**changed):
@@ -52,34 +52,34 @@ def kinds(**changed):
     return {claim.id: claim.kind for claim in overhead_claims.claims(costs | changed, "")}
 
 
-def test_no_more_than_the_base_differs_from_itself_is_no_overhead():
+def test_a_ratio_within_the_noise_is_no_overhead():
     assert set(kinds().values()) == {"holds"}
 
 
 @pytest.mark.parametrize("key", ["lora_merged", "qlora_merged", "prefix", "prompt"])
 @pytest.mark.parametrize("wrong", [{"ratio": 1.05}, {"ratio": 1, "more_cache": 1}, {"ratio": 1, "more_weights": 1}])
-def test_latency_or_memory_that_is_added_is_overhead(key, wrong):
-    told = kinds(**{key: cost(key, **wrong)})
-    assert [name for name, kind in told.items() if kind != "holds"] == [f"overhead-{key.replace('_', '-')}"]
+def test_added_latency_or_memory_is_overhead(key, wrong):
+    found = kinds(**{key: cost(key, **wrong)})
+    assert [name for name, kind in found.items() if kind != "holds"] == [f"overhead-{key.replace('_', '-')}"]
 
 
 @pytest.mark.parametrize("ratio", [1.002, 1.04])
-def test_adapters_that_add_less_or_more_than_the_lesson_says_are_seen(ratio):
+def test_adapters_with_less_or_more_overhead_than_in_the_lesson_do_not_hold(ratio):
     assert kinds(adapter=cost("adapter", ratio))["overhead-adapter"] == "does not hold"
 
 
 @pytest.mark.parametrize(("spread", "kind"), [(0.01, False), (0.4, True)])
-def test_rounds_that_differ_much_leave_more_open(spread, kind):
-    told = Latency(ratio=latency("x", 1.04).ratio, control=latency("x", 1, 1 - spread / 2, 1 + spread / 2).control)
-    assert told.none.holds == kind
+def test_noisier_rounds_widen_the_bounds(spread, kind):
+    wide = Latency(ratio=latency("x", 1.04).ratio, control=latency("x", 1, 1 - spread / 2, 1 + spread / 2).control)
+    assert wide.none.holds == kind
 
 
-def test_more_rounds_make_a_median_more_certain():
+def test_more_rounds_reduce_the_uncertainty_of_a_median():
     few, many = (quartiles("a", "a", [1, 2, 3, 4, 5] * n) for n in (1, 100))
-    assert uncertainty(many) == pytest.approx(uncertainty(few) / 10)
+    assert median_uncertainty(many) == pytest.approx(median_uncertainty(few) / 10)
 
 
-def test_a_round_is_held_against_the_one_before_or_behind_it_in_turns(monkeypatch):
+def test_a_round_is_compared_with_the_bases_before_and_after_it_alternately(monkeypatch):
     clock = iter([0, 1, 0, 1, 0, 1, 0, 2, 0, 1, 0, 4, 0, 3])
     monkeypatch.setattr("validation.prove.paired.torch.get_num_threads", lambda: 2)
     monkeypatch.setattr("validation.prove.paired.time.perf_counter", lambda: next(clock))
@@ -92,7 +92,7 @@ def test_a_ratio_has_its_median_and_quartiles():
     assert (figure.low, figure.value, figure.high, figure.of, figure.timing) == (2, 3, 4, 5, True)
 
 
-def test_a_served_layer_s_cache_is_as_it_was_after_a_token():
+def test_a_token_leaves_a_served_layers_cache_unchanged():
     layer = Served(FULL, 256, 8, CPU)
     before = layer.cache_bytes()
     layer.token()
@@ -100,6 +100,6 @@ def test_a_served_layer_s_cache_is_as_it_was_after_a_token():
     assert layer.cache_bytes() == before == 2 * 2 * 8 * 256
 
 
-def test_a_merged_layer_has_the_base_s_parameters_only():
+def test_a_merged_layer_has_only_the_bases_parameters():
     merged = Served(LORA, 256, 8, CPU, merged=True)
     assert [name for name, _ in merged.model.named_parameters() if "lora" in name] == []

@@ -8,50 +8,52 @@ from jsonschema import Draft202012Validator
 import validation.prove
 from validation.__main__ import main
 from validation.prove.command import NAMES, lines
-from validation.prove.results import RESULTS, AnotherEnvironmentError, before, document, write
-from validation.prove.running import experiment, proven
+from validation.prove.results import RESULTS, AnotherEnvironmentError, document, recorded, write
+from validation.prove.running import experiment, run_experiments
 
 SCHEMA = json.loads((Path(validation.prove.__file__).parent / "schema.json").read_text())
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_a_quick_run_writes_a_valid_file_where_it_is_told_to(tmp_path, capsys):
+def test_a_quick_run_writes_a_valid_file_with_write(tmp_path, capsys):
     path = tmp_path / "lesson.json"
     assert main(["prove", "identity", "--quick", "--device", "cpu", "--write", str(path)]) == 0
-    told = json.loads(path.read_text())
-    Draft202012Validator(SCHEMA).validate(told)
-    assert [each["name"] for each in told["experiments"]] == ["identity"]
+    results = json.loads(path.read_text())
+    Draft202012Validator(SCHEMA).validate(results)
+    assert [each["name"] for each in results["experiments"]] == ["identity"]
     assert "Identity at initialisation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("arguments", "message"),
     [
-        (["levitation"], "NAME levitation: there is no such experiment; there are identity"),
-        (["identity", "--threads", "0"], "--threads 0: take 1 or more"),
+        (["levitation"], "NAME levitation: no such experiment; choose from identity"),
+        (["identity", "--threads", "0"], "--threads 0: use 1 or more"),
         (["identity", "--device", "abacus"], "--device abacus: torch"),
         (["identity", "--device", "cuda:99"], "has no such device; it has cpu"),
     ],
 )
-def test_what_is_not_there_is_wrong_usage(asked, told, capsys):
-    assert main(["prove", *asked]) == 2
-    assert told in capsys.readouterr().err
+def test_an_unknown_name_or_device_is_wrong_usage(arguments, message, capsys):
+    assert main(["prove", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
-def without_time(told):
-    """An experiment without its figures of time."""
-    claims = [{**claim, "figures": [f for f in claim["figures"] if not f["timing"]]} for claim in told["claims"]]
-    return {**told, "seconds": 0, "claims": claims}
+def without_timings(results):
+    """An experiment's results without timings."""
+    claims = [{**claim, "figures": [f for f in claim["figures"] if not f["timing"]]} for claim in results["claims"]]
+    return {**results, "seconds": 0, "claims": claims}
 
 
-def test_another_run_finds_the_same():
+def test_another_run_gives_the_same_results():
     names = ("identity", "merging", "nf4")
-    first, second = ([without_time(each) for each in proven(names, torch.device("cpu"), quick=True)] for _ in "ab")
+    first, second = (
+        [without_timings(each) for each in run_experiments(names, torch.device("cpu"), quick=True)] for _ in "ab"
+    )
     assert first == second
 
 
-def test_every_experiment_goes_by_its_name_and_takes_fewer_steps_where_it_is_quick():
+def test_every_experiment_has_its_modules_name_and_no_more_steps_if_quick():
     found = [experiment(name) for name in NAMES]
     assert tuple(each.name for each in found) == NAMES
     assert [each.name for each in found if each.steps(True) > each.steps(False)] == []
@@ -71,34 +73,34 @@ ENVIRONMENT = {
 def test_a_named_experiment_leaves_the_others_in_the_file(tmp_path):
     path = tmp_path / "lesson.json"
     write(document(ENVIRONMENT, [{"name": "a"}, {"name": "b", "seconds": 1}], "ab", quick=False), path)
-    kept = before(path, ENVIRONMENT | {"date": "2031-01-01"}, quick=False)
-    told = document(ENVIRONMENT, [*kept, {"name": "b", "seconds": 2}], "ab", quick=False)
-    assert told["experiments"] == [{"name": "a"}, {"name": "b", "seconds": 2}]
+    kept = recorded(path, ENVIRONMENT | {"date": "2031-01-01"}, quick=False)
+    results = document(ENVIRONMENT, [*kept, {"name": "b", "seconds": 2}], "ab", quick=False)
+    assert results["experiments"] == [{"name": "a"}, {"name": "b", "seconds": 2}]
 
 
 @pytest.mark.parametrize(("change", "quick"), [({"cpu": "y"}, False), ({}, True)])
-def test_a_file_that_was_made_otherwise_is_not_added_to(tmp_path, change, quick):
+def test_a_file_of_another_environment_is_not_extended(tmp_path, change, quick):
     path = tmp_path / "lesson.json"
     write(document(ENVIRONMENT, [], "ab", quick=False), path)
-    with pytest.raises(AnotherEnvironmentError, match=r"differ.*prove every experiment, or name another file"):
-        before(path, ENVIRONMENT | change, quick=quick)
+    with pytest.raises(AnotherEnvironmentError, match=r"differs.*run every experiment, or name another file"):
+        recorded(path, ENVIRONMENT | change, quick=quick)
 
 
-def test_a_written_file_reads_as_it_was(tmp_path):
-    told = document(ENVIRONMENT, [{"name": "a", "claims": [{"x": [0.5] * 99, "y": "é" * 99}, []]}], "a", quick=False)
-    write(told, tmp_path / "lesson.json")
-    assert json.loads((tmp_path / "lesson.json").read_text()) == told
+def test_a_written_file_contains_the_results(tmp_path):
+    results = document(ENVIRONMENT, [{"name": "a", "claims": [{"x": [0.5] * 99, "y": "é" * 99}, []]}], "a", quick=False)
+    write(results, tmp_path / "lesson.json")
+    assert json.loads((tmp_path / "lesson.json").read_text()) == results
 
 
 def committed():
     return json.loads(RESULTS.read_text())
 
 
-def test_the_committed_results_are_whole_and_valid():
-    told = committed()
-    Draft202012Validator(SCHEMA).validate(told)
-    assert not told["quick"]
-    assert tuple(each["name"] for each in told["experiments"]) == NAMES
+def test_the_committed_results_are_complete_and_valid():
+    results = committed()
+    Draft202012Validator(SCHEMA).validate(results)
+    assert not results["quick"]
+    assert tuple(each["name"] for each in results["experiments"]) == NAMES
 
 
 def test_the_committed_ids_are_unique_and_every_check_is_of_a_figure():
@@ -130,6 +132,6 @@ def test_the_committed_verdicts_are_those_of_their_checks():
             assert claim["verdict"]["words"].startswith(claim["verdict"]["kind"]), claim["id"]
 
 
-def test_people_read_what_the_lesson_says_and_how_it_ends():
-    told = {"title": "T", "seconds": 1, "claims": [{"lesson": "L.", "verdict": {"words": "holds"}, "remark": "R."}]}
-    assert lines(told) == ["T (1 s)", "  L.", "    holds", "    R."]
+def test_an_experiment_is_printed_with_its_claims_and_verdicts():
+    results = {"title": "T", "seconds": 1, "claims": [{"lesson": "L.", "verdict": {"words": "holds"}, "remark": "R."}]}
+    assert lines(results) == ["T (1 s)", "  L.", "    holds", "    R."]

@@ -19,7 +19,7 @@ def found():
     return findings
 
 
-def test_what_holds_of_the_lesson_s_tables(found):
+def test_the_verdicts_on_the_lessons_tables(found):
     assert {claim.id: claim.kind for claim in found.claims} == {
         "savings-computed": "holds",
         "savings-reduction": "does not hold",
@@ -31,7 +31,7 @@ def test_what_holds_of_the_lesson_s_tables(found):
     }
 
 
-def test_the_table_has_every_run_s_components_and_sums(found):
+def test_the_table_has_every_runs_components_and_sums(found):
     (table,) = found.tables
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert {row["run"] for row in rows} == {run.name for run in runs(quick=True).values()}
@@ -42,21 +42,21 @@ def test_the_table_has_every_run_s_components_and_sums(found):
     assert full["peak"]["exact"] == sum(row["exact"] for name, row in full.items() if name != "peak")
 
 
-def test_a_calculator_that_is_a_byte_off_is_seen():
-    chosen = {"lora": runs(quick=True)["lora"]}
-    exact, traced = chosen["lora"].compared
+def test_an_error_of_one_byte_is_detected():
+    selected = {"lora": runs(quick=True)["lora"]}
+    exact, traced = selected["lora"].compared
     wrong = dataclasses.replace(exact, static={**exact.static, "gradients": exact.static["gradients"] + 1})
-    vars(chosen["lora"])["compared"] = (wrong, traced)
-    assert "differ: 1, not equal to 0" in savings_claims.computed(chosen).words
+    vars(selected["lora"])["compared"] = (wrong, traced)
+    assert "differ: 1, not equal to 0" in savings_claims.computed(selected).words
 
 
 def test_a_run_that_is_small_enough_holds():
-    chosen = runs(quick=True)
-    vars(chosen["qlora"])["found"] = chosen["lora"].found
-    assert savings_claims.small_card(chosen).kind == "holds"
+    selected = runs(quick=True)
+    vars(selected["qlora"])["found"] = selected["lora"].found
+    assert savings_claims.small_card(selected).kind == "holds"
 
 
-def test_what_is_stated_is_the_lesson_s():
+def test_stated_figures_are_the_lessons():
     assert stated("reduction against full fine-tuning") == (23, 23)
     with pytest.raises(ValueError, match="unpack"):
         stated("a free lunch")

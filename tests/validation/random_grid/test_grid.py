@@ -20,7 +20,7 @@ def snapshot(forward, backward=0, parameters=3):
         static=STATIC,
         alive={"forward": row(forward), "backward": row(backward)},
         operations={"forward": "a", "backward": "b"},
-        ever=frozenset(),
+        kinds=frozenset(),
     )
 
 

@@ -3,8 +3,8 @@ import torch
 
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
-from validation.reference.build import built, config_of
-from validation.tracing.shims import as_on_cuda
+from validation.reference.build import build_model, config_of
+from validation.tracing.shims import emulate_cuda
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -23,14 +23,14 @@ GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positi
 
 def build(method, config=LLAMA, **training):
     request = {"model": {"config": config}, "method": method, "training": {"sequence_length": 32, **training}}
-    with as_on_cuda():
-        return built(parse_request(request))
+    with emulate_cuda():
+        return build_model(parse_request(request))
 
 
 def refused(method, config=LLAMA, **training):
-    with pytest.raises(PlanError) as told:
+    with pytest.raises(PlanError) as refusal:
         build(method, config, **training)
-    return told.value.problems[0]
+    return refusal.value.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -46,41 +46,41 @@ def refused(method, config=LLAMA, **training):
         ({"name": "prompt", "num_virtual_tokens": 5}, 5 * 64),
     ],
 )
-def test_a_method_adds_what_its_formula_says_and_trains_it(method, added):
-    parameters = build(method).parameters()
+def test_a_method_adds_the_parameters_of_its_formula_and_trains_them(method, added):
+    parameters = build(method).parameter_counts()
     assert (parameters["added"], parameters["trainable"]) == (added, added)
     assert parameters["total"] == parameters["base"] + added
 
 
 def test_full_fine_tuning_trains_every_parameter():
-    parameters = build({"name": "full"}).parameters()
+    parameters = build({"name": "full"}).parameter_counts()
     assert parameters["trainable"] == parameters["base"] == parameters["total"]
 
 
-def test_trained_biases_are_the_base_models():
+def test_trained_biases_belong_to_the_base_model():
     lora = {"name": "lora", "r": 4, "target_modules": ["c_attn"], "bias": "lora_only"}
-    parameters = build(lora, GPT2).parameters()
+    parameters = build(lora, GPT2).parameter_counts()
     assert parameters["trainable"] == parameters["added"] + 2 * 3 * 64
 
 
-def test_qlora_stores_linear_layers_in_4_bits_and_counts_their_weights_whole():
+def test_qlora_stores_linear_layers_in_4_bits_and_counts_every_weight():
     model = build({"name": "qlora", "target_modules": ["q_proj"]})
     named = dict(model.named_parameters())
     assert (named["model.layers.0.mlp.up_proj.weight"].dtype, named["lm_head.weight"].dtype) == (
         torch.uint8,
         torch.float32,
     )
-    assert model.parameters()["base"] == build({"name": "full"}).parameters()["base"]
+    assert model.parameter_counts()["base"] == build({"name": "full"}).parameter_counts()["base"]
 
 
-def test_without_preparation_the_rest_of_qloras_model_keeps_its_dtype():
+def test_without_preparation_other_layers_of_qlora_keep_their_dtype():
     method = {"name": "qlora", "target_modules": ["q_proj"], "prepare_model_for_kbit_training": False}
     assert dict(build(method).named_parameters())["lm_head.weight"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("adapter_dtype", "dtype"), [("float32", torch.float32), ("model", torch.bfloat16)])
 @pytest.mark.parametrize("method", [{"name": "lora", "target_modules": ["q_proj"]}, {"name": "adapter"}])
-def test_added_parameters_have_the_dtype_asked_for(method, adapter_dtype, dtype):
+def test_added_parameters_have_the_requested_dtype(method, adapter_dtype, dtype):
     model = build(method, adapter_dtype=adapter_dtype)
     assert {p.dtype for name, p in model.named_parameters() if name not in model.base} == {dtype}
 
@@ -93,9 +93,9 @@ def test_added_parameters_in_the_models_dtype_follow_their_base_layer():
 
 
 @pytest.mark.parametrize("name", ["prefix", "prompt"])
-def test_prefix_and_prompt_parameters_are_float32_whatever_is_asked(name):
+def test_prefix_and_prompt_parameters_are_always_float32(name):
     model = build({"name": name}, adapter_dtype="model")
-    assert {p.dtype for p in model.trained().values()} == {torch.float32}
+    assert {p.dtype for p in model.trainable().values()} == {torch.float32}
 
 
 def test_a_family_without_sdpa_runs_eager():
@@ -103,7 +103,7 @@ def test_a_family_without_sdpa_runs_eager():
     assert build({"name": "full"}, gemma2, attention="sdpa").model.config._attn_implementation == "eager"
 
 
-def test_a_catalogue_id_stands_for_its_config():
+def test_a_catalogue_id_gives_its_config():
     request = parse_request({"model": "meta-llama/Llama-3.1-8B", "method": {"name": "full"}})
     assert config_of(request)["num_hidden_layers"] == 32
 
@@ -121,7 +121,7 @@ def test_a_catalogue_id_stands_for_its_config():
         ({"name": "prompt", "num_virtual_tokens": 100}, GPT2, {}, "training.sequence_length"),
     ],
 )
-def test_what_the_real_stack_refuses_is_refused_with_the_reason(method, config, training, loc):
+def test_a_request_that_the_libraries_refuse_is_refused_with_a_reason(method, config, training, loc):
     problem = refused(method, config, **training)
     assert problem.loc == loc
     assert problem.msg
@@ -130,4 +130,4 @@ def test_what_the_real_stack_refuses_is_refused_with_the_reason(method, config, 
 def test_a_bare_parameter_count_cannot_be_traced():
     request = {"model": {"parameters": 7_000_000_000}, "method": {"name": "full"}}
     with pytest.raises(PlanError, match="cannot be traced"):
-        built(parse_request(request))
+        build_model(parse_request(request))

@@ -5,9 +5,9 @@ import torch
 
 from calculator.common.names import OptimizerName
 from calculator.resident.optimizers import OPTIMIZERS as MODELLED
-from validation.reference.optimizers import OPTIMIZERS, on_meta, optimizer_for, states
-from validation.tracing.known_values import Values
-from validation.tracing.memory_tracker import Emulated
+from validation.reference.optimizers import OPTIMIZERS, optimizer_for, optimizers_on_meta, states
+from validation.tracing.known_values import KnownValues
+from validation.tracing.memory_tracker import EmulatedKernels
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -15,13 +15,13 @@ SHAPES = [(512, 300), (64,), (2048, 4)]
 
 
 def stepped(name, dtype=torch.bfloat16):
-    """The states of an optimizer after a step over a large matrix, a vector and a small matrix."""
+    """The optimizer states after a step of a large matrix, a vector and a small matrix."""
     parameters = [torch.nn.Parameter(torch.ones(shape, dtype=dtype, device="meta")) for shape in SHAPES]
-    with on_meta():
+    with optimizers_on_meta():
         optimizer = optimizer_for(name, parameters)
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-        with Emulated(Values(1)):
+        with EmulatedKernels(KnownValues(1)):
             optimizer.step()
     numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
     return [
@@ -31,12 +31,12 @@ def stepped(name, dtype=torch.bfloat16):
     ]
 
 
-def test_every_optimizer_that_a_request_may_name_is_here():
+def test_every_optimizer_of_a_request_has_a_constructor():
     assert set(OPTIMIZERS) == set(get_args(OptimizerName)) == set(MODELLED)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_states_are_those_that_the_calculator_expects(name):
+def test_the_states_equal_those_of_the_calculator(name):
     expected = [
         (number, tuple(map(int, shape)), dtype)
         for number, of in enumerate(SHAPES)

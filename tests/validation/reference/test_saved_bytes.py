@@ -1,4 +1,4 @@
-"""The file of what is trained, as PEFT and transformers write it."""
+"""`saved_bytes` equals the size of the checkpoint that PEFT or transformers writes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from peft import PeftModel, get_peft_model_state_dict
 
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from validation.reference.build import built
+from validation.reference.build import build_model
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -25,8 +25,8 @@ GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positi
 
 
 def written(request):
-    """The bytes of the tensors that save_pretrained writes; tensors that share a storage are written once."""
-    model = built(request, torch.device("cpu")).model
+    """The bytes of the tensors that save_pretrained writes; tensors with a shared storage are written once."""
+    model = build_model(request, torch.device("cpu")).model
     saved = (
         get_peft_model_state_dict(model)
         if isinstance(model, PeftModel)
@@ -57,7 +57,7 @@ def written(request):
     ],
     ids=str,
 )
-def test_the_file_is_as_large_as_the_tensors_that_are_written(config, method):
+def test_the_saved_bytes_are_those_of_the_written_tensors(config, method):
     request = parse_request({"model": {"config": config}, "method": method, "training": {"sequence_length": 32}})
     assert estimate(request).saved_bytes == written(request)
 

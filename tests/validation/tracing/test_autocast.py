@@ -35,12 +35,12 @@ def tensor(*shape, dtype=torch.float32):
         (lambda x: x.long().sum(), torch.int64),
     ],
 )
-def test_an_operation_runs_in_the_dtype_that_cudas_lists_give_it(run, dtype):
+def test_an_operation_runs_in_the_dtype_of_cudas_lists(run, dtype):
     with Autocast(torch.bfloat16):
         assert run(tensor(8, 8)).dtype == dtype
 
 
-def test_a_trained_weight_is_cast_once_and_its_copy_dropped_at_the_end():
+def test_a_trainable_weight_is_cast_once_and_its_copy_freed_at_the_end():
     layer = nn.Linear(8, 8, device="meta")
     with Autocast(torch.bfloat16) as mode:
         assert mode.lowered(layer.weight) is mode.lowered(layer.weight)
@@ -54,7 +54,7 @@ def test_a_frozen_weight_is_cast_at_every_use():
         assert mode.lowered(layer.weight) is not mode.lowered(layer.weight)
 
 
-def test_the_innermost_autocast_decides():
+def test_the_innermost_autocast_applies():
     with Autocast(torch.bfloat16):
         with Autocast(torch.bfloat16, enabled=False):
             assert (tensor(8, 8) @ tensor(8, 8)).dtype == torch.float32
@@ -62,13 +62,13 @@ def test_the_innermost_autocast_decides():
         assert (tensor(8, 8) @ tensor(8, 8)).dtype == torch.bfloat16
 
 
-def test_autocast_that_is_off_leaves_no_trace():
+def test_disabled_autocast_has_no_effect():
     with autocast("meta", torch.bfloat16, enabled=False):
         assert not Autocast.active
     assert not is_autocast_enabled("meta")
 
 
-def test_gradients_of_cast_products_come_back_in_the_weights_dtype():
+def test_gradients_of_cast_products_have_the_weights_dtype():
     layer = nn.Linear(8, 8, device="meta")
     with Autocast(torch.bfloat16):
         loss = layer(tensor(4, 8)).sum()
@@ -77,7 +77,7 @@ def test_gradients_of_cast_products_come_back_in_the_weights_dtype():
 
 
 def casts_in_order(device):
-    """Whose gradients are cast, the first first: nodes run by their numbers, the highest first."""
+    """The arguments in the order in which their gradients are cast: the highest sequence number runs first."""
     x, weight, bias = (torch.ones(*shape, device=device, requires_grad=True) for shape in ((4, 8), (8, 8), (8,)))
     with autocast(device, torch.bfloat16):
         product = functional.linear(x * 1, weight, bias).grad_fn
@@ -87,7 +87,7 @@ def casts_in_order(device):
     return sorted(nodes, key=lambda name: -nodes[name]._sequence_nr())
 
 
-def test_arguments_are_cast_from_the_last_to_the_first_as_by_torchs_own_autocast():
+def test_arguments_are_cast_from_the_last_to_the_first_as_in_torchs_autocast():
     assert casts_in_order("meta") == casts_in_order("cpu") == ["x", "weight", "bias"]
 
 
@@ -99,14 +99,14 @@ def test_float16_softmax_reads_its_input_without_a_copy():
     assert result.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
 
 
-def test_a_view_of_a_trained_weight_is_cast_at_every_use():
+def test_a_view_of_a_trainable_weight_is_cast_at_every_use():
     weight = nn.Parameter(tensor(8, 8))
     with Autocast(torch.bfloat16) as mode:
         assert mode.lowered(weight.T) is not mode.lowered(weight.T)
 
 
 class Casts(TorchDispatchMode):
-    """Lists the rows of what is cast: every tensor below has its own number of them."""
+    """Records the number of rows of each tensor that is cast; the tensors below all differ in it."""
 
     def __init__(self):
         super().__init__()
@@ -165,7 +165,7 @@ def an_input(tensors):
     ],
 )
 @pytest.mark.parametrize("region", [Autocast, lambda dtype: torch.autocast("cpu", dtype)], ids=["emulated", "torch"])
-def test_what_is_cast_again_and_what_is_kept_is_as_in_torchs_own_autocast(region, run, expected):
+def test_casts_are_repeated_or_cached_as_in_torchs_autocast(region, run, expected):
     with Casts() as casts:
         for _ in range(2):
             with region(torch.bfloat16):
@@ -174,7 +174,7 @@ def test_what_is_cast_again_and_what_is_kept_is_as_in_torchs_own_autocast(region
 
 
 @pytest.mark.parametrize("region", [Autocast, lambda dtype: torch.autocast("cpu", dtype)], ids=["emulated", "torch"])
-def test_copies_outlive_an_inner_region_and_go_with_the_outermost(region):
+def test_cached_copies_outlive_an_inner_region_and_end_with_the_outermost(region):
     tensors = operands()
     with Casts() as casts:
         for _ in range(2):
@@ -186,7 +186,7 @@ def test_copies_outlive_an_inner_region_and_go_with_the_outermost(region):
     assert casts.rows == [WEIGHT, X, X, X] * 2
 
 
-def test_a_copy_first_made_below_autograd_passes_gradients_on():
+def test_a_copy_created_below_autograd_still_records_gradients():
     leaf = tensor(4, 8).requires_grad_()
     with Autocast(torch.bfloat16) as mode:
 

@@ -16,15 +16,15 @@ def storage(number, nbytes, moment="forward", component="activations"):
     )
 
 
-def lived(*events):
-    """A ledger of births (bytes) and deaths (numbers, as strings) in one forward phase."""
+def recorded(*events):
+    """A ledger of allocations (bytes) and frees (numbers, as strings) in one forward phase."""
     ledger = Ledger()
     ledger.enter("forward")
     for event in events:
         if isinstance(event, str):
-            ledger.death(int(event))
+            ledger.free(int(event))
         else:
-            ledger.birth(storage(len(ledger.storages), event))
+            ledger.allocate(storage(len(ledger.storages), event))
     return ledger
 
 
@@ -33,32 +33,32 @@ def test_a_size_is_rounded_up_to_512_bytes(nbytes, counted):
     assert rounded(nbytes) == counted
 
 
-def test_the_peak_is_the_most_that_was_alive_at_once():
-    assert lived(1000, 2000, "0", 600).peaks["forward"].bytes == 1024 + 2048
+def test_the_peak_is_the_most_bytes_alive_at_once():
+    assert recorded(1000, 2000, "0", 600).peaks["forward"].bytes == 1024 + 2048
 
 
 def test_what_is_alive_at_the_peak_sums_to_it():
-    ledger = lived(1000, 2000, "0", 600, 700, "1")
+    ledger = recorded(1000, 2000, "0", 600, 700, "1")
     peak = ledger.peaks["forward"]
-    assert sum(s.bytes for s in ledger.alive(peak.event)) == peak.bytes
-    assert [s.number for s in ledger.alive(peak.event)] == [1, 2, 3]
+    assert sum(s.bytes for s in ledger.alive_after(peak.event)) == peak.bytes
+    assert [s.number for s in ledger.alive_after(peak.event)] == [1, 2, 3]
 
 
-def test_a_phase_starts_from_what_is_alive():
-    ledger = lived(1000, "0", 2000)
+def test_a_phases_peak_includes_what_is_already_alive():
+    ledger = recorded(1000, "0", 2000)
     ledger.enter("backward")
     assert ledger.peaks["backward"].bytes == 2048
     assert ledger.peaks["backward"].op == "start of backward"
 
 
-def test_a_storage_says_where_it_was_born():
-    assert storage(0, 1).born == "model.layers.0:aten.mm"
+def test_a_storage_has_its_allocation_site():
+    assert storage(0, 1).site == "model.layers.0:aten.mm"
 
 
-def test_static_bytes_are_those_of_what_was_there_before():
+def test_static_bytes_are_those_of_storages_before_the_step():
     ledger = Ledger()
-    ledger.birth(storage(0, 100, "static", "base_weights"))
-    ledger.birth(storage(1, 100, "forward", "base_weights"))
+    ledger.allocate(storage(0, 100, "static", "base_weights"))
+    ledger.allocate(storage(1, 100, "forward", "base_weights"))
     assert ledger.static() == {
         "base_weights": 512,
         "quantization_constants": 0,

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
 FILE = CASE_FILES / "public.jsonl"
 
-#: Quick cases that together have every method, family, optimizer, attention and dtype, and most options.
+#: Quick cases that together cover every method, family, optimizer, attention and dtype, and most options.
 IDS = [
     "core-029",
     "inner-001",
@@ -67,10 +67,10 @@ def small(name="lora"):
     return trace(request({"name": name}))
 
 
-def numbered_on_the_host(case):
-    """What is expected of a public case, whose figures have the virtual tokens' numbers on the device for good.
+def with_indices_on_the_host(case):
+    """A public case's expected figures, corrected for the indices of virtual tokens, which it counts as on the device.
 
-    PEFT makes them on the host (PeftModel.add_adapter) and copies them for every sequence (get_prompt).
+    PEFT creates them on the host (PeftModel.add_adapter) and copies them for every sequence (get_prompt).
     """
     expected, tokens = case["expected"], case["request"]["method"].get("num_virtual_tokens", 0)
     kept = rounded(8 * tokens)
@@ -83,7 +83,7 @@ def numbered_on_the_host(case):
 @pytest.mark.parametrize("name", IDS)
 def test_the_trace_of_a_public_case_is_as_expected_to_the_byte(name):
     case = cases()[name]
-    expected = numbered_on_the_host(case)
+    expected = with_indices_on_the_host(case)
     traced = trace(parse_request(case["request"]))
     assert differences(traced, expected) == {}
     assert traced.peak_phase == expected["peak_phase"]
@@ -93,7 +93,7 @@ def test_the_trace_of_a_public_case_is_as_expected_to_the_byte(name):
 @pytest.mark.parametrize("name", ["core-029", "core-051"])
 def test_the_trace_before_torch_2_14_is_as_expected_to_the_byte(name):
     case = cases()[name]
-    (older,) = (told for told in case["alternatives"] if told["why"].startswith("torch before 2.14"))
+    (older,) = (each for each in case["alternatives"] if each["why"].startswith("torch before 2.14"))
     traced = trace(parse_request(case["request"]), before_2_14=True)
     assert (traced.phases, traced.static) == (older["phases"], older["static"])
 
@@ -105,12 +105,12 @@ def test_the_cases_cover_every_method_family_optimizer_attention_and_dtype():
     assert {tag for tag in everything - here if tag.startswith(kinds)} == set()
 
 
-def test_what_is_alive_at_each_peak_sums_to_it():
+def test_the_storages_alive_at_a_peak_sum_to_it():
     for phase, nbytes in small().phases.items():
         assert sum(storage.bytes for storage in small().alive_at_peak(phase)) == nbytes
 
 
-def test_every_storage_is_freed_at_most_once_and_after_its_birth():
+def test_every_storage_is_freed_at_most_once_after_its_allocation():
     alive = set()
     for event in small().events:
         if event >= 0:
@@ -122,10 +122,10 @@ def test_every_storage_is_freed_at_most_once_and_after_its_birth():
 
 def test_replaying_the_events_reaches_every_peak():
     sizes = [storage.bytes for storage in small().ledger.storages]
-    marks = dict(small().ledger.marks)
+    starts = dict(small().ledger.phase_starts)
     live, phase, peaks = 0, None, {}
     for number, event in enumerate([*small().events, None]):
-        phase = marks.get(number, phase)
+        phase = starts.get(number, phase)
         if phase:
             peaks[phase] = max(peaks.get(phase, 0), live)
         if event is not None:
@@ -135,7 +135,7 @@ def test_replaying_the_events_reaches_every_peak():
     assert peaks == small().phases
 
 
-def test_rows_tell_module_operation_moment_and_component():
+def test_storages_have_module_operation_moment_and_component():
     rows = {(s.module, s.op, s.moment, s.component) for s in small("full").ledger.storages}
     assert ("model.layers.1.mlp.act_fn", "aten.silu", "forward", "activations") in rows
     assert ("model.layers.1.mlp.down_proj", "aten.mm<MmBackward0>", "backward", "gradients") in rows
@@ -144,12 +144,12 @@ def test_rows_tell_module_operation_moment_and_component():
     assert any(op == "aten._foreach_sqrt" and component == "workspace" for _, op, _, component in rows)
 
 
-def test_recomputed_storages_say_so():
+def test_recomputed_storages_are_marked():
     traced = trace(request({"name": "lora"}, gradient_checkpointing=True))
     assert {s.moment for s in traced.ledger.storages} == {"static", "forward", "backward", "recompute", "optimizer"}
 
 
-def test_a_checkpointed_layer_of_a_frozen_base_keeps_the_last_embeddings_and_their_gradient():
+def test_checkpointing_a_frozen_base_keeps_the_last_embeddings_and_their_gradient_alive():
     traced = trace(request({"name": "lora"}, gradient_checkpointing=True))
     left = [s for s in traced.ledger.storages if s.name.startswith("loss: ")]
     assert [(s.shape, s.dtype) for s in left] == [((1, 64, 64), "bfloat16")] * 2
@@ -160,7 +160,7 @@ def test_gradients_are_alive_in_a_second_micro_batch():
     assert more.phases["forward"] - one.phases["forward"] == one.static["gradients"]
 
 
-def test_autocast_keeps_a_copy_of_each_trained_weight():
+def test_autocast_caches_a_copy_of_each_trainable_weight():
     plain, cast = (
         trace(request({"name": "full"}, dtype="float32", optimizer="sgd", autocast=dtype))
         for dtype in (None, "bfloat16")
@@ -172,7 +172,7 @@ def test_autocast_keeps_a_copy_of_each_trained_weight():
     ]
     assert len(copies) == 3 * 7
     assert "autocast" in cast.emulations[-1]
-    assert not any("autocast" in told for told in plain.emulations)
+    assert not any("autocast" in each for each in plain.emulations)
 
 
 def test_a_checkpointed_layer_is_recomputed_under_autocast():
@@ -181,7 +181,7 @@ def test_a_checkpointed_layer_is_recomputed_under_autocast():
     assert {s.dtype for s in again if s.module.endswith("up_proj")} == {"bfloat16"}
 
 
-def test_a_code_book_that_the_process_has_made_on_the_cpu_before_is_counted():
+def test_a_code_book_is_counted_even_if_one_is_cached_on_the_cpu():
     config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 64}
     request = parse_request({"model": {"config": config}, "method": {"name": "qlora"}, "training": {}})

@@ -1,4 +1,4 @@
-"""What CUDA allocates and the meta device does not, written out as the tensors that the kernels' sources allocate."""
+"""Kernels that allocate on the meta device what their CUDA sources allocate on a GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from validation.tracing.emulations import attention, experts, fourbit, functiona
 
 _ATEN = torch.ops.aten
 
-#: The operations that a trace runs as emulated here.
+#: The emulation of each operation that a trace does not run unchanged.
 KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN._scaled_dot_product_flash_attention.default: attention.flash_forward,
     _ATEN._scaled_dot_product_flash_attention_backward.default: attention.flash_backward,
@@ -22,16 +22,16 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,
 }
 
-#: What an answer says of them.
-TOLD = (
+#: Descriptions of the emulations, for a trace's output.
+EMULATIONS = (
     "attention kernels: outputs, saved statistics and backward scratch as their CUDA sources allocate them",
     "4-bit products: bitsandbytes' dequantise-then-multiply path, forward and backward",
     "dropout: fused, with a boolean mask; float16 softmax to float32: fused; Mish's gradient: one kernel",
-    "gradients that meet: added in place where their buffer is the only reference, as autograd does without a watcher",
-    "fused optimizers: no temporaries; paged states of 100,000 elements and more: managed memory, not counted",
+    "two gradients of one tensor: added in place if nothing else refers to the first, as without a dispatch mode",
+    "fused optimizers: no temporaries; paged states of 100,000 elements or more are in managed memory and not counted",
     "grouped products of experts: one output, in any dtype",
-    "flash attention's output is laid out (batch, seq, heads, head_dim) whatever its queries' layout",
-    "flash_attention_2 runs as SDPA's copy of the kernel, which keeps one 512-byte scalar more a layer",
+    "flash attention's output has the layout (batch, seq, heads, head_dim) for queries of any layout",
+    "flash_attention_2 runs as SDPA's copy of the kernel, which saves one more 512-byte scalar per layer",
 )
 
-__all__ = ["KERNELS", "TOLD"]
+__all__ = ["EMULATIONS", "KERNELS"]

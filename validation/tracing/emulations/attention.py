@@ -1,4 +1,4 @@
-"""The attention kernels' backward, with the scratch that their sources allocate."""
+"""The flash and memory-efficient attention kernels, with the outputs and scratch that their sources allocate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def _up(size: int, multiple: int) -> int:
 def flash_forward(
     query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object
 ) -> tuple[Tensor, Tensor, None, None, int, int, Tensor, Tensor, Tensor]:
-    """Output, logarithms of sums, and the dropout's state, which lies on the device here.
+    """The output, the log-sum-exp, and the dropout's state, which is on the device.
 
-    The output is laid out (batch, seq, heads, head_dim). `mha_fwd` gives it the queries' layout, which is this one
-    wherever queries come from a projection without a copy in between (a partial rotary embedding makes one).
+    The output's layout is (batch, seq, heads, head_dim). `mha_fwd` uses the queries' layout, which is this one if they
+    come from a projection without a copy in between (a partial rotary embedding copies).
 
     References:
         ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_fwd`.
@@ -35,7 +35,7 @@ def flash_backward(
 
     References:
         ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_bwd`: a float32 accumulator of dq, softmax_d,
-        and dk and dv at the queries' number of heads where keys and values have fewer.
+        and dk and dv with the queries' number of heads if keys and values have fewer.
     """
     batch, heads, seq, head_dim = query.shape
     kv_heads, kv_seq = key.shape[1], key.shape[2]
@@ -60,7 +60,7 @@ def efficient_forward(
     *_: object,
     **__: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output, logarithms of sums, and the dropout's seed and offset, which lie on the host.
+    """The output, the log-sum-exp, and the dropout's seed and offset, which are on the host.
 
     References:
         ATen/native/transformers/cuda/attention.cu, `_efficient_attention_forward`; Note [Seed and Offset Device].

@@ -1,7 +1,8 @@
-"""Autocast for the meta device, which torch knows none for: the casts that CUDA's makes, written out.
+"""Autocast for the meta device, which torch does not have: it makes the casts of CUDA's autocast.
 
-Arguments are cast from the last to the first, as g++ evaluates a call's: so does `torch.autocast("cpu")`, which is
-built from the same templates (tests/validation/tracing/test_autocast.py). It decides the order of the casts' gradients.
+Arguments are cast from the last to the first, because g++ evaluates a call's arguments in that order. So does
+`torch.autocast("cpu")`, which has the same templates (tests/validation/tracing/test_autocast.py). The order of the
+casts is the order of their gradients.
 
 References:
     torch/include/ATen/autocast_mode.h, the lists of operations; ATen/autocast_mode.cpp, `cached_cast`.
@@ -37,13 +38,13 @@ FLOAT32 = _names("""
 FLOAT32_OUTPUT = _names("""
     prod softmax log_softmax cumprod cumsum sum linalg_norm linalg_vector_norm linalg_matrix_norm
 """)
-#: What reads float16 and writes float32 without a copy. Source: ATen/native/SoftMax.cpp.
+#: Functions that read float16 and write float32 without a copy. Source: ATen/native/SoftMax.cpp.
 HALF_TO_FLOAT = {"softmax": torch._softmax, "log_softmax": torch._log_softmax}
 WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add")
 
 
 class Autocast(TorchFunctionMode):
-    """Casts the arguments of the operations that CUDA's autocast casts; the innermost one decides."""
+    """Casts the arguments of the operations that CUDA's autocast casts; the innermost context applies."""
 
     active: ClassVar[list[Autocast]] = []
     _weights: ClassVar[dict[int, tuple[Tensor, Tensor]]] = {}
@@ -56,8 +57,8 @@ class Autocast(TorchFunctionMode):
         self.active.append(self)
         return super().__enter__()
 
-    def __exit__(self, *told: object) -> None:
-        super().__exit__(*told)
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
         self.active.pop()
         if not self.active:
             self._weights.clear()
@@ -81,9 +82,9 @@ class Autocast(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def lowered(self, value: Any) -> Any:
-        """A tensor in the lower precision; a trained weight's copy is kept until autocast ends.
+        """A tensor in the lower precision; the copy of a trainable weight is cached until autocast ends.
 
-        Such a copy passes gradients on whoever asks for it first, a product without gradients too.
+        The cached copy records gradients even if an operation without gradients creates it.
         """
         if not _eligible(value) or value.dtype == self.dtype:
             return value
@@ -97,7 +98,7 @@ class Autocast(TorchFunctionMode):
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Record for the backward pass, below where autograd has left off too: in a kernel that is written out."""
+    """Record for the backward pass, also below autograd, where an emulated kernel runs."""
     include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
     for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
         exclude = exclude.remove(key)
@@ -114,9 +115,9 @@ def _raised(value: Any) -> Any:
 
 
 def _mapped(cast: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments and keywords cast from the last to the first; a list's items in order."""
-    given = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
-    return tuple(reversed([tree_map(cast, value) for value in reversed(args)])), given
+    """Arguments and keyword arguments cast from the last to the first; a list's items in order."""
+    keywords = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
+    return tuple(reversed([tree_map(cast, value) for value in reversed(args)])), keywords
 
 
 def _dtype_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -128,18 +129,18 @@ def _dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
 
 
 def current() -> Autocast | None:
-    """The autocast that decides now, if one does."""
+    """The autocast in effect, if it is enabled."""
     return Autocast.active[-1] if Autocast.active and Autocast.active[-1].enabled else None
 
 
 def lowered(*values: Any) -> tuple[Any, ...]:
-    """Tensors as an operation in the list of lower precision gets them."""
+    """Tensors cast as for an operation in the list of lower precision."""
     mode = current()
     return values if mode is None else _mapped(mode.lowered, values, {})[0]
 
 
-def off() -> AbstractContextManager[Any]:
-    """No casts: what an operation in the lists runs of others is not cast again."""
+def disabled() -> AbstractContextManager[Any]:
+    """Disable autocast inside an operation of the lists, whose own operations are not cast again."""
     mode = current()
     return nullcontext() if mode is None else Autocast(mode.dtype, enabled=False)
 
@@ -155,7 +156,7 @@ _is_enabled, _is_available, _dtype = (
 def autocast(
     device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
 ) -> AbstractContextManager[Any]:
-    """What `torch.autocast` gives, for the meta device too."""
+    """`torch.autocast`, for the meta device too."""
     if device_type != "meta":
         return _on_real_device(device_type, dtype, enabled, cache_enabled)
     if not Autocast.active and not enabled:
@@ -164,24 +165,24 @@ def autocast(
 
 
 def maybe_autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-    """What transformers.utils.generic.maybe_autocast gives, for the meta device too."""
+    """transformers.utils.generic.maybe_autocast, for the meta device too."""
     return autocast(device_type, *args, **kwargs)
 
 
 def is_autocast_enabled(device_type: str | None = None) -> bool:
-    """Whether autocast is on; asked of no device, of CUDA, which stands for meta here."""
+    """Whether autocast is enabled; without a device the question is of CUDA, which meta emulates."""
     if device_type in (None, "cuda", "meta"):
         return current() is not None
     return _is_enabled(device_type)
 
 
 def is_autocast_available(device_type: str) -> bool:
-    """Whether a device has autocast; checkpointing asks, and goes on in backward as forward was."""
+    """Whether a device has autocast; checkpointing restores the forward's autocast in backward if so."""
     return device_type == "meta" or _is_available(device_type)
 
 
 def get_autocast_dtype(device_type: str) -> torch.dtype:
-    """The dtype that autocast lowers to."""
+    """The dtype of autocast's lower precision."""
     if device_type != "meta":
         return _dtype(device_type)
     return Autocast.active[-1].dtype if Autocast.active else torch.float16

@@ -1,4 +1,4 @@
-"""Grouped products of experts, in every dtype: the meta version takes bfloat16 only."""
+"""Grouped matrix products of experts, in every dtype; the meta kernel accepts bfloat16 only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def grouped_mm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """One product a group; only its output is allocated, its rows padded to 16 bytes.
+    """One product per group; only the output is allocated, with rows padded to 16 bytes.
 
     References:
         ATen/native/GroupedMMUtils.h, `create_grouped_gemm_output_tensor`; ATen/native/cuda/GroupedBlas.cpp, where

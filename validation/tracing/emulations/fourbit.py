@@ -1,4 +1,4 @@
-"""Products with 4-bit weights as bitsandbytes runs them for more than a few tokens: dequantise, then multiply."""
+"""Matrix products with 4-bit weights: bitsandbytes dequantises the weight, then multiplies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-#: Tokens up to which every card multiplies without a dense copy of the weight (`_GEMM_4BIT_CUSTOM_FLOOR_M`).
+#: Up to this many tokens, every GPU multiplies without a dense copy of the weight (`_GEMM_4BIT_CUSTOM_FLOOR_M`).
 FUSED_TOKENS = 4
 
 
@@ -32,7 +32,7 @@ def gemm_4bit(
 ) -> Tensor:
     """A (..., in_features) times the transpose of a 4-bit B (out_features, in_features); under autocast, in its dtype.
 
-    One kernel on every card for up to 4 tokens; for up to 1,536 some cards have it too, here none has.
+    Up to 4 tokens run in one kernel on every GPU. Some GPUs run up to 1,536 so; the emulation assumes none does.
 
     References:
         bitsandbytes/backends/cuda/ops.py, `gemm_4bit`, `_gemm_4bit_use_custom_cuda`, `_dequant_linear_fallback`.

@@ -1,4 +1,4 @@
-"""Functions of `torch.nn.functional` that run fused on CUDA and in pieces elsewhere."""
+"""Functions of `torch.nn.functional` that are fused on CUDA and composite elsewhere."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
     return _Mish.apply(input)
 
 
-_made = torch.tensor
+_torch_tensor = torch.tensor
 
 
-def tensor(data: Any, *, device: torch.device | str | None = None, **more: Any) -> Tensor:
-    """A number made a tensor: CUDA allocates it, and so does the meta device, but where no dispatch mode sees it."""
+def tensor(data: Any, *, device: torch.device | str | None = None, **options: Any) -> Tensor:
+    """`torch.tensor` of a number, by an operation that dispatch modes see on the meta device too."""
     if isinstance(data, int | float) and device is not None and torch.device(device).type == "meta":
-        return torch.full((), data, device=device, **more)
-    return _made(data, device=device, **more)
+        return torch.full((), data, device=device, **options)
+    return _torch_tensor(data, device=device, **options)
 
 
 def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:  # noqa: A002
-    """The math kernel's softmax, 0 where a whole row is masked (ATen/native/transformers/attention.cpp)."""
+    """The math kernel's softmax, 0 in rows that are masked entirely (ATen/native/transformers/attention.cpp)."""
     out = torch.softmax(input, dim, dtype=dtype)
     masked = input.eq(float("-inf"))
     rows = torch.all(masked, dim, keepdim=True)

@@ -1,4 +1,4 @@
-"""`scaled_dot_product_attention` as CUDA runs it: which kernel is chosen, and what the composite allocates around it.
+"""`scaled_dot_product_attention` as on CUDA: the choice of the kernel, and the allocations around it.
 
 References:
     ATen/native/transformers/attention.cpp, `scaled_dot_product_attention`, `preprocess_mask`,
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from validation.tracing.emulations.autocast import lowered, off
+from validation.tracing.emulations.autocast import disabled, lowered
 
-#: The widest heads of the flash kernel, and what head_dim must be a multiple of in the memory-efficient one.
+#: The largest head_dim of the flash kernel, and the alignment of head_dim that the memory-efficient kernel needs.
 FLASH_HEAD_DIM = 256
 ALIGNMENT = {torch.float32: 4, torch.float16: 8, torch.bfloat16: 8}
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """The choice of a kernel. Before PyTorch 2.14 the memory-efficient one takes no grouped keys and values."""
+    """The choice of a kernel. Before PyTorch 2.14 the memory-efficient kernel has no grouped keys and values."""
 
     before_2_14: bool = False
 
@@ -40,7 +40,7 @@ class Attention:
     ) -> Tensor:
         """Attention of (batch, heads, seq, head_dim) queries over keys and values that may have fewer heads."""
         query, key, value, attn_mask = lowered(query, key, value, attn_mask)
-        with off():
+        with disabled():
             return self._run(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa=enable_gqa)
 
     def _run(
@@ -125,7 +125,7 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """A mask as the memory-efficient kernel takes it: additive, its rows padded to a multiple of 8 elements."""
+    """The mask of the memory-efficient kernel: additive, with rows padded to a multiple of 8 elements."""
     mask = _additive(mask, query.dtype)
     short = -mask.shape[-1] % 8
     if short:

@@ -21,10 +21,10 @@ from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.reference import bottleneck
-from validation.reference.build import built
+from validation.reference.build import build_model
+from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import optimizer_for
-from validation.tracing.module_tracker import plain
-from validation.tracing.shims import as_on_cuda
+from validation.tracing.shims import emulate_cuda
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -127,9 +127,9 @@ def test_the_script_builds_the_model_that_the_figures_are_held_against(method, t
     model, _ = made["load"]()
     prepared = made["prepared"](model)
     root = next(path for path, module in prepared.named_modules() if module is model)
-    ours = {plain(name, root): facts(parameter) for name, parameter in prepared.named_parameters()}
-    with as_on_cuda():
-        theirs = {name: facts(parameter) for name, parameter in built(parse_request(request)).named_parameters()}
+    ours = {unwrapped(name, root): facts(parameter) for name, parameter in prepared.named_parameters()}
+    with emulate_cuda():
+        theirs = {name: facts(parameter) for name, parameter in build_model(parse_request(request)).named_parameters()}
     assert ours == theirs
 
 

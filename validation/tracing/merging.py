@@ -9,14 +9,14 @@ import bitsandbytes as bnb
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from validation.reference.generation import made
-from validation.reference.step import no_collection
-from validation.tracing.initial_tensors import adopt_model
-from validation.tracing.known_values import Values
+from validation.reference.served_model import build_served_model
+from validation.tracing.initial_tensors import track_model
+from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
-from validation.tracing.memory_tracker import Watch
-from validation.tracing.module_tracker import Places
-from validation.tracing.shims import as_on_cuda
+from validation.tracing.memory_tracker import MemoryTracker
+from validation.tracing.module_tracker import ModuleTracker
+from validation.tracing.shims import emulate_cuda
+from validation.tracing.step import no_garbage_collection
 
 if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from calculator.inference.settings import Serving
 
 
-class OffTheCard(TorchDispatchMode):
-    """Lets a tensor of the meta device, which has no values, be copied to the CPU."""
+class CopyMetaToCPU(TorchDispatchMode):
+    """Allows copies from the meta device to the CPU; the copy has no defined values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
@@ -36,26 +36,27 @@ class OffTheCard(TorchDispatchMode):
 
 
 def trace(model: ModelReference, served: Served, serving: Serving) -> int:
-    """The most bytes alive while an adapter is merged."""
+    """The most bytes alive while an adapter is merged into its base."""
     ledger: Ledger[str] = Ledger()
-    with as_on_cuda():
-        built = made(model, served, serving)
-        watch = Watch(ledger, Places(built.model, built.root), built.head, Values(serving.context_length))
-        adopt_model(watch, built)
-        merged = built.model
-        del built
-        with torch.no_grad(), no_collection(), watch.watching(), OffTheCard(), _quantising_on_meta():
+    with emulate_cuda():
+        reference = build_served_model(model, served, serving)
+        modules = ModuleTracker(reference.model, reference.root)
+        tracker = MemoryTracker(ledger, modules, reference.head, KnownValues(serving.context_length))
+        track_model(tracker, reference)
+        merged = reference.model
+        del reference
+        with torch.no_grad(), no_garbage_collection(), tracker.tracking(), CopyMetaToCPU(), _quantizing_on_meta():
             ledger.enter("merge")
             merged.merge_and_unload()
     return ledger.peaks["merge"].bytes
 
 
-def _quantising_on_meta() -> Any:
-    """Let a packed weight that comes back from the CPU be quantised on the meta device, as it is on a card."""
-    return mock.patch.object(bnb.nn.Params4bit, "to", _back)
+def _quantizing_on_meta() -> Any:
+    """Quantise a packed weight that moves back from the CPU on the meta device, as CUDA does on a GPU."""
+    return mock.patch.object(bnb.nn.Params4bit, "to", _quantized)
 
 
-def _back(weight: bnb.nn.Params4bit, device: torch.device) -> bnb.nn.Params4bit:
+def _quantized(weight: bnb.nn.Params4bit, device: torch.device) -> bnb.nn.Params4bit:
     dense = bnb.nn.Params4bit(
         torch.empty(weight.shape, dtype=weight.dtype, device=device),
         requires_grad=False,

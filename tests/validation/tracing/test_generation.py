@@ -1,4 +1,4 @@
-"""The passes of `generate` by the calculator, held against real modules on the meta device."""
+"""The calculator's passes of `generate` equal those of real modules on the meta device."""
 
 import random
 
@@ -16,7 +16,7 @@ from calculator.inputs.training import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from validation.random_grid.random_requests import random_request
-from validation.reference.generation import trace
+from validation.tracing.generation import trace
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -43,7 +43,7 @@ GEMMA3 = {
     "sliding_window": 32,
 }
 
-#: Experts, of which each has matrices of its own.
+#: A mixture of experts.
 MIXTRAL = {
     "model_type": "mixtral",
     "hidden_size": 192,
@@ -69,24 +69,24 @@ METHODS = [
 ]
 
 
-def planned(config, method, **serving):
-    """What a request comes to, once it is found to be answered."""
+def prepared(config, method, **serving):
+    """The calculator's objects for a request that it does not refuse."""
     reference, serving = parse_model({"config": config}), Serving(**serving)
     model, plan = model_of(reference), served(parse_method(method), serving)
     check(Request(model=reference, method=plan.method, training=serving.training), model)
     return reference, model, plan, serving
 
 
-def by_the_calculator(config, method, **serving):
-    _, model, plan, serving = planned(config, method, **serving)
+def estimated(config, method, **serving):
+    _, model, plan, serving = prepared(config, method, **serving)
     resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
     return {peak.name: peak.bytes for peak in peaks(resident, plan, serving)}
 
 
-def held_against_the_trace(config, method, **serving):
-    """Bytes of every pass, by the calculator and by the trace."""
-    reference, _, plan, settings = planned(config, method, **serving)
-    return by_the_calculator(config, method, **serving), trace(reference, plan, settings).peaks
+def estimated_and_traced(config, method, **serving):
+    """The bytes of every pass, estimated and traced."""
+    reference, _, plan, settings = prepared(config, method, **serving)
+    return estimated(config, method, **serving), trace(reference, plan, settings).peaks
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(map(str, method.values())))
@@ -99,9 +99,9 @@ def held_against_the_trace(config, method, **serving):
     ],
     ids=["sdpa", "eager", "padding"],
 )
-def test_every_method_is_served_as_the_real_modules_do(method, serving):
-    told, traced = held_against_the_trace(LLAMA, method, **serving)
-    assert told == traced
+def test_every_methods_passes_equal_the_trace(method, serving):
+    estimate, traced = estimated_and_traced(LLAMA, method, **serving)
+    assert estimate == traced
 
 
 @pytest.mark.parametrize("config", [GEMMA3, MIXTRAL], ids=["windows", "experts"])
@@ -114,37 +114,37 @@ def test_every_method_is_served_as_the_real_modules_do(method, serving):
     ],
     ids=["beyond the window", "into the window", "padding"],
 )
-def test_windows_and_experts_are_served_as_the_real_modules_do(config, serving):
-    told, traced = held_against_the_trace(config, {"name": "lora", "target_modules": ["q_proj"]}, **serving)
-    assert told == traced
+def test_passes_with_windows_and_experts_equal_the_trace(config, serving):
+    estimate, traced = estimated_and_traced(config, {"name": "lora", "target_modules": ["q_proj"]}, **serving)
+    assert estimate == traced
 
 
 @pytest.mark.parametrize("method", [{"name": "prefix"}, {"name": "prompt"}], ids=["prefix", "prompt"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_virtual_tokens_and_windows_go_together(method, attention):
-    told, traced = held_against_the_trace(
+def test_passes_with_virtual_tokens_and_windows_equal_the_trace(method, attention):
+    estimate, traced = estimated_and_traced(
         GEMMA3, method, batch_size=2, context_length=60, max_new_tokens=6, attention=attention
     )
-    assert told == traced
+    assert estimate == traced
 
 
 @pytest.mark.parametrize("method", [METHODS[1], METHODS[4], METHODS[7], METHODS[8]], ids=lambda method: method["name"])
-def test_several_tasks_lie_beside_one_base(method):
+def test_passes_with_several_adapters_equal_the_trace(method):
     method = {**method, "prefix_projection": False} if method["name"] == "prefix" else method
-    told, traced = held_against_the_trace(LLAMA, method, tasks=3, context_length=64, max_new_tokens=2)
-    assert told == traced
+    estimate, traced = estimated_and_traced(LLAMA, method, tasks=3, context_length=64, max_new_tokens=2)
+    assert estimate == traced
 
 
 @pytest.mark.parametrize("storage", ["dtype", "nf4"])
-def test_a_merged_model_is_a_plain_one(storage):
-    told, traced = held_against_the_trace(
+def test_passes_of_a_merged_model_equal_the_trace(storage):
+    estimate, traced = estimated_and_traced(
         LLAMA, METHODS[2], merged=True, storage=storage, context_length=64, max_new_tokens=2
     )
-    assert told == traced
+    assert estimate == traced
 
 
-def drawn(count):
-    """The first random requests that the calculator answers: a config, a method, and how it is served."""
+def answered_requests(count):
+    """The first random requests that the calculator answers: config, method and serving settings."""
     number, found = 0, []
     while len(found) < count:
         body, chance = random_request(2026, number, FAMILIES_WITH_FORWARD), random.Random(number)
@@ -161,14 +161,14 @@ def drawn(count):
         }
         number += 1
         try:
-            by_the_calculator(body["model"]["config"], body["method"], **serving)
+            estimated(body["model"]["config"], body["method"], **serving)
         except PlanError:
             continue
         found.append((body["model"]["config"], body["method"], serving))
     return found
 
 
-@pytest.mark.parametrize(("config", "method", "serving"), drawn(20))
-def test_random_requests_are_served_as_the_real_modules_do(config, method, serving):
-    told, traced = held_against_the_trace(config, method, **serving)
-    assert told == traced
+@pytest.mark.parametrize(("config", "method", "serving"), answered_requests(20))
+def test_passes_of_random_requests_equal_the_trace(config, method, serving):
+    estimate, traced = estimated_and_traced(config, method, **serving)
+    assert estimate == traced

@@ -1,4 +1,4 @@
-"""What merging takes, held against PEFT's merge_and_unload on the meta device."""
+"""The calculator's peak of merging equals that of PEFT's merge_and_unload on the meta device."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
-from validation.reference.merging import trace
+from validation.tracing.merging import trace
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
 
@@ -39,9 +39,11 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("method", [{"name": "lora"}, {"name": "qlora", "target_modules": "all-linear", "r": 64}])
-@pytest.mark.parametrize("told", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"])
-def test_the_peak_of_merging_is_right_to_the_byte(config, method, told):
-    serving, reference = Serving(merged=True, **told), parse_model({"config": CONFIGS[config]})
+@pytest.mark.parametrize(
+    "options", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"]
+)
+def test_the_peak_of_merging_equals_the_trace(config, method, options):
+    serving, reference = Serving(merged=True, **options), parse_model({"config": CONFIGS[config]})
     plan = served(parse_method(method), serving)
     unmerged = replace(plan, merged=False)
     resident = ResidentState(PreparedModel(model_of(reference), unmerged, serving.training, Device()))

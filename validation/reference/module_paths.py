@@ -1,0 +1,14 @@
+"""Module paths without the names that a method's wrappers add."""
+
+from __future__ import annotations
+
+import re
+
+#: Names that wrappers add to a path: PEFT's for a base layer and a saved module, and ours for an adapter's sublayer.
+WRAPPERS = re.compile(r"\.(base_layer|original_module|sublayer)(?=\.|$)")
+
+
+def unwrapped(path: str, root: str) -> str:
+    """The path that a module or parameter had before a method wrapped the model, which is now at `root`."""
+    inner = path.removeprefix(root).removeprefix(".") if path == root or path.startswith(f"{root}.") else path
+    return WRAPPERS.sub("", inner)

@@ -1,0 +1,116 @@
+"""The reference training step, traced: zero the gradients, run the micro-batches, clip, update."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from validation.reference.optimizers import optimizer_for
+from validation.reference.refusals import positions_needed
+from validation.tracing.emulations.autocast import autocast
+from validation.tracing.initial_tensors import track_loss, track_model, track_optimizer
+from validation.tracing.known_values import KnownValues
+from validation.tracing.ledger import Ledger
+from validation.tracing.memory_tracker import EmulatedKernels, MemoryTracker
+from validation.tracing.module_tracker import ModuleTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.common.names import PhaseName
+    from calculator.estimate.request import Request
+    from validation.reference.build import ReferenceModel
+
+#: Micro-batches to trace. Gradients are alive in all but the first, so a third would repeat the second.
+TRACED_MICRO_BATCHES = 2
+
+
+class Step:
+    """A model's second training step, traced; the first runs untraced, so that the optimizer states exist."""
+
+    def __init__(self, reference: ReferenceModel, request: Request) -> None:
+        self.reference, self.model, self.training = reference, reference.model, request.training
+        self.trainable = reference.trainable()
+        self.optimizer = optimizer_for(self.training.optimizer, list(self.trainable.values()))
+        shape = (self.training.micro_batch_size, self.training.sequence_length)
+        self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
+        self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
+        self.values = KnownValues(positions_needed(request))
+        self.ledger: Ledger[PhaseName] = Ledger()
+        modules = ModuleTracker(self.model, reference.root)
+        self.tracker = MemoryTracker(self.ledger, modules, reference.head, self.values)
+
+    def run(self) -> None:
+        """Run the first step, then trace the second."""
+        self._run_first()
+        self._track_initial_tensors()
+        with no_garbage_collection(), self._gradients_labelled(), self.tracker.tracking():
+            for _ in range(min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)):
+                self.tracker.enter("forward")
+                self.loss = self._forward()
+                self.tracker.enter("backward")
+                self.loss.backward()
+            self.gradients = self.tracker.live_bytes("gradients")
+            self.tracker.enter("optimizer_step")
+            self._update()
+
+    def static(self) -> dict[str, int]:
+        """Bytes of the tensors that stay through the step, by component, and of the gradients."""
+        return {**self.ledger.static(), "gradients": self.gradients}
+
+    def _run_first(self) -> None:
+        with EmulatedKernels(self.values):
+            self.loss = self._forward()
+            self.loss.backward()
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _track_initial_tensors(self) -> None:
+        track_model(self.tracker, self.reference)
+        track_optimizer(self.tracker, self.optimizer, self.trainable)
+        for name, tensor in (("input_ids", self.input_ids), ("attention_mask", self.mask)):
+            if tensor is not None:
+                self.tracker.track_external(name, tensor, "activations")
+        track_loss(self.tracker, self.loss)
+
+    def _forward(self) -> torch.Tensor:
+        with ExitStack() as stack:
+            if self.training.autocast:
+                stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
+            return self.model(input_ids=self.input_ids, labels=self.input_ids, attention_mask=self.mask).loss
+
+    def _update(self) -> None:
+        if self.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
+        self.optimizer.step()
+
+    @contextmanager
+    def _gradients_labelled(self) -> Iterator[None]:
+        """Label each parameter's gradient as soon as autograd has accumulated it."""
+        hooks = [p.register_post_accumulate_grad_hook(self._labeller(name)) for name, p in self.trainable.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _labeller(self, name: str) -> Callable[[torch.Tensor], None]:
+        def label(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            self.tracker.label(f"{name}.grad", parameter.grad, "gradients")
+
+        return label
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Turn Python's cycle collector off, so that it frees no tensor at an arbitrary moment."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
