@@ -1,1 +1,1 @@
-"""Peaks that others measured and published, as requests of the contract, and what the calculator says of them."""
+"""Memory figures that others measured and published, as estimate requests, and the calculator's predictions."""

@@ -1,4 +1,4 @@
-"""What a measured stack is known to hold beside the reference step's tensors: computed from the model, never fitted."""
+"""Tensors that a measured stack keeps in addition to the reference step's; computed from the model, never fitted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjustment:
-    """A tensor, or several, that stay: what they are, where that is written, and their bytes."""
+    """Additional resident tensors: a description, its source, and a function of their bytes."""
 
     sentence: str
     source: str
@@ -33,7 +33,7 @@ def _rotary_tables(request: Request, model: Model) -> int:
 
 ADJUSTMENTS = {
     "rotary_tables_of_every_layer": Adjustment(
-        sentence="every layer keeps cosines and sines for all positions that the model knows",
+        sentence="every layer keeps cosines and sines for all positions of the model",
         source="transformers 4.39, models/mistral/modeling_mistral.py, MistralRotaryEmbedding._set_cos_sin_cache",
         bytes=_rotary_tables,
     ),
@@ -42,5 +42,5 @@ ADJUSTMENTS = {
 
 def adjusted(names: tuple[str, ...], request: Request, model: Model) -> tuple[Sourced, ...]:
     """The adjustments' bytes, each with its source."""
-    chosen = [ADJUSTMENTS[name] for name in names]
-    return tuple(Sourced(name=each.sentence, bytes=each.bytes(request, model), source=each.source) for each in chosen)
+    selected = [ADJUSTMENTS[name] for name in names]
+    return tuple(Sourced(name=each.sentence, bytes=each.bytes(request, model), source=each.source) for each in selected)

@@ -1,12 +1,12 @@
-"""The steps of PEFT's method comparison, replayed: batches sorted by length in buckets, the cache emptied now and then.
+"""A replay of the steps of PEFT's method comparison, which sorts batches by length and empties the cache regularly.
 
 Source: huggingface/peft, method_comparison/MetaMathQA/{run,utils,data}.py. A bucket is 80 rows, sorted from long to
-short and cut into 20 batches of 4; after every tenth step the cache is emptied, so that the longest batch, the first
-of its bucket, meets a cache that was emptied just before, beside the outputs of the shortest. The script subtracts
-what was reserved before the model: one small segment.
+short and split into 20 batches of 4. The script empties the cache after every tenth step. So the longest batch, the
+first of its bucket, runs with a cache that was just emptied, while the outputs of the shortest batch are still alive.
+The script subtracts what was reserved before the model was loaded: one small segment.
 
-Lengths themselves are not published, but for the mean. They are taken from a log-normal law with that mean whose
-longest of all rows is `LONGEST`, the one number that is set here, for every row the same.
+The lengths are not published, except for their mean. They are assumed to follow a log-normal distribution with that
+mean whose longest row is `LONGEST`. That is the only number set here, and it is the same for every row.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from calculator.allocator.replay import Batch, Replay
 from calculator.allocator.segments import SMALL_SEGMENT
 from calculator.estimate.estimate import resident_state
 from calculator.training_step.unrolled import events
-from validation.published.outputs import held
+from validation.published.outputs import keep_outputs
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
 
-#: The longest padded sequence of the 20,000 rows. No publication tells it.
+#: The longest padded sequence of the 20,000 rows; it is not published.
 LONGEST = 696
 
-#: Rows that the run reads, rows a bucket, batches a bucket, steps between two emptyings (BUCKET_FACTOR and
-#: ACCELERATOR_EMPTY_CACHE_SCHEDULE in run.py), and tokens of all rows, an end-of-sequence token each included.
+#: Rows of the run, rows per bucket, batches per bucket, steps between two calls of `empty_cache` (BUCKET_FACTOR and
+#: ACCELERATOR_EMPTY_CACHE_SCHEDULE in run.py), and tokens of all rows, each with an end-of-sequence token.
 ROWS = 20_000
 BUCKET = 80
 BATCHES = 20
@@ -40,7 +40,7 @@ TOKENS = 4_198_051
 
 
 def lengths() -> list[int]:
-    """The padded length of each batch of a middling bucket, from its first to its last."""
+    """The padded length of each batch of a median bucket, from first to last."""
     mean = TOKENS / ROWS
     highest = NormalDist().inv_cdf(1 - 0.5 / ROWS)
     # longest / mean = exp(highest · sigma - sigma² / 2)
@@ -51,7 +51,7 @@ def lengths() -> list[int]:
 
 
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
-    """What the script reports: the most that is reserved when the longest batch comes after a whole bucket, bytes."""
+    """The script's result: the most bytes reserved when the longest batch runs after a whole bucket."""
     resident = resident_state(request)
     run = Replay(CachingAllocator(), resident, workspaces)
     run.load()
@@ -59,6 +59,8 @@ def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) ->
         if step % STEPS_BETWEEN == 0:
             run.allocator.empty_cache()
         training = replace(request.training, sequence_length=length)
-        run.first = Batch(run.allocator, held(events(resident.prepared.for_run(training, request.device)), model))
+        run.first = Batch(
+            run.allocator, keep_outputs(events(resident.prepared.for_run(training, request.device)), model)
+        )
         run.step()
     return run.allocator.max_reserved - SMALL_SEGMENT

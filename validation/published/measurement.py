@@ -1,4 +1,4 @@
-"""A published figure and what is known of the run behind it."""
+"""A published figure, and what is known about its run."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 
     from validation.published.source import Row, Source
 
-#: What was read: the most that was allocated, what was allocated at a point of the step, the most that was reserved,
-#: what nvidia-smi showed, or a figure whose statistic its source does not tell.
+#: The measured statistic: the most bytes allocated, bytes allocated at a point of the step, the most bytes reserved,
+#: the reading of nvidia-smi, or a statistic that the source does not state.
 Statistic = Literal["max_memory_allocated", "memory_allocated", "max_memory_reserved", "nvidia_smi", "unstated"]
 
-#: Which script is followed: the HF Trainer before transformers 5, before and from 4.46 on (`trainer`), PEFT's method
-#: comparison (`buckets`), or phases without a loss (`phases`).
+#: The script that a prediction follows: the Hugging Face Trainer before transformers 4.46 (`trainer`) or from 4.46 to 5
+#: (`trainer_from_4_46`), PEFT's method comparison (`buckets`), or a step whose loss is the logits' mean
+#: (`mean_of_logits`).
 Protocol = Literal["trainer", "trainer_from_4_46", "buckets", "mean_of_logits"]
 
-#: The point of the step that `memory_allocated` was read at.
+#: The point of the step at which `memory_allocated` was read.
 Point = Literal["loaded", "forward", "backward", "between_steps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What a source says of a run, as a request of the contract as far as that goes.
+    """A run as its source describes it, as an estimate request where one can express it.
 
-    `request` is None where no request can say it. `differs` names what the request leaves out or has otherwise, so that
-    its figure is no fair prediction; `unknown` what had to be taken for known; `adjustments` what the measured stack
-    holds beside the reference step's, by the names of `adjustments`.
+    `request` is None if no request can express the run. `differs` lists what the request omits or has differently, so
+    that its figure is not a fair prediction. `unknown` lists assumptions about what the source does not state.
+    `adjustments` names the additional tensors of the measured stack, as keys of `ADJUSTMENTS`.
     """
 
     request: dict[str, Any] | None = None
@@ -42,9 +43,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One figure: `bytes` is None where the run went out of memory. `method` and `setting` are the source's words.
+    """One figure; `bytes` is None if the run ran out of memory. `method` and `setting` are the source's words.
 
-    `remark` says what is known of why the calculator's figure is off.
+    `remark` explains why the calculator's figure is off, as far as that is known.
     """
 
     id: str
@@ -64,7 +65,7 @@ class Measurement:
 
     @property
     def expressed(self) -> Literal["whole", "in part", "not"]:
-        """Whether a request says all of the run, some of it, or nothing."""
+        """Whether a request expresses the whole run, a part of it, or nothing."""
         if self.run.request is None:
             return "not"
         return "in part" if self.run.differs else "whole"
@@ -81,14 +82,14 @@ def measurement(
     point: Point | None = None,
     remark: str = "",
 ) -> Measurement:
-    """A figure of a row."""
+    """One figure of a source's row."""
     return Measurement(
         id=f"{source.name}/{row['id']}/{point or statistic}",
         source=source.name,
         model=row["model"],
         method=row["method"],
         setting=setting,
-        gpu=row.get("gpu") or "not told",
+        gpu=row.get("gpu") or "not stated",
         statistic=statistic,
         point=point,
         bytes=None if size is None else round(size),

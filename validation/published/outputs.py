@@ -1,7 +1,7 @@
-"""A micro-batch whose outputs the caller keeps: logits and cached keys and values live on until the next forward ends.
+"""A micro-batch whose outputs stay alive until the next forward ends: the logits, and the cached keys and values.
 
-A script that holds `outputs = model(**batch)` frees them when the next step's outputs take their name; the reference
-step keeps the loss alone.
+A script with `outputs = model(**batch)` frees them when it assigns the next step's outputs to that name. The reference
+step keeps only the loss.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from calculator.training_step.unrolled import Events
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
 
-#: How rows of a cache end (calculator.layers.context).
+#: The end of the names of a cache's rows (calculator.layers.context).
 CACHED = ", cached"
 
 
-def held(events: Events, model: Model) -> Events:
-    """The same events with the outputs among what is left at the end."""
-    names = f"{model.head}: output"
-    kept = {row for row, born in enumerate(events.rows) if born[0] == names or born[0].endswith(CACHED)}
-    born = {event for event in (*events.forward, *events.backward) if event >= 0}
+def keep_outputs(events: Events, model: Model) -> Events:
+    """The same events, with the outputs left alive at the end."""
+    logits = f"{model.head}: output"
+    kept = {number for number, row in enumerate(events.rows) if row[0] == logits or row[0].endswith(CACHED)}
+    allocated = {event for event in (*events.forward, *events.backward) if event >= 0}
 
-    def without_frees(told: list[int]) -> list[int]:
-        return [event for event in told if event >= 0 or ~event not in kept]
+    def without_frees(events_of_pass: list[int]) -> list[int]:
+        return [event for event in events_of_pass if event >= 0 or ~event not in kept]
 
     return Events(
         rows=events.rows,
         forward=without_frees(list(events.forward)),
         backward=without_frees(list(events.backward)),
         gradients=events.gradients,
-        left=[*events.left, *sorted((kept & born) - set(events.left))],
+        left=[*events.left, *sorted((kept & allocated) - set(events.left))],
     )

@@ -1,4 +1,4 @@
-"""What is allocated at points of a step, rather than at its peak."""
+"""Bytes allocated at points of a step, instead of at its peak."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE, rounded
 from calculator.estimate.estimate import resident_state
 from calculator.training_step.unrolled import events
-from validation.published.outputs import held
+from validation.published.outputs import keep_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 
 def between_steps(request: Request) -> int:
-    """Weights, what the method adds, and the optimizer's states; gradients are gone."""
+    """Bytes of the weights, the added parameters and the optimizer states; the gradients are freed."""
     resident = resident_state(request)
     return sum(tensor.bytes for tensor in (*resident.tensors, *resident.optimizer_states))
 
 
 def with_mean_of_logits(request: Request, model: Model, point: Point) -> int:
-    """After a phase of a step without an optimizer, whose loss is the logits' mean, the outputs being kept.
+    """Bytes after a phase of a step without an optimizer; its loss is the logits' mean, and its outputs stay alive.
 
-    transformers before 4.45 keeps the logits in float32 (`logits = logits.float()`), and their mean saves nothing.
+    transformers before 4.45 casts the logits to float32 (`logits = logits.float()`), and their mean saves no tensor.
     """
     resident = resident_state(request)
     loaded = sum(tensor.bytes for tensor in resident.tensors)
     if point == "loaded":
         return loaded
-    told = held(events(resident.prepared), model)
+    step = keep_outputs(events(resident.prepared), model)
     logits = _float32_logits(request, model)
     if point == "forward":
-        return loaded + logits + _alive(told, told.forward, model)
+        return loaded + logits + _alive(step, step.forward, model)
     grads = sum(tensor.bytes for tensor in resident.gradients)
-    return loaded + logits + grads + _alive(told, [*told.forward, *told.backward], model)
+    return loaded + logits + grads + _alive(step, [*step.forward, *step.backward], model)
 
 
 def _float32_logits(request: Request, model: Model) -> int:
@@ -47,13 +47,13 @@ def _float32_logits(request: Request, model: Model) -> int:
     return rounded(tokens * int(model.config["vocab_size"]) * ITEMSIZE["float32"])
 
 
-def _alive(told: Events, passed: Sequence[int], model: Model) -> int:
-    """Bytes of the step's own storages alive after some events, without the reference step's loss and gradients."""
+def _alive(step: Events, passed: Sequence[int], model: Model) -> int:
+    """Bytes of the step that are alive after some events, without the reference step's loss and gradients."""
     alive = dict.fromkeys(event for event in passed if event >= 0)
     for event in passed:
         if event < 0:
             alive.pop(~event, None)
-    return sum(told.rows[row][4] for row in alive if _counts(told.rows[row], model))
+    return sum(step.rows[row][4] for row in alive if _counts(step.rows[row], model))
 
 
 def _counts(row: Allocation, model: Model) -> bool:

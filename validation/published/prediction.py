@@ -1,4 +1,4 @@
-"""What the calculator says of a published measurement."""
+"""The calculator's prediction for a published measurement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Bytes of the statistic that was measured, `adjustments` included, and the phase that the peak lies in."""
+    """Bytes of the measured statistic, with the adjustments, and the phase of the peak."""
 
     bytes: int
     phase: str
@@ -34,45 +34,45 @@ def predicted(measured: Measurement) -> Prediction:
     """The calculator's figure for a measurement with a request.
 
     Raises:
-        PlanError: where the calculator refuses the request.
+        PlanError: if the calculator refuses the request.
     """
     request = parse_request(measured.run.request)
     model = model_of(request.model)
     check(request, model)
     if measured.point is not None:
-        return _at_a_point(measured, request, model)
+        return _at_point(measured, request, model)
     if measured.run.protocol == "buckets":
         size = max_reserved(request, model, _workspaces(request))
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
-    return _of_the_trainer(measured, request, model)
+    return _by_trainer(measured, request, model)
 
 
-def _of_the_trainer(measured: Measurement, request: Request, model: Model) -> Prediction:
+def _by_trainer(measured: Measurement, request: Request, model: Model) -> Prediction:
     loss = trainer.OlderLoss(request, model, keeps_half=measured.run.protocol == "trainer_from_4_46")
-    told, workspaces = loss.events(), _workspaces(request)
-    most = trainer.peaks(request, told)
-    highest = max(most, key=lambda phase: most[phase])
+    step, workspaces = loss.events(), _workspaces(request)
+    peaks = trainer.peaks(request, step)
+    highest = max(peaks, key=lambda phase: peaks[phase])
     if measured.statistic == "nvidia_smi":
         context = cuda_context(card_of(request.device)).bytes
-        size = trainer.max_reserved(request, told, workspaces) + context
+        size = trainer.max_reserved(request, step, workspaces) + context
     else:
-        size = most[highest] + sum(workspaces)
-    extra = adjusted(measured.run.adjustments, request, model)
-    return Prediction(bytes=size + sum(each.bytes for each in extra), phase=highest, adjustments=extra)
+        size = peaks[highest] + sum(workspaces)
+    adjustments = adjusted(measured.run.adjustments, request, model)
+    return Prediction(bytes=size + sum(each.bytes for each in adjustments), phase=highest, adjustments=adjustments)
 
 
-def _at_a_point(measured: Measurement, request: Request, model: Model) -> Prediction:
+def _at_point(measured: Measurement, request: Request, model: Model) -> Prediction:
     point = measured.point
     assert point is not None
     forward, backward = _workspaces(request)
     workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
-    extra = adjusted(measured.run.adjustments, request, model)
+    adjustments = adjusted(measured.run.adjustments, request, model)
     if measured.run.protocol == "mean_of_logits":
         size = phases.with_mean_of_logits(request, model, point)
     else:
         size = phases.between_steps(request)
-    total = size + workspaces + sum(each.bytes for each in extra)
-    return Prediction(bytes=total, phase=point, adjustments=extra)
+    total = size + workspaces + sum(each.bytes for each in adjustments)
+    return Prediction(bytes=total, phase=point, adjustments=adjustments)
 
 
 def _workspaces(request: Request) -> tuple[int, int]:

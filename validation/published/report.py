@@ -1,7 +1,7 @@
-"""Hold the calculator against peaks that others measured and published, and write the results file.
+"""Compare the calculator with memory figures that others measured and published, and write the results file.
 
-Errors are told of rows that a request says whole. Rows that it says in part are predicted too, with what differs; of
-the others stands why no request says them.
+Errors are summarised over the rows that a request expresses as a whole. Rows that a request expresses in part are
+predicted too, with a list of the differences. Each other row has the reason why no request expresses it.
 """
 
 from __future__ import annotations
@@ -24,55 +24,59 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 
-#: The error from which a row is worth a line of its own.
-WORTH_TELLING = 0.003
+#: The smallest error of a row that is printed among the worst.
+LEAST_PRINTED_ERROR = 0.003
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--sources", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--worst", type=int, default=10, metavar="N", help="how many of the worst rows are shown (10)")
-    parser.add_argument("--write", type=Path, default=RESULTS, metavar="FILE", help=f"where results go ({RESULTS})")
-    parser.add_argument("--date", default=datetime.now(UTC).date().isoformat(), help="the day of the results (today)")
+    parser.add_argument("--sources", nargs="+", metavar="NAME", help="only these sources")
+    parser.add_argument("--worst", type=int, default=10, metavar="N", help="the number of worst rows to print (10)")
+    parser.add_argument(
+        "--write", type=Path, default=RESULTS, metavar="FILE", help=f"the results file to write ({RESULTS})"
+    )
+    parser.add_argument("--date", default=datetime.now(UTC).date().isoformat(), help="the date of the results (today)")
 
 
-def run(told: argparse.Namespace) -> int:
-    """Predict every row, print the tables, write the file; returns 1 where the median error is 1 % or more."""
-    chosen = [each for each in measurements() if each.source in (told.sources or [each.source])]
-    results = document(_watched(chosen), told.date)
-    print("\n".join(lines(results, told.worst)))
-    if not told.sources:
-        write(results, told.write)
+def run(args: argparse.Namespace) -> int:
+    """Predict every row, print the tables, write the file; returns 1 if the median error is 1 % or more."""
+    selected = [each for each in measurements() if each.source in (args.sources or [each.source])]
+    results = document(_with_progress(selected), args.date)
+    print("\n".join(lines(results, args.worst)))
+    if not args.sources:
+        write(results, args.write)
     middle = results["summary"][0]["median_absolute_error"]
     return int(middle is None or middle >= 0.01)
 
 
-def _watched(chosen: list[Measurement]) -> Iterator[Measurement]:
-    progress = Progress(len(chosen), "predicted")
-    for each in chosen:
+def _with_progress(selected: list[Measurement]) -> Iterator[Measurement]:
+    progress = Progress(len(selected), "predicted")
+    for each in selected:
         yield each
         progress.step()
     progress.close()
 
 
 def lines(results: dict[str, Any], worst: int) -> list[str]:
-    """The tables for people; errors are the calculator's figure over the measured one, less one."""
+    """The tables as lines of text; an error is the predicted figure divided by the measured one, minus 1."""
     rows = results["rows"]
     shown = [f"{len(rows)} published figures; {_expressed(rows)}", "", *_errors(results["summary"])]
     shown += ["", *_peers(results["peers"])]
-    told = sorted((r for r in rows if r["expressed"] == "whole" and r["error"]), key=lambda row: -abs(row["error"]))
-    shown += ["", "The worst of those that a request says whole:"]
-    for row in [row for row in told if abs(row["error"]) >= WORTH_TELLING][:worst]:
+    whole = sorted((r for r in rows if r["expressed"] == "whole" and r["error"]), key=lambda row: -abs(row["error"]))
+    shown += ["", "The largest errors of the rows that a request expresses as a whole:"]
+    for row in [row for row in whole if abs(row["error"]) >= LEAST_PRINTED_ERROR][:worst]:
         shown += [f"  {_row(row)}", f"      {row['remark']}" if row["remark"] else "      no reason is known"]
-    shown += ["", "Said in part, with what differs:"]
+    shown += ["", "Expressed in part, with the differences:"]
     shown += [f"  {line}" for line in _reasons(rows, "in part")]
-    shown += ["", "Said by no request:"]
+    shown += ["", "Expressed by no request:"]
     return shown + [f"  {line}" for line in _reasons(rows, "not")]
 
 
 def _expressed(rows: list[Result]) -> str:
     counts = Counter(row["expressed"] for row in rows)
-    return f"a request says {counts['whole']} whole, {counts['in part']} in part, and not {counts['not']}"
+    return (
+        f"a request expresses {counts['whole']} as a whole, {counts['in part']} in part, and {counts['not']} not at all"
+    )
 
 
 def _errors(summary: list[dict[str, Any]]) -> Iterator[str]:
@@ -86,7 +90,7 @@ def _errors(summary: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _peers(peers: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"{'Median errors of peers, where they answer':55} figures    theirs   ours"
+    yield f"{'Median errors of peers, on the rows that they answer':55} figures    theirs   ours"
     for peer in peers:
         for line in peer["sources"]:
             name = f"{peer['name']} {peer['version']}, {line['source']}"
@@ -100,10 +104,10 @@ def _row(row: Result) -> str:
 
 
 def _reasons(rows: list[Result], expressed: str) -> Iterator[str]:
-    """Each source's figures of a kind, and how many of them each difference concerns."""
-    chosen = [row for row in rows if row["expressed"] == expressed]
-    for source in sorted({row["source"] for row in chosen}):
-        own = [row for row in chosen if row["source"] == source]
+    """Each source's number of figures of a kind, and the number of figures with each difference."""
+    selected = [row for row in rows if row["expressed"] == expressed]
+    for source in sorted({row["source"] for row in selected}):
+        own = [row for row in selected if row["source"] == source]
         errors = [row["error"] for row in own if row["error"] is not None]
         yield f"{source}: {len(own)} figures" + (f", {min(errors):+.1%} to {max(errors):+.1%}" if errors else "")
         for reason, count in Counter(reason for row in own for reason in row["differs"]).most_common():

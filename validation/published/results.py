@@ -1,4 +1,4 @@
-"""The results file: every published figure beside the calculator's, and how far they are apart."""
+"""The results file: every published figure with the calculator's prediction and its error."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
     from validation.published.measurement import Measurement
 
-#: Where results are committed.
+#: The committed results file.
 RESULTS = Path(__file__).parent.parent / "results" / "published.json"
 
 Result = dict[str, Any]
 
-#: What errors are told by.
+#: The fields by which errors are grouped.
 GROUPS = ("source", "method", "statistic", "phase")
 
 
 def result(measured: Measurement) -> Result:
-    """A figure's line of the results: predicted against measured, or why that can't be."""
-    told: Result = {
+    """A figure's row of the results: predicted and measured bytes, or the reasons why it has no prediction."""
+    row: Result = {
         "id": measured.id,
         "source": measured.source,
         "model": measured.model,
@@ -53,42 +53,42 @@ def result(measured: Measurement) -> Result:
         "predicted_bytes": None,
         "phase": None,
         "error": None,
-        "peers": _of_peers(measured),
+        "peers": _peer_answers(measured),
     }
     if measured.run.request is None:
-        return told
-    told["method"] = _named(measured.run.request["method"])
+        return row
+    row["method"] = _named(measured.run.request["method"])
     try:
         prediction = predicted(measured)
     except PlanError as refused:
         reasons = [problem.msg for problem in refused.problems]
-        return {**told, "expressed": "not", "differs": [*told["differs"], *reasons]}
-    told["adjustments"] = [{"name": a.name, "bytes": a.bytes, "source": a.source} for a in prediction.adjustments]
-    told["predicted_bytes"], told["phase"] = prediction.bytes, prediction.phase
+        return {**row, "expressed": "not", "differs": [*row["differs"], *reasons]}
+    row["adjustments"] = [{"name": a.name, "bytes": a.bytes, "source": a.source} for a in prediction.adjustments]
+    row["predicted_bytes"], row["phase"] = prediction.bytes, prediction.phase
     if measured.bytes:
-        told["error"] = round(prediction.bytes / measured.bytes - 1, 6)
-    return told
+        row["error"] = round(prediction.bytes / measured.bytes - 1, 6)
+    return row
 
 
-def _of_peers(measured: Measurement) -> list[Result]:
-    """What each peer answered, with its error, or why it did not."""
-    told = []
+def _peer_answers(measured: Measurement) -> list[Result]:
+    """Each peer's answer with its error, or its reason for not answering."""
+    answers = []
     for peer in peers():
         answer = peer.answers.get(measured.id)
         if answer and "bytes" in answer and measured.bytes:
-            told.append({"name": peer.name, **answer, "error": round(answer["bytes"] / measured.bytes - 1, 6)})
+            answers.append({"name": peer.name, **answer, "error": round(answer["bytes"] / measured.bytes - 1, 6)})
         elif answer:
-            told.append({"name": peer.name, **answer})
-    return told
+            answers.append({"name": peer.name, **answer})
+    return answers
 
 
 def _named(method: dict[str, Any]) -> str:
-    """A method of the contract; DoRA goes by its own name."""
+    """The method's name in the JSON API, or `dora` for LoRA with DoRA."""
     return "dora" if method.get("use_dora") else str(method["name"])
 
 
 def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
-    """Everything that the results file says. `date` is the day on which it was computed."""
+    """The content of the results file; `date` is the day on which it was computed."""
     rows = [result(each) for each in measured]
     return {
         "format": 1,
@@ -100,7 +100,7 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
         ],
         "summary": summary(rows),
         "peers": [
-            {"name": peer.name, "version": peer.version, "date": peer.date, "sources": beside(rows, peer.name)}
+            {"name": peer.name, "version": peer.version, "date": peer.date, "sources": peer_errors(rows, peer.name)}
             for peer in peers()
         ],
         "rows": rows,
@@ -108,7 +108,7 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
 
 
 def summary(rows: Sequence[Result]) -> list[dict[str, Any]]:
-    """The errors of the rows that a request says whole, all together and by each of `GROUPS`."""
+    """The errors of the rows that a request expresses as a whole, in total and by each of `GROUPS`."""
     whole = [row for row in rows if row["expressed"] == "whole" and row["error"] is not None]
     return [
         _line("all", "all", whole),
@@ -116,9 +116,9 @@ def summary(rows: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def beside(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
-    """A peer's errors by source on the rows that a request says whole and that it answers, and ours on the same."""
-    told = []
+def peer_errors(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
+    """By source, a peer's errors and ours on the rows that it answers and that a request expresses as a whole."""
+    by_source = []
     for source in ("all", *sorted({row["source"] for row in rows})):
         both = [
             (abs(answer["error"]), abs(row["error"]))
@@ -129,7 +129,7 @@ def beside(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
         ]
         if both:
             theirs, ours = zip(*both, strict=True)
-            told.append(
+            by_source.append(
                 {
                     "source": source,
                     "figures": len(both),
@@ -137,7 +137,7 @@ def beside(rows: Sequence[Result], peer: str) -> list[dict[str, Any]]:
                     "our_median_absolute_error": round(median(ours), 6),
                 }
             )
-    return told
+    return by_source
 
 
 def _by(group: str, rows: Sequence[Result]) -> list[dict[str, Any]]:
@@ -161,19 +161,19 @@ def _line(group: str, name: str, rows: Sequence[Result]) -> dict[str, Any]:
 
 
 def configuration(row: Result) -> str:
-    """What makes two figures of one run, or of equal runs, the same configuration."""
+    """A key that is equal for two figures of the same run, or of runs with equal settings."""
     names = [each["name"] for each in row["adjustments"]]
     return json.dumps([row["source"], row["request"], row["protocol"], names, row["differs"]], sort_keys=True)
 
 
-def write(told: dict[str, Any], path: Path) -> None:
-    """Write results at once or not at all, a row a line, so that a change shows as the rows that it changes.
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write the results atomically, one row per line, so that a diff shows the rows that change.
 
-    What a row has no value for is left out of it.
+    Empty values are omitted.
     """
-    said = ({key: value for key, value in row.items() if value not in (None, "", [], {})} for row in told["rows"])
-    rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in said)
-    head = json.dumps({key: value for key, value in told.items() if key != "rows"}, ensure_ascii=False, indent=1)
+    filled = ({key: value for key, value in row.items() if value not in (None, "", [], {})} for row in results["rows"])
+    rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in filled)
+    head = json.dumps({key: value for key, value in results.items() if key != "rows"}, ensure_ascii=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")

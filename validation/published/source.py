@@ -1,4 +1,4 @@
-"""What others published: each source's rows as they tell them, with where they stand, since when, and the licence."""
+"""Published measurements: each source's rows in its own terms, with address, date and licence."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 DATA = Path(__file__).parent / "data"
 
-#: What a row says, under the names that its source uses.
+#: A row's fields, under the source's names.
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A publication: its name here, its title, its licence, a remark, and its rows in order."""
+    """A publication: its short name, title, licence, a remark, and its rows in order."""
 
     name: str
     title: str
@@ -27,17 +27,17 @@ class Source:
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Every source, by name. What all rows of a file share stands once in it, under `common`."""
+    """Every source, by name; fields that all rows of a file share are in its `common`."""
     return tuple(_read(path) for path in sorted(DATA.glob("*.json")))
 
 
 def _read(path: Path) -> Source:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    rows = tuple({**told["common"], **row} for row in told["rows"])
-    return Source(name=path.stem, title=told["title"], licence=told["licence"], remark=told["remark"], rows=rows)
+    file = json.loads(path.read_text(encoding="utf-8"))
+    rows = tuple({**file["common"], **row} for row in file["rows"])
+    return Source(name=path.stem, title=file["title"], licence=file["licence"], remark=file["remark"], rows=rows)
 
 
 def address(row: Row) -> str:
-    """Where a row's figures stand, at the commit from which they were read."""
+    """The URL of a row's figures, at the commit from which they were read."""
     file, _, part = row["file"].partition("#")
     return f"{row['repository']}/blob/{row['commit']}/{file}" + (f"#{part}" if part else "")

@@ -1,9 +1,9 @@
-"""Outputs that a caller keeps are left at the end of a step, and nothing else changes."""
+"""`keep_outputs` leaves a step's outputs alive at its end and changes nothing else."""
 
 from calculator.estimate.estimate import model_of, resident_state
 from calculator.estimate.request import parse_request
 from calculator.training_step.unrolled import events
-from validation.published.outputs import held
+from validation.published.outputs import keep_outputs
 
 REQUEST = parse_request(
     {
@@ -14,11 +14,11 @@ REQUEST = parse_request(
 )
 
 
-def test_logits_and_cache_are_left():
+def test_logits_and_cache_stay_alive():
     model = model_of(REQUEST.model)
-    told = events(resident_state(REQUEST).prepared)
-    kept = held(told, model)
-    more = [told.rows[row] for row in set(kept.left) - set(told.left)]
+    step = events(resident_state(REQUEST).prepared)
+    kept = keep_outputs(step, model)
+    more = [step.rows[row] for row in set(kept.left) - set(step.left)]
     logits = [row for row in more if row[0] == "lm_head: output"]
     cache = [row for row in more if row[0].endswith("cached")]
     assert sum(row[4] for row in logits) == 2 * 64 * 128_256 * 2
@@ -26,9 +26,9 @@ def test_logits_and_cache_are_left():
     assert len(more) == len(logits) + len(cache)
 
 
-def test_births_stay_as_they_were():
+def test_allocations_do_not_change():
     model = model_of(REQUEST.model)
-    told = events(resident_state(REQUEST).prepared)
-    kept = held(told, model)
-    assert [event for event in kept.forward if event >= 0] == [event for event in told.forward if event >= 0]
-    assert kept.gradients == told.gradients
+    step = events(resident_state(REQUEST).prepared)
+    kept = keep_outputs(step, model)
+    assert [event for event in kept.forward if event >= 0] == [event for event in step.forward if event >= 0]
+    assert kept.gradients == step.gradients

@@ -1,4 +1,4 @@
-"""Peers were asked what would be asked now, and what they answered stands beside our figures."""
+"""The peers' committed answers are to the current questions, and are compared with our figures."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from validation.published.results import RESULTS
 COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
-def test_the_committed_answers_are_to_the_questions_of_now():
-    told = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
-    assert told["asked"] == {each["id"]: digest(each) for each in questions()}
+def test_the_committed_answers_are_to_the_current_questions():
+    committed = json.loads(PREDICTIONS.read_text(encoding="utf-8"))
+    assert committed["questions"] == {each["id"]: digest(each) for each in questions()}
 
 
-def test_a_peers_version_and_day_are_told():
+def test_peers_have_a_version_and_a_date():
     assert [(peer.name, bool(peer.version), len(peer.date)) for peer in peers()] == [
         ("fitcheck-llm", True, 10),
         ("canifinetune", True, 10),
@@ -25,7 +25,7 @@ def test_a_peers_version_and_day_are_told():
     ]
 
 
-def test_every_question_is_answered_or_has_its_reason():
+def test_every_question_has_an_answer_or_a_reason():
     for peer in peers():
         assert set(peer.answers) == {each["id"] for each in questions()}
         assert all(set(answer) in ({"bytes"}, {"reason"}) for answer in peer.answers.values())
@@ -38,22 +38,22 @@ def test_our_median_error_is_below_every_peers_on_every_source():
         assert line["our_median_absolute_error"] < line["median_absolute_error"]
 
 
-def test_a_peers_error_is_that_of_its_bytes():
+def test_a_peers_error_is_computed_from_its_bytes():
     for row in COMMITTED["rows"]:
         for answer in row.get("peers", ()):
             if "bytes" in answer:
                 assert answer["error"] == round(answer["bytes"] / row["measured_bytes"] - 1, 6)
 
 
-def test_the_adapter_runs_alone_on_standard_input():
-    asked = json.dumps(list(questions())[:1])
+def test_the_adapter_is_a_script_that_reads_standard_input():
+    question = json.dumps(list(questions())[:1])
     done = subprocess.run(
-        [sys.executable, adapter.__file__], input=asked, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, adapter.__file__], input=question, capture_output=True, text=True, check=True, timeout=120
     )
     assert set(json.loads(done.stdout)) == set(adapter.PEERS)
 
 
-def test_a_peer_that_has_no_word_for_a_method_says_so():
-    (asked,) = (each for each in questions() if each["method"]["name"] == "prefix")
-    told = adapter.answers("accelerate", [asked])["answers"]
-    assert told == {asked["id"]: {"reason": "only full fine-tuning is estimated"}}
+def test_a_peer_without_a_method_answers_with_the_reason():
+    (question,) = (each for each in questions() if each["method"]["name"] == "prefix")
+    answers = adapter.answers("accelerate", [question])["answers"]
+    assert answers == {question["id"]: {"reason": "only full fine-tuning is estimated"}}

@@ -1,4 +1,4 @@
-"""Predictions of published figures are the calculator's, with named adjustments."""
+"""Predictions of published figures are the calculator's, plus named adjustments."""
 
 import pytest
 
@@ -11,33 +11,33 @@ from validation.published.rules import measurements
 MEASURED = {each.id: each for each in measurements()}
 
 
-def test_an_allocated_peak_counts_library_workspaces():
+def test_an_allocated_peak_includes_library_workspaces():
     each = MEASURED["fms_acceleration/8/max_memory_allocated"]
     memory = estimate(parse_request(each.run.request)).memory
-    told = predicted(each)
-    assert told.phase == memory.peak_phase == "optimizer_step"
-    kept = sum(a.bytes for a in told.adjustments)
-    assert abs(told.bytes - kept - memory.peak_allocated_bytes - memory.library_workspace_bytes) < 1 << 20
+    prediction = predicted(each)
+    assert prediction.phase == memory.peak_phase == "optimizer_step"
+    kept = sum(a.bytes for a in prediction.adjustments)
+    assert abs(prediction.bytes - kept - memory.peak_allocated_bytes - memory.library_workspace_bytes) < 1 << 20
 
 
-def test_what_nvidia_smi_shows_is_what_the_replayed_allocator_holds_and_the_context():
-    told = predicted(MEASURED["fms_acceleration/156/nvidia_smi"])
-    assert (told.bytes - cuda_context(None).bytes) % (2 << 20) == 0
+def test_the_reading_of_nvidia_smi_is_the_replays_reserved_bytes_and_the_context():
+    prediction = predicted(MEASURED["fms_acceleration/156/nvidia_smi"])
+    assert (prediction.bytes - cuda_context(None).bytes) % (2 << 20) == 0
 
 
-def test_an_adjustment_counts_at_the_peak_and_between_steps():
+def test_an_adjustment_is_added_at_the_peak_and_between_steps():
     for point in ("max_memory_allocated", "between_steps"):
         older, newer = (predicted(MEASURED[f"fms_acceleration/{row}/{point}"]) for row in (561, 481))
         assert older.bytes - newer.bytes == sum(a.bytes for a in older.adjustments) > 0
 
 
-def test_rotary_tables_of_every_layer_are_the_models_positions():
+def test_rotary_tables_have_the_models_positions_in_every_layer():
     (tables,) = predicted(MEASURED["fms_acceleration/561/between_steps"]).adjustments
     assert tables.bytes == 32 * 2 * 32768 * 128 * 2
 
 
 @pytest.mark.parametrize(
-    ("name", "most"),
+    ("name", "tolerance"),
     [
         ("fms_acceleration/8/max_memory_allocated", 1e-5),
         ("fms_acceleration/8/between_steps", 2e-5),
@@ -55,6 +55,6 @@ def test_rotary_tables_of_every_layer_are_the_models_positions():
         ("peft_metamathqa/39/max_memory_reserved", 1e-2),
     ],
 )
-def test_figures_that_were_measured_are_met(name, most):
+def test_a_prediction_is_within_its_tolerance_of_the_measured_figure(name, tolerance):
     each = MEASURED[name]
-    assert abs(predicted(each).bytes / each.bytes - 1) < most
+    assert abs(predicted(each).bytes / each.bytes - 1) < tolerance

@@ -1,4 +1,4 @@
-"""The committed results are what the command computes, and errors are computed from the bytes beside them."""
+"""The committed results are those that the command computes, and errors are computed from their bytes."""
 
 import json
 from statistics import median
@@ -11,7 +11,7 @@ from validation.published.rules import measurements
 
 COMMITTED = json.loads(RESULTS.read_text(encoding="utf-8"))
 ROWS = {row["id"]: row for row in COMMITTED["rows"]}
-SOME = [
+SAMPLE = [
     "fms_acceleration/8/max_memory_allocated",
     "fms_acceleration/32/nvidia_smi",
     "fsdp_qlora/2419/forward",
@@ -21,59 +21,59 @@ SOME = [
 ]
 
 
-def said(row):
+def filled(row):
     return {key: value for key, value in row.items() if value not in (None, "", [], {})}
 
 
-def test_every_figure_stands_in_the_committed_file_in_order():
+def test_the_committed_file_has_every_figure_in_order():
     assert [row["id"] for row in COMMITTED["rows"]] == [each.id for each in measurements()]
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", SAMPLE)
 def test_a_committed_row_is_what_the_command_computes(name):
     each = next(each for each in measurements() if each.id == name)
-    assert said(result(each)) == ROWS[name]
+    assert filled(result(each)) == ROWS[name]
 
 
-def test_every_error_is_that_of_the_bytes_beside_it():
+def test_every_error_is_computed_from_its_rows_bytes():
     for row in COMMITTED["rows"]:
         if "error" in row:
             assert row["error"] == round(row["predicted_bytes"] / row["measured_bytes"] - 1, 6)
 
 
-def test_every_row_has_an_address_and_what_is_not_whole_says_why():
+def test_every_row_has_an_address_and_the_differences_if_it_is_not_whole():
     for row in COMMITTED["rows"]:
         assert row["address"].startswith("https://")
         assert row["expressed"] == "whole" or row["differs"], row["id"]
 
 
-def test_the_median_error_of_what_a_request_says_whole_is_under_one_per_cent():
+def test_the_median_error_of_rows_expressed_as_a_whole_is_under_one_per_cent():
     whole = [abs(row["error"]) for row in COMMITTED["rows"] if row["expressed"] == "whole" and "error" in row]
     assert COMMITTED["summary"][0]["median_absolute_error"] == round(median(whole), 6)
     assert median(whole) < 0.01
 
 
-def test_the_summary_is_that_of_the_rows():
+def test_the_summary_is_computed_from_the_rows():
     rows = [{**dict.fromkeys(("error", "phase")), "adjustments": [], "differs": [], **row} for row in COMMITTED["rows"]]
     assert summary(rows) == COMMITTED["summary"]
     assert {line["by"] for line in COMMITTED["summary"]} == {"all", *GROUPS}
 
 
-def test_a_written_file_reads_as_it_was_computed_whatever_was_there(tmp_path):
-    chosen = [each for each in measurements() if each.id in SOME[:2]]
-    told = document(chosen, "2026-01-02")
+def test_a_written_file_contains_what_was_computed(tmp_path):
+    selected = [each for each in measurements() if each.id in SAMPLE[:2]]
+    results = document(selected, "2026-01-02")
     file = tmp_path / "results" / "published.json"
-    write(told, file)
+    write(results, file)
     first = file.read_text(encoding="utf-8")
-    write(document(chosen, "2026-01-02"), file)
+    write(document(selected, "2026-01-02"), file)
     assert file.read_text(encoding="utf-8") == first
-    assert json.loads(first)["rows"] == [said(row) for row in told["rows"]]
+    assert json.loads(first)["rows"] == [filled(row) for row in results["rows"]]
     assert [path.name for path in file.parent.iterdir()] == ["published.json"]
 
 
-def test_the_tables_name_the_worst_and_what_differs():
-    chosen = [each for each in measurements() if each.source in ("fsdp_qlora", "peft_metamathqa")]
-    text = "\n".join(lines(document(chosen[:5] + [e for e in chosen if e.id in SOME], "2026-01-02"), worst=3))
+def test_the_tables_name_the_worst_rows_and_the_differences():
+    selected = [each for each in measurements() if each.source in ("fsdp_qlora", "peft_metamathqa")]
+    text = "\n".join(lines(document(selected[:5] + [e for e in selected if e.id in SAMPLE], "2026-01-02"), worst=3))
     assert "peft_metamathqa/38/max_memory_reserved: prefix" in text
     assert "evaluation" in text
     assert "fsdp_qlora: " in text

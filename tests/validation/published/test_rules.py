@@ -1,4 +1,4 @@
-"""Rows become requests by rule: what a request cannot say of a row is named, and nothing else is."""
+"""Rules turn rows into requests, and name exactly what a request cannot express."""
 
 import pytest
 
@@ -13,25 +13,25 @@ def by_id(name):
     return next(each for each in measurements() if each.id == name)
 
 
-def test_every_source_has_its_rules():
+def test_every_source_has_rules():
     assert set(RULES) == {source.name for source in sources()}
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
 def test_every_row_of_a_source_has_a_figure(source):
-    told = {each.id.split("/")[1] for each in measurements() if each.source == source.name}
-    assert told == {str(row["id"]) for row in source.rows}
+    ids = {each.id.split("/")[1] for each in measurements() if each.source == source.name}
+    assert ids == {str(row["id"]) for row in source.rows}
 
 
-def test_a_figure_without_a_request_says_what_differs():
+def test_a_figure_without_a_request_has_a_reason():
     assert [each.id for each in measurements() if each.run.request is None and not each.run.differs] == []
 
 
-def test_no_two_figures_have_the_same_id():
+def test_figures_have_unique_ids():
     assert len({each.id for each in measurements()}) == len(measurements())
 
 
-def test_every_request_is_one_of_the_contract():
+def test_every_request_is_valid():
     for each in measurements():
         if each.run.request is not None:
             try:
@@ -40,11 +40,11 @@ def test_every_request_is_one_of_the_contract():
                 pytest.fail(f"{each.id}: {error}")
 
 
-def test_every_adjustment_is_a_known_one():
+def test_every_adjustment_is_known():
     assert {name for each in measurements() for name in each.run.adjustments} <= set(ADJUSTMENTS)
 
 
-def test_a_full_run_of_the_trainer_is_said_whole():
+def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
     each = by_id("fms_acceleration/8/max_memory_allocated")
     assert each.expressed == "whole"
     assert each.bytes == 72_434_837_504
@@ -58,12 +58,12 @@ def test_fused_kernels_are_named():
     assert "fused kernels" in each.run.differs[0]
 
 
-def test_adapters_of_an_older_peft_take_the_models_dtype():
+def test_adapters_of_an_older_peft_have_the_models_dtype():
     older, newer = by_id("fms_acceleration/571/nvidia_smi"), by_id("fms_acceleration/493/nvidia_smi")
     assert older.run.request["training"]["adapter_dtype"] == "model"
     assert newer.run.request["training"]["adapter_dtype"] == "float32"
 
 
-def test_a_method_that_the_contract_lacks_is_not_expressed():
-    told = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "IA3"]
-    assert {each.expressed for each in told} == {"not"}
+def test_a_method_that_the_calculator_does_not_have_is_not_expressed():
+    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "IA3"]
+    assert {each.expressed for each in rows} == {"not"}

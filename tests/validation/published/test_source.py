@@ -1,4 +1,4 @@
-"""Every published row says where it stands."""
+"""Every published row has the address of its source."""
 
 import re
 
@@ -23,6 +23,6 @@ def test_every_row_has_an_address_at_a_commit_and_its_own_id(source):
 
 
 @pytest.mark.parametrize("source", sources(), ids=lambda source: source.name)
-def test_every_row_says_what_was_measured(source):
+def test_every_row_has_a_measured_figure_or_ran_out_of_memory(source):
     for row in source.rows:
         assert any(value for value in row["measured"].values()) or row.get("status") == "OOM", row["id"]

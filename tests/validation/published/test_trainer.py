@@ -1,4 +1,4 @@
-"""The older loss copies the logits in the forward pass; the Trainer leaves nothing of a step behind."""
+"""The older loss copies the logits in the forward pass; the Trainer keeps nothing of a step alive."""
 
 import pytest
 
@@ -22,32 +22,32 @@ def older(*, keeps_half):
 
 
 @pytest.mark.parametrize("keeps_half", [False, True])
-def test_every_row_is_born_once_and_freed_once_but_the_gradients(keeps_half):
-    told = older(keeps_half=keeps_half)
-    passes = [*told.forward, *told.backward]
-    births = [event for event in passes if event >= 0]
+def test_every_row_but_the_gradients_is_allocated_and_freed_once(keeps_half):
+    step = older(keeps_half=keeps_half)
+    passes = [*step.forward, *step.backward]
+    allocated = [event for event in passes if event >= 0]
     frees = [~event for event in passes if event < 0]
-    assert len(set(births)) == len(births)
-    assert sorted(frees + list(told.gradients)) == sorted(births)
-    assert told.left == ()
+    assert len(set(allocated)) == len(allocated)
+    assert sorted(frees + list(step.gradients)) == sorted(allocated)
+    assert step.left == ()
 
 
-def test_nothing_is_freed_before_it_is_born():
+def test_nothing_is_freed_before_its_allocation():
     alive = set()
-    told = older(keeps_half=False)
-    for event in (*told.forward, *told.backward):
+    step = older(keeps_half=False)
+    for event in (*step.forward, *step.backward):
         if event >= 0:
             alive.add(event)
         else:
             alive.remove(~event)
 
 
-def test_the_forward_pass_holds_a_shifted_copy_more_and_not_the_step_before():
-    step = training_step(REQUEST).peaks()[0]
-    left = sum(row[4] * count for row, count in step.left.items())
+def test_the_forward_peak_has_a_shifted_copy_and_nothing_of_the_previous_step():
+    peak = training_step(REQUEST).peaks()[0]
+    left = sum(row[4] * count for row, count in peak.left.items())
     copy = B * (S - 1) * V * 4
     found = peaks(REQUEST, older(keeps_half=True))["forward"]
-    assert found == step.bytes + copy - left
+    assert found == peak.bytes + copy - left
 
 
 def test_half_precision_logits_are_dropped_before_4_46():

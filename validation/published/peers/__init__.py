@@ -1,1 +1,1 @@
-"""Other calculators' figures for the same published rows, from their own packages in an environment of their own."""
+"""Other calculators' figures for the same published rows, computed by their packages in a separate environment."""

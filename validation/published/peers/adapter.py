@@ -1,6 +1,6 @@
-"""Runs in the peers' environment: questions as JSON on standard input, their answers on standard output.
+"""A script for the peers' environment: reads questions as JSON on standard input, writes answers to standard output.
 
-Only the standard library and the peers are imported. An answer is a number of bytes, or why there is none.
+It imports only the standard library and the peers. An answer is a number of bytes, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ GIB = 1 << 30
 
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
-#: Our cards as fitcheck names them, and what their data sheets say in GiB.
+#: fitcheck's names of GPUs, and their memory in GiB by the data sheet.
 FITCHECK_GPUS = {"a100-sxm4-80gb": "a100-80", "l40s": "l40s"}
 SHEET_GIB = {"a100-sxm4-80gb": 80.0, "l40s": 48.0}
 
-#: LoRA targets as canifinetune groups them.
+#: canifinetune's names for groups of LoRA targets.
 SCOPES = {
     ("q_proj", "v_proj"): "conservative",
     ("k_proj", "o_proj", "q_proj", "v_proj"): "attention",
 }
 
 
-class CannotSayError(Exception):
-    """The peer has no word for what is asked."""
+class UnsupportedError(Exception):
+    """The peer does not support the request."""
 
 
-def fitcheck(asked: dict[str, Any]) -> int:
-    """Answer as fitcheck-llm does."""
+def fitcheck(question: dict[str, Any]) -> int:
+    """The bytes that fitcheck-llm estimates."""
     from fitcheck import ModelConfig, TrainingConfig, estimate, get_gpu  # noqa: PLC0415
     from fitcheck.overhead_db import get_overhead_profile  # noqa: PLC0415
 
-    model, training, method = asked["model"], asked["training"], _known_method(asked)
-    card = FITCHECK_GPUS[asked["gpu"]]
+    model, training, method = question["model"], question["training"], _known_method(question)
+    card = FITCHECK_GPUS[question["gpu"]]
     config = ModelConfig(
         name=model["id"],
         num_params=model["parameters"],
@@ -68,24 +68,24 @@ def fitcheck(asked: dict[str, Any]) -> int:
     )
     report = estimate(config, settings, get_gpu(card))
     context = get_overhead_profile(card, flash, settings.quantization).base_context_mib
-    less = {"max_memory_allocated": report.overhead_mib, "max_memory_reserved": context}
-    return round((report.total_mib - less.get(asked["statistic"], 0)) * MIB)
+    excluded = {"max_memory_allocated": report.overhead_mib, "max_memory_reserved": context}
+    return round((report.total_mib - excluded.get(question["statistic"], 0)) * MIB)
 
 
-def canifinetune(asked: dict[str, Any]) -> int:
-    """Answer as canifinetune does."""
+def canifinetune(question: dict[str, Any]) -> int:
+    """The bytes that canifinetune estimates."""
     from canifinetune.estimator.memory import EstimateRequest, estimate  # noqa: PLC0415
 
-    model, training, method = asked["model"], asked["training"], _known_method(asked)
+    model, training, method = question["model"], question["training"], _known_method(question)
     targets = tuple(sorted(method.get("target_modules", ())))
     if method["name"] != "full" and targets not in SCOPES:
-        raise CannotSayError(f"no target scope is {', '.join(targets)}")
+        raise UnsupportedError(f"no target scope is {', '.join(targets)}")
     lora = {} if method["name"] == "full" else {"lora_rank": method["r"], "lora_target_scope": SCOPES[targets]}
     memory = estimate(
         EstimateRequest(
             model_id=model["id"],
             method=method["name"],
-            gpu_vram_gb=SHEET_GIB[asked["gpu"]],
+            gpu_vram_gb=SHEET_GIB[question["gpu"]],
             seq_len=training["sequence_length"],
             micro_batch_size=training["micro_batch_size"],
             base_dtype=SHORT[training["dtype"]],
@@ -98,18 +98,20 @@ def canifinetune(asked: dict[str, Any]) -> int:
         )
     ).memory
     total = memory.total_estimated_gb - memory.safety_margin_gb
-    if asked["statistic"] == "max_memory_allocated":
+    if question["statistic"] == "max_memory_allocated":
         total -= memory.cuda_overhead_gb
     return round(total * GIB)
 
 
-def accelerate(asked: dict[str, Any]) -> int:
-    """Answer as `accelerate estimate-memory` does, from the model's size in float32."""
+def accelerate(question: dict[str, Any]) -> int:
+    """The bytes that `accelerate estimate-memory` estimates from the model's size in float32."""
     from accelerate.commands.estimate import estimate_training_usage  # noqa: PLC0415
 
-    if asked["method"]["name"] != "full":
-        raise CannotSayError("only full fine-tuning is estimated")
-    return int(max(estimate_training_usage(4 * asked["model"]["parameters"], asked["training"]["dtype"]).values()))
+    if question["method"]["name"] != "full":
+        raise UnsupportedError("only full fine-tuning is estimated")
+    return int(
+        max(estimate_training_usage(4 * question["model"]["parameters"], question["training"]["dtype"]).values())
+    )
 
 
 PEERS: dict[str, Callable[[dict[str, Any]], int]] = {
@@ -119,27 +121,27 @@ PEERS: dict[str, Callable[[dict[str, Any]], int]] = {
 }
 
 
-def _known_method(asked: dict[str, Any]) -> dict[str, Any]:
-    method: dict[str, Any] = asked["method"]
+def _known_method(question: dict[str, Any]) -> dict[str, Any]:
+    method: dict[str, Any] = question["method"]
     if method["name"] not in ("full", "lora", "qlora") or method.get("use_dora"):
-        raise CannotSayError(f"no method {'dora' if method.get('use_dora') else method['name']}")
+        raise UnsupportedError(f"no method {'dora' if method.get('use_dora') else method['name']}")
     return method
 
 
-def answers(peer: str, asked: list[dict[str, Any]]) -> dict[str, Any]:
-    """A peer's answers by the questions' ids, with its version."""
+def answers(peer: str, questions: list[dict[str, Any]]) -> dict[str, Any]:
+    """A peer's version, and its answers by the questions' ids."""
     try:
-        told: dict[str, Any] = {"version": version(peer), "answers": {}}
+        result: dict[str, Any] = {"version": version(peer), "answers": {}}
     except PackageNotFoundError:
         return {"version": None, "answers": {}}
-    for each in asked:
+    for each in questions:
         try:
-            told["answers"][each["id"]] = {"bytes": PEERS[peer](each)}
-        except (CannotSayError, ValueError, KeyError) as error:
-            told["answers"][each["id"]] = {"reason": f"{error}".splitlines()[0]}
-    return told
+            result["answers"][each["id"]] = {"bytes": PEERS[peer](each)}
+        except (UnsupportedError, ValueError, KeyError) as error:
+            result["answers"][each["id"]] = {"reason": f"{error}".splitlines()[0]}
+    return result
 
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    json.dump({peer: answers(peer, asked) for peer in PEERS}, sys.stdout)
+    questions = json.load(sys.stdin)
+    json.dump({peer: answers(peer, questions) for peer in PEERS}, sys.stdout)

@@ -1,4 +1,4 @@
-"""What peers are asked: a published row's request, with the facts on its model that they would fetch from the hub."""
+"""Questions to the peers: a published row's request, with the model's fields that peers would fetch from the Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from validation.published.measurement import Measurement
 
-#: Fields of a config that peers read.
+#: Config fields that peers read.
 FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -30,25 +30,25 @@ FIELDS = (
 
 
 def questions() -> Iterator[dict[str, Any]]:
-    """One for each figure that a request says, of a peak: no peer speaks of points of a step."""
+    """A question for each peak that a request expresses; no peer estimates points inside a step."""
     for each in measurements():
-        asked = question(each)
-        if asked is not None:
-            yield asked
+        found = question(each)
+        if found is not None:
+            yield found
 
 
 def question(measured: Measurement) -> dict[str, Any] | None:
-    """What is asked of one figure, if anything is."""
-    asked = measured.run.request
-    if asked is None or measured.point is not None or not measured.bytes:
+    """The question for one figure; None if peers cannot answer it."""
+    body = measured.run.request
+    if body is None or measured.point is not None or not measured.bytes:
         return None
-    request = parse_request(asked)
+    request = parse_request(body)
     model = model_of(request.model)
     return {
         "id": measured.id,
         "statistic": measured.statistic,
         "gpu": request.device.gpu,
-        "method": asked["method"],
+        "method": body["method"],
         "training": {name: getattr(request.training, name) for name in Training.__slots__},
         "model": {
             "id": model.id or model.model_type,
@@ -63,6 +63,6 @@ def _plain(value: Any) -> bool | int:
     return value if isinstance(value, bool) else int(value)
 
 
-def digest(asked: dict[str, Any]) -> str:
-    """What tells a question from another, so that an answer to an older one is not taken for its own."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+def digest(question: dict[str, Any]) -> str:
+    """A hash of a question, which tells whether a committed answer is to the current question."""
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How each source's rows become requests: one module a source, with `measurements` of it."""
+"""The rules that turn each source's rows into requests: one module per source, with a function `measurements`."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ RULES = {
 @cache
 def measurements() -> tuple[Measurement, ...]:
     """Every figure of every source."""
-    return tuple(told for source in sources() for told in RULES[source.name].measurements(source))
+    return tuple(each for source in sources() for each in RULES[source.name].measurements(source))

@@ -1,4 +1,4 @@
-"""Figures in Hugging Face's documentation: an encoder, sharded runs, and runs told without batch, length or dtype."""
+"""Figures in Hugging Face's documentation: an encoder, sharded runs, and runs without batch, length or dtype."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from validation.published.measurement import Measurement, Statistic
     from validation.published.source import Row, Source
 
-#: What each page's figures are, and why no request says them.
+#: Each page's statistic, and why no request expresses its figures.
 FAMILIES: dict[str, tuple[Statistic, str]] = {
     "hf-performance-doc": ("nvidia_smi", "BERT with a classification head: no step of an encoder is modelled"),
-    "peft-readme": ("max_memory_allocated", "batches of the twitter_complaints examples, whose lengths are not told"),
-    "peft-docs": ("unstated", "batch, length or dtype are not told"),
+    "peft-readme": ("max_memory_allocated", "batches of the twitter_complaints examples, whose lengths are not stated"),
+    "peft-docs": ("unstated", "batch, length or dtype is not stated"),
 }
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure a row."""
+    """One figure per row."""
     for row in source.rows:
         statistic, reason = FAMILIES[row["family"]]
         run = Run(differs=(reason, *_differs(row)))

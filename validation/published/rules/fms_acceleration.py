@@ -1,7 +1,7 @@
-"""IBM's fms-acceleration: Mistral-7B in the HF Trainer (TRL's SFTTrainer) on one A100, packed to 4,096 tokens.
+"""IBM's fms-acceleration: Mistral-7B in the Hugging Face Trainer (TRL's SFTTrainer) on an A100, packed to 4,096 tokens.
 
-Three figures a row: the most allocated and the allocated at a stage's end, by HF's TrainerMemoryTracker, and the most
-that nvidia-smi showed of the card.
+Each row has three figures: the most bytes allocated and the bytes allocated at a stage's end, both by Hugging Face's
+TrainerMemoryTracker, and the highest reading of nvidia-smi.
 """
 
 from __future__ import annotations
@@ -18,48 +18,51 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-#: What the configurations' names say of the code that ran instead of transformers' own.
+#: Code that ran instead of transformers' own, by a part of the configuration's name.
 KERNELS = {
     "foak": "fused kernels (foak) for rotary embeddings, norms and the loss",
-    "liger": "Liger's fused head and loss, which never makes the logits",
-    "padding-free": "padding-free batches of unequal length, whose longest is not told",
+    "liger": "Liger's fused head and loss, which never allocates the logits",
+    "padding-free": "padding-free batches of unequal length, whose longest is not stated",
 }
 
-#: Why figures are off, by statistic and method.
+#: Explanations of errors, by statistic and method.
 REMARKS = {
     ("nvidia_smi", "full"): (
-        "1 to 4 GB more than the replayed allocator and the CUDA context take; the LoRA runs of the same table agree,"
-        " so it is probably the allocator's share, which depends on the run's history"
+        "1 to 4 GB more than the replayed allocator and the CUDA context; the LoRA runs of the same table agree, so the"
+        " allocator's reserved memory, which depends on the run's history, is the probable cause"
     ),
     ("max_memory_allocated", "QLoRA"): (
-        "4-bit layers of bitsandbytes 0.43 and recomputation by re-entrant checkpoints hold other tensors in the"
-        " backward pass than the stack that the figures speak of"
+        "in the backward pass, the 4-bit layers of bitsandbytes 0.43 and re-entrant checkpointing keep other tensors"
+        " alive than the stack that the calculator models"
     ),
-    ("nvidia_smi", "QLoRA"): "as of the allocated peak of the same run, and the allocator's share",
+    (
+        "nvidia_smi",
+        "QLoRA",
+    ): "the causes of the allocated peak's error in the same run, and the allocator's reserved memory",
 }
 
-#: The same of the newest LoRA run.
-LOGITS_FOUND_ROOM = (
+#: The explanation for the newest LoRA run.
+LOGITS_REUSE_BLOCKS = (
     "1.5 GB above the same run with transformers 4.45, of which the half-precision logits are 1.0; the replayed"
-    " allocator finds room for them in what it holds already, and the real one did not"
+    " allocator reuses reserved blocks for them, and the real one did not"
 )
 
 #: TRL casts a quantised model's modules after PEFT's preparation (trl.trainer.utils.peft_module_casting_to_bf16).
 TRL_CASTS = "TRL's own casts after PEFT's preparation: adapters, embeddings and head in bfloat16, norms in float32"
 
-#: PEFT keeps adapters in float32 since 0.12 (autocast_adapter_dtype); before, they take the model's dtype, but beside
-#: 4-bit weights, which have no floating-point dtype to take.
+#: From this release on, PEFT keeps adapters in float32 (autocast_adapter_dtype). Before, they have the model's dtype,
+#: except on 4-bit weights, which have no floating-point dtype.
 FLOAT32_ADAPTERS = (0, 12)
 
-#: From this release of transformers on, half-precision logits stay beside the loss (models take a loss_function).
+#: From this release of transformers on, half-precision logits stay alive during the loss (models have a loss_function).
 KEEPING_LOGITS = (4, 46)
 
-#: Before this release, every layer keeps its own rotary tables.
+#: Before this release of transformers, every layer keeps its own rotary tables.
 SHARED_TABLES = (4, 43)
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The three figures of each row that has them."""
+    """The figures of each row, up to three."""
     for row in source.rows:
         run, setting = _run(row), row["framework_config"]
         for statistic, size in _figures(row["measured"]):
@@ -77,29 +80,29 @@ def measurements(source: Source) -> Iterator[Measurement]:
 
 def _remark(row: Row, statistic: Statistic) -> str:
     if (statistic, row["method"]) == ("nvidia_smi", "LoRA") and _release(row, "transformers") >= KEEPING_LOGITS:
-        return LOGITS_FOUND_ROOM
+        return LOGITS_REUSE_BLOCKS
     return REMARKS.get((statistic, row["method"]), "")
 
 
-def _figures(told: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
-    if told.get("torch_peak_allocated_bytes"):
-        yield "max_memory_allocated", told["torch_peak_allocated_bytes"]
-    if told.get("torch_allocated_bytes"):
-        yield "memory_allocated", told["torch_allocated_bytes"]
-    if told.get("nvidia_smi_peak_used_MiB"):
-        yield "nvidia_smi", told["nvidia_smi_peak_used_MiB"] * MIB
+def _figures(measured: dict[str, Any]) -> Iterator[tuple[Statistic, int]]:
+    if measured.get("torch_peak_allocated_bytes"):
+        yield "max_memory_allocated", measured["torch_peak_allocated_bytes"]
+    if measured.get("torch_allocated_bytes"):
+        yield "memory_allocated", measured["torch_allocated_bytes"]
+    if measured.get("nvidia_smi_peak_used_MiB"):
+        yield "nvidia_smi", measured["nvidia_smi_peak_used_MiB"] * MIB
 
 
 def _run(row: Row) -> Run:
-    differs = [said for name, said in KERNELS.items() if name in row["framework_config"]]
+    differs = [sentence for name, sentence in KERNELS.items() if name in row["framework_config"]]
     if "padding-free" in row["framework_config"] or not row.get("seq_len"):
-        return Run(differs=tuple(differs or ["the longest sequence is not told"]))
+        return Run(differs=tuple(differs or ["the longest sequence is not stated"]))
     if row["method"] == "QLoRA":
-        differs += _of_qlora(row)
+        differs += _qlora_differences(row)
     if not row.get("weight_dtype"):
-        differs.append("the weights' dtype is not told")
+        differs.append("the weights' dtype is not stated")
     if not row["versions"].get("transformers"):
-        differs.append("the versions of the stack are not told")
+        differs.append("the versions of the stack are not stated")
     transformers = _release(row, "transformers")
     return Run(
         request=_request(row),
@@ -109,7 +112,7 @@ def _run(row: Row) -> Run:
     )
 
 
-def _of_qlora(row: Row) -> list[str]:
+def _qlora_differences(row: Row) -> list[str]:
     if "baseline" not in row["framework_config"]:
         return ["the plugin's own loading of 4-bit weights, without PEFT's preparation"]
     return [TRL_CASTS] if str(row.get("bf16_autocast")).lower() == "true" else []
@@ -155,9 +158,9 @@ def _autocast(row: Row) -> str | None:
 
 
 def _release(row: Row, package: str) -> tuple[int, int]:
-    """A package's release as numbers; of rows without versions, the one before everything."""
-    told = row["versions"].get(package)
-    if not told:
+    """A package's major and minor release; (0, 0) for rows without versions."""
+    release = row["versions"].get(package)
+    if not release:
         return (0, 0)
-    major, minor, *_ = told.split(".")
+    major, minor, *_ = release.split(".")
     return int(major), int(minor)

@@ -1,6 +1,6 @@
-"""Answer.AI's notebook: a small llama with random weights, what is allocated after each phase of a step.
+"""Answer.AI's notebook: bytes allocated after each phase of a step of a small Llama with random weights.
 
-`loss = logits.mean()`, nothing else of the step's end: the protocol `mean_of_logits`.
+Its loss is `logits.mean()`, and it has no optimizer step: the protocol `mean_of_logits`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ POINTS: dict[str, Point] = {"after_model_GB": "loaded", "after_forward_GB": "for
 DIFFERS = (
     "the stack of February 2024 (transformers 4.38), whose attention and 4-bit products save more",
     "rotary tables that every layer keeps, and the model's own causal mask",
-    "a GPU of 16 GB that is not named",
+    "a 16 GB GPU that is not named",
 )
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """What is allocated after each phase, and the peak where it is told."""
+    """The bytes allocated after each phase, and the peak of rows that state it."""
     for row in source.rows:
         run, setting = _run(row), f"{row['seq_len']} tokens"
         for key, point in POINTS.items():

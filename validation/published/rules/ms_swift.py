@@ -16,7 +16,7 @@ REMOTE_CODE = "the model's own remote code (model_type qwen), which transformers
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most that was reserved, in GiB to two decimals, summed over GPUs."""
+    """The most bytes reserved, published in GiB with two decimals, summed over GPUs."""
     for row in source.rows:
         run = Run(differs=tuple(_differs(row)))
         yield measurement(source, row, "max_memory_reserved", row["measured"]["bytes"], run)
@@ -25,6 +25,6 @@ def measurements(source: Source) -> Iterator[Measurement]:
 def _differs(row: Row) -> Iterator[str]:
     yield REMOTE_CODE
     if row["method"] == "GPTQ-LoRA":
-        yield f"a base in {row['quantization']}, which the contract has no setting for"
+        yield f"a base in {row['quantization']}, which a request has no setting for"
     if row["num_gpus"] > 1:
-        yield f"layers divided over {row['num_gpus']} GPUs"
+        yield f"layers split over {row['num_gpus']} GPUs"

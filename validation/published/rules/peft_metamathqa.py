@@ -1,6 +1,6 @@
 """PEFT's method comparison: Llama-3.2-3B on an L40S, `max_memory_reserved` of a whole run of 5,000 steps.
 
-The script keeps `outputs` until the next step's take their name, sorts batches by length within buckets, and empties
+The script keeps `outputs` alive until it assigns the next step's, sorts batches by length within buckets, and empties
 the cache every ten steps: the protocol `buckets`.
 """
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from validation.published.measurement import Measurement
     from validation.published.source import Row, Source
 
-#: Settings of a LoRA that the contract's method has no word for.
-BEYOND = {
+#: LoRA variants that a request has no setting for, by the field of peft_config.
+UNSUPPORTED = {
     "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
     "trainable_token_indices": "trainable tokens",
 }
 
-#: Why figures are off.
+#: Explanations of errors, by method.
 REMARKS = {
     "PREFIX_TUNING": (
-        "the run's maximum probably comes from its evaluation, which generates for 50 questions at once with the"
-        " prefix in every cache and is not replayed"
+        "the maximum is probably in the run's evaluation, which generates for 50 questions at once with the prefix in"
+        " every cache; the replay does not include it"
     ),
-    "PROMPT_TUNING": "the batches' lengths are taken from a law, and with 200 virtual tokens more of each is kept",
+    "PROMPT_TUNING": "the batches' lengths are assumed, and with 200 virtual tokens more of each batch is kept",
 }
 
 UNKNOWN = (
-    f"the longest padded sequence, taken as {LONGEST} for every row",
-    "the other batches' lengths, taken from a log-normal law with the published mean",
+    f"the longest padded sequence, assumed to be {LONGEST} in every row",
+    "the other batches' lengths, assumed to be log-normal with the published mean",
 )
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """The most that was reserved, a row."""
+    """The most bytes reserved, one figure per row."""
     for row in source.rows:
         size = row["measured"]["accelerator_memory_max"]
-        told = {"setting": row["experiment"], "remark": REMARKS.get(row["method"], "")}
-        yield measurement(source, row, "max_memory_reserved", size, _run(row), **told)
+        remark = REMARKS.get(row["method"], "")
+        yield measurement(source, row, "max_memory_reserved", size, _run(row), setting=row["experiment"], remark=remark)
 
 
 def _run(row: Row) -> Run:
@@ -64,7 +64,7 @@ def _run(row: Row) -> Run:
 
 
 def _method(row: Row) -> dict[str, Any] | str:
-    """The contract's method, or why it has none."""
+    """The request's method, or the reason why it has none."""
     config = row["peft_config"]
     if row["method"] == "FULL":
         return {"name": "full"}
@@ -74,16 +74,16 @@ def _method(row: Row) -> dict[str, Any] | str:
         return {"name": "prefix", "num_virtual_tokens": config["num_virtual_tokens"]}
     if row["method"] == "LORA":
         return _lora(row)
-    return "a method that the contract does not have"
+    return "a method that the calculator does not have"
 
 
 def _lora(row: Row) -> dict[str, Any] | str:
     config = row["peft_config"]
-    beyond = [said for name, said in BEYOND.items() if config.get(name)]
-    if beyond:
-        return f"{', '.join(beyond)}, which the contract's LoRA has no setting for"
+    variants = [variant for name, variant in UNSUPPORTED.items() if config.get(name)]
+    if variants:
+        return f"{', '.join(variants)}, which a LoRA request has no setting for"
     if config.get("init_lora_weights") not in (True, None) or row["optimizer"] != "AdamW":
-        return "only B is trained (LoRA-FA, MiCA), which the contract's LoRA has no setting for"
+        return "only B is trained (LoRA-FA, MiCA), which a LoRA request has no setting for"
     names = ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
-    told = {name: config[name] for name in names if name in config}
-    return {"name": "lora", **told, "target_modules": sorted(config["target_modules"])}
+    settings = {name: config[name] for name in names if name in config}
+    return {"name": "lora", **settings, "target_modules": sorted(config["target_modules"])}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def measurements(source: Source) -> Iterator[Measurement]:
-    """One figure a row."""
+    """One figure per row."""
     for row in source.rows:
         run = Run(differs=tuple(_differs(row)))
         yield measurement(source, row, "unstated", row["measured"]["bytes"], run, setting=row["variant"])
@@ -23,8 +23,8 @@ def measurements(source: Source) -> Iterator[Measurement]:
 
 def _differs(row: Row) -> Iterator[str]:
     yield REMOTE_CODE
-    yield "the statistic and its unit are not told"
+    yield "the statistic and its unit are not stated"
     if "GPTQ" in str(row.get("quantization")):
-        yield "a base in GPTQ's int4, which the contract has no setting for"
+        yield "a base in GPTQ's int4, which a request has no setting for"
     if "DeepSpeed" in row["distributed"]:
         yield f"{row['distributed']}, {row['num_gpus']} GPUs"
