@@ -127,17 +127,17 @@ def cards(selected: Runs) -> Claim:
     needed = [
         Figure(
             key=key,
-            name=f"GPUs for {selected[key].name}",
+            name=f"cards for {selected[key].name}",
             value=cards_needed(selected[key].found.peak, card.usable_bytes),
-            unit="GPUs",
+            unit="cards",
         )
         for key in ("full", "mixed")
     ]
     one = Figure(
         key="prepared",
-        name=f"GPUs for {selected['prepared'].name}",
+        name=f"cards for {selected['prepared'].name}",
         value=cards_needed(selected["prepared"].found.peak, card.usable_bytes),
-        unit="GPUs",
+        unit="cards",
     )
     return Claim(
         id="savings-cards",
