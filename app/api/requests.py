@@ -15,7 +15,7 @@ from calculator.estimate.request import Choices
 from calculator.inference.settings import Serving
 from calculator.inputs.training import Device, Training
 from calculator.limits.bounds import SolveFor
-from calculator.limits.sweep import MOST_POINTS
+from calculator.limits.sweep import MAX_POINTS
 from calculator.methods import METHODS, Method
 from calculator.plan.needs import Needs
 from calculator.plan.request import MOST_OF_A_KIND
@@ -150,7 +150,7 @@ class SweepRequest(BaseModel):
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
         min_length=1,
         description="Lists of values for fields of the request, by dotted path. Every combination is one point, at most"
-        f" {MOST_POINTS:,} of them. The values of the last field vary fastest.",
+        f" {MAX_POINTS:,} of them. The values of the last field vary fastest.",
         examples=[{"training.sequence_length": [1024, 2048], "method.r": [8, 16]}],
     )
     format: Format | None = Field(

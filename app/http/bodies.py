@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from app.http.problems import HTTPProblem
 from calculator.common.errors import refusal
-from calculator.estimate.request import DEEPEST
+from calculator.estimate.request import MAX_DEPTH
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -76,7 +76,7 @@ def parse_json(raw: bytes, name: str, loc: str, given: Any = None) -> Any:
 
 
 def decode_json(raw: bytes) -> Any:
-    """Return the value of JSON text: UTF-8, finite numbers, unique keys, at most DEEPEST levels.
+    """Return the value of JSON text: UTF-8, finite numbers, unique keys, at most MAX_DEPTH levels.
 
     Raises:
         HTTPProblem: 400, with the reason.
@@ -89,11 +89,11 @@ def decode_json(raw: bytes) -> Any:
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise HTTPProblem(400, f"the body is not valid Unicode text: {error.reason}") from error
     except RecursionError as error:
-        raise HTTPProblem(400, f"the body is nested more than {DEEPEST} levels deep") from error
+        raise HTTPProblem(400, f"the body is nested more than {MAX_DEPTH} levels deep") from error
     except ValueError as error:
         raise HTTPProblem(400, f"the body is not JSON: {error}") from error
-    if _deeper_than(value, DEEPEST):
-        raise HTTPProblem(400, f"the body is nested more than {DEEPEST} levels deep")
+    if _deeper_than(value, MAX_DEPTH):
+        raise HTTPProblem(400, f"the body is nested more than {MAX_DEPTH} levels deep")
     return value
 
 

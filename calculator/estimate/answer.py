@@ -1,4 +1,4 @@
-"""The answer to a request: one object that pages, JSON and command line all show."""
+"""An estimate's answer: one object for the pages, the JSON API and the command line."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 
-#: Terms of a component's formula that are written out; the rest is told in number.
+#: The number of terms that a component's formula spells out.
 SHOWN_TERMS = 6
 
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """One kind of storage alive at the peak: its name, how many there are, and their bytes together.
+    """One kind of storage alive at the peak: its name, the number of storages and their total bytes.
 
-    `shape` is in named dimensions, and None for an overhead that is no tensor. Each storage is rounded up to 512 bytes,
-    so `bytes` can exceed the product. Not frozen: an answer has a hundred, and frozen ones take twice as long to make.
+    `shape` has named dimensions; it is None for an overhead that is not a tensor. Each storage is rounded up to 512
+    bytes, so `bytes` can exceed the product. Not frozen: an answer has a hundred rows, and a frozen dataclass takes
+    twice as long to create.
     """
 
     name: str
@@ -37,12 +38,12 @@ class Row:
 
     @property
     def formula(self) -> str:
-        """The arithmetic in names: `B × S × hidden_size × 2`, the last factor being an element's bytes."""
+        """The arithmetic with names: `B × S × hidden_size × 2`. The last factor is the bytes of an element."""
         return f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
 
     @property
     def substituted(self) -> str:
-        """The same with numbers."""
+        """The arithmetic with numbers."""
         return f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
 
     def _times(self, product: str) -> str:
@@ -52,10 +53,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """A subtotal of the peak: the rows that it folds, or the rule that it follows where it counts no storages.
+    """A subtotal of the peak: the sum of its rows, or the result of a rule that counts no storages.
 
-    `listed` gives the rows, which are made when they are read. `rule` is such a rule's arithmetic, in names and with
-    numbers.
+    `listed` creates the rows when they are first read. `rule` is the rule's arithmetic, with names and with numbers.
     """
 
     name: ComponentName
@@ -71,12 +71,12 @@ class Component:
 
     @property
     def formula(self) -> str:
-        """The arithmetic in names."""
+        """The arithmetic with names."""
         return self.rule[0] if self.rule else _sum([row.formula for row in self.rows])
 
     @property
     def substituted(self) -> str:
-        """The same with numbers."""
+        """The arithmetic with numbers."""
         return self.rule[1] if self.rule else _sum([row.substituted for row in self.rows])
 
 
@@ -88,7 +88,7 @@ def _sum(terms: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A part of the step and the most that was alive in it."""
+    """A phase of the step and its peak."""
 
     name: PhaseName
     peak_bytes: int
@@ -96,7 +96,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A point on the step's timeline: what ran, and the bytes alive while it ran."""
+    """A point of the step's timeline: the operation and the bytes alive."""
 
     phase: PhaseName
     operation: str
@@ -105,7 +105,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is alive at the peak of one step, and what that takes of a card. `line` gives the timeline, once read."""
+    """The memory at the peak of one step, and what it needs on a card. `line` creates the timeline when it is read."""
 
     components: tuple[Component, ...]
     phases: tuple[Phase, ...]
@@ -120,13 +120,13 @@ class Memory:
 
     @property
     def timeline(self) -> tuple[Moment, ...]:
-        """The most that is alive in each stretch of the step, in order."""
+        """The peak of each part of the step, in order."""
         return self.line()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
-    """Parameters of the base model, added by the method, trained, and all together."""
+    """The number of parameters: of the base model, added by the method, trained, and in total."""
 
     base: int
     added: int
@@ -135,13 +135,13 @@ class ParameterCounts:
 
     @property
     def trainable_fraction(self) -> float:
-        """The share of all parameters that is trained, 0 to 1."""
+        """The fraction of all parameters that is trained, 0 to 1."""
         return self.trainable / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """What the answer says of its model."""
+    """The model of an answer."""
 
     id: str | None
     model_type: str | None
@@ -150,9 +150,10 @@ class ModelSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The whole answer, with the method and the accounting that it is of, and how `reserved` memory was found.
+    """The whole answer. It repeats the request's method, `accounting` and `reserved`.
 
-    `saved_bytes` is the file of what is trained, less its header: an adapter, or for full fine-tuning a model.
+    `saved_bytes` is the size of the file with the trained parameters, without its header: an adapter, or for full
+    fine-tuning a model.
     """
 
     model: ModelSummary

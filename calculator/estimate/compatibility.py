@@ -1,4 +1,4 @@
-"""Combinations that the real stack refuses, and those that are not modelled yet: refused with the reason."""
+"""Requests that the real libraries refuse, and requests that are not modelled yet. Each refusal has a reason."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Device
 
 
-#: Why several cards are refused, wherever a device is taken, and the one way that is answered.
-ONE_CARD = "runs over several cards are not modelled yet: one card is, with device.count 1 and device.sharding none"
+#: Why several cards are refused, and what to request instead.
+ONE_CARD = "runs on several cards are not modelled yet: set device.count 1 and device.sharding none"
 
-#: Keys of any family's config.json that no family reads by name but the classes of all: a value, and what it would do.
+#: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
 SWITCHES: dict[str, tuple[bool, str]] = {
     "gradient_checkpointing": (
         True,
-        "the model would checkpoint whatever the training says: training.gradient_checkpointing asks for it",
+        "the model would checkpoint its layers whatever the request sets: use training.gradient_checkpointing",
     ),
-    "output_attentions": (True, "every layer's attention weights would be kept, which is not modelled"),
-    "output_hidden_states": (True, "every layer's hidden states would be kept, which is not modelled"),
-    "return_dict": (False, "the loss would have no name, without which no step is made"),
+    "output_attentions": (True, "the model would keep every layer's attention weights, which is not modelled"),
+    "output_hidden_states": (True, "the model would keep every layer's hidden states, which is not modelled"),
+    "return_dict": (False, "the model would return the loss without a name, and the step needs the name"),
 }
 
 
 def check(request: Request, model: Model) -> None:
-    """Refuse what can't be answered.
+    """Refuse a request that can't be answered.
 
     Raises:
         PlanError: with every reason found.
@@ -52,7 +52,7 @@ def check(request: Request, model: Model) -> None:
 
 
 def check_device(request: Request) -> None:
-    """Refuse several cards, and a run divided over them, which no accounting counts.
+    """Refuse several cards and sharding, which no accounting models.
 
     Raises:
         PlanError: with every reason found.
@@ -65,9 +65,9 @@ def check_device(request: Request) -> None:
 def _switches(request: Request, model: Model) -> Iterator[Problem]:
     config = request.model.config or {}
     nested = (config.get("text_config") if "text_config" in model.config else None) or {}
-    for place, told in (("", config), ("text_config.", nested)):
+    for place, values in (("", config), ("text_config.", nested)):
         for name, (value, why) in SWITCHES.items():
-            if told.get(name) is value:
+            if values.get(name) is value:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
@@ -80,13 +80,13 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
     if card is not None and not card.has_flash:
         yield Problem(
             loc=where,
-            msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: take sdpa",
+            msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: use sdpa",
             input="flash_attention_2",
         )
     if training.dtype == "float32" and training.autocast is None:
         yield Problem(
             loc=where,
-            msg="FlashAttention 2 runs in half precision only: take sdpa, or bfloat16",
+            msg="FlashAttention 2 runs in half precision only: use sdpa, or bfloat16",
             input="flash_attention_2",
         )
     refusal = forward_of(model).refuses_flash(model.config)
@@ -95,15 +95,16 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
     if training.padding:
         yield Problem(
             loc=where,
-            msg="with padding its memory depends on how many tokens are padding: take sdpa, or padding false",
+            msg="with padding, its memory depends on the number of padding tokens: use sdpa, or padding false",
             input="flash_attention_2",
         )
 
 
 def most_positions(model: Model) -> int | None:
-    """How many positions a model can run: as many as it has embeddings for, or the family's code a bias.
+    """The number of positions that a model can run; None if it is not bounded.
 
-    Learned positions are a second embedding of text outside the layers.
+    It is bounded by learned position embeddings, the second embedding outside the layers, or by the family's attention
+    bias.
     """
     tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
     bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
@@ -111,7 +112,7 @@ def most_positions(model: Model) -> int | None:
 
 
 def within_positions(request: Request, model: Model) -> Request:
-    """The request with the usual sequence length cut to the positions that the model can run, where it named none."""
+    """The request with the default sequence length reduced to the positions that the model can run."""
     most = most_positions(model)
     if request.length_given or most is None:
         return request
@@ -124,16 +125,16 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
     most, virtual = most_positions(model), request.method.virtual_tokens
     length = request.training.sequence_length + virtual
     if most is not None and length > most:
-        beside = f", {virtual:,} of them virtual tokens" if virtual else ""
+        including = f", {virtual:,} of them virtual tokens" if virtual else ""
         yield Problem(
             loc="training.sequence_length",
-            msg=f"{length:,} positions are needed{beside}; the model has {most:,} only",
+            msg=f"{length:,} positions are needed{including}; the model has {most:,} only",
             input=request.training.sequence_length,
         )
 
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """What a device asks for beyond one card, which nothing here counts."""
+    """Problems of a device with more than one card."""
     if device.sharding != "none":
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:

@@ -1,4 +1,4 @@
-"""A request's answer: the one path from what is asked to what is shown."""
+"""The estimate of a request."""
 
 from __future__ import annotations
 
@@ -80,28 +80,28 @@ def resident_state(request: Request, series: SeriesCache | None = None) -> Resid
 
 
 def model_of(reference: ModelReference) -> Model:
-    """The model that a request speaks of."""
+    """The model of a request."""
     if reference.config is not None:
         return model_from_config(reference.config)
     if reference.id is None:
-        message = 'a bare parameter count serves full fine-tuning with "accounting": "textbook"; give an id or a config'
+        message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
         raise refusal("model.parameters", message, reference.parameters)
     return _catalogued(catalogue.model(reference.id).id)
 
 
 @cache
 def _catalogued(id: str) -> Model:  # noqa: A002  the API's word
-    """A model of the catalogue, built once: nothing changes it, and there are no more than the catalogue has."""
+    """A model of the catalogue, cached because models are never changed."""
     return model_from_config(catalogue.model(id).config, id=id)
 
 
 def model_summary(model: Model) -> ModelSummary:
-    """What an answer says of its model."""
+    """The model as an answer shows it."""
     return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
 
 
 def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
-    """Parameters of the base, added, trained and in all; quantised ones count as the numbers they stand for."""
+    """Count parameters. A quantized parameter counts as the number that it represents."""
     base = sum(s.parameters * s.count for s in tensors if s.base)
     added = sum(s.parameters * s.count for s in tensors if not s.base)
     trainable = sum(s.parameters * s.count for s in tensors if s.trained)
@@ -137,9 +137,9 @@ def memory_and_fit(
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
 ) -> tuple[Memory, Fit | None]:
-    """What the peak takes of a card beside its own bytes, and the verdict.
+    """The memory of a peak with its overheads, and the verdict.
 
-    Without a figure for `reserved`, what is allocated counts in whole segments.
+    Without `reserved`, allocated memory is rounded up to whole segments.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -173,7 +173,7 @@ def memory_and_fit(
 
 
 def overhead_row(part: Sourced) -> Row:
-    """A figure that no tensor stands for."""
+    """A row for an overhead that is not a tensor."""
     return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
 
 
@@ -183,7 +183,7 @@ def _card_caveats(request: Request) -> tuple[str, ...]:
 
 
 def _by_the_textbook(request: Request) -> Estimate:
-    """The lesson's rules: plain counts times plain bytes."""
+    """The estimate by the lesson's rules: counts times bytes."""
     check_device(request)
     if request.model.parameters is not None:
         summary, counts, quantized = _bare(request)
@@ -218,7 +218,8 @@ def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
     if not request.method.facts.trains_base:
         raise refusal(
             "model.parameters",
-            f"{request.method.name} needs a model's shapes, an id or a config; a bare count serves full fine-tuning",
+            f"{request.method.name} needs a model's shapes: give an id or a config; "
+            "a bare count is for full fine-tuning",
             parameters,
         )
     counts = ParameterCounts(base=parameters, added=0, trainable=parameters, total=parameters)

@@ -1,4 +1,4 @@
-"""What is alive at a peak, as rows and components: every figure is a fold over the storages."""
+"""The rows and components of a peak: every figure is a sum over its storages."""
 
 from __future__ import annotations
 
@@ -19,45 +19,44 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.engine.live_tensors import LiveTensors
 
-#: Where each component's rows come from.
+#: The source of each component's rows.
 SOURCES: dict[ComponentName, str] = {
     "base_weights": "the model that transformers builds from this config.json; bitsandbytes.nn.Linear4bit in 4 bits",
     "quantization_constants": "bitsandbytes.functional.QuantState",
-    "adapter_weights": "the modules that peft puts in; bottleneck adapters as their definition says",
+    "adapter_weights": "the modules that peft adds; bottleneck adapters as their paper defines them",
     "gradients": "torch/csrc/autograd/functions/accumulate_grad.h: a gradient has its parameter's shape and dtype",
     "optimizer_states": "the optimizer's own state, from its second step on",
-    "activations": "tools/autograd/derivatives.yaml of PyTorch: what each operation saves, and what it makes",
+    "activations": "tools/autograd/derivatives.yaml of PyTorch: what each operation saves and returns",
     "kv_cache": "transformers/cache_utils.py, DynamicLayer.update and DynamicSlidingWindowLayer.update",
     "logits_and_loss": "transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy",
     "workspace": "temporaries that the kernels and the optimizer's step allocate",
 }
 
-#: Where autocast's copies come from, whatever component they count to.
-AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, trained weights' until it ends"
+#: The source of autocast's copies, in every component.
+AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, kept for trained weights"
 
 
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
-    """Everything alive at a peak, by component, the largest first."""
-    found: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
+    """Everything alive at a peak by component, the largest rows first."""
+    by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(alive):
         if size:
             source = AUTOCAST if name.endswith(COPY) else SOURCES[component]
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
-            found[component].append(row)
-    return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in found.items()}
+            by_component[component].append(row)
+    return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
 
 
 _SIZE = attrgetter("bytes")
 
 
 def _storages(alive: LiveTensors) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
-    told = [(s.name, s.shape, s.dtype, s.component, s.count, s.bytes) for s in tensors(alive.resident_tensors)]
-    born = [(*born[:4], count, born[4] * count) for born, count in alive.kinds().items()]
-    return told + born
+    resident = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors(alive.resident_tensors)]
+    return resident + [(*kind[:4], count, kind[4] * count) for kind, count in alive.kinds().items()]
 
 
 def components(alive: LiveTensors) -> tuple[Component, ...]:
-    """The peak by component; those that are empty there are left out. Their rows are made when one is read."""
+    """The non-empty components of a peak. Their rows are created when one is read."""
     ledger = Deferred(partial(rows, alive))
     return tuple(
         [

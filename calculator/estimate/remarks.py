@@ -1,4 +1,4 @@
-"""What an answer rests on, and what is worth knowing beside it, in sentences."""
+"""An estimate's assumptions and warnings, in sentences."""
 
 from __future__ import annotations
 
@@ -16,117 +16,116 @@ if TYPE_CHECKING:
     from calculator.estimate.request import Request
     from calculator.resident.tensors import ResidentTensor
 
-#: How far peaks were from traced training steps (tests/calculator/estimate/test_traced_cases.py holds this sentence).
+#: How far peaks are from traced training steps. tests/calculator/estimate/test_traced_cases.py checks this sentence.
 ACCURACY = (
-    "Held against more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
-    "right to a millionth. No GPU has measured them yet."
+    "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
+    "right to a millionth. They have not been measured on a GPU yet."
 )
 
 #: transformers/integrations/moe.py, grouped_mm_experts_forward.
 EXPERTS = (
-    "Experts run as grouped products, as transformers does on CUDA from compute capability 8.0 on: each token brings "
-    "as many rows as it has experts, whichever the router chooses. A router that sends every token to the same "
-    "experts needs the memory of a balanced one, and every expert's gradient is there from the first step on."
+    "Experts run as grouped matrix products, as in transformers on CUDA from compute capability 8.0 on. Each token "
+    "adds a row for each of its experts, so memory does not depend on which experts the router chooses. Every "
+    "expert has a gradient from the first step on."
 )
 
 #: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
 AUTOCAST = (
-    "Autocast encloses the forward pass and no more. It keeps a copy of every trained float32 weight from its first "
-    "use to the end of that pass, and casts what is frozen at every use; a checkpointed layer is recomputed under "
-    "autocast too. Grouped products of experts are not in its list: they run in their weights' dtype."
+    "Autocast is on in the forward pass only. It keeps a copy of every trained float32 weight from its first use to "
+    "the end of that pass, and casts frozen weights at every use. A checkpointed layer is recomputed under autocast "
+    "too. Autocast does not cover the grouped matrix products of experts: they run in their weights' dtype."
 )
 
 #: torch.amp.GradScaler.
 SCALER = (
-    "Gradients of float16 products underflow without torch.amp.GradScaler, which the reference step has none of: "
-    "it adds a few scalars and changes gradients in place."
+    "float16 gradients underflow without torch.amp.GradScaler. The figures leave it out: it adds a few scalars and "
+    "scales gradients in place."
 )
 
-#: The versions that every figure speaks of.
+#: The versions that every figure is for.
 STACK = "PyTorch 2.13 or later on CUDA, transformers 5.24, peft 0.21, bitsandbytes 0.50"
 
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
-    """What the figures take for granted."""
-    told = [
-        f"The figures speak of {STACK}; the step is one of a run's later ones, so that optimizer states exist.",
+    """What the figures assume."""
+    lines = [
+        f"The figures are for {STACK}, and for a step after the first, when optimizer states exist.",
         REPLAY if request.reserved == "replay" else RULE,
         ACCURACY,
-        "Data loading, evaluation and whatever a Trainer adds are not counted.",
+        "Data loading, evaluation and what a Trainer adds are not counted.",
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit":
-        told.append("8-bit optimizers keep embeddings in 8 bits too; the Hugging Face Trainer keeps those in 32 bits.")
+        lines.append(
+            "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
+        )
     if model.config.get("use_cache") and not request.training.gradient_checkpointing:
-        told.append("use_cache is on, as in the config: keys and values are cached while the forward pass runs.")
+        lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.autocast is not None:
-        told.append(AUTOCAST)
+        lines.append(AUTOCAST)
     if request.training.autocast == "float16":
-        told.append(SCALER)
+        lines.append(SCALER)
     if any(module.kind == "experts" for module in model.modules):
-        told.append(EXPERTS)
+        lines.append(EXPERTS)
     if not request.length_given:
-        told.append(f"No sequence_length was given: {request.training.sequence_length:,} tokens are taken.")
-    told += model.notes
+        tokens = request.training.sequence_length
+        lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
+    lines += model.notes
     if verdict is not None and verdict.assumption:
-        told.append(verdict.assumption)
-    return tuple(told)
+        lines.append(verdict.assumption)
+    return tuple(lines)
 
 
-def warnings(request: Request, model: Model, state: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
-    """Risks worth knowing; `state` is what stays of the model under its method."""
-    told = _passed_by(state) if model.idle else []
+def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
+    """Risks that a user should know; `tensors` are the resident tensors."""
+    lines = _without_gradient(tensors) if model.idle else []
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model":
-        told.append(
-            "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
-        )
+        lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
     if request.method.facts.quantizes_base:
-        told += not_quantised(model)
+        lines += not_quantized(model)
     elif (request.model.config or {}).get("quantization_config"):
-        told.append(
-            "The config.json has a quantization_config, which these figures leave aside: weights are taken in "
-            f"{request.training.dtype}. For a base in 4 bits ask for qlora."
+        lines.append(
+            "The figures ignore the quantization_config of the config.json: weights are in "
+            f"{request.training.dtype}. Choose qlora for a base in 4 bits."
         )
-    told += _before_2_14(request, model)
-    told += _not_counted(model)
+    lines += _before_2_14(request, model)
+    lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:
-        told.append(
-            f"The sequence is longer than the model's {positions:,} positions; its quality there is another matter."
+        lines.append(
+            f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
         )
-    return tuple(told)
+    return tuple(lines)
 
 
-def not_quantised(model: Model) -> list[str]:
-    """What bitsandbytes leaves as it is."""
+def not_quantized(model: Model) -> list[str]:
+    """Modules that bitsandbytes does not quantize."""
     kinds = {module.kind for module in model.modules}
-    told = []
+    lines = []
     if "experts" in kinds:
-        told.append("bitsandbytes leaves experts alone, which transformers 5 stores as fused 3-D parameters.")
+        lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
     if any(module.kind == "linear" and not module.quantizable for _, module in model.running):
-        told.append("bitsandbytes leaves this family's own Linear class alone: its weights stay as they are.")
-    return told
+        lines.append("bitsandbytes does not quantize this family's own Linear class.")
+    return lines
 
 
-def _passed_by(state: Iterable[ResidentTensor]) -> list[str]:
-    """What is trained and no gradient comes to."""
-    count = sum(each.parameters * each.count for each in state if each.trained and not each.in_graph)
+def _without_gradient(tensors: Iterable[ResidentTensor]) -> list[str]:
+    """Trained parameters that text gives no gradient."""
+    count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
     if not count:
         return []
-    return [
-        f"{count:,} of the trained parameters get no gradient from text: they lie on the card, and nothing is learned."
-    ]
+    return [f"{count:,} of the trained parameters get no gradient from text: they are on the card but learn nothing."]
 
 
 def _not_counted(model: Model) -> list[str]:
-    """What a config switches on and the step leaves out."""
-    told = []
+    """Options of a config that the step leaves out."""
+    lines = []
     if model.config.get("layerdrop"):
-        told.append("layerdrop is on: the figures are those of a step that drops no layer.")
-    return told
+        lines.append("The config sets layerdrop: the figures are for a step that drops no layer.")
+    return lines
 
 
 def _before_2_14(request: Request, model: Model) -> list[str]:
-    """What the math kernel keeps, where PyTorch before 2.14 takes it (calculator/layers/math_attention.py)."""
+    """What the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
     training, config = request.training, model.config
     sdpa = training.attention == "sdpa" and forward_of(model).sdpa == "sdpa"
     heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
@@ -136,10 +135,10 @@ def _before_2_14(request: Request, model: Model) -> list[str]:
         return []
     length = training.sequence_length + request.method.virtual_tokens
     scores = 4 * int(heads) * training.micro_batch_size * length**2
-    where = "three times over in the layer at work" if training.gradient_checkpointing else "in every layer"
+    where = "three times in the current layer" if training.gradient_checkpointing else "in every layer"
     return [
         (
-            "PyTorch before 2.14 computes float32 attention with grouped heads on its math kernel, which keeps the "
-            f"scores: {scores / 2**30:.2f} GiB {where}. These figures take 2.14's memory-efficient kernel."
+            "PyTorch before 2.14 computes float32 attention with grouped heads in its math kernel, which saves the "
+            f"scores: {scores / 2**30:.2f} GiB {where}. The figures are for 2.14's memory-efficient kernel."
         )
     ]

@@ -1,4 +1,4 @@
-"""An estimate's request: decoded JSON in, typed values out, every problem named."""
+"""An estimate's request, parsed from decoded JSON."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from calculator.inputs.settings import setting as _setting
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
 
-#: How deep objects and lists of a request may lie in each other.
-DEEPEST = 64
+#: How deeply objects and lists of a request may be nested.
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReference:
-    """What a request says of its model: exactly one of an id, a `config.json`, a bare parameter count."""
+    """The model of a request: exactly one of an id, a `config.json`, a bare parameter count."""
 
     id: str | None = None
     config: dict[str, Any] | None = None
@@ -26,7 +26,7 @@ class ModelReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """The request's own switches, beside its objects."""
+    """The request's own options, next to its objects."""
 
     reserved: Literal["rule", "replay"] = _setting(
         "rule", label="Reserved memory", help="A fast, conservative rule, or the caching allocator replayed."
@@ -38,7 +38,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One estimate asked for. `length_given` says whether it named a sequence length, or takes the usual one."""
+    """A request for an estimate. `length_given` is whether it sets a sequence length; otherwise the default is used."""
 
     model: ModelReference
     method: Method
@@ -50,7 +50,7 @@ class Request:
 
 
 def parse_request(body: Any) -> Request:
-    """Read an estimate's request from decoded JSON.
+    """Parse an estimate's request from decoded JSON.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -58,7 +58,7 @@ def parse_request(body: Any) -> Request:
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
     problems: list[Problem] = []
-    choices = tuple(told.name for told in declared(Choices))
+    choices = tuple(field.name for field in declared(Choices))
     known = ("model", "method", "training", "device", *choices)
     problems += [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
@@ -99,7 +99,7 @@ def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
 
 
 def parse_method(body: Any, loc: str = "method") -> Method:
-    """Read a method object: its `name` chooses which settings follow."""
+    """Parse a method object: its `name` selects the settings."""
     if not isinstance(body, dict):
         raise refusal(loc, 'a method object is required, such as {"name": "lora"}', body)
     name = body.get("name")
@@ -109,7 +109,7 @@ def parse_method(body: Any, loc: str = "method") -> Method:
 
 
 def parse_model(body: Any, loc: str = "model") -> ModelReference:
-    """Read what a request says of its model: an id, a `config.json`, or a bare parameter count.
+    """Parse the model of a request: an id, a `config.json`, or a bare parameter count.
 
     Raises:
         PlanError: where it is none of them.

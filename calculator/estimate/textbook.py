@@ -1,7 +1,7 @@
-"""The lesson's accounting and its formulas: plain counts in, bytes and parameters out.
+"""The lesson's accounting and its formulas, from parameter counts to bytes.
 
-Rules of thumb: 2 bytes a weight, 2 bytes a gradient, 4 + 4 bytes of Adam states per trained parameter, 4-bit weights
-at exactly half a byte, no activations. Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)".
+Rules of thumb: 2 bytes per weight, 2 bytes per gradient, 4 + 4 bytes of Adam states per trained parameter, 4-bit
+weights at exactly half a byte, no activations. Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ADAM_BYTES = 4 + 4
 SOURCE = 'the lesson "Parameter-Efficient Fine-Tuning (PEFT)", its rules of thumb'
 
 ASSUMPTIONS = (
-    "Textbook accounting: 2 bytes a weight, 2 bytes a gradient, 4 + 4 bytes of Adam states per trained parameter",
+    "Textbook accounting: 2 bytes per weight, 2 bytes per gradient, 4 + 4 bytes of Adam states per trained parameter",
     "Textbook accounting leaves out activations, logits and temporaries",
-    "Library workspaces, the allocator's segments and the CUDA context are in no component, but in required_bytes",
+    "Library workspaces, the allocator's segments and the CUDA context are in required_bytes, but in no component",
     "Textbook accounting stores 4-bit weights at exactly half a byte, without their quantisation constants",
 )
 
@@ -39,21 +39,21 @@ class Accounting:
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """The parts that take memory at all."""
+        """The parts that are not empty."""
         parts = (self.base_weights, self.adapter_weights, self.gradients, self.optimizer_states)
         return tuple(part for part in parts if part.bytes)
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """Their sum."""
         return sum(part.bytes for part in self.components)
 
 
 def accounting(*, base: int, added: int, trainable: int, quantized: int = 0) -> Accounting:
-    """What a run holds by the lesson's rules.
+    """A run's memory by the lesson's rules.
 
-    `base` counts the base model's parameters, `quantized` those of them in 4 bits, `added` the method's own, and
-    `trainable` all that are trained, in the base or added.
+    `base` counts the base model's parameters, `quantized` those of them in 4 bits, `added` the method's own parameters,
+    and `trainable` all trained parameters.
     """
     return Accounting(
         base_weights=_base_weights(base, quantized),
@@ -93,7 +93,7 @@ def lora_parameters(d: int, k: int, r: int) -> int:
 
 
 def compression(d: int, k: int, r: int) -> float:
-    """How many times fewer parameters the rank-r update of a d × k matrix has than the matrix."""
+    """The ratio of the parameters of a d × k matrix to those of its rank-r update."""
     return d * k / lora_parameters(d, k, r)
 
 
@@ -113,5 +113,5 @@ def prompt_parameters(p: int, d: int) -> int:
 
 
 def cards_needed(total_bytes: int, card_bytes: int) -> int:
-    """The fewest cards whose memory together holds so many bytes."""
+    """The least number of cards with this total memory."""
     return -(-total_bytes // card_bytes)

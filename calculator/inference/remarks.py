@@ -8,7 +8,7 @@ from calculator.allocator.segments import MIB, OWN_SEGMENT, segment_bytes
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
-from calculator.estimate.remarks import STACK, not_quantised
+from calculator.estimate.remarks import STACK, not_quantized
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
 
@@ -79,7 +79,7 @@ def warnings(
     """Risks worth knowing."""
     serving, told = request.serving, []
     if served.quantization is not None:
-        told += not_quantised(model)
+        told += not_quantized(model)
     if serving.merged:
         told += _merging(merge, served, usable)
     facts = request.method.facts

@@ -1,4 +1,4 @@
-"""How far a setting may be raised at all, whatever the card: by the model, by the matrices, by its field."""
+"""Upper bounds on a setting that do not depend on memory: the model's context, matrix sizes, the field's maximum."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum"]
 
-#: The settings that a limit can be asked for: every size.
+#: The settings that a limit can be requested for: every size.
 SolveFor = SizeName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What can't be passed, and why: `limit` is in bytes where memory bounds, else a value of the setting."""
+    """An upper bound and its reason. `limit` is in bytes if memory bounds, else a value of the setting."""
 
     by: BoundedBy
     limit: int
@@ -36,7 +36,7 @@ def solved(request: Request, name: SolveFor) -> Declared:
     """The declaration of the setting that is solved for.
 
     Raises:
-        PlanError: where the method has no such setting.
+        PlanError: if the method has no such setting.
     """
     known = solvable(request.method)
     if name not in known:
@@ -45,14 +45,14 @@ def solved(request: Request, name: SolveFor) -> Declared:
 
 
 def solvable(method: Method) -> dict[SolveFor, Declared]:
-    """What a limit can be asked for where this method is used."""
+    """The settings of a method and its training that a limit can be requested for."""
     kinds: tuple[type, ...] = (type(method), Training)
-    known = {told.name: told for kind in kinds for told in declared(kind)}
+    known = {field.name: field for kind in kinds for field in declared(kind)}
     return {name: known[name] for name in get_args(SolveFor) if name in known}
 
 
 def bound(request: Request, model: Model, name: SolveFor) -> Bound:
-    """The lowest bound on a setting, memory left out."""
+    """The lowest bound on a setting, apart from memory."""
     return min(_bounds(request, model, name), key=lambda each: each.limit)
 
 
@@ -69,31 +69,31 @@ def _bounds(request: Request, model: Model, name: SolveFor) -> Iterator[Bound]:
 def _context_length(request: Request, context: int, name: SolveFor) -> Bound:
     tokens, virtual = request.training.sequence_length, int(getattr(request.method, "num_virtual_tokens", 0))
     if name == "num_virtual_tokens":
-        beside, value = f" less the sequence's {tokens:,}", context - tokens
+        less, value = f" less the sequence's {tokens:,}", context - tokens
     else:
-        beside, value = f" less {virtual:,} virtual tokens" if virtual else "", context - virtual
-    reason = f"the model's context length is {context:,} positions (max_position_embeddings){beside}"
+        less, value = f" less {virtual:,} virtual tokens" if virtual else "", context - virtual
+    reason = f"the model's context length is {context:,} positions (max_position_embeddings){less}"
     return Bound(by="context_length", limit=value, reason=reason)
 
 
 def _matrix(request: Request, model: Model) -> Bound:
-    """The widest smaller side of the adapted matrices: the rank of B·A can't exceed it in any of them."""
+    """The largest of the adapted matrices' smaller sides: the rank of B·A can't exceed it in any matrix."""
     sides = _smaller_sides(request, model)
     name = max(sides, key=lambda each: sides[each])
-    reason = f"the smaller side of {name} is {sides[name]:,}, and no other adapted matrix's is larger: rank ends there"
+    reason = f"the smaller side of {name} is {sides[name]:,}, the largest of all adapted matrices: rank is at most that"
     return Bound(by="matrix", limit=sides[name], reason=reason)
 
 
 def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
-    """A warning where a rank is larger than the smaller side of some of the adapted matrices."""
+    """A warning if a rank exceeds the smaller side of some adapted matrices."""
     sides = _smaller_sides(request, model)
     names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
-    told = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
-    return (told,) if names else ()
+    warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
+    return (warning,) if names else ()
 
 
 def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
-    """The smaller side of each kind of adapted matrix that text comes to, by the matrix's own name."""
+    """The smaller side of each adapted matrix that runs, by the last part of its name."""
     return {
         path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
         for path, module in model.running

@@ -1,4 +1,4 @@
-"""Which batches and sequences fit a card: a plan at every pair of a micro-batch and a sequence length."""
+"""Which batches and sequences fit a card: an estimate for every pair of micro-batch and sequence length."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
 
-#: The most rows and columns, so that the map takes some dozens of estimates.
-MOST_LENGTHS = 8
-MOST_BATCHES = 8
+#: The most rows and columns: a map needs some dozens of estimates.
+MAX_LENGTHS = 8
+MAX_BATCHES = 8
 
-#: The fewest tokens of a sequence, as the request's field has it.
-SHORTEST = 2
+#: The minimum of the request's field.
+MIN_LENGTH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The plan at one pair; without an estimate it is refused, and `reason` says why."""
+    """The estimate for one pair. If the request is refused, `estimate` is None and `reason` states why."""
 
     micro_batch_size: int
     sequence_length: int
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitMap:
-    """A row a sequence length, a column a micro-batch, both growing; `own` are the plan's."""
+    """Rows by sequence length and columns by micro-batch, both ascending. `own` is the request's own pair."""
 
     own: tuple[int, int]
     micro_batch_sizes: tuple[int, ...]
@@ -44,18 +44,18 @@ class FitMap:
 
 
 def fit_map(request: Request) -> FitMap:
-    """The map around a plan, which is one of its cells.
+    """The map around a request, which is one of its cells.
 
     Raises:
-        PlanError: where the plan names no device.
+        PlanError: if the request names no device.
     """
     if request.device.gpu is None and request.device.memory_bytes is None:
         raise refusal("device", "a map of what fits needs a card: give device.gpu or device.memory_bytes")
     model = model_of(request.model)
     request = within_positions(request, model)
     training, longest = request.training, bound(request, model, "sequence_length").limit
-    batches = doublings(training.micro_batch_size, 1, 1 << 16, MOST_BATCHES)
-    lengths = doublings(training.sequence_length, SHORTEST, longest, MOST_LENGTHS)
+    batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
+    lengths = doublings(training.sequence_length, MIN_LENGTH, longest, MAX_LENGTHS)
     series = SeriesCache()
     rows = tuple(tuple(_cell(request, batch, length, series) for batch in batches) for length in lengths)
     own = (training.micro_batch_size, training.sequence_length)
@@ -63,7 +63,7 @@ def fit_map(request: Request) -> FitMap:
 
 
 def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
-    """A value with its halves from `least` on and its doubles up to `most`, growing, the value about in the middle."""
+    """Up to `count` halves and doubles of a value from `least` to `most`, ascending, with the value near the middle."""
     below: list[int] = []
     half = value
     while half % 2 == 0 and half // 2 >= least and len(below) < (count - 1) // 2:

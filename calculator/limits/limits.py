@@ -15,13 +15,13 @@ from calculator.limits.bounds import Bound, SolveFor, bound, outgrown, solved
 from calculator.limits.non_monotonic import following, likely, spread
 from calculator.limits.probes import ProbeResult, Probes
 
-#: The likeliest values come before those next to the edge.
+#: How many of the likeliest values come before those next to the edge.
 LIKELIEST = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRequest:
-    """A plan, and the setting of it that may grow."""
+    """A request for an estimate, and its setting whose limit is wanted."""
 
     request: Request
     solve_for: SolveFor
@@ -29,16 +29,15 @@ class LimitRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The largest value that fits, what bounds it, and the plan there and one step above.
-
-    `at` is None where no value fits. `above` is one step above `at`, or the smallest value where none fits; it is None
-    where that is refused. `guarantee` says what was tried, `warnings` what a value of that size means.
-    """
+    """The largest value that fits, its bound, and the estimates there and one step above."""
 
     solve_for: SolveFor
     bound: Bound
+    #: The largest value that fits; None if no value fits.
     at: ProbeResult | None
+    #: One step above `at`, or the smallest value if none fits; None if that is refused.
     above: ProbeResult | None
+    #: Which values were estimated.
     guarantee: str
     warnings: tuple[str, ...] = ()
 
@@ -49,7 +48,7 @@ class Limit:
 
 
 def parse_limit(body: Any) -> LimitRequest:
-    """Read a limit's request from decoded JSON: an estimate's, and `solve_for`.
+    """Parse a limit's request from decoded JSON: an estimate's request and `solve_for`.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -71,64 +70,65 @@ def parse_limit(body: Any) -> LimitRequest:
     return LimitRequest(request=request, solve_for=name)
 
 
-def limit(asked: LimitRequest) -> Limit:
+def limit(limit_request: LimitRequest) -> Limit:
     """Answer a limit's request.
 
     Raises:
-        PlanError: where no device is given, the method has no such setting, or the plan itself is refused.
+        PlanError: if no device is given, the method has no such setting, or the request itself is refused.
     """
-    name, told = asked.solve_for, solved(asked.request, asked.solve_for)
-    _check(asked)
-    model = model_of(asked.request.model)
-    request = replace(within_positions(asked.request, model), length_given=True)
-    probes, lowest = Probes(request, name), int(told.setting.minimum or 0)
+    name, field = limit_request.solve_for, solved(limit_request.request, limit_request.solve_for)
+    _check(limit_request)
+    model = model_of(limit_request.request.model)
+    request = replace(within_positions(limit_request.request, model), length_given=True)
+    probes, lowest = Probes(request, name), int(field.setting.minimum or 0)
     first = probes.point(lowest)
-    most = bound(request, model, name)
-    highest = most.limit
+    upper = bound(request, model, name)
+    highest = upper.limit
     if highest < lowest:
-        return Limit(solve_for=name, bound=most, at=None, above=first, guarantee="No value is left to try.")
+        return Limit(solve_for=name, bound=upper, at=None, above=first, guarantee="There is no value to try.")
     if probes.fits(highest):
-        found = _found(name, probes, most, highest, f"{highest:,} fits, and nothing beyond it was tried.")
+        answer = _at_bound(name, probes, upper, f"{highest:,} fits, and no larger value was tried.")
     else:
-        found = _within_memory(name, probes, lowest, highest)
-    return replace(found, warnings=outgrown(request, model, found.value) if name == "r" and found.value else ())
+        answer = _within_memory(name, probes, lowest, highest)
+    return replace(answer, warnings=outgrown(request, model, answer.value) if name == "r" and answer.value else ())
 
 
-def _check(asked: LimitRequest) -> None:
-    device = asked.request.device
+def _check(limit_request: LimitRequest) -> None:
+    device = limit_request.request.device
     if device.gpu is None and device.memory_bytes is None:
         raise refusal("device", "a limit needs a card: give device.gpu or device.memory_bytes")
-    if asked.request.accounting == "textbook" and asked.solve_for in {told.name for told in declared(Training)}:
-        message = f"textbook accounting counts no activations, so every {asked.solve_for} needs the same: take exact"
+    name, names = limit_request.solve_for, {field.name for field in declared(Training)}
+    if limit_request.request.accounting == "textbook" and name in names:
+        message = f"textbook accounting counts no activations, so every {name} needs the same: use exact"
         raise refusal("accounting", message, "textbook")
 
 
 def _within_memory(name: SolveFor, probes: Probes, lowest: int, highest: int) -> Limit:
     """The limit that memory sets; `highest` does not fit.
 
-    What is required need not grow with the value everywhere, since the allocator's slack may shrink. The live tensors
-    do grow: from some value on not even they fit, and up to there those are tried at which less may be required.
+    Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are: from some
+    value on, not even they fit. Below that value, those at which less memory may be required are tried.
     """
     first = probes.at(lowest)
     if first.least_excess > 0:
-        told = f"Not even the live tensors fit with {lowest:,}, the smallest there is."
-        return _nothing(name, probes, lowest, told)
-    end = probes.beyond(lowest, highest)
+        guarantee = f"Not even the live tensors fit with {lowest:,}, the smallest value."
+        return _nothing(name, probes, lowest, guarantee)
+    end = probes.first_without_room(lowest, highest)
     best = probes.edge(lowest, end) if first.fits else lowest - 1
     if probes.request.accounting == "exact":
         best = _higher(probes, best, end)
-    told = _guarantee(probes, best, end)
+    guarantee = _guarantee(probes, best, end)
     if best < lowest:
-        return _nothing(name, probes, lowest, told)
+        return _nothing(name, probes, lowest, guarantee)
     above = probes.point(best + 1)
-    return Limit(solve_for=name, bound=_memory(above), at=probes.point(best), above=above, guarantee=told)
+    return Limit(solve_for=name, bound=_memory(above), at=probes.point(best), above=above, guarantee=guarantee)
 
 
 def _higher(probes: Probes, best: int, end: int) -> int:
-    """The largest value known to fit below `end` once those are tried at which less may be required; else `best`."""
-    less = likely(probes, best + 1, end)
+    """The largest value below `end` that fits among those at which less may be required; else `best`."""
+    candidates = likely(probes, best + 1, end)
     while True:
-        values = [*less[:LIKELIEST], *following(probes, best + 1, end), *less[LIKELIEST:]]
+        values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
         higher = probes.largest((value for value in values if value > best), spread(best + 1, end))
         if higher is None:
             return best
@@ -140,12 +140,13 @@ def _nothing(name: SolveFor, probes: Probes, lowest: int, guarantee: str) -> Lim
     return Limit(solve_for=name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 
 
-def _found(name: SolveFor, probes: Probes, bounded: Bound, value: int, guarantee: str) -> Limit:
+def _at_bound(name: SolveFor, probes: Probes, upper: Bound, guarantee: str) -> Limit:
+    value = upper.limit
     try:
         above = probes.point(value + 1) if value < _field_maximum(probes.request, name) else None
     except PlanError:
         above = None
-    return Limit(solve_for=name, bound=bounded, at=probes.point(value), above=above, guarantee=guarantee)
+    return Limit(solve_for=name, bound=upper, at=probes.point(value), above=above, guarantee=guarantee)
 
 
 def _field_maximum(request: Request, name: SolveFor) -> float:
@@ -160,9 +161,9 @@ def _memory(above: ProbeResult) -> Bound:
 
 
 def _guarantee(probes: Probes, best: int, end: int) -> str:
-    told = f"{best:,} fits and {best + 1:,} does not" if best in probes.tried else f"{best + 1:,} does not fit"
+    edge = f"{best:,} fits and {best + 1:,} does not" if best in probes.tried else f"{best + 1:,} does not fit"
     tried = sum(best + 1 < value < end for value in probes.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
     if probes.by_rule(end).least_excess > 0:
-        return f"{told}. From {end:,} on not even the live tensors fit{between}."
-    return f"{told}, nor does {end:,}, the largest that may be asked for{between}."
+        return f"{edge}. From {end:,} on, not even the live tensors fit{between}."
+    return f"{edge}, nor does {end:,}, the largest possible value{between}."

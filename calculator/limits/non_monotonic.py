@@ -1,8 +1,8 @@
-"""Values at which less may be required than at smaller ones.
+"""Values of a setting at which required memory is not monotonic.
 
-What is required grows with a setting but where the allocator's slack shrinks. Tensors that come to be of one size lie
-in the same segments, and those that are never alive at once in the same blocks. Kernels copy what is not aligned. So
-the likely values are those at which two sizes meet, and the multiples of what kernels align to.
+Required memory grows with a setting, except where fragmentation shrinks. Tensors of equal size share segments, and
+blocks if they are never alive together. Kernels copy unaligned tensors. So the likely values are those at which two
+tensors have the same size, and the multiples of what kernels align to.
 """
 
 from __future__ import annotations
@@ -19,69 +19,68 @@ if TYPE_CHECKING:
 #: What kernels align to, in elements or tokens.
 ALIGNMENTS = (4, 8, 16, 32, 64, 128, 256, 512)
 
-#: So many values are all tried; of more, so many of equal distance.
+#: Up to this many values are all candidates; of more, a number at equal distances.
 ALL = 96
 SPREAD = 24
 
-#: Values of a spread.
+#: The number of values in a spread.
 PROBES = 6
 
-#: Values next to one that is not enough that are tried as well: the slack may shrink by little.
+#: How many values after one that does not fit are tried: fragmentation may shrink by little.
 NEXT = 12
 
-#: Sizes meet where they are no farther apart than this, since each is rounded up to 512 bytes.
+#: The largest difference of two sizes that count as equal, in bytes: each is rounded up to 512.
 ROUNDED = 1024
 
 
 def likely(probes: Probes, low: int, high: int) -> list[int]:
-    """Values between two, both left out, at which less may be required than at `low`, the likeliest first.
+    """Values strictly between two at which less may be required than at `low`, the likeliest first.
 
-    All of them where they are few.
+    If they are few, all of them.
     """
     between = range(low + 1, high)
-    if len(between) <= min(ALL, probes.most):
+    if len(between) <= min(ALL, probes.budget):
         return [*between]
-    sizes_meet = {value for aligned in (1, ALIGNMENTS[4]) for value in meetings(probes, low, high, aligned)}
+    meeting = {value for aligned in (1, ALIGNMENTS[4]) for value in equal_sizes(probes, low, high, aligned)}
     step = 1 << (len(between) // SPREAD).bit_length()
     powers = [1 << power for power in range(high.bit_length())]
     values = dict.fromkeys(
-        (probes.asked, *sorted(sizes_meet, reverse=True), *reversed(powers), *range(step, high, step))
+        (probes.requested, *sorted(meeting, reverse=True), *reversed(powers), *range(step, high, step))
     )
     return [value for value in values if value in between]
 
 
 def following(probes: Probes, low: int, high: int) -> list[int]:
-    """Values soon after `low` and below `high`: the next aligned ones, and the next."""
-    aligned = {-(-(low + 1 + beside) // each) * each - beside for each in ALIGNMENTS for beside in (0, probes.beside)}
+    """Values soon after `low` and below `high`: the next aligned ones, and the next ones."""
+    aligned = {-(-(low + 1 + offset) // each) * each - offset for each in ALIGNMENTS for offset in (0, probes.offset)}
     values = dict.fromkeys((*sorted(aligned), *range(low + 1, low + 1 + NEXT)))
     return [value for value in values if low < value < high]
 
 
 def spread(low: int, high: int) -> set[int]:
-    """Values between two, both left out, at equal distances."""
+    """Values strictly between two, at equal distances."""
     values = {low + (high - low) * step // (PROBES + 1) for step in range(1, PROBES + 1)}
     return {value for value in values if low < value < high}
 
 
-def meetings(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:
-    """Values between two at which tensors come to be of one size, as three multiples of what is `aligned` tell."""
+def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:
+    """Values between two at which tensors have equal sizes, interpolated from three odd multiples of `aligned`."""
     first, last = -(-(low + 1) // aligned), (high - 1) // aligned
     if last - first < 6:
         return
     odd = [aligned * each for each in (first | 1, (first + last) // 2 | 1, (last - 1) | 1)]
-    told = [probes.sizes(value) for value in odd]
-    for alike in zip(*told, strict=True):
-        if len({len(sizes) for sizes in alike}) == 1:
-            for one, other in combinations(sorted(set(zip(*alike, strict=True))), 2):
-                met = _meeting(odd, [a - b for a, b in zip(one, other, strict=True)])
-                yield from (value for value in met if low < value < high)
+    for groups in zip(*(probes.sizes(value) for value in odd), strict=True):
+        if len({len(sizes) for sizes in groups}) == 1:
+            for one, other in combinations(sorted(set(zip(*groups, strict=True))), 2):
+                equal = _zeros_between(odd, [a - b for a, b in zip(one, other, strict=True)])
+                yield from (value for value in equal if low < value < high)
 
 
-def _meeting(values: Sequence[int], apart: Sequence[int]) -> Iterator[int]:
-    """Whole numbers at which what is so much apart at three values is not: by the parabola through them."""
-    if min(apart) > 0 or max(apart) < 0:
+def _zeros_between(values: Sequence[int], differences: Sequence[int]) -> Iterator[int]:
+    """Integers near the zeros of the parabola through the differences at three values."""
+    if min(differences) > 0 or max(differences) < 0:
         return
-    (start, middle, end), (at_start, at_middle, at_end) = values, apart
+    (start, middle, end), (at_start, at_middle, at_end) = values, differences
     slope = (at_middle - at_start) / (middle - start)
     bend = ((at_end - at_middle) / (end - middle) - slope) / (end - start)
 
@@ -93,7 +92,7 @@ def _meeting(values: Sequence[int], apart: Sequence[int]) -> Iterator[int]:
 
 
 def _zeros(square: float, linear: float, constant: float) -> tuple[float, ...]:
-    """Where a parabola, which may be a line, is zero, written so that no digits are lost."""
+    """The zeros of a parabola, which may be a line, without loss of digits to cancellation."""
     under = linear * linear - 4 * square * constant
     if under < 0:
         return ()

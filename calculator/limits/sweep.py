@@ -1,4 +1,4 @@
-"""A grid of plans: one request, lists of values for any of its fields, and an answer to every combination in order."""
+"""A sweep: one request, lists of values for some of its fields, and an answer for every combination in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimate.estimate import estimate
-from calculator.estimate.request import DEEPEST, Choices, parse_request
+from calculator.estimate.request import MAX_DEPTH, Choices, parse_request
 from calculator.estimate.series import SeriesCache
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Device, Training
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from calculator.estimate.answer import Estimate
 
-#: The most points that one request to the API takes.
-MOST_POINTS = 10_000
+#: The most points of one API request.
+MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A request as decoded JSON, and for each dotted path into it the values that it takes in turn.
+    """A request as decoded JSON, and the values for dotted paths into it.
 
     The last path's values change fastest.
     """
@@ -36,11 +36,11 @@ class Sweep:
 
     @property
     def count(self) -> int:
-        """How many points the grid has."""
+        """The number of points of the grid."""
         return prod(len(values) for values in self.grid.values())
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """The values of each point, by their paths."""
+        """The values of each point by path."""
         return (dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values()))
 
     def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,20 +53,20 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """A point of the grid: its values, and its estimate or why it is refused."""
+    """A point of the grid: its values, and its estimate or the problems of its request."""
 
     point: Mapping[str, Any]
     estimate: Estimate | None
     problems: tuple[Problem, ...] = ()
 
 
-def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
-    """Read a sweep's request from decoded JSON: `request`, an estimate's, and `grid`, lists by dotted path.
+def parse_sweep(body: Any, *, most: int | None = MAX_POINTS) -> Sweep:
+    """Parse a sweep's request from decoded JSON: `request`, an estimate's request, and `grid`, lists by dotted path.
 
-    What is wrong with the request whatever the grid says is refused; what is wrong with single points is told of them.
+    Problems that every point has are refused here. Problems of single points are part of their answers.
 
     Raises:
-        PlanError: with every problem found, each at its dotted path, and where the grid has more points than `most`.
+        PlanError: with every problem found, each at its dotted path, and if the grid has more points than `most`.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
@@ -88,7 +88,7 @@ def parse_sweep(body: Any, *, most: int | None = MOST_POINTS) -> Sweep:
 
 
 def answers(sweep: Sweep) -> Iterator[Swept]:
-    """The points in order, each answered when it is asked for, with what it has in common with the one before."""
+    """Answer the points in order, each when it is read. Consecutive points share work."""
     series = SeriesCache()
     for point in sweep.points():
         try:
@@ -110,14 +110,14 @@ def _lists(grid: dict[str, Any], request: dict[str, Any]) -> dict[str, tuple[Any
 
 
 def _misplaced(path: str, request: dict[str, Any], grid: Mapping[str, Any]) -> str | None:
-    """Why a path can't have a list, or None where it can."""
+    """The reason why a path can't have a list, or None."""
     parts = path.split(".")
-    if len(parts) > DEEPEST:
-        return f"leads through {len(parts):,} objects; a request is at most {DEEPEST} levels deep"
+    if len(parts) > MAX_DEPTH:
+        return f"leads through {len(parts):,} objects; a request is at most {MAX_DEPTH} levels deep"
     if not all(parts) or not _known(path, request):
-        return "is no field of a request, as training.sequence_length and method.r are"
+        return "is not a field of a request, such as training.sequence_length or method.r"
     whole = next((above for above in _above(parts) if above in grid), None)
-    return f"is a part of {whole}, which has a list too: leave one of them out" if whole else None
+    return f"is part of {whole}, which has a list too: leave one of them out" if whole else None
 
 
 def _unlisted(values: Any) -> str | None:
@@ -125,28 +125,28 @@ def _unlisted(values: Any) -> str | None:
 
 
 def _no_objects(paths: Iterable[str], request: dict[str, Any]) -> tuple[Problem, ...]:
-    """What the request has where a path leads on and only an object would have room for it."""
+    """Values of the request that must be objects because a path leads into them."""
     found: dict[str, Problem] = {}
     for path in paths:
         inner: Any = request
         for above in _above(path.split(".")):
             inner = inner.get(above.rpartition(".")[2], {})
             if not isinstance(inner, dict):
-                message = f"must be an object, for {path} to vary in"
+                message = f"must be an object, because {path} varies in it"
                 found.setdefault(above, Problem(loc=f"request.{above}", msg=message, input=inner))
                 break
     return tuple(found.values())
 
 
 def _above(parts: list[str]) -> Iterator[str]:
-    """The paths of the objects that a value lies in, outermost first."""
+    """The paths of the objects that contain a value, the outermost first."""
     return accumulate(parts[:-1], "{}.{}".format)
 
 
 def _known(path: str, request: dict[str, Any]) -> bool:
     part, _, name = path.partition(".")
     if not name:
-        return part in ("model", "method", "training", "device", *(told.name for told in declared(Choices)))
+        return part in ("model", "method", "training", "device", *(field.name for field in declared(Choices)))
     if part == "model":
         return name.startswith("config.") and isinstance(request.get("model"), dict)
     kinds: dict[str, tuple[type, ...]] = {
@@ -154,14 +154,14 @@ def _known(path: str, request: dict[str, Any]) -> bool:
         "training": (Training,),
         "device": (Device,),
     }
-    fields = {told.name for kind in kinds.get(part, ()) for told in declared(kind)}
+    fields = {field.name for kind in kinds.get(part, ()) for field in declared(kind)}
     return name in fields or path == "method.name"
 
 
 def _checked(sweep: Sweep, most: int | None) -> Sweep:
-    """The sweep, where it is not too large and its request is right in the parts that the grid leaves alone."""
+    """The sweep, if it is not too large and the fixed parts of its request are valid."""
     if most is not None and sweep.count > most:
-        message = f"has {sweep.count:,} points; a request takes {most:,} at most: send it in parts, with shorter lists"
+        message = f"has {sweep.count:,} points; a request may have {most:,}: send it in parts, with shorter lists"
         raise refusal("grid", message, {path: len(values) for path, values in sweep.grid.items()})
     varied = {path.split(".")[0] for path in sweep.grid}
     try:
@@ -174,6 +174,6 @@ def _checked(sweep: Sweep, most: int | None) -> Sweep:
 
 
 def _with(body: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """The object with a value at a path; objects that are missing on the way are made."""
+    """The object with a value at a path; missing objects on the path are created."""
     first, *rest = path
     return {**body, first: _with(body.get(first, {}), rest, value) if rest else value}

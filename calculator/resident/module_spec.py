@@ -1,4 +1,4 @@
-"""What a method does to one module: in which dtype it is stored, what of it is trained, what is put beside it."""
+"""How a method stores and trains one module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Added:
-    """A parameter that a method puts into the model: its name relative to its owner, shape, dtype, whether trained."""
+    """A parameter that a method adds to a module. Its name is relative to the module."""
 
     name: str
     shape: Shape
@@ -24,25 +24,25 @@ class Added:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ModuleSpec:
-    """One module under a method.
+    """How a method stores and trains one module."""
 
-    `dtype`: of its dense parameters. `trained`: the names of its own parameters that are trained. `quantization`: how
-    its weight is stored in 4 bits, if it is. `added`: what the method puts beside it. `copied`: whether the module
-    itself is a trained copy of a frozen original that stays in memory (PEFT's modules_to_save). `runs`: whether it does
-    in the step.
-    """
-
+    #: The dtype of its dense parameters.
     dtype: DType
+    #: The names of its own parameters that are trained.
     trained: tuple[str, ...] = ()
+    #: The 4-bit format of its weight, if it has one.
     quantization: Quantization | None = None
+    #: Parameters that the method adds to it.
     added: tuple[Added, ...] = ()
+    #: Whether it is a trained copy whose frozen original stays in memory (PEFT's modules_to_save).
     copied: bool = False
+    #: Whether it runs in the step.
     runs: bool = True
 
     def dtype_of(self, parameter: Parameter) -> DType:
-        """A parameter's dtype: its own where it has one, else the model's.
+        """A parameter's dtype: its own if it has one, else the model's.
 
-        Beside a 4-bit weight the bias takes the compute dtype when it first runs. Source: bitsandbytes/nn/modules.py,
+        The bias of a 4-bit module is cast to the compute dtype at its first run. Source: bitsandbytes/nn/modules.py,
         Linear4bit.forward.
         """
         if parameter.name == "bias" and self.quantization is not None and self.runs:

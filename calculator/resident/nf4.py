@@ -1,4 +1,4 @@
-"""The levels of 4-bit NormalFloat, and how much of a Gaussian rounds to each."""
+"""The levels of 4-bit NormalFloat, and the share of a Gaussian that rounds to each."""
 
 import struct
 from itertools import pairwise
@@ -12,7 +12,7 @@ def _float32(value: float) -> float:
 
 
 _OFFSET = _float32(0.9677083)
-"""The largest quantile taken. Source: bitsandbytes.functional.create_normal_map."""
+"""The largest quantile. Source: bitsandbytes.functional.create_normal_map."""
 
 _GAUSSIAN = NormalDist()
 
@@ -30,12 +30,12 @@ def levels() -> tuple[float, ...]:
 
 
 def scale() -> float:
-    """How many standard deviations level 1 stands for."""
+    """Level 1 in standard deviations."""
     return _GAUSSIAN.inv_cdf(_OFFSET)
 
 
 def bin_masses() -> tuple[float, ...]:
-    """The share of a Gaussian that rounds to each level, where level 1 stands for the largest quantile taken."""
+    """The share of a Gaussian that rounds to each level, where level 1 is the largest quantile."""
     edges = [(low + high) / 2 * scale() for low, high in pairwise(levels())]
     below = [0.0, *(_GAUSSIAN.cdf(edge) for edge in edges), 1.0]
     return tuple(high - low for low, high in pairwise(below))

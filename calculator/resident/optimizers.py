@@ -1,4 +1,4 @@
-"""Optimizers by their Hugging Face names: the states they keep and the temporaries of a step."""
+"""Optimizers by their Hugging Face names: their states and the temporaries of a step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _BITSANDBYTES = "bitsandbytes/optim/optimizer.py"
 SMALLEST_8BIT = 4096
 #: Elements that share one block constant. Source: bitsandbytes/optim/optimizer.py, init_state.
 BLOCKSIZE_8BIT = 256
-#: States of as many elements and more are managed memory. Source: bitsandbytes/optim/optimizer.py, get_state_buffer.
+#: States with at least this many elements are in managed memory.
+#: Source: bitsandbytes/optim/optimizer.py, get_state_buffer.
 SMALLEST_PAGED = 100_000
 
 State = tuple[str, Shape, DType]
@@ -29,41 +30,40 @@ State = tuple[str, Shape, DType]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
-    """What an optimizer keeps a parameter, and what a step allocates.
-
-    `names`: its full-size states. `storage`: in the parameter's dtype, in float32, in blocks of 8 bits, or factored
-    into rows and columns (Adafactor). `temporaries`: copies of a whole dtype group that a foreach step makes. `early`:
-    whether the states are made with the optimizer, not at its first step.
-    """
+    """The states that an optimizer has for each parameter, and what a step allocates."""
 
     name: OptimizerName
+    #: The names of its full-size states.
     names: tuple[str, ...]
+    #: States in the parameter's dtype, in float32, in blocks of 8 bits, or factored into rows and columns (Adafactor).
     storage: Literal["parameter", "float32", "8bit", "factored"]
     source: str
     paged: bool = False
+    #: How many copies of a whole dtype group a foreach step allocates.
     temporaries: int = 0
     step_on_device: bool = False
+    #: Whether the states are created with the optimizer, not at its first step.
     early: bool = False
 
     @property
     def is_like_parameters(self) -> bool:
-        """Whether its states are all of the shape and dtype that their parameter has when the step is made."""
+        """Whether all states have the shape and dtype of their parameter in the step."""
         return self.storage == "parameter" and not self.step_on_device and not self.early
 
     def states(self, shape: Shape, dtype: DType) -> list[State]:
-        """The states of one parameter that lie on the device, as the caching allocator sees them."""
-        told: list[State] = [("step", (), "float32")] if self.step_on_device else []
+        """The states of one parameter that the caching allocator serves."""
+        step: list[State] = [("step", (), "float32")] if self.step_on_device else []
         if self.storage == "factored":
-            return [*_factored(shape), *told]
+            return [*_factored(shape), *step]
         if self.storage == "8bit" and elements(shape) >= SMALLEST_8BIT:
-            return [*self._in_blocks(shape), *told]
+            return [*self._in_blocks(shape), *step]
         if self._is_paged(shape):
-            return told
+            return step
         stored: DType = dtype if self.storage == "parameter" else "float32"
-        return [(name, shape, stored) for name in self.names] + told
+        return [(name, shape, stored) for name in self.names] + step
 
     def shared_states(self, shapes: Iterable[Shape]) -> Iterator[State]:
-        """States that all parameters share: the 8-bit code books."""
+        """The states that all parameters share: code books of 8-bit states."""
         if self.storage == "8bit" and any(elements(shape) >= SMALLEST_8BIT for shape in shapes):
             yield from ((f"qmap of {name}", (256,), "float32") for name in self.names)
 
@@ -79,9 +79,9 @@ class Optimizer:
 
 
 def _factored(shape: Shape) -> Iterator[State]:
-    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, whole for a vector.
+    """Adafactor's second moment (Shazeer & Stern 2018): a row and a column for a matrix, full size for a vector.
 
-    The parameter's root mean square is kept too. Source: transformers/optimization.py, Adafactor.step.
+    The parameter's root mean square is a state too. Source: transformers/optimization.py, Adafactor.step.
     """
     yield "RMS", (), "float32"
     if len(shape) < 2:

@@ -1,4 +1,4 @@
-"""What lies beside trained parameters: optimizer states, and the gradients of a whole step."""
+"""Tensors with the shapes of trained parameters: optimizer states and gradients."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class PerParameter:
-    """For each of some tensors one of its shape and dtype by each of some names, so many `times`.
+    """One tensor per parameter and name, with the parameter's shape and dtype, repeated `times`.
 
-    Their bytes are known at once; the tensors are made when they are looked at, which most never are.
+    The bytes are computed at once. The tensors are created only when the object is iterated over.
     """
 
     __slots__ = ("bytes", "component", "names", "of", "times")
@@ -43,23 +43,23 @@ class PerParameter:
                 )
 
 
-#: Tensors that stay, one kind or many.
+#: One kind of resident tensor, or one for each parameter.
 ResidentTensors = ResidentTensor | PerParameter
 
 
-def tensors(staying: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
-    """Every kind of tensor by itself."""
-    for each in staying:
+def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
+    """Every kind of resident tensor by itself."""
+    for each in resident:
         if isinstance(each, PerParameter):
             yield from each
         else:
             yield each
 
 
-def sizes(staying: Iterable[ResidentTensors]) -> dict[int, int]:
-    """How many tensors of each size."""
+def sizes(resident: Iterable[ResidentTensors]) -> dict[int, int]:
+    """The number of tensors by size in bytes."""
     counts: dict[int, int] = {}
-    for each in staying:
+    for each in resident:
         of, times = (each.of, each.times * len(each.names)) if isinstance(each, PerParameter) else ((each,), 1)
         for tensor in of:
             size = tensor.bytes // tensor.count
@@ -70,7 +70,7 @@ def sizes(staying: Iterable[ResidentTensors]) -> dict[int, int]:
 def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
     """The optimizer's states of every trained parameter, from its second step on.
 
-    A parameter that never has a gradient has none, but where they are made with the optimizer.
+    A parameter without a gradient has states only if the optimizer creates them early.
     """
     trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
     if optimizer.is_like_parameters:
@@ -91,5 +91,5 @@ def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) ->
 
 
 def gradients(tensors: Iterable[ResidentTensor]) -> PerParameter:
-    """The gradient of every trained parameter that one comes to, in its dtype."""
+    """The gradients of all trained parameters that get one, in the parameters' dtypes."""
     return PerParameter([tensor for tensor in tensors if tensor.gets_gradient], ("gradient",), "gradients")

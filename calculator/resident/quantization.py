@@ -1,4 +1,4 @@
-"""4-bit storage as bitsandbytes holds it: packed weights, block constants, and the constants of those."""
+"""bitsandbytes' 4-bit storage: packed weights, block constants, and nested constants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
 
-#: How many weights may share one constant. Source: bitsandbytes/_ops.py, bitsandbytes::quantize_4bit.
+#: The numbers of weights that can share one constant. Source: bitsandbytes/_ops.py, bitsandbytes::quantize_4bit.
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 #: Constants that share one second-level constant. Source: bitsandbytes.functional.quantize_4bit (blocksize=256).
 NESTED_BLOCKSIZE = 256
@@ -33,11 +33,11 @@ class Quantization:
     compute_dtype: DType
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
-        """The packed weight: two elements a byte (bitsandbytes.nn.Params4bit)."""
+        """The packed weight: two elements per byte (bitsandbytes.nn.Params4bit)."""
         return (Dim((elements(shape) + 1) // 2, lambda: f"{symbolic(shape)} / 2"), 1), "uint8"
 
     def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
-        """Every constant beside a weight of this shape (bitsandbytes.functional.QuantState)."""
+        """The constants of a weight of this shape (bitsandbytes.functional.QuantState)."""
         blocks = Dim(ceil(elements(shape) / self.blocksize), lambda: f"{symbolic(shape)} / {self.blocksize}")
         code: tuple[str, Shape, DType] = ("code", (16,), "float32")
         if not self.double_quant:
@@ -56,14 +56,14 @@ class Quantization:
 def four_bits(
     quant_type: Literal["nf4", "fp4"], blocksize: int, compute_dtype: DType, *, double_quant: bool
 ) -> Quantization:
-    """A format; each of a model's modules has the same one."""
+    """A cached format: all modules of a model share it."""
     return Quantization(
         quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
     )
 
 
 def blocksize_setting() -> Any:
-    """The input that says how many weights share one constant."""
+    """The input for the number of weights that share one constant."""
     return setting(
         64,
         label="Block size",
@@ -77,20 +77,20 @@ def check_blocksize(loc: str, blocksize: int) -> None:
     """Refuse a block size that bitsandbytes has no kernel for.
 
     Raises:
-        PlanError: with those that there are.
+        PlanError: with the block sizes that exist.
     """
     if blocksize not in BLOCKSIZES:
-        told = ", ".join(map(str, BLOCKSIZES))
-        raise refusal(loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: take one of {told}", blocksize)
+        known = ", ".join(map(str, BLOCKSIZES))
+        raise refusal(loc, f"bitsandbytes has no kernel for blocks of {blocksize:,}: use one of {known}", blocksize)
 
 
 def converted(path: str, module: Module, model: Model) -> bool:
-    """Whether bitsandbytes converts it; a layer's own modules (`*`) are never among those that are kept whole."""
+    """Whether bitsandbytes quantizes a module; modules of layers (`*`) are never in `model.kept_whole`."""
     return module.quantizable and path != model.head and ("*" in path or path not in model.modules_to_not_convert)
 
 
 def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor, ...]:
-    """The code book of nested constants, which bitsandbytes keeps once where it makes any, beside each one's copy.
+    """The code book of nested constants: bitsandbytes caches one, and each constant has a copy of its own.
 
     Source: bitsandbytes/functional.py, quantize_blockwise, name2qmap.
     """

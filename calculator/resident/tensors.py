@@ -1,4 +1,4 @@
-"""What is always alive of a model under its method: weights, constants and added parameters."""
+"""The resident tensors of a prepared model: weights, quantization constants, buffers and added parameters."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ResidentTensor:
-    """One kind of tensor that stays: its name (`*` for a layer's number), and how many of it there are.
+    """One kind of tensor that stays on the device.
 
-    `parameters` is how many numbers of the model it stands for (0 for constants and buffers); `base` tells the model's
-    own from what a method adds. `made` is its dtype when the optimizer is made, where the first forward pass changes
-    that. `reached`: whether the step has to do with it. `bytes` is all of them, each rounded up to 512 bytes; 0 has it
-    worked out. Nothing changes one; it is not frozen because a step has a hundred, and a frozen one takes twice as long
-    to make.
+    It is never changed. It is not frozen because a step has a hundred, and a frozen dataclass takes twice as long to
+    create.
     """
 
+    #: `*` replaces a layer's number.
     name: str
     shape: Shape
     dtype: DType
     component: ComponentName
+    #: The number of tensors of this kind.
     count: int = 1
+    #: The number of model parameters in each; 0 for constants and buffers.
     parameters: int = 0
     trained: bool = False
+    #: Whether it is the model's own; a method adds the others.
     base: bool = True
+    #: Its dtype when the optimizer is created, if the first forward pass changes it.
     dtype_at_optimizer_init: DType | None = None
+    #: Whether the step uses it.
     in_graph: bool = True
+    #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
 
     @property
@@ -84,7 +88,7 @@ class Prepared(Protocol):
 
 
 def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
-    """Every kind of tensor of a model under its method, without gradients and optimizer states."""
+    """List every kind of tensor of a prepared model, without gradients and optimizer states."""
     model, method, training = prepared.model, prepared.method, prepared.training
     tensors: list[ResidentTensor] = []
     for part in model.parts:
@@ -109,7 +113,7 @@ def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, 
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:
-    """A buffer, and its copy where its owner is copied."""
+    """A buffer, and its copy if its module is copied."""
     dtype = training.dtype if buffer.dtype == "model" else buffer.dtype
     own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield own
@@ -135,7 +139,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
 
 
 def _added(added: Added, owner: str, count: int) -> ResidentTensor:
-    """A parameter that a method puts beside its owner's."""
+    """A parameter that a method adds to a module."""
     size = elements(added.shape)
     return ResidentTensor(
         name=f"{owner}.{added.name}",

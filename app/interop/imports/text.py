@@ -15,7 +15,7 @@ from calculator.common.errors import refusal
 LONGEST = 1 << 14
 
 #: How deep lists and objects may lie in each other.
-DEEPEST = 16
+MAX_DEPTH = 16
 
 
 def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
@@ -27,7 +27,7 @@ def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
     value = _read(content, loc) if isinstance(content, str) else content
     if not isinstance(value, dict) or not value:
         raise refusal(loc, "must hold keys with values: the file's text, or its content as an object", content)
-    told = _plain(value, loc, DEEPEST)
+    told = _plain(value, loc, MAX_DEPTH)
     assert isinstance(told, dict)
     return told
 
@@ -45,7 +45,7 @@ def _read(text: str, loc: str) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise refusal(loc, f"is not YAML: {str(error).splitlines()[0]}", shortened(text)) from error
     except RecursionError as error:
-        raise refusal(loc, f"is nested more than {DEEPEST} levels deep", shortened(text)) from error
+        raise refusal(loc, f"is nested more than {MAX_DEPTH} levels deep", shortened(text)) from error
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types
@@ -59,8 +59,8 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         # The scanner looks ahead over brackets, and for each of them over all that are open.
-        if self.flow_level > DEEPEST:
-            problem = f"nested more than {DEEPEST} levels deep"
+        if self.flow_level > MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} levels deep"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
         super().fetch_flow_collection_start(token)
 
@@ -74,7 +74,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types
 def _plain(value: Any, loc: str, levels: int) -> Any:
     """A value as JSON has it; dates, sets and numbers that are none become text."""
     if levels < 0:
-        raise refusal(loc, f"is nested more than {DEEPEST} levels deep", None)
+        raise refusal(loc, f"is nested more than {MAX_DEPTH} levels deep", None)
     if isinstance(value, dict):
         return {str(key): _plain(part, loc, levels - 1) for key, part in value.items()}
     if isinstance(value, list):

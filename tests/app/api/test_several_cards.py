@@ -62,6 +62,6 @@ def test_one_of_several_devices_is_refused_at_its_place(client):
 
 def test_the_page_says_the_same_by_its_inputs_labels_and_once_where_it_is_read_out(client):
     page = client.get("/?count=2&sharding=ddp").text
-    assert "one card is, with “Number of GPUs” 1 and “Sharding” none" in page
+    assert "set “Number of GPUs” 1 and “Sharding” none" in page
     (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)
     assert spoken.count("several cards") == 1

@@ -109,17 +109,20 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
     [
         (
             "/?model=8000000000",
-            "Model: a bare parameter count serves full fine-tuning with “Accounting”, under More settings, set to",
+            "Model: a bare parameter count is for full fine-tuning with “Accounting”, under More settings, set to",
         ),
         (
             "/?model=foo",
             "Model: 'foo' is not in the catalogue; did you mean bigscience/bloom? Or paste its config.json",
         ),
         ("/?model=", "Model: give a model's id or its hub URL, or paste its config.json below"),
-        ("/?model=8000000000&accounting=textbook", "Model: QLoRA needs a model's shapes, an id or a config; a bare"),
+        (
+            "/?model=8000000000&accounting=textbook",
+            "Model: QLoRA needs a model's shapes: give an id or a config; a bare",
+        ),
         (
             "/?padding=true&attention=flash_attention_2",
-            "Attention: with padding its memory depends on how many tokens ",
+            "Attention: with padding, its memory depends on the number of padding ",
         ),
         ("/?gpu=foo", "GPU: 'foo' is not in the catalogue; give its size under “Memory”"),
         ("/?max_grad_norm=x", "Gradient clipping: must be a number, or empty, not 'x'"),
@@ -164,7 +167,7 @@ def test_a_page_speaks_of_inputs_by_their_labels(client, address, message):
             "can't be merged, and “Must merge” is asked for",
         ),
         ("/plan?max_trainable_fraction=0.000000001", "Without “Largest trained share” there fits"),
-        ("/", "No “Sequence length” was given"),
+        ("/", "No “Sequence length” is set"),
     ],
 )
 def test_so_do_reasons_beside_an_answer(client, address, message):

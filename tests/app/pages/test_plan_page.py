@@ -123,7 +123,7 @@ def test_the_nearest_miss_is_shown_as_fully_as_a_configuration(client):
 def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
     text = unescape(text_of(client, "?model=meta-llama/Llama-2-7b-hf&sequence_length=4224"))
     assert text.count("The sequence is longer than the model's 4,096 positions") == 1
-    assert "bitsandbytes leaves experts alone" in text_of(client, "?model=mistralai/Mixtral-8x7B-v0.1")
+    assert "bitsandbytes does not quantize experts" in text_of(client, "?model=mistralai/Mixtral-8x7B-v0.1")
 
 
 def test_what_leaves_more_room_is_a_link_to_it(client):

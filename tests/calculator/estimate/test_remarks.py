@@ -1,4 +1,4 @@
-"""What an answer says beside its figures."""
+"""The warnings of an estimate."""
 
 import pytest
 
@@ -13,26 +13,26 @@ def warnings(model, method, **training):
 PROMPT = {"name": "prompt", "num_virtual_tokens": 2000}
 
 
-def test_the_math_kernels_scores_are_of_the_sequence_with_its_virtual_tokens():
-    told = warnings("meta-llama/Llama-3.1-8B", PROMPT, sequence_length=48, dtype="float32")
-    (scores,) = [warning for warning in told if "2.14" in warning]
+def test_the_math_kernels_scores_include_virtual_tokens():
+    lines = warnings("meta-llama/Llama-3.1-8B", PROMPT, sequence_length=48, dtype="float32")
+    (scores,) = [line for line in lines if "2.14" in line]
     assert f"{4 * 32 * 2048**2 / 2**30:.2f} GiB in every layer" in scores
 
 
 @pytest.mark.parametrize("model", ["google/gemma-2-9b", "openai/gpt-oss-20b"])
-def test_a_family_that_runs_eager_is_not_warned_of_a_kernel_that_it_never_takes(model):
+def test_no_warning_of_the_math_kernel_for_a_family_with_eager_attention(model):
     assert not any("2.14" in warning for warning in warnings(model, {"name": "full"}, dtype="float32"))
 
 
-def test_attention_that_is_asked_for_eager_is_not_warned_of_either():
+def test_no_warning_of_the_math_kernel_for_requested_eager_attention():
     eager = {"dtype": "float32", "attention": "eager"}
     assert not any("2.14" in warning for warning in warnings("meta-llama/Llama-3.1-8B", {"name": "full"}, **eager))
 
 
-def test_a_config_of_quantised_weights_is_told_to_be_taken_as_dense():
+def test_a_quantization_config_is_ignored_with_a_warning():
     plain = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300}
     packed = {**plain, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    (told,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
-    assert "taken in bfloat16" in told
+    (line,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
+    assert "weights are in bfloat16" in line
     for config, method in ((packed, {"name": "qlora"}), (plain, {"name": "full"})):
         assert not any("quantization_config" in each for each in warnings({"config": config}, method))

@@ -158,9 +158,9 @@ def test_no_figure_of_the_lesson_goes_untested():
     assert untested == [f.claim for f in LESSON if "Gaussian" in f.claim]
 
 
-@pytest.mark.parametrize("told", [f for f in LESSON if not f.holds], ids=lambda f: f.claim)
-def test_a_figure_that_does_not_hold_says_why(told):
-    assert told.remark
+@pytest.mark.parametrize("figure", [f for f in LESSON if not f.holds], ids=lambda f: f.claim)
+def test_a_figure_that_is_wrong_has_a_remark(figure):
+    assert figure.remark
 
 
 def test_the_figures_that_do_not_hold_are_these():
@@ -231,17 +231,17 @@ def test_several_cards_are_refused_as_in_the_exact_accounting(device, refused):
         lambda: compare(parse_comparison({"model": "gpt2", "accounting": "textbook", "device": device})),
     )
     for ask in asks:
-        with pytest.raises(PlanError) as told:
+        with pytest.raises(PlanError) as refusal:
             ask()
-        assert [problem.loc for problem in told.value.problems] == refused
+        assert [problem.loc for problem in refusal.value.problems] == refused
     (row,) = answers(parse_sweep({"request": {**GPT2, "device": device}, "grid": {"method.r": [8]}}))
     assert [problem.loc for problem in row.problems] == refused
 
 
 def test_what_only_the_components_leave_out_is_said_to_come_on_top():
     answer = estimate(parse_request({**SEVENTY, "device": {"gpu": "a100-sxm4-80gb"}}))
-    left_out = [told for told in answer.assumptions if "leaves out" in told]
-    on_top = [told for told in answer.assumptions if "but in required_bytes" in told]
+    left_out = [line for line in answer.assumptions if "leaves out" in line]
+    on_top = [line for line in answer.assumptions if "are in required_bytes" in line]
     assert answer.memory.required_bytes > answer.memory.peak_allocated_bytes == 840 * 10**9
     assert [part.name for part in answer.memory.overheads if part.bytes] == [
         "cuBLAS workspace, forward thread",
@@ -250,4 +250,4 @@ def test_what_only_the_components_leave_out_is_said_to_come_on_top():
         "CUDA context",
     ]
     for named in ("workspaces", "segments", "CUDA context"):
-        assert [named in told for told in (*left_out, *on_top)] == [False, True]
+        assert [named in line for line in (*left_out, *on_top)] == [False, True]

@@ -1,4 +1,4 @@
-"""Estimates held against figures traced from the real modules (tests/cases/README.md)."""
+"""Estimates compared with figures traced from the real modules (tests/cases/README.md)."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ TRACED = [case for case in CASES if "phases" in case["expected"]]
 EXACT = [case for case in TRACED if "exact" in case["tags"]]
 TEXTBOOK = [case for case in CASES if "textbook" in case["tags"]]
 
-#: Input ids, labels and indices that a step holds or not at a given moment come to some kilobytes.
+#: Input ids, labels and indices are some kilobytes, and may be freed a moment earlier or later.
 SMALL = 512 * 1024
 
 
@@ -71,7 +71,7 @@ def test_components_sum_to_the_peak_and_their_rows_to_them(case):
 
 
 @named(TRACED)
-def test_what_is_always_alive_is_exact(case):
+def test_resident_tensors_are_exact(case):
     expected = case["expected"]["static"]
     alive = Counter({component.name: component.bytes for component in answer(case).memory.components})
     always = ("base_weights", "quantization_constants", "adapter_weights", "optimizer_states")
@@ -83,22 +83,22 @@ def test_textbook_accounting_gives_the_lessons_figures(case):
     assert answer(case).memory.peak_allocated_bytes == case["expected"]["peak_allocated_bytes"]
 
 
-def test_the_stated_accuracy_speaks_of_as_many_steps_as_there_are():
+def test_the_stated_accuracy_names_the_number_of_traced_steps():
     assert len(TRACED) > 700
     assert "more than 700 training steps" in ACCURACY
 
 
 def test_every_modelled_family_has_traced_cases():
-    held = {
+    families = {
         case["request"]["model"]["config"]["model_type"]
         for case in TRACED
         if isinstance(case["request"]["model"], dict)
     }
-    assert held == set(FAMILIES_WITH_FORWARD)
+    assert families == set(FAMILIES_WITH_FORWARD)
 
 
 def test_every_activation_has_a_traced_case():
     models = [case["request"]["model"] for case in EXACT]
-    held = {model["config"].get("hidden_act") for model in models if isinstance(model, dict)}
+    traced = {model["config"].get("hidden_act") for model in models if isinstance(model, dict)}
     assert set(ACTIVATIONS) == set(fields.ACTIVATIONS)
-    assert set(ACTIVATIONS) <= held
+    assert set(ACTIVATIONS) <= traced

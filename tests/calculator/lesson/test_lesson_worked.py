@@ -120,7 +120,7 @@ def test_a_block_of_more_than_64_weights_is_refused():
 
 
 def test_a_block_of_a_size_that_bitsandbytes_has_not_is_refused():
-    with pytest.raises(PlanError, match="no kernel for blocks of 100: take one of 32, 64"):
+    with pytest.raises(PlanError, match="no kernel for blocks of 100: use one of 32, 64"):
         stored_bits(Bits(blocksize=100))
 
 

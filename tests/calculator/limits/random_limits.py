@@ -1,4 +1,4 @@
-"""Random limits over real models, and how they stand to a scan of what lies beyond them.
+"""Random limits over real models, compared with a scan of larger values.
 
 `python -m tests.calculator.limits.random_limits SEED COUNT [SCANNED]` checks COUNT limits, and for each that memory
 bounds SCANNED values up to where the live tensors no longer fit.
@@ -20,7 +20,7 @@ from tests.calculator.random_plans import random_body
 
 
 def requests(seed, count):
-    """Limits' requests that the calculator answers, drawn from a seed; of those that nothing fits, one in four."""
+    """Limits' requests that the calculator answers, drawn from a seed; one in four of those without a value."""
     chance = random.Random(seed)
     found = []
     while len(found) < count:
@@ -48,16 +48,14 @@ def faults(answer):
     if answer.at is not None and answer.above is not None and answer.above.value != answer.at.value + 1:
         yield "the value above is not the next one"
     if answer.at is None and answer.bound.by == "memory" and answer.above is None:
-        yield "nothing fits, and nothing says so"
+        yield "nothing fits, and the answer does not state it"
 
 
 def larger(body, answer, scanned):
     """Larger values that fit nevertheless, among those scanned up to where the live tensors no longer fit."""
-    asked = parse_limit(body)
-    probes, most = (
-        Probes(asked.request, asked.solve_for),
-        bound(asked.request, model_of(asked.request.model), asked.solve_for),
-    )
+    parsed = parse_limit(body)
+    request, name = parsed.request, parsed.solve_for
+    probes, most = Probes(request, name), bound(request, model_of(request.model), name)
     start = answer.above.value
     step = 1
     while start + step < most.limit and probes.at(start + step).least_excess <= 0:
@@ -84,5 +82,5 @@ def report(seed, count, scanned):
 
 
 if __name__ == "__main__":
-    told = [int(argument) for argument in sys.argv[1:]]
-    sys.stdout.write("\n".join(report(told[0], told[1], told[2] if told[2:] else 0)) + "\n")
+    seed, count, *scanned = [int(argument) for argument in sys.argv[1:]]
+    sys.stdout.write("\n".join(report(seed, count, scanned[0] if scanned else 0)) + "\n")

@@ -27,29 +27,29 @@ def test_each_cell_is_the_plan_with_its_batch_and_length():
             assert cell.estimate.fit == same.fit
 
 
-def test_more_tokens_never_leave_more_of_the_tensors_room():
+def test_more_tokens_never_need_less_for_tensors():
     found = fit_map(parse_request(QLORA))
     for row in (*found.rows, *zip(*found.rows, strict=True)):
         peaks = [cell.estimate.memory.peak_allocated_bytes for cell in row]
         assert all(one <= two for one, two in pairwise(peaks))
 
 
-def test_the_map_ends_at_the_models_context_and_takes_its_usual_length():
+def test_the_map_ends_at_the_models_context_and_has_the_default_length():
     found = fit_map(parse_request({"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}))
     assert found.own == (1, 1024)
     assert found.sequence_lengths[-1] == 1024
 
 
-def test_a_pair_that_is_refused_says_why():
+def test_a_refused_pair_has_its_reason():
     prompt = {"name": "prompt", "num_virtual_tokens": 100}
-    asked = {"model": "gpt2", "method": prompt, "training": {"sequence_length": 900}, "device": {"gpu": "rtx-4090"}}
-    found = fit_map(parse_request(asked))
+    body = {"model": "gpt2", "method": prompt, "training": {"sequence_length": 900}, "device": {"gpu": "rtx-4090"}}
+    found = fit_map(parse_request(body))
     assert all(cell.estimate for row in found.rows for cell in row)
     assert found.sequence_lengths[-1] + 100 <= 1024
 
 
 @pytest.mark.parametrize(
-    ("value", "least", "most", "told"),
+    ("value", "least", "most", "expected"),
     [
         (2048, 2, 1 << 20, (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)),
         (1, 1, 100, (1, 2, 4, 8, 16, 32, 64)),
@@ -57,8 +57,8 @@ def test_a_pair_that_is_refused_says_why():
         (4, 2, 4, (2, 4)),
     ],
 )
-def test_values_halve_and_double_around_the_plans(value, least, most, told):
-    assert doublings(value, least, most, 8) == told
+def test_values_are_halves_and_doubles_of_the_requests(value, least, most, expected):
+    assert doublings(value, least, most, 8) == expected
 
 
 def test_a_map_without_a_card_is_refused():

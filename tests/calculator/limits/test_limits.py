@@ -40,7 +40,7 @@ def test_a_random_limit_fits_and_one_more_does_not(body):
         assert larger(body, answer, 8) == []
 
 
-def test_the_estimate_itself_says_that_the_value_fits_and_one_more_does_not():
+def test_the_estimates_show_that_the_value_fits_and_one_more_does_not():
     answer = solved(LLAMA_13B, "r")
     here, above = (answered(LLAMA_13B, {"r": answer.value + more}) for more in (0, 1))
     assert (here, above) == (answer.at.estimate, answer.above.estimate)
@@ -57,7 +57,7 @@ def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
     assert round(answered(LLAMA_13B, {"r": 256}).memory.peak_allocated_bytes / 1e9, 1) == 16.3
     answer = solved(LLAMA_13B, "r")
     assert (answer.value, answer.bound.by) == (341, "memory")
-    # Blocks of more than a third of 20 MiB lie in twos in a segment, no more in threes: 5,120 × 341 × 4 bytes are less.
+    # Blocks of more than a third of 20 MiB fit twice into a segment, not three times: 5,120 × 341 × 4 bytes are less.
     assert 5120 * 341 * 4 < (20 << 20) / 3 < 5120 * 342 * 4
 
 
@@ -68,7 +68,7 @@ def test_the_replayed_allocator_has_a_limit_of_its_own():
     assert answer.at.estimate == estimate(parse_request({**body, "training": {"sequence_length": answer.value}}))
 
 
-def test_a_rank_ends_at_the_smaller_side_of_the_widest_matrix_and_says_which_are_outgrown():
+def test_rank_is_bounded_by_the_widest_matrix_and_a_warning_names_smaller_ones():
     answer = solved(LLAMA_8B, "r", device=PLENTY)
     assert (answer.value, answer.bound.by, answer.bound.limit) == (4096, "matrix", 4096)
     assert "smaller side of q_proj is 4,096" in answer.bound.reason
@@ -77,7 +77,7 @@ def test_a_rank_ends_at_the_smaller_side_of_the_widest_matrix_and_says_which_are
     assert answer.above.fits
 
 
-def test_a_sequence_ends_at_the_models_context_less_virtual_tokens():
+def test_a_sequence_is_bounded_by_the_models_context_less_virtual_tokens():
     answer = solved(GPT2, "sequence_length")
     assert (answer.value, answer.bound.by, answer.above) == (1024, "context_length", None)
     prompted = solved(GPT2, "sequence_length", method={"name": "prompt", "num_virtual_tokens": 24})
@@ -87,7 +87,7 @@ def test_a_sequence_ends_at_the_models_context_less_virtual_tokens():
     assert rotary.above.value == 131_073
 
 
-def test_virtual_tokens_end_where_the_sequence_leaves_no_position():
+def test_virtual_tokens_are_bounded_by_the_positions_that_the_sequence_leaves():
     body = {**GPT2, "method": {"name": "prompt"}, "training": {"sequence_length": 1000}}
     answer = solved(body, "num_virtual_tokens")
     assert (answer.value, answer.bound.by) == (24, "context_length")
@@ -96,11 +96,11 @@ def test_virtual_tokens_end_where_the_sequence_leaves_no_position():
     assert (none.value, none.bound.by, none.above.value) == (None, "context_length", 1)
 
 
-def test_a_length_that_is_not_given_stays_what_the_plan_takes():
+def test_a_missing_length_is_the_default_of_an_estimate():
     assert solved({**GPT2, "method": {"name": "prompt"}}, "num_virtual_tokens").value == 20
 
 
-def test_a_batch_may_end_at_its_fields_maximum():
+def test_a_batch_may_be_bounded_by_its_fields_maximum():
     answer = solved({**GPT2, "training": {"sequence_length": 2}}, "micro_batch_size", device=PLENTY)
     assert (answer.value, answer.bound.by, answer.above) == (65_536, "field_maximum", None)
     assert answer.bound.reason == "micro_batch_size is at most 65,536 here"
@@ -111,10 +111,10 @@ def test_a_bottleneck_is_bounded_by_memory():
     assert (answer.bound.by, answer.above.value) == ("memory", answer.value + 1)
 
 
-def test_where_nothing_fits_the_smallest_value_says_why():
+def test_if_nothing_fits_the_smallest_value_shows_why():
     answer = solved({**LLAMA_70B, "method": {"name": "lora"}}, "micro_batch_size")
     assert (answer.value, answer.at, answer.bound.by, answer.above.value) == (None, None, "memory", 1)
-    assert answer.guarantee == "Not even the live tensors fit with 1, the smallest there is."
+    assert answer.guarantee == "Not even the live tensors fit with 1, the smallest value."
 
 
 def test_a_tight_smallest_value_is_no_answer_but_larger_ones_are_tried():
@@ -122,7 +122,7 @@ def test_a_tight_smallest_value_is_no_answer_but_larger_ones_are_tried():
     answer = solved(GPT2, "r", device={"memory_bytes": required - 1})
     assert answer.value is None
     assert answer.guarantee == (
-        "1 does not fit, nor does 768, the largest that may be asked for; between, 36 values were tried and none fits."
+        "1 does not fit, nor does 768, the largest possible value; between, 36 values were tried and none fits."
     )
 
 
@@ -176,7 +176,7 @@ def test_a_larger_value_that_needs_less_is_found(model, method, training, device
     assert larger(body, answer, 40) == []
 
 
-def test_what_the_request_says_of_the_value_is_not_used():
+def test_the_value_in_the_request_is_not_used():
     assert (
         solved(LLAMA_13B, "r").value == solved({**LLAMA_13B, "method": {**LLAMA_13B["method"], "r": 9000}}, "r").value
     )
@@ -184,31 +184,31 @@ def test_what_the_request_says_of_the_value_is_not_used():
 
 @pytest.mark.parametrize("solve_for", ["r", "sequence_length", "micro_batch_size"])
 def test_few_estimates_are_enough_for_a_large_model(solve_for, monkeypatch):
-    asked = []
-    monkeypatch.setattr(probes, "estimate", lambda request, _: asked.append(request) or estimate(request))
+    estimated = []
+    monkeypatch.setattr(probes, "estimate", lambda request, _: estimated.append(request) or estimate(request))
     solved(LLAMA_70B, solve_for, device={"gpu": "h100-80gb"})
-    assert len(asked) <= 120
+    assert len(estimated) <= 120
 
 
-def test_no_limit_of_many_takes_more_than_a_hundred_estimates_or_so(monkeypatch):
-    asked = []
-    monkeypatch.setattr(probes, "estimate", lambda request, _: asked.append(request) or estimate(request))
+def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch):
+    estimated = []
+    monkeypatch.setattr(probes, "estimate", lambda request, _: estimated.append(request) or estimate(request))
     for body in requests(1, 60):
-        asked.clear()
+        estimated.clear()
         limit(parse_limit(body))
-        assert len(asked) <= 120, body
+        assert len(estimated) <= 120, body
 
 
-def test_a_limit_of_replays_estimates_what_live_tensors_tell_and_replays_few(monkeypatch):
+def test_a_limit_with_replays_replays_few_values(monkeypatch):
     """Of the values whose live tensors do not fit, only the first that was found is replayed: the search's far end."""
     replayed = []
 
-    def told(request, _):
+    def counted(request, _):
         answer = estimate(request)
         replayed.extend([answer.fit.verdict] if request.reserved == "replay" else [])
         return answer
 
-    monkeypatch.setattr(probes, "estimate", told)
+    monkeypatch.setattr(probes, "estimate", counted)
     answer = solved({**GPT2, "reserved": "replay", "device": {"memory_bytes": 2 << 30}}, "r")
     assert answer.value is not None
     assert len(replayed) <= 33
@@ -217,7 +217,7 @@ def test_a_limit_of_replays_estimates_what_live_tensors_tell_and_replays_few(mon
 
 
 @pytest.mark.parametrize(
-    ("body", "solve_for", "loc", "said"),
+    ("body", "solve_for", "loc", "message"),
     [
         ({**GPT2, "device": {}}, "sequence_length", "device", "a limit needs a card"),
         ({**GPT2, "device": {"gpu": "abacus"}}, "r", "device.gpu", "not in the catalogue"),
@@ -240,11 +240,11 @@ def test_a_limit_of_replays_estimates_what_live_tensors_tell_and_replays_few(mon
         (GPT2, ["r"], "solve_for", "must be one of"),
     ],
 )
-def test_a_limit_that_has_no_answer_is_refused_by_its_field(body, solve_for, loc, said):
+def test_a_limit_that_has_no_answer_is_refused_by_its_field(body, solve_for, loc, message):
     with pytest.raises(PlanError) as refused:
         solved(body, solve_for)
     assert refused.value.problems[0].loc == loc
-    assert said in refused.value.problems[0].msg
+    assert message in refused.value.problems[0].msg
 
 
 def test_every_problem_of_a_request_is_named_at_once():

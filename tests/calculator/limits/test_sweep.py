@@ -6,9 +6,9 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
-from calculator.estimate.request import DEEPEST, parse_request
+from calculator.estimate.request import MAX_DEPTH, parse_request
 from calculator.limits import sweep
-from calculator.limits.sweep import MOST_POINTS, answers, parse_sweep
+from calculator.limits.sweep import MAX_POINTS, answers, parse_sweep
 
 REQUEST = {"model": "gpt2", "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}
 
@@ -22,9 +22,9 @@ def parsed(grid, request=REQUEST, **more):
 
 
 def test_every_combination_comes_in_order_the_last_fields_values_fastest():
-    told = parsed({"training.sequence_length": [64, 128], "method.r": [8, 4, 2]})
-    assert told.count == 6
-    assert [tuple(point.values()) for point in told.points()] == [
+    parsed_sweep = parsed({"training.sequence_length": [64, 128], "method.r": [8, 4, 2]})
+    assert parsed_sweep.count == 6
+    assert [tuple(point.values()) for point in parsed_sweep.points()] == [
         (64, 8),
         (64, 4),
         (64, 2),
@@ -45,7 +45,7 @@ def test_a_points_answer_is_the_estimate_of_its_request():
         assert swept.estimate == estimate(parse_request(body))
 
 
-def test_the_request_itself_is_left_as_it_was():
+def test_the_request_itself_is_not_changed():
     request = {**REQUEST, "training": {"padding": True}}
     list(answers(parsed({"training.sequence_length": [64], "method.name": ["prompt"]}, request)))
     assert request == {**REQUEST, "training": {"padding": True}}
@@ -70,8 +70,8 @@ def test_any_field_may_have_a_list(path, values):
 
 
 def test_a_list_in_a_config_builds_each_model():
-    told = parsed({"model.config.n_layer": [1, 2]}, {**REQUEST, "model": {"config": GPT2}})
-    one, two = (swept.estimate.model.parameters for swept in answers(told))
+    parsed_sweep = parsed({"model.config.n_layer": [1, 2]}, {**REQUEST, "model": {"config": GPT2}})
+    one, two = (swept.estimate.model.parameters for swept in answers(parsed_sweep))
     assert two - one == 12 * 64**2 + 13 * 64
 
 
@@ -88,15 +88,15 @@ def test_a_value_of_the_wrong_type_is_refused_in_its_rows():
     assert rows[1].estimate is not None
 
 
-def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
-    asked = []
-    monkeypatch.setattr(sweep, "estimate", lambda request, _: asked.append(request) or estimate(request))
+def test_points_are_answered_only_when_they_are_read(monkeypatch):
+    requests = []
+    monkeypatch.setattr(sweep, "estimate", lambda request, _: requests.append(request) or estimate(request))
     list(islice(answers(parsed({"method.r": list(range(1, 1001))})), 2))
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 @pytest.mark.parametrize(
-    ("body", "loc", "said"),
+    ("body", "loc", "message"),
     [
         ([], "", "must be an object"),
         ({"grid": {"method.r": [1]}}, "request", "an estimate's request"),
@@ -105,9 +105,9 @@ def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
         ({"request": REQUEST, "grid": {"method.r": [1]}, "limit": 3}, "limit", "unknown field"),
         ({"request": REQUEST, "grid": {"method.r": []}}, "grid.method.r", "list of one value or more"),
         ({"request": REQUEST, "grid": {"method.r": 8}}, "grid.method.r", "list of one value or more"),
-        ({"request": REQUEST, "grid": {"method.rank": [8]}}, "grid.method.rank", "no field"),
-        ({"request": REQUEST, "grid": {"training.method.r": [8]}}, "grid.training.method.r", "no field"),
-        ({"request": REQUEST, "grid": {"model.config.n_layer": [8]}}, "grid.model.config.n_layer", "no field"),
+        ({"request": REQUEST, "grid": {"method.rank": [8]}}, "grid.method.rank", "not a field"),
+        ({"request": REQUEST, "grid": {"training.method.r": [8]}}, "grid.training.method.r", "not a field"),
+        ({"request": REQUEST, "grid": {"model.config.n_layer": [8]}}, "grid.model.config.n_layer", "not a field"),
         ({"request": {**REQUEST, "colour": 1}, "grid": {"method.r": [8]}}, "request.colour", "unknown field"),
         (
             {"request": {**REQUEST, "training": {"dtype": "int8"}}, "grid": {"method.r": [8]}},
@@ -133,27 +133,27 @@ def test_points_are_answered_only_when_they_are_asked_for(monkeypatch):
         (
             {"request": {**REQUEST, "model": {"config": {"rope": 1}}}, "grid": {"model.config.rope.factor.x": [1]}},
             "request.model.config.rope",
-            "must be an object, for model.config.rope.factor.x to vary in",
+            "must be an object, because model.config.rope.factor.x varies in it",
         ),
-        ({"request": REQUEST, "grid": {"": [8]}}, "grid.", "no field"),
-        ({"request": REQUEST, "grid": {"training.": [8]}}, "grid.training.", "no field"),
-        ({"request": BY_CONFIG, "grid": {"model.config.": [8]}}, "grid.model.config.", "no field"),
-        ({"request": BY_CONFIG, "grid": {"model.config..x": [8]}}, "grid.model.config..x", "no field"),
+        ({"request": REQUEST, "grid": {"": [8]}}, "grid.", "not a field"),
+        ({"request": REQUEST, "grid": {"training.": [8]}}, "grid.training.", "not a field"),
+        ({"request": BY_CONFIG, "grid": {"model.config.": [8]}}, "grid.model.config.", "not a field"),
+        ({"request": BY_CONFIG, "grid": {"model.config..x": [8]}}, "grid.model.config..x", "not a field"),
     ],
 )
-def test_what_is_wrong_whatever_the_grid_says_is_refused_at_once(body, loc, said):
+def test_problems_of_every_point_are_refused_at_once(body, loc, message):
     with pytest.raises(PlanError) as refused:
         parse_sweep(body)
     assert refused.value.problems[0].loc == loc
-    assert said in refused.value.problems[0].msg
+    assert message in refused.value.problems[0].msg
 
 
 def test_a_grid_of_too_many_points_is_refused_with_their_number():
     grid = {"method.r": list(range(1, 102)), "training.sequence_length": list(range(2, 102))}
-    with pytest.raises(PlanError, match="10,100 points; a request takes 10,000 at most"):
+    with pytest.raises(PlanError, match="10,100 points; a request may have 10,000"):
         parsed(grid)
     assert parse_sweep({"request": REQUEST, "grid": grid}, most=None).count == 10_100
-    assert parsed({"method.r": list(range(1, MOST_POINTS + 1))}).count == MOST_POINTS
+    assert parsed({"method.r": list(range(1, MAX_POINTS + 1))}).count == MAX_POINTS
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_field_and_a_part_of_it_have_no_lists_both(part, whole, values, order)
         parsed(grid, BY_CONFIG)
     (problem,) = refused.value.problems
     assert problem.loc == f"grid.{part}"
-    assert problem.msg == f"is a part of {whole}, which has a list too: leave one of them out"
+    assert problem.msg == f"is part of {whole}, which has a list too: leave one of them out"
 
 
 def test_every_value_that_is_no_object_is_named_once():
@@ -185,21 +185,21 @@ def test_every_value_that_is_no_object_is_named_once():
     assert [problem.loc for problem in refused.value.problems] == ["request.training", "request.device"]
 
 
-def test_a_field_that_begins_like_another_is_no_part_of_it():
+def test_a_field_with_the_prefix_of_another_is_not_a_part_of_it():
     assert parsed({"model.config.n": [1], "model.config.n_layer": [1, 2]}, BY_CONFIG).count == 2
 
 
-@pytest.mark.parametrize("parts", [DEEPEST - 1, 5000])
+@pytest.mark.parametrize("parts", [MAX_DEPTH - 1, 5000])
 def test_a_path_deeper_than_any_request_is_refused(parts):
     path = f"model.config.{'.'.join(['a'] * parts)}"
     with pytest.raises(PlanError) as refused:
         parsed({path: [1]}, BY_CONFIG)
     (problem,) = refused.value.problems
     assert problem.loc == f"grid.{path}"
-    assert f"at most {DEEPEST} levels deep" in problem.msg
+    assert f"at most {MAX_DEPTH} levels deep" in problem.msg
 
 
 def test_a_path_as_deep_as_a_request_may_be_is_answered():
-    path = f"model.config.{'.'.join(['a'] * (DEEPEST - 2))}"
-    told = parsed({path: [1]}, {**REQUEST, "model": {"config": {**GPT2, "n_layer": 1}}})
-    assert [swept.problems for swept in answers(told)] == [()]
+    path = f"model.config.{'.'.join(['a'] * (MAX_DEPTH - 2))}"
+    parsed_sweep = parsed({path: [1]}, {**REQUEST, "model": {"config": {**GPT2, "n_layer": 1}}})
+    assert [swept.problems for swept in answers(parsed_sweep)] == [()]

@@ -1,4 +1,4 @@
-"""What lies beside trained parameters: the bytes told at once are those of the tensors that are made when looked at."""
+"""Tensors per parameter: the bytes known at once are those of the tensors created on iteration."""
 
 import pytest
 
@@ -14,27 +14,27 @@ TRAINED = [
 
 
 def test_a_gradient_has_the_shape_and_dtype_of_what_is_trained():
-    told = gradients([FROZEN, *TRAINED])
-    assert [(t.name, t.shape, t.dtype, t.count, t.bytes) for t in told] == [
+    created = gradients([FROZEN, *TRAINED])
+    assert [(t.name, t.shape, t.dtype, t.count, t.bytes) for t in created] == [
         ("a: gradient", (100, 300), "float32", 7, 7 * 120_320),
         ("b: gradient", (5,), "bfloat16", 1, 512),
     ]
-    assert told.bytes == 7 * 120_320 + 512
+    assert created.bytes == 7 * 120_320 + 512
 
 
 def test_several_names_and_times_are_counted_each():
-    told = PerParameter(TRAINED, ("x", "y"), "workspace", 2)
-    assert [(t.name, t.count) for t in told] == [("a: x", 14), ("a: y", 14), ("b: x", 2), ("b: y", 2)]
-    assert told.bytes == sum(t.bytes for t in told)
+    created = PerParameter(TRAINED, ("x", "y"), "workspace", 2)
+    assert [(t.name, t.count) for t in created] == [("a: x", 14), ("a: y", 14), ("b: x", 2), ("b: y", 2)]
+    assert created.bytes == sum(t.bytes for t in created)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_an_optimizers_states_are_those_that_it_names_for_each_parameter(optimizer):
-    told = [*tensors(optimizer_states([FROZEN, *TRAINED], optimizer))]
+    created = [*tensors(optimizer_states([FROZEN, *TRAINED], optimizer))]
     named = [f"{of.name}: {state[0]}" for of in TRAINED for state in optimizer.states(of.shape, of.dtype)]
     shared = [state[0] for state in optimizer.shared_states(of.shape for of in TRAINED)]
-    assert [state.name for state in told] == named + shared
-    assert sum(each.bytes for each in optimizer_states(TRAINED, optimizer)) == sum(state.bytes for state in told)
+    assert [state.name for state in created] == named + shared
+    assert sum(each.bytes for each in optimizer_states(TRAINED, optimizer)) == sum(state.bytes for state in created)
 
 
 def test_sizes_count_every_tensor():

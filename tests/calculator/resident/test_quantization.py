@@ -20,7 +20,7 @@ def test_a_block_size_without_a_kernel_is_refused_with_those_that_have_one(size)
         estimate(of_blocks(size))
     (problem,) = caught.value.problems
     assert (problem.loc, problem.input) == ("method.blocksize", size)
-    assert "take one of 32, 64, 128" in problem.msg
+    assert "use one of 32, 64, 128" in problem.msg
 
 
 def test_block_sizes_are_those_that_bitsandbytes_takes():
