@@ -1,1 +1,1 @@
-"""Estimates held against real modules: traced on the meta device, measured on CUDA."""
+"""Comparison of estimates with real modules, traced on the meta device or measured on CUDA."""
