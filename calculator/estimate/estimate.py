@@ -16,6 +16,7 @@ from calculator.estimate import textbook
 from calculator.estimate.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.estimate.compatibility import check, check_device, within_positions
 from calculator.estimate.ledger import components
+from calculator.estimate.recent_series import RECENT_SERIES
 from calculator.estimate.remarks import assumptions, warnings
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
     """Answer a request.
 
-    Neither option changes the answer. `series` shares work with the requests before this one. `whole` interprets every
+    Neither option changes the answer. `series` shares work with the requests before this one; by default, that is work
+    on the last requests of the same kind in this process. `whole` interprets every
     layer that the timeline shows at once: faster if the timeline is read, slower if it is not.
 
     Raises:
@@ -45,7 +47,13 @@ def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool
     """
     if request.accounting == "textbook":
         return _by_the_textbook(request)
-    series = series or SeriesCache()
+    if series is None:
+        with RECENT_SERIES.lent(request) as (own, lent):
+            return _exact(own, lent, whole=whole)
+    return _exact(request, series, whole=whole)
+
+
+def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(request, model)
     check(request, model)

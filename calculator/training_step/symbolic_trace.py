@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
@@ -107,36 +108,44 @@ def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
 
 
 class TraceCache:
-    """Symbolic traces of requests that differ in sizes alone, for the last model and settings."""
+    """The runs of requests that differ in sizes alone, for the last model and settings.
 
-    __slots__ = ("model", "settings", "traces")
+    The first request is interpreted. Its run is kept for others of the same sizes; other sizes are traced.
+    """
+
+    __slots__ = ("first", "model", "settings", "traces")
 
     def __init__(self) -> None:
         self.model: Model | None = None
         #: All settings of the method, the training and the card that are no sizes.
         self.settings: tuple[object, ...] = ()
-        #: Traces without and with an interpreted first layer, by `whole`.
+        #: The first request's sizes and its run, without and with an interpreted first layer, by `whole`.
+        self.first: dict[bool, tuple[list[int], Run]] = {}
+        #: Traces, by `whole`.
         self.traces: dict[bool, list[SymbolicTrace]] = {}
 
     def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
-        """Return a request's run from a trace.
-
-        None for the first request with its settings, and where the cache is full and no trace's guards hold. The second
-        request is traced.
-        """
+        """Return a request's run. None where the cache is full and no trace's guards hold."""
         method, training = prepared.method, prepared.training
         settings = (other_settings(method), other_settings(training), prepared.kernels)
         if prepared.model is not self.model or settings != self.settings:
-            self.model, self.settings, self.traces = prepared.model, settings, {}
-        if whole not in self.traces:
-            self.traces[whole] = []
-            return None
-        traces, own = self.traces[whole], [*sizes(training), *sizes(method)]
-        run = next(filter(None, (trace.with_sizes(own) for trace in traces)), None)
-        if run is None and len(traces) < MAX_TRACES:
+            self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
+        own = [*sizes(training), *sizes(method)]
+        if whole not in self.first:
+            run = interpreted(Context(prepared, forward_of(prepared.model)), whole=whole)
+            # The objects of a step that are freed from now on add events to its own tape, but not to the one kept.
+            tape = _with_rows(run.tape, [*run.tape.events], run.tape.rows)
+            lifetimes = copy(run.lifetimes)
+            lifetimes.events = tape.events
+            self.first[whole] = own, run._replace(tape=tape, lifetimes=lifetimes, kept=None)
+        if own == self.first[whole][0]:
+            return self.first[whole][1]
+        traces = self.traces.setdefault(whole, [])
+        traced = next(filter(None, (trace.with_sizes(own) for trace in traces)), None)
+        if traced is None and len(traces) < MAX_TRACES:
             traces.append(_symbolic_trace(prepared, whole=whole))
-            run = traces[-1].with_sizes(own)
-        return run
+            traced = traces[-1].with_sizes(own)
+        return traced
 
 
 def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:

@@ -22,13 +22,13 @@ GRID = {
 def test_a_point_of_a_sweep_is_answered_as_by_itself():
     sweep = parse_sweep({"request": {"model": LORA["model"], "method": {"name": "lora"}}, "grid": GRID})
     for swept in answers(sweep):
-        assert swept.estimate == estimate(parse_request(sweep.body(swept.point))), swept.point
+        assert swept.estimate == estimate(parse_request(sweep.body(swept.point)), SeriesCache()), swept.point
 
 
 def test_answers_do_not_depend_on_the_plan_before():
     series = SeriesCache()
     for request in plans(8, 30):
-        assert estimate(request, series) == estimate(request)
+        assert estimate(request, series) == estimate(request, SeriesCache())
 
 
 def test_a_config_that_python_takes_for_equal_is_read_for_itself():
