@@ -52,8 +52,9 @@ def answer(body: Any) -> ImportAnswer:
 def post_import(body: JsonBody) -> Response:
     """Read PEFT's adapter_config.json, or a YAML file of axolotl or LLaMA-Factory, and return the equivalent request.
 
-    A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `not_understood`
-    lists every key that the request does not reproduce exactly, with what it uses instead.
+    A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `warnings` states
+    which features of the file are not modelled, so that the figures are of another run. `not_understood` lists every
+    other key that the request does not reproduce exactly, with what it uses instead.
     """
     return json_response(answer(body))
 

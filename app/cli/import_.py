@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the request, and print to standard error which keys it does not reproduce exactly."""
     text = files.content("FILE", args.file).decode("utf-8", "replace")
     imported = read(text, args.format, request.model(args))
+    for warning in imported.warnings:
+        sys.stderr.write(f"Warning: {warning}\n")
     for each in imported.not_understood:
         sys.stderr.write(f"{each.key}: {json.dumps(each.value)}: {each.why}\n")
     answer = ImportAnswer.model_validate(imported)

@@ -8,11 +8,11 @@ from app.api.answers.answer import Answer, described
 class NotUnderstoodAnswer(Answer):
     """A key of the imported file that the request does not reproduce exactly."""
 
-    key: str = described("The key in the file.", "sample_packing")
-    value: Any = described("Its value; null if the file does not set it.", True)
+    key: str = described("The key in the file.", "optimizer")
+    value: Any = described("Its value; null if the file does not set it.", "muon")
     why: str = described(
         "Why the request differs, and what it uses instead.",
-        "packed rows are taken for full sequences, one after the other",
+        "is not modelled: adamw_torch_fused is used",
     )
 
 
@@ -24,7 +24,12 @@ class ImportAnswer(Answer):
         "A request body for POST /api/v1/estimate.", {"model": "meta-llama/Llama-3.1-8B"}
     )
     not_understood: tuple[NotUnderstoodAnswer, ...] = described(
-        "Keys that the request does not reproduce exactly.", [{"key": "sample_packing", "value": True}]
+        "Keys that the request does not reproduce exactly.", [{"key": "optimizer", "value": "muon"}]
+    )
+    warnings: tuple[str, ...] = described(
+        "What the file switches on and Headroom does not model (DeepSpeed ZeRO, FSDP, Liger kernels, packing, ...). The"
+        " figures of the request are then of another run; each warning says of which.",
+        ["deepspeed: zero3.json is not modelled. ZeRO divides optimizer states, gradients, ..."],
     )
     without_effect: tuple[str, ...] = described(
         "Keys that do not change the memory of a training step.", ["learning_rate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import axolotl, llama_factory, peft_adapter
+from app.interop.imports import axolotl, llama_factory, other_runs, peft_adapter
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
 from app.interop.imports.text import mapping
@@ -34,9 +34,12 @@ def read(content: Any, format: str | None = None, model: Any = None) -> Imported
         PlanError: where the file can't be read, names no model or no method that is planned, or breaks a limit.
     """
     given = mapping(content)
-    told = FORMATS[format or _format(given)](Keys(given), model)
-    parse_request(told.request)
-    return told
+    name = format or _format(given)
+    keys = Keys(given)
+    other_runs.warn(keys, name)
+    imported = FORMATS[name](keys, model)
+    parse_request(imported.request)
+    return imported
 
 
 def _format(given: Mapping[str, Any]) -> str:

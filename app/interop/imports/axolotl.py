@@ -156,6 +156,7 @@ def _lengths(keys: Keys) -> dict[str, Any]:
     length, packed = keys.whole("sequence_len", 512), keys.flag("sample_packing")
     padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.whole("pad_to_multiple_of", 64))
     if packed:
-        keys.miss("sample_packing", True, "packed rows are taken for full sequences, one after the other")
+        effect = "Packing puts several examples into one row, and attention gets their boundaries."
+        keys.warn("sample_packing: true", effect, "one with full sequences of sequence_len tokens")
         return {"sequence_length": length, "padding": False}
     return {"sequence_length": -(-length // multiple) * multiple if padded else length, "padding": padded}

@@ -23,3 +23,5 @@ class Imported:
     request: dict[str, Any]
     not_understood: tuple[NotUnderstood, ...]
     without_effect: tuple[str, ...]
+    #: What the file switches on and the request cannot express: the figures are of another run.
+    warnings: tuple[str, ...] = ()

@@ -23,10 +23,15 @@ class Keys:
         self.left = dict(given)
         self.not_understood: list[NotUnderstood] = []
         self.without_effect: list[str] = []
+        self.warnings: list[str] = []
 
     def miss(self, key: str, value: Any, why: str) -> None:
         """Tell of a key that the request does not hold."""
         self.not_understood.append(NotUnderstood(key=key, value=shortened(value), why=why))
+
+    def warn(self, settings: str, effect: str, modelled: str) -> None:
+        """Warn that settings of the file make it another run than the one that the figures are of."""
+        self.warnings.append(f"{settings} is not modelled. {effect} The figures are of another run: {modelled}.")
 
     def take(self, key: str, usual: Any = None) -> Any:
         """A key's value; what the tool takes where it is left out, or null."""
@@ -100,6 +105,7 @@ class Keys:
             request=request,
             not_understood=tuple(self.not_understood),
             without_effect=tuple(self.without_effect),
+            warnings=tuple(self.warnings),
         )
 
     def _typed(self, key: str, usual: Any, kinds: tuple[type, ...], wording: str) -> Any:

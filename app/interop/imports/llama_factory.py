@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
+from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
@@ -95,6 +96,10 @@ def _lengths(keys: Keys) -> dict[str, Any]:
     """Tokens and padding: pre-training packs where nothing else is said. Source: hparams/parser.py, get_train_args."""
     stage = keys.take("stage", "sft")
     if stage not in ("pt", "sft"):
-        keys.miss("stage", stage, "its loss is not modelled: that of supervised fine-tuning is taken")
+        effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
+        keys.warn(f"stage: {text_of(stage)}", effect, "one of supervised fine-tuning")
     packed = keys.flag("packing", usual=stage == "pt")
+    if packed and stage != "pt":
+        effect = "Packing puts several examples into one row, and pads the end of the row."
+        keys.warn("packing: true", effect, "one with full sequences of cutoff_len tokens")
     return {"sequence_length": keys.whole("cutoff_len", 2048), "padding": not packed}

@@ -94,10 +94,10 @@ def test_a_file_leads_to_the_address_of_its_plan(client):
     assert "openai-community/gpt2" in text
 
 
-def test_what_of_a_file_is_not_held_stands_on_the_page(client):
-    response = client.post("/import", data={"content": AXOLOTL + "sample_packing: true\nplugins: [liger]"})
+def test_the_page_lists_what_of_a_file_it_does_not_reproduce(client):
+    response = client.post("/import", data={"content": AXOLOTL + "optimizer: muon\nplugins: [liger]"})
     assert response.status_code == 200
-    assert "sample_packing: true</code>" in response.text
+    assert 'optimizer: "muon"</code>' in response.text
     assert "liger" in response.text
     assert "Without effect on memory: learning_rate" in response.text
 

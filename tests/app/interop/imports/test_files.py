@@ -98,11 +98,9 @@ def test_older_flags_of_attention_are_read():
 @pytest.mark.parametrize(
     ("text", "listed"),
     [
-        ("plugins: [axolotl.integrations.liger.LigerPlugin]", {"plugins": ["axolotl.integrations.liger.LigerPlugin"]}),
-        ("deepspeed: deepspeed_configs/zero3.json", {"deepspeed": "deepspeed_configs/zero3.json"}),
+        ("plugins: [mine.Plugin]", {"plugins": ["mine.Plugin"]}),
         ("optimizer: muon", {"optimizer": "muon"}),
         ("attn_implementation: flex_attention", {"attn_implementation": "flex_attention"}),
-        ("sample_packing: true", {"sample_packing": True}),
         ("gradient_checkpointing: true", {"gradient_checkpointing_kwargs": None}),
         ("micro_batch_size: many", {"micro_batch_size": "many"}),
         ("no_such_key: 7", {"no_such_key": 7}),

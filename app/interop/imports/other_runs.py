@@ -1,0 +1,161 @@
+"""Features of other tools that are not modelled, and that change the memory of a step: the figures are of another run.
+
+Sources: axolotl's keys in src/axolotl/utils/schemas and src/axolotl/integrations/{liger,cut_cross_entropy}/args.py;
+LLaMA-Factory's in src/llamafactory/hparams, and TrainingArguments of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.http.problems import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.interop.imports.keys import Keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """A feature, the keys that switch it on, and what it changes."""
+
+    #: Keys by name; a name that ends with _ matches every key that starts with it.
+    keys: tuple[str, ...]
+    #: What the feature does to the memory.
+    effect: str
+    #: The run that the figures are of.
+    modelled: str
+    #: A part of the names of the axolotl plugins that switch it on.
+    plugin: str | None = None
+    #: Whether the keys are numbers of GPUs, of which 1 switches nothing on.
+    counts: bool = False
+
+
+_WHOLE = "one that keeps all of them on each GPU"
+
+_ZERO = Feature(
+    keys=("deepspeed", "deepcompile"),
+    effect="ZeRO divides optimizer states, gradients and (stage 3) weights among the GPUs, and can offload them.",
+    modelled=_WHOLE,
+)
+_FSDP = Feature(
+    keys=("fsdp", "fsdp_"),
+    effect="FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them.",
+    modelled=_WHOLE,
+)
+_LIGER_EFFECT = "Liger kernels save fewer activations, and with the fused loss no logits."
+_TRANSFORMERS_LAYERS = "one with transformers' own layers and loss"
+_COMPILED = Feature(
+    keys=("torch_compile", "torch_compile_"),
+    effect="torch.compile fuses operations and saves other tensors for the backward pass.",
+    modelled="one in eager mode",
+)
+
+#: The features of each format.
+FEATURES: dict[str, tuple[Feature, ...]] = {
+    "axolotl": (
+        _ZERO,
+        _FSDP,
+        Feature(
+            keys=("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size"),
+            effect="These divide weights, sequences or optimizer states among the GPUs.",
+            modelled="one that divides nothing",
+            counts=True,
+        ),
+        Feature(keys=("liger_",), plugin="liger", effect=_LIGER_EFFECT, modelled=_TRANSFORMERS_LAYERS),
+        Feature(
+            keys=("cut_cross_entropy", "cut_cross_entropy_", "chunked_cross_entropy", "chunked_cross_entropy_"),
+            plugin="cut_cross_entropy",
+            effect="This loss never materialises all of the logits.",
+            modelled="one that keeps the logits and their gradient",
+        ),
+        Feature(
+            keys=("unsloth_", "flash_attn_cross_entropy", "flash_attn_fuse_mlp", "use_kernels"),
+            effect="Fused kernels save fewer activations or logits.",
+            modelled=_TRANSFORMERS_LAYERS,
+        ),
+        Feature(
+            keys=("activation_offloading", "layer_offloading"),
+            effect="Offloading moves activations or weights to the CPU.",
+            modelled="one that keeps them on the GPU",
+        ),
+        Feature(
+            keys=("tiled_mlp", "tiled_mlp_"),
+            effect="A tiled MLP computes parts of the sequence one after the other, with smaller temporary tensors.",
+            modelled="one that computes the whole sequence at once",
+        ),
+        _COMPILED,
+        Feature(
+            keys=("rl",),
+            effect="Preference and reinforcement learning add a reference model, more sequences or another loss.",
+            modelled="one of supervised fine-tuning",
+        ),
+    ),
+    "llama-factory": (
+        _ZERO,
+        _FSDP,
+        Feature(keys=("enable_liger_kernel", "use_liger_kernel"), effect=_LIGER_EFFECT, modelled=_TRANSFORMERS_LAYERS),
+        Feature(
+            keys=("use_unsloth", "use_unsloth_gc", "use_v1_kernels"),
+            effect="Fused kernels save fewer activations or logits, and Unsloth's checkpointing offloads to the CPU.",
+            modelled="one with transformers' own layers, loss and checkpointing",
+        ),
+        Feature(
+            keys=("use_megatron_bridge", "use_mca", "use_hyper_parallel"),
+            effect="Another engine trains the model, and can divide it among the GPUs.",
+            modelled="one with transformers' Trainer",
+        ),
+        Feature(
+            keys=("fp8",),
+            effect="FP8 training casts weights and activations to 8 bits.",
+            modelled="one with 16-bit or 32-bit tensors",
+        ),
+        _COMPILED,
+        Feature(
+            keys=("neat_packing",),
+            effect="Packing puts several examples into one row, with a block-diagonal attention mask.",
+            modelled="one with full sequences of cutoff_len tokens and no mask",
+        ),
+    ),
+    "peft": (),
+}
+
+
+def warn(keys: Keys, format: str) -> None:  # noqa: A002  the API's word
+    """Take the keys of features that are not modelled, with a warning for each feature that is switched on."""
+    for feature in FEATURES[format]:
+        settings = [*_settings(keys, feature), *_plugins(keys, feature)]
+        if settings:
+            keys.warn(", ".join(settings), feature.effect, feature.modelled)
+
+
+def _settings(keys: Keys, feature: Feature) -> Iterator[str]:
+    for key in [key for key in keys.left if _matches(key, feature)]:
+        value = keys.take(key)
+        if value and not (feature.counts and value in (1, "1")):
+            yield f"{key}: {text_of(value)}"
+
+
+def _matches(key: str, feature: Feature) -> bool:
+    return any(key.startswith(name) if name.endswith("_") else key == name for name in feature.keys)
+
+
+def _plugins(keys: Keys, feature: Feature) -> Iterator[str]:
+    """Take the feature's plugins out of the list of plugins."""
+    plugins = keys.left.get("plugins")
+    if feature.plugin is None or not plugins:
+        return
+    names = plugins if isinstance(plugins, list) else [plugins]
+    mine = [name for name in names if isinstance(name, str) and feature.plugin in name]
+    if mine:
+        keys.left["plugins"] = [name for name in names if name not in mine]
+        yield f"plugins: {text_of(mine)}"
+
+
+def text_of(value: Any) -> str:
+    """Return a value of a file as short text."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return str(shortened(", ".join(value)))
+    return str(shortened(str(value).lower() if isinstance(value, bool) else str(value)))

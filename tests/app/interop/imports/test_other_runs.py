@@ -1,0 +1,102 @@
+"""A file that switches on what is not modelled imports with a warning: the figures are of another run."""
+
+import json
+
+import pytest
+
+from app.__main__ import main
+from app.interop.imports import read
+from app.interop.imports.other_runs import FEATURES
+
+MODELS = {"axolotl": "base_model: gpt2\n", "llama-factory": "model_name_or_path: gpt2\n"}
+
+
+def imported(tool, text):
+    return read(MODELS[tool] + text)
+
+
+@pytest.mark.parametrize(
+    ("tool", "text", "warning"),
+    [
+        ("axolotl", "deepspeed: deepspeed_configs/zero3.json", "deepspeed: deepspeed_configs/zero3.json"),
+        ("axolotl", "deepspeed: {zero_optimization: {stage: 3}}", "deepspeed"),
+        ("axolotl", "fsdp: [full_shard, auto_wrap]", "fsdp: full_shard, auto_wrap"),
+        ("axolotl", "fsdp_version: 2\nfsdp_config: {offload_params: true}", "fsdp_version: 2, fsdp_config"),
+        ("axolotl", "liger_rms_norm: true\nliger_rope: false", "liger_rms_norm: true"),
+        ("axolotl", "plugins: [axolotl.integrations.liger.LigerPlugin]", "axolotl.integrations.liger.LigerPlugin"),
+        ("axolotl", "plugins: axolotl.integrations.liger.LigerPlugin", "axolotl.integrations.liger.LigerPlugin"),
+        ("axolotl", "plugins: [axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin]", "CutCrossEntropyPlugin"),
+        ("axolotl", "cut_cross_entropy: true", "cut_cross_entropy: true"),
+        ("axolotl", "sample_packing: true", "sample_packing: true"),
+        ("axolotl", "tensor_parallel_size: 2", "tensor_parallel_size: 2"),
+        ("axolotl", "rl: dpo", "rl: dpo"),
+        ("llama-factory", "deepspeed: examples/deepspeed/ds_z3_config.json", "deepspeed: examples/deepspeed"),
+        ("llama-factory", "fsdp: full_shard auto_wrap", "fsdp: full_shard auto_wrap"),
+        ("llama-factory", "enable_liger_kernel: true", "enable_liger_kernel: true"),
+        ("llama-factory", "use_unsloth: true", "use_unsloth: true"),
+        ("llama-factory", "packing: true", "packing: true"),
+        ("llama-factory", "stage: pt\nneat_packing: true", "neat_packing: true"),
+        ("llama-factory", "stage: dpo", "stage: dpo"),
+    ],
+)
+def test_what_is_not_modelled_is_a_warning_and_not_a_key_that_is_not_read(tool, text, warning):
+    found = imported(tool, text)
+    assert len(found.warnings) == 1
+    assert (
+        found.warnings[0].startswith(warning)
+        or f"plugins: {warning}" in found.warnings[0]
+        or warning in (found.warnings[0])
+    )
+    assert "The figures are of another run" in found.warnings[0]
+    keys = {line.partition(":")[0] for line in text.splitlines()}
+    assert not keys & {each.key for each in found.not_understood}
+    assert not keys & set(found.without_effect)
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ("axolotl", ""),
+        ("axolotl", "deepspeed:\nfsdp: []\nfsdp_config: {}\nliger_rope: false\nsample_packing: false\nplugins: []"),
+        ("axolotl", "tensor_parallel_size: 1\ncontext_parallel_size: 1"),
+        ("llama-factory", ""),
+        ("llama-factory", "stage: pt\npacking: true"),
+        ("llama-factory", "deepspeed:\nfsdp: ''\nenable_liger_kernel: false\nuse_unsloth: false\npacking: false"),
+    ],
+)
+def test_what_is_switched_off_brings_no_warning(tool, text):
+    assert imported(tool, text).warnings == ()
+
+
+def test_keys_of_one_feature_are_one_warning():
+    found = imported("axolotl", "plugins: [axolotl.integrations.liger.LigerPlugin, mine.Plugin]\nliger_rope: true")
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("liger_rope: true, plugins: axolotl.integrations.liger.LigerPlugin ")
+    assert [each.value for each in found.not_understood if each.key == "plugins"] == [["mine.Plugin"]]
+
+
+def test_long_values_are_cut():
+    found = imported("axolotl", f"deepspeed: {'x' * 5000}")
+    assert len(found.warnings[0]) < 600
+
+
+def test_every_feature_says_what_it_changes_and_what_the_figures_are_of():
+    for features in FEATURES.values():
+        for feature in features:
+            assert feature.effect.endswith(".")
+            assert feature.modelled.startswith("one ")
+
+
+def test_the_api_the_command_line_and_the_page_show_the_warning(client, tmp_path, capsys):
+    text = MODELS["axolotl"] + "deepspeed: zero3.json\n"
+    answer = client.post("/api/v1/import", json={"content": text}).json()
+    (warning,) = answer["warnings"]
+    file = tmp_path / "axolotl.yaml"
+    file.write_text(text)
+    assert main(["import", str(file)]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == answer["request"]
+    assert f"Warning: {warning}\n" in output.err
+    page = client.post("/import", data={"content": text}).text
+    assert warning in page
+    assert "Warning" in page[: page.index(warning)][-400:]
