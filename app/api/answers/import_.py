@@ -29,7 +29,7 @@ class ImportAnswer(Answer):
     warnings: tuple[str, ...] = described(
         "What the file switches on and Headroom does not model (DeepSpeed ZeRO, FSDP, Liger kernels, packing, ...). The"
         " figures of the request are then of another run; each warning says of which.",
-        ["deepspeed: zero3.json is not modelled. ZeRO divides optimizer states, gradients, ..."],
+        ["Headroom does not model deepspeed: zero3.json. ZeRO divides optimizer states, gradients, ..."],
     )
     without_effect: tuple[str, ...] = described(
         "Keys that do not change the memory of a training step.", ["learning_rate"]

@@ -31,7 +31,9 @@ class Keys:
 
     def warn(self, settings: str, effect: str, modelled: str) -> None:
         """Warn that settings of the file make it another run than the one that the figures are of."""
-        self.warnings.append(f"{settings} is not modelled. {effect} The figures are of another run: {modelled}.")
+        self.warnings.append(
+            f"Headroom does not model {settings}. {effect} The figures are of another run: {modelled}."
+        )
 
     def take(self, key: str, usual: Any = None) -> Any:
         """A key's value; what the tool takes where it is left out, or null."""

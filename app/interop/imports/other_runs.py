@@ -6,6 +6,7 @@ LLaMA-Factory's in src/llamafactory/hparams, and TrainingArguments of transforme
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -158,4 +159,4 @@ def text_of(value: Any) -> str:
     """Return a value of a file as short text."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return str(shortened(", ".join(value)))
-    return str(shortened(str(value).lower() if isinstance(value, bool) else str(value)))
+    return str(shortened(value if isinstance(value, str) else json.dumps(value)))

@@ -268,7 +268,7 @@ def test_an_imported_file_is_a_request_that_the_estimate_takes(client, tmp_path,
     assert main(["import", str(file)]) == 0
     output = capsys.readouterr()
     assert json.loads(output.out) == answer["request"]
-    assert output.err.startswith("Warning: sample_packing: true is not modelled.")
+    assert output.err.startswith("Warning: Headroom does not model sample_packing: true.")
     request.write_text(output.out)
     assert main(["estimate", "--request", str(request)]) == 0
     capsys.readouterr()

@@ -71,7 +71,9 @@ def test_what_is_switched_off_brings_no_warning(tool, text):
 def test_keys_of_one_feature_are_one_warning():
     found = imported("axolotl", "plugins: [axolotl.integrations.liger.LigerPlugin, mine.Plugin]\nliger_rope: true")
     assert len(found.warnings) == 1
-    assert found.warnings[0].startswith("liger_rope: true, plugins: axolotl.integrations.liger.LigerPlugin ")
+    assert found.warnings[0].startswith(
+        "Headroom does not model liger_rope: true, plugins: axolotl.integrations.liger.LigerPlugin. "
+    )
     assert [each.value for each in found.not_understood if each.key == "plugins"] == [["mine.Plugin"]]
 
 
