@@ -212,5 +212,6 @@ def test_whatever_a_file_holds_it_is_a_request_or_refused(name, data):
         return
     parse_request(found.request)
     named = {*(each.key for each in found.not_understood), *found.without_effect}
+    named |= {key for key in content if any(f"{key}: " in warning for warning in found.warnings)}
     unread = {key for key, value in content.items() if isinstance(value, dict) and value}
     assert unread <= named | {key for key in unread if "lora_*_kernel" in named and key.endswith("_kernel")}
