@@ -20,13 +20,13 @@ def device_name(plan: DevicePlan) -> str:
 
 def shortfall(miss: NearestMiss) -> str:
     """Say how much memory the nearest configuration lacks, and for what."""
-    together = miss.together
-    if together is not None and not together.held:
+    footprint = miss.footprint
+    if footprint is not None and not footprint.fits:
         needed = (
-            f"The base model, a request and the modules of {together.tasks:,} tasks need {size(together.bytes)} of"
-            f" {size(together.usable_bytes)} usable"
+            f"The base model, a request and the modules of {footprint.tasks:,} tasks need {size(footprint.bytes)} of"
+            f" {size(footprint.usable_bytes)} usable"
         )
-        return f"{needed}, {size(together.short_bytes)} too much. At most {together.most:,} tasks fit."
+        return f"{needed}, {size(footprint.short_bytes)} too much. At most {footprint.max_tasks:,} tasks fit."
     fit = miss.estimate.fit
     assert fit is not None
     required = size(miss.estimate.memory.required_bytes)

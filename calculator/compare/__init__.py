@@ -1,1 +1,1 @@
-"""Methods side by side, and plans side by side."""
+"""Comparisons of methods, and of plans."""

@@ -1,4 +1,4 @@
-"""Methods side by side on one model, training and device; and one plan against every card."""
+"""Compare methods on one model, training and device, and one plan with every card."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from calculator.estimate.answer import Estimate
 
-#: The most methods that one comparison takes.
+#: The largest number of methods in one comparison.
 MOST_METHODS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """The nearest plan that is not refused: settings changed, by their paths in the request, and its estimate."""
+    """The nearest accepted plan: the changed settings, by their paths in the request, and the estimate."""
 
     changes: dict[str, Any]
     estimate: Estimate
@@ -32,7 +32,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRow:
-    """One method's estimate; or why it is refused, and the nearest plan that is not."""
+    """One method's estimate; or why it is refused, and the nearest accepted plan."""
 
     method: Method
     estimate: Estimate | None
@@ -41,14 +41,14 @@ class ComparisonRow:
 
 
 def parse_comparison(body: Any) -> tuple[Request, ...]:
-    """Read a comparison's request from decoded JSON: one request a method.
+    """Read a comparison request from decoded JSON: one request per method.
 
     Raises:
-        PlanError: with every problem found, each at its dotted path.
+        PlanError: with every problem, each at its dotted path.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    known = ("model", "methods", "training", "device", *(told.name for told in declared(Choices)))
+    known = ("model", "methods", "training", "device", *(each.name for each in declared(Choices)))
     problems = [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
         for key in body
@@ -70,27 +70,27 @@ def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
     """A row for each request.
 
     Raises:
-        PlanError: where every one of them is refused.
+        PlanError: where all of them are refused.
     """
     rows = side_by_side(requests)
     if all(row.estimate is None for row in rows):
-        told = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
-        raise PlanError(*told.values())
+        problems = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
+        raise PlanError(*problems.values())
     return rows
 
 
 def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
-    """A row for each request, also where every one of them is refused."""
+    """A row for each request, even where all of them are refused."""
     return tuple(_row(request) for request in requests)
 
 
 def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
-    """The plan held against every card with its kernels, smallest first, each with its own workspaces and context."""
+    """Compare the plan with every card that has its kernels, smallest first, each with its workspaces and context."""
     able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
-    return tuple(sorted((_held_against(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
+    return tuple(sorted((_fit_on(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
 
 
-def _held_against(plan: Estimate, card: GPU) -> Fit:
+def _fit_on(plan: Estimate, card: GPU) -> Fit:
     memory = plan.memory
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes
@@ -130,7 +130,7 @@ def _row(request: Request) -> ComparisonRow:
 
 
 def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
-    """The plan with what is refused of its settings changed as little as is accepted, if anything is."""
+    """The plan with its refused settings changed as little as possible, if any change is accepted."""
     refused = {problem.loc for problem in problems}
     try:
         near, changes = _nearest_targets(*_usual_training(request, refused), refused)
@@ -140,19 +140,19 @@ def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative
 
 
 def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[str, Any]]:
-    """Refused training settings put back to their defaults."""
+    """The request with refused training settings reset to their defaults."""
     usual = Training()
     changes = {
         f.name: getattr(usual, f.name)
         for f in fields(Training)
         if f"training.{f.name}" in refused and getattr(request.training, f.name) != getattr(usual, f.name)
     }
-    told = {f"training.{name}": value for name, value in changes.items()}
-    return replace(request, training=replace(request.training, **changes)), told
+    changed = {f"training.{name}": value for name, value in changes.items()}
+    return replace(request, training=replace(request.training, **changes)), changed
 
 
 def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str]) -> tuple[Request, dict[str, Any]]:
-    """Refused target modules changed for the nearest that can be adapted.
+    """The request with refused target modules replaced by the nearest accepted ones.
 
     Raises:
         PlanError: where the model is not known.

@@ -1,1 +1,1 @@
-"""What it takes to serve a tuned model: weights, cache, adapters, and what a method costs over its base."""
+"""The memory and cost of serving a fine-tuned model: weights, cache, adapters."""

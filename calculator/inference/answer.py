@@ -1,4 +1,4 @@
-"""The answer to an inference's request: one object that page, JSON and command line all show."""
+"""The answer to an inference request, which the page, the JSON API and the command line all show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPeak:
-    """A pass of `generate` and the most that was alive in it."""
+    """The peak of one pass of `generate`."""
 
     name: PassName
     peak_bytes: int
@@ -24,7 +24,7 @@ class PassPeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingMemory:
-    """What is alive at the peak of all passes, and what that takes of a card."""
+    """The memory at the peak of all passes, and what it needs on a card."""
 
     components: tuple[Component, ...]
     passes: tuple[PassPeak, ...]
@@ -39,7 +39,7 @@ class ServingMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
-    """Parameters on the card: the base's, those that one task adds, and all of them together."""
+    """Parameters on the card: the base's, those that one task adds, and the total."""
 
     base: int
     added_per_task: int
@@ -48,42 +48,40 @@ class Resident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Something that serving takes: of the base model alone, and how much the tuned one takes more.
-
-    `formula` and `substituted` are of what is added.
-    """
+    """A cost of serving: the base model's, and how much the fine-tuned model adds."""
 
     name: str
     unit: str
     base: int
     added: int
+    #: The formula of `added`, and the same with numbers.
     formula: str
     substituted: str
     source: str
 
     @property
     def share(self) -> float:
-        """What is added, over the base."""
+        """`added` over `base`."""
         return self.added / self.base if self.base else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge:
-    """Merging low-rank updates into the weights as PEFT does it, before anything is served.
-
-    `rows` are what the peak has beside the model and its adapter, at `module`. `loss` is what rounding takes, if any.
-    """
+    """Merging added parameters into the weights, as PEFT does before the model is served."""
 
     peak_bytes: int
+    #: The module at which the peak is reached.
     module: str
+    #: The tensors alive at the peak besides the model and its adapter.
     rows: tuple[Row, ...]
+    #: What the merged weights lose to rounding, in words.
     loss: str
     source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inference:
-    """The whole answer."""
+    """The answer."""
 
     model: ModelSummary
     method: Method

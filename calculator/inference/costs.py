@@ -1,4 +1,4 @@
-"""What a tuned model costs over its base when it generates: operations, bytes read, bytes of the cache."""
+"""What a fine-tuned model costs over its base when it generates: operations, bytes read, bytes of the cache."""
 
 from __future__ import annotations
 
@@ -23,42 +23,44 @@ _RESIDENT = "each task's added parameters, rounded up to 512 bytes a tensor"
 
 
 class Costs:
-    """The costs of the last token that is generated.
-
-    `resident` has one task, `cache` is the prompt's. `met` is what a token of text meets.
-    """
+    """The costs of the last generated token. `resident` has one task; `cache` is the prompt's."""
 
     def __init__(self, resident: ResidentState, serving: Serving, cache: Cache) -> None:
         prepared = resident.prepared
-        self.method, self.model = prepared.method, prepared.model
+        self.in_graphhod, self.model = prepared.method, prepared.model
         self.serving = serving
         self.cache = cache
         self.state = resident.tensors
-        self.met = [tensor for tensor in self.state if tensor.in_graph]
-        self.virtual = self.method.virtual_tokens
+        #: The tensors in the graph of a token of text.
+        self.in_graph = [tensor for tensor in self.state if tensor.in_graph]
+        self.virtual = self.in_graphhod.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
-    def told(self) -> tuple[Cost, ...]:
-        """Every cost, of the base and of what is added."""
+    def every(self) -> tuple[Cost, ...]:
+        """Every cost, of the base and of the added parameters."""
         return self.operations(), self._read(), self._cached(), self._resident()
 
     def operations(self) -> Cost:
-        """A token's products, with the weights and with what it attends to."""
-        every = products(self.model)
-        beside = self._multiplied()
-        attended = 2 * every.attention * self.virtual
-        other = self.method.other_operations([*self._added()], self.serving.batch_size)
+        """A token's operations, with the weights and in attention."""
+        matmuls = products(self.model)
+        multiplied = self._multiplied()
+        attended = 2 * matmuls.attention * self.virtual
+        other = self.in_graphhod.other_operations([*self._added()], self.serving.batch_size)
         terms = [
-            ("2 × added weights", f"2 × {beside:,}", beside),
-            ("4 × heads × head_dim × layers × virtual tokens", f"{2 * every.attention:,} × {self.virtual:,}", attended),
+            ("2 × added weights", f"2 × {multiplied:,}", multiplied),
+            (
+                "4 × heads × head_dim × layers × virtual tokens",
+                f"{2 * matmuls.attention:,} × {self.virtual:,}",
+                attended,
+            ),
             (other.formula, f"{other.count:,}", other.count),
         ]
         shown = [term for term in terms if term[2]] or terms[:1]
         return Cost(
             name="operations_per_token",
             unit="operations",
-            base=2 * every.weights + 2 * every.attention * self.positions,
-            added=2 * beside + attended + other.count,
+            base=2 * matmuls.weights + 2 * matmuls.attention * self.positions,
+            added=2 * multiplied + attended + other.count,
             formula=" + ".join(formula for formula, _, _ in shown),
             substituted=" + ".join(numbers for _, numbers, _ in shown),
             source=_OPERATIONS,
@@ -66,15 +68,15 @@ class Costs:
 
     def _read(self) -> Cost:
         batch = self.serving.batch_size
-        weights, beside = self._weights_read(), self._added_read()
+        weights, adapter = self._weights_read(), self._added_read()
         cached, virtual = self._cache_bytes(self.positions), self._virtual_bytes()
         return Cost(
             name="bytes_read_per_token",
             unit="bytes",
             base=(weights + cached) // batch,
-            added=(beside + virtual) // batch,
+            added=(adapter + virtual) // batch,
             formula="(a task's added weights + virtual tokens' cache) ÷ batch",
-            substituted=f"({beside:,} + {virtual:,}) ÷ {batch:,}",
+            substituted=f"({adapter:,} + {virtual:,}) ÷ {batch:,}",
             source=_READ,
         )
 
@@ -105,26 +107,26 @@ class Costs:
 
     def _added(self) -> Iterator[ResidentTensor]:
         """A task's parameters in the graph of a token; a saved module's copy replaces its original."""
-        return (tensor for tensor in self.met if not tensor.base and ".modules_to_save." not in tensor.name)
+        return (tensor for tensor in self.in_graph if not tensor.base and ".modules_to_save." not in tensor.name)
 
     def _read_whole(self) -> Iterator[ResidentTensor]:
-        return filter(self.method.is_read, self._added())
+        return filter(self.in_graphhod.is_read, self._added())
 
     def _multiplied(self) -> int:
-        is_matmul = self.method.is_matmul
+        is_matmul = self.in_graphhod.is_matmul
         return sum(tensor.parameters * tensor.count for tensor in self._read_whole() if is_matmul(tensor))
 
     def _added_read(self) -> int:
         return sum(tensor.bytes for tensor in self._read_whole())
 
     def _weights_read(self) -> int:
-        """The base's weights, of experts the chosen ones; an input's embeddings are looked up."""
+        """The base's weights that a pass reads: of experts the chosen ones; input embeddings are looked up."""
         tied = set(self.model.tied.values())
         tables = {f"{part.name}.weight" for part in self.model.outer.values() if part.kind == "embedding"} - tied
-        return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.met if tensor.name not in tables)
+        return sum(round(tensor.bytes * self._share(tensor)) for tensor in self.in_graph if tensor.name not in tables)
 
     def _share(self, tensor: ResidentTensor) -> float:
-        """How much of a base's tensor a pass reads, 0 to 1."""
+        """The share of a base tensor that a pass reads, 0 to 1."""
         if not tensor.base:
             return 0.0
         config = self.model.config
@@ -136,13 +138,13 @@ class Costs:
         return {path for path, module in self.model.paths if module.kind == "experts"}
 
     def _cache_bytes(self, positions: int) -> int:
-        """Bytes of so many positions of every sequence; a layer with a window has no more than that."""
+        """The cache's bytes for that many positions of every sequence; sliding layers keep only their window."""
         window = self.model.config.get("sliding_window")
         total = 0
         for layer, pair in zip(self.model.decoder.layers, self.cache.kept, strict=True):
             slides = self.cache.windowed and layer.kind.attention == "sliding_attention" and window
-            held = min(positions, int(window)) if slides and window else positions
-            total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * held
+            kept = min(positions, int(window)) if slides and window else positions
+            total += sum(int(t.shape[0] * t.shape[1] * t.shape[3]) * ITEMSIZE[t.dtype] for t in pair) * kept
         return total
 
     def _virtual_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""An inference's answer: the one path from what is asked to what is shown."""
+"""The inference endpoint's computation: from a request to its answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calculator.inference.costs import Costs
 from calculator.inference.merging import merging
 from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
-from calculator.inference.served_method import Served, served
+from calculator.inference.served_method import ServedMethod, served
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 
@@ -46,8 +46,8 @@ def inference(request: InferenceRequest) -> Inference:
     _check(request, model, plan)
     card = card_of(request.device)
     resident = ResidentState(PreparedModel(model, plan, serving.training, request.device))
-    told = peaks(resident, plan, serving)
-    memory, verdict = _memory(request.device, told)
+    passes = peaks(resident, plan, serving)
+    memory, verdict = _memory(request.device, passes)
     merge = _merge(resident, plan)
     usable = verdict.usable_bytes if verdict is not None else None
     return Inference(
@@ -56,17 +56,17 @@ def inference(request: InferenceRequest) -> Inference:
         serving=serving,
         parameters=_resident(resident, plan, request),
         memory=memory,
-        costs=Costs(resident, serving, told[0].ran.cache).told(),
+        costs=Costs(resident, serving, passes[0].ran.cache).every(),
         merge=merge,
         fit=verdict,
         assumptions=assumptions(request, model, plan, verdict),
-        warnings=warnings(request, model, plan, merge, usable, told[0].ran.cache)
+        warnings=warnings(request, model, plan, merge, usable, passes[0].ran.cache)
         + (caveats(card) if card is not None else ()),
     )
 
 
-def _merge(resident: ResidentState, plan: Served) -> Merge | None:
-    """What merging takes, which starts from the unmerged model; None where nothing is merged."""
+def _merge(resident: ResidentState, plan: ServedMethod) -> Merge | None:
+    """The memory for merging, which starts from the unmerged model; None where nothing is merged."""
     if not plan.merged:
         return None
     merged, unmerged = resident.prepared, replace(plan, merged=False)
@@ -74,7 +74,7 @@ def _merge(resident: ResidentState, plan: Served) -> Merge | None:
     return merging(ResidentState(prepared), plan)
 
 
-def _resident(resident: ResidentState, plan: Served, request: InferenceRequest) -> Resident:
+def _resident(resident: ResidentState, plan: ServedMethod, request: InferenceRequest) -> Resident:
     every = state(resident, plan, request.serving)
     one = state(resident, plan, request.serving.one_task)
     return Resident(
@@ -84,16 +84,16 @@ def _resident(resident: ResidentState, plan: Served, request: InferenceRequest) 
     )
 
 
-def _memory(device: Device, told: tuple[Peak, ...]) -> tuple[ServingMemory, Fit | None]:
-    """What the peak takes of a card beside its own bytes, and the verdict."""
+def _memory(device: Device, peaks: tuple[Peak, ...]) -> tuple[ServingMemory, Fit | None]:
+    """The memory that the peak needs on a card, and the verdict."""
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)
-    highest = max(told, key=lambda peak: peak.bytes)
-    reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in told], workspace.bytes)
+    highest = max(peaks, key=lambda peak: peak.bytes)
+    reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace.bytes)
     slack = fragmentation(reserved, highest.bytes + workspace.bytes)
     memory = ServingMemory(
         components=components(highest.alive),
-        passes=tuple(PassPeak(name=peak.name, peak_bytes=peak.bytes, operation=peak.operation) for peak in told),
+        passes=tuple(PassPeak(name=peak.name, peak_bytes=peak.bytes, operation=peak.operation) for peak in peaks),
         peak_pass=highest.name,
         peak_operation=highest.operation,
         peak_allocated_bytes=highest.bytes,
@@ -113,17 +113,17 @@ def _memory(device: Device, told: tuple[Peak, ...]) -> tuple[ServingMemory, Fit 
     return memory, verdict
 
 
-def _check(request: InferenceRequest, model: Model, plan: Served) -> None:
+def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
     """Refuse what can't be served.
 
     Raises:
-        PlanError: with every reason found.
+        PlanError: with every reason.
     """
     serving = request.serving
     problems = [*_own(request, plan), *_routed(request, model)]
-    asked = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
+    trained = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
     try:
-        compatibility.check(asked, model)
+        compatibility.check(trained, model)
     except PlanError as error:
         problems += [_of_serving(problem) for problem in error.problems]
     problems += _positions(request, model)
@@ -131,8 +131,8 @@ def _check(request: InferenceRequest, model: Model, plan: Served) -> None:
         raise PlanError(*problems)
 
 
-def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
-    """What serving itself refuses."""
+def _own(request: InferenceRequest, plan: ServedMethod) -> Iterator[Problem]:
+    """Combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
@@ -141,12 +141,12 @@ def _own(request: InferenceRequest, plan: Served) -> Iterator[Problem]:
         message = f"PEFT refuses to merge {facts.label} into weights in 4 bits: take false, or storage dtype"
         yield Problem(loc="serving.merged", msg=message, input=True)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
-        message = "PEFT holds one adapter only where biases are trained: take bias none, or merge each task's model"
+        message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
 
 
 def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
-    """The routers' loss is made in every pass, of the mask of all tokens and the logits of the pass's own."""
+    """Refuse padding with the routers' loss: each pass computes it from all tokens' mask and its own tokens' logits."""
     if request.serving.padding and request.serving.max_new_tokens > 1 and model.adds_router_loss:
         yield Problem(
             loc="serving.padding",
@@ -156,7 +156,7 @@ def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
 
 
 def _within_positions(request: InferenceRequest, model: Model) -> InferenceRequest:
-    """The request with the usual context cut to the positions that the model can run, where it named none."""
+    """The request, its default context length cut to the model's positions where it named none."""
     most = compatibility.most_positions(model)
     if request.length_given or most is None:
         return request
@@ -166,25 +166,25 @@ def _within_positions(request: InferenceRequest, model: Model) -> InferenceReque
 
 
 def _positions(request: InferenceRequest, model: Model) -> Iterator[Problem]:
-    """Learned positions end where their table does, which the prompt alone may not reach."""
+    """Refuse generated tokens beyond the table of learned positions."""
     most, serving = compatibility.most_positions(model), request.serving
     virtual = request.method.virtual_tokens
     needed = serving.context_length + virtual + serving.max_new_tokens - 1
     if most is not None and serving.context_length + virtual <= most < needed:
         yield Problem(
             loc="serving.max_new_tokens",
-            msg=f"{needed:,} positions are needed with the prompt; the model has {most:,} only",
+            msg=f"{needed:,} positions are needed with the prompt; the model has only {most:,}",
             input=serving.max_new_tokens,
         )
 
 
-#: The names of a training's settings that serving calls otherwise.
-_CALLED = {"sequence_length": "context_length", "micro_batch_size": "batch_size"}
+#: Training settings that `serving` names differently.
+_SERVING_NAMES = {"sequence_length": "context_length", "micro_batch_size": "batch_size"}
 
 
 def _of_serving(problem: Problem) -> Problem:
-    """A problem of the settings that are shared, at its place in this request."""
+    """A problem of a training setting, at the setting's place in this request."""
     part, _, name = problem.loc.partition(".")
     if part != "training":
         return problem
-    return Problem(loc=f"serving.{_CALLED.get(name, name)}", msg=problem.msg, input=problem.input)
+    return Problem(loc=f"serving.{_SERVING_NAMES.get(name, name)}", msg=problem.msg, input=problem.input)

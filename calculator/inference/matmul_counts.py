@@ -1,4 +1,4 @@
-"""What each token is multiplied with as it passes through a model."""
+"""The matrix products of a token's forward pass."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Products:
-    """What each token is multiplied with: elements of weights in the layers and in the output head.
-
-    `attention` times the positions are the operations of attention's two causal products, forward.
-    """
+    """The weights that each token is multiplied with, in elements."""
 
     layers: int
     head: int
+    #: Times the number of positions, the forward operations of attention's two causal products.
     attention: int
 
     @property
     def weights(self) -> int:
-        """All the elements."""
+        """The elements of layers and head."""
         return self.layers + self.head
 
 
 def products(model: Model) -> Products:
-    """The products of one token's forward pass; of experts, those that a token is sent to."""
+    """Count the products of one token's forward pass; of experts, those that the token is routed to."""
     config = model.config
     share = config["num_experts_per_tok"] / config["num_experts"] if "num_experts" in config else 1.0
     heads = int(config["num_attention_heads"])

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.module import Module
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.methods.costs import Allocated, MergeStep
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.module_spec import ModuleSpec
     from calculator.training_step.resident_state import ResidentState
 
 
-def merging(unmerged: ResidentState, served: Served) -> Merge | None:
+def merging(unmerged: ResidentState, served: ServedMethod) -> Merge | None:
     """What merging one task needs at its peak; None where that is not modelled."""
     alive = sum(tensor.bytes for tensor in unmerged.tensors)
     worst: tuple[int, str, MergeStep] | None = None

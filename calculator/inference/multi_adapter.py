@@ -1,4 +1,4 @@
-"""What lies on a card where each request may ask for another task: the base, every task's module, and a request."""
+"""The footprint of many tasks on one card: the base, every task's adapter, and one request."""
 
 from __future__ import annotations
 
@@ -21,48 +21,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiAdapterFootprint:
-    """Every task held at once, in bytes: the base as it is trained, one task's module, the process's own share.
-
-    `request_bytes` are what one request of `tokens` takes beside them: its cache, activations and workspaces.
-    """
+    """The bytes of a base model with the adapters of all tasks, serving one request."""
 
     tasks: int
+    #: The request's length.
     tokens: int
+    #: The base model as it is stored in training.
     base_bytes: int
+    #: One task's adapter.
     task_bytes: int
+    #: The CUDA context.
     context_bytes: int
+    #: One request's cache, activations and workspaces.
     request_bytes: int
     usable_bytes: int
 
     @property
     def bytes(self) -> int:
-        """All of it; further requests and their caches come on top."""
+        """The total, without further requests and their caches."""
         return self.fixed_bytes + self.tasks * self.task_bytes
 
     @property
     def fixed_bytes(self) -> int:
-        """What is there without any task."""
+        """The total without any task."""
         return self.base_bytes + self.context_bytes + self.request_bytes
 
     @property
     def short_bytes(self) -> int:
-        """By how much it exceeds what the card offers; not positive where it is held."""
+        """The bytes missing on the card; zero or negative where it fits."""
         return self.bytes - self.usable_bytes
 
     @property
-    def held(self) -> bool:
-        """Whether the card holds it."""
+    def fits(self) -> bool:
+        """Whether it fits the card."""
         return self.short_bytes <= 0
 
     @property
-    def most(self) -> int:
-        """The most tasks that the card would hold; 0 where the base alone fills it."""
+    def max_tasks(self) -> int:
+        """The largest number of tasks that fits the card; 0 where the base alone fills it."""
         return max(0, (self.usable_bytes - self.fixed_bytes) // self.task_bytes)
 
 
 def request_bytes(reference: ModelReference, device: Device, training: Training, *, four_bits: bool) -> int:
-    """What one request as long as the sequences takes beside the base's weights and the process's own share."""
-    served = inference(
+    """What one request, as long as a training sequence, needs besides the base's weights and the CUDA context."""
+    answer = inference(
         InferenceRequest(
             model=reference,
             method=Full(),
@@ -75,20 +77,20 @@ def request_bytes(reference: ModelReference, device: Device, training: Training,
             length_given=False,
         )
     )
-    weights = held(served, "base_weights") + held(served, "quantization_constants")
-    return served.memory.required_bytes - weights - cuda_context(card_of(device)).bytes
+    weights = component_bytes(answer, "base_weights") + component_bytes(answer, "quantization_constants")
+    return answer.memory.required_bytes - weights - cuda_context(card_of(device)).bytes
 
 
 def base_bytes(answer: Estimate) -> int:
-    """The base model as it is held in training."""
-    return held(answer, "base_weights") + held(answer, "quantization_constants")
+    """The base model's bytes in training."""
+    return component_bytes(answer, "base_weights") + component_bytes(answer, "quantization_constants")
 
 
 def task_bytes(answer: Estimate) -> int:
-    """What one task adds: the trained module as it is held, or for full fine-tuning the model."""
-    return base_bytes(answer) if answer.method.facts.trains_base else held(answer, "adapter_weights")
+    """The bytes that one task adds: its adapter, or for full fine-tuning a model."""
+    return base_bytes(answer) if answer.method.facts.trains_base else component_bytes(answer, "adapter_weights")
 
 
-def held(answer: Estimate | Inference, component: str) -> int:
+def component_bytes(answer: Estimate | Inference, component: str) -> int:
     """A component's bytes at the peak."""
     return sum(each.bytes for each in answer.memory.components if each.name == component)

@@ -1,4 +1,4 @@
-"""What is alive in each pass, and the state that lies on the card through all of them."""
+"""The peaks of the passes of `generate`, and the tensors that are resident through all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from calculator.training_step.generation import Generation
 if TYPE_CHECKING:
     from calculator.common.names import PassName
     from calculator.engine.live_tensors import LiveTensors
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.generation import Pass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """A pass's peak: what is stored throughout, and what the pass itself made or was given."""
+    """The peak of one pass: the resident tensors, and those of the pass."""
 
     name: PassName
     resident_tensors: tuple[ResidentTensor, ...]
@@ -29,22 +29,22 @@ class Peak:
 
     @property
     def operation(self) -> str:
-        """What ran when it was reached."""
+        """The operation at which it is reached."""
         return self.ran.operation
 
     @property
     def bytes(self) -> int:
-        """Everything that is alive."""
+        """The bytes alive at the peak."""
         return sum(tensor.bytes for tensor in self.resident_tensors) + self.ran.moment.bytes
 
     @cached_property
     def alive(self) -> LiveTensors:
-        """Everything that is alive."""
+        """The tensors alive at the peak."""
         return self.ran.recording.alive(self.ran.moment, self.resident_tensors)
 
 
-def state(resident: ResidentState, served: Served, serving: Serving) -> tuple[ResidentTensor, ...]:
-    """Weights, constants and added parameters: those of every task, or every task's own model."""
+def state(resident: ResidentState, served: ServedMethod, serving: Serving) -> tuple[ResidentTensor, ...]:
+    """The resident weights, constants and added parameters of all tasks; merged tasks have a model each."""
     whole = served.merged or served.method.facts.trains_base
     return tuple(
         [_for_tasks(tensor, serving.tasks) if whole or not tensor.base else tensor for tensor in resident.tensors]
@@ -55,8 +55,8 @@ def _for_tasks(tensor: ResidentTensor, tasks: int) -> ResidentTensor:
     return replace(tensor, count=tensor.count * tasks, bytes=tensor.bytes * tasks)
 
 
-def peaks(resident: ResidentState, served: Served, serving: Serving) -> tuple[Peak, ...]:
-    """Each pass's: the prompt's, the token's after it, the last token's where there is another."""
+def peaks(resident: ResidentState, served: ServedMethod, serving: Serving) -> tuple[Peak, ...]:
+    """The peaks of prefill, of the first decoding pass, and of the last one where there is another."""
     tensors = state(resident, served, serving)
     generation = Generation(resident.prepared)
     prefill = generation.prefill()
@@ -70,7 +70,7 @@ def peaks(resident: ResidentState, served: Served, serving: Serving) -> tuple[Pe
     return tuple(Peak(name=name, resident_tensors=tensors, ran=each) for name, each in ran)
 
 
-def positions(served: Served, serving: Serving) -> Dim:
-    """Tokens that the cache has seen after the prompt."""
+def positions(served: ServedMethod, serving: Serving) -> Dim:
+    """The cache's length after the prompt."""
     prompt = Dim(serving.context_length, "S")
     return Dim(served.virtual_tokens, "num_virtual_tokens") + prompt if served.virtual_tokens else prompt

@@ -1,4 +1,4 @@
-"""What the figures of a served model take for granted, and what may go wrong with it."""
+"""The assumptions and warnings of an inference's answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.inference.answer import Merge
     from calculator.inference.request import InferenceRequest
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.layers.cache import Cache
 
 PASSES = (
@@ -25,96 +25,93 @@ PASSES = (
     " mask of ones, sampling and stopping criteria are not counted."
 )
 RULE = (
-    "Reserved memory is by a rule: blocks for the most tensors of each size that are alive at once in the pass that"
-    " needs most. Replays of answers of at most 128 tokens reserved from 40 % less to 1 % more; longer ones may do so."
+    "Reserved memory is estimated by a rule: blocks for the largest number of tensors of each size that are alive at"
+    " once in the pass that needs most. Replays of answers of at most 128 tokens reserved from 40 % less to 1 % more;"
+    " longer answers may differ more."
 )
 FUSED = (
-    "With up to 4 tokens a pass, one kernel reads 4-bit weights; from 5 to 1,536 some cards have one too: the"
-    " dequantised copy is counted there."
+    "With up to 4 tokens a pass, one kernel reads 4-bit weights directly. From 5 to 1,536 tokens some cards have such"
+    " a kernel too; the figures count the dequantised copy."
 )
-SPLIT = (
-    "Over a long cache, flash attention may divide its work; the partial results, as many as the card has room for, are"
-    " not counted."
-)
-ONE_TASK = "A batch is of one task; the other tasks' weights lie beside it."
+SPLIT = "Over a long cache, flash attention may split its work; the partial results are not counted."
+ONE_TASK = "Each batch is for one task; the weights of the other tasks stay on the card."
 WINDOW = (
-    "A layer with a window keeps the prompt's keys and values whole until the next token, and no more than the window"
-    " from then on."
+    "A sliding-window layer keeps all keys and values of the prompt until the next token, and no more than the window"
+    " after it."
 )
-EXPERTS = (
-    "After the prompt, generate multiplies every token with its own copy of its experts' matrices, which is counted."
-)
+EXPERTS = "After the prompt, generate copies each token's expert matrices before it multiplies; the copies are counted."
 
 
-def assumptions(request: InferenceRequest, model: Model, served: Served, verdict: Fit | None) -> tuple[str, ...]:
-    """What the figures take for granted."""
+def assumptions(request: InferenceRequest, model: Model, served: ServedMethod, verdict: Fit | None) -> tuple[str, ...]:
+    """What the figures assume."""
     serving = request.serving
-    told = [f"The figures speak of {STACK}.", PASSES, RULE]
-    if numbered := _numbered(request, model):
-        told.append(
-            "generate numbers each sequence's positions by itself; the figures share the numbers, as the model's own"
-            f" forward does. Its rotary tables take {numbered:,} bytes more."
+    sentences = [f"The figures are for {STACK}.", PASSES, RULE]
+    if table_bytes := _rotary_table_bytes(request, model):
+        sentences.append(
+            "generate computes position_ids for each sequence; the figures share them across the batch, as the model's"
+            f" own forward does. generate's rotary tables need {table_bytes:,} bytes more."
         )
     if served.quantization is not None:
-        told.append(FUSED)
+        sentences.append(FUSED)
     if serving.attention != "eager" and serving.dtype != "float32":
-        told.append(SPLIT)
+        sentences.append(SPLIT)
     if serving.tasks > 1:
-        told.append(ONE_TASK)
+        sentences.append(ONE_TASK)
     if any(layer.kind.attention == "sliding_attention" for layer, _ in model.distinct_layers):
-        told.append(WINDOW)
+        sentences.append(WINDOW)
     if any(module.kind == "experts" for module in model.modules):
-        told.append(EXPERTS)
+        sentences.append(EXPERTS)
     if not request.length_given:
-        told.append(f"No context_length was given: {serving.context_length:,} tokens are taken.")
-    told += model.notes
+        sentences.append(f"No context_length was given: {serving.context_length:,} tokens are assumed.")
+    sentences += model.notes
     if verdict is not None and verdict.assumption:
-        told.append(verdict.assumption)
-    return tuple(told)
+        sentences.append(verdict.assumption)
+    return tuple(sentences)
 
 
 def warnings(
-    request: InferenceRequest, model: Model, served: Served, merge: Merge | None, usable: int | None, cache: Cache
+    request: InferenceRequest, model: Model, served: ServedMethod, merge: Merge | None, usable: int | None, cache: Cache
 ) -> tuple[str, ...]:
-    """Risks worth knowing."""
-    serving, told = request.serving, []
+    """What may go wrong."""
+    serving = request.serving
+    sentences: list[str] = []
     if served.quantization is not None:
-        told += not_quantized(model)
+        sentences += not_quantized(model)
     if serving.merged:
-        told += _merging(merge, served, usable)
+        sentences += _merging(merge, served, usable)
     facts = request.method.facts
     if facts.generate_caveat:
-        told.append(facts.generate_caveat)
+        sentences.append(facts.generate_caveat)
     if facts.always_float32 and serving.adapter_dtype == "model":
-        told.append(
-            "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype says; so do the figures."
+        sentences.append(
+            "PEFT keeps prefix and prompt parameters in float32 whatever adapter_dtype is; so do the figures."
         )
-    told += _growing(request, model, cache)
+    sentences += _growing(request, model, cache)
     if facts.quantizes_base and served.quantization is None:
-        told.append(
-            "The adapter was trained over the base's 4-bit copy; over the dense base it meets weights that differ by"
-            " what rounding took: measure the quality."
+        sentences.append(
+            "The adapter was trained over the base's 4-bit copy. The dense base's weights differ by the rounding:"
+            " measure the quality."
         )
     tokens, positions = serving.context_length + serving.max_new_tokens, model.config.get("max_position_embeddings")
     if positions and tokens > positions:
-        told.append(
-            f"Prompt and answer are longer than the model's {positions:,} positions; quality there is another matter."
+        sentences.append(
+            f"Prompt and answer are longer than the model's {positions:,} positions; the quality may suffer."
         )
-    return tuple(told)
+    return tuple(sentences)
 
 
-def _numbered(request: InferenceRequest, model: Model) -> int:
-    """Bytes by which rotary tables for every sequence exceed those for all."""
+def _rotary_table_bytes(request: InferenceRequest, model: Model) -> int:
+    """The bytes by which a rotary table per sequence exceeds one for all."""
     serving, config = request.serving, model.config
     kinds = {layer.kind.attention for layer in model.decoder.layers}
-    makes = forward_of(model).tables
-    pairs = 1 if makes is rotary_tables else len(kinds) if makes is rotary_tables_per_type else 0
+    tables_for = forward_of(model).tables
+    pairs = 1 if tables_for is rotary_tables else len(kinds) if tables_for is rotary_tables_per_type else 0
     width, tables = config.get("rotary_dim") or config.get("head_dim") or 0, 2 * pairs
     return (serving.batch_size - 1) * tables * serving.context_length * int(width) * ITEMSIZE[serving.dtype]
 
 
 def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]:
-    """Blocks of the cache that outgrow their segments: the allocator keeps those that are too small, until it must not.
+    """Warn of a cache whose blocks outgrow their segments: the allocator keeps the old ones until the card is full.
 
     Source: calculator/allocator/caching_allocator.py; tests/calculator/inference/replays.py shows how much.
     """
@@ -127,21 +124,25 @@ def _growing(request: InferenceRequest, model: Model, cache: Cache) -> list[str]
     first, last = largest
     if last < OWN_SEGMENT or segment_bytes(first) == segment_bytes(last):
         return []
-    told = (
-        f"A layer's keys grow from {first / MIB:.1f} to {last / MIB:.1f} MiB, out of their blocks: until the card is"
-        " full, the allocator keeps the old ones, in a replay nearly as much again as was live."
-        f" {EXPANDABLE} keeps less of it."
+    sentence = (
+        f"A layer's keys grow from {first / MIB:.1f} to {last / MIB:.1f} MiB and outgrow their blocks. Until the card"
+        " is full, the allocator keeps the old blocks: in a replay nearly as much again as was live."
+        f" {EXPANDABLE} keeps less."
     )
-    return [told]
+    return [sentence]
 
 
-def _merging(merge: Merge | None, served: Served, usable: int | None) -> list[str]:
+def _merging(merge: Merge | None, served: ServedMethod, usable: int | None) -> list[str]:
     if merge is None:
-        return ["What merging a DoRA update takes is not modelled; the merged model is."] if served.mergeable else []
-    told = [merge.loss] if served.quantization is not None else []
-    if usable is not None and merge.peak_bytes > usable:
-        told.append(
-            f"Merging itself needs {merge.peak_bytes:,} bytes, more than the card offers: merge in CPU memory, or on"
-            " another card."
+        return (
+            ["The memory for merging a DoRA update is not modelled; that of the merged model is."]
+            if served.mergeable
+            else []
         )
-    return told
+    sentences = [merge.loss] if served.quantization is not None else []
+    if usable is not None and merge.peak_bytes > usable:
+        sentences.append(
+            f"Merging needs {merge.peak_bytes:,} bytes, more than the card offers: merge in CPU memory, or on another"
+            " card."
+        )
+    return sentences

@@ -1,4 +1,4 @@
-"""An inference's request: decoded JSON in, typed values out, every problem named."""
+"""The inference request: reads decoded JSON into typed values and collects every problem."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ KNOWN = ("model", "method", "serving", "device")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One served model asked for: which, tuned how, and how it is served on what device.
-
-    `length_given` says whether it named a context length, or takes the usual one.
-    """
+    """A model, how it was fine-tuned, and how it is served on which device."""
 
     model: ModelReference
     method: Method
     serving: Serving = field(default_factory=Serving)
     device: Device = field(default_factory=Device)
+    #: Whether the request named a context length.
     length_given: bool = True
 
 
 def parse_inference(body: Any) -> InferenceRequest:
-    """Read an inference's request from decoded JSON.
+    """Read an inference request from decoded JSON.
 
     Raises:
-        PlanError: with every problem found, each at its dotted path.
+        PlanError: with every problem, each at its dotted path.
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)

@@ -1,4 +1,4 @@
-"""A method as it is served: nothing trained, the base stored as asked, what was added beside it or merged into it."""
+"""A method in eval mode: nothing is trained, and the added parameters are separate or merged."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
 
 
-#: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers takes.
+#: Weights that share one constant. Source: bitsandbytes.nn.Linear4bit, whose default transformers uses.
 BLOCKSIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served(Method):
-    """A trained method's modules in eval mode. `quantization` is the base's, where it is in 4 bits."""
+class ServedMethod(Method):
+    """A method in eval mode, over a base that is stored in 4 bits where `quantization` is given."""
 
     method: Trained
     quantization: Quantization | None
@@ -41,17 +41,17 @@ class Served(Method):
 
     @property
     def virtual_tokens(self) -> int:
-        """Those of the method."""
+        """The method's."""
         return self.method.virtual_tokens
 
     @property
     def looks_words_up(self) -> bool:
-        """As the method does."""
+        """Whether PEFT embeds the input for the method."""
         return self.method.looks_words_up
 
     @property
     def mergeable(self) -> bool:
-        """Whether what was trained can be added into the weights."""
+        """Whether the added parameters can be merged into the weights."""
         return self.method.facts.mergeable is True
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
@@ -63,15 +63,15 @@ class Served(Method):
         return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
     def copies(self, path: str) -> bool:
-        """Whether a saved module lies beside its original; merging puts it in its place."""
+        """Whether a saved module is kept next to its original, which merging replaces."""
         return not self.merged and self.method.copies(path)
 
     def hidden_dtype(self, training: Training) -> DType:
-        """That of the embeddings and norms."""
+        """The dtype of the embeddings and norms."""
         return training.dtype
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
-        """What the method adds to the whole model, and the code book of nested constants."""
+        """The method's parameters that no module owns, and the code book of nested constants."""
         own = () if self.merged or self.method.facts.quantizes_base else self.method.added(model, training)
         return own + (code_book(model, self.quantization) if self.quantization else ())
 
@@ -80,29 +80,29 @@ class Served(Method):
         return self.quantization
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The method's own forward."""
+        """Run the method's forward."""
         return self.method.forward(bound, x)
 
     def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
-        """The method's own look-up."""
+        """Run the method's embedding."""
         return self.method.looked_up(bound, ids, rows, scale)
 
     def after(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
-        """What the method puts behind a sublayer."""
+        """Run what the method adds after a sublayer."""
         return self.method.after(context, modules, sublayer, hidden_states)
 
     def begin(self, context: Context) -> None:
-        """What the method makes before the model runs."""
+        """Run what the method does before the model's forward."""
         self.method.begin(context)
 
     def cut_to_windows(self, model: Model) -> bool:
-        """Whether the method's prefix is cut to the layers' windows."""
+        """Whether the method's prefix is cut to the windows of sliding layers."""
         return self.method.cut_to_windows(model)
 
     def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
-        """The prompt's embeddings as the method makes them; a later token's as they are."""
+        """Return the prompt's embeddings from the method; those of a later token unchanged."""
         return embeddings if context.past else self.method.embedded(context, embeddings)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
@@ -118,10 +118,10 @@ class Served(Method):
         return self.method.other_operations(added, batch)
 
 
-def served(method: Trained, serving: Serving) -> Served:
-    """A method on the storage that is asked for: low-rank updates are the same over 4 bits and over dense weights."""
+def served(method: Trained, serving: Serving) -> ServedMethod:
+    """The method over a base in the requested storage."""
     quantization = quantized(method, serving)
-    return Served(method=_loaded(method, quantization), quantization=quantization, merged=serving.merged)
+    return ServedMethod(method=_loaded(method, quantization), quantization=quantization, merged=serving.merged)
 
 
 def _loaded(method: Trained, quantization: Quantization | None) -> Trained:

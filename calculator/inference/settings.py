@@ -1,4 +1,4 @@
-"""How a model is served: the request's `serving` object."""
+"""The request's `serving` object: how a model is served."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """One batch of prompts through greedy `generate`, named as `transformers` and `bitsandbytes` name it."""
+    """The settings of greedy `generate` on a batch of prompts, named as in `transformers` and `bitsandbytes`."""
 
-    batch_size: int = setting(
-        1, label="Batch size", help="Prompts that are answered together.", minimum=1, maximum=65_536, example=1
-    )
+    batch_size: int = setting(1, label="Batch size", help="Prompts per batch.", minimum=1, maximum=65_536, example=1)
     context_length: int = setting(
         2048,
         label="Context length",
-        help="Tokens of each prompt; virtual tokens come on top.",
+        help="Tokens of each prompt, without virtual tokens.",
         minimum=2,
         maximum=16_777_216,
         unit="tokens",
@@ -31,7 +29,7 @@ class Serving:
     max_new_tokens: int = setting(
         256,
         label="New tokens",
-        help="Tokens that are generated after each prompt, the first by the prompt's own pass.",
+        help="Tokens generated after each prompt; the pass over the prompt generates the first.",
         minimum=1,
         maximum=16_777_216,
         unit="tokens",
@@ -40,26 +38,26 @@ class Serving:
     tasks: int = setting(
         1,
         label="Tasks",
-        help="Adapters (or whole models, where merged or fully trained) that lie on the card at once.",
+        help="Adapters on the card at once; whole models where merged or fully fine-tuned.",
         minimum=1,
         maximum=100_000,
         example=1,
     )
     dtype: Literal["bfloat16", "float16", "float32"] = setting(
-        "bfloat16", label="Precision", help="The data type of weights that are not quantised, and of the computation."
+        "bfloat16", label="Precision", help="The data type of the computation, and of weights that are not quantised."
     )
     storage: Literal["as_trained", "dtype", "nf4", "fp4"] = setting(
         "as_trained",
         label="Weights' storage",
-        help="4 bits where the method trains over them (as_trained), all in the precision, or 4 bits for any method.",
+        help="As in training (as_trained), everything in the precision above (dtype), or 4 bits (nf4, fp4).",
     )
     bnb_4bit_use_double_quant: bool = setting(
         True,
         label="Double quantisation of the storage",
-        help="Quantise block constants too, where the storage is told.",
+        help="Quantise block constants too, where the storage is nf4 or fp4.",
     )
     merged: bool = setting(
-        False, label="Merged", help="Low-rank updates added into the weights beforehand, with nothing beside them."
+        False, label="Merged", help="Whether the added parameters are merged into the weights before serving."
     )
     adapter_dtype: Literal["float32", "model"] = setting(
         "float32",
@@ -73,7 +71,7 @@ class Serving:
 
     @property
     def training(self) -> Training:
-        """The same sizes, dtypes and kernels as the step's code reads them."""
+        """The same sizes, dtypes and kernels as training settings, which the step reads."""
         return Training(
             micro_batch_size=self.batch_size,
             sequence_length=self.context_length,
@@ -85,7 +83,7 @@ class Serving:
 
     @property
     def one_task(self) -> Serving:
-        """The same for one task alone."""
+        """The same settings for one task."""
         return replace(self, tasks=1)
 
     @property

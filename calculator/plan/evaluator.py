@@ -1,4 +1,4 @@
-"""Estimates of one model on one device under the same needs, each asked for once."""
+"""Estimates of one model's candidates on one device under the same needs, each computed once."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from calculator.plan.needs import Needs
 
 
-#: The share of a card below which what is to spare is called little. Source: the rule little_room.
+#: The share of a card below which the spare memory counts as little. Source: the rule little_room.
 MARGIN = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What a plan chooses: the method with its settings, and what of the training the needs leave open."""
+    """What a plan chooses: a method with its settings, and the training settings that the needs leave open."""
 
     method: Method
     optimizer: OptimizerName = "adamw_torch"
@@ -43,25 +43,27 @@ class Candidate:
 
 
 def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
-    """Micro-batches from which accumulation makes up the effective batch exactly, smallest first; none may be."""
+    """The micro-batch sizes that divide the effective batch evenly over the cards, smallest first."""
     share, left = divmod(effective_batch_size, cards)
     return () if left else tuple(size for size in range(1, share + 1) if share % size == 0)
 
 
 class Evaluator:
-    """A model and a device to try choices on. `made` counts the estimates."""
+    """Evaluates candidates for one model on one device."""
 
     def __init__(self, reference: ModelReference, device: Device, needs: Needs, *, length_given: bool) -> None:
         self.model = model_of(reference)
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
-        self.made = 0
+        #: How many estimates were computed.
+        self.estimates = 0
+        #: Why the real stack refuses a candidate.
         self.problems: dict[Candidate, tuple[Problem, ...]] = {}
         self._answers: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
 
     def request(self, candidate: Candidate) -> Request:
-        """The complete request that a choice stands for."""
+        """The candidate's complete request."""
         accumulated = self.needs.effective_batch_size // (candidate.micro_batch_size * self.device.count)
         training = Training(
             micro_batch_size=candidate.micro_batch_size,
@@ -71,30 +73,30 @@ class Evaluator:
             gradient_checkpointing=candidate.gradient_checkpointing,
             optimizer=candidate.optimizer,
         )
-        asked = Request(
+        request = Request(
             model=self.reference,
             method=candidate.method,
             training=training,
             device=self.device,
             length_given=self.length_given,
         )
-        return within_positions(asked, self.model)
+        return within_positions(request, self.model)
 
     @property
     def has_bfloat16(self) -> bool:
-        """Whether the card computes in bfloat16 itself; one without a name is taken to."""
+        """Whether the card supports bfloat16 natively; a card without a name is assumed to."""
         return self.card is None or bool(self.card.bf16_native)
 
     def _dtype(self, method: Method) -> Literal["bfloat16", "float16", "float32"]:
-        """The dtype of the base; the rule no_bfloat16 says why."""
+        """The dtype of the base (rule no_bfloat16)."""
         if self.has_bfloat16:
             return "bfloat16"
         return "float32" if method.facts.trains_base else "float16"
 
     def answer(self, candidate: Candidate) -> Estimate | None:
-        """The choice's estimate; None where the real stack refuses it, which `problems` then tells."""
+        """The candidate's estimate; None where the real stack refuses it, for the reasons in `problems`."""
         if candidate not in self._answers:
-            self.made += 1
+            self.estimates += 1
             try:
                 self._answers[candidate] = estimate(self.request(candidate))
             except PlanError as error:
@@ -103,23 +105,23 @@ class Evaluator:
         return self._answers[candidate]
 
     def trains(self, candidate: Candidate) -> bool:
-        """Whether the choice is answered and its training fits the device."""
+        """Whether the candidate has an estimate and its training fits the device."""
         answer = self.answer(candidate)
         return answer is not None and answer.fit is not None and answer.fit.verdict is Verdict.FITS
 
     def fits(self, candidate: Candidate) -> bool:
-        """Whether the choice's training fits the device, and so do its tasks where all are held at once."""
+        """Whether the training fits the device and, where tasks switch per request, all tasks at once do too."""
         return self.trains(candidate) and self.fits_every_task(candidate)
 
-    def together(self, candidate: Candidate) -> MultiAdapterFootprint | None:
-        """Every task of a choice on the device; None where they are not held at once, or nothing is answered."""
+    def footprint(self, candidate: Candidate) -> MultiAdapterFootprint | None:
+        """All tasks of a candidate on the device; None where tasks don't switch per request, or without an estimate."""
         answer = self.answer(candidate) if self.needs.switches else None
         if answer is None or answer.fit is None:
             return None
         training, four_bits = self.request(candidate).training, candidate.method.facts.quantizes_base
         if four_bits not in self._requests:
-            told = request_bytes(self.reference, self.device, training, four_bits=four_bits)
-            self._requests[four_bits] = told
+            needed = request_bytes(self.reference, self.device, training, four_bits=four_bits)
+            self._requests[four_bits] = needed
         return MultiAdapterFootprint(
             tasks=self.needs.tasks,
             tokens=training.sequence_length,
@@ -131,27 +133,28 @@ class Evaluator:
         )
 
     def fits_every_task(self, candidate: Candidate) -> bool:
-        """Whether the device holds every task of a choice at once, or need not."""
-        held = self.together(candidate)
-        return held is None or held.held
+        """Whether all tasks of a candidate fit the device at once, or need not."""
+        footprint = self.footprint(candidate)
+        return footprint is None or footprint.fits
 
     def short_bytes(self, candidate: Candidate) -> int:
-        """By how much the device misses a choice: its training, or its tasks at once. The choice must be answered."""
-        answer, held = self.answer(candidate), self.together(candidate)
+        """The bytes that the device lacks for a candidate's training or all its tasks; it must have an estimate."""
+        answer, footprint = self.answer(candidate), self.footprint(candidate)
         assert answer is not None
         assert answer.fit is not None
-        return max(-answer.fit.headroom_bytes, held.short_bytes if held else -answer.fit.headroom_bytes)
+        short = -answer.fit.headroom_bytes
+        return max(short, footprint.short_bytes) if footprint else short
 
     def is_close(self, candidate: Candidate) -> bool:
-        """Whether little of the device is to spare."""
+        """Whether the device has little memory to spare."""
         answer = self.answer(candidate)
         fit = answer.fit if answer else None
         return fit is not None and fit.headroom_bytes < MARGIN * fit.usable_bytes
 
     def largest_micro_batch(self, candidate: Candidate) -> Candidate | None:
-        """The choice with the largest micro-batch that leaves a margin; else with the largest that fits, if any does.
+        """The candidate with the largest micro-batch that leaves a margin, else with the largest that fits, if any.
 
-        One micro-batch that is the whole batch is tried by itself: it keeps no gradients from one to the next.
+        The whole batch as one micro-batch is tried separately: it keeps no gradients from one to the next.
         """
         sizes = micro_batches(self.needs.effective_batch_size, self.device.count)
         sized = [replace(candidate, micro_batch_size=size) for size in sizes]
@@ -164,7 +167,7 @@ class Evaluator:
         """The share of all parameters that a method trains, 0 to 1.
 
         Raises:
-            PlanError: where the method can't be put on the model.
+            PlanError: where the method can't be applied to the model.
         """
         method.check(self.model, Training())
         resident = ResidentState(PreparedModel(self.model, method, Training(), self.device))
@@ -172,7 +175,7 @@ class Evaluator:
 
 
 def _largest(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:
-    """The last choice that suits, where all before it do; the very last is tried first, since it may suit alone."""
+    """The last suitable candidate, by bisection; the very last is tried first, because it may suit alone."""
     if suits(sized[-1]):
         return sized[-1]
     low, high = -1, len(sized) - 1

@@ -1,4 +1,4 @@
-"""The choices that fit: of each method the best with and without checkpointing, found by bracketing."""
+"""The search for a method's best candidates that fit, with and without checkpointing."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What was found of a method: choices that fit; the thriftiest that was tried; or why the method is refused.
+    """The result of searching one method.
 
-    Without a thriftiest choice and without problems, every setting would train too large a share.
+    Without a smallest candidate and without problems, every setting would train too large a share.
     """
 
+    #: The candidates that fit.
     candidates: tuple[Candidate, ...] = ()
+    #: The candidate that needs least memory of those tried.
     smallest: Candidate | None = None
+    #: Why the method is refused.
     problems: tuple[Problem, ...] = ()
 
 
 def search(name: MethodName, evaluator: Evaluator) -> SearchResult:
-    """What of a method fits the device."""
+    """Search a method's candidates for those that fit the device."""
     try:
         tried = candidates(name, evaluator)
     except PlanError as error:
@@ -68,7 +71,7 @@ def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: 
 
 
 def _has_room(candidate: Candidate, evaluator: Evaluator) -> bool:
-    """Whether any micro-batch fits: the smallest, or the whole batch, which keeps no gradients beside its forward."""
+    """Whether any micro-batch fits: the smallest, or the whole batch, which keeps no gradients during its forward."""
     if evaluator.fits(candidate):
         return True
     answer = evaluator.answer(candidate)
@@ -80,7 +83,7 @@ def _has_room(candidate: Candidate, evaluator: Evaluator) -> bool:
 
 
 def larger_rank(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """A low-rank choice with the largest of the larger ranks that fits with a margin and is admitted."""
+    """The low-rank candidate with the largest of the larger ranks that is admitted and fits with a margin."""
     method = candidate.method
     sizes = method.facts.candidate_sizes
     if not isinstance(method, LowRank) or sizes is None:
@@ -95,7 +98,7 @@ def larger_rank(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
 
 
 def unprepared(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """A prepared QLoRA without its preparation, which leaves more room."""
+    """A QLoRA candidate without `prepare_model_for_kbit_training`, which needs less memory."""
     method = candidate.method
     if not isinstance(method, QLoRA) or not method.prepare_model_for_kbit_training:
         return None
@@ -105,7 +108,7 @@ def unprepared(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
 
 
 def attention_only(candidate: Candidate, evaluator: Evaluator) -> Candidate | None:
-    """A low-rank choice on attention's projections alone, where it adapts more than those."""
+    """The low-rank candidate on attention's projections only, where it adapts more than those."""
     method = candidate.method
     names = targets(evaluator)[-1]
     sizes = method.facts.candidate_sizes

@@ -1,4 +1,4 @@
-"""Where nothing fits: the nearest miss, and the smallest card that would do."""
+"""Where nothing fits: the configuration that misses by least, and the smallest card that it fits."""
 
 from __future__ import annotations
 
@@ -24,34 +24,32 @@ if TYPE_CHECKING:
     from calculator.inference.multi_adapter import MultiAdapterFootprint
     from calculator.plan.evaluator import Candidate
     from calculator.plan.reasons.step_cost import StepCost
-    from calculator.plan.relaxations import Change
+    from calculator.plan.relaxations import Relaxation
 
-#: Which cards a plan that fits none of those at hand is tried on: those that the figures speak of.
+#: The cards that a configuration is tried on where it fits none of the request's: those that the figures are for.
 AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
 
-#: What a change sets that makes the nearest miss itself fit.
+#: Fields whose change makes the nearest miss itself fit.
 HELPING = {"sequence_length", "tasks"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestMiss:
-    """The configuration that comes nearest to the device, and the card that it fits.
-
-    `short_bytes` are of its training or, where more is wanting there, of its tasks `together`, if all are held at once.
-    `card` is the smallest of the catalogue that holds it, of those that the figures speak of: NVIDIA's from compute
-    capability 8.0 on; None where none does. `card_request` is the plan on it, whose dtype is what that card computes
-    in, and `card_fit` that plan's verdict. `why_no_shorter_sequence` says why no shorter sequence and no fewer tasks
-    make it fit.
-    """
+    """The configuration that misses the device by least, and the card that it fits."""
 
     request: Request
     estimate: Estimate
     cost: StepCost
     task_bytes: int
+    #: The bytes that the device lacks: for its training, or for all tasks where those lack more.
     short_bytes: int
+    #: Why no shorter sequence and no smaller number of tasks makes it fit.
     why_no_shorter_sequence: str | None
-    together: MultiAdapterFootprint | None
+    #: All tasks on the device, where they switch per request.
+    footprint: MultiAdapterFootprint | None
+    #: The smallest card of the catalogue that it fits, of those that the figures are for; None where there is none.
     card: GPU | None
+    #: The request on that card, in a dtype that the card supports.
     card_request: Request | None
     card_fit: Fit | None
 
@@ -61,58 +59,60 @@ class NearestMiss:
         return label(self.request.method)
 
 
-def nearest(evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, Estimate] | None:
-    """The choice among the thriftiest of the methods that misses by least, with its estimate.
+def nearest_candidate(evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, Estimate] | None:
+    """The candidate among the methods' smallest that misses by least, with its estimate.
 
-    Before all others come those that miss by their tasks alone.
+    Candidates that train, and only miss by their tasks, come first.
     """
     answers = [(candidate, evaluator.answer(candidate)) for candidate in smallest]
     known = [(candidate, answer) for candidate, answer in answers if answer is not None]
     return min(known, key=lambda pair: (not evaluator.trains(pair[0]), evaluator.short_bytes(pair[0])), default=None)
 
 
-def missed(evaluator: Evaluator, candidate: Candidate, answer: Estimate, told: Iterable[Change]) -> NearestMiss:
-    """A choice that does not fit, with the smallest card that it does fit; `told` is what would make something fit."""
+def nearest_miss(
+    evaluator: Evaluator, candidate: Candidate, answer: Estimate, relaxations: Iterable[Relaxation]
+) -> NearestMiss:
+    """Describe a candidate that does not fit; `relaxations` are the changes with which something fits."""
     there = smallest_card(evaluator, candidate)
-    held = there.answer(candidate) if there else None
+    on_card = there.answer(candidate) if there else None
     return NearestMiss(
         request=evaluator.request(candidate),
         estimate=answer,
         cost=step_cost(evaluator.model, evaluator.request(candidate), answer),
         task_bytes=task_bytes(answer),
         why_no_shorter_sequence=None
-        if any(HELPING & change.sets.keys() for change in told)
-        else _unhelped(evaluator, candidate),
+        if any(HELPING & change.sets.keys() for change in relaxations)
+        else why_no_shorter_sequence(evaluator, candidate),
         short_bytes=evaluator.short_bytes(candidate),
-        together=evaluator.together(candidate),
+        footprint=evaluator.footprint(candidate),
         card=there.card if there else None,
         card_request=there.request(candidate) if there else None,
-        card_fit=held.fit if held else None,
+        card_fit=on_card.fit if on_card else None,
     )
 
 
 def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
-    """The smallest card that the figures speak of and that holds a choice, by an estimate of the choice there.
+    """An evaluator on the smallest card that a candidate fits, of those that the figures are for.
 
-    Such cards compute alike, so that what a choice needs on one tells of all.
+    Such cards use the same kernels, so that the candidate needs about the same memory on all of them.
     """
-    spoken_of = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    answer = _on(spoken_of[0], evaluator).answer(candidate)
-    for held in cards(answer) if answer else ():
-        if held.gpu in spoken_of and held.verdict is Verdict.FITS:
-            there = _on(held.gpu, evaluator)
+    modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
+    answer = _on(modelled[0], evaluator).answer(candidate)
+    for fit in cards(answer) if answer else ():
+        if fit.gpu in modelled and fit.verdict is Verdict.FITS:
+            there = _on(fit.gpu, evaluator)
             if there.fits(candidate):
                 return there
     return None
 
 
 def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
-    """Attempts on another card."""
+    """An evaluator on another card."""
     return Evaluator(evaluator.reference, Device(gpu=card.id), evaluator.needs, length_given=evaluator.length_given)
 
 
-def _unhelped(evaluator: Evaluator, candidate: Candidate) -> str | None:
-    """Why no shorter sequence makes a choice fit: what is needed with the fewest tokens that are proposed."""
+def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:
+    """Why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
     length = min(SHORTEST, evaluator.needs.sequence_length)
     shortest = Evaluator(
         evaluator.reference, evaluator.device, replace(evaluator.needs, sequence_length=length), length_given=True

@@ -1,4 +1,4 @@
-"""What somebody needs of a fine-tuned model, as a plan's request says it."""
+"""The plan request's `needs`: what the fine-tuned model must do."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 Priority = Literal["quality", "speed", "memory"]
 
-#: The order in which configurations are told apart where a request names none.
+#: The default order of priorities.
 USUAL_PRIORITIES: tuple[Priority, ...] = ("quality", "speed", "memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What the run must do, and what is preferred among the configurations that do it."""
+    """What the run must do, and what decides between configurations that do it."""
 
     sequence_length: int = setting(
         2048, label="Sequence length", help="Tokens per sequence.", minimum=2, maximum=16_777_216, unit="tokens"
@@ -31,7 +31,7 @@ class Needs:
     effective_batch_size: int = setting(
         16,
         label="Effective batch size",
-        help="Sequences per optimizer step, which micro-batches and accumulation make up exactly.",
+        help="Sequences per optimizer step: micro-batch size times gradient accumulation steps.",
         minimum=1,
         maximum=65_536,
     )
@@ -39,13 +39,15 @@ class Needs:
         1, label="Tasks to serve", help="How many tasks are fine-tuned on this model.", minimum=1, maximum=1_000_000
     )
     switch_per_request: bool = setting(
-        False, label="Switch per request", help="Each request may ask for another task, so all are held at once."
+        False,
+        label="Switch per request",
+        help="Whether each request may use another task, so that all adapters stay on the card.",
     )
     must_merge: bool = setting(
-        False, label="Must merge", help="What is served must be a plain model: no module beside the weights."
+        False, label="Must merge", help="Whether the served model must have no adapter: it is merged into the weights."
     )
     frozen_base: bool = setting(
-        False, label="Immutable base", help="The base model's weights must stay as they are, for every task."
+        False, label="Immutable base", help="Whether the base model's weights must stay unchanged for every task."
     )
     max_trainable_fraction: float | None = setting(
         None,
@@ -58,17 +60,17 @@ class Needs:
     priorities: tuple[Priority, ...] = setting(
         USUAL_PRIORITIES,
         label="Priorities",
-        help="What decides first, second and third between configurations that fit; those left out come after.",
+        help="What decides first, second and third between configurations that fit; omitted priorities come last.",
     )
 
     @property
     def order(self) -> tuple[Priority, ...]:
-        """Every priority, in order."""
+        """All priorities, in order."""
         return tuple(dict.fromkeys((*self.priorities, *USUAL_PRIORITIES)))
 
     @property
     def switches(self) -> bool:
-        """Whether several tasks are held at once."""
+        """Whether several tasks switch per request."""
         return self.switch_per_request and self.tasks > 1
 
     def check(self) -> None:
@@ -87,25 +89,25 @@ class Needs:
             message = f"each priority has one place, and {', '.join(twice)} is named twice: name it once"
             yield Problem(loc="needs.priorities", msg=message, input=list(self.priorities))
         if self.must_merge and self.frozen_base:
-            message = "merging writes the update into the weights that frozen_base keeps: ask for one of them"
+            message = "merging changes the weights that frozen_base keeps: set only one of them"
             yield Problem(loc="needs.must_merge", msg=message, input=True)
         if self.must_merge and self.switches:
             message = (
-                f"merged weights serve one task, and {self.tasks:,} are switched per request: leave the modules"
-                " unmerged (must_merge false), or serve a merged copy for each task (switch_per_request false)"
+                f"merged weights serve one task, and {self.tasks:,} switch per request: keep the adapters unmerged"
+                " (must_merge false), or serve a merged copy for each task (switch_per_request false)"
             )
             yield Problem(loc="needs.must_merge", msg=message, input=True)
         if self.switch_per_request and self.tasks == 1:
-            message = "there is nothing to switch with one task: say how many there are, or switch_per_request false"
+            message = "one task has nothing to switch to: set the number of tasks, or switch_per_request false"
             yield Problem(loc="needs.tasks", msg=message, input=1)
 
 
 def excluded_by_needs(name: MethodName, needs: Needs, model: Model) -> tuple[str, str] | None:
-    """The rule by which the needs rule a method out, and why; None where they don't."""
+    """The rule by which the needs exclude a method, and why; None where they don't."""
     facts = METHODS[name].facts
     label = facts.label
     if needs.must_merge and facts.mergeable is False:
-        return "stays_beside", f"{label} can't be merged, and must_merge is asked for."
+        return "stays_beside", f"{label} can't be merged, and must_merge is set."
     if needs.frozen_base and facts.trains_base:
         return "immutable_base", f"{label} changes all {model.parameters:,} parameters of the base that must stay."
     if needs.switches and facts.trains_base:

@@ -1,4 +1,4 @@
-"""A plan: for each model on each device the configurations that fit, ranked, with the reasons."""
+"""A plan: for each model on each device, the configurations that fit, ranked, with reasons."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from calculator.methods import METHODS
 from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
 from calculator.plan.method_search import SearchResult, search
-from calculator.plan.nearest_miss import missed, nearest
+from calculator.plan.nearest_miss import nearest_candidate, nearest_miss
 from calculator.plan.needs import excluded_by_needs
 from calculator.plan.proposals import RuledOut, proposals
 from calculator.plan.ranking import ORDER
-from calculator.plan.reasons.deployment import served
-from calculator.plan.reasons.quality import quality
+from calculator.plan.reasons.deployment import serving_reasons
+from calculator.plan.reasons.quality import quality_reasons
 from calculator.plan.reasons.rules import RULES
-from calculator.plan.reasons.training import trained
+from calculator.plan.reasons.training import training_reasons
 from calculator.plan.rejections import rejections
-from calculator.plan.relaxations import changes
+from calculator.plan.relaxations import relaxations
 from calculator.plan.suggestions import suggestions
 
 if TYPE_CHECKING:
@@ -29,32 +29,30 @@ if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference, Request
     from calculator.inputs.training import Device
     from calculator.plan.nearest_miss import NearestMiss
-    from calculator.plan.reasons.reason import Judged, Reason
+    from calculator.plan.reasons.reason import Evaluation, Reason
     from calculator.plan.reasons.step_cost import StepCost
-    from calculator.plan.relaxations import Change
+    from calculator.plan.relaxations import Relaxation
     from calculator.plan.request import PlanRequest
     from calculator.plan.suggestions import Suggestion
 
-#: What the relative costs leave out.
+#: What the relative costs omit.
 COSTS = (
-    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches; what the optimizer's own step, "
-    "normalisations, data loading and float32 products take beside is left out."
+    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
+    "normalisations, data loading and float32 products are not counted."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """A complete configuration: the request of its estimate, the estimate, its cost, and the reasons.
-
-    `task_bytes` are what one task adds beside the base; of full fine-tuning, a model. `roomier` are single changes that
-    leave more of the card, where this leaves little.
-    """
+    """A complete configuration with its estimate, its cost and the reasons."""
 
     request: Request
     estimate: Estimate
     cost: StepCost
+    #: What one task adds to the base; for full fine-tuning, a whole model.
     task_bytes: int
     reasons: tuple[Reason, ...]
+    #: Single changes that leave more of the card, where this leaves little.
     roomier: tuple[Suggestion, ...]
 
     @property
@@ -65,41 +63,40 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePlan:
-    """What is proposed for one model on one device, best first; or how nearly it is missed, and what would change that.
+    """What is proposed for one model on one device, best first; or the nearest miss, and what would make it fit."""
 
-    `model` is the model's id or family, `parameters` its size, `estimates` how many were made.
-    """
-
+    #: The model's id, or its family.
     model: str
     parameters: int
     device: Device
     configurations: tuple[Configuration, ...]
     ruled_out: tuple[RuledOut, ...]
     miss: NearestMiss | None
-    changes: tuple[Change, ...]
+    changes: tuple[Relaxation, ...]
+    #: How many estimates were computed.
     estimates: int
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What every configuration's estimate warns of."""
+        """The warnings that all configurations share."""
         first, *others = [each.estimate.warnings for each in self.configurations] or [()]
-        return tuple(told for told in first if all(told in other for other in others))
+        return tuple(warning for warning in first if all(warning in other for other in others))
 
     def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
-        """What a configuration's estimate warns of beside that."""
-        return tuple(told for told in configuration.estimate.warnings if told not in self.warnings)
+        """A configuration's other warnings."""
+        return tuple(warning for warning in configuration.estimate.warnings if warning not in self.warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The answer to a plan's request: a part for each model on each device, in the order asked for."""
+    """The answer to a plan request: a part for each model on each device, in the request's order."""
 
     plans: tuple[DevicePlan, ...]
     assumptions: tuple[str, ...]
 
 
 def plan(request: PlanRequest) -> Plan:
-    """Answer a plan's request.
+    """Answer a plan request.
 
     Raises:
         PlanError: where a model is not known, the batch can't be divided, or every method is refused.
@@ -123,62 +120,64 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
 
 
 def _placed(problem: Problem, places: dict[str, str]) -> Problem:
-    """A problem of an estimate at its place in the plan's request."""
+    """An estimate's problem, at its place in the plan request."""
     head, dot, rest = problem.loc.partition(".")
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 
 
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
-    out = {name: told for name in METHODS if (told := excluded_by_needs(name, needs, evaluator.model))}
-    tried = {name: search(name, evaluator) for name in METHODS if name not in out}
+    excluded = {name: why for name in METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
+    tried = {name: search(name, evaluator) for name in METHODS if name not in excluded}
     _refused(tried, evaluator)
     proposed, dominated = proposals(tried, evaluator)
-    near = None if proposed else nearest(evaluator, (each.smallest for each in tried.values() if each.smallest))
-    would = () if proposed else changes(evaluator, near[0] if near else None)
+    near = (
+        None if proposed else nearest_candidate(evaluator, (each.smallest for each in tried.values() if each.smallest))
+    )
+    relaxed = () if proposed else relaxations(evaluator, near[0] if near else None)
     return DevicePlan(
         model=evaluator.model.id or evaluator.model.model_type,
         parameters=evaluator.model.parameters,
         device=evaluator.device,
-        configurations=tuple(_configuration(judged) for judged in proposed),
+        configurations=tuple(_configuration(evaluation) for evaluation in proposed),
         ruled_out=(
-            *(RuledOut(method=name, rule=RULES[rule], sentence=told) for name, (rule, told) in out.items()),
+            *(RuledOut(method=name, rule=RULES[rule], sentence=why) for name, (rule, why) in excluded.items()),
             *dominated,
             *rejections(tried, evaluator),
         ),
-        miss=missed(evaluator, *near, would) if near else None,
-        changes=would,
-        estimates=evaluator.made,
+        miss=nearest_miss(evaluator, *near, relaxed) if near else None,
+        changes=relaxed,
+        estimates=evaluator.estimates,
     )
 
 
 def _refused(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> None:
-    """Raise what every method is refused for: at the places that all of them share, if there are any."""
+    """Raise the problems where every method is refused: those at places that all methods share, if there are any."""
     if not tried or not all(each.problems for each in tried.values()):
         return
     first, *others = [each.problems for each in tried.values()]
     shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
-    told = [(name, problem) for name, each in tried.items() for problem in each.problems]
-    alike = [(name, problem) for name, problem in told[: len(first)] if problem.loc in shared]
-    every = {(problem.loc, problem.msg): (name, problem) for name, problem in told}
+    named = [(name, problem) for name, each in tried.items() for problem in each.problems]
+    alike = [(name, problem) for name, problem in named[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (name, problem) for name, problem in named}
     raise PlanError(*(_of_the_model(name, problem, evaluator) for name, problem in alike or every.values()))
 
 
 def _of_the_model(name: MethodName, problem: Problem, evaluator: Evaluator) -> Problem:
-    """What a method is refused for, at the model: a plan's request has no method that it could stand at."""
+    """A method's problem, placed at the model: a plan request has no method."""
     if not problem.loc.startswith("method"):
         return problem
     message = f"{METHODS[name].facts.label} is refused: {problem.msg}"
     return Problem(loc="model", msg=message, input=evaluator.model.id or evaluator.model.model_type)
 
 
-def _configuration(judged: Judged) -> Configuration:
-    request = judged.evaluator.request(judged.candidate)
+def _configuration(evaluation: Evaluation) -> Configuration:
+    request = evaluation.evaluator.request(evaluation.candidate)
     return Configuration(
         request=request,
-        estimate=judged.answer,
-        cost=judged.cost,
-        task_bytes=judged.task_bytes,
-        reasons=(*served(judged), *quality(judged), *trained(judged)),
-        roomier=suggestions(request, judged.answer) if judged.evaluator.is_close(judged.candidate) else (),
+        estimate=evaluation.answer,
+        cost=evaluation.cost,
+        task_bytes=evaluation.task_bytes,
+        reasons=(*serving_reasons(evaluation), *quality_reasons(evaluation), *training_reasons(evaluation)),
+        roomier=suggestions(request, evaluation.answer) if evaluation.evaluator.is_close(evaluation.candidate) else (),
     )

@@ -1,30 +1,30 @@
-"""In what order configurations are proposed: by the priorities, each on a figure of its own."""
+"""The order of configurations: by the priorities, each on its own figure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.plan.reasons.reason import Judged
+    from calculator.plan.reasons.reason import Evaluation
 
-#: What the order rests on, for the answer's assumptions.
+#: How configurations are ordered, for the answer's assumptions.
 ORDER = (
     "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear layer, "
     "then adapters and LoRA on attention only, then prefixes and prompts on large models, then prompts on smaller ones "
     "(rules all_linear, learns_less, adapter_quality, prefix_quality, prompt_scale). Speed is the step's relative cost "
-    "to a twentieth; of equals, a 16-bit base goes before a 4-bit one, whose dequantisation no card does at its rated "
-    "speed. Memory is what is required. Of those that are equal in what comes first, what leaves little of the card "
-    "goes after what leaves more (rule little_room), before anything else decides."
+    "rounded to a twentieth; of equals, a 16-bit base ranks before a 4-bit one, because no card dequantises at its "
+    "rated speed. Memory is the required memory. Among configurations that are equal in the first priority, those that "
+    "leave little of the card rank after those that leave more (rule little_room)."
 )
 
 
-def place(judged: Judged) -> tuple[float, ...]:
-    """What configurations are sorted by."""
+def place(evaluation: Evaluation) -> tuple[float, ...]:
+    """The key by which configurations are sorted."""
     figures: dict[str, tuple[float, ...]] = {
-        "quality": (judged.method.quality_tier(judged.answer.parameters.base),),
-        "speed": (round(judged.cost.relative * 20), judged.method.facts.quantizes_base),
-        "memory": (judged.answer.memory.required_bytes,),
+        "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
+        "speed": (round(evaluation.cost.relative * 20), evaluation.method.facts.quantizes_base),
+        "memory": (evaluation.answer.memory.required_bytes,),
     }
-    first, *others = (figures[name] for name in judged.needs.order)
-    close = judged.evaluator.is_close(judged.candidate)
-    return (*first, close, *(figure for each in others for figure in each), judged.cost.relative)
+    first, *others = (figures[name] for name in evaluation.needs.order)
+    close = evaluation.evaluator.is_close(evaluation.candidate)
+    return (*first, close, *(figure for each in others for figure in each), evaluation.cost.relative)

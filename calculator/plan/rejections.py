@@ -1,4 +1,4 @@
-"""Why nothing of a method is proposed: it is refused, trains too much, is too large, or does not hold every task."""
+"""Why a method is not proposed: it is refused, trains too much, is too large, or has no room for every task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def rejections(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
-    """The methods of which nothing fits, or that are refused."""
+    """The methods that are refused or of which nothing fits."""
     for name, each in tried.items():
         if each.candidates:
             continue
@@ -37,11 +37,11 @@ def rejections(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> I
 
 
 def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
-    together = evaluator.together(candidate)
-    assert together is not None
+    footprint = evaluator.footprint(candidate)
+    assert footprint is not None
     return (
-        f"Trains, but does not hold every task at once: its smallest module takes {size(together.task_bytes)},"
-        f" {at_once(together)}. The card holds {together.most:,} of them."
+        f"Trains, but not every task fits at once: its smallest adapter needs {size(footprint.task_bytes)},"
+        f" {at_once(footprint)}. The card has room for {footprint.max_tasks:,}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Where nothing fits: what to change of the needs, and the model of the same series that would fit."""
+"""Changes to the needs, and a smaller model of the same series, with which something fits where nothing does."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 
-#: Sequences shorter than so many tokens are not proposed, nor fewer tasks than there is something to switch between.
+#: The shortest sequence in tokens, and the smallest number of tasks, that are proposed.
 SHORTEST = 64
 FEWEST = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A change that makes a configuration fit: in words, and what of the plan's request it sets."""
+class Relaxation:
+    """A change that makes a configuration fit: in words, and the fields of the plan request that it sets."""
 
     sentence: str
     sets: dict[str, Any]
 
 
-def changes(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Change, ...]:
-    """What would make something fit, beside another card: changes to the needs, and a smaller model."""
+def relaxations(evaluator: Evaluator, candidate: Candidate | None) -> tuple[Relaxation, ...]:
+    """What would make something fit on the same card: relaxed needs, or a smaller model."""
     smaller = _smaller_needs(evaluator, candidate) if candidate else ()
     return (*smaller, *_relaxed(evaluator), *_smaller_model(evaluator))
 
 
-def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Change]:
-    """The longest sequence and the most tasks with which the choice fits, if there are any worth the name."""
-    needs, together = evaluator.needs, evaluator.together(candidate)
-    told, sets = [], {}
+def _smaller_needs(evaluator: Evaluator, candidate: Candidate) -> Iterator[Relaxation]:
+    """The longest sequence and the largest number of tasks with which the candidate fits, within the limits above."""
+    needs, footprint = evaluator.needs, evaluator.footprint(candidate)
+    words, sets = [], {}
     if not evaluator.trains(candidate):
         longest = limit(LimitRequest(request=evaluator.request(candidate), solve_for="sequence_length")).value
         if longest is None or not SHORTEST <= longest < needs.sequence_length:
             return
-        told.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
+        words.append(f"{longest:,} tokens a sequence instead of {needs.sequence_length:,}")
         sets["sequence_length"] = longest
-    if together is not None and not together.held:
-        if together.most < FEWEST:
+    if footprint is not None and not footprint.fits:
+        if footprint.max_tasks < FEWEST:
             return
-        told.append(f"{together.most:,} tasks instead of {needs.tasks:,}")
-        sets["tasks"] = together.most
-    yield Change(sentence=f"With {' and '.join(told)} it fits.", sets=sets)
+        words.append(f"{footprint.max_tasks:,} tasks instead of {needs.tasks:,}")
+        sets["tasks"] = footprint.max_tasks
+    yield Relaxation(sentence=f"With {' and '.join(words)} it fits.", sets=sets)
 
 
-def _relaxed(evaluator: Evaluator) -> Iterator[Change]:
-    """Each need without which a method fits."""
+def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
+    """Each need that, left out, makes a method fit."""
     usual = Needs()
     for need in ("must_merge", "frozen_base", "switch_per_request", "max_trainable_fraction"):
         if getattr(evaluator.needs, need) == getattr(usual, need):
@@ -80,11 +80,11 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Change]:
             if not excluded_by_needs(name, freer.needs, freer.model) and search(name, freer).candidates
         ]
         if fitting:
-            yield Change(sentence=f"Without {need} there fits: {', '.join(fitting)}.", sets=changed)
+            yield Relaxation(sentence=f"Without {need}, these fit: {', '.join(fitting)}.", sets=changed)
 
 
-def _smaller_model(evaluator: Evaluator) -> Iterator[Change]:
-    """The largest smaller model of the same series that fits by the low-rank methods."""
+def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:
+    """The largest smaller model of the same series that fits with a low-rank method."""
     series, count = _series(evaluator.model.id), evaluator.model.parameters
     family = sorted(
         (entry for entry in catalogue.models() if series and _series(entry.id) == series and entry.parameters < count),
@@ -103,13 +103,13 @@ def _smaller_model(evaluator: Evaluator) -> Iterator[Change]:
     fitting = bisect_right(family, False, key=too_large)
     if fitting:
         entry = family[fitting - 1]
-        yield Change(
+        yield Relaxation(
             sentence=f"{entry.id}, of the same series with {millions(entry.parameters)} parameters, fits.",
             sets={"model": entry.id},
         )
 
 
 def _series(id: str | None) -> str:  # noqa: A002  the API's word
-    """A model's id up to its size: meta-llama/Llama-3.1 for meta-llama/Llama-3.1-70B; empty where it names none."""
+    """A model's id up to its size: meta-llama/Llama-3.1 for meta-llama/Llama-3.1-70B; empty without a size."""
     name, *rest = _SIZE.split(id or "", maxsplit=1)
     return name if rest else ""

@@ -16,10 +16,10 @@ from calculator.plan.needs import Needs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: The most models and the most devices that one request takes.
+#: The largest number of models, and of devices, in one request.
 MOST_OF_A_KIND = 8
 
-#: The most pairs of a model and a device that one request takes.
+#: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
 KNOWN = ("model", "models", "device", "devices", "needs")
@@ -60,7 +60,7 @@ def parse_plan(body: Any) -> PlanRequest:
     devices = part(lambda: _listed(body, "device", _device))
     needs = part(lambda: _needs(body.get("needs", {})))
     if len(models) * len(devices) > MOST_PAIRS:
-        message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: ask in parts"
+        message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: split the request"
         problems.append(Problem(loc="devices", msg=message, input=body.get("devices")))
     if problems:
         raise PlanError(*problems)
@@ -70,7 +70,7 @@ def parse_plan(body: Any) -> PlanRequest:
 
 
 def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
-    """What stands under `model` or `models`, one of which is required; null is as good as absent."""
+    """The values of `model` or `models`, one of which is required; null counts as absent."""
     several = f"{one}s"
     single, listed = body.get(one), body.get(several)
     if (single is None) == (listed is None):

@@ -1,4 +1,4 @@
-"""Single changes to a plan that save memory: how much, at what price, and at what cost to the step."""
+"""Single changes to a configuration that save memory: how much, what they give up, and what the step then costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from calculator.methods.low_rank.method import LowRank
     from calculator.plan.reasons.rules import Rule
 
-#: The least share of what is required that is worth suggesting.
+#: The smallest saving that is suggested, as a share of the required memory.
 LEAST_SHARE = 0.002
 
 #: The shortest sequence that is suggested, in tokens.
@@ -33,7 +33,7 @@ SHORTEST = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idea:
-    """Settings to change, by their paths in the request, and the rule that says the price."""
+    """Settings to change, by their paths in the request, and the rule that states what this gives up."""
 
     rule: str
     changes: Mapping[str, Any]
@@ -41,21 +41,20 @@ class Idea:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """A change, the plan with it, and what it saves.
-
-    `saved_bytes` are of what is required. `cost` is a token's share of the step over its share in the present plan.
-    """
+    """A change, the request with it, and what it saves."""
 
     changes: Mapping[str, Any]
     rule: Rule
     request: Request
     estimate: Estimate
+    #: Of the required memory.
     saved_bytes: int
+    #: The cost of a step over that of the present configuration.
     cost: float
 
 
 def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
-    """What saves memory, the most first; `answer` is the request's own estimate. Nothing of textbook accounting."""
+    """What saves memory, the most first. `answer` is the request's estimate; textbook accounting gets none."""
     if answer.accounting == "textbook":
         return ()
     model = model_of(request.model)
@@ -66,7 +65,7 @@ def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
 
 
 def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:
-    """The idea carried out; nothing where that is refused or saves too little."""
+    """Try an idea; None where it is refused or saves too little."""
     changed = with_changes(request, idea.changes)
     try:
         after = estimate(changed)
@@ -86,20 +85,20 @@ def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, be
 
 
 def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
-    """The request with settings changed, by their paths; a new method keeps the settings that both have."""
+    """The request with settings changed, by their paths; a new method keeps the settings that both methods have."""
     training = {path.removeprefix("training."): value for path, value in changes.items() if path.startswith("training")}
-    told = {path.removeprefix("method."): value for path, value in changes.items() if path.startswith("method")}
-    name = told.pop("name", request.method.name)
+    changed = {path.removeprefix("method."): value for path, value in changes.items() if path.startswith("method")}
+    name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
     present: type = type(request.method)
     settings = {each.name for each in declared(kind)}
     kept = {each.name: getattr(request.method, each.name) for each in declared(present)}
-    method: Any = kind(**{key: value for key, value in (kept | told).items() if key in settings})
+    method: Any = kind(**{key: value for key, value in (kept | changed).items() if key in settings})
     return replace(request, method=method, training=replace(request.training, **training), length_given=True)
 
 
 def ideas(request: Request, model: Model) -> Iterator[Idea]:
-    """Every change that might save memory in this plan."""
+    """Every change that might save memory."""
     yield from _of_training(request.training)
     yield from _of_optimizer(request.training)
     yield from _of_method(request, model)

@@ -11,12 +11,12 @@ from validation.reference.build import META, build_model
 
 if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
     from validation.reference.build import ReferenceModel
 
 
-def build_served_model(model: ModelReference, served: Served, serving: Serving) -> ReferenceModel:
+def build_served_model(model: ModelReference, served: ServedMethod, serving: Serving) -> ReferenceModel:
     """Build a served model on the meta device, with one adapter for each task.
 
     Raises:
@@ -32,7 +32,7 @@ def build_served_model(model: ModelReference, served: Served, serving: Serving) 
     return reference
 
 
-def _add_adapters(reference: ReferenceModel, served: Served, serving: Serving) -> None:
+def _add_adapters(reference: ReferenceModel, served: ServedMethod, serving: Serving) -> None:
     """Add the adapters of the second and later tasks as PEFT loads them, and cast their parameters."""
     for task in range(1, serving.tasks):
         with META:

@@ -22,7 +22,7 @@ from validation.tracing.step import no_garbage_collection
 
 if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
     from validation.reference.build import ReferenceModel
 
@@ -34,7 +34,7 @@ PASSES: tuple[PassName, ...] = get_args(PassName)
 class Generation:
     """Greedy search with a served model: it runs the passes in order and records the allocations of each."""
 
-    def __init__(self, reference: ReferenceModel, served: Served, serving: Serving) -> None:
+    def __init__(self, reference: ReferenceModel, served: ServedMethod, serving: Serving) -> None:
         self.model, self.serving, self.virtual = reference.model, serving, served.virtual_tokens
         #: The model that decodes a token: the cache already contains the virtual tokens.
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -97,7 +97,7 @@ class Generation:
         return torch.cat([self.mask, one], dim=-1)
 
 
-def trace(model: ModelReference, served: Served, serving: Serving) -> Generation:
+def trace(model: ModelReference, served: ServedMethod, serving: Serving) -> Generation:
     """Build a served model from real modules and trace its generation.
 
     Raises:

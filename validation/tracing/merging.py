@@ -20,7 +20,7 @@ from validation.tracing.step import no_garbage_collection
 
 if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference
-    from calculator.inference.served_method import Served
+    from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
 
 
@@ -35,7 +35,7 @@ class CopyMetaToCPU(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def trace(model: ModelReference, served: Served, serving: Serving) -> int:
+def trace(model: ModelReference, served: ServedMethod, serving: Serving) -> int:
     """The most bytes alive while an adapter is merged into its base."""
     ledger: Ledger[str] = Ledger()
     with emulate_cuda():

@@ -6,6 +6,7 @@ from typing import Any
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import EstimateAnswer
 from calculator.estimate.request import Request
+from calculator.inference.multi_adapter import MultiAdapterFootprint
 from calculator.plan.nearest_miss import AMONG, NearestMiss
 from calculator.plan.plan import Configuration, DevicePlan, Plan
 from calculator.plan.suggestions import Suggestion
@@ -212,12 +213,20 @@ def _roomier(suggestion: Suggestion) -> dict[str, Any]:
     }
 
 
+def _together(footprint: MultiAdapterFootprint) -> dict[str, Any]:
+    return {
+        "most": footprint.max_tasks,
+        **{name: getattr(footprint, name) for name in ("tasks", "bytes", "usable_bytes")},
+    }
+
+
 def _miss(miss: NearestMiss) -> dict[str, Any]:
     return {
         "label": miss.label,
         "request": request_body(miss.request),
         "unhelped": miss.why_no_shorter_sequence,
-        **{name: getattr(miss, name) for name in ("cost", "short_bytes", "together")},
+        "together": _together(miss.footprint) if miss.footprint else None,
+        **{name: getattr(miss, name) for name in ("cost", "short_bytes")},
         "smallest_gpu": miss.card.id if miss.card else None,
         "smallest_gpu_headroom_bytes": miss.card_fit.headroom_bytes if miss.card_fit else None,
         "smallest_gpu_request": request_body(miss.card_request) if miss.card_request else None,

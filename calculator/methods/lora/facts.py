@@ -6,7 +6,7 @@ from calculator.methods.low_rank.targets import DEFAULT_TARGETS
 
 FACTS = MethodFacts(
     label="LoRA",
-    summary="LoRA (Hu et al. 2021): a low-rank update beside frozen weights.",
+    summary="LoRA (Hu et al. 2021): a low-rank update of frozen weights.",
     trainable="r · (in_features + out_features) per adapted matrix",
     inference_overhead="none once merged; unmerged, two thin products per adapted matrix",
     mergeable=True,

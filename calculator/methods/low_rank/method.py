@@ -50,7 +50,7 @@ class LowRank(TargetedMethod):
         False, label="rsLoRA", help="Scale by lora_alpha / √r instead (Kalajdzievski 2023); memory is the same."
     )
     use_dora: bool = setting(
-        False, label="DoRA", help="Train each output's magnitude beside the direction (Liu et al. 2024)."
+        False, label="DoRA", help="Train each output's magnitude separately from the direction (Liu et al. 2024)."
     )
     bias: Literal["none", "all", "lora_only"] = setting(
         "none", label="Train biases", help="Which biases of the base model are trained too."

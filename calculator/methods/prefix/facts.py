@@ -18,7 +18,7 @@ FACTS = MethodFacts(
     refuses_checkpointing=True,
     masks_attention=True,
     # Checked with peft 0.21.2 and transformers 5.24.0: tests/validation/comparison/test_generate.py.
-    generate_caveat="PEFT 0.21 hands its prefix to generate by a name that transformers 5.24 ignores: the text comes"
-    " out without it. The figures are those of PeftModel's own forward for the prompt, and of the model's for each"
+    generate_caveat="PEFT 0.21 passes its prefix to generate under a name that transformers 5.24 ignores: the text is"
+    " generated without it. The figures are for PeftModel's own forward over the prompt, and the model's for each"
     " token.",
 )

@@ -47,10 +47,10 @@ class Prefix(VirtualTokens):
         heads.check(model)
         _fits(model)
         if training.padding and model.adds_router_loss:
-            message = "the routers' loss takes no mask that is longer than the input: no padding, or another method"
+            message = "the routers' loss fails with a mask longer than the input: use no padding, or another method"
             raise refusal("model.config.output_router_logits", message, True)
         if training.gradient_checkpointing:
-            message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or take another method"
+            message = "PEFT refuses prefix tuning with gradient checkpointing: switch it off, or use another method"
             raise refusal("training.gradient_checkpointing", message, training.gradient_checkpointing)
 
     def _tensors(self, model: Model) -> dict[str, tuple[int, ...]]:
@@ -137,7 +137,9 @@ def _fits(model: Model) -> None:
     config = model.config
     single = model.model_type in _UNNAMED_GROUPS and not config["new_decoder_architecture"] and config["multi_query"]
     if (single and config["num_attention_heads"] > 1) or config.get("kv_lora_rank"):
-        message = f"{model.model_type} caches one head, PEFT's prefix has as many as the queries: take another method"
+        message = (
+            f"{model.model_type} caches one head, but PEFT's prefix has as many as the queries: use another method"
+        )
         raise refusal("method.name", message, "prefix")
 
 

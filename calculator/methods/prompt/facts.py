@@ -20,7 +20,7 @@ FACTS = MethodFacts(
     always_float32=True,
     lengthens_input=True,
     # Checked with peft 0.21.2 and transformers 5.24.0: tests/validation/comparison/test_generate.py.
-    generate_caveat="PEFT 0.21 puts its prompt before every token that generate makes under transformers 5.24, not"
-    " before the first alone. The figures are those of PeftModel's own forward for the prompt, and of the model's for"
-    " each token.",
+    generate_caveat="PEFT 0.21 adds its prompt before every token that generate makes under transformers 5.24, not"
+    " only before the first. The figures are for PeftModel's own forward over the prompt, and the model's for each"
+    " token.",
 )

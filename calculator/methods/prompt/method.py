@@ -48,7 +48,7 @@ class Prompt(VirtualTokens):
         heads.check(model)
         width, hidden_size = model.embedding.out_features, model.config["hidden_size"]
         if width != hidden_size:
-            message = f"PEFT makes a prompt {hidden_size} wide, the embeddings are {width}: take another method"
+            message = f"PEFT makes a prompt {hidden_size} wide, the embeddings are {width}: use another method"
             raise refusal("method.name", message, self.name)
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002

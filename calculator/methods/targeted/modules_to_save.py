@@ -50,14 +50,14 @@ def _in_part(names: tuple[str, ...], owners: set[str], targets: Sequence[str]) -
         holding = {owner for owner in ends if any(f"{target}.".startswith(f"{owner}.") for target in targets)}
         cut = sorted({owner.rpartition(".")[2] for owner in holding})
         if cut:
-            yield f"{name} is a part of the name {cut[0]}, by which PEFT would find it too: name modules whole"
+            yield f"{name} is part of the name {cut[0]}, which PEFT would match too: give whole names"
 
 
 def _nested(names: tuple[str, ...], owners: set[str]) -> Iterator[str]:
     for outer, inner in permutations(names, 2):
         outer_paths = tuple(f"{owner}." for owner in owners if _is(owner, outer))
         if any(_is(owner, inner) and owner.startswith(outer_paths) for owner in owners):
-            yield f"{inner} lies in {outer}, which is saved whole: leave one of them out"
+            yield f"{inner} is inside {outer}, which is saved whole: leave one of them out"
 
 
 def _is(path: str, name: str) -> bool:

@@ -57,13 +57,13 @@ def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
     if model.idle and not saves and all(map(model.is_idle, requested)):
         yield Problem(
             loc="method.target_modules",
-            msg=f"nothing is trained that a batch of text comes to: {way_out(method, model)}",
+            msg=f"nothing that is trained is used for text: {way_out(method, model)}",
             input=method.target_modules,
         )
 
 
 def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
-    """A router that PEFT takes for a linear layer, although it returns a tuple."""
+    """A router that PEFT treats as a linear layer, although it returns a tuple."""
     router = ROUTERS.get(model.model_type)
     if router and any(is_named(path, (router,)) for path in found):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"

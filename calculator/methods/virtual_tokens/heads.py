@@ -21,5 +21,5 @@ def check(model: Model) -> None:
         PlanError: naming the family.
     """
     if model.model_type in UNKNOWN_HEADS:
-        message = f"PEFT can't read the number of heads from a {model.model_type} config: take another method"
+        message = f"PEFT can't read the number of heads from a {model.model_type} config: use another method"
         raise refusal("method.name", message, model.model_type)

@@ -1,4 +1,4 @@
-"""A reason for or against a configuration, and how its numbers are written."""
+"""A reason for or against a configuration, and the format of its numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from calculator.devices.gpus import GIB, MIB
-from calculator.inference.multi_adapter import base_bytes, held, task_bytes
+from calculator.inference.multi_adapter import base_bytes, component_bytes, task_bytes
 from calculator.plan.reasons.rules import RULES
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What the reasons for a choice are made from."""
+class Evaluation:
+    """A candidate with its estimate and cost, from which its reasons are derived."""
 
     evaluator: Evaluator
     candidate: Candidate
@@ -38,30 +38,30 @@ class Judged:
 
     @property
     def method(self) -> Method:
-        """The chosen method."""
+        """The candidate's method."""
         return self.candidate.method
 
     @property
     def needs(self) -> Needs:
-        """What is needed."""
+        """The needs."""
         return self.evaluator.needs
 
     @property
     def task_bytes(self) -> int:
-        """What one task adds: the trained module as it is held, or for full fine-tuning the model."""
+        """The bytes that one task adds: its adapter, or for full fine-tuning a model."""
         return task_bytes(self.answer)
 
     @property
     def base_bytes(self) -> int:
-        """The base model as it is held."""
+        """The base model's bytes."""
         return base_bytes(self.answer)
 
-    def held(self, component: str) -> int:
+    def component_bytes(self, component: str) -> int:
         """A component's bytes at the peak."""
-        return held(self.answer, component)
+        return component_bytes(self.answer, component)
 
     def cost_of(self, term: str) -> float:
-        """A part of the step's cost, relative to the reference."""
+        """One term of the step's cost, relative to the reference."""
         return sum(each.relative for each in self.cost.terms if each.name == term)
 
 
@@ -96,5 +96,5 @@ def percent(fraction: float) -> str:
 
 
 def times(relative: float) -> str:
-    """A cost beside the reference: 1.49 times."""
+    """A relative cost: 1.49 times."""
     return f"{relative:.2f} times"

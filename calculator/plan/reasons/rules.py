@@ -1,4 +1,4 @@
-"""The rules that a plan follows: what each says, and where it comes from."""
+"""The rules that a plan follows, each with its source."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A sentence that holds for every plan; it can't be made without its source."""
+    """A sentence that holds for every plan; it can't be created without its source."""
 
     name: str
     statement: str
     source: str
 
     def __post_init__(self) -> None:
-        """Refuse a rule that says nothing, or does not say where it comes from."""
+        """Refuse a rule without a statement or a source."""
         if not self.statement.strip() or not self.source.strip():
             raise ValueError(f"the rule {self.name} needs a statement and a source")
 
@@ -39,22 +39,22 @@ RULES: dict[str, Rule] = {
         Rule(
             name="little_room",
             statement="Less than 5 % to spare is little: nvidia-smi showed up to 4.7 % more of published runs than is"
-            " estimated, and a display or another process takes its own.",
+            " estimated, and a display or another process needs memory too.",
             source="python -m validation published: rows of nvidia-smi; calculator/plan/evaluator.py, MARGIN",
         ),
         Rule(
             name="trained_share",
-            statement="What is trained may be no larger a share of all parameters than was asked for.",
+            statement="The trained share of all parameters may not exceed the requested one.",
             source="needs.max_trainable_fraction",
         ),
         Rule(
             name="merges",
-            statement="A low-rank update can be added into the weights; the merged model has no module beside it.",
+            statement="A low-rank update can be merged into the weights; the merged model has no adapter.",
             source=f"{_HU}, section 4.1",
         ),
         Rule(
             name="stays_beside",
-            statement="Adapters, prefixes and prompts can't be added into the weights: they stay at inference.",
+            statement="Adapters, prefixes and prompts can't be merged into the weights: they stay at inference.",
             source=f"{_HU}, section 3 and table 1; {_LI}, section 4",
         ),
         Rule(
@@ -74,35 +74,35 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="one_base",
-            statement="Unmerged modules share one base: each further task adds only its own module.",
+            statement="Unmerged adapters share one base: each further task adds only its adapter.",
             source=f"{_HOULSBY}, section 1; {_HU}, section 4.2; {_LESTER}, figure 2",
         ),
         Rule(
             name="held_at_once",
-            statement="Where each request may ask for another task, the base and every task's module lie on the card.",
-            source="needs.switch_per_request; what one request takes: POST /api/v1/inference",
+            statement="Where tasks switch per request, the base and every task's adapter are on the card.",
+            source="needs.switch_per_request; what one request needs: POST /api/v1/inference",
         ),
         Rule(
             name="mixed_batch",
-            statement="One batch may hold requests for different modules beside one base, as long as none is merged.",
+            statement="One batch may have requests for different adapters over one base, as long as none is merged.",
             source=f"LoRA: peft 0.21, tuners/lora/layer.py, _mixed_batch_forward; adapters: AdapterHub, BatchSplit,"
             f" docs.adapterhub.ml/adapter_composition; prefixes: {_LI}, section 8.2; prompts: {_LESTER}, figure 2;"
             f" merged weights can't: {_HU}, section 4.2",
         ),
         Rule(
             name="unmerged",
-            statement="An update that is not merged takes two thin products more in each adapted matrix.",
+            statement="An update that is not merged adds two thin products to each adapted matrix.",
             source=f"{_HU}, sections 4.1 and 4.2; launches at batch 1, of adapters: table 1; with a kernel for many"
             " tasks, 2 ms a token: Chen et al. 2023, Punica, arXiv 2310.18547, abstract",
         ),
         Rule(
             name="immutable_base",
-            statement="What is trained beside the base leaves it as it is: a task is added without touching others.",
+            statement="An adapter leaves the base unchanged: a task is added without touching others.",
             source=f"{_HOULSBY}, sections 1 and 2",
         ),
         Rule(
             name="quantised_copy",
-            statement="A module trained beside a 4-bit copy of the base was fitted to that copy's rounded weights.",
+            statement="An adapter trained over a 4-bit copy of the base is fitted to that copy's rounded weights.",
             source=f"{_DETTMERS}, section 3",
         ),
         Rule(
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="rank",
-            statement="Rank 16 with alpha 2r is where to begin; more data than instructions wants a higher one.",
+            statement="Rank 16 with alpha 2r is a good start; more data than instruction tuning needs a higher rank.",
             source=f"{_BIDERMAN}, section 6 and appendix",
         ),
         Rule(
@@ -142,12 +142,12 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="frozen_products",
-            statement="A frozen weight needs no gradient of its own: two products a weight and step fall away of six.",
+            statement="A frozen weight needs no gradient: two of its six operations per token are not needed.",
             source=f"{_SCHULMAN}; Kaplan et al. 2020, arXiv 2001.08361, section 2.1",
         ),
         Rule(
             name="recomputation",
-            statement="Checkpointing keeps each layer's input only, and runs the layer's forward pass once more.",
+            statement="Checkpointing keeps only each layer's input, and runs the layer's forward pass again.",
             source="Chen et al. 2016, arXiv 1604.06174, section 3",
         ),
         Rule(
@@ -157,7 +157,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="prefix_keeps",
-            statement="A prefix lies in the cache, which checkpointing switches off: PEFT refuses the two together.",
+            statement="A prefix is in the cache, which checkpointing switches off: PEFT refuses the two together.",
             source="peft 0.21, peft_model.py, PeftModel.add_adapter",
         ),
         Rule(
@@ -172,27 +172,27 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="not_prepared",
-            statement="PEFT's preparation casts what is not in 4 bits to float32; it can be left out.",
+            statement="PEFT's preparation casts what is not in 4 bits to float32; it can be omitted.",
             source="peft 0.21, utils/other.py, prepare_model_for_kbit_training",
         ),
         Rule(
             name="states_8bit",
-            statement="8-bit optimizer states do as well as 32-bit ones, at 2 bytes a trained parameter instead of 8.",
+            statement="8-bit optimizer states train as well as 32-bit ones, with 2 bytes per parameter instead of 8.",
             source="Dettmers et al. 2022, arXiv 2110.02861, table 1",
         ),
         Rule(
             name="rounded_updates",
-            statement="Weights trained in bfloat16 have 8 significant bits: updates that are smaller are rounded away.",
+            statement="Weights trained in bfloat16 have 8 significant bits: smaller updates are rounded away.",
             source="Zamirai et al. 2020, arXiv 2010.06192, section 3",
         ),
         Rule(
             name="accumulation",
-            statement="Micro-batches whose gradients accumulate make up one batch, at the same operations.",
+            statement="Micro-batches whose gradients accumulate form one batch, with the same operations.",
             source="transformers, TrainingArguments.gradient_accumulation_steps",
         ),
         Rule(
             name="shorter_sequences",
-            statement="What is longer than the sequence is cut off or split, and nothing beyond it is attended to.",
+            statement="Longer texts are truncated or split, and no token attends beyond the sequence.",
             source="transformers, tokenization_utils_base.py, truncation",
         ),
         Rule(
@@ -202,17 +202,17 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="fused_optimizer",
-            statement="A fused optimizer's step is one kernel: it makes no temporaries as large as what is trained.",
-            source="torch/optim/adam.py, _fused_adam beside _multi_tensor_adam",
+            statement="A fused optimizer's step is one kernel, without temporaries as large as the parameters.",
+            source="torch/optim/adam.py, _fused_adam and _multi_tensor_adam",
         ),
         Rule(
             name="paged_states",
-            statement="Paged states lie in managed memory: where the card is full they move to the host, which waits.",
+            statement="Paged states are in managed memory: where the card is full they move to the host, slowly.",
             source=f"{_DETTMERS}, section 3, Paged Optimizers",
         ),
         Rule(
             name="double_quantisation",
-            statement="Quantising the block constants too takes 0.37 bits off each weight, and did not cost accuracy.",
+            statement="Quantising the block constants too saves 0.37 bits per weight, without loss of accuracy.",
             source=f"{_DETTMERS}, section 3 and table 3",
         ),
         Rule(
@@ -222,7 +222,7 @@ RULES: dict[str, Rule] = {
         ),
         Rule(
             name="no_bfloat16",
-            statement="Without bfloat16 the base is in float16, whose own gradients a scaler refuses to unscale.",
+            statement="Without bfloat16 the base is in float16, whose own gradients GradScaler refuses to unscale.",
             source="torch/amp/grad_scaler.py, _unscale_grads_",
         ),
     )

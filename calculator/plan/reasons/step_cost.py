@@ -1,8 +1,8 @@
-"""What a step costs beside another: floating-point operations and bytes moved, at the card's rated speeds.
+"""The relative cost of a step: floating-point operations and bytes moved, at the card's rated speeds.
 
-A product of T tokens with a weight of n elements takes 2·n·T operations, and its backward as many for the inputs'
+A product of T tokens with a weight of n elements needs 2·n·T operations, and its backward as many for the inputs'
 gradient and as many again for the weight's (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen weight has no
-gradient of its own. Everything is held against one reference: forward and backward over the frozen base, all kept.
+gradient. The reference is one forward and backward over the frozen base, with everything kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHEN = "Chen et al. 2016, arXiv 1604.06174, section 3: one more forward pass"
 DEQUANTISED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantises its weight, forward and back"
 ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
 
-#: The card whose speeds stand in for one without a name, or without published speeds.
+#: The card whose speeds are used for one without a name or published speeds.
 USUAL_CARD = "a100-sxm4-80gb"
 
 REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
@@ -36,7 +36,7 @@ REFERENCE = "forward and backward over the frozen base with everything kept: 4 o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTerm:
-    """A part of an optimizer step: how much of it, its share of the reference step, its arithmetic and its source."""
+    """One term of a step's cost: its amount, its share of the reference step, its arithmetic and its source."""
 
     name: str
     amount: int
@@ -49,14 +49,13 @@ class CostTerm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """An optimizer step's cost on one card, relative to the reference step of the same model and batch.
-
-    `operations` are floating-point operations. `card` is whose rated speeds weigh bytes against them.
-    """
+    """An optimizer step's cost on one card, relative to the reference step of the same model and batch."""
 
     relative: float
+    #: Floating-point operations.
     operations: int
     reference: str
+    #: The card whose rated speeds weigh bytes against operations.
     card: str
     terms: tuple[CostTerm, ...]
 
@@ -79,7 +78,7 @@ def speeds(card: GPU | None) -> Speeds:
 
 
 def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
-    """The cost of an optimizer step, of all its micro-batches together."""
+    """The cost of an optimizer step with all its micro-batches."""
     step = _Step(model, request, answer)
     terms = tuple(step.terms())
     return StepCost(
@@ -92,7 +91,7 @@ def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
 
 
 class _Step:
-    """The quantities of one request that its terms are made of."""
+    """The quantities from which one request's terms are computed."""
 
     def __init__(self, model: Model, request: Request, answer: Estimate) -> None:
         training, method = request.training, request.method
@@ -113,7 +112,7 @@ class _Step:
         self.reference = plain / self.speeds.operations
 
     def terms(self) -> Iterator[CostTerm]:
-        """Every part that there is."""
+        """Every term that applies."""
         tokens, weights = f"{self.tokens:,}", self.products.weights
         attended = self.products.attention * self.positions
         yield self._operations(
@@ -145,7 +144,7 @@ class _Step:
         yield from self._moved()
 
     def _recomputed(self, tokens: str, attended: int) -> CostTerm:
-        """One more forward pass of the layers with what is added to them."""
+        """One more forward pass of the layers and the parameters added to them."""
         layers, forward = self.products.layers, self.facts.forward_operations
         if forward in (0, 2):
             inner = layers + self.added
@@ -162,7 +161,7 @@ class _Step:
         )
 
     def _moved(self) -> Iterator[CostTerm]:
-        """Bytes that take time of their own: dequantised weights, and reads that small micro-batches don't hide."""
+        """Bytes whose transfer costs time: dequantised weights, and reads that small micro-batches don't hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()
         quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")

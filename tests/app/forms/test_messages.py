@@ -133,14 +133,14 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
         ),
         ("/inference?merged=true&method=prefix", "Merged: Prefix tuning can't be merged into the weights: untick it"),
         ("/plan?gpu=", "GPU: a plan needs a card: name one, or give “Memory”"),
-        ("/plan?must_merge=true&frozen_base=true", "Must merge: merging writes the update into the weights that “Imm"),
+        ("/plan?must_merge=true&frozen_base=true", "Must merge: merging changes the weights that “Imm"),
         (
             "/plan?must_merge=true&switch_per_request=true&tasks=3",
-            "Must merge: merged weights serve one task, and 3 are switched per request: leave the modules unmerged",
+            "Must merge: merged weights serve one task, and 3 switch per request: keep the adapters unmerged",
         ),
         (
             "/plan?switch_per_request=true",
-            "Tasks to serve: there is nothing to switch with one task: say how many ther",
+            "Tasks to serve: one task has nothing to switch to: set the number of tasks",
         ),
         ("/plan?gpus=1,2,3,4,5,6,7,8", "More cards: name at most 8 cards, the one above among them, not 9"),
         ("/plan?model=a,b,c,d,e,f,g,h,i", "Model: name at most 8 models, not 9"),
@@ -164,9 +164,9 @@ def test_a_page_speaks_of_inputs_by_their_labels(client, address, message):
     [
         (
             "/plan?must_merge=true&model=meta-llama/Llama-3.1-70B&gpu=t4",
-            "can't be merged, and “Must merge” is asked for",
+            "can't be merged, and “Must merge” is set",
         ),
-        ("/plan?max_trainable_fraction=0.000000001", "Without “Largest trained share” there fits"),
+        ("/plan?max_trainable_fraction=0.000000001", "Without “Largest trained share”, these fit"),
         ("/", "No “Sequence length” is set"),
     ],
 )

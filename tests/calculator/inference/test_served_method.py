@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.estimate.request import parse_method
-from calculator.inference.served_method import Served, served
+from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.methods.base import Method
 
@@ -16,7 +16,7 @@ OF_PLANS = {"merge_step", "quality_tier", "size_in_words"}
 
 def test_every_hook_of_the_step_is_passed_on():
     hooks = {name for name, told in vars(Method).items() if not name.startswith("_") and name != "name"}
-    assert hooks - set(vars(Served)) == OF_TRAINING | OF_PLANS
+    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_PLANS
 
 
 @pytest.mark.parametrize(

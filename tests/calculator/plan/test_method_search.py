@@ -93,6 +93,6 @@ def test_a_larger_rank_is_offered_only_with_a_margin():
 def test_each_estimate_is_made_once():
     at = evaluator()
     search("qlora", at)
-    made = at.made
+    estimates = at.estimates
     search("qlora", at)
-    assert at.made == made < 20
+    assert at.estimates == estimates < 20

@@ -210,8 +210,8 @@ def test_each_need_that_stands_in_the_way_is_told():
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "needs": needs})
     assert (part.configurations, part.miss) == ((), None)
     told = {tuple(change.sets): change.sentence for change in part.changes}
-    assert told[("must_merge",)] == "Without must_merge there fits: Prompt tuning."
-    assert told[("max_trainable_fraction",)] == "Without max_trainable_fraction there fits: LoRA, QLoRA."
+    assert told[("must_merge",)] == "Without must_merge, these fit: Prompt tuning."
+    assert told[("max_trainable_fraction",)] == "Without max_trainable_fraction, these fit: LoRA, QLoRA."
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -63,7 +63,7 @@ def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name)
         ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
     )
     method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
-    most = evaluator.together(Candidate(method=method)).most
+    most = evaluator.footprint(Candidate(method=method)).max_tasks
     body = {**USUAL, "device": card, "method": {"name": name}}
     if name == "lora":
         body["method"] |= {"r": 16, "target_modules": "all-linear"}
@@ -79,8 +79,8 @@ def test_a_smaller_module_takes_the_place_of_one_that_does_not_hold_them_and_say
     first = planned(LARGE, 60).configurations[0]
     assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")
     told = reasons(first, "against")["held_at_once"]
-    assert "QLoRA, r 16 on every linear layer, not prepared, would take 85.5 GiB of 79.3 GiB with the 60 tasks" in told
-    assert "the card holds 51 of them" in told
+    assert "QLoRA, r 16 on every linear layer, not prepared, would need 85.5 GiB of 79.3 GiB for all 60 tasks" in told
+    assert "the card has room for 51" in told
 
 
 def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
@@ -102,7 +102,7 @@ def test_where_no_module_is_held_nothing_fits_and_it_is_told_how_many_tasks_woul
     assert part.configurations == ()
     assert part.miss.request.method.name == "qlora"
     assert part.miss.estimate.fit.verdict is Verdict.FITS
-    assert part.miss.short_bytes == part.miss.together.bytes - part.miss.estimate.fit.usable_bytes > 0
+    assert part.miss.short_bytes == part.miss.footprint.bytes - part.miss.estimate.fit.usable_bytes > 0
     assert {out.method: out.rule.name for out in part.ruled_out}["qlora"] == "held_at_once"
     fewer = next(change for change in part.changes if "tasks" in change.sets)
     most = fewer.sets["tasks"]
@@ -114,7 +114,7 @@ def test_where_no_module_is_held_nothing_fits_and_it_is_told_how_many_tasks_woul
 def test_the_smallest_card_of_a_miss_holds_every_task():
     body = {"model": "meta-llama/Llama-2-13b-hf", "device": {"memory_bytes": 16 * GIB}}
     miss = planned(body, 4000).miss
-    assert 16 * GIB < miss.together.bytes <= miss.card.usable_bytes
+    assert 16 * GIB < miss.footprint.bytes <= miss.card.usable_bytes
     assert planned({**body, "device": {"gpu": miss.card.id}}, 4000).configurations
 
 
@@ -145,7 +145,7 @@ def test_the_overhead_is_that_of_the_inference():
 def test_products_beside_the_weights_are_counted_alike_for_adapters_and_low_rank():
     """Llama-3.1-8B has 32 layers: two adapters each, or seven matrices, and two products in each."""
     told = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
-    assert f"{32 * 7 * 2} small products" in told["lora"]["unmerged"]
+    assert f"{32 * 7 * 2} more small products" in told["lora"]["unmerged"]
     assert f"{32 * 2 * 2} small products" in told["adapter"]["stays_beside"]
 
 
