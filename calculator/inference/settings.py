@@ -49,7 +49,7 @@ class Serving:
     storage: Literal["as_trained", "dtype", "nf4", "fp4"] = setting(
         "as_trained",
         label="Weights' storage",
-        help="As in training (as_trained), everything in the precision above (dtype), or 4 bits (nf4, fp4).",
+        help="4 bits where the method trains over them (as_trained), the precision, or 4 bits for any method.",
     )
     bnb_4bit_use_double_quant: bool = setting(
         True,
