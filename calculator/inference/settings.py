@@ -29,7 +29,7 @@ class Serving:
     max_new_tokens: int = setting(
         256,
         label="New tokens",
-        help="Tokens generated after each prompt; the pass over the prompt generates the first.",
+        help="Tokens generated after each prompt; the prompt's own pass generates the first.",
         minimum=1,
         maximum=16_777_216,
         unit="tokens",
@@ -54,7 +54,7 @@ class Serving:
     bnb_4bit_use_double_quant: bool = setting(
         True,
         label="Double quantisation of the storage",
-        help="Quantise block constants too, where the storage is nf4 or fp4.",
+        help="Quantise block constants too, where the storage is given here.",
     )
     merged: bool = setting(
         False, label="Merged", help="Whether the added parameters are merged into the weights before serving."
