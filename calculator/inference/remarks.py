@@ -34,7 +34,7 @@ FUSED = (
     " a kernel too; the figures count the dequantised copy."
 )
 SPLIT = "Over a long cache, flash attention may split its work; the partial results are not counted."
-ONE_TASK = "Each batch is for one task; the weights of the other tasks stay on the card."
+ONE_TASK = "Each batch is for one task; the other tasks' weights stay on the card too."
 WINDOW = (
     "A sliding-window layer keeps all keys and values of the prompt until the next token, and no more than the window"
     " after it."
