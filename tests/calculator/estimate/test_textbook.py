@@ -53,7 +53,7 @@ def test_the_parts_of_a_full_run_are_the_lessons():
     ]
 
 
-def test_four_bit_weights_take_exactly_half_a_byte_beside_the_rest_of_the_base():
+def test_four_bit_weights_need_exactly_half_a_byte_and_the_rest_of_the_base_two():
     part = accounting(base=1_000, added=0, trainable=0, quantized=800).base_weights
     assert part.bytes == 400 + 400
     assert part.substituted == "800 × 0.5 + 200 × 2"
