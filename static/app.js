@@ -1,4 +1,4 @@
-// Keeps the answer beside the form true while the form changes. Without this script the form submits as usual.
+// Updates the answer next to the form while the form changes. Without this script the form submits as usual.
 "use strict";
 
 (() => {
@@ -49,7 +49,7 @@
 
   const room = () => document.querySelector("#answer [data-room]");
 
-  // What takes some dozens of estimates comes after the answer; until then that of the plan before stands dimmed.
+  // The limits need dozens of estimates, so they load after the answer; until then the previous ones are dimmed.
   const furnish = async () => {
     const shown = room();
     if (furnishing) furnishing.abort();
@@ -111,7 +111,7 @@
     if (!link) return;
     const address = link.getAttribute("href");
     if (address === shownAddress || address.length > LONGEST_ADDRESS) return;
-    // A file too long for an address has none that Back could lead to: its plan has.
+    // A plan from a long file has no address that Back could lead to; its settings have one.
     if (shownAddress === "/import" && ownAddress) history.replaceState(null, "", ownAddress);
     if (name === lastChanged) history.replaceState(null, "", address);
     else history.pushState(null, "", address);
@@ -119,16 +119,16 @@
     shownAddress = address;
   };
 
-  const said = (text, page) => {
+  const detailOf = (text, page) => {
     try {
       return JSON.parse(text).detail;
     } catch {
-      return page.querySelector("[data-told]")?.textContent;
+      return page.querySelector("[data-detail]")?.textContent;
     }
   };
 
-  // The page that answers the form; where there is none, why.
-  const asked = async (signal) => {
+  // Returns the page that answers the form, or the reason why there is none.
+  const fetchAnswer = async (signal) => {
     let response, text;
     try {
       response = await request(signal);
@@ -138,19 +138,19 @@
     }
     const page = new DOMParser().parseFromString(text, "text/html");
     if (page.getElementById("answer")) return { page };
-    const told = said(text, page);
+    const detail = detailOf(text, page);
     const status = `The server did not answer this form (status ${response.status})`;
-    return { why: told ? `${status}: ${told.replace(/\.$/, "")}.` : `${status}.` };
+    return { why: detail ? `${status}: ${detail.replace(/\.$/, "")}.` : `${status}.` };
   };
 
   const unanswered = document.getElementById("unanswered");
   const strip = document.querySelector("[data-live=strip]");
 
-  // Whatever still shows the plan before says so: the answer, the title, the status and the strip.
+  // Marks everything that still shows the previous plan: the answer, the title, the status and the strip.
   const withhold = (why) => {
     unanswered.hidden = false;
     unanswered.querySelector("[role=alert]").textContent =
-      `${why} The figures below are still those of the plan before this change. Change the form, or ask again.`;
+      `${why} The figures below are still those of the plan before this change. Change the form or try again.`;
     document.querySelector("[data-live=status]").textContent = "";
     document.title = `${unanswered.querySelector("h2").textContent} · Headroom`;
     strip.replaceChildren(document.getElementById("strip-unanswered").content.cloneNode(true));
@@ -163,7 +163,7 @@
     running = mine;
     const answer = document.getElementById("answer");
     answer.setAttribute("aria-busy", "true");
-    const { page: answered, why } = await asked(mine.signal);
+    const { page: answered, why } = await fetchAnswer(mine.signal);
     if (mine !== running) return;
     if (!answered) {
       withhold(why);
@@ -188,7 +188,7 @@
     timer = setTimeout(update, typing ? TYPING_PAUSE : 0, event.target.name);
   });
 
-  // What a button changes that stands in for a link.
+  // Applies the changes of a button that replaces a link.
   const change = (query) => {
     for (const [name, value] of new URLSearchParams(query)) {
       for (const input of form.querySelectorAll(`[name="${name}"]:not([type="hidden"])`)) {
@@ -200,7 +200,7 @@
   };
 
   form.addEventListener("submit", (event) => {
-    // What another address answers is a page of its own.
+    // A button with its own address opens a page of its own.
     if (event.submitter?.hasAttribute("formaction")) return;
     event.preventDefault();
     if (event.submitter?.name === "change") change(event.submitter.value);
@@ -231,7 +231,7 @@
     plan(event.dataTransfer.files[0]);
   });
 
-  // A folded field that an error leads to is unfolded first.
+  // Opens the fold around a field before an error links to it.
   document.getElementById("answer").addEventListener("click", (event) => {
     const link = event.target.closest(".refusal a[href^='#']");
     const fold = link && document.getElementById(link.hash.slice(1))?.closest("details");
@@ -239,7 +239,7 @@
   });
 
   if (room()) lead = [...room().childNodes];
-  // What takes the server a while is asked for once the page is painted.
+  // Slow parts are requested after the page is painted.
   requestAnimationFrame(() => setTimeout(furnish));
 
   window.addEventListener("popstate", () => {

@@ -1,4 +1,4 @@
-// Draws the page's figures with the plotly.js that is served beside it, in the style sheet's colours.
+// Draws the page's figures with the bundled plotly.js, in the style sheet's colours.
 "use strict";
 
 (() => {
@@ -40,9 +40,9 @@
   const draw = async () => {
     for (const canvas of document.querySelectorAll(".chart-canvas")) {
       await library();
-      const told = document.getElementById(canvas.dataset.figure);
-      if (!told || !canvas.isConnected) continue;
-      const figure = painted(JSON.parse(told.textContent), getComputedStyle(canvas));
+      const element = document.getElementById(canvas.dataset.figure);
+      if (!element || !canvas.isConnected) continue;
+      const figure = painted(JSON.parse(element.textContent), getComputedStyle(canvas));
       await Plotly.react(canvas, figure.data, figure.layout, { displayModeBar: false, responsive: true });
       canvas.dataset.drawn = "true";
     }

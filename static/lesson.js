@@ -1,4 +1,4 @@
-// Works an example out while its numbers change. Without this script its form submits as usual.
+// Recalculates an example while its numbers change. Without this script its form submits as usual.
 "use strict";
 
 (() => {
@@ -41,7 +41,7 @@
       answer.removeAttribute("aria-busy");
     } catch (error) {
       if (error.name === "AbortError" || mine !== running) return;
-      answer.textContent = "The server gave no answer: press the button to ask again.";
+      answer.textContent = "The server did not answer. Press the button to try again.";
     }
   };
 

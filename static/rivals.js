@@ -1,5 +1,5 @@
-// Giving a card's size takes back its name, and a config the model's id; the other way round too.
-// Without this script, giving both is refused with the way out.
+// Typing a card's memory clears its name, and a config clears the model's id, and vice versa.
+// Without this script, the server refuses both together and says what to remove.
 "use strict";
 
 (() => {

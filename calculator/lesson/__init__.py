@@ -1,6 +1,6 @@
-"""Every worked figure of the lesson, computed again, with a remark where it is a rule of thumb or wrong.
+"""Every worked figure of the lesson, recomputed, with a remark where it is a rule of thumb or wrong.
 
-Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)", by section. GB are 10^9 bytes, as the lesson's are.
+Source: the lesson "Parameter-Efficient Fine-Tuning (PEFT)", by section. As in the lesson, 1 GB is 10^9 bytes.
 """
 
 from calculator.lesson.exercises import EXAMPLES, PROBLEMS

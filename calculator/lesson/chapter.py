@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formula:
-    """A formula, written on a line as TeX spells fractions, and what it says."""
+    """A formula in TeX-like notation, with its caption."""
 
     text: str
     says: str
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """Its parts between commas, each of which can stand on a line of its own."""
+        """The parts between commas; each can be on a line of its own."""
         return tuple(self.text.split(", "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chapter:
-    """A chapter: what it is about, its formulas, what a reader can try, and the figures of the lesson that it holds.
+    """A chapter: a summary, formulas, worked examples that readers can change, and figures of the lesson.
 
-    `method` is the calculator's name of the method that it is about; `experiments` name what was run for it, whole, or
-    (`identity/adapter`) its claims on one thing.
+    `method` is the calculator's name of the chapter's method. `experiments` names the experiments that belong to it:
+    whole ones, or one experiment's claims on one subject (`identity/adapter`).
     """
 
     name: str

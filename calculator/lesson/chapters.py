@@ -12,10 +12,10 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="full",
         title="Full fine-tuning",
-        summary="Why anything else is needed: every weight brings a gradient and two Adam states.",
+        summary="Why other methods exist: every weight needs a gradient and two Adam states.",
         formulas=(
             Formula(text=r"M = (2 + 2 + 4 + 4) N", says="bytes, by the lesson's rules, for N parameters"),
-            Formula(text=r"'cards' = \ceil{\frac{M}{C}}", says="the fewest cards of C bytes that hold so much"),
+            Formula(text=r"'cards' = \ceil{\frac{M}{C}}", says="the fewest cards of C bytes with that much memory"),
         ),
         worked=(accounts.FULL, ON_MODEL["full"]),
         figures=FULL,
@@ -25,11 +25,11 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="lora",
         title="LoRA",
-        summary="A low-rank update beside frozen weights, which leaves the model as it was when training begins.",
+        summary="A low-rank update of frozen weights. It changes nothing at the start of training.",
         formulas=(
             Formula(text=r"h = W_0 x + \frac{α}{r} B A x", says="the forward pass"),
             Formula(text=r"W_0 ∈ ℝ^{d×k}, B ∈ ℝ^{d×r}, A ∈ ℝ^{r×k}", says="the shapes; only B and A are trained"),
-            Formula(text=r"r (d + k)", says="trained parameters a matrix, instead of dk"),
+            Formula(text=r"r (d + k)", says="trained parameters per matrix, instead of dk"),
         ),
         worked=(counts.LORA, product.FORWARD, ON_MODEL["lora"]),
         experiments=("identity", "savings/lora", "overhead/lora"),
@@ -43,7 +43,7 @@ CHAPTERS: tuple[Chapter, ...] = (
             Formula(text=r"θ = θ_0 + P z, z ∈ ℝ^d", says="training in a random subspace of d dimensions"),
             Formula(
                 text=r"'share' \apply (r) = \frac{σ_1^2 + … + σ_r^2}{σ_1^2 + … + σ_n^2}",
-                says="the energy of the update that rank r can hold",
+                says="the share of the update's energy that rank r keeps",
             ),
         ),
         worked=(spectrum.SPECTRUM,),
@@ -52,7 +52,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="merging",
         title="Merging",
-        summary="The update is a matrix like any other, so that it can be added in, and inference is as it was.",
+        summary="The update has the weight's shape, so it can be added to it. Inference then costs nothing extra.",
         formulas=(
             Formula(text=r"W = W_0 + \frac{α}{r} B A", says="merged once, after training"),
             Formula(
@@ -65,13 +65,13 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="quantisation",
         title="Quantisation to NF4",
-        summary="Sixteen levels where a normal distribution's weights are, and a constant for every block.",
+        summary="Sixteen levels, dense where normally distributed weights are, and one constant per block.",
         formulas=(
             Formula(text=r"\hat{w} = c q_i, c = 'max' |w|", says="a weight is its block's constant times a level"),
             Formula(text=r"q_i ∝ Φ^{-1} \apply (p_i)", says="a level is a quantile of the normal distribution"),
             Formula(
                 text=r"4 + \frac{8}{b} + \frac{32}{256 b}",
-                says="bits a weight in blocks of b, the constants quantised in turn",
+                says="bits per weight in blocks of b, with the constants quantised too",
             ),
         ),
         worked=(block.BLOCK, block.BITS),
@@ -81,7 +81,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="qlora",
         title="QLoRA",
-        summary="LoRA over a base in 4 bits, dequantised for each product and discarded again.",
+        summary="LoRA on a base model in 4 bits, which is dequantised for each product.",
         formulas=(
             Formula(text=r"h = 'dequantised' \apply (W_0) x + \frac{α}{r} B A x", says="the forward pass, in 16 bits"),
             Formula(
@@ -96,11 +96,11 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="adapters",
         title="Adapters",
-        summary="A bottleneck after attention and after the feed-forward part, added to its own input.",
+        summary="A bottleneck after attention and after the feed-forward part, with a residual connection.",
         formulas=(
             Formula(text=r"x + W_u σ \apply (W_d x + b_d) + b_u", says="down to r features, then up"),
-            Formula(text=r"2 d r + r + d", says="parameters an adapter"),
-            Formula(text=r"4 d r L", says="about as many for two in each of L layers"),
+            Formula(text=r"2 d r + r + d", says="parameters per adapter"),
+            Formula(text=r"4 d r L", says="the approximate total for two adapters in each of L layers"),
         ),
         worked=(counts.ADAPTER, ON_MODEL["adapter"]),
         figures=ADAPTERS,
@@ -110,12 +110,14 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="prefix",
         title="Prefix tuning",
-        summary="Learned keys and values in front of every layer's own: what is attended to changes, no weight does.",
+        summary="Learned keys and values in front of every layer's own. No weight changes.",
         formulas=(
             Formula(
                 text=r"'softmax' \apply (\frac{Q {[P_K; K]}^T}{\sqrt{h}}) [P_V; V]", says="attention with a prefix"
             ),
-            Formula(text=r"2 p d L", says="trained parameters; d is the keys' width where queries are grouped"),
+            Formula(
+                text=r"2 p d L", says="trained parameters; with grouped-query attention, d is the width of the keys"
+            ),
         ),
         worked=(counts.PREFIX, ON_MODEL["prefix"]),
         figures=PREFIX,
@@ -125,7 +127,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="prompt",
         title="Prompt tuning",
-        summary="Learned embeddings in front of the input, and nothing else.",
+        summary="Learned embeddings in front of the input. Nothing in the layers changes.",
         formulas=(
             Formula(text=r"[P; E \apply (x)], P ∈ ℝ^{p×d}", says="what the first layer reads"),
             Formula(text=r"p d", says="trained parameters"),
@@ -137,7 +139,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="comparison",
         title="The methods compared",
-        summary="What each trains, holds, costs at inference and is best for: computed for a model, or sourced.",
+        summary="What each method trains, needs, costs at inference and is best for, computed for a model or sourced.",
         formulas=(),
         worked=(COMPARISON,),
         experiments=("overhead",),
@@ -145,7 +147,7 @@ CHAPTERS: tuple[Chapter, ...] = (
     Chapter(
         name="exercises",
         title="Worked examples and problems",
-        summary="All of the lesson's, with its answer beside ours, and a remark where they differ.",
+        summary="The lesson's examples and problems, with its answers next to ours and a remark where they differ.",
         formulas=(),
     ),
 )

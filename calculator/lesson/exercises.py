@@ -21,7 +21,7 @@ _ONE = "Example 1: LoRA on 7B"
 _TWO = "Example 2: 13B on a 24 GB card"
 _THREE = "Example 3: a product by hand"
 _BY_HAND = vectors(Product())
-_NO_ACTIVATIONS = "0.5 GB of activations are the lesson's assumption."
+_NO_ACTIVATIONS = "The 0.5 GB of activations are the lesson's assumption."
 EXAMPLES = (
     figure(_ONE, "r 8 on one 4096 × 4096 matrix", 65_536, "parameters", "r × (d + k)", lora_parameters(4096, 4096, 8)),
     figure(_ONE, "on Q, K, V, O of 32 layers", 8_388_608, "parameters", "4 × 32 × r × (d + k)", R8_7B),
@@ -34,12 +34,12 @@ EXAMPLES = (
         "GB",
         "(2 + 2 + 8) × 40 × 4 × r × (5120 + 5120)",
         (QLORA_13B.bytes - QLORA_13B.base_weights.bytes) / GB,
-        f"{R16_13B:,} parameters at 12 bytes; with float32 weights and gradients they take 16 bytes each.",
+        f"{R16_13B:,} parameters at 12 bytes; with float32 weights and gradients it is 16 bytes each.",
         decimals=1,
     ),
     figure(
         _TWO,
-        "in all, batch 1",
+        "total, batch 1",
         7.3,
         "GB",
         "6.5 + 0.3 + 0.5",
@@ -49,13 +49,13 @@ EXAMPLES = (
     ),
     figure(
         _TWO,
-        "left of 24 GB",
+        "left on a 24 GB card",
         16.7,
         "GB",
         "24 − 7.3",
         24 - QLORA_13B.bytes / GB - 0.5,
-        "An RTX 4090's “24 GB” are GiB, 25.8 GB: it offers 24,081 MiB, 25.3 GB, to a process; the CUDA context comes"
-        " out of it.",
+        "An RTX 4090's “24 GB” are GiB, which is 25.8 GB. A process can use 24,081 MiB, or 25.3 GB, including the CUDA"
+        " context.",
         decimals=1,
     ),
     figure(
@@ -65,7 +65,7 @@ EXAMPLES = (
         "million parameters",
         "40 × 4 × r × (5120 + 5120)",
         R256_13B / 10**6,
-        f"268 million are the 7B's: 8.4M × 256 ÷ 8. With d 5120 and L 40, r 256 has {R256_13B:,}.",
+        f"268 million is the count for the 7B: 8.4M × 256 ÷ 8. With d 5120 and L 40, r 256 adds {R256_13B:,}.",
     ),
     figure(
         _TWO,
@@ -74,17 +74,17 @@ EXAMPLES = (
         "GB",
         "(2 + 2 + 8) × 419,430,400",
         (QLORA_13B_R256.bytes - QLORA_13B_R256.base_weights.bytes) / GB,
-        "0.5 GB are the 7B's weights alone: gradients and Adam states come on top, on the 13B's parameters.",
+        "0.5 GB is the 7B's weights alone. Gradients and Adam states come on top, and the 13B has more parameters.",
         decimals=1,
     ),
     figure(
         _TWO,
-        "r 256 stays under",
+        "total with r 256 stays under",
         8,
         "GB",
         "6.5 + (2 + 2 + 8) × 0.42 + 0.5",
         QLORA_13B_R256.bytes / GB + 0.5,
-        "It does not by the lesson's own rules, but still fits a 24 GB card by them.",
+        "By the lesson's own rules it does not, though it still fits a 24 GB card.",
     ),
     figure(_THREE, "first component of W₀x", 3, "", "1 × 1 + 2 × 1", _BY_HAND["W₀x"][0]),
     figure(_THREE, "second component of W₀x", 7, "", "3 × 1 + 4 × 1", _BY_HAND["W₀x"][1]),
@@ -99,7 +99,7 @@ EXAMPLES = (
         "%",
         "0.045 ÷ 3",
         100 * (_BY_HAND["h"][0] / _BY_HAND["W₀x"][0] - 1),
-        "The second changes by 0.9 %. A and B have rank 1: r = 2 enters only through α ÷ r.",
+        "The second changes by 0.9 %. A and B have rank 1; r = 2 matters only in α ÷ r.",
         decimals=1,
     ),
 )
@@ -110,14 +110,14 @@ _ASSUMED = "The activations are the lesson's assumption."
 _P3 = "Problem 3: QLoRA r 64 on 70B"
 _P5 = "Problem 5"
 PROBLEMS = (
-    figure(_P1, "A of r 16 beside W 1024 × 4096", 65_536, "parameters", "r × k", 16 * 4096),
+    figure(_P1, "A with r 16, for W 1024 × 4096", 65_536, "parameters", "r × k", 16 * 4096),
     figure(_P1, "B", 16_384, "parameters", "d × r", 1024 * 16),
     figure(_P1, "W 1024 × 4096, r 16", 81_920, "parameters", "r × (d + k)", lora_parameters(1024, 4096, 16)),
     figure(_P1, "compression", 51.2, "×", "d × k ÷ (r × (d + k))", compression(1024, 4096, 16), decimals=1),
     *(
         figure(
             _P2,
-            f"largest change of W₀x with B = 0, where A is {A}",
+            f"largest change of W₀x with B = 0 and A = {A}",
             0,
             "",
             "(α ÷ r) × 0 · Ax",
@@ -132,12 +132,12 @@ PROBLEMS = (
         "GB",
         "0.5 × N + 2 × (2 × d × d + 2 × d × kv_dim + 3 × d × mlp)",
         (QLORA_70B.base_weights.bytes + 2 * LAYER_70B) / GB,
-        "bitsandbytes dequantises a matrix at a time: the largest, 8192 × 28672, takes 0.47 GB, 35.5 GB in all.",
+        "bitsandbytes dequantises one matrix at a time. The largest, 8192 × 28672, needs 0.47 GB, or 35.5 GB in total.",
         decimals=1,
     ),
     figure(
         _P3,
-        "LoRA parameters in 16 bits, and as much for their gradients",
+        "LoRA parameters in 16 bits; their gradients need the same",
         0.17,
         "GB",
         "2 × 80 × r × (8192 + 8192)",
@@ -151,7 +151,7 @@ PROBLEMS = (
         "GB",
         "8 × 80 × r × (8192 + 8192)",
         QLORA_70B.optimizer_states.bytes / GB,
-        "0.67: the lesson takes four times 0.17, which is rounded.",
+        "0.67: the lesson multiplies the rounded 0.17 by four.",
         decimals=2,
     ),
     figure(
@@ -172,7 +172,14 @@ PROBLEMS = (
         QLORA_70B.bytes / GB + 3,
         _ASSUMED,
     ),
-    figure(_P3, "A100 80GB cards in full", 11, "cards", "⌈840 GB ÷ 80 GB⌉", cards_needed(FULL_70B.bytes, 80 * GB)),
+    figure(
+        _P3,
+        "A100 80GB cards for full fine-tuning",
+        11,
+        "cards",
+        "⌈840 GB ÷ 80 GB⌉",
+        cards_needed(FULL_70B.bytes, 80 * GB),
+    ),
     figure(_P5, "prefix p 20, d 4096, L 40", 6_553_600, "parameters", "2 × p × d × L", prefix_parameters(20, 4096, 40)),
     figure(
         _P5,

@@ -1,4 +1,4 @@
-"""One figure of the lesson beside what its formula gives."""
+"""A figure of the lesson, compared with the value of its formula."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure of the lesson: what it claims, from `low` to `high`, and what the formula gives.
+    """One figure of the lesson: the claim, from `low` to `high`, and the exact value of the formula.
 
-    `decimals` is the precision that the lesson states (negative for tens), `unit` that of all three numbers.
+    `decimals` is the lesson's precision (negative for tens); `unit` is the unit of all three numbers.
     """
 
     section: str
@@ -24,7 +24,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the formula gives what the lesson states, at the precision in which it states it."""
+        """Whether the formula gives the lesson's figure, rounded to the lesson's precision."""
         return self.low <= round(self.exact, self.decimals) <= self.high
 
 

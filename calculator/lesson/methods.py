@@ -21,8 +21,8 @@ FULL = (
         "GB",
         "(2 + 2 + 4 + 4) × N",
         FULL_70B.bytes / GB,
-        "A rule of thumb: no activations and no master copy. Pure bf16 training keeps bf16 states, 8 bytes a"
-        " parameter; AMP over float32 weights takes 16 and more.",
+        "A rule of thumb, without activations or a master copy. Pure bf16 training keeps bf16 states, 8 bytes per"
+        " parameter; AMP with float32 weights needs 16 or more.",
     ),
     figure(
         _WHY,
@@ -31,8 +31,8 @@ FULL = (
         "cards",
         "⌈840 GB ÷ 80 GB⌉",
         cards_needed(FULL_70B.bytes, 80 * GB),
-        f"A lower bound, memory only. A card sold as 80 GB, which are GiB, offers {_A100_BYTES / GB:.1f} GB to a"
-        f" process, so that {cards_needed(FULL_70B.bytes, _A100_BYTES)} would hold the sum.",
+        f"A lower bound that counts memory only. A card sold as 80 GB, which are GiB, offers a process"
+        f" {_A100_BYTES / GB:.1f} GB, so {cards_needed(FULL_70B.bytes, _A100_BYTES)} would be enough.",
     ),
 )
 
@@ -45,8 +45,8 @@ QUANTIZED = (
         "GB",
         "0.5 × N",
         QLORA_70B.base_weights.bytes / GB,
-        "NF4 has constants beside its half byte: 4/64 byte a weight, or 1/64 + 4/(64 × 256) where they are quantised"
-        " in turn; and embeddings, norms and the output head are not quantised.",
+        "NF4 adds constants to its half byte: 4/64 byte per weight, or 1/64 + 4/(64 × 256) with double quantisation."
+        " Embeddings, norms and the output head are not quantised.",
     ),
     figure(_QLORA, "FP16 optimizer states", 560, "GB", "8 × N", FULL_70B.optimizer_states.bytes / GB),
     figure(
@@ -56,7 +56,7 @@ QUANTIZED = (
         "GB",
         "2 × 80 × r × (8192 + 8192)",
         QLORA_70B.adapter_weights.bytes / GB,
-        f"That is one 8192 × 8192 matrix in each of 80 layers. On q, k, v and o of Llama 70B, r = 64 adds"
+        f"This counts one 8192 × 8192 matrix in each of 80 layers. On q, k, v and o of Llama 70B, r = 64 adds"
         f" {ATTENTION_70B:,} parameters: {2 * ATTENTION_70B / GB:.2f} GB, or {4 * ATTENTION_70B / GB:.2f} GB in"
         " float32, PEFT's default.",
         decimals=2,
@@ -68,17 +68,17 @@ QUANTIZED = (
         "GB",
         "8 × 80 × r × (8192 + 8192)",
         QLORA_70B.optimizer_states.bytes / GB,
-        "By the lesson's own 8 bytes a parameter it is 0.67 GB; its practice problem 3 says 0.68.",
+        "At the lesson's own 8 bytes per parameter it is 0.67 GB; its practice problem 3 has 0.68.",
         decimals=1,
     ),
     figure(
         _QLORA,
-        "QLoRA in all",
+        "QLoRA in total",
         36,
         "GB",
         "0.5 × N + (2 + 8) × added",
         (QLORA_70B.bytes - QLORA_70B.gradients.bytes) / GB,
-        "The lesson leaves out the adapters' gradients here, and activations.",
+        "Here the lesson leaves out activations and the adapters' gradients.",
     ),
     figure(
         _QLORA,
@@ -95,7 +95,7 @@ QUANTIZED = (
         "GB",
         "0.5 × N + (2 + 2 + 8) × added",
         QLORA_70B.bytes / GB,
-        "It can't: 36 GB do not fit 24 GB, and the real run needs more than 36.",
+        "It can't: 36 GB do not fit in 24 GB, and the real run needs more than 36.",
     ),
 )
 
@@ -108,7 +108,7 @@ NORMAL_FLOAT = (
         "%",
         "1 ÷ 16",
         100 * min(nf4.bin_masses()),
-        "Nearly, not exactly, equal: the levels are asymmetric, eight above zero and seven below, with an exact zero.",
+        "Nearly but not exactly equal: the levels are asymmetric, eight above zero, seven below, and an exact zero.",
         decimals=2,
     ),
     figure(
@@ -132,7 +132,7 @@ ADAPTERS = (
         "million parameters",
         "2 × L × (2 × d × r + r + d)",
         2 * 32 * adapter_parameters(4096, 64) / 10**6,
-        "4 × d × r × L is 33,554,432; with the biases 33,820,672. The lesson cuts the decimals.",
+        "4 × d × r × L is 33,554,432; with the biases 33,820,672. The lesson drops the decimals.",
     ),
 )
 

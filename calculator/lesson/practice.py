@@ -1,4 +1,4 @@
-"""Where practice departs from the lesson's rules of thumb, in figures of the traced step."""
+"""Where practice departs from the lesson's rules of thumb, with figures of estimated training steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from calculator.lesson.worked.on_model import ATTENTION
 if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
 
-#: The models that the lines speak of: the lesson's 7B and 70B, one whose queries share keys, and a small one.
+#: The models of the lines: the lesson's 7B and 70B, one with grouped-query attention, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"
 LARGE = "meta-llama/Meta-Llama-3-70B"
 GROUPED = "meta-llama/Llama-3.1-8B"
@@ -34,12 +34,12 @@ def _of(method: dict[str, Any], model: str = MODEL, **training: Any) -> Estimate
 
 @cache
 def full() -> tuple[Line, ...]:
-    """Bytes a parameter that full fine-tuning keeps, and holds at its peak, by precision."""
-    told = {
+    """Bytes per parameter of full fine-tuning, kept and at the peak, by precision."""
+    plans = {
         "bfloat16 throughout": _of({"name": "full"}),
         "float32 weights under autocast": _of({"name": "full"}, dtype="float32", autocast="bfloat16"),
     }
-    return tuple(line for name, plan in told.items() for line in _bytes_a_parameter(name, plan))
+    return tuple(line for name, plan in plans.items() for line in _bytes_a_parameter(name, plan))
 
 
 def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
@@ -66,7 +66,7 @@ def _bytes_a_parameter(name: str, plan: Estimate) -> tuple[Line, Line]:
 
 @cache
 def lora() -> tuple[Line, ...]:
-    """Bytes that each trained parameter of LoRA really brings, and what the rest of the step holds."""
+    """Bytes of LoRA's trained parameters, and of the activations with and without checkpointing."""
     with_checkpoints, without = _of(_LORA, gradient_checkpointing=True), _of(_LORA)
     added = with_checkpoints.parameters.added
     return (
@@ -84,7 +84,7 @@ def lora() -> tuple[Line, ...]:
 
 @cache
 def qlora() -> tuple[Line, ...]:
-    """What the lesson's 70B run really holds, r 64 on Q, K, V and O."""
+    """The memory of the lesson's 70B run on a real model, r 64 on Q, K, V and O."""
     method = {"name": "qlora", "r": 64, "target_modules": list(ATTENTION)}
     plain, prepared = (
         _of(
@@ -96,15 +96,15 @@ def qlora() -> tuple[Line, ...]:
     )
     return (
         Line(
-            name="the base, with what is not in 4 bits",
+            name="base model, including what is not in 4 bits",
             formula="packed weights + constants + embeddings, head and norms",
             substituted="the lesson: 0.5 × N",
             value=_part(plain, "base_weights", "quantization_constants"),
             unit="bytes",
         ),
         Line(
-            name="of it constants of the blocks",
-            formula="1 ÷ b + 4 ÷ (256 × b) bytes a weight",
+            name="of which block constants",
+            formula="1 ÷ b + 4 ÷ (256 × b) bytes per weight",
             substituted="the lesson: none",
             value=_part(plain, "quantization_constants"),
             unit="bytes",
@@ -116,7 +116,7 @@ def qlora() -> tuple[Line, ...]:
             value=_part(plain, "adapter_weights"),
             unit="bytes",
         ),
-        _peak("as it is loaded", plain),
+        _peak("as loaded", plain),
         _peak("prepared for k-bit training", prepared),
         *(
             _peak(f"{label} on GPT-2", _of({"name": name, "target_modules": "all-linear"}, SMALL, sequence_length=1024))
@@ -127,7 +127,7 @@ def qlora() -> tuple[Line, ...]:
 
 @cache
 def prefix() -> tuple[Line, ...]:
-    """A prefix beside LoRA, which can checkpoint; and one under grouped queries."""
+    """A prefix compared with LoRA, which can checkpoint; and a prefix with grouped-query attention."""
     method = {"name": "prefix", "num_virtual_tokens": 20}
     grouped = _of(method, GROUPED)
     config = model_of(parse_request({"model": GROUPED, "method": method}).model).config
@@ -143,7 +143,7 @@ def prefix() -> tuple[Line, ...]:
             unit="parameters",
         ),
         Line(
-            name="the same, as its grouped keys have it",
+            name="the same, with the width of its grouped keys",
             formula="2 × p × kv heads × head_dim × L",
             substituted=f"2 × 20 × {config['num_key_value_heads']} × {d // config['num_attention_heads']} × {L}",
             value=grouped.parameters.trainable,
@@ -154,7 +154,7 @@ def prefix() -> tuple[Line, ...]:
 
 @cache
 def prompt() -> tuple[Line, ...]:
-    """A long prompt beside LoRA, checkpointing on."""
+    """Prompts compared with LoRA, checkpointing on."""
     return (
         _peak("LoRA, r 8 on Q, K, V, O", _of(_LORA, gradient_checkpointing=True)),
         *(
@@ -170,7 +170,7 @@ def prompt() -> tuple[Line, ...]:
 def _peak(name: str, plan: Estimate) -> Line:
     return Line(
         name=f"{name}: the step's peak",
-        formula="every tensor alive at once",
+        formula="all tensors allocated at once",
         substituted=f"{plan.parameters.trainable:,} parameters trained",
         value=plan.memory.peak_allocated_bytes,
         unit="bytes",
@@ -180,7 +180,7 @@ def _peak(name: str, plan: Estimate) -> Line:
 def _step(name: str, plan: Estimate) -> Line:
     return Line(
         name=name,
-        formula="alive at the peak",
+        formula="allocated at the peak",
         substituted="1 × 2,048 tokens",
         value=_part(plan, "activations", "logits_and_loss", "workspace"),
         unit="bytes",

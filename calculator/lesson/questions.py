@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One of them: what it asks, its figures, and what is said in words.
+    """A question with the lesson's answer, ours, and the figures of both.
 
-    `chapter`, `example` and `typed` lead to the worked example that it is an instance of.
+    `chapter`, `example` and `typed` link to the worked example with the question's inputs.
     """
 
     name: str
@@ -56,10 +56,10 @@ QUESTIONS = (
     Question(
         name="example-1",
         title="Example 1: LoRA on 7B",
-        asks="A 7B model has d = 4096 and 32 layers. LoRA of r = 8 is put on Q, K, V and O. How many parameters are"
+        asks="A 7B model has d = 4096 and 32 layers. LoRA with r = 8 adapts Q, K, V and O. How many parameters are"
         " trained, and what share of the model is that?",
         lesson="8,388,608 parameters, 0.12 % of 7B.",
-        ours="The same. The share is of the round 7B that the lesson takes.",
+        ours="The same. The share is relative to the lesson's round 7B.",
         chapter="lora",
         example="count",
         typed={},
@@ -69,9 +69,9 @@ QUESTIONS = (
         name="example-2",
         title="Example 2: 13B on a 24 GB card",
         asks="Does QLoRA of Llama-2-13B with r = 16 fit an RTX 4090 of 24 GB, and would r = 256?",
-        lesson="7.3 GB at r = 16, so that 16.7 GB are left; about 268M parameters at r = 256, still under 8 GB.",
-        ours="It fits by the lesson's rules at both ranks. But the 268 million are those of the 7B: the 13B is wider"
-        " and deeper. Each row has the 13B's own numbers.",
+        lesson="7.3 GB at r = 16, so 16.7 GB are left; about 268M parameters at r = 256, still under 8 GB.",
+        ours="By the lesson's rules it fits at both ranks. But 268 million is the count for the 7B; the 13B is wider"
+        " and deeper. Each row uses the 13B's own numbers.",
         chapter="qlora",
         example="account",
         typed={
@@ -100,7 +100,7 @@ QUESTIONS = (
     Question(
         name="problem-1",
         title="Problem 1: compression",
-        asks="W is 1024 × 4096 and r = 16. How many parameters has the update, and how much smaller is it?",
+        asks="W is 1024 × 4096 and r = 16. How many parameters does the update have, and how much smaller is it?",
         lesson="65,536 + 16,384 = 81,920; 51.2 times smaller.",
         ours="The same.",
         chapter="lora",
@@ -110,12 +110,11 @@ QUESTIONS = (
     ),
     Question(
         name="problem-2",
-        title="Problem 2: the identity at the beginning",
+        title="Problem 2: the identity at the start",
         asks="Show that with B = 0 the adapted model is the base model, whatever A is.",
-        lesson="B A is the zero matrix, so that h is W₀x.",
-        ours="The same, and it holds bit for bit in floating point: a sum with an exact zero rounds nothing. Every"
-        " entry of B A is a sum of zeros times finite numbers. (An A with an infinity in it would make it not a"
-        " number.)",
+        lesson="B A is the zero matrix, so h is W₀x.",
+        ours="The same, and it is exact in floating point: every entry of B A is a sum of zeros times finite numbers,"
+        " and adding an exact zero does not round. (If A contained an infinity, the result would be NaN.)",
         chapter="lora",
         example="forward",
         typed={"forward-B": "0; 0"},
@@ -124,12 +123,12 @@ QUESTIONS = (
     Question(
         name="problem-3",
         title="Problem 3: QLoRA of a 70B model",
-        asks="What does QLoRA of r = 64 take on a 70B model, at inference and in training at 1 × 2048? How does full"
-        " fine-tuning compare?",
-        lesson="36 to 37 GB at inference; 38 to 39 GB in training, which fits one 80 GB card; 840 GB and 11 cards in"
-        " full.",
-        ours="By the lesson's rules, yes. On the real model more is trained and more is kept: the chapter has its"
-        " peak.",
+        asks="How much memory does QLoRA with r = 64 need on a 70B model, at inference and in training at 1 × 2048?"
+        " How does full fine-tuning compare?",
+        lesson="36 to 37 GB at inference; 38 to 39 GB in training, which fits one 80 GB card; 840 GB and 11 cards"
+        " for full fine-tuning.",
+        ours="By the lesson's rules, the same. The real model trains more parameters and keeps more tensors; the"
+        " chapter shows its peak.",
         chapter="qlora",
         example="model",
         typed={},
@@ -138,11 +137,11 @@ QUESTIONS = (
     Question(
         name="problem-4",
         title="Problem 4: adapters or LoRA?",
-        asks="When would you take adapters, and not LoRA?",
+        asks="When would you choose adapters over LoRA?",
         lesson="For many tasks with rapid switching (20, say), for continual learning without touching earlier tasks,"
         " and where the base model must not change.",
-        ours="LoRA that is not merged serves all three as well: it too leaves the base alone, and a task is a small"
-        " file. At the lesson's sizes a task of LoRA is the smaller one. What decides is quality and latency.",
+        ours="Unmerged LoRA covers all three cases too: it leaves the base model unchanged, and each task is a small"
+        " file. At the lesson's sizes, LoRA's file is the smaller one. Quality and latency decide.",
         chapter="adapters",
         example="count",
         typed={},
@@ -164,10 +163,10 @@ QUESTIONS = (
     Question(
         name="problem-5",
         title="Problem 5: a prefix",
-        asks="p = 20 virtual tokens, d = 4096 and 40 layers. How many parameters has the prefix, and what share of"
-        " 13B?",
+        asks="p = 20 virtual tokens, d = 4096 and 40 layers. How many parameters does the prefix have, and what share"
+        " of 13B?",
         lesson="6,553,600, which is 0.05 %.",
-        ours="The same, for a model whose keys are as wide as it is.",
+        ours="The same, for a model whose keys are as wide as its hidden size.",
         chapter="prefix",
         example="count",
         typed={},

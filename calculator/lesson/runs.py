@@ -1,4 +1,4 @@
-"""The runs that the lesson speaks of, counted and accounted by its own rules."""
+"""The lesson's runs, with parameters and bytes by its own rules."""
 
 from calculator.estimate.textbook import Accounting, accounting, lora_parameters
 

@@ -1,4 +1,4 @@
-"""The lesson's comparison of the methods, each cell beside what is computed for the model at hand."""
+"""The lesson's comparison of the methods, with figures computed for a chosen model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared(OnModel):
-    """One model and training for all six, and each method's size."""
+    """The model and training settings of all methods, and the size of each method."""
 
-    gpu: str = setting("rtx-4090", label="Card", help="A card of the catalogue, whose line the chart has.")
+    gpu: str = setting("rtx-4090", label="Card", help="A card from the catalogue. The chart marks its memory.")
     gradient_checkpointing: bool = setting(
-        False, label="Gradient checkpointing", help="PEFT refuses it with a prefix: its row then is without."
+        False, label="Gradient checkpointing", help="PEFT refuses it with a prefix, whose row then runs without it."
     )
     r: int = setting(8, label="Rank", help="Of LoRA and QLoRA.", minimum=1, maximum=65_536)
     target_modules: Literal["attention", "all-linear"] = setting(
@@ -44,7 +44,7 @@ class Compared(OnModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The lesson's row of a method, in its words."""
+    """The lesson's row of a method, in the lesson's words."""
 
     trainable: str
     memory: str
@@ -75,7 +75,7 @@ CLAIMS: dict[MethodName, Claim] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """A method: the lesson's words, the comparison's row, and what it costs at inference where nothing is merged."""
+    """A method: the lesson's claim, the comparison's row, and the unmerged costs at inference."""
 
     claim: Claim
     row: ComparisonRow
@@ -83,16 +83,16 @@ class TableRow:
 
     @property
     def estimate(self) -> Estimate | None:
-        """The row's estimate, or that of the nearest plan where the row is refused."""
+        """The row's estimate, or that of the nearest plan if the row is refused."""
         alternative = self.row.alternative
         return self.row.estimate or (alternative.estimate if alternative else None)
 
 
-#: What a token costs when it is generated, in words.
+#: Labels of the costs of generating a token.
 COSTS = {
-    "operations_per_token": "operations a token",
-    "bytes_read_per_token": "bytes read a token",
-    "kv_cache_bytes": "bytes of the cache",
+    "operations_per_token": "operations per token",
+    "bytes_read_per_token": "bytes read per token",
+    "kv_cache_bytes": "bytes of KV cache",
 }
 
 
@@ -132,57 +132,57 @@ def body(typed: Compared) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def table(typed: Compared) -> tuple[TableRow, ...]:
-    """The six methods on what is typed.
+    """Every method, computed for the inputs.
 
     Raises:
-        PlanError: where every one of them is refused.
+        PlanError: if every method is refused.
     """
     rows = compare(parse_comparison(body(typed)))
     return tuple(TableRow(claim=CLAIMS[row.method.name], row=row, overhead=_overhead(row, typed)) for row in rows)
 
 
 def _overhead(row: ComparisonRow, typed: Compared) -> tuple[Cost, ...]:
-    """What a token costs beside the base model, unmerged, behind a prompt of as many tokens as a training sequence."""
+    """The unmerged costs per token over the base model, after a prompt as long as a training sequence."""
     serving = {"batch_size": typed.micro_batch_size, "context_length": typed.sequence_length, "max_new_tokens": 1}
-    asked = replace(parse_inference({"model": typed.model, "serving": serving}), method=row.method)
+    request = replace(parse_inference({"model": typed.model, "serving": serving}), method=row.method)
     try:
-        costs = inference(asked).costs
+        costs = inference(request).costs
     except PlanError:
         return ()
     return tuple(cost for cost in costs if cost.added and cost.name in COSTS)
 
 
 def lines(typed: Compared) -> tuple[Line, ...]:
-    """The table's figures in a row, method by method.
+    """The table's figures as lines, method by method.
 
     Raises:
-        PlanError: where every method is refused.
+        PlanError: if every method is refused.
     """
     return tuple(line for row in table(typed) for line in _of_row(row))
 
 
 def _of_row(row: TableRow) -> tuple[Line, ...]:
-    held, label = row.estimate, row.row.method.facts.label
-    if held is None:
+    estimate, label = row.estimate, row.row.method.facts.label
+    if estimate is None:
         return ()
     trained = Line(
         name=f"{label}: trained",
         formula=row.row.method.facts.trainable,
-        substituted=f"{held.parameters.trainable:,} of {held.parameters.total:,}",
-        value=held.parameters.trainable,
+        substituted=f"{estimate.parameters.trainable:,} of {estimate.parameters.total:,}",
+        value=estimate.parameters.trainable,
         unit="parameters",
     )
     required = Line(
         name=f"{label}: required of a card",
         formula="peak + allocator + CUDA",
-        substituted=f"peak {held.memory.peak_allocated_bytes:,}",
-        value=held.memory.required_bytes,
+        substituted=f"peak {estimate.memory.peak_allocated_bytes:,}",
+        value=estimate.memory.required_bytes,
         unit="bytes",
         main=True,
     )
     overheads = (
         Line(
-            name=f"{label}: {COSTS[cost.name]} beside the base's",
+            name=f"{label}: {COSTS[cost.name]} relative to the base model's",
             formula=cost.formula,
             substituted=cost.substituted,
             value=100 * cost.share,
@@ -195,8 +195,8 @@ def _of_row(row: TableRow) -> tuple[Line, ...]:
 
 COMPARISON = Worked(
     name="table",
-    title="The model at hand",
-    told="Every figure of the table and the chart is computed for what is typed here.",
+    title="The compared model",
+    introduction="Every figure in the table and the chart is computed for these inputs.",
     settings=Compared,
     lines=lines,
 )

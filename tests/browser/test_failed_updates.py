@@ -26,7 +26,7 @@ def test_a_server_that_is_gone_is_told_in_sight_until_it_answers_again(opened):
     page.locator("#method-lora").scroll_into_view_if_needed()
     assert page.locator("#unanswered").evaluate("element => element.getBoundingClientRect().top") >= 0
     page.context.set_offline(False)
-    answered(page, lambda: page.get_by_role("button", name="Ask again").click())
+    answered(page, lambda: page.get_by_role("button", name="Try again").click())
     assert not page.locator("#unanswered").is_visible()
     assert page.evaluate("() => document.activeElement.id") == "verdict"
     assert verdict(page) == "Does not fit"

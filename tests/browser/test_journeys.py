@@ -143,7 +143,7 @@ def test_the_limits_and_the_map_follow_the_answer_and_change_with_it(opened):
 def test_a_suggestion_leads_to_its_plan_and_to_its_difference_row_by_row(opened):
     page = opened()
     row = page.locator(".changes tbody tr").first
-    required = row.locator("[data-label='Required then'] data").get_attribute("value")
+    required = row.locator("[data-label='Required after it'] data").get_attribute("value")
     row.get_by_role("link", name="row by row").click()
     assert page.locator("table data").nth(1).get_attribute("value") == required
     page.get_by_role("link", name="QLoRA").last.click()

@@ -16,7 +16,7 @@ def test_without_scripts_a_changed_number_has_another_answer(opened):
     assert page.url.endswith("#count")
     page.locator("#forward-B").fill("0; 0")
     page.get_by_role("button", name="Work it out").nth(1).click()
-    assert "the model is where it was" in page.locator("#forward .worked-answer").inner_text()
+    assert "the model is unchanged" in page.locator("#forward .worked-answer").inner_text()
     assert "81,920 parameters" in answer.inner_text()
 
 
@@ -27,7 +27,7 @@ def test_a_changed_number_is_answered_in_place_and_the_address_says_so(opened):
     assert "256 ×" not in page.locator("#count .worked-answer").inner_text()
     assert page.url.endswith("/lesson/lora?count-d=1024")
     answered(page, lambda: page.locator("#forward-B").fill("0; 0"))
-    assert "the model is where it was" in page.locator("#forward .worked-answer").inner_text()
+    assert "the model is unchanged" in page.locator("#forward .worked-answer").inner_text()
     assert page.evaluate("() => window.sameDocument")
     assert page.locator("[data-twin]").get_attribute("href") == "/lesson/lora.json?count-d=1024&forward-B=0%3B+0"
 
@@ -36,7 +36,7 @@ def test_a_wrong_number_is_told_at_its_field_and_put_right_in_place(opened):
     page = opened("/lesson/lora")
     field = page.locator("#forward-A")
     answered(page, lambda: field.fill("0.1, abc"))
-    assert "which is no number" in page.locator("#forward-A-error").inner_text()
+    assert "which is not a number" in page.locator("#forward-A-error").inner_text()
     assert field.get_attribute("aria-invalid") == "true"
     page.locator("#forward").get_by_role("link", name="A", exact=True).click()
     assert field.evaluate("element => element === document.activeElement")

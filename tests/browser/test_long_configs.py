@@ -24,7 +24,7 @@ def test_every_control_of_a_plan_too_long_for_a_link_works(opened, origin, optio
     page.locator("#verdict .eyebrow", has_text="LoRA · a llama").wait_for()
     assert page.locator("#method-lora").is_checked()
     change = page.locator(".changes th button").first
-    required = page.locator(".changes [data-label='Required then'] data").first.get_attribute("value")
+    required = page.locator(".changes [data-label='Required after it'] data").first.get_attribute("value")
     change.click()
     page.locator(f".facts data[value='{required}']").wait_for()
     card = page.locator(".shelves").first.locator(".names button").last

@@ -27,7 +27,7 @@ def test_without_scripts_the_validation_report_has_its_tables(opened):
     assert not page.locator(".chart").is_visible()
     page.locator("details[data-fold=whole] summary").click()
     assert page.locator("details[data-fold=whole] tbody tr").first.is_visible()
-    assert page.get_by_role("heading", name="The worst, and why").is_visible()
+    assert page.get_by_role("heading", name="The largest errors, and why").is_visible()
 
 
 def test_without_scripts_needs_lead_to_a_configuration_and_on_to_its_check(opened):

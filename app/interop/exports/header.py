@@ -31,7 +31,7 @@ def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: 
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]
         lines += [f"- {each.loc} {_shown(each.value)}: {each.why}" for each in not_expressed]
-    for heading, sentences in (("What the figures rest on:", plan.assumptions), ("Mind:", plan.warnings)):
+    for heading, sentences in (("What the figures rest on:", plan.assumptions), ("Note:", plan.warnings)):
         if sentences:
             lines += ["", heading, *(f"- {sentence}" for sentence in sentences)]
     return "\n".join(_commented(lines))

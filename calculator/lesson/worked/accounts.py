@@ -23,22 +23,22 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullAccount:
-    """A bare count of parameters, and a card's size as it is sold."""
+    """A parameter count, and a card's nominal size."""
 
     base: int = setting(70 * 10**9, label="Parameters", help="N, all of them trained.", minimum=1, maximum=10**15)
     card: int = setting(80, label="Card", help="GB on its data sheet.", minimum=1, maximum=10_000, unit="GB")
 
 
 def full(typed: FullAccount) -> tuple[Line, ...]:
-    """Twelve bytes a parameter, and the cards that hold so much."""
-    told = accounting(base=typed.base, added=0, trainable=typed.base)
+    """Twelve bytes per parameter, and the number of cards with that much memory."""
+    account = accounting(base=typed.base, added=0, trainable=typed.base)
     return (
-        *_parts(told),
+        *_parts(account),
         Line(
-            name="cards, for memory alone",
-            formula="⌈in all ÷ card⌉",
-            substituted=f"⌈{told.bytes / GB:,.4g} GB ÷ {typed.card:,} GB⌉",
-            value=cards_needed(told.bytes, typed.card * GB),
+            name="cards, counting memory only",
+            formula="⌈total ÷ card⌉",
+            substituted=f"⌈{account.bytes / GB:,.4g} GB ÷ {typed.card:,} GB⌉",
+            value=cards_needed(account.bytes, typed.card * GB),
             unit="cards",
         ),
     )
@@ -46,7 +46,7 @@ def full(typed: FullAccount) -> tuple[Line, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QloraAccount:
-    """A bare count of parameters in 4 bits, and the low-rank update on it."""
+    """A parameter count in 4 bits, and the low-rank update."""
 
     base: int = setting(70 * 10**9, label="Parameters", help="N, all of them in 4 bits.", minimum=1, maximum=10**15)
     d: int = setting(8192, label="Rows", help="d of an adapted matrix.", minimum=1, maximum=10**6)
@@ -57,9 +57,9 @@ class QloraAccount:
 
 
 def quantised(typed: QloraAccount) -> tuple[Line, ...]:
-    """Half a byte a parameter, twelve for each that is added, and how much less than in full."""
+    """Half a byte per base parameter, twelve per added one, and the reduction against full fine-tuning."""
     added = typed.layers * typed.matrices * lora_parameters(typed.d, typed.k, typed.r)
-    told = qlora(typed.base, added)
+    account = qlora(typed.base, added)
     whole = accounting(base=typed.base, added=0, trainable=typed.base)
     return (
         Line(
@@ -69,18 +69,18 @@ def quantised(typed: QloraAccount) -> tuple[Line, ...]:
             value=added,
             unit="parameters",
         ),
-        *_parts(told),
+        *_parts(account),
         Line(
-            name="less than in full",
-            formula="12 × N ÷ in all",
-            substituted=f"{whole.bytes:,} ÷ {told.bytes:,}",
-            value=whole.bytes / told.bytes,
+            name="reduction against full fine-tuning",
+            formula="12 × N ÷ total",
+            substituted=f"{whole.bytes:,} ÷ {account.bytes:,}",
+            value=whole.bytes / account.bytes,
             unit="×",
         ),
     )
 
 
-def _parts(told: Accounting) -> tuple[Line, ...]:
+def _parts(account: Accounting) -> tuple[Line, ...]:
     parts = tuple(
         Line(
             name=_NAMES[part.name],
@@ -89,22 +89,22 @@ def _parts(told: Accounting) -> tuple[Line, ...]:
             value=part.bytes,
             unit="bytes",
         )
-        for part in told.components
+        for part in account.components
     )
-    return (*parts, Line(name="in all", formula="the sum", substituted="", value=told.bytes, unit="bytes", main=True))
+    return (*parts, Line(name="total", formula="the sum", substituted="", value=account.bytes, unit="bytes", main=True))
 
 
 FULL = Worked(
     name="account",
     title="By the lesson's rules",
-    told="The lesson's 70B model. Its rules count weights, gradients and Adam's two states, and nothing else.",
+    introduction="The lesson's 70B model. Its rules count only weights, gradients and Adam's two states.",
     settings=FullAccount,
     lines=full,
 )
 QLORA = Worked(
     name="account",
     title="By the lesson's rules",
-    told="The lesson's table of a 70B model at r 64, gradients included.",
+    introduction="The lesson's table for a 70B model at r 64, with gradients.",
     settings=QloraAccount,
     lines=quantised,
 )

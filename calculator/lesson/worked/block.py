@@ -1,4 +1,4 @@
-"""A block of weights in 4 bits, by hand; and what the constants beside the weights cost."""
+"""A block of 4-bit weights by hand, and the cost of its constants."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ LEVELS: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantised:
-    """A block as it is stored: its constant, and each weight's level."""
+    """A stored block: its constant, and the level of each weight."""
 
     absmax: float
     levels: tuple[float, ...]
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """What the block stands for."""
+        """The dequantised weights."""
         return tuple(self.absmax * level for level in self.levels)
 
 
 def quantised(weights: Sequence[float], levels: Sequence[float]) -> Quantised:
-    """A block rounded to the nearest levels, its largest magnitude being level 1."""
+    """Round a block to the nearest levels; the largest magnitude is level 1."""
     absmax = max(abs(weight) for weight in weights)
     scaled = [weight / absmax if absmax else 0.0 for weight in weights]
     return Quantised(absmax=absmax, levels=tuple(min(levels, key=lambda level: abs(level - s)) for s in scaled))
 
 
-def nf4_block(told: Matrix) -> Matrix:
-    """A matrix of at most 64 numbers as one block of NF4."""
-    held = iter(quantised([float(value) for row in told for value in row], LEVELS["nf4"]).weights)
-    return tuple(tuple(Fraction(next(held)) for _ in row) for row in told)
+def nf4_block(values: Matrix) -> Matrix:
+    """A matrix of at most 64 numbers, rounded as one block of NF4."""
+    rounded = iter(quantised([float(value) for row in values for value in row], LEVELS["nf4"]).weights)
+    return tuple(tuple(Fraction(next(rounded)) for _ in row) for row in values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +72,14 @@ class Block:
 def stored_block(typed: Block) -> tuple[Line, ...]:
     """A block's constant, levels and errors."""
     weights = [float(value) for row in _rows(typed.weights) for value in row]
-    held = quantised(weights, LEVELS[typed.quant_type])
-    errors = [told - weight for told, weight in zip(held.weights, weights, strict=True)]
+    block = quantised(weights, LEVELS[typed.quant_type])
+    errors = [rounded - weight for rounded, weight in zip(block.weights, weights, strict=True)]
     square = sqrt(sum(error * error for error in errors) / len(errors))
     scale = sqrt(sum(weight * weight for weight in weights) / len(weights))
     return (
-        Line(name="absmax", formula="max |w|", substituted="the block's constant", value=held.absmax),
-        Line(name="levels", formula="nearest level to w ÷ absmax", substituted="", value=(held.levels,)),
-        Line(name="dequantised", formula="absmax × level", substituted="", value=(held.weights,), main=True),
+        Line(name="absmax", formula="max |w|", substituted="the block's constant", value=block.absmax),
+        Line(name="levels", formula="nearest level to w ÷ absmax", substituted="", value=(block.levels,)),
+        Line(name="dequantised", formula="absmax × level", substituted="", value=(block.weights,), main=True),
         Line(name="errors", formula="dequantised − w", substituted="", value=(tuple(errors),)),
         Line(
             name="error",
@@ -106,14 +106,14 @@ class Bits:
     d: int = setting(4096, label="Rows", help="d, out_features.", minimum=1, maximum=10**6)
     k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
     blocksize: int = blocksize_setting()
-    double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants to 8 bits in turn.")
+    double_quant: bool = setting(True, label="Double quantisation", help="Quantise the constants too, to 8 bits.")
 
 
 def stored_bits(typed: Bits) -> tuple[Line, ...]:
-    """Bits a weight by the formula, and the bytes that bitsandbytes holds for the matrix.
+    """Bits per weight by the formula, and the bytes that bitsandbytes allocates for the matrix.
 
     Raises:
-        PlanError: where it has no blocks of that size.
+        PlanError: if bitsandbytes has no such block size.
     """
     check_blocksize("blocksize", typed.blocksize)
     b, count = typed.blocksize, typed.d * typed.k
@@ -122,9 +122,9 @@ def stored_bits(typed: Bits) -> tuple[Line, ...]:
         bits = 4 + 8 / b + 32 / (NESTED_BLOCKSIZE * b)
     else:
         formula, numbers, bits = "4 + 32 ÷ b", f"4 + 32 ÷ {b}", 4 + 32 / b
-    packed, held = _held(typed)
+    packed, constants = _allocated(typed)
     return (
-        Line(name="bits a weight", formula=formula, substituted=numbers, value=bits, unit="bits", main=True),
+        Line(name="bits per weight", formula=formula, substituted=numbers, value=bits, unit="bits", main=True),
         Line(
             name="the matrix, packed",
             formula="⌈d × k ÷ 2⌉",
@@ -133,49 +133,49 @@ def stored_bits(typed: Bits) -> tuple[Line, ...]:
             unit="bytes",
         ),
         Line(
-            name="every constant beside it",
-            formula="absmax, its own constants, and the tables",
-            substituted="as bitsandbytes' QuantState holds them",
-            value=held,
+            name="all its constants",
+            formula="absmax, nested constants and lookup tables",
+            substituted="as in bitsandbytes' QuantState",
+            value=constants,
             unit="bytes",
         ),
         Line(
-            name="bits a weight, all told",
+            name="bits per weight, constants included",
             formula="8 × bytes ÷ (d × k)",
-            substituted=f"8 × {packed + held:,} ÷ {count:,}",
-            value=8 * (packed + held) / count,
+            substituted=f"8 × {packed + constants:,} ÷ {count:,}",
+            value=8 * (packed + constants) / count,
             unit="bits",
         ),
         Line(
             name="smaller than bfloat16",
             formula="2 × d × k ÷ bytes",
-            substituted=f"2 × {count:,} ÷ {packed + held:,}",
-            value=2 * count / (packed + held),
+            substituted=f"2 × {count:,} ÷ {packed + constants:,}",
+            value=2 * count / (packed + constants),
             unit="×",
         ),
     )
 
 
-def _held(typed: Bits) -> tuple[int, int]:
+def _allocated(typed: Bits) -> tuple[int, int]:
     """Bytes of the packed weight and of its constants."""
     rule = Quantization(
         quant_type="nf4", blocksize=typed.blocksize, double_quant=typed.double_quant, compute_dtype="bfloat16"
     )
     (shape, dtype), constants = rule.packed((typed.d, typed.k)), rule.constants((typed.d, typed.k))
-    return elements(shape) * ITEMSIZE[dtype], sum(elements(told) * ITEMSIZE[kind] for _, told, kind in constants)
+    return elements(shape) * ITEMSIZE[dtype], sum(elements(size) * ITEMSIZE[kind] for _, size, kind in constants)
 
 
 BLOCK = Worked(
     name="block",
     title="A block by hand",
-    told="Each weight goes to the nearest level of its block's scale. The largest is always held exactly.",
+    introduction="Each weight is rounded to the nearest level of its block. The largest weight is always exact.",
     settings=Block,
     lines=stored_block,
 )
 BITS = Worked(
     name="bits",
-    title="Bits a weight",
-    told="The lesson counts 4; the constants are on top.",
+    title="Bits per weight",
+    introduction="The lesson counts 4; the constants come on top.",
     settings=Bits,
     lines=stored_bits,
 )

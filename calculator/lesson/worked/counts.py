@@ -1,4 +1,4 @@
-"""Parameters by the lesson's formulas, on numbers that a reader chooses."""
+"""Parameter counts by the lesson's formulas, for the reader's numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from calculator.lesson.worked.line import Line, Worked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraCount:
-    """One matrix's shape, how many of it, and the rank."""
+    """The shape and number of the adapted matrices, and the rank."""
 
     d: int = setting(4096, label="Rows", help="d, out_features of the matrix.", minimum=1, maximum=10**6)
     k: int = setting(4096, label="Columns", help="k, in_features.", minimum=1, maximum=10**6)
@@ -29,7 +29,7 @@ class LoraCount:
 
 
 def lora(typed: LoraCount) -> tuple[Line, ...]:
-    """A matrix, all of them, their share and how much smaller they are."""
+    """The parameters per matrix and in total, their share, and the compression."""
     d, k, r = typed.d, typed.k, typed.r
     one = lora_parameters(d, k, r)
     every = typed.layers * typed.matrices * one
@@ -37,10 +37,14 @@ def lora(typed: LoraCount) -> tuple[Line, ...]:
         Line(name="B", formula="d × r", substituted=f"{d:,} × {r:,}", value=d * r, unit="parameters"),
         Line(name="A", formula="r × k", substituted=f"{r:,} × {k:,}", value=r * k, unit="parameters"),
         Line(
-            name="a matrix", formula="r × (d + k)", substituted=f"{r:,} × ({d:,} + {k:,})", value=one, unit="parameters"
+            name="one matrix",
+            formula="r × (d + k)",
+            substituted=f"{r:,} × ({d:,} + {k:,})",
+            value=one,
+            unit="parameters",
         ),
         Line(
-            name="smaller than the matrix",
+            name="compression of the matrix",
             formula="d × k ÷ (r × (d + k))",
             substituted=f"{d * k:,} ÷ {one:,}",
             value=compression(d, k, r),
@@ -63,12 +67,12 @@ class AdapterCount:
 
 
 def adapter(typed: AdapterCount) -> tuple[Line, ...]:
-    """An adapter, all of them, and the lesson's rounder formula beside."""
+    """The parameters per adapter and in total, with and without biases."""
     d, r, n = typed.d, typed.r, typed.layers * typed.pieces
     one = adapter_parameters(d, r)
     return (
         Line(
-            name="an adapter",
+            name="one adapter",
             formula="2 × d × r + r + d",
             substituted=f"2 × {d:,} × {r:,} + {r:,} + {d:,}",
             value=one,
@@ -88,26 +92,26 @@ def adapter(typed: AdapterCount) -> tuple[Line, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixCount:
-    """The prefix's length, and the keys' width by heads."""
+    """The prefix's length, and the heads that set the width of the keys."""
 
     p: int = setting(20, label="Virtual tokens", help="p.", minimum=1, maximum=1_000_000)
     d: int = setting(4096, label="Width", help="d, the hidden size.", minimum=1, maximum=10**6)
     layers: int = setting(40, label="Layers", help="L.", minimum=1, maximum=1000)
     heads: int = setting(32, label="Heads", help="Query heads.", minimum=1, maximum=1000)
     kv_heads: int = setting(
-        32, label="Key and value heads", help="Fewer with grouped queries.", minimum=1, maximum=1000
+        32, label="Key and value heads", help="Fewer with grouped-query attention.", minimum=1, maximum=1000
     )
     base: int = setting(13 * 10**9, label="Base model", help="Its parameters.", minimum=1, maximum=10**15)
 
 
 def prefix(typed: PrefixCount) -> tuple[Line, ...]:
-    """The prefix by the lesson's formula, and by the width that keys really have."""
+    """The prefix by the lesson's formula, and with the actual width of the keys."""
     p, d, L = typed.p, typed.d, typed.layers
     width = d // typed.heads * typed.kv_heads
-    told = prefix_parameters(p, width, L)
+    count = prefix_parameters(p, width, L)
     return (
         Line(
-            name="by the lesson",
+            name="by the lesson's formula",
             formula="2 × p × d × L",
             substituted=f"2 × {p:,} × {d:,} × {L:,}",
             value=prefix_parameters(p, d, L),
@@ -119,8 +123,8 @@ def prefix(typed: PrefixCount) -> tuple[Line, ...]:
             substituted=f"{d:,} ÷ {typed.heads:,} × {typed.kv_heads:,}",
             value=width,
         ),
-        _all("2 × p × width × L", f"2 × {p:,} × {width:,} × {L:,}", told),
-        *_share(told, typed.base),
+        _all("2 × p × width × L", f"2 × {p:,} × {width:,} × {L:,}", count),
+        *_share(count, typed.base),
     )
 
 
@@ -134,13 +138,13 @@ class PromptCount:
 
 
 def prompt(typed: PromptCount) -> tuple[Line, ...]:
-    """The prompt, its share and its size."""
-    told = prompt_parameters(typed.p, typed.d)
-    return (_all("p × d", f"{typed.p:,} × {typed.d:,}", told), *_share(told, typed.base))
+    """The prompt's parameters, their share and file size."""
+    count = prompt_parameters(typed.p, typed.d)
+    return (_all("p × d", f"{typed.p:,} × {typed.d:,}", count), *_share(count, typed.base))
 
 
 def _all(formula: str, substituted: str, count: int) -> Line:
-    return Line(name="in all", formula=formula, substituted=substituted, value=count, unit="parameters", main=True)
+    return Line(name="total", formula=formula, substituted=substituted, value=count, unit="parameters", main=True)
 
 
 def _share(count: int, base: int) -> tuple[Line, ...]:
@@ -165,28 +169,28 @@ def _share(count: int, base: int) -> tuple[Line, ...]:
 LORA = Worked(
     name="count",
     title="Parameters of the update",
-    told="The lesson's first example. Its first problem is one matrix of 1024 × 4096 with r 16.",
+    introduction="The lesson's first example. Its first problem has one matrix of 1024 × 4096 with r 16.",
     settings=LoraCount,
     lines=lora,
 )
 ADAPTER = Worked(
     name="count",
     title="Parameters of the adapters",
-    told="The lesson's figures: two adapters in each of 32 layers.",
+    introduction="The lesson's figures: two adapters in each of 32 layers.",
     settings=AdapterCount,
     lines=adapter,
 )
 PREFIX = Worked(
     name="count",
     title="Parameters of the prefix",
-    told="The lesson's fifth problem. With fewer key heads the prefix is narrower.",
+    introduction="The lesson's fifth problem. With fewer key heads the prefix is narrower.",
     settings=PrefixCount,
     lines=prefix,
 )
 PROMPT = Worked(
     name="count",
     title="Parameters of the prompt",
-    told="Embeddings in front of the input, and nothing in the layers.",
+    introduction="Embeddings in front of the input; nothing in the layers.",
     settings=PromptCount,
     lines=prompt,
 )

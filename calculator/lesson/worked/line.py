@@ -1,4 +1,4 @@
-"""What a worked example answers with: lines of arithmetic, each in names and in numbers."""
+"""The result of a worked example: lines of arithmetic, in names and in numbers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Value = int | float | tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One figure of a worked example: what it is, its formula, the formula with numbers, and what comes out.
+    """One figure of a worked example: its name, the formula, the formula with numbers, and the value.
 
-    A line without numbers of its own sums up or names what stands above it. `main` marks what was asked for.
+    `substituted` is empty, or a remark, where there are no numbers to insert. `main` marks the results.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worked:
-    """A worked example: its name in addresses, its title, its inputs, and what it makes of them.
+    """A worked example: its name in addresses, a title, an introduction, the inputs, and the function for its lines.
 
-    `request` gives the plan that an example on a real model speaks of.
+    `request` returns the request for the same run, where the example runs on a real model.
     """
 
     name: str
     title: str
-    told: str
+    introduction: str
     settings: type
     lines: Callable[[Any], tuple[Line, ...]]
     request: Callable[[Any], dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""A method on a real model: the rule of thumb beside the traced step."""
+"""A method on a real model: the rule of thumb compared with the estimated training step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnModel:
-    """What every method is run with."""
+    """The inputs of every method."""
 
-    model: str = setting("meta-llama/Llama-2-7b-hf", label="Model", help="A hub id of the catalogue.")
+    model: str = setting("meta-llama/Llama-2-7b-hf", label="Model", help="A hub id from the catalogue.")
     micro_batch_size: int = setting(1, label="Micro-batch size", help="B.", minimum=1, maximum=65_536)
     sequence_length: int = setting(
         2048, label="Sequence length", help="S.", minimum=2, maximum=16_777_216, unit="tokens"
@@ -34,7 +34,7 @@ class OnModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRankOnModel(OnModel):
-    """LoRA's and QLoRA's size."""
+    """The rank and targets of LoRA and QLoRA."""
 
     r: int = setting(8, label="Rank", help="r.", minimum=1, maximum=65_536)
     target_modules: Literal["attention", "all-linear"] = setting(
@@ -46,16 +46,16 @@ class LowRankOnModel(OnModel):
 class QuantisedOnModel(LowRankOnModel):
     """The lesson's 70B run."""
 
-    model: str = setting("meta-llama/Meta-Llama-3-70B", label="Model", help="A hub id of the catalogue.")
+    model: str = setting("meta-llama/Meta-Llama-3-70B", label="Model", help="A hub id from the catalogue.")
     r: int = setting(64, label="Rank", help="r.", minimum=1, maximum=65_536)
     prepare_model_for_kbit_training: bool = setting(
-        False, label="Prepared for k-bit training", help="Everything not in 4 bits cast to float32."
+        False, label="Prepared for k-bit training", help="Cast everything not in 4 bits to float32."
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterOnModel(OnModel):
-    """The adapters' size."""
+    """The adapters' bottleneck size."""
 
     bottleneck_size: int = setting(64, label="Bottleneck", help="r.", minimum=1, maximum=65_536)
 
@@ -83,7 +83,7 @@ _TRAINING = {f.name for f in fields(Training)}
 
 
 def request_of(method: MethodName) -> Callable[[Any], dict[str, Any]]:
-    """What makes a request for a method of an example's inputs."""
+    """The function that turns an example's inputs into a request for a method."""
 
     def request(typed: Any) -> dict[str, Any]:
         values = {f.name: getattr(typed, f.name) for f in fields(typed)}
@@ -97,13 +97,13 @@ def request_of(method: MethodName) -> Callable[[Any], dict[str, Any]]:
 
 
 def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
-    """What answers an example of a method: the textbook's bytes and the step's."""
+    """The function that computes an example's lines: bytes by the rule of thumb and of the training step."""
     request = request_of(method)
 
     def lines(typed: Any) -> tuple[Line, ...]:
-        asked = parse_request(request(typed))
-        exact, textbook = estimate(asked), estimate(replace(asked, accounting="textbook"))
-        told, rule = exact.memory, textbook.memory.peak_allocated_bytes
+        parsed = parse_request(request(typed))
+        exact, textbook = estimate(parsed), estimate(replace(parsed, accounting="textbook"))
+        memory, rule = exact.memory, textbook.memory.peak_allocated_bytes
         return (
             Line(
                 name="trained parameters",
@@ -121,24 +121,24 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
             ),
             Line(
                 name="the step's peak",
-                formula="every tensor alive at once",
-                substituted=f"in the {told.peak_phase.replace('_', ' ')}, at {told.peak_operation}",
-                value=told.peak_allocated_bytes,
+                formula="all tensors allocated at once",
+                substituted=f"in the {memory.peak_phase.replace('_', ' ')}, at {memory.peak_operation}",
+                value=memory.peak_allocated_bytes,
                 unit="bytes",
                 main=True,
             ),
             Line(
-                name="the peak over the rule",
+                name="the peak relative to the rule",
                 formula="peak ÷ rule",
-                substituted=f"{told.peak_allocated_bytes:,} ÷ {rule:,}",
-                value=told.peak_allocated_bytes / rule,
+                substituted=f"{memory.peak_allocated_bytes:,} ÷ {rule:,}",
+                value=memory.peak_allocated_bytes / rule,
                 unit="×",
             ),
             Line(
                 name="required of a card",
                 formula="peak + allocator + CUDA",
                 substituted="what nvidia-smi would show",
-                value=told.required_bytes,
+                value=memory.required_bytes,
                 unit="bytes",
             ),
         )
@@ -159,7 +159,7 @@ ON_MODEL = {
     method: Worked(
         name="model",
         title="On a real model",
-        told="The same method on a model of the catalogue: the rule of thumb beside the peak of the traced step.",
+        introduction="The same method on a model from the catalogue: the rule of thumb and a training step's peak.",
         settings=SETTINGS[method],
         lines=lines_of(method),
         request=request_of(method),

@@ -1,4 +1,4 @@
-"""LoRA's forward pass by hand, and merging: two small matrices beside a frozen one, in exact arithmetic."""
+"""LoRA's forward pass by hand, and merging: two small matrices and a frozen one, in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """W₀, A, B and x, typed; the update is scaled by lora_alpha / r."""
+    """W₀, A, B and x as text; the update is scaled by lora_alpha / r."""
 
-    W: str = setting("1, 2; 3, 4", label="W₀", help="Frozen, d × k: rows apart by semicolons.")
-    B: str = setting("0.3; 0.4", label="B", help="d × r. Write zeros to see where training begins.")
+    W: str = setting("1, 2; 3, 4", label="W₀", help="Frozen, d × k. Semicolons separate rows.")
+    B: str = setting("0.3; 0.4", label="B", help="d × r. Enter zeros to see the start of training.")
     A: str = setting("0.1, 0.2", label="A", help="r × k.")
     x: str = setting("1, 1", label="x", help="The input, k numbers.")
     lora_alpha: float = setting(1, label="Alpha", help="α, which scales the update.", minimum=0, maximum=1e6)
@@ -30,16 +30,16 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge(Product):
-    """The same, with the format that the merged weights are stored in."""
+    """The same inputs, and the storage format of the merged weights."""
 
     stored: Literal["float32", "bfloat16", "nf4"] = setting(
-        "bfloat16", label="Stored in", help="W₀ before, and the merged matrix after."
+        "bfloat16", label="Stored in", help="The format of W₀ and of the merged matrix."
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """The matrices as numbers, of shapes that go together."""
+    """The parsed matrices, with matching shapes."""
 
     W: Matrix
     B: Matrix
@@ -54,27 +54,27 @@ class Read:
 
 
 def read(typed: Product) -> Read:
-    """What is typed, as matrices.
+    """Parse the inputs.
 
     Raises:
-        PlanError: where one is no matrix, or its shape does not go with the others.
+        PlanError: if an input is not a matrix, or its shape does not match the others.
     """
     W, B, A, x = (matrix(typed.W, "W"), matrix(typed.B, "B"), matrix(typed.A, "A"), column(typed.x, "x"))
     (d, k), r = shape(W), len(A)
     wanted = {"A": (typed.A, shape(A), (r, k)), "B": (typed.B, shape(B), (d, r)), "x": (typed.x, shape(x), (k, 1))}
     for name, (text, seen, due) in wanted.items():
         if seen != due:
-            message = f"is {seen[0]} × {seen[1]}; beside a W₀ of {d} × {k} and an A of {r} rows it must be"
+            message = f"is {seen[0]} × {seen[1]}; with a W₀ of {d} × {k} and an A of {r} rows it must be"
             raise refusal(name, f"{message} {due[0]} × {due[1]}", text)
     return Read(W=W, B=B, A=A, x=x, scale=Fraction(str(typed.lora_alpha)) / typed.r)
 
 
 def forward(typed: Product) -> tuple[Line, ...]:
-    """h = W₀x + (α / r)·BAx, a line a product."""
-    told = read(typed)
-    frozen, thin = product(told.W, told.x), product(told.A, told.x)
-    wide = product(told.B, thin)
-    path = times(told.scale, wide)
+    """h = W₀x + (α / r)·BAx, one line per product."""
+    parsed = read(typed)
+    frozen, thin = product(parsed.W, parsed.x), product(parsed.A, parsed.x)
+    wide = product(parsed.B, thin)
+    path = times(parsed.scale, wide)
     return (
         Line(name="W₀x", formula="W₀ · x", substituted="the frozen path", value=floats(frozen)),
         Line(name="Ax", formula="A · x", substituted="down to r numbers", value=floats(thin)),
@@ -82,14 +82,14 @@ def forward(typed: Product) -> tuple[Line, ...]:
         Line(
             name="scaled",
             formula="(α / r) · BAx",
-            substituted=f"{typed.lora_alpha:g} / {typed.r} = {float(told.scale):g}",
+            substituted=f"{typed.lora_alpha:g} / {typed.r} = {float(parsed.scale):g}",
             value=floats(path),
         ),
         Line(name="h", formula="W₀x + (α / r) · BAx", substituted="", value=floats(total(frozen, path)), main=True),
         Line(
             name="change of h, at most",
             formula="max |h − W₀x| ÷ |W₀x|",
-            substituted="none: the model is where it was" if not any(v for (v,) in path) else "",
+            substituted="none: the model is unchanged" if not any(v for (v,) in path) else "",
             value=_change(frozen, path),
             unit="%",
         ),
@@ -97,35 +97,35 @@ def forward(typed: Product) -> tuple[Line, ...]:
 
 
 def vectors(typed: Product) -> dict[str, tuple[float, ...]]:
-    """Every vector of the forward pass, by its name."""
+    """Every vector of the forward pass, by name."""
     return {line.name: tuple(row[0] for row in line.value) for line in forward(typed) if isinstance(line.value, tuple)}
 
 
 def _change(frozen: Matrix, path: Matrix) -> float:
-    """The largest relative change of an output that is not zero, in per cent."""
+    """The largest relative change of a non-zero output, in percent."""
     shares = [abs(change / base) for (base,), (change,) in zip(frozen, path, strict=True) if base]
     return 100 * float(max(shares, default=Fraction(0)))
 
 
 def merged(typed: Merge) -> tuple[Line, ...]:
-    """W₀ + (α / r)·BA as it is stored, and what its output loses."""
-    told = read(typed)
+    """W₀ + (α / r)·BA as stored, and the rounding error of its output."""
+    parsed = read(typed)
     stored = STORED[typed.stored]
-    base = stored(told.W)
-    apart = total(product(base, told.x), product(told.update, told.x))
-    whole = stored(total(base, told.update))
-    together = product(whole, told.x)
+    base = stored(parsed.W)
+    apart = total(product(base, parsed.x), product(parsed.update, parsed.x))
+    whole = stored(total(base, parsed.update))
+    together = product(whole, parsed.x)
     lost = max(abs(a - b) for (a,), (b,) in zip(apart, together, strict=True))
     return (
-        Line(name="ΔW", formula="(α / r) · B A", substituted="", value=floats(told.update)),
-        Line(name="W₀ as it is stored", formula=f"{typed.stored}(W₀)", substituted="", value=floats(base)),
+        Line(name="ΔW", formula="(α / r) · B A", substituted="", value=floats(parsed.update)),
+        Line(name="W₀ as stored", formula=f"{typed.stored}(W₀)", substituted="", value=floats(base)),
         Line(name="merged", formula=f"{typed.stored}(W₀ + ΔW)", substituted="", value=floats(whole), main=True),
         Line(name="output, unmerged", formula="W₀x + ΔWx", substituted="", value=floats(apart)),
         Line(name="output, merged", formula="(W₀ + ΔW)x", substituted="", value=floats(together), main=True),
         Line(
             name="largest difference",
             formula="max |unmerged − merged|",
-            substituted="" if lost else "exactly none",
+            substituted="" if lost else "exactly zero",
             value=float(lost),
         ),
     )
@@ -134,14 +134,14 @@ def merged(typed: Merge) -> tuple[Line, ...]:
 FORWARD = Worked(
     name="forward",
     title="A forward pass by hand",
-    told="The lesson's third example. With B = 0 the output is W₀x, whatever A holds.",
+    introduction="The lesson's third example. With B = 0 the output is W₀x, whatever A is.",
     settings=Product,
     lines=forward,
 )
 MERGE = Worked(
     name="merge",
     title="Merging by hand",
-    told="The same matrices. What a format can't hold is rounded off, once for W₀ and once more for the sum.",
+    introduction="The same matrices. The storage format rounds twice: W₀ first, then the sum.",
     settings=Merge,
     lines=merged,
 )

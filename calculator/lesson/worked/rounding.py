@@ -1,4 +1,4 @@
-"""Number formats that weights are stored in, as functions from a matrix to the nearest that the format holds."""
+"""Storage formats of weights, as functions that round a matrix to the format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bfloat16(value: Fraction) -> Fraction:
 
 
 def _each(round_one: Callable[[Fraction], Fraction]) -> Callable[[Matrix], Matrix]:
-    return lambda told: tuple(tuple(round_one(value) for value in row) for row in told)
+    return lambda values: tuple(tuple(round_one(value) for value in row) for row in values)
 
 
 STORED: dict[str, Callable[[Matrix], Matrix]] = {

@@ -1,4 +1,4 @@
-"""How much of an update its first r singular values hold."""
+"""The share of an update's energy in its first r singular values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.matrices import matrix
 
-#: The share of the energy by which a rank is called enough, as d₉₀ is of the accuracy (Li et al. 2018, section 2).
+#: The share of the energy that counts as enough, as d₉₀ does for accuracy (Li et al. 2018, section 2).
 ENOUGH = 0.9
 
-#: The most singular values that are taken.
+#: The largest number of singular values.
 MOST = 64
 
 
@@ -27,11 +27,11 @@ class Spectrum:
 
 
 def energy(typed: Spectrum) -> tuple[Line, ...]:
-    """The energy in all and in the first r, what is left out, and the rank that is enough."""
+    """The total energy, the part in the first r, the error of rank r, and the rank that is enough."""
     values = _values(typed.values)
     squares = [value * value for value in values]
     whole, kept = sum(squares), sum(squares[: typed.r])
-    enough = next(i for i, held in enumerate(accumulate(squares), 1) if held >= ENOUGH * whole)
+    enough = next(i for i, partial in enumerate(accumulate(squares), 1) if partial >= ENOUGH * whole)
     return (
         Line(name="energy", formula="Σ σᵢ²", substituted=f"{len(values)} values", value=whole),
         Line(name="in the first r", formula="σ₁² + … + σᵣ²", substituted=f"r = {typed.r}", value=kept),
@@ -45,14 +45,14 @@ def energy(typed: Spectrum) -> tuple[Line, ...]:
         ),
         Line(
             name="least error of rank r",
-            formula="√(what is left ÷ all)",
+            formula="√(the rest ÷ all)",
             substituted=f"√({max(whole - kept, 0):.6g} ÷ {whole:.6g})",
             value=100 * sqrt(max(1 - kept / whole, 0)),
             unit="%",
         ),
         Line(
             name="rank for 90 % of the energy",
-            formula="the least r whose share is 0.9",
+            formula="the smallest r whose share is 0.9",
             substituted="",
             value=enough,
             main=True,
@@ -63,17 +63,17 @@ def energy(typed: Spectrum) -> tuple[Line, ...]:
 def _values(text: str) -> list[float]:
     words = text.replace(",", " ").replace(";", " ").split()
     if len(words) > MOST:
-        raise refusal("values", f"has {len(words)} numbers; at most {MOST} are taken", text)
+        raise refusal("values", f"has {len(words)} numbers; at most {MOST} are allowed", text)
     numbers = [float(matrix(word, "values")[0][0]) for word in words]
     if not numbers or min(numbers) < 0 or not any(numbers):
-        raise refusal("values", "must be numbers from 0 up, one of them above 0, such as 9, 4, 1", text)
+        raise refusal("values", "must be numbers of at least 0, one of them above 0, such as 9, 4, 1", text)
     return sorted(numbers, reverse=True)
 
 
 SPECTRUM = Worked(
     name="spectrum",
     title="Energy in the first r",
-    told="No matrix of rank r is nearer to ΔW than the one that keeps its r largest singular values.",
+    introduction="No matrix of rank r is closer to ΔW than the one that keeps its r largest singular values.",
     settings=Spectrum,
     lines=energy,
 )

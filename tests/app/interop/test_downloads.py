@@ -99,7 +99,7 @@ def test_the_page_lists_what_of_a_file_it_does_not_reproduce(client):
     assert response.status_code == 200
     assert 'optimizer: "muon"</code>' in response.text
     assert "liger" in response.text
-    assert "Without effect on memory: learning_rate" in response.text
+    assert "No effect on memory: learning_rate" in response.text
 
 
 def test_a_file_that_cannot_be_read_is_kept_with_what_is_wrong(client):
@@ -128,9 +128,9 @@ def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_pl
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ({"gpu": "l40s"}, "L40S is taken, as it was chosen here"),
-        ({"gpu": "", "memory_gib": "12"}, "a card of 12.00 GiB is taken, as it was chosen here"),
-        ({"gpu": ""}, "Such a file names no card: what was chosen here is kept"),
+        ({"gpu": "l40s"}, "the plan uses L40S, as chosen here"),
+        ({"gpu": "", "memory_gib": "12"}, "the plan uses a card of 12.00 GiB, as chosen here"),
+        ({"gpu": ""}, "The file names no card, so the choice made here stays"),
     ],
 )
 def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(client, typed, sentence):
@@ -154,7 +154,7 @@ def test_a_file_too_long_for_an_address_is_answered_at_once(client):
     long = f"{AXOLOTL}plugins: [liger]\n# {'x' * LONGEST_ADDRESS}"
     response = client.post("/import", data={"gpu": "l40s", "content": long}, follow_redirects=False)
     assert response.status_code == 200
-    assert "L40S is taken" in response.text
+    assert "the plan uses L40S" in response.text
     assert "liger" in response.text
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_read_has_an_address_with_all_that_is_typed(client
 
 
 def test_the_box_for_a_file_is_no_input_of_a_plan(client):
-    assert "which no input here has" not in client.get("/?content=").text
+    assert "which this page has no input for" not in client.get("/?content=").text
     assert client.get("/estimate.json?content=").json() == client.get("/estimate.json").json()
 
 

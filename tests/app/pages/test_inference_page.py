@@ -78,7 +78,7 @@ def test_what_cannot_be_merged_is_refused_where_it_was_asked(client):
 
 
 def test_an_address_that_says_more_than_there_is_to_say_is_minded_and_refused_by_the_twin(client):
-    assert "which no input here has" in text(client.get("/inference?optimizer=sgd").text)
+    assert "which this page has no input for" in text(client.get("/inference?optimizer=sgd").text)
     refused = client.get("/inference.json?optimizer=sgd")
     assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
 
@@ -96,7 +96,7 @@ def test_a_pasted_config_is_served_and_leads_to_its_address(client):
 
 
 def test_the_plan_leads_to_what_serving_it_takes(client):
-    found = re.search(r'href="(/inference[^"]*)">what it takes to serve it', client.get("/?r=32").text)
+    found = re.search(r'href="(/inference[^"]*)">the memory to serve it', client.get("/?r=32").text)
     address = unescape(found[1])
     twin = client.get(address.replace("/inference", "/inference.json")).json()
     assert (twin["method"]["name"], twin["method"]["r"]) == (FIRST_PLAN["method"], 32)
@@ -105,7 +105,7 @@ def test_the_plan_leads_to_what_serving_it_takes(client):
 
 def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(client):
     html = client.get("/plan?tasks=20&switch_per_request=true&gpu=l40s").text
-    addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">What serving it takes', html)]
+    addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">Memory to serve it', html)]
     assert addresses
     for address in addresses:
         answer = client.get(address.replace("/inference", "/inference.json")).json()
@@ -114,7 +114,7 @@ def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(clie
 
 def test_what_must_be_merged_is_served_merged(client):
     html = client.get("/plan?must_merge=true").text
-    address = unescape(re.search(r'href="(/inference[^"]*)">What serving it takes', html)[1])
+    address = unescape(re.search(r'href="(/inference[^"]*)">Memory to serve it', html)[1])
     assert client.get(address.replace("/inference", "/inference.json")).json()["serving"]["merged"]
 
 

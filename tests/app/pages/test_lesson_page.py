@@ -89,7 +89,7 @@ def test_other_numbers_have_other_answers(client):
     assert '<data value="81920">81,920 parameters</data>' in text
     assert '<data value="51.2">51.2 ×</data>' in text
     lines = client.get("/lesson/lora.json?count-d=1024&count-r=16&count-matrices=1&count-layers=1").json()
-    assert {line["name"]: line["value"] for line in lines["examples"][0]["lines"]}["in all"] == 81_920
+    assert {line["name"]: line["value"] for line in lines["examples"][0]["lines"]}["total"] == 81_920
 
 
 def test_one_example_keeps_what_is_typed_into_the_others(client):
@@ -101,7 +101,7 @@ def test_one_example_keeps_what_is_typed_into_the_others(client):
 
 
 def test_an_example_on_a_model_leads_to_the_plan_of_the_same_run(client):
-    link = re.search(r'href="(/\?[^"]*)">The whole plan of this run', text_of(client, "/qlora"))[1]
+    link = re.search(r'href="(/\?[^"]*)">The full estimate of this run', text_of(client, "/qlora"))[1]
     planned = client.get(f"/estimate.json{link[1:]}").json()["memory"]
     lines = client.get("/lesson/qlora.json").json()["examples"][1]["lines"]
     assert {line["name"]: line["value"] for line in lines}["the step's peak"] == planned["peak_allocated_bytes"]
@@ -137,7 +137,7 @@ def test_the_twin_refuses_what_is_wrong_and_what_no_input_has(client):
         assert response.status_code == 422
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["errors"][0]["loc"] == loc
-    assert "says rank" in text_of(client, "/lora?rank=8")
+    assert "address also has rank" in text_of(client, "/lora?rank=8")
 
 
 @pytest.mark.parametrize("address", ["/lesson/nothing", "/lesson/nothing.json"])
@@ -168,7 +168,7 @@ def test_every_cell_of_the_comparison_is_computed_or_has_its_source(client):
         assert re.search(r"<strong>[\d,]+</strong>", trainable)
         assert '<data value="' in memory
         assert 'href="#source-' in inference
-        assert ("operations a token" in inference) == (cls.facts.label != "Full fine-tuning")
+        assert ("operations per token" in inference) == (cls.facts.label != "Full fine-tuning")
         assert 'href="/lesson/merging"' in mergeable
         assert 'href="#source-' in best
         assert cls.facts.best_for in best

@@ -146,7 +146,7 @@ def test_a_refused_combination_says_why_and_leads_to_the_nearest_plan(client):
 def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, asked, method):
     response = client.get("/", params={"model": model, "target_modules": asked, "method": method})
     assert response.status_code == 422
-    link = re.search(r'Nearest to it: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
+    link = re.search(r'The nearest plan: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
     assert client.get(unescape(link[1])).status_code == 200
 
 

@@ -127,8 +127,8 @@ def test_a_block_of_a_size_that_bitsandbytes_has_not_is_refused():
 @pytest.mark.parametrize(("double", "bits"), [(True, 4 + 8 / 64 + 32 / (256 * 64)), (False, 4.5)])
 def test_bits_a_weight_count_the_constants(double, bits):
     lines = stored_bits(Bits(double_quant=double))
-    assert of(lines, "bits a weight") == bits
-    assert of(lines, "bits a weight, all told") == pytest.approx(bits, rel=1e-3)
+    assert of(lines, "bits per weight") == bits
+    assert of(lines, "bits per weight, constants included") == pytest.approx(bits, rel=1e-3)
 
 
 def test_the_energy_of_a_spectrum_adds_up():
@@ -145,17 +145,17 @@ def test_what_is_no_spectrum_is_refused(values):
 
 
 def test_the_lessons_counts_come_out():
-    assert of(counts.lora(counts.LoraCount()), "in all") == 8_388_608
-    assert of(counts.adapter(counts.AdapterCount()), "in all") == 33_820_672
-    assert of(counts.prefix(counts.PrefixCount()), "in all") == 6_553_600
-    assert of(counts.prompt(counts.PromptCount()), "in all") == 81_920
-    assert of(accounts.full(accounts.FullAccount()), "in all") == 840 * 10**9
-    assert of(accounts.quantised(accounts.QloraAccount()), "in all") == 36_006_632_960
+    assert of(counts.lora(counts.LoraCount()), "total") == 8_388_608
+    assert of(counts.adapter(counts.AdapterCount()), "total") == 33_820_672
+    assert of(counts.prefix(counts.PrefixCount()), "total") == 6_553_600
+    assert of(counts.prompt(counts.PromptCount()), "total") == 81_920
+    assert of(accounts.full(accounts.FullAccount()), "total") == 840 * 10**9
+    assert of(accounts.quantised(accounts.QloraAccount()), "total") == 36_006_632_960
 
 
 def test_a_prefix_under_grouped_queries_is_as_narrow_as_the_keys():
     lines = counts.prefix(counts.PrefixCount(kv_heads=8))
-    assert of(lines, "in all") * 4 == of(lines, "by the lesson")
+    assert of(lines, "total") * 4 == of(lines, "by the lesson's formula")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -188,10 +188,10 @@ def test_practice_departs_from_twelve_bytes_a_parameter():
 
 def test_the_70b_run_of_the_lesson_holds_more_than_the_lesson_counts():
     told = {line.name: line.value for line in PRACTICE["qlora"]()}
-    assert told["the base, with what is not in 4 bits"] > 35 * 10**9
+    assert told["base model, including what is not in 4 bits"] > 35 * 10**9
     assert told["weights of A and B"] == 4 * 262_144_000
-    assert told["as it is loaded: the step's peak"] < told["prepared for k-bit training: the step's peak"]
-    assert told["as it is loaded: the step's peak"] > 24 * 10**9
+    assert told["as loaded: the step's peak"] < told["prepared for k-bit training: the step's peak"]
+    assert told["as loaded: the step's peak"] > 24 * 10**9
     assert told["LoRA on GPT-2: the step's peak"] < told["QLoRA on GPT-2: the step's peak"]
 
 
