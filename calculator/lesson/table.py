@@ -51,25 +51,45 @@ class Claim:
     overhead: str
     mergeable: str
     best_for: str
+    #: The chapter on the method.
+    chapter: str
 
 
-CLAIMS: dict[MethodName, Claim] = {
-    "full": Claim(trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training"),
+#: The lesson's row of each method; None where the lesson does not have the method.
+CLAIMS: dict[MethodName, Claim | None] = {
+    "full": Claim(
+        trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training", chapter="full"
+    ),
     "lora": Claim(
         trainable="r(d + k) a matrix",
         memory="medium",
         overhead="none (merged)",
         mergeable="yes",
         best_for="most fine-tuning",
+        chapter="lora",
     ),
     "qlora": Claim(
-        trainable="r(d + k) a matrix", memory="low", overhead="none (merged)", mergeable="yes", best_for="consumer GPUs"
+        trainable="r(d + k) a matrix",
+        memory="low",
+        overhead="none (merged)",
+        mergeable="yes",
+        best_for="consumer GPUs",
+        chapter="qlora",
     ),
     "adapter": Claim(
-        trainable="~4drL", memory="medium", overhead="small latency", mergeable="no", best_for="multi-task switching"
+        trainable="~4drL",
+        memory="medium",
+        overhead="small latency",
+        mergeable="no",
+        best_for="multi-task switching",
+        chapter="adapters",
     ),
-    "prefix": Claim(trainable="2pdL", memory="low", overhead="none", mergeable="no", best_for="task conditioning"),
-    "prompt": Claim(trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models"),
+    "prefix": Claim(
+        trainable="2pdL", memory="low", overhead="none", mergeable="no", best_for="task conditioning", chapter="prefix"
+    ),
+    "prompt": Claim(
+        trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models", chapter="prompt"
+    ),
 }
 
 
@@ -77,7 +97,7 @@ CLAIMS: dict[MethodName, Claim] = {
 class TableRow:
     """A method: the lesson's claim, the comparison's row, and the unmerged costs at inference."""
 
-    claim: Claim
+    claim: Claim | None
     row: ComparisonRow
     overhead: tuple[Cost, ...]
 

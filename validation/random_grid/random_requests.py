@@ -13,7 +13,6 @@ from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
 from calculator.families.gemma.weights import GEMMA3_TEXT
 from calculator.methods import METHODS
-from calculator.methods.low_rank.targets import DEFAULT_TARGETS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
 from validation.random_grid.random_configs import MIDDLING, random_config
@@ -74,15 +73,26 @@ OPTIONS: dict[MethodName, Options] = {
 METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "adapter": 10, "prefix": 9, "prompt": 9}
 
 
+#: The share of requests that each newer method gets.
+NEWER_METHODS: dict[MethodName, float] = {}
+
+
 def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
     """Return the body of one request."""
     rng = random.Random(f"{seed} {number}")
     config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
-    (name,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
+    (drawn,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
+    name = _method(f"{seed} {number}", drawn)
     method = {"name": name, **_set(rng, OPTIONS[name])}
     if issubclass(METHODS[name], TargetedMethod):
-        method |= _targets(rng, model)
+        method |= _targets(rng, model, name)
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
+
+
+def _method(seed: str, drawn: MethodName) -> MethodName:
+    """Replace a share of the methods by newer ones, and leave the other requests unchanged."""
+    newer = (name for name, share in NEWER_METHODS.items() if random.Random(f"{seed} {name}").random() < share)
+    return next(newer, drawn)
 
 
 def _family(seed: str, families: Sequence[str]) -> str:
@@ -106,12 +116,12 @@ def _training(rng: random.Random, method: MethodName) -> dict[str, Any]:
     return training
 
 
-def _targets(rng: random.Random, model: Model) -> dict[str, Any]:
-    """Return the target modules of a low-rank method, and the modules that it trains in full."""
+def _targets(rng: random.Random, model: Model, name: MethodName) -> dict[str, Any]:
+    """Return the target modules of a method, and the modules that it trains in full."""
     linear = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind in ("linear", "conv1d")})
     embedding = model.embedding.name.rpartition(".")[2]
     some = rng.sample(linear, rng.randint(1, min(4, len(linear))))
-    default = 25 if model.model_type in DEFAULT_TARGETS else 1
+    default = 25 if model.model_type in METHODS[name].facts.default_targets else 1
     chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])
     saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
 
-#: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
-_EMBEDDINGS = ("embed_tokens", "lm_head")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowRank(TargetedMethod):
@@ -92,14 +89,6 @@ class LowRank(TargetedMethod):
     def refused_names(self, model: Model) -> tuple[str, ...]:
         """Fused experts as well as routers."""
         return (*FUSED_EXPERTS.get(model.model_type, ()), *TargetedMethod.refused_names(self, model))
-
-    def saved_base_weights(self, model: Model) -> frozenset[str]:
-        """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
-        if not isinstance(self.target_modules, tuple):
-            return frozenset()
-        named = set(_EMBEDDINGS).intersection(self.target_modules)
-        weights = (f"{path}.weight" for path, _ in model.paths if path.rsplit(".", 1)[-1] in named)
-        return frozenset(model.tied.get(weight, weight) for weight in weights)
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """The frozen module's product plus the update."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.inputs.training import Training
 
+#: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
+_EMBEDDINGS = ("embed_tokens", "lm_head")
+
 #: What `target_modules` may be.
 TargetModules = Literal["all-linear"] | tuple[str, ...] | None
 
@@ -62,6 +65,14 @@ class TargetedMethod(Method):
     def copies(self, path: str) -> bool:
         """Whether the module at a path is copied: `modules_to_save` are."""
         return self.is_saved(path)
+
+    def saved_base_weights(self, model: Model) -> frozenset[str]:
+        """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
+        if not isinstance(self.target_modules, tuple):
+            return frozenset()
+        named = set(_EMBEDDINGS).intersection(self.target_modules)
+        weights = (f"{path}.weight" for path, _ in model.paths if path.rsplit(".", 1)[-1] in named)
+        return frozenset(model.tied.get(weight, weight) for weight in weights)
 
     def nearest_targets(self, model: Model) -> TargetModules:
         """The accepted targets nearest to the requested ones, if there are any.
