@@ -46,7 +46,8 @@ class MethodGroup:
     @property
     def label(self) -> str:
         """The labels of the methods."""
-        return " and ".join(METHOD_LABELS[name] for name in self.methods)
+        *others, last = (METHOD_LABELS[name] for name in self.methods)
+        return f"{', '.join(others)} and {last}" if others else last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,9 +137,8 @@ def _own(request: InferenceRequest, plan: ServedMethod) -> Iterator[Problem]:
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
         yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: take false", input=True)
-    if serving.merged and facts.mergeable and plan.quantization is not None and not facts.merges_into_4_bits:
-        message = f"PEFT refuses to merge {facts.label} into weights in 4 bits: take false, or storage dtype"
-        yield Problem(loc="serving.merged", msg=message, input=True)
+    if plan.quantization is not None and facts.refuses_4_bits:
+        yield Problem(loc="serving.storage", msg=f"{facts.refuses_4_bits}: take dtype", input=serving.storage)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)

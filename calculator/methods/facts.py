@@ -64,8 +64,8 @@ class MethodFacts:
     lengthens_input: bool = False
     #: Whether attention gets a mask even where no token is padding.
     masks_attention: bool = False
-    #: Whether PEFT merges into weights in 4 bits.
-    merges_into_4_bits: bool = False
+    #: Why the method is refused over a base in 4 bits, if it is.
+    refuses_4_bits: str | None = None
 
     #: Floating-point operations of a token's forward pass for each added parameter: 2 for matrices.
     forward_operations: int = 0

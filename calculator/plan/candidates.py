@@ -125,10 +125,10 @@ def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> l
 
 
 def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
-    """A method in each of its candidate sizes."""
+    """A method in each of its candidate sizes; a method without sizes as it is by default."""
     sizes = method.facts.candidate_sizes
-    assert sizes is not None
-    usual, smaller = ([_sized(method, sizes.setting, size) for size in some] for some in (sizes.usual, sizes.smaller))
+    usual = [_sized(method, sizes.setting, size) for size in sizes.usual] if sizes else [method]
+    smaller = [_sized(method, sizes.setting, size) for size in sizes.smaller] if sizes else []
     methods = _admitted(evaluator, usual, smaller)
     if methods:
         yield Candidate(method=methods[0])

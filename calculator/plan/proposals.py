@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName
     from calculator.plan.evaluator import Candidate, Evaluator
 
-#: The largest number of configurations that are proposed for one model on one device.
-MOST_CONFIGURATIONS = 6
+#: The largest number of configurations that are proposed for one model on one device: room for the best of each method.
+MOST_CONFIGURATIONS = len(METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

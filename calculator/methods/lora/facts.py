@@ -16,7 +16,6 @@ FACTS = MethodFacts(
     candidate_sizes=RANKS,
     peft_type="LORA",
     default_targets=DEFAULT_TARGETS,
-    merges_into_4_bits=True,
     forward_operations=2,
     backward_operations=4,
 )

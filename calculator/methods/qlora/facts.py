@@ -18,7 +18,6 @@ FACTS = MethodFacts(
     peft_type="LORA",
     default_targets=DEFAULT_TARGETS,
     quantizes_base=True,
-    merges_into_4_bits=True,
     forward_operations=2,
     backward_operations=4,
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.inference.answer import Inference
+    from calculator.resident.tensors import ResidentTensor
 
 
 def unmerged(evaluation: Evaluation) -> Reason:
@@ -27,8 +28,9 @@ def unmerged(evaluation: Evaluation) -> Reason:
     facts, added = evaluation.method.facts, millions(evaluation.answer.parameters.added)
     products, share = _products(evaluation), percent(added_operations(evaluation))
     if facts.mergeable:
+        more = f"{products:,} more small products" if products else f"{_elementwise(evaluation):,} elementwise products"
         sentence = (
-            f"Unmerged, its {added} parameters stay separate. At inference: {products:,} more small products a token,"
+            f"Unmerged, its {added} parameters stay separate. At inference: {more} a token,"
             f" whose launches count at batch 1, and {share} more operations."
         )
         return speaks_against("unmerged", sentence)
@@ -73,9 +75,17 @@ def added_operations(evaluation: Evaluation) -> float:
 
 def _products(evaluation: Evaluation) -> int:
     """The matrix products that the method adds to a token."""
+    return sum(tensor.count for tensor in _added(evaluation) if evaluation.method.is_matmul(tensor))
+
+
+def _elementwise(evaluation: Evaluation) -> int:
+    """The elementwise products that the method adds to a token, where it adds no matrix products."""
+    return sum(tensor.count for tensor in _added(evaluation))
+
+
+def _added(evaluation: Evaluation) -> list[ResidentTensor]:
     resident = resident_state(evaluation.evaluator.request(evaluation.candidate))
-    added = (tensor for tensor in resident.tensors if not tensor.base)
-    return sum(tensor.count for tensor in added if evaluation.method.is_matmul(tensor))
+    return [tensor for tensor in resident.tensors if not tensor.base]
 
 
 def _merged(evaluation: Evaluation, storage: str) -> Inference:
