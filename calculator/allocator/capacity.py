@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.flat_replay import FlatReplay, FlatRun
 from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
-from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
+from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,24 +67,74 @@ class CappedReplay:
 
 def replay_within(run: Replay, device: DeviceMemory, conf: AllocConf = DEFAULT) -> CappedReplay:
     """Replay a run on a device, until a step leaves the allocator as one before it did."""
-    allocator = CachingAllocator(conf, capacity=device.capacity, total=device.total)
-    run = run.on(allocator)
-    retries: list[int] = []
-    failure = None
-    try:
-        steady = _run(run, retries)
-    except OutOfMemoryError as error:
-        steady, failure = retries[-1:], _event(run, error, device)
-    same_from, same_below = _same_history(run, device)
-    return CappedReplay(
-        peak_reserved_bytes=allocator.max_reserved,
-        retries=allocator.retries,
-        retries_first_step=retries[0] if retries else 0,
-        retries_per_step=max(steady, default=0),
-        out_of_memory=failure,
-        same_from=same_from,
-        same_below=same_below,
-    )
+    return CappedReplays(run, conf).within(device)
+
+
+class CappedReplays:
+    """Replays of a run on devices of several capacities.
+
+    With default settings they are on flat devices, and share the steps before the first request that a device refuses.
+    """
+
+    def __init__(self, run: Replay, conf: AllocConf = DEFAULT, *, flat: bool = True) -> None:
+        self._run = run
+        self._conf = conf
+        self._flat = FlatRun(run) if flat and conf == DEFAULT else None
+        #: What a run is after the load, and after each step but the last, on a device that refuses nothing.
+        self._states: list[FlatReplay] = []
+
+    def share(self) -> None:
+        """Run the steps that are the same on all devices which are large enough for them."""
+        if self._flat is None:
+            return
+        run = FlatReplay(self._flat)
+        run.load()
+        self._states.append(run.saved())
+        run.step()
+        while run.steps < MAX_STEPS and run.allocator.reserved > self._states[-1].allocator.reserved:
+            self._states.append(run.saved())
+            run.step()
+
+    def within(self, device: DeviceMemory) -> CappedReplay:
+        """The replay on a device."""
+        run: Replay | FlatReplay
+        if self._flat is None:
+            run, unit = self._run.on(CachingAllocator(self._conf, capacity=device.capacity, total=device.total)), 1
+        else:
+            run, unit = self._flat_replay(self._flat, device), BLOCK
+        retries = [0] * run.steps
+        failure = None
+        try:
+            steady = _steady(run, retries)
+        except OutOfMemoryError as error:
+            steady, failure = retries[-1:], _event(run, error, device)
+        allocator = run.allocator
+        same_from: int = device.capacity
+        same_below: int | None = device.capacity + 1
+        if self._conf.per_process_memory_fraction == 1 and self._spare(device) >= 0:
+            same_from = max(allocator.most_mapped * unit, device.capacity - self._spare(device))
+            same_below = allocator.least_refused * unit if allocator.least_refused is not None else None
+        return CappedReplay(
+            peak_reserved_bytes=allocator.max_reserved * unit,
+            retries=allocator.retries,
+            retries_first_step=retries[0] if retries else 0,
+            retries_per_step=max(steady, default=0),
+            out_of_memory=failure,
+            same_from=same_from,
+            same_below=same_below,
+        )
+
+    def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
+        """A run that begins on a device, or goes on from where it is the same as on a larger one."""
+        states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
+        run = states[-1].saved() if states and self._spare(device) >= 0 else FlatReplay(flat)
+        run.allocator.capacity = device.capacity
+        run.total = device.total
+        return run
+
+    def _spare(self, device: DeviceMemory) -> int:
+        """By how much the device could be smaller before the load requests something else."""
+        return int(device.total - UNTOUCHED) - self._run.loading.warmup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +159,13 @@ def minimum(
     smaller capacity may exist on which it fits by chance. `live_bytes` must not be above the run's live peak.
     `device_of` states the device for a capacity.
     """
-    unlimited = replay_within(run, device_of(_UNLIMITED), conf)
+    replays = CappedReplays(run, conf)
+    replays.share()
+    unlimited = replays.within(device_of(_UNLIMITED))
     at_ease = whole_pages(unlimited.same_from)
 
     def least(low: int, high: int, fails: Callable[[CappedReplay], object]) -> int:
-        return _least(lambda capacity: replay_within(run, device_of(capacity), conf), fails, low, high)
+        return _least(lambda capacity: replays.within(device_of(capacity)), fails, low, high)
 
     fits = least(whole_pages(live_bytes) - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory)
     # Where every refusal leads to a retry, none is possible on less than what the run reserves at ease.
@@ -135,9 +188,10 @@ def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay]
     return high
 
 
-def _run(run: Replay, retries: list[int]) -> list[int]:
-    """Run until a step takes nothing more, or repeats an earlier one: the retries of the steps that repeat."""
-    run.load()
+def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
+    """Run until a step reserves nothing more, or repeats an earlier one: the retries of the steps that repeat."""
+    if run.phase == "load":
+        run.load()
     layouts: list[object] = []
     while True:
         before, reserved = run.allocator.retries, run.allocator.reserved
@@ -146,7 +200,7 @@ def _run(run: Replay, retries: list[int]) -> list[int]:
         if run.steps >= 2 and not retries[-1] and run.allocator.reserved <= reserved:
             return retries[-1:]
         if any(retries):
-            layouts.append(layout(run))
+            layouts.append(run.layout() if isinstance(run, FlatReplay) else layout(run))
             if layouts[-1] in layouts[:-1]:
                 return retries[len(retries) - (len(layouts) - 1 - layouts.index(layouts[-1])) :]
         if run.steps == MAX_STEPS:
@@ -164,18 +218,18 @@ def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
 
 
 def _runs(chain: list[Block], kinds: Mapping[int, str]) -> list[tuple[object, int]]:
-    """The blocks of a segment by kind and size; free ones next to each other are one."""
+    """The parts of a segment by kind and size: blocks of a kind next to each other are one, but for those in `left`."""
     runs: list[tuple[object, int]] = []
     for block in chain:
         kind = "free" if block.is_free else kinds.get(id(block), type(block))
-        if kind == "free" and runs and runs[-1][0] == "free":
+        if kind != "left" and runs and runs[-1][0] == kind:
             runs[-1] = (kind, runs[-1][1] + block.size)
         else:
             runs.append((kind, block.size))
     return runs
 
 
-def _event(run: Replay, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
+def _event(run: Replay | FlatReplay, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
     return OutOfMemory(
         step=run.steps + 1 if run.phase != "load" else 0,
         phase=run.phase,
@@ -183,15 +237,3 @@ def _event(run: Replay, error: OutOfMemoryError, device: DeviceMemory) -> OutOfM
         requested_bytes=error.requested,
         message=error.message(device),
     )
-
-
-def _same_history(run: Replay, device: DeviceMemory) -> tuple[int, int | None]:
-    """The capacities on which the device would have answered every request the same.
-
-    Where the size of the device itself changes the requests, that is this one alone.
-    """
-    allocator, warmup = run.allocator, run.loading.warmup
-    spare = int(device.total - UNTOUCHED) - warmup
-    if allocator.allowed is not None or spare < 0:
-        return device.capacity, device.capacity + 1
-    return max(allocator.most_mapped, device.capacity - spare), allocator.least_refused

@@ -42,6 +42,7 @@ class OutOfMemoryError(Exception):
         reserved: The blocks in use and the cached ones, bytes.
         free: What is left of the allocator's capacity, bytes.
         allowed: The limit that `per_process_memory_fraction` sets, if there is one, bytes.
+        row: Its row, where events were replayed.
         tensor: The name of the tensor that was requested, where events were replayed.
     """
 
@@ -55,6 +56,7 @@ class OutOfMemoryError(Exception):
         self.reserved = reserved
         self.free = free
         self.allowed = allowed
+        self.row = 0
         self.tensor = ""
 
     def message(self, device: DeviceMemory) -> str:

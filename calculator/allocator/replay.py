@@ -162,6 +162,7 @@ class Replay:
         """Load the model onto the card."""
         sizes, loaded = self.loading.on(self.allocator.total)
         Tensors(self.allocator, sizes, self.loading.names.__getitem__).play(loaded)
+        self.phase = "forward"
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""

@@ -6,7 +6,7 @@ import pytest
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.capacity import layout, minimum, replay_within
+from calculator.allocator.capacity import CappedReplays, layout, minimum, replay_within
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
@@ -132,3 +132,29 @@ def test_a_layout_repeats_once_steps_do():
         layouts.append(layout(run))
     assert layouts[0] != layouts[2]
     assert (layouts[2], layouts[3]) == (layouts[4], layouts[5])
+
+
+def test_flat_devices_answer_as_the_allocator_does():
+    """Random plans on random devices, most of them too small: each figure, and where and why a run ends."""
+    chance, failures, retried = Random(11), 0, 0
+    for request in plans(seed=23, count=8):
+        run, alive = run_of(request), live(request)
+        flat, full = CappedReplays(run), CappedReplays(run, flat=False)
+        flat.share()
+        most = full.within(device_of(10_000 * GIB)).peak_reserved_bytes
+        for capacity in [*(chance.randrange(int(alive * 0.97), int(most * 1.01)) for _ in range(5)), alive // 2]:
+            result = flat.within(device_of(capacity))
+            assert result == full.within(device_of(capacity))
+            failures += result.out_of_memory is not None
+            retried += result.retries > 0
+    assert failures > 20
+    assert retried > 20
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_flat_devices_answer_as_the_allocator_does_with_accumulated_gradients(steps):
+    body = LLAMA | {"method": {"name": "full"}, "training": {"gradient_accumulation_steps": steps}}
+    run, alive = run_of(parse_request(body)), live(parse_request(body))
+    flat, full = CappedReplays(run), CappedReplays(run, flat=False)
+    for capacity in (alive - PAGE, alive + 100 * MIB, alive + 400 * MIB, 10_000 * GIB):
+        assert flat.within(device_of(capacity)) == full.within(device_of(capacity))

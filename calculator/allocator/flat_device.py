@@ -1,0 +1,196 @@
+"""Both pools of a device as flat lists, with a capacity: the placements of `CachingAllocator` with default settings.
+
+Sizes and addresses are in units of 512 bytes. A block is its address and the one behind it; it is no object.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from copy import copy
+from typing import TYPE_CHECKING
+
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.segments import BLOCK, SMALL_REQUEST, segment_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.allocator.flat_pool import Placed, Places
+
+#: The largest size in the small pool, and the largest rest of a large block that is not split off, in units.
+SMALL = SMALL_REQUEST // BLOCK
+
+
+class FlatDevice:
+    """The free blocks of both pools in one list, the large pool's behind the small one's.
+
+    A free block's key is its pool, its size and its address, in this order of bits. Large blocks have the higher
+    addresses.
+
+    Attributes:
+        capacity: What the device offers, bytes; None where it never runs out.
+        reserved, max_reserved: The size of all segments, now and at most.
+        retries: Segments that were requested again after cached ones were freed.
+        least_refused: The least that would have been reserved where a segment was refused.
+    """
+
+    __slots__ = (
+        "_ends",
+        "_free",
+        "_large",
+        "_next",
+        "_segments",
+        "_shift",
+        "_starts",
+        "capacity",
+        "least_refused",
+        "max_reserved",
+        "reserved",
+        "retries",
+    )
+
+    def __init__(self, shift: int) -> None:
+        """`shift`: bits of the largest address."""
+        self.capacity: int | None = None
+        self.reserved = self.max_reserved = self.retries = 0
+        self.least_refused: int | None = None
+        self._shift = shift
+        #: The bit of a key that tells a large block.
+        self._large = 1 << 2 * shift
+        #: The next address of a small and of a large segment.
+        self._next = [1, 1 << shift - 1]
+        self._segments: dict[int, int] = {}
+        self._free: list[int] = []
+        self._starts: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
+
+    def keys(self, sizes: Sequence[int]) -> list[int]:
+        """The lowest keys of free blocks for requests."""
+        shift, large = self._shift, self._large
+        return [size << shift if size <= SMALL else size << shift | large for size in sizes]
+
+    def saved(self) -> FlatDevice:
+        """A device in the same state."""
+        other = copy(self)
+        for name in ("_ends", "_free", "_next", "_segments", "_starts"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def play(self, events: Sequence[int], sizes: Sequence[int], keys: Sequence[int], places: Places) -> None:
+        """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).
+
+        Raises:
+            OutOfMemoryError: where the device has no room, even after cached segments were freed.
+        """
+        free, starts, ends = self._free, self._starts, self._ends
+        shift, large = self._shift, self._large
+        mask = (1 << shift) - 1
+        addresses, behinds = places
+        for event in events:
+            if event >= 0:
+                key, size = keys[event], sizes[event]
+                place = bisect_left(free, key)
+                if place < len(free) and (key >= large or free[place] < large):
+                    address = free.pop(place) & mask
+                    behind = starts.pop(address)
+                    del ends[behind]
+                else:
+                    address, behind = self._grow(size, event)
+                cut = address + size
+                if behind - cut > (SMALL if key >= large else 0):
+                    starts[cut] = behind
+                    ends[behind] = cut
+                    insort(free, behind - cut << shift | cut | key & large)
+                    behind = cut
+                addresses[event] = address
+                behinds[event] = behind
+            else:
+                row = ~event
+                address, behind, pool = addresses[row], behinds[row], keys[row] & large
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind | pool)]
+                    behind = end
+                if address in ends:
+                    start = ends.pop(address)
+                    del free[bisect_left(free, address - start << shift | start | pool)]
+                    address = start
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address | pool)
+
+    def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+        """What the next requests depend on, with addresses by segment: its parts that are free or in `left`.
+
+        Those in `gone` count as free.
+        """
+        starts = self._starts | dict(gone)
+        segments = sorted(self._segments)
+        parts: list[tuple[int, int, int, bool]] = []
+        for kept, blocks in ((False, sorted(starts.items())), (True, sorted(left))):
+            for address, behind in blocks:
+                number = bisect_right(segments, address) - 1
+                start, end = address - segments[number], behind - segments[number]
+                if parts and parts[-1][0] == number and parts[-1][2:] == (start, False) and not kept:
+                    start = parts.pop()[1]
+                parts.append((number, start, end, kept))
+        return [(self._segments[address] - address, address >= self._first_large) for address in segments], parts
+
+    def pools(self, addresses: Sequence[int]) -> list[int]:
+        """The pools of blocks, as keys have them."""
+        return [self._large if address >= self._first_large else 0 for address in addresses]
+
+    @property
+    def most_mapped(self) -> int:
+        """The most that the device had mapped: segments are whole pages."""
+        return self.max_reserved
+
+    @property
+    def _first_large(self) -> int:
+        return 1 << self._shift - 1
+
+    def _grow(self, size: int, row: int) -> Placed:
+        segment = segment_bytes(size * BLOCK) // BLOCK
+        if not self._reserve(segment):
+            self._empty_cache()
+            self.retries += 1
+            if not self._reserve(segment):
+                raise self._out_of_memory(size, segment, row)
+        large = size > SMALL
+        address = self._next[large]
+        behind = address + segment
+        self._next[large] = behind + 1
+        self._segments[address] = behind
+        return address, behind
+
+    def _reserve(self, segment: int) -> bool:
+        reserved = self.reserved + segment
+        if self.capacity is not None and reserved * BLOCK > self.capacity:
+            self.least_refused = min(reserved, self.least_refused or reserved)
+            return False
+        self.reserved = reserved
+        self.max_reserved = max(self.max_reserved, reserved)
+        return True
+
+    def _empty_cache(self) -> None:
+        for address, behind in [*self._segments.items()]:
+            if self._starts.get(address) == behind:
+                pool = self._large if address >= self._first_large else 0
+                del self._free[bisect_left(self._free, behind - address << self._shift | address | pool)]
+                del self._starts[address]
+                del self._ends[behind]
+                del self._segments[address]
+                self.reserved -= behind - address
+
+    def _out_of_memory(self, size: int, segment: int, row: int) -> OutOfMemoryError:
+        cached = sum(behind - address for address, behind in self._starts.items())
+        error = OutOfMemoryError(
+            requested=size * BLOCK,
+            segment=segment * BLOCK,
+            allocated=(self.reserved - cached) * BLOCK,
+            reserved=self.reserved * BLOCK,
+            free=(self.capacity or 0) - self.reserved * BLOCK,
+            allowed=None,
+        )
+        error.row = row
+        return error

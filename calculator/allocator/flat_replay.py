@@ -1,0 +1,181 @@
+"""A run's replay on a flat device, of every event, which can go on from the end of a step with another capacity."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+
+from calculator.allocator.flat_device import FlatDevice
+from calculator.allocator.loading import one_by_one
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
+from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.replay import Batch, Replay, ReplayPhase
+    from calculator.resident.per_parameter import ResidentTensors
+
+#: A run requests every row in as many steps at most, with a margin, and after each may free and request again.
+_TIMES = 64
+
+
+class FlatRun:
+    """The rows and events of a run, for any number of replays.
+
+    Rows of the first and of later micro-batches come first, then workspaces, optimizer states, temporaries of the
+    optimizer step, and the load.
+    """
+
+    __slots__ = (
+        "_names",
+        "accumulated",
+        "batches",
+        "device",
+        "keys",
+        "load",
+        "loading",
+        "sizes",
+        "states",
+        "temporaries",
+        "workspaces",
+    )
+
+    def __init__(self, run: Replay) -> None:
+        self.sizes: list[int] = []
+        self._names: list[tuple[int, Callable[[int], str]]] = []
+        self.batches = [self._batch(batch) for batch in (run.first, run.later) if batch is not None]
+        self.workspaces = self._rows([workspace // BLOCK for workspace in run.workspaces], lambda _: WORKSPACE)
+        self.states = self._resident(run.resident.optimizer_states)
+        self.temporaries = self._resident(run.resident.step_temporaries)
+        self.accumulated = min(run.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)
+        self.loading = run.loading
+        self.load = self._rows([size // BLOCK for size in run.loading.sizes], run.loading.names.__getitem__)
+        most = sum(self.sizes) + len(self.sizes) * LARGE_SEGMENT // BLOCK
+        self.device = FlatDevice((_TIMES * most).bit_length() + 1)
+        self.keys = self.device.keys(self.sizes)
+
+    def name(self, row: int) -> str:
+        """The name of a row's tensor."""
+        start, name = next(part for part in reversed(self._names) if part[0] <= row)
+        return name(row - start)
+
+    def _rows(self, sizes: Sequence[int], name: Callable[[int], str]) -> range:
+        start = len(self.sizes)
+        self.sizes += sizes
+        self._names.append((start, name))
+        return range(start, len(self.sizes))
+
+    def _resident(self, resident: Iterable[ResidentTensors]) -> range:
+        tensors = one_by_one(resident)
+        sizes = [tensor.bytes // tensor.count // BLOCK for tensor in tensors]
+        return self._rows(sizes, lambda n: tensors[n].name)
+
+    def _batch(self, batch: Batch) -> FlatBatch:
+        rows = batch.events.rows
+        start = self._rows([row[4] // BLOCK for row in rows], lambda n: rows[n][0]).start
+        return FlatBatch(batch, start)
+
+
+class FlatBatch:
+    """A micro-batch's events with the rows of a run."""
+
+    __slots__ = ("gradients", "left", "passes", "starts")
+
+    def __init__(self, batch: Batch, start: int) -> None:
+        passes = (batch.forward, batch.backward)
+        self.passes = [_numbered(events, start) for events in passes]
+        self.starts = [batch.events.first_product(events) for events in passes]
+        self.gradients = [row + start for row in batch.events.gradients]
+        self.left = [row + start for row in batch.events.left]
+
+
+class FlatReplay:
+    """A run on a device, as `replay.Replay`."""
+
+    __slots__ = ("allocator", "gradients", "keys", "left", "phase", "places", "run", "sizes", "steps", "total")
+
+    def __init__(self, run: FlatRun) -> None:
+        self.run = run
+        self.allocator = run.device.saved()
+        self.sizes, self.keys = run.sizes, run.keys
+        self.places: Places = [0] * len(run.sizes), [0] * len(run.sizes)
+        #: The device's memory; None where it does not change what is requested.
+        self.total: int | None = None
+        self.steps = 0
+        #: What runs at the moment.
+        self.phase: ReplayPhase = "load"
+        self.left: list[Placed] = []
+        self.gradients: list[Placed] = []
+
+    def saved(self) -> FlatReplay:
+        """A replay in the same state."""
+        other = copy(self)
+        other.allocator = self.allocator.saved()
+        other.places = self.places[0].copy(), self.places[1].copy()
+        return other
+
+    def load(self) -> None:
+        """Load the model onto the device."""
+        sizes, events = self.run.loading.on(self.total)
+        start = self.run.load.start
+        if sizes is not self.run.loading.sizes:
+            self.sizes = [*self.run.sizes[:start], *[size // BLOCK for size in sizes]]
+            self.keys = self.allocator.keys(self.sizes)
+        self._play(_numbered(events, start))
+        self.phase = "forward"
+
+    def step(self) -> None:
+        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
+        self._free(self.gradients)
+        first = self.run.batches[0]
+        self._micro_batch(first)
+        self.gradients = self._blocks(first.gradients)
+        for batch in self.run.batches[1:]:
+            for _ in range(self.run.accumulated):
+                self._micro_batch(batch)
+        self.phase = "optimizer_step"
+        if not self.steps:
+            self._play(self.run.states)
+        self._play(self.run.temporaries)
+        self._play([~row for row in self.run.temporaries])
+        self.steps += 1
+
+    def layout(self) -> object:
+        """What the requests of the next step depend on: it begins by freeing all gradients."""
+        return self.allocator.layout(self.left, self.gradients)
+
+    def _micro_batch(self, batch: FlatBatch) -> None:
+        for n, events in enumerate(batch.passes):
+            self.phase = PASSES[n]
+            start = batch.starts[n]
+            if not self.steps and batch is self.run.batches[0]:
+                self._play([*events[:start], self.run.workspaces[n], *events[start:]])
+            else:
+                self._play(events)
+            self._free(self.left)
+            self.left = []
+        self.left = self._blocks(batch.left)
+
+    def _blocks(self, rows: Sequence[int]) -> list[Placed]:
+        addresses, behinds = self.places
+        return [(addresses[row], behinds[row]) for row in rows if self.sizes[row]]
+
+    def _free(self, blocks: Sequence[Placed]) -> None:
+        sizes = [behind - address for address, behind in blocks]
+        places = [address for address, _ in blocks], [behind for _, behind in blocks]
+        self.allocator.play(range(-len(blocks), 0), sizes, self.allocator.pools(places[0]), places)
+
+    def _play(self, events: Sequence[int]) -> None:
+        try:
+            self.allocator.play(events, self.sizes, self.keys, self.places)
+        except OutOfMemoryError as error:
+            error.tensor = self.run.name(error.row)
+            raise
+
+
+def _numbered(events: Sequence[int], start: int) -> Sequence[int]:
+    """Events whose rows begin at a number."""
+    return [event + start if event >= 0 else event - start for event in events] if start else events
