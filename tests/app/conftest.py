@@ -1,4 +1,4 @@
-"""One application for every test of it."""
+"""One application and client for all tests of the app."""
 
 import pytest
 from fastapi.testclient import TestClient

@@ -1,4 +1,4 @@
-"""What README.md and the commands' help print runs as printed, and shows an answer."""
+"""The examples in README.md and in the commands' help run as printed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A plan as what runs it: a training script, or the configuration of a training tool, with the estimate in its head."""
+"""Exports: a training script or a tool's configuration that runs a request, with the estimate in a comment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.estimate.request import Request
 
-#: What writes each format.
+#: The function that writes each format.
 FORMATS: dict[str, Callable[[Planned], Exported]] = {
     "peft": peft_script.exported,
     "axolotl": axolotl.exported,
@@ -25,10 +25,10 @@ __all__ = ["FORMATS", "Exported", "NotExpressed", "Planned", "export"]
 
 
 def export(request: Request, format: str) -> Exported:  # noqa: A002  the API's word
-    """The file that runs a request's plan.
+    """Return a file that runs a request.
 
     Raises:
-        PlanError: where the plan has no answer, or the format can't take its model or method.
+        PlanError: if the request has no estimate, or the format does not support its model or method.
     """
     if format not in FORMATS:
         raise refusal("format", f"must be one of {', '.join(FORMATS)}", format)

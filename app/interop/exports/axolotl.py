@@ -1,4 +1,4 @@
-"""A plan as axolotl's YAML.
+"""axolotl's YAML.
 
 Source: github.com/axolotl-ai-cloud/axolotl at 067b021 (version 0.18.0, 24 July 2026): the keys in
 src/axolotl/utils/schemas (config.py, model.py, peft.py, training.py, datasets.py), what they do in loaders/model.py,
@@ -34,21 +34,21 @@ if TYPE_CHECKING:
     from calculator.methods import Method
     from calculator.methods.low_rank.method import LowRank
 
-VERSIONS = "axolotl 0.18 brings transformers 5.14, peft 0.19 and bitsandbytes 0.49."
+VERSIONS = "axolotl 0.18 installs transformers 5.14, peft 0.19 and bitsandbytes 0.49."
 
-#: Fused LoRA kernels, which axolotl switches on where they are left out. Source: schemas/config.py,
+#: Fused LoRA kernels, which axolotl enables by default. Source: schemas/config.py,
 #: check_auto_enable_lora_kernels.
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
-#: What axolotl calls embeddings and head, by family. Source: loaders/utils.py, get_linear_embedding_layers.
+#: axolotl's names of the embeddings and the head, by family. Source: loaders/utils.py, get_linear_embedding_layers.
 EMBEDDINGS = {"gpt_neox": ("embed_in", "embed_out"), "falcon": ("word_embeddings", "lm_head")}
-USUAL_EMBEDDINGS = ("embed_tokens", "lm_head")
+DEFAULT_EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
-PREPARED = "axolotl casts norms and embeddings to float32, then back where it knows their names (norm, embed_tokens)"
+PREPARED = "axolotl casts norms and embeddings to float32, then back if it knows their names (norm, embed_tokens)"
 
-#: Ways to say dtypes, by their key. Source: utils/config, resolve_dtype; core/builders/base.py,
-#: _configure_precision_settings, by which bfloat16 brings autocast as bf16 does.
+#: Combinations of dtypes, and the keys that select them. Source: utils/config, resolve_dtype; core/builders/base.py,
+#: _configure_precision_settings: bfloat16 enables autocast, as bf16 does.
 PRECISIONS = (
     Precision(
         keys={"bf16": True},
@@ -74,15 +74,15 @@ PRECISIONS = (
 
 
 def exported(planned: Planned) -> Exported:
-    """The YAML of a plan.
+    """Return the YAML.
 
     Raises:
-        PlanError: where axolotl does not have the method.
+        PlanError: if axolotl does not have the method.
     """
     method = method_part(planned, "axolotl", METHOD_PARTS)
     run = (
         "Run it with: axolotl train axolotl.yaml",
-        'Name your data first: corpus.jsonl stands for lines of {"text": ...}.',
+        'Name your data first: corpus.jsonl is a file with lines of {"text": ...}.',
         VERSIONS,
     )
     parts = (
@@ -134,18 +134,18 @@ def _qlora(planned: Planned) -> Part:
         quantization["bnb_4bit_quant_type"] = method.quant_type
     if not method.double_quant:
         quantization["bnb_4bit_use_double_quant"] = False
-    asked = {"bnb_config_kwargs": quantization} if quantization else {}
+    kwargs = {"bnb_config_kwargs": quantization} if quantization else {}
     return Part(
         heading="Method",
-        keys={"adapter": "qlora", "load_in_4bit": True, **asked, **keys},
+        keys={"adapter": "qlora", "load_in_4bit": True, **kwargs, **keys},
         not_expressed=(*not_expressed, *_prepared(planned, method)),
     )
 
 
 def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
-    asked = method.prepare_model_for_kbit_training
-    if asked is not prepared(planned.model):
-        yield differs("method.prepare_model_for_kbit_training", asked, PREPARED)
+    requested = method.prepare_model_for_kbit_training
+    if requested is not prepared(planned.model):
+        yield differs("method.prepare_model_for_kbit_training", requested, PREPARED)
 
 
 METHOD_PARTS: MethodParts = {
@@ -159,9 +159,9 @@ METHOD_PARTS: MethodParts = {
 
 
 def prepared(model: Model) -> bool | None:
-    """Whether what is not in 4 bits stays in float32, as in a prepared model; None where only some of it does.
+    """Return whether every module that is not in 4 bits is in float32, as in a prepared model; None if only some are.
 
-    axolotl prepares the model, and then casts back what it knows by name.
+    axolotl prepares the model, and then casts the modules back whose names it knows.
     """
     dense = [path for path, module in model.paths if not module.quantizable or path in model.modules_to_not_convert]
     back = {converted(path, model.model_type) for path in dense}
@@ -169,13 +169,14 @@ def prepared(model: Model) -> bool | None:
 
 
 def converted(path: str, model_type: str) -> bool:
-    """Whether axolotl casts a module by its name. Source: loaders/model.py, _convert_embedding_modules_dtype."""
-    return "norm" in path or any(name in path for name in EMBEDDINGS.get(model_type, USUAL_EMBEDDINGS))
+    """Return whether axolotl casts a module by its name. Source: loaders/model.py, _convert_embedding_modules_dtype."""
+    return "norm" in path or any(name in path for name in EMBEDDINGS.get(model_type, DEFAULT_EMBEDDINGS))
 
 
 def _precision(planned: Planned) -> Part:
-    keys, told = precision(planned, PRECISIONS)
-    return Part(heading="Precision", keys={**keys, "tf32": False}, not_expressed=(*told, *_float32(planned)))
+    keys, not_expressed = precision(planned, PRECISIONS)
+    not_expressed = (*not_expressed, *_float32(planned))
+    return Part(heading="Precision", keys={**keys, "tf32": False}, not_expressed=not_expressed)
 
 
 def _float32(planned: Planned) -> Iterator[NotExpressed]:
@@ -185,7 +186,7 @@ def _float32(planned: Planned) -> Iterator[NotExpressed]:
 
 
 def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) -> Iterator[str]:
-    """What axolotl keeps in float32 though the rest is in half precision, in words. Source: loaders/model.py."""
+    """Say what axolotl keeps in float32 in a half-precision run. Source: loaders/model.py."""
     if dtype == "float32" or method.facts.quantizes_base:
         return
     paths = [path for path, _ in model.paths]
@@ -217,7 +218,7 @@ def _training(planned: Planned) -> Part:
 
 
 def _data(planned: Planned) -> Part:
-    """Rows of a text, cut at sequence_len, or padded up to it; axolotl would pad to multiples of 64 by itself."""
+    """Rows of text, truncated at sequence_len or padded to it. By default, axolotl pads to multiples of 64."""
     training = planned.request.training
     keys = {
         "datasets": [{"path": "corpus.jsonl", "ds_type": "json", "type": "completion", "field": "text"}],

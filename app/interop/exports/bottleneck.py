@@ -15,7 +15,7 @@ ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "tanh": "Tanh"}
 
 
 def context(method: Adapter) -> dict[str, Any]:
-    """The activation's class in torch.nn, and the sublayers that get an adapter."""
+    """Return the activation's class in torch.nn, and the sublayers that get an adapter."""
     return {
         "activation": ACTIVATIONS[method.non_linearity],
         "sublayers": MLP if method.placement == "pfeiffer" else ATTENTION + MLP,

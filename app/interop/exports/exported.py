@@ -1,4 +1,4 @@
-"""What an export gives: a file's text, and what the format could not take over from the plan."""
+"""An exported file, and the settings that it cannot express."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotExpressed:
-    """A setting that a format can't take: its path in the request, its value, and what the tool does instead."""
+    """A setting that a format cannot express: its path in the request, its value, and what the tool does instead."""
 
     loc: str
     value: Any
@@ -17,7 +17,7 @@ class NotExpressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A file that runs a plan."""
+    """A file that runs a request."""
 
     filename: str
     media_type: str

@@ -1,4 +1,4 @@
-"""The comment at the head of an exported file: what was planned, what it needs, and what that rests on."""
+"""The comment at the head of an exported file: the request, its estimate, and the assumptions."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ WIDTH = 100
 
 
 def title(request: Request, plan: Estimate) -> str:
-    """The plan in a line."""
+    """Return the method and the model in a line."""
     name = plan.model.id or f"a {plan.model.model_type} of {plan.model.parameters:,} parameters"
     return f"{request.method.facts.label} of {name}"
 
 
 def header(request: Request, plan: Estimate, run: Sequence[str], not_expressed: Sequence[NotExpressed] = ()) -> str:
-    """Comment lines; `run` says how the file is run."""
+    """Return the comment; `run` are the lines that explain how to run the file."""
     lines = [f"{title(request, plan)}. Planned with Headroom {VERSION}.", "", *run, "", *_figures(plan)]
     if not_expressed:
         lines += ["", "Where this file differs from the plan:"]
         lines += [f"- {each.loc} {_shown(each.value)}: {each.why}" for each in not_expressed]
-    for heading, sentences in (("What the figures rest on:", plan.assumptions), ("Note:", plan.warnings)):
+    for heading, sentences in (("Assumptions:", plan.assumptions), ("Note:", plan.warnings)):
         if sentences:
             lines += ["", heading, *(f"- {sentence}" for sentence in sentences)]
     return "\n".join(_commented(lines))
@@ -56,9 +56,9 @@ def _shown(value: object) -> str:
 
 
 def _commented(lines: Sequence[str]) -> Iterator[str]:
-    """Each line behind a #, wrapped; a line break in a value can't leave the comment."""
+    """Yield each line after a #, wrapped. A line break in a value cannot end the comment."""
     for line in lines:
-        told = " ".join(line.split())
-        hanging = "  " if told.startswith("- ") else ""
-        for part in wrap(told, WIDTH - 2, subsequent_indent=hanging, break_long_words=False) or [""]:
+        text = " ".join(line.split())
+        hanging = "  " if text.startswith("- ") else ""
+        for part in wrap(text, WIDTH - 2, subsequent_indent=hanging, break_long_words=False) or [""]:
             yield f"# {part}".rstrip()

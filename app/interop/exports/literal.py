@@ -1,16 +1,16 @@
-"""Values as Python source, laid out as formatters lay it out."""
+"""Values as formatted Python source."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-#: The longest line of a script.
+#: The longest line of a script, in characters.
 WIDTH = 120
 
 
 def literal(value: Any, indent: int = 0) -> str:
-    """A value of decoded JSON as Python source; objects and long lists take a line an entry."""
+    """Return a JSON value as Python source; objects and long lists have one line per entry."""
     if isinstance(value, dict):
         entries = [f"{literal(str(key))}: {literal(part, indent + 4)}" for key, part in value.items()]
         return _laid_out("{", entries, "}", indent) if entries else "{}"

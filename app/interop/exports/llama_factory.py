@@ -1,4 +1,4 @@
-"""A plan as LLaMA-Factory's YAML.
+"""LLaMA-Factory's YAML.
 
 Source: github.com/hiyouga/LLaMA-Factory at ff6d4d1 (version 0.9.6.dev0, 18 August 2026): the keys in
 src/llamafactory/hparams (model_args.py, finetuning_args.py, data_args.py, and TrainingArguments of transformers), as
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from app.interop.exports.part import MethodParts
     from app.interop.exports.planned import Planned
 
-VERSIONS = "LLaMA-Factory 0.9.6 takes transformers up to 5.8 and peft 0.18."
+VERSIONS = "LLaMA-Factory 0.9.6 supports transformers up to 5.8 and peft up to 0.18."
 
-#: Attention implementations as flash_attn names them. Source: extras/constants.py, AttentionFunction.
+#: The values of flash_attn, by attention implementation. Source: extras/constants.py, AttentionFunction.
 FLASH_ATTN = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
 
 
-_UPCAST = "LLaMA-Factory holds weights that are trained in float32, or with pure_bf16 in bfloat16 without autocast"
-_LOADED = "LLaMA-Factory loads weights in the checkpoint's dtype: bfloat16 is taken here, or float16 with fp16"
+_UPCAST = "LLaMA-Factory keeps trained weights in float32, or with pure_bf16 in bfloat16 without autocast"
+_LOADED = "LLaMA-Factory loads weights in the checkpoint's dtype: assumed here are bfloat16, or float16 with fp16"
 
-#: Ways to say dtypes, the weights being trained or frozen. bf16 and fp16 bring autocast and cast what is trained to
-#: float32, pure_bf16 does neither. Source: model/adapter.py, init_adapter; hparams/parser.py, get_train_args;
-#: model/loader.py, load_model, which reads weights in the checkpoint's dtype.
+#: Combinations of dtypes and the keys that select them, for trained and for frozen weights. bf16 and fp16 enable
+#: autocast and cast trained weights to float32; pure_bf16 does neither. Source: model/adapter.py, init_adapter;
+#: hparams/parser.py, get_train_args; model/loader.py, load_model, which reads weights in the checkpoint's dtype.
 FULL_PRECISIONS = (
     Precision(keys={"pure_bf16": True}, runs=("bfloat16", None), why=_UPCAST),
     Precision(keys={"fp16": True}, runs=("float32", "float16"), why=_UPCAST),
@@ -57,10 +57,10 @@ ADAPTER_PRECISIONS = (
 
 
 def exported(planned: Planned) -> Exported:
-    """The YAML of a plan.
+    """Return the YAML.
 
     Raises:
-        PlanError: where LLaMA-Factory does not have the method.
+        PlanError: if LLaMA-Factory does not have the method.
     """
     method = method_part(planned, "LLaMA-Factory", METHOD_PARTS)
     run = (
@@ -74,7 +74,7 @@ def exported(planned: Planned) -> Exported:
 
 def _model(planned: Planned) -> Part:
     named = named_model(planned, "model_name_or_path")
-    told = [*named.not_expressed]
+    not_expressed = [*named.not_expressed]
     method = planned.request.method
     keys: dict[str, Any] = {**named.keys, "flash_attn": FLASH_ATTN[planned.attention]}
     if isinstance(method, QLoRA):
@@ -85,13 +85,13 @@ def _model(planned: Planned) -> Part:
             "double_quantization": method.double_quant,
         }
         if method.prepare_model_for_kbit_training:
-            why = "LLaMA-Factory leaves embeddings, head and norms as the checkpoint has them"
-            told.append(differs("method.prepare_model_for_kbit_training", True, why))
+            why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
+            not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
     if planned.request.training.gradient_checkpointing:
         keys |= {"disable_gradient_checkpointing": False, "use_reentrant_gc": False}
     else:
         keys["disable_gradient_checkpointing"] = True
-    return Part(heading="Model", keys=keys, not_expressed=tuple(told))
+    return Part(heading="Model", keys=keys, not_expressed=tuple(not_expressed))
 
 
 def _full(planned: Planned) -> Part:
@@ -136,7 +136,7 @@ METHOD_PARTS: MethodParts = {
 
 
 def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
-    """What is trained beside the base is in float32. Source: model/adapter.py, init_adapter."""
+    """Added parameters are in float32. Source: model/adapter.py, init_adapter."""
     training = planned.request.training
     if training.adapter_dtype == "float32" or training.dtype == "float32":
         return ()
@@ -153,7 +153,7 @@ def _data(planned: Planned) -> Part:
 def _training(planned: Planned) -> Part:
     training = planned.request.training
     full = planned.request.method.facts.trains_base
-    dtypes, told = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
+    dtypes, not_expressed = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
     keys = {
         "per_device_train_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -166,4 +166,4 @@ def _training(planned: Planned) -> Part:
         "report_to": "none",
         "output_dir": "trained",
     }
-    return Part(heading="Training", keys=keys, not_expressed=(*told, *cached(planned)))
+    return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *cached(planned)))

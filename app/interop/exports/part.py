@@ -1,4 +1,4 @@
-"""Parts of a tool's configuration: keys with their values, and what they leave unsaid; and the file that they make."""
+"""Parts of a tool's YAML file: keys with values, and the settings that they cannot express."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName
     from calculator.methods.low_rank.method import LowRank
 
-#: Where a tool looks for a model that has no hub id.
+#: The folder of a model that has no hub id.
 FOLDER = "./model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Keys under a heading, and the settings that they can't say."""
+    """Keys under a heading, and the settings that they cannot express."""
 
     heading: str
     keys: dict[str, Any]
@@ -35,33 +35,33 @@ class Part:
 
 
 def differs(loc: str, value: Any, why: str) -> NotExpressed:
-    """A setting that a tool takes otherwise."""
+    """Return a setting that a tool handles differently."""
     return NotExpressed(loc=loc, value=list(value) if isinstance(value, tuple) else value, why=why)
 
 
 def assembled(planned: Planned, filename: str, run: Sequence[str], parts: Sequence[Part]) -> Exported:
-    """The YAML file of some parts, the estimate at its head."""
-    unsaid = tuple(each for part in parts for each in part.not_expressed)
+    """Return the YAML file of some parts, with the estimate in a comment at its head."""
+    not_expressed = tuple(each for part in parts for each in part.not_expressed)
     blocks = [f"# {part.heading}\n{dumped(part.keys)}" for part in parts]
     return Exported(
         filename=filename,
         media_type="application/yaml",
-        content="\n".join((header(planned.request, planned.plan, run, unsaid) + "\n", *blocks)),
-        not_expressed=unsaid,
+        content="\n".join((header(planned.request, planned.plan, run, not_expressed) + "\n", *blocks)),
+        not_expressed=not_expressed,
     )
 
 
 def dumped(keys: dict[str, Any]) -> str:
-    """Keys as YAML text, in their order."""
-    told: str = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)
-    return told
+    """Return keys as YAML, in their order."""
+    text: str = yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)
+    return text
 
 
 def named_model(planned: Planned, key: str) -> Part:
-    """The model by its hub id; by a folder where it has none."""
+    """Return the key of the model: its hub id, or a folder if it has none."""
     if planned.model.id is not None:
         return Part(heading="Model", keys={key: planned.model.id})
-    why = f"a model without a hub id is read from a folder: put its config.json and weights into {FOLDER}"
+    why = f"a model without a hub id is read from a folder: copy its config.json and weights to {FOLDER}"
     return Part(heading="Model", keys={key: FOLDER}, not_expressed=(differs("model.config", None, why),))
 
 
@@ -82,71 +82,71 @@ def targets(method: LowRank, model: Model) -> tuple[str, ...] | None:
 
 
 def whole_alpha(method: LowRank) -> tuple[int, tuple[NotExpressed, ...]]:
-    """lora_alpha as the whole number that both tools take."""
+    """Return lora_alpha as a whole number, because both tools accept only those."""
     alpha = round(method.lora_alpha)
     if alpha == method.lora_alpha and alpha > 0:
         return alpha, ()
-    why = "the tool takes whole numbers from 1; the scale changes, the memory does not"
+    why = "the tool accepts only whole numbers from 1; the scale changes, the memory does not"
     return max(alpha, 1), (differs("method.lora_alpha", method.lora_alpha, why),)
 
 
 def untaken(method: LowRank) -> tuple[NotExpressed, ...]:
-    """Settings of low-rank methods that neither tool has a key for."""
-    told = []
+    """Return the settings of low-rank methods for which neither tool has a key."""
+    not_expressed = []
     if method.bias != "none":
-        told.append(differs("method.bias", method.bias, "the tool trains no biases beside the updates"))
+        not_expressed.append(differs("method.bias", method.bias, "the tool does not train biases"))
     if isinstance(method, QLoRA) and method.blocksize != 64:
-        told.append(differs("method.blocksize", method.blocksize, "bitsandbytes' usual 64 is all that the tool takes"))
-    return tuple(told)
+        not_expressed.append(differs("method.blocksize", method.blocksize, "the tool uses bitsandbytes' default of 64"))
+    return tuple(not_expressed)
 
 
-#: Dtypes of a run: of the weights, and of autocast.
+#: The dtypes of the weights and of autocast.
 Dtypes = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """One of a tool's ways to say dtypes: its keys, the dtypes that it then runs in, and what that rests on."""
+    """A combination of dtypes that a tool supports: its keys, the dtypes, and an explanation."""
 
     keys: dict[str, Any]
     runs: Dtypes
     why: str
 
 
-def precision(planned: Planned, ways: Sequence[Precision]) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
-    """The way that runs in the plan's dtypes; where there is none, the first with the same dtype of weights, or all."""
+def precision(planned: Planned, supported: Sequence[Precision]) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
+    """Return the keys of the plan's dtypes, or of the closest combination: one with the same dtype of the weights."""
     training = planned.request.training
-    asked: Dtypes = (training.dtype, training.autocast)
-    near = [way for way in ways if way.runs[0] == training.dtype] or list(ways)
-    chosen = next((way for way in near if way.runs == asked), near[0])
-    told = (("training.dtype", 0), ("training.autocast", 1))
+    requested: Dtypes = (training.dtype, training.autocast)
+    near = [each for each in supported if each.runs[0] == training.dtype] or list(supported)
+    chosen = next((each for each in near if each.runs == requested), near[0])
+    fields = (("training.dtype", 0), ("training.autocast", 1))
     return chosen.keys, tuple(
-        differs(loc, asked[part], chosen.why) for loc, part in told if asked[part] != chosen.runs[part]
+        differs(loc, requested[i], chosen.why) for loc, i in fields if requested[i] != chosen.runs[i]
     )
 
 
 def cached(planned: Planned) -> tuple[NotExpressed, ...]:
-    """The Trainer of transformers 5 switches the cache off. Source: transformers/trainer.py, args.use_cache."""
+    """The Trainer of transformers 5 disables the KV cache. Source: transformers/trainer.py, args.use_cache."""
     if planned.request.training.gradient_checkpointing or not planned.model.config.get("use_cache"):
         return ()
-    why = "the Trainer switches the cache of keys and values off: the tool needs less than the figures say"
+    why = "the Trainer disables the cache of keys and values: the tool needs less memory than the figures"
     return (differs("model.config.use_cache", True, why),)
 
 
-#: What writes each method's keys for a tool; None where the tool lacks the method.
+#: The function that writes each method's keys for a tool; None if the tool lacks the method.
 MethodParts = dict["MethodName", "Callable[[Planned], Part] | None"]
 
 
 def method_part(planned: Planned, tool: str, parts: MethodParts) -> Part:
-    """The keys of the plan's method.
+    """Return the keys of the plan's method.
 
     Raises:
-        PlanError: where the tool lacks the method.
+        PlanError: if the tool lacks the method.
     """
     name = planned.request.method.name
     part = parts[name]
     if part is None:
         *others, last = (known for known, each in parts.items() if each is not None)
-        message = f"{tool} has no {name} method, only {', '.join(others)} and {last}: take the format peft"
+        message = f"{tool} has no {name} method, only {', '.join(others)} and {last}: use the format peft"
         raise refusal("method.name", message, name)
     return part(planned)

@@ -1,7 +1,7 @@
 """A training script of `transformers` and `peft` that runs the reference step.
 
-Source: the step that every figure speaks of, which build.py, methods.py, bottleneck.py, optimizers.py and step.py of
-validation/reference take on the real modules.
+Source: build.py, methods.py, bottleneck.py, optimizers.py and step.py of validation/reference, which run this step on
+real modules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName, OptimizerName
     from calculator.estimate.request import Request
 
-#: How the Hugging Face Trainer makes each optimizer. Source: transformers/trainer_optimizer.py.
+#: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, str] = {
     "adamw_torch": "torch.optim.AdamW(trainable, lr=LEARNING_RATE, foreach=True)",
     "adamw_torch_fused": "torch.optim.AdamW(trainable, lr=LEARNING_RATE, fused=True)",
@@ -43,8 +43,8 @@ OPTIMIZERS: dict[OptimizerName, str] = {
     "rmsprop": "torch.optim.RMSprop(trainable, lr=LEARNING_RATE, foreach=True)",
 }
 
-#: The block size that BitsAndBytesConfig can't change. Source: transformers/utils/quantization_config.py.
-USUAL_BLOCKSIZE = 64
+#: The block size of BitsAndBytesConfig, which cannot be changed. Source: transformers/utils/quantization_config.py.
+DEFAULT_BLOCKSIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class MethodScript:
     template: str
     #: The packages that its code names.
     imports: tuple[str, ...] = ()
-    #: What its template needs besides the method and the training.
+    #: Additional variables of the template.
     context: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
@@ -70,7 +70,7 @@ SCRIPTS: dict[MethodName, MethodScript] = {
 
 
 def exported(planned: Planned) -> Exported:
-    """The script of a plan."""
+    """Return the script."""
     method = planned.request.method
     script = SCRIPTS[method.name]
     content = _template(script.template).render(**_context(planned, script), **script.context(method))
@@ -79,7 +79,7 @@ def exported(planned: Planned) -> Exported:
 
 @cache
 def _template(name: str) -> Any:
-    # What is rendered is Python and no HTML: every value goes through `literal`, or is the calculator's own.
+    # The output is Python, not HTML: every value passes through `literal`, or comes from the calculator.
     environment = Environment(
         loader=FileSystemLoader(ROOT / "templates" / "exports"),
         autoescape=False,  # noqa: S701
@@ -96,7 +96,7 @@ def _context(planned: Planned, script: MethodScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
-    by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != USUAL_BLOCKSIZE)
+    by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
     return {
         "attention": planned.attention,
         "by_hand": by_hand,
@@ -136,9 +136,9 @@ def _transformers(request: Request, *, by_hand: bool) -> tuple[str, ...]:
 
 
 def _run(request: Request) -> tuple[str, ...]:
-    told = "python train.py --text corpus.txt --steps 1000 --output trained"
+    command = "python train.py --text corpus.txt --steps 1000 --output trained"
     where = "" if request.model.id is not None else " It starts from random weights."
-    lines = [f"Run it with: {told}", f"Without --text it takes a few steps on a sample of its own.{where}"]
+    lines = [f"Run it with: {command}", f"Without --text it runs a few steps on a sample text.{where}"]
     if request.training.padding:
-        lines.append("The labels are a tensor of their own here, 8 bytes a token, so that padding is not learned.")
+        lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")
     return tuple(lines)

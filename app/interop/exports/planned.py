@@ -1,4 +1,4 @@
-"""A plan that is exported: the request as its answer took it, the answer, and the model."""
+"""What an exported file is made from: the request, its estimate, and the model."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Planned:
 
     @property
     def attention(self) -> str:
-        """The implementation that runs: a family without SDPA runs eager where that is asked for."""
-        asked = self.request.training.attention
-        return forward_of(self.model).sdpa if asked == "sdpa" else asked
+        """The attention implementation that runs; a family without SDPA falls back to eager."""
+        requested = self.request.training.attention
+        return forward_of(self.model).sdpa if requested == "sdpa" else requested
 
 
 def planned(request: Request, answer: Estimate | None = None) -> Planned:
-    """A request with its answer, which is found where it is not given.
+    """Return a request with its estimate, which is computed if it is not given.
 
     Raises:
-        PlanError: where it has none, or no model that could be trained.
+        PlanError: if the request has no estimate, or no model that can be trained.
     """
     if request.model.parameters is not None:
         message = "a bare parameter count can't be trained: give a catalogue id, or a config"
         raise refusal("model.parameters", message, request.model.parameters)
     if request.accounting == "textbook":
-        message = "a file that runs a plan tells the figures of the step that it takes: exact"
+        message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(request, model), plan=plan, model=model)

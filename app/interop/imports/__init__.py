@@ -1,4 +1,4 @@
-"""Other tools' files as requests: PEFT's adapter_config.json, axolotl's and LLaMA-Factory's YAML."""
+"""Imports: PEFT's adapter_config.json, and the YAML of axolotl and LLaMA-Factory, as requests."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from calculator.estimate.request import parse_request
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: What reads each format.
+#: The function that reads each format.
 FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {
     "peft": peft_adapter.imported,
     "axolotl": axolotl.imported,
     "llama-factory": llama_factory.imported,
 }
 
-#: A key that only files of one format have.
+#: A key that only files of that format have.
 MARKS = {"peft_type": "peft", "base_model": "axolotl", "model_name_or_path": "llama-factory"}
 
 __all__ = ["FORMATS", "Imported", "NotUnderstood", "read"]
 
 
 def read(content: Any, format: str | None = None, model: Any = None) -> Imported:  # noqa: A002  the API's word
-    """A file's request: its text or its content as an object, in a format that its keys tell, and a model beside it.
+    """Return the request of a file, given as text or as an object. Without a format, the keys decide.
+
+    `model` replaces the model that the file names.
 
     Raises:
-        PlanError: where the file can't be read, names no model or no method that is planned, or breaks a limit.
+        PlanError: if the file cannot be read, names no model or a method that is not supported, or exceeds a limit.
     """
     given = mapping(content)
     name = format or _format(given)
@@ -46,4 +48,6 @@ def _format(given: Mapping[str, Any]) -> str:
     for key, name in MARKS.items():
         if key in given:
             return name
-    raise refusal("format", f"none of {', '.join(MARKS)} is in the file: say which of {', '.join(FORMATS)} it is", None)
+    raise refusal(
+        "format", f"none of {', '.join(MARKS)} is in the file: state which of {', '.join(FORMATS)} it is", None
+    )

@@ -1,4 +1,4 @@
-"""axolotl's YAML as a request: keys, defaults and effects from the source that the export of it names."""
+"""axolotl's YAML as a request. The export module names the sources of keys, defaults and effects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa", "eager
 
 
 def imported(keys: Keys, given: Any) -> Imported:
-    """The request of a configuration; `given` is the model beside the file, if there is one."""
+    """Return the request of a configuration; `given` replaces the model that the file names."""
     model = reference(keys, "base_model", given)
     keys.forget(WITHOUT_EFFECT["axolotl"])
     name = _method_name(keys)
@@ -42,18 +42,20 @@ def imported(keys: Keys, given: Any) -> Imported:
 def _method_name(keys: Keys) -> str:
     adapter = keys.take("adapter")
     if adapter not in (None, "", "lora", "qlora"):
-        raise refusal("content.adapter", "is no method that is planned: lora, qlora, or none for all weights", adapter)
+        raise refusal(
+            "content.adapter", "is not a supported method: use lora, qlora, or none for full fine-tuning", adapter
+        )
     if keys.flag("load_in_8bit"):
-        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: weights in half precision are taken")
+        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: half-precision weights are used")
     if keys.flag("load_in_4bit") and adapter != "qlora":
-        keys.miss("load_in_4bit", True, "axolotl quantises with adapter qlora only: weights are taken as they are")
+        keys.miss("load_in_4bit", True, "axolotl quantises only with adapter qlora: the weights are not quantised")
     return adapter or "full"
 
 
 def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
-    """The settings of an adapter, and its dtype."""
+    """Return the settings of an adapter, and its dtype."""
     method = {
-        "r": keys.whole("lora_r", 8),
+        "r": keys.integer("lora_r", 8),
         "lora_alpha": keys.number("lora_alpha", 8),
         "lora_dropout": keys.number("lora_dropout", 0.0),
         "target_modules": _targets(keys),
@@ -63,34 +65,38 @@ def _low_rank(keys: Keys) -> tuple[dict[str, Any], str]:
     }
     fused = {name: keys.take(name) for name in axolotl.KERNELS}
     if any(fused.values()) or not any(value is False for value in fused.values()):
-        why = "fused LoRA kernels, on where these keys are left out, are not modelled: PEFT's own layers are taken"
+        why = "fused LoRA kernels, which are on by default, are not modelled: PEFT's own layers are used"
         keys.miss("lora_*_kernel", fused, why)
-    dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", usual=True) else "model"
+    dtype = "float32" if keys.flag("peft_autocast_adapter_dtype", default=True) else "model"
     return method, dtype
 
 
 def _targets(keys: Keys) -> Any:
     names, all_linear = keys.names("lora_target_modules"), keys.flag("lora_target_linear")
     if all_linear and names:
-        keys.miss("lora_target_modules", names, "stands beside lora_target_linear: all linear layers are taken")
+        keys.miss("lora_target_modules", names, "is set together with lora_target_linear: all linear layers are used")
     if not all_linear and not names:
-        keys.miss("lora_target_modules", None, "names no module: PEFT's default for the family is taken")
+        keys.miss("lora_target_modules", None, "names no module: PEFT's default for the family is used")
     return "all-linear" if all_linear else names
 
 
 def _quantization(keys: Keys, model: Model | None) -> dict[str, Any]:
-    told = keys.take("bnb_config_kwargs", {})
-    asked = dict(told) if isinstance(told, dict) else {}
+    value = keys.take("bnb_config_kwargs", {})
+    kwargs = dict(value) if isinstance(value, dict) else {}
     method = {
-        "quant_type": asked.pop("bnb_4bit_quant_type", "nf4"),
-        "double_quant": asked.pop("bnb_4bit_use_double_quant", True),
+        "quant_type": kwargs.pop("bnb_4bit_quant_type", "nf4"),
+        "double_quant": kwargs.pop("bnb_4bit_use_double_quant", True),
         "prepare_model_for_kbit_training": False,
     }
-    if asked or not isinstance(told, dict):
-        keys.miss("bnb_config_kwargs", asked or told, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read")
+    if kwargs or not isinstance(value, dict):
+        keys.miss(
+            "bnb_config_kwargs", kwargs or value, "only bnb_4bit_quant_type and bnb_4bit_use_double_quant are read"
+        )
     runs = axolotl.prepared(model) if model is not None else False
     if runs is None:
-        keys.miss("adapter", "qlora", f"{axolotl.PREPARED}: here not all, and a model that is not prepared is taken")
+        keys.miss(
+            "adapter", "qlora", f"{axolotl.PREPARED}: here only some, and a model that is not prepared is assumed"
+        )
     return {**method, "prepare_model_for_kbit_training": bool(runs)}
 
 
@@ -100,14 +106,14 @@ def _in_float32(keys: Keys, model: Model | None, method: dict[str, Any], trainin
     kind = METHODS[method["name"]]()
     for why in axolotl.kept_in_float32(model, kind, training["dtype"], training["attention"]):
         keys.miss(
-            "adapter", None if method["name"] == "full" else method["name"], f"{why}: {training['dtype']} is taken"
+            "adapter", None if method["name"] == "full" else method["name"], f"{why}: {training['dtype']} is used"
         )
 
 
 def _dtypes(keys: Keys) -> tuple[str, str | None]:
-    """Of the weights, and of autocast. Source: utils/config, resolve_dtype."""
-    ways: dict[Any, Any] = {True: True, False: False, "auto": "auto", "full": True}
-    bf16, fp16 = keys.choice("bf16", ways, "auto", "auto"), keys.flag("fp16")
+    """Return the dtypes of the weights and of autocast. Source: utils/config, resolve_dtype."""
+    values: dict[Any, Any] = {True: True, False: False, "auto": "auto", "full": True}
+    bf16, fp16 = keys.choice("bf16", values, "auto", "auto"), keys.flag("fp16")
     bfloat16, float16 = keys.flag("bfloat16"), keys.flag("float16")
     keys.flag("float32")
     if (bf16 == "auto" and not fp16) or bf16 is True or bfloat16:
@@ -118,12 +124,12 @@ def _dtypes(keys: Keys) -> tuple[str, str | None]:
 
 
 def _training(keys: Keys) -> dict[str, Any]:
-    micro = keys.whole("micro_batch_size", 1)
-    total = keys.whole("batch_size", 0)
-    usual = max(1, total // max(1, micro))
+    micro = keys.integer("micro_batch_size", 1)
+    total = keys.integer("batch_size", 0)
+    default = max(1, total // max(1, micro))
     return {
         "micro_batch_size": micro,
-        "gradient_accumulation_steps": keys.whole("gradient_accumulation_steps", usual),
+        "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", default),
         "gradient_checkpointing": _checkpointing(keys),
         "attention": _attention(keys),
         "optimizer": keys.choice("optimizer", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
@@ -132,29 +138,30 @@ def _training(keys: Keys) -> dict[str, Any]:
 
 
 def _checkpointing(keys: Keys) -> bool:
-    asked = keys.take("gradient_checkpointing", False)
-    if not asked:
+    checkpointing = keys.take("gradient_checkpointing", False)
+    if not checkpointing:
         keys.forget(("gradient_checkpointing_kwargs",))
         return False
-    if asked is not True:
-        keys.miss("gradient_checkpointing", asked, "offloading is not modelled: checkpointing on the card is taken")
-    told = keys.take("gradient_checkpointing_kwargs")
-    if told != {"use_reentrant": False}:
-        why = "use_reentrant false alone is modelled, and taken; axolotl takes true where it is left out"
-        keys.miss("gradient_checkpointing_kwargs", told, why)
+    if checkpointing is not True:
+        why = "offloading is not modelled: checkpointing on the GPU is used"
+        keys.miss("gradient_checkpointing", checkpointing, why)
+    kwargs = keys.take("gradient_checkpointing_kwargs")
+    if kwargs != {"use_reentrant": False}:
+        why = "only use_reentrant false is modelled, and is used; axolotl's default is true"
+        keys.miss("gradient_checkpointing_kwargs", kwargs, why)
     return True
 
 
 def _attention(keys: Keys) -> str:
     flagged = [name for flag, name in FLAGS.items() if keys.flag(flag)]
-    usual = flagged[0] if flagged else "sdpa"
-    return keys.choice("attn_implementation", ATTENTION, usual, usual)
+    default = flagged[0] if flagged else "sdpa"
+    return keys.choice("attn_implementation", ATTENTION, default, default)
 
 
 def _lengths(keys: Keys) -> dict[str, Any]:
-    """Tokens and padding: rows padded to sequence_len go up to a multiple. Source: core/builders/causal.py."""
-    length, packed = keys.whole("sequence_len", 512), keys.flag("sample_packing")
-    padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.whole("pad_to_multiple_of", 64))
+    """Return tokens and padding. Padded rows are rounded up to a multiple. Source: core/builders/causal.py."""
+    length, packed = keys.integer("sequence_len", 512), keys.flag("sample_packing")
+    padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.integer("pad_to_multiple_of", 64))
     if packed:
         effect = "Packing puts several examples into one row, and attention gets their boundaries."
         keys.warn("sample_packing: true", effect, "one with full sequences of sequence_len tokens")

@@ -1,6 +1,6 @@
-"""How the base under an adapter is stored: its config.json may say so, the adapter's own file never does.
+"""The storage of an adapter's base model. Its config.json may state it; the adapter's own file never does.
 
-Source: transformers/utils/quantization_config.py, BitsAndBytesConfig, whose defaults are taken where a key is left out.
+Source: transformers/utils/quantization_config.py, BitsAndBytesConfig and its defaults.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Any
 
 from app.interop.imports.keys import Keys
 
-#: Where a checkpoint's config.json says that it is quantised.
+#: The key of a config.json that describes quantisation.
 QUANTIZED = "quantization_config"
 
-#: Keys that say again what others do, or that speak of 8 bits or of the processor.
+#: Keys that repeat others, or that are about 8 bits or the CPU.
 WITHOUT_EFFECT = (
     "quant_method",
     "load_in_4bit",
@@ -25,24 +25,28 @@ WITHOUT_EFFECT = (
     "bnb_4bit_quant_storage",
 )
 
-#: What is kept in 16 bits where nothing is said, by its usual name.
+#: The module that is not quantised by default.
 HEAD = ["lm_head"]
 
-_TAKEN = "weights in 16 bits are taken"
+_USED = "16-bit weights are used"
 _CHOICE = "; for 4 bits choose qlora"
 
 
 def on_its_base(keys: Keys, method: dict[str, Any], model: Any) -> dict[str, Any]:
-    """The request's method and training on the base as it is stored; LoRA on one in 4 bits is QLoRA."""
+    """Return the method and training of the request for the base's storage. LoRA on a 4-bit base is QLoRA."""
     config = model.get("config") if isinstance(model, dict) else None
     stored = config.get(QUANTIZED) if isinstance(config, dict) else None
     low_rank = method["name"] == "lora"
     if stored is None:
-        keys.miss(QUANTIZED, None, f"the base's storage is not in the file: {_TAKEN}{_CHOICE if low_rank else ''}")
+        keys.miss(
+            QUANTIZED,
+            None,
+            f"the file does not state how the base model is stored: {_USED}{_CHOICE if low_rank else ''}",
+        )
     elif not _in_4_bits(stored):
-        keys.miss(QUANTIZED, stored, f"only 4 bits by bitsandbytes are modelled: {_TAKEN}")
+        keys.miss(QUANTIZED, stored, f"only 4 bits by bitsandbytes are modelled: {_USED}")
     elif not low_rank:
-        keys.miss(QUANTIZED, stored, f"a base in 4 bits is modelled under LoRA only: {_TAKEN}")
+        keys.miss(QUANTIZED, stored, f"a base in 4 bits is modelled under LoRA only: {_USED}")
     else:
         return _quantized(keys, method, Keys(stored))
     return {"method": method}
@@ -68,7 +72,7 @@ def _quantized(keys: Keys, method: dict[str, Any], stored: Keys) -> dict[str, An
     dtype = stored.choice("bnb_4bit_compute_dtype", dtypes, "float32", "float32")
     kept = stored.names("llm_int8_skip_modules")
     if kept not in (None, HEAD):
-        stored.miss("llm_int8_skip_modules", kept, "every linear layer but the output head is taken in 4 bits")
+        stored.miss("llm_int8_skip_modules", kept, "every linear layer except the output head is assumed in 4 bits")
     for each in stored.close("", {}).not_understood:
         keys.miss(f"{QUANTIZED}.{each.key}", each.value, each.why)
     return {"method": method, "training": {"dtype": dtype}}

@@ -1,4 +1,4 @@
-"""What an import gives: a request, and what of the file it does not hold."""
+"""The request of a file, and what of the file it does not reproduce."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotUnderstood:
-    """A key of the file that the request does not hold as it stands there: its value, and what is taken instead."""
+    """A key that the request does not reproduce exactly: its value, and what the request uses instead."""
 
     key: str
     value: Any
@@ -17,11 +17,12 @@ class NotUnderstood:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A file as a request's body; `without_effect` names keys that a step's memory does not depend on."""
+    """A request body, and the keys of the file that it does not reproduce."""
 
     format: str
     request: dict[str, Any]
     not_understood: tuple[NotUnderstood, ...]
+    #: Keys that do not change the memory of a step.
     without_effect: tuple[str, ...]
     #: What the file switches on and the request cannot express: the figures are of another run.
     warnings: tuple[str, ...] = ()

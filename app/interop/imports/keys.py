@@ -1,4 +1,4 @@
-"""A file's keys, taken one by one; what nobody takes is told."""
+"""The keys of a file. Readers consume them one by one; the remaining ones are listed as not understood."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNREAD = "is not read here: it may change what the step needs"
+_UNREAD = "is not read: it may change the memory of the step"
 
 
 class Keys:
-    """The keys of a file that are still to be taken, and those that are not understood so far."""
+    """The keys of a file that no reader has consumed yet, and the remarks on those that were."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.left = dict(given)
@@ -26,7 +26,7 @@ class Keys:
         self.warnings: list[str] = []
 
     def miss(self, key: str, value: Any, why: str) -> None:
-        """Tell of a key that the request does not hold."""
+        """Add a key that the request does not reproduce."""
         self.not_understood.append(NotUnderstood(key=key, value=shortened(value), why=why))
 
     def warn(self, settings: str, effect: str, modelled: str) -> None:
@@ -35,70 +35,70 @@ class Keys:
             f"Headroom does not model {settings}. {effect} The figures are of another run: {modelled}."
         )
 
-    def take(self, key: str, usual: Any = None) -> Any:
-        """A key's value; what the tool takes where it is left out, or null."""
+    def take(self, key: str, default: Any = None) -> Any:
+        """Consume a key and return its value, or the tool's default if it is missing or null."""
         value = self.left.pop(key, None)
-        return usual if value is None else value
+        return default if value is None else value
 
-    def flag(self, key: str, *, usual: bool = False) -> bool:
-        """A boolean."""
-        return bool(self._typed(key, usual, (bool,), "true or false"))
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """Consume a boolean."""
+        return bool(self._typed(key, default, (bool,), "true or false"))
 
-    def number(self, key: str, usual: float) -> float:
-        """A number; YAML reads 1e-4 as text, which the tools take for a number too."""
+    def number(self, key: str, default: float) -> float:
+        """Consume a number. YAML reads 1e-4 as text; the tools accept it as a number."""
         value = self.left.get(key)
         if isinstance(value, str):
             with suppress(ValueError):
                 self.left[key] = float(value)
-        told: float = self._typed(key, usual, (int, float), "a number")
-        return told
+        number: float = self._typed(key, default, (int, float), "a number")
+        return number
 
-    def whole(self, key: str, usual: int) -> int:
-        """A whole number."""
+    def integer(self, key: str, default: int) -> int:
+        """Consume a whole number."""
         value = self.left.get(key)
         if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
             self.left[key] = int(value)
         if isinstance(value, float) and value.is_integer():
             self.left[key] = int(value)
-        told: int = self._typed(key, usual, (int,), "a whole number")
-        return told
+        number: int = self._typed(key, default, (int,), "a whole number")
+        return number
 
     def text(self, key: str) -> str | None:
-        """Some text."""
-        told: str | None = self._typed(key, None, (str,), "text")
-        return told or None
+        """Consume text."""
+        text: str | None = self._typed(key, None, (str,), "text")
+        return text or None
 
     def names(self, key: str) -> list[str] | None:
-        """A list of names, or the same between commas."""
+        """Consume a list of names, or names separated by commas."""
         value = self.left.get(key)
         if isinstance(value, str):
             self.left[key] = [part.strip() for part in value.split(",") if part.strip()]
-        told = self._typed(key, None, (list,), "a list of names")
-        if told and all(isinstance(part, str) and part for part in told):
-            return list(told)
-        if told:
-            self.miss(key, told, "is no list of names")
+        names = self._typed(key, None, (list,), "a list of names")
+        if names and all(isinstance(name, str) and name for name in names):
+            return list(names)
+        if names:
+            self.miss(key, names, "is not a list of names")
         return None
 
-    def choice(self, key: str, choices: Mapping[Any, T], usual: T, instead: str) -> T:
-        """One of a few values, each with what it stands for; any other is told, and the usual one taken."""
+    def choice(self, key: str, choices: Mapping[Any, T], default: T, instead: str) -> T:
+        """Consume one of several values and return what it maps to. Any other value is listed, and the default used."""
         value = self.take(key)
         if value is None:
-            return usual
+            return default
         if isinstance(value, str | bool | int) and value in choices:
             return choices[value]
-        self.miss(key, value, f"is not modelled: {instead} is taken")
-        return usual
+        self.miss(key, value, f"is not modelled: {instead} is used")
+        return default
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Take keys that a step's memory does not depend on; those that are there are named."""
+        """Consume keys that do not change the memory of a step, and list those that the file has."""
         for key in keys:
             if key in self.left:
                 del self.left[key]
                 self.without_effect.append(key)
 
     def close(self, format: str, request: dict[str, Any]) -> Imported:  # noqa: A002  the API's word
-        """The request that was read, once all that is left and set to something is told."""
+        """Return the request, and list every remaining key that has a value."""
         for key, value in self.left.items():
             if value:
                 self.miss(key, value, _UNREAD)
@@ -110,11 +110,11 @@ class Keys:
             warnings=tuple(self.warnings),
         )
 
-    def _typed(self, key: str, usual: Any, kinds: tuple[type, ...], wording: str) -> Any:
+    def _typed(self, key: str, default: Any, kinds: tuple[type, ...], wording: str) -> Any:
         value = self.take(key)
         if value is None:
-            return usual
+            return default
         if isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds):
             return value
-        self.miss(key, value, f"is not {wording}: {'nothing' if usual is None else usual} is taken")
-        return usual
+        self.miss(key, value, f"is not {wording}: {'nothing' if default is None else default} is used")
+        return default

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's YAML as a request: keys, defaults and effects from the source that the export of it names."""
+"""LLaMA-Factory's YAML as a request. The export module names the sources of keys, defaults and effects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTENTION = {"auto": "sdpa", **{flag: name for name, flag in llama_factory.FLASH
 
 
 def imported(keys: Keys, given: Any) -> Imported:
-    """The request of a configuration; `given` is the model beside the file, if there is one."""
+    """Return the request of a configuration; `given` replaces the model that the file names."""
     model = reference(keys, "model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     method = _method(keys)
@@ -31,14 +31,14 @@ def imported(keys: Keys, given: Any) -> Imported:
 def _method(keys: Keys) -> dict[str, Any]:
     name = keys.take("finetuning_type", "lora")
     if name not in ("lora", "full"):
-        raise refusal("content.finetuning_type", "is no method that is planned: lora or full", name)
+        raise refusal("content.finetuning_type", "is not a supported method: use lora or full", name)
     quantized = _quantization(keys)
     if name == "full":
         return {"name": "full"}
-    r, target = keys.whole("lora_rank", 8), keys.names("lora_target")
+    r, target = keys.integer("lora_rank", 8), keys.names("lora_target")
     method = {
         "r": r,
-        "lora_alpha": keys.whole("lora_alpha", 0) or 2 * r,
+        "lora_alpha": keys.integer("lora_alpha", 0) or 2 * r,
         "lora_dropout": keys.number("lora_dropout", 0.0),
         "target_modules": "all-linear" if target in (None, ["all"]) else target,
         "use_dora": keys.flag("use_dora"),
@@ -49,34 +49,34 @@ def _method(keys: Keys) -> dict[str, Any]:
 
 
 def _quantization(keys: Keys) -> dict[str, Any]:
-    """The settings of 4-bit storage; nothing where there is none."""
+    """Return the settings of 4-bit storage; empty if there is none."""
     bits, by = keys.take("quantization_bit"), keys.take("quantization_method", "bnb")
     if bits == 4 and by in ("bnb", "bitsandbytes"):
         return {
             "quant_type": keys.take("quantization_type", "nf4"),
-            "double_quant": keys.flag("double_quantization", usual=True),
+            "double_quant": keys.flag("double_quantization", default=True),
             "prepare_model_for_kbit_training": False,
         }
     keys.forget(("quantization_type", "double_quantization"))
     if bits is not None:
-        asked = {"quantization_bit": bits, "quantization_method": by}
-        keys.miss("quantization_bit", asked, "only 4 bits by bnb are modelled: weights in half precision are taken")
+        setting = {"quantization_bit": bits, "quantization_method": by}
+        keys.miss("quantization_bit", setting, "only 4 bits by bnb are modelled: half-precision weights are used")
     return {}
 
 
 def _dtypes(keys: Keys, *, full: bool) -> tuple[str, str | None]:
-    ways = llama_factory.FULL_PRECISIONS if full else llama_factory.ADAPTER_PRECISIONS
+    precisions = llama_factory.FULL_PRECISIONS if full else llama_factory.ADAPTER_PRECISIONS
     flags = {name: keys.flag(name) for name in ("pure_bf16", "bf16", "fp16")}
     named = next((name for name, is_set in flags.items() if is_set), None)
     if named is None:
-        return ("float32", None) if full else ways[0].runs
-    return next(way.runs for way in ways if way.keys.get(named))
+        return ("float32", None) if full else precisions[0].runs
+    return next(each.runs for each in precisions if each.keys.get(named))
 
 
 def _training(keys: Keys) -> dict[str, Any]:
     return {
-        "micro_batch_size": keys.whole("per_device_train_batch_size", 8),
-        "gradient_accumulation_steps": keys.whole("gradient_accumulation_steps", 1),
+        "micro_batch_size": keys.integer("per_device_train_batch_size", 8),
+        "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", 1),
         "gradient_checkpointing": _checkpointing(keys),
         "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
         "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
@@ -85,21 +85,24 @@ def _training(keys: Keys) -> dict[str, Any]:
 
 
 def _checkpointing(keys: Keys) -> bool:
-    asked, reentrant = not keys.flag("disable_gradient_checkpointing"), keys.flag("use_reentrant_gc", usual=True)
-    if asked and reentrant:
-        why = "checkpoints re-entrantly, as LLaMA-Factory does where it is left out: false is taken"
+    checkpointing, reentrant = (
+        not keys.flag("disable_gradient_checkpointing"),
+        keys.flag("use_reentrant_gc", default=True),
+    )
+    if checkpointing and reentrant:
+        why = "re-entrant checkpointing, LLaMA-Factory's default, is not modelled: false is used"
         keys.miss("use_reentrant_gc", True, why)
-    return asked
+    return checkpointing
 
 
 def _lengths(keys: Keys) -> dict[str, Any]:
-    """Tokens and padding: pre-training packs where nothing else is said. Source: hparams/parser.py, get_train_args."""
+    """Return tokens and padding. Pre-training packs by default. Source: hparams/parser.py, get_train_args."""
     stage = keys.take("stage", "sft")
     if stage not in ("pt", "sft"):
         effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
         keys.warn(f"stage: {text_of(stage)}", effect, "one of supervised fine-tuning")
-    packed = keys.flag("packing", usual=stage == "pt")
+    packed = keys.flag("packing", default=stage == "pt")
     if packed and stage != "pt":
         effect = "Packing puts several examples into one row, and pads the end of the row."
         keys.warn("packing: true", effect, "one with full sequences of cutoff_len tokens")
-    return {"sequence_length": keys.whole("cutoff_len", 2048), "padding": not packed}
+    return {"sequence_length": keys.integer("cutoff_len", 2048), "padding": not packed}

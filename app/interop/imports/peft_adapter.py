@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def imported(keys: Keys, given: Any) -> Imported:
-    """The request of an adapter; `given` is the model beside the file, if there is one."""
+    """Return the request of an adapter; `given` replaces the model that the file names."""
     model = reference(keys, "base_model_name_or_path", given)
     keys.forget(WITHOUT_EFFECT["peft"])
     kind = keys.take("peft_type")
@@ -35,7 +35,7 @@ def imported(keys: Keys, given: Any) -> Imported:
 def _low_rank(keys: Keys) -> dict[str, Any]:
     return {
         "name": "lora",
-        "r": keys.whole("r", 8),
+        "r": keys.integer("r", 8),
         "lora_alpha": keys.number("lora_alpha", 8),
         "lora_dropout": keys.number("lora_dropout", 0.0),
         "target_modules": _targets(keys),
@@ -47,35 +47,37 @@ def _low_rank(keys: Keys) -> dict[str, Any]:
 
 
 def _targets(keys: Keys) -> Any:
-    """A list of names, or all-linear; other text is a pattern to PEFT."""
-    told = keys.left.get("target_modules")
-    if not isinstance(told, str):
+    """Return a list of names, or all-linear. PEFT reads other text as a pattern."""
+    targets = keys.left.get("target_modules")
+    if not isinstance(targets, str):
         return keys.names("target_modules")
     del keys.left["target_modules"]
-    if told == "all-linear":
-        return told
-    keys.miss("target_modules", told, "a pattern is not read: PEFT's default for the family is taken")
+    if targets == "all-linear":
+        return targets
+    keys.miss("target_modules", targets, "patterns are not read: PEFT's default for the family is used")
     return None
 
 
 def _prefix(keys: Keys) -> dict[str, Any]:
     width = keys.take("encoder_hidden_size")
-    told = {
+    method = {
         "name": "prefix",
-        "num_virtual_tokens": keys.whole("num_virtual_tokens", 20),
+        "num_virtual_tokens": keys.integer("num_virtual_tokens", 20),
         "prefix_projection": keys.flag("prefix_projection"),
     }
-    if told["prefix_projection"] and width is not None:
-        keys.miss("encoder_hidden_size", width, "is taken to be the keys' and values' width, as where it is left out")
-    return told
+    if method["prefix_projection"] and width is not None:
+        keys.miss(
+            "encoder_hidden_size", width, "is not modelled: the width of the keys and values, PEFT's default, is used"
+        )
+    return method
 
 
 def _prompt(keys: Keys) -> dict[str, Any]:
-    return {"name": "prompt", "num_virtual_tokens": keys.whole("num_virtual_tokens", 20)}
+    return {"name": "prompt", "num_virtual_tokens": keys.integer("num_virtual_tokens", 20)}
 
 
-#: What reads each method's settings from an adapter_config.json; None where such a file never names the method.
-#: QLoRA's file is LoRA's: the base's config.json states that it is stored in 4 bits.
+#: The function that reads each method's settings from an adapter_config.json; None if PEFT has no such file. QLoRA's
+#: file is LoRA's: the base model's config.json states that it is stored in 4 bits.
 READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
     "full": None,
     "lora": _low_rank,

@@ -1,4 +1,4 @@
-"""The model of a file: what a request says of it, and the model itself where the catalogue has it."""
+"""The model of a file, for the request and for the readers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def reference(keys: Keys, key: str, given: Any) -> Any:
-    """The request's `model`: the one given beside the file, else the one that the file names under a key.
+    """Return the request's `model`: `given`, or the one that the file names under a key.
 
     Raises:
-        PlanError: where neither names one.
+        PlanError: if there is neither.
     """
     named = keys.text(key)
     if given is not None:
         return given
     if named is None:
-        raise refusal("model", f"the file names none under {key}: give a catalogue id, or a config", None)
+        raise refusal("model", f"the file has no {key}: give a catalogue id, or a config", None)
     try:
         return catalogue.model(named).id
     except PlanError as error:
@@ -32,7 +32,7 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
 
 
 def known(model: Any) -> Model | None:
-    """The model that a request speaks of, where it is known."""
+    """Return the model of a request, or None if it is unknown."""
     try:
         if isinstance(model, str):
             return model_from_config(catalogue.model(model).config)

@@ -1,4 +1,4 @@
-"""Somebody's YAML or JSON, read safely: bounded, without tags that build objects, and without aliases that multiply."""
+"""Safe reading of YAML and JSON from strangers: size limits, no tags that build objects, no aliases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem, shortened
 from calculator.common.errors import refusal
 
-#: The longest text that is read, in characters: a few times a long configuration.
+#: The longest text that is read, in characters; a long configuration is a fraction of it.
 LONGEST = 1 << 14
 
 #: How deep lists and objects may lie in each other.
@@ -19,17 +19,17 @@ MAX_DEPTH = 16
 
 
 def mapping(content: Any, loc: str = "content") -> dict[str, Any]:
-    """The object that a text holds, or that stands in the text's place.
+    """Return the object that a text contains, or that is given instead of a text.
 
     Raises:
-        PlanError: where it can't be read, saying where and why.
+        PlanError: if it cannot be read, with the place and the reason.
     """
     value = _read(content, loc) if isinstance(content, str) else content
     if not isinstance(value, dict) or not value:
-        raise refusal(loc, "must hold keys with values: the file's text, or its content as an object", content)
-    told = _plain(value, loc, MAX_DEPTH)
-    assert isinstance(told, dict)
-    return told
+        raise refusal(loc, "must contain keys with values: the file's text, or its content as an object", content)
+    plain = _plain(value, loc, MAX_DEPTH)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _read(text: str, loc: str) -> Any:
@@ -49,30 +49,30 @@ def _read(text: str, loc: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types
-    """YAML without aliases, which a few lines can multiply beyond any memory, and with each key once."""
+    """YAML with unique keys, and without aliases, because a few lines of them can expand beyond any memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases are not read: write the values out", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="aliases are not supported: write the values out", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def fetch_flow_collection_start(self, token: Any) -> None:
-        # The scanner looks ahead over brackets, and for each of them over all that are open.
+        # The scanner looks ahead at every bracket, over all open ones, which is quadratic.
         if self.flow_level > MAX_DEPTH:
             problem = f"nested more than {MAX_DEPTH} levels deep"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
         super().fetch_flow_collection_start(token)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
-        told = super().construct_mapping(node, deep=deep)
-        if len(told) < len(node.value):
-            raise yaml.MarkedYAMLError(problem="a key stands here twice", problem_mark=node.start_mark)
-        return told
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a key appears here twice", problem_mark=node.start_mark)
+        return mapping
 
 
 def _plain(value: Any, loc: str, levels: int) -> Any:
-    """A value as JSON has it; dates, sets and numbers that are none become text."""
+    """Return a value that JSON can represent; dates, sets and non-finite numbers become text."""
     if levels < 0:
         raise refusal(loc, f"is nested more than {MAX_DEPTH} levels deep", None)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Keys that the memory of a training step does not depend on, or that other keys already say, by format."""
+"""Keys that do not change the memory of a training step, or that repeat other keys, by format."""
 
 import json
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""The OpenAPI document as the documentation's page shows it."""
+"""The OpenAPI document as the documentation page shows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Property:
-    """A field of a body: its type in words, what is told of it, and the fields that it holds."""
+    """A field of a body: its type in words, its description, and its nested fields."""
 
     name: str
     type: str
@@ -21,7 +21,7 @@ class Property:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A real request or answer."""
+    """An example request or response."""
 
     summary: str
     text: str
@@ -30,7 +30,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What a path does when it is asked with a method."""
+    """An operation: a path with an HTTP method."""
 
     id: str
     verb: str
@@ -45,7 +45,7 @@ class Operation:
 
 
 def operations(document: dict[str, Any], origin: str) -> tuple[Operation, ...]:
-    """Every operation of an OpenAPI document, in order."""
+    """Return every operation of an OpenAPI document, in order."""
     return tuple(
         _operation(document, origin, path, verb, operation)
         for path, verbs in document["paths"].items()
@@ -54,7 +54,7 @@ def operations(document: dict[str, Any], origin: str) -> tuple[Operation, ...]:
 
 
 def problem(document: dict[str, Any]) -> tuple[Property, ...]:
-    """The fields of a problem document."""
+    """Return the fields of a problem document."""
     return _properties(document, {"$ref": "#/components/schemas/ProblemDocument"})
 
 
@@ -100,7 +100,7 @@ def _parameters(operation: dict[str, Any]) -> tuple[Property, ...]:
 
 
 def _properties(document: dict[str, Any], schema: dict[str, Any]) -> tuple[Property, ...]:
-    """The fields of an object; of a choice among objects, each object under its title."""
+    """Return the fields of an object; for a choice of objects, each object under its title."""
     schema = _resolved(document, schema)
     if "properties" in schema:
         required = schema.get("required", ())
@@ -133,7 +133,7 @@ def _property(document: dict[str, Any], name: str, schema: dict[str, Any], *, re
 
 
 def _type(document: dict[str, Any], schema: dict[str, Any]) -> str:
-    """A schema's type in words: whole number, 1 to 65,536, default 8."""
+    """Return the type of a schema in words: whole number, 1 to 65,536, default 8."""
     words = _kind(document, schema)
     if "default" in schema and not isinstance(schema["default"], dict | list):
         words += f", default {json.dumps(schema['default'])}"

@@ -91,7 +91,7 @@ def test_llama_70b_qlora_does_not_fit_24_gb(client, plan):
     assert answer["memory"]["required_bytes"] > 40 << 30
 
 
-def test_full_fine_tuning_of_70_billion_parameters_takes_840_gb_by_the_textbook(client):
+def test_full_fine_tuning_of_70_billion_parameters_needs_840_gb_by_the_textbook(client):
     body = {"model": {"parameters": 70_000_000_000}, "method": {"name": "full"}, "accounting": "textbook"}
     assert estimate(client, body).json()["memory"]["peak_allocated_bytes"] == 840_000_000_000
 
@@ -162,7 +162,7 @@ def test_the_methods_are_listed_with_their_inputs(client):
     assert quant["choices"] == ["nf4", "fp4"]
 
 
-def test_health_tells_the_version(client):
+def test_health_shows_the_version(client):
     answer = client.get("/healthz").json()
     assert answer["status"] == "ok"
     assert answer["version"]

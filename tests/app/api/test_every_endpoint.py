@@ -1,4 +1,4 @@
-"""Random requests of every family to every endpoint: an answer or a refusal that names a field, and never a fault."""
+"""Random requests of every family get an answer, or a refusal that names a field, from every endpoint."""
 
 import random
 from typing import get_args

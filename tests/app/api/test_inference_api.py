@@ -1,4 +1,4 @@
-"""`POST /api/v1/inference` and `python -m app inference`: what it takes to serve, as scripts get it."""
+"""`POST /api/v1/inference` and `python -m app inference`."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_without_a_method_the_base_model_is_served(client):
     assert [cost["added"] for cost in answer["costs"]] == [0, 0, 0, 0]
 
 
-def test_merging_is_told_with_what_it_loses(client):
+def test_a_merge_is_described_with_its_loss(client):
     method = {"name": "qlora", "target_modules": "all-linear"}
     answer = answered(client, {**BODY, "method": method, "serving": {"merged": True}}).json()
     assert answer["merge"]["rows"][0]["name"] == "weight, dequantised"
@@ -86,7 +86,7 @@ def test_options_are_the_request_of_the_api(client, capsys):
     assert json.loads(capsys.readouterr().out) == answered(client, BODY).json()
 
 
-def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_path):
+def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
     file = tmp_path / "serving.json"
     file.write_text(json.dumps(BODY))
     assert main(["inference", "--request", str(file), "--tasks", "2", "--json"]) == 0
@@ -94,14 +94,14 @@ def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_pat
     assert json.loads(capsys.readouterr().out) == answered(client, expected).json()
 
 
-def test_the_text_says_what_fills_the_card_and_what_it_costs(capsys):
+def test_the_text_states_what_fills_the_card_and_what_it_costs(capsys):
     assert main(["inference", *OPTIONS]) == 0
     output = capsys.readouterr().out
     for words in ("fits with", "Cached keys and values", "the last token", "Operations a token", "Assumptions"):
         assert words in output
 
 
-def test_the_status_says_whether_it_fits(capsys):
+def test_the_status_states_whether_it_fits(capsys):
     assert main(["inference", *OPTIONS, "--gpu", "rtx-4060"]) == 1
     assert main(["inference", *OPTIONS, "--batch_size", "0"]) == 2
     assert "serving.batch_size" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`POST /api/v1/limits`: the largest value that fits, as scripts get it."""
+"""`POST /api/v1/limits`: the largest value that fits."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_the_points_are_the_estimates_of_their_values(client, plan, limits):
     assert (answer["at"]["verdict"], answer["above"]["value"]) == ("fits", answer["value"] + 1)
 
 
-def test_the_whole_estimate_of_the_value_stands_beside_it(client, plan, limits):
+def test_the_whole_estimate_of_the_value_is_shown_next_to_it(client, plan, limits):
     answer = limits(solve_for="micro_batch_size").json()
     plan["training"]["micro_batch_size"] = answer["value"]
     assert answer["estimate"] == client.post("/api/v1/estimate", json=plan).json()
@@ -64,7 +64,7 @@ def test_a_refused_limit_names_its_field(limits, changes, loc):
     assert [error["loc"] for error in response.json()["errors"]] == [loc]
 
 
-def test_the_page_tells_the_limits_that_the_api_answers(client, plan):
+def test_the_page_shows_the_limits_that_the_api_answers(client, plan):
     text = client.get("/limits").text
     for limit in client.get("/limits.json").json()["limits"]:
         name, value = limit["solve_for"], limit["value"]
@@ -79,7 +79,7 @@ def test_the_plans_page_leads_to_its_limits(client):
     assert "/limits" not in client.get("/?gpu=").text
 
 
-def test_a_limit_of_the_models_own_is_told_on_the_page(client):
+def test_a_limit_of_the_models_own_is_reported_on_the_page(client):
     text = client.get("/limits?model=gpt2&method=prompt").text
     assert "context length" in text
     assert "max_position_embeddings" in text
@@ -92,7 +92,7 @@ def test_a_plan_that_nothing_fits_has_a_page_too(client):
 
 
 @pytest.mark.parametrize(("address", "said"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")])
-def test_a_plan_without_limits_says_why_and_leads_back(client, address, said):
+def test_a_plan_without_limits_gives_the_reason_and_leads_back(client, address, said):
     response = client.get(f"/limits{address}")
     assert response.status_code == 422
     assert said in response.text

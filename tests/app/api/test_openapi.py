@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete, true, and made from the calculator's declarations."""
+"""The OpenAPI document is complete, correct, and made from the calculator's declarations."""
 
 import dataclasses
 import json
@@ -73,7 +73,7 @@ def test_every_field_of_every_body_has_a_description_and_an_example(document):
     assert len(schemas) > 20
 
 
-def test_every_operation_says_what_it_does_and_shows_a_real_answer(document):
+def test_every_operation_states_what_it_does_and_shows_a_real_answer(document):
     for path, verb in PATHS.items():
         operation = document["paths"][path][verb]
         assert operation["summary"]

@@ -1,4 +1,4 @@
-"""`POST /api/v1/plan` answers complete configurations, each of which the other endpoints take."""
+"""`POST /api/v1/plan` returns complete configurations that the other endpoints accept."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_every_request_is_the_body_of_its_estimate(client, tasks):
         assert answer["fit"]["verdict"] == "fits"
 
 
-def test_a_configuration_says_what_it_is_what_it_costs_and_why(tasks):
+def test_a_configuration_states_what_it_is_what_it_costs_and_why(tasks):
     best = tasks["configurations"][0]
     assert best["label"] == "QLoRA, r 16 on every linear layer, not prepared"
     assert best["effective_batch_size"] == 16
@@ -42,13 +42,13 @@ def test_a_configuration_says_what_it_is_what_it_costs_and_why(tasks):
     assert all(reason["rule"]["source"] for reason in best["reasons"])
 
 
-def test_what_is_not_proposed_says_why_and_by_which_rule(tasks):
+def test_what_is_not_proposed_gives_the_reason_and_by_which_rule(tasks):
     rules = {out["method"]: out["rule"]["name"] for out in tasks["ruled_out"]}
     assert rules["full"] == "copy_per_task"
     assert rules["adapter"] == "fits"
 
 
-def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, nothing):
+def test_where_nothing_fits_there_is_the_nearest_miss_and_what_to_do(client, nothing):
     assert nothing["configurations"] == []
     miss = nothing["nearest_miss"]
     assert miss["short_bytes"] == -miss["estimate"]["fit"]["headroom_bytes"] > 0
@@ -61,7 +61,7 @@ def test_where_nothing_fits_there_is_the_nearest_miss_and_the_way_out(client, no
     assert plan(client, body).json()["plans"][0]["configurations"]
 
 
-def test_the_smallest_card_is_told_with_the_request_that_its_headroom_is_of(client):
+def test_the_smallest_card_comes_with_the_request_of_its_headroom(client):
     """A card with bfloat16 is planned in it, whatever the card computes in that the plan was asked for."""
     body = {"model": "bigscience/bloom-3b", "device": {"gpu": "rtx-2060"}, "needs": {"sequence_length": 1024}}
     miss = plan(client, body).json()["plans"][0]["nearest_miss"]

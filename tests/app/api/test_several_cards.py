@@ -1,4 +1,4 @@
-"""Several cards are refused by one sentence, whoever is asked, and what it names instead is answered."""
+"""Several cards are refused with one message everywhere, and the alternative that it names is answered."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_every_endpoint_refuses_several_cards_in_the_same_words(client, name, as
     assert {error["loc"]: error["msg"] for error in answer.json()["errors"]} == dict.fromkeys(refused, ONE_CARD)
 
 
-def test_a_sweep_tells_each_such_point_the_same(client):
+def test_a_sweep_shows_each_such_point_the_same(client):
     grid = {"device.count": [1, 2], "device.sharding": ["none", "ddp"]}
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     messages = [{each["msg"] for each in json.loads(line)["problems"]} for line in lines]
@@ -49,7 +49,7 @@ def test_a_sweep_tells_each_such_point_the_same(client):
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_the_way_out_that_the_refusal_names_is_answered(client, name):
+def test_what_to_do_that_the_refusal_names_is_answered(client, name):
     assert ONE_CARD.endswith("device.count 1 and device.sharding none")
     assert client.post(f"/api/v1/{name}", json={**ASKED[name], "device": device(1, "none")}).status_code == 200
 
@@ -60,7 +60,7 @@ def test_one_of_several_devices_is_refused_at_its_place(client):
     assert [error["loc"] for error in errors] == ["devices.1.sharding", "devices.1.count"]
 
 
-def test_the_page_says_the_same_by_its_inputs_labels_and_once_where_it_is_read_out(client):
+def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
     page = client.get("/?count=2&sharding=ddp").text
     assert "set “Number of GPUs” 1 and “Sharding” none" in page
     (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)

@@ -1,4 +1,4 @@
-"""`POST /api/v1/sweep`: rows as they are found, as NDJSON or CSV, for as long as somebody reads."""
+"""`POST /api/v1/sweep` streams rows as NDJSON or CSV until the client disconnects."""
 
 import asyncio
 import csv
@@ -67,7 +67,7 @@ def test_a_refused_point_is_a_row_with_the_problems_of_its_estimate(client, plan
     assert row["problems"] == client.post("/api/v1/estimate", json=plan).json()["errors"]
 
 
-def test_every_row_is_what_the_documentation_says(client, body):
+def test_every_row_matches_the_documentation(client, body):
     strict = TypeAdapter(SweepRow)
     for row in rows(client.post("/api/v1/sweep", json=body)):
         assert strict.validate_python(row).model_dump(mode="json") == row
@@ -159,7 +159,7 @@ def test_the_rows_before_a_fault_are_sent(served, body, monkeypatch, kind):
     assert answer.count("8030261248") == 2
 
 
-def test_a_grid_takes_no_more_memory_the_longer_it_is(body):
+def test_a_longer_grid_needs_no_more_memory(body):
     body["grid"] = {"method.name": ["prefix"], "training.micro_batch_size": list(range(1, 10_001))}
     sweep = parse_sweep(body)
     text = lines(sweep.grid, answers(sweep), "ndjson")

@@ -18,7 +18,7 @@ def test_every_published_figure_is_served_as_it_is_committed(client):
         assert len(answer["peers"]) == len(row.get("peers", ()))
 
 
-def test_a_row_tells_its_error_its_address_and_the_peers(client):
+def test_a_row_shows_its_error_its_address_and_the_peers(client):
     rows = {row["id"]: row for row in client.get("/api/v1/validation").json()["published"]["rows"]}
     row = rows["peft_metamathqa/29/max_memory_reserved"]
     assert row["error"] == round(row["predicted_bytes"] / row["measured_bytes"] - 1, 6)
@@ -27,11 +27,11 @@ def test_a_row_tells_its_error_its_address_and_the_peers(client):
     assert row["peers"][2]["reason"] == "only full fine-tuning is estimated"
 
 
-def test_what_is_not_expressed_says_why(client):
+def test_what_is_not_expressed_gives_the_reason(client):
     for row in client.get("/api/v1/validation").json()["published"]["rows"]:
         assert row["expressed"] == "whole" or row["differs"]
 
 
-def test_it_says_where_nothing_is_measured_by_us(client):
+def test_a_remark_states_that_we_measured_nothing(client):
     answer = client.get("/api/v1/validation").json()
     assert answer["remark"] == (None if answer["measured"] else NOT_MEASURED)

@@ -1,4 +1,4 @@
-"""A file that a command can't read or write is told by its option, with what was given and the way out."""
+"""An unreadable or unwritable file is reported with its option, its path and what to do."""
 
 import io
 import json
@@ -20,12 +20,12 @@ READERS = [
 
 
 def asked(command, option, path):
-    """The status of a command that is told to read a file."""
+    """Return the exit status of a command that reads a file."""
     return main([command, *(() if option == "FILE" else (option,)), str(path)])
 
 
 @pytest.mark.parametrize(("command", "option"), READERS)
-def test_a_file_that_can_not_be_read_is_told_by_its_option_and_the_way_out(command, option, tmp_path, capsys):
+def test_a_file_that_can_not_be_read_is_reported_by_its_option_and_what_to_do(command, option, tmp_path, capsys):
     none, empty = tmp_path / "none", tmp_path / "empty"
     empty.write_bytes(b"\n")
     for path, said in (
@@ -47,7 +47,7 @@ def test_standard_input_that_is_closed_is_empty(command, option, monkeypatch, ca
 
 
 @pytest.mark.parametrize("raw", [b"\x00\xff\x80 binary", b"{", b"[1,"])
-def test_a_file_that_is_not_json_is_told_by_its_option_and_name(raw, tmp_path, capsys):
+def test_a_file_that_is_not_json_is_reported_by_its_option_and_name(raw, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_bytes(raw)
     assert main(["estimate", "--request", str(file)]) == 2
@@ -66,7 +66,7 @@ def test_a_mark_that_an_editor_begins_a_file_with_is_passed_over(plan, monkeypat
     capsys.readouterr()
 
 
-def test_an_output_that_can_not_be_written_is_told_by_its_option_and_the_way_out(tmp_path, capsys):
+def test_an_output_that_can_not_be_written_is_reported_by_its_option_and_what_to_do(tmp_path, capsys):
     written = "give a path in an existing directory, or omit the option for standard output"
     for path, said in (
         (tmp_path / "none" / "x.py", f"there is no place for the file '{tmp_path}/none/x.py': {written}"),

@@ -26,7 +26,7 @@ def file(tmp_path, plan):
     return str(path)
 
 
-#: Commands that plan for what they are told, and take an estimate's inputs.
+#: Commands with the options of an estimate.
 PLANNING = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
 
 
@@ -59,7 +59,7 @@ def test_options_are_laid_over_a_request_from_standard_input(client, plan, monke
     assert json.loads(capsys.readouterr().out) == client.post("/api/v1/estimate", json=plan).json()
 
 
-def test_the_text_tells_the_same_figures(client, plan, capsys):
+def test_the_text_shows_the_same_figures(client, plan, capsys):
     answer = client.post("/api/v1/estimate", json=plan).json()
     assert main(["estimate", *PLAN]) == 0
     output = capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_the_text_tells_the_same_figures(client, plan, capsys):
         (("--device.memory_bytes", "500000000"), 1),
     ],
 )
-def test_the_status_says_whether_it_fits(options, status, capsys):
+def test_the_status_states_whether_it_fits(options, status, capsys):
     assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == status
     capsys.readouterr()
 
@@ -116,7 +116,7 @@ def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
         ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1"),
     ],
 )
-def test_a_request_without_an_answer_is_told_and_exits_with_2(text, said, tmp_path, capsys):
+def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, said, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(text)
     assert main(["estimate", "--request", str(file)]) == 2
@@ -134,7 +134,7 @@ def test_a_request_without_an_answer_is_told_and_exits_with_2(text, said, tmp_pa
         (("--max_grad_norm", "-1"), "training.max_grad_norm: must be at least 0"),
     ],
 )
-def test_a_refused_option_is_told_by_its_field(options, said, capsys):
+def test_a_refused_option_is_reported_by_its_field(options, said, capsys):
     assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == 2
     assert said in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_a_size_in_gib_and_one_in_bytes_are_not_taken_both(capsys):
+def test_a_size_in_gib_and_one_in_bytes_exclude_each_other(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora"]
     assert main([*plan, "--memory_gib", "24", "--memory_bytes", "1000"]) == 2
     assert "device.memory_bytes: give either --memory_gib or --memory_bytes, not both" in capsys.readouterr().err
@@ -217,7 +217,7 @@ def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
     assert "solve_for: must be one of r" in capsys.readouterr().err
 
 
-def test_without_a_command_the_help_is_told_and_nothing_is_served(monkeypatch, capsys):
+def test_without_a_command_the_help_is_printed_and_nothing_is_served(monkeypatch, capsys):
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("served"))
     assert main([]) == 2
     output = capsys.readouterr()
@@ -236,7 +236,7 @@ def test_a_port_that_is_none_is_refused(port, capsys):
     assert "is not a port: give a whole number from 0 to 65,535" in capsys.readouterr().err
 
 
-def test_serve_takes_host_and_port_from_its_options_or_the_environment(monkeypatch):
+def test_serve_reads_host_and_port_from_its_options_or_the_environment(monkeypatch):
     asked = []
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))
     main(["serve"])
@@ -248,7 +248,7 @@ def test_serve_takes_host_and_port_from_its_options_or_the_environment(monkeypat
     assert asked == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]
 
 
-def test_an_export_is_the_apis_file_and_tells_where_it_differs(client, plan, tmp_path, capsys):
+def test_an_export_is_the_apis_file_and_shows_where_it_differs(client, plan, tmp_path, capsys):
     answer = client.post("/api/v1/export", json={**plan, "format": "axolotl"}).json()
     file = tmp_path / "axolotl.yaml"
     assert main(["export", "--format", "axolotl", *PLAN, "--output", str(file)]) == 0
@@ -276,7 +276,7 @@ def test_an_imported_file_is_a_request_that_the_estimate_takes(client, tmp_path,
     assert json.loads(capsys.readouterr().out)["request"]["model"] == "gpt2-xl"
 
 
-def test_a_file_that_cannot_be_imported_is_told(tmp_path, capsys):
+def test_a_file_that_cannot_be_imported_is_reported(tmp_path, capsys):
     file = tmp_path / "none.yaml"
     file.write_text("base_model: gpt2\nadapter: magic\n")
     assert main(["import", str(file)]) == 2

@@ -1,11 +1,11 @@
-"""Options that list something take it with commas between, or in JSON as a request has it."""
+"""Options with several values accept commas, or a JSON list as in a request."""
 
 import pytest
 
 from app.__main__ import main
 
 
-def test_names_are_taken_with_commas_or_as_the_list_that_a_request_has(capsys):
+def test_names_are_comma_separated_or_a_list_as_in_a_request(capsys):
     plan = ["estimate", "--model", "gpt2", "--method", "lora", "--json"]
     answers = []
     for typed in ("c_attn,c_proj", "c_attn c_proj", '["c_attn","c_proj"]', ' ["c_attn", "c_proj"]'):
@@ -38,7 +38,7 @@ def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments,
     assert capsys.readouterr().err.startswith(said)
 
 
-def test_models_and_cards_are_taken_with_commas_or_as_lists(capsys):
+def test_models_and_cards_are_comma_separated_or_lists(capsys):
     ways = (("gpt2, openai-community/gpt2-xl", "t4,l4"), ('["gpt2", "openai-community/gpt2-xl"]', '["t4", "l4"]'))
     answers = []
     for models, cards in ways:

@@ -1,4 +1,4 @@
-"""The command line in a process of its own: its status holds whatever its standard streams are."""
+"""The exit status of a process does not depend on its standard streams."""
 
 import subprocess
 import sys
@@ -44,6 +44,6 @@ def test_a_closed_stream_changes_no_status(command, status):
     assert b"Traceback" not in ran.stderr
 
 
-def test_a_full_disk_is_told_with_what_could_not_be_written():
+def test_a_full_disk_is_reported_with_what_could_not_be_written():
     ran = shell(f"{PLAN} >/dev/full")
     assert (ran.returncode, ran.stderr) == (2, b"standard output: No space left on device\n")

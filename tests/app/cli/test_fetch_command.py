@@ -1,4 +1,4 @@
-"""`python -m app fetch`: a config.json from a stand-in of the hub, and every way in which there is none."""
+"""`python -m app fetch` against a local server in place of the hub, and every way to fail."""
 
 import json
 import os
@@ -112,7 +112,7 @@ def test_what_was_fetched_is_there_offline(fetched):
     assert (kept.returncode, json.loads(kept.stdout)) == (0, CONFIG)
 
 
-def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched):
+def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_reported(fetched):
     result = fetched("some/strange")
     assert (result.returncode, json.loads(result.stdout)) == (0, OWN_CODE)
     assert "model_type 'strange' is not supported" in result.stderr
@@ -140,14 +140,14 @@ def test_code_of_a_repository_is_never_run_and_an_unknown_family_is_told(fetched
     ],
     ids=lambda result: result[0] if isinstance(result, list) else None,
 )
-def test_every_way_in_which_there_is_none_is_told_with_the_way_out(fetched, arguments, changes, words):
+def test_every_failed_download_is_reported_with_what_to_do(fetched, arguments, changes, words):
     result = fetched(*arguments, **changes)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_hub_that_is_not_there_is_told_at_once_and_in_one_line(fetched):
+def test_a_hub_that_is_not_there_is_reported_at_once_and_in_one_line(fetched):
     began = time.monotonic()
     result = fetched("some/model", HF_ENDPOINT="http://127.0.0.1:9")
     assert result.stderr.startswith(
@@ -163,12 +163,12 @@ def test_a_hub_that_is_not_there_any_more_leaves_what_was_fetched(fetched):
     assert (kept.returncode, kept.stderr, json.loads(kept.stdout)) == (0, "", CONFIG)
 
 
-def test_a_hub_that_takes_its_time_is_waited_for(fetched, monkeypatch):
+def test_a_slow_hub_is_waited_for(fetched, monkeypatch):
     monkeypatch.setattr(Hub, "seconds", 2)
     assert json.loads(fetched("some/model").stdout) == CONFIG
 
 
-def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
+def test_without_the_extra_it_states_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["fetch", "some/model"]) == 2
     assert "pip install 'headroom[hub]'" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_options_are_the_request_of_the_api(client, capsys):
     assert printed(capsys, *OPTIONS) == api_answer(client, BODY)
 
 
-def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_path):
+def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
     file = tmp_path / "needs.json"
     file.write_text(json.dumps({**BODY, "device": None, "devices": [{"gpu": "l4"}, {"gpu": "a2"}]}))
     answer = printed(capsys, "--request", str(file), "--model", "gpt2, distilgpt2", "--gpu", "T4", "--tasks", "3")
@@ -53,7 +53,7 @@ def test_a_file_is_the_request_and_options_say_otherwise(client, capsys, tmp_pat
     assert answer == api_answer(client, body)
 
 
-def test_more_cards_are_planned_for_beside(client, capsys):
+def test_more_cards_can_be_planned_for(client, capsys):
     answer = printed(capsys, "--model", "gpt2", "--memory_gib", "4", "--gpus", "T4, L4")
     body = {"model": "gpt2", "devices": [{"memory_bytes": 4 << 30}, {"gpu": "T4"}, {"gpu": "L4"}]}
     assert answer == api_answer(client, body)
@@ -68,7 +68,7 @@ def test_a_config_json_is_the_model(client, capsys, tmp_path):
     assert main(["plan", "--config", str(file), "--model", "gpt2", "--gpu", "T4"]) == 2
 
 
-def test_the_text_tells_what_fits_and_why(client, capsys):
+def test_the_text_shows_what_fits_and_why(client, capsys):
     assert main(["plan", *OPTIONS]) == 0
     text = capsys.readouterr().out
     for configuration in api_answer(client, BODY)["plans"][0]["configurations"]:
@@ -76,7 +76,7 @@ def test_the_text_tells_what_fits_and_why(client, capsys):
         assert all(reason["sentence"] in text for reason in configuration["reasons"])
 
 
-def test_where_nothing_fits_the_status_is_1_and_the_text_says_what_would(capsys):
+def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090"]) == 1
     text = capsys.readouterr().out
     assert "Nearest: QLoRA" in text
@@ -87,13 +87,13 @@ def test_where_nothing_fits_the_status_is_1_and_the_text_says_what_would(capsys)
     assert "meta-llama/Llama-3.1-8B" in text
 
 
-def test_what_estimates_warn_of_is_told_once_where_all_do(capsys):
+def test_a_warning_of_every_estimate_is_shown_once(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-2-7b-hf", "--gpu", "4090", "--sequence_length", "4224"]) == 0
     text = capsys.readouterr().out
     assert text.count("! The sequence is longer than the model's 4,096 positions") == 1
 
 
-def test_what_the_nearest_miss_warns_of_is_told(capsys):
+def test_what_the_nearest_miss_warns_of_is_reported(capsys):
     """Experts stay in 16 bits, so that 4 bits save little of Mixtral."""
     assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB"]) == 1
     text = capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_what_the_nearest_miss_warns_of_is_told(capsys):
     assert "No shorter sequence makes it fit: with 64 tokens" in text
 
 
-def test_where_little_is_left_what_leaves_more_is_told(capsys):
+def test_if_little_memory_is_left_changes_that_leave_more_are_shown(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.2-3B", "--gpu", "RTX 3070"]) == 0
     text = capsys.readouterr().out
     assert "reserved: replay" in text
@@ -117,6 +117,6 @@ def test_where_little_is_left_what_leaves_more_is_told(capsys):
         (("--model", "gpt2", "--gpu", "T4", "--must_merge", "--frozen_base"), "needs.must_merge: merging"),
     ],
 )
-def test_wrong_usage_is_told_with_status_2(options, message, capsys):
+def test_wrong_usage_is_reported_with_status_2(options, message, capsys):
     assert main(["plan", *options]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`python -m app sweep` prints what POST /api/v1/sweep answers, or a line a point."""
+"""`python -m app sweep` prints what POST /api/v1/sweep answers, or one line per point."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_sweep_as_text_has_a_line_a_point(capsys):
     assert "method.r: unknown field" in lines[-1]
 
 
-def test_a_sweep_in_a_file_takes_more_from_options(tmp_path, capsys):
+def test_options_extend_the_sweep_of_a_file(tmp_path, capsys):
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps({**SWEPT, "format": "csv"}))
     options = ["--method.r", "2", "--grid", 'target_modules=["all-linear",["c_attn"],null]', "--sequence_length", "64"]
@@ -76,7 +76,7 @@ def test_a_wrong_grid_exits_with_2(grid, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_progress_is_told_on_a_terminal_while_rows_go_elsewhere(monkeypatch, capsys):
+def test_progress_is_shown_on_a_terminal_while_rows_are_redirected(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("app.cli.sweep_progress.UPDATE_SECONDS", 0)
     main([*SWEEP, "--json"])
@@ -111,12 +111,12 @@ CHECKPOINTED = ("sweep", "--model", "gpt2", "--gpu", "rtx-4090", "--gradient_che
     ],
     ids=lambda options: " ".join(options[3:]) if isinstance(options, tuple) else None,
 )
-def test_the_status_tells_a_wrong_grid_from_one_with_refused_combinations(arguments, status, capsys):
+def test_the_status_distinguishes_a_wrong_grid_from_refused_combinations(arguments, status, capsys):
     assert main(list(arguments)) == status
     capsys.readouterr()
 
 
-def test_what_is_refused_is_told_beside_the_rows(capsys):
+def test_what_is_refused_is_reported_next_to_the_rows(capsys):
     assert main([*LORA, "--grid", "r=8,hello,0", "--json"]) == 2
     output = capsys.readouterr()
     assert len(output.out.splitlines()) == 3
@@ -133,13 +133,13 @@ def test_combinations_that_the_stack_refuses_are_counted_and_no_more(capsys):
     assert remark.startswith("1 of 2 points is refused, the first for training.gradient_checkpointing: ")
 
 
-def test_many_wrong_values_are_told_in_part(capsys):
+def test_of_many_wrong_values_the_first_are_listed(capsys):
     assert main([*LORA, "--grid", f"r=8,{','.join(f'r{number}' for number in range(30))}"]) == 2
     remarks = capsys.readouterr().err.splitlines()
     assert (len(remarks), remarks[-1]) == (12, "Nor 20 more values of the grid")
 
 
-def test_a_sweep_without_refused_points_says_nothing_beside_its_rows(capsys):
+def test_a_sweep_without_refused_points_prints_only_rows(capsys):
     assert main([*LORA, "--grid", "r=8"]) == 0
     assert capsys.readouterr().err == ""
 

@@ -1,4 +1,4 @@
-"""What is wrong is said in a page's words: at its input, by its label, with the value that was given."""
+"""Pages report problems at the field, by its label, with the value that was given."""
 
 import json
 import re
@@ -43,13 +43,13 @@ def wrong(client, path, **typed):
         ({"model_type": "lama"}, "config.json: model_type: 'lama' is not a known family; known families are "),
     ],
 )
-def test_what_is_wrong_in_a_config_is_told_by_its_key_with_the_value(client, path, config, message):
+def test_what_is_wrong_in_a_config_is_reported_by_its_key_with_the_value(client, path, config, message):
     (line,) = wrong(client, path, config=json.dumps(config))
     assert line.startswith(message)
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_contradiction_between_keys_is_told_by_its_key(client, path):
+def test_a_contradiction_between_keys_is_reported_by_its_key(client, path):
     config = client.get("/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     (line,) = wrong(client, path, config=json.dumps({**config, "hidden_size": 2049}))
     assert line == "config.json: hidden_size: 2,049 is not divisible by the number of attention heads, 32"
@@ -57,7 +57,7 @@ def test_a_contradiction_between_keys_is_told_by_its_key(client, path):
     assert line.startswith("config.json: num_key_value_heads: 32 attention heads do not divide into 3 groups")
 
 
-def test_the_api_says_where_and_what_as_before(client):
+def test_the_api_still_reports_paths_and_messages(client):
     body = {"model": {"config": {"model_type": "llama", "hidden_size": 0}}, "method": {"name": "full"}}
     errors = client.post("/api/v1/estimate", json=body).json()["errors"]
     assert {"loc": "model.config.hidden_size", "msg": "must be at least 1, not 0", "input": 0} in errors
@@ -69,7 +69,7 @@ def test_a_value_that_the_reason_does_not_show_is_added(client):
     assert re.fullmatch(r"config.json: add_cross_attention: must be false: .* \(it is true\)", line)
 
 
-def test_plans_held_beside_each_other_are_told_of_in_the_same_words(client):
+def test_compared_plans_are_described_as_on_their_own_pages(client):
     query = "/difference?plan=%3Fconfig%3D%7B%22model_type%22%3A1%7D&plan=%3Fr%3D8"
     assert "config.json: model_type: 1 is not a known family" in unescape(client.get(query).text)
 
@@ -82,21 +82,21 @@ def test_plans_held_beside_each_other_are_told_of_in_the_same_words(client):
         *((typed, f"not '{typed}'") for typed in ("24GB", "24 GiB")),
     ],
 )
-def test_memory_is_asked_for_in_gib(client, path, typed, message):
+def test_memory_is_entered_in_gib(client, path, typed, message):
     (line,) = wrong(client, path, gpu="", memory_gib=typed)
     assert line == f"Memory: must be a number of GiB above 0, such as 24 or 23.5, {message}"
 
 
 @pytest.mark.parametrize("typed", ["1e9", "1048577", "1e200"])
-def test_memory_beyond_any_card_is_told_its_limit_in_gib(client, typed):
+def test_too_much_memory_is_refused_with_the_limit_in_gib(client, typed):
     assert wrong(client, "/", gpu="", memory_gib=typed) == [f"Memory: must be at most 1,048,576 GiB, not {typed}"]
 
 
-def test_half_a_gib_is_taken(client):
+def test_half_a_gib_is_accepted(client):
     assert client.get("/?gpu=&memory_gib=23.5").status_code == 200
 
 
-def test_what_was_typed_stands_with_what_is_admitted(client):
+def test_the_typed_text_is_shown_with_the_allowed_values(client):
     assert wrong(client, "/", sequence_length="abc", micro_batch_size="0") == [
         "Micro-batch size: must be at least 1, not 0",
         "Sequence length: must be a whole number, not 'abc'",
@@ -151,7 +151,7 @@ def test_what_was_typed_stands_with_what_is_admitted(client):
         ("/plan?priorities=x", "What matters first: must be a list from 'quality', 'speed', 'memory', not 'x'"),
     ],
 )
-def test_a_page_speaks_of_inputs_by_their_labels(client, address, message):
+def test_a_page_names_fields_by_their_labels(client, address, message):
     line = wrong(
         client, address.partition("?")[0], **dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
     )
@@ -170,7 +170,7 @@ def test_a_page_speaks_of_inputs_by_their_labels(client, address, message):
         ("/", "No “Sequence length” is set"),
     ],
 )
-def test_so_do_reasons_beside_an_answer(client, address, message):
+def test_so_do_reasons_next_to_an_answer(client, address, message):
     assert message in unescape(client.get(address).text)
 
 
@@ -199,26 +199,26 @@ def test_the_api_keeps_its_words(client):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_a_card_that_is_named_and_sized_is_told_so_and_nothing_else(client, path):
+def test_a_card_that_is_named_and_sized_is_reported_so_and_nothing_else(client, path):
     assert wrong(client, path, gpu="rtx-4090", memory_gib="24") == [
         "Memory: give either it or “GPU” (GeForce RTX 4090), not both"
     ]
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_an_unknown_card_is_told_and_nothing_else(client, path):
+def test_an_unknown_card_is_reported_and_nothing_else(client, path):
     (line,) = wrong(client, path, gpu="foo")
     assert line.startswith("GPU: 'foo' is not in the catalogue")
 
 
 @pytest.mark.parametrize(("method", "virtual"), [("qlora", False), ("prompt", True)])
-def test_what_the_chosen_method_is_refused_for_is_told_where_no_method_has_an_answer(client, method, virtual):
+def test_if_every_method_is_refused_the_page_shows_the_problems_of_the_selected_one(client, method, virtual):
     (line,) = wrong(client, "/", model="gpt2", sequence_length="4096", method=method)
     assert line.startswith("Sequence length: 4,")
     assert ("virtual tokens" in line) == virtual
 
 
-def test_needs_that_no_method_meets_are_told_at_their_own_inputs(client):
+def test_needs_that_no_method_meets_are_reported_at_their_own_inputs(client):
     assert wrong(client, "/plan", model="gpt2", sequence_length="4096") == [
         "Sequence length: 4,096 positions are needed; the model has 1,024 only"
     ]

@@ -1,4 +1,4 @@
-"""The form reads addresses as people share them, and writes the shortest that says the same."""
+"""The form reads shared addresses, and writes the shortest address of the same plan."""
 
 from urllib.parse import parse_qsl
 
@@ -40,7 +40,7 @@ def test_an_unticked_checkbox_is_false_where_the_form_was_sent_and_usual_where_i
     )
 
 
-def test_an_empty_number_says_nothing_and_where_null_is_admitted_null():
+def test_an_empty_number_is_absent_or_null_if_it_is_nullable():
     assert typed("sequence_length=").estimate()["training"] == {"gradient_checkpointing": True}
     assert typed("max_grad_norm=").estimate()["training"]["max_grad_norm"] is None
     assert typed("gpu=").estimate()["device"] == {}
@@ -100,11 +100,11 @@ def test_what_a_button_changes_counts_and_the_rest_is_kept():
     assert [form.typed[name] for name in ("method", "r", "gpu", "memory_gib")] == ["qlora", "8", "l40s", ""]
 
 
-def test_names_that_no_input_has_are_told():
+def test_names_that_no_input_has_are_reported():
     assert typed("r=8&seq_len=5&utm_source=x").unknown == ("seq_len", "utm_source")
 
 
-def test_a_link_changes_what_it_says_and_keeps_the_rest():
+def test_a_link_changes_one_field_and_keeps_the_rest():
     assert typed("r=32&padding=true").address(method="lora") == "?method=lora&r=32&padding=true"
     assert typed("method=lora&r=32").address(method="qlora") == "?r=32"
 
@@ -152,7 +152,7 @@ VALUES = st.dictionaries(st.sampled_from(sorted(DEFAULTS)), st.text(max_size=12)
 
 
 @given(values=VALUES)
-def test_an_address_says_all_that_is_typed(values):
+def test_an_address_contains_everything_that_is_typed(values):
     form = read(values.items())
     assert typed(form.address()).typed == form.typed
 

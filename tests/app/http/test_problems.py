@@ -1,4 +1,4 @@
-"""Every kind of bad input gets a 4xx problem that names what is wrong; nothing gets a 500."""
+"""Every kind of invalid input gets a 4xx problem that names the field; nothing gets a 500."""
 
 import json
 
@@ -69,7 +69,7 @@ def test_another_media_type_is_a_415(client, kind):
     problem_of(post(client, PATHS[0], b"{}", {} if kind is None else {"content-type": kind}), 415)
 
 
-def test_a_charset_beside_the_media_type_is_admitted(client, plan):
+def test_a_charset_after_the_media_type_is_accepted(client, plan):
     headers = {"content-type": "application/json; charset=utf-8"}
     assert post(client, PATHS[0], json.dumps(plan).encode(), headers).status_code == 200
 

@@ -1,4 +1,4 @@
-"""The plan page hands out files that run the plan, and takes other tools' files, without a script."""
+"""The estimate page offers exported files and imports other tools' files, without JavaScript."""
 
 import json
 import re
@@ -38,15 +38,15 @@ def test_every_format_is_a_link_to_the_file_that_the_api_answers(client, name):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_that_a_tool_lacks_is_told_in_the_links_place(client, method):
+def test_a_method_that_a_tool_lacks_is_reported_in_the_links_place(client, method):
     text = client.get(f"/?method={method}&gradient_checkpointing=false").text
     has = method in ("full", "lora", "qlora")
     assert "/export/peft?" in text
     assert ("/export/axolotl?" in text) == has
-    assert ("take the format peft" in text) == (not has)
+    assert ("use the format peft" in text) == (not has)
 
 
-def test_what_differs_is_told_beside_the_link(client):
+def test_what_differs_is_reported_next_to_the_link(client):
     assert "axolotl trains bfloat16 weights under autocast" in client.get("/").text
 
 
@@ -70,14 +70,14 @@ def test_a_config_that_is_too_long_for_a_link_has_buttons(client):
 @pytest.mark.parametrize(
     ("address", "status", "said"),
     [
-        ("/export/axolotl?method=prefix&gradient_checkpointing=false", 422, "take the format peft"),
+        ("/export/axolotl?method=prefix&gradient_checkpointing=false", 422, "use the format peft"),
         ("/export/peft?method=prefix", 422, "gradient checkpointing"),
         ("/export/peft?accounting=textbook", 422, "exact"),
         ("/export/peft?seq_len=5", 422, "seq_len"),
         ("/export/magic", 404, "There is nothing at this path"),
     ],
 )
-def test_a_file_that_cannot_be_is_a_page_that_says_why(client, address, status, said):
+def test_a_file_that_cannot_be_is_a_page_that_gives_the_reason(client, address, status, said):
     response = client.get(address)
     assert response.status_code == status
     assert response.headers["content-type"].startswith("text/html")
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_kept_with_what_is_wrong(client):
     assert "a: [&lt;/textarea&gt;&lt;b&gt;" in response.text
 
 
-def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_plan_is_judged(client):
+def test_a_file_that_cannot_be_read_is_reported_in_the_answers_place_and_no_other_plan_is_judged(client):
     typed = {"content": "foo: [bar", "gpu": "l40s", "method": "lora", "sequence_length": "77", "r": "abc"}
     text = client.post("/import", data=typed).text
     answer = text[text.index('id="answer"') :]
@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_read_is_told_in_the_answers_place_and_no_other_pl
         ({"gpu": ""}, "The file names no card, so the choice made here stays"),
     ],
 )
-def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(client, typed, sentence):
+def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_states_which(client, typed, sentence):
     response = client.post("/import", data={**typed, "r": "99", "content": AXOLOTL + "plugins: [liger]"})
     assert response.status_code == 200
     assert sentence in response.text
@@ -143,7 +143,7 @@ def test_a_file_is_planned_on_the_card_that_was_chosen_and_the_page_says_which(c
     assert client.get(str(response.url)).text == response.text
 
 
-def test_a_card_that_is_wrong_is_told_beside_the_file(client):
+def test_a_card_that_is_wrong_is_reported_next_to_the_file(client):
     response = client.post("/import", data={"count": "4", "content": AXOLOTL + "plugins: [liger]"})
     assert response.status_code == 422
     assert '<a href="#count">' in response.text

@@ -1,4 +1,4 @@
-"""A plan taken along as a spreadsheet's rows and as a summary: the page's figures, to the byte."""
+"""The CSV and Markdown versions of a plan have the page's figures, to the byte."""
 
 import csv
 from io import StringIO
@@ -23,7 +23,7 @@ def test_the_rows_sum_to_what_is_required_and_by_component(client, query):
     assert all(row["source"] for row in table)
 
 
-def test_the_summary_says_the_verdict_the_parts_and_where_the_plan_is(client):
+def test_the_summary_states_the_verdict_the_parts_and_where_the_plan_is(client):
     answer = client.get("/estimate.json?r=32").json()
     text = client.get("/estimate.md?r=32").text
     assert text.startswith("# QLoRA of meta-llama/Llama-3.1-8B\n")

@@ -1,4 +1,4 @@
-"""Two or more plans by their links: the page, its twin, and what is no plan."""
+"""The difference page compares two or more plans by their links, and so does its JSON version."""
 
 from html import unescape
 from urllib.parse import urlencode
@@ -10,7 +10,7 @@ def address(*plans):
     return f"?{urlencode([('plan', plan) for plan in plans])}"
 
 
-def test_plans_stand_side_by_side_with_the_twins_figures(client):
+def test_plans_are_side_by_side_with_the_twins_figures(client):
     query = address("/", "/?r=32&micro_batch_size=4", "http://127.0.0.1:8000/?method=lora")
     response = client.get(f"/difference{query}")
     answer = client.get(f"/difference.json{query}").json()
@@ -42,7 +42,7 @@ def test_a_single_plan_asks_for_another(client):
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],
 )
-def test_what_is_no_plan_is_told_at_its_field_and_kept(client, typed, said):
+def test_what_is_no_plan_is_reported_at_its_field_and_kept(client, typed, said):
     response = client.get(f"/difference{address('/', typed)}")
     text = unescape(response.text)
     assert response.status_code == 422
@@ -52,7 +52,7 @@ def test_what_is_no_plan_is_told_at_its_field_and_kept(client, typed, said):
     assert client.get(f"/difference.json{address('/', typed)}").status_code == 422
 
 
-def test_more_plans_than_stand_side_by_side_are_refused(client):
+def test_more_plans_than_are_side_by_side_are_refused(client):
     assert client.get(f"/difference{address(*['/'] * 6)}").status_code == 200
     response = client.get(f"/difference{address(*['/'] * 8)}")
     assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""The page of serving: a form that says everything in its address, the answer beside it, and the twin."""
+"""The inference page: a form with its state in the address, the answer, and the JSON version."""
 
 import re
 from html import unescape
@@ -61,7 +61,7 @@ def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
     assert "may get different generations due to rounding errors" in shown
 
 
-def test_what_is_wrong_stands_at_its_input_and_everything_typed_stays(client):
+def test_an_error_is_shown_at_its_field_and_everything_typed_is_kept(client):
     response = client.get("/inference?batch_size=0&tasks=0&context_length=777")
     assert response.status_code == 422
     assert 'id="batch_size-error" data-live="error-batch_size"><span class="visually-hidden">Error' in response.text
@@ -70,14 +70,14 @@ def test_what_is_wrong_stands_at_its_input_and_everything_typed_stays(client):
     assert 'href="#batch_size"' in response.text
 
 
-def test_what_cannot_be_merged_is_refused_where_it_was_asked(client):
+def test_what_cannot_be_merged_is_refused_at_its_field(client):
     response = client.get("/inference?method=adapter&merged=true")
     assert response.status_code == 422
     assert "Adapters can't be merged into the weights" in text(response.text)
     assert 'href="#merged"' in response.text
 
 
-def test_an_address_that_says_more_than_there_is_to_say_is_minded_and_refused_by_the_twin(client):
+def test_unknown_names_in_an_address_are_noted_on_the_page_and_refused_in_json(client):
     assert "which this page has no input for" in text(client.get("/inference?optimizer=sgd").text)
     refused = client.get("/inference.json?optimizer=sgd")
     assert (refused.status_code, refused.json()["errors"][0]["loc"]) == (422, "optimizer")
@@ -95,7 +95,7 @@ def test_a_pasted_config_is_served_and_leads_to_its_address(client):
     assert "a llama of" in text(page.text)
 
 
-def test_the_plan_leads_to_what_serving_it_takes(client):
+def test_the_plan_links_to_the_memory_of_serving_it(client):
     found = re.search(r'href="(/inference[^"]*)">the memory to serve it', client.get("/?r=32").text)
     address = unescape(found[1])
     twin = client.get(address.replace("/inference", "/inference.json")).json()
@@ -103,7 +103,7 @@ def test_the_plan_leads_to_what_serving_it_takes(client):
     assert twin["fit"]["gpu"] == FIRST_PLAN["gpu"]
 
 
-def test_needs_lead_to_what_serving_a_configuration_takes_for_as_many_tasks(client):
+def test_a_configuration_links_to_the_memory_of_serving_all_tasks(client):
     html = client.get("/plan?tasks=20&switch_per_request=true&gpu=l40s").text
     addresses = [unescape(found) for found in re.findall(r'href="(/inference[^"]*)">Memory to serve it', html)]
     assert addresses
@@ -123,6 +123,6 @@ VALUES = st.dictionaries(st.sampled_from(sorted(inference_form.DEFAULTS)), st.te
 
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
-def test_an_address_says_all_that_is_typed(values):
+def test_an_address_contains_everything_that_is_typed(values):
     form = inference_form.read(values.items())
     assert inference_form.read(parse_qsl(form.address()[1:], keep_blank_values=True)).typed == form.typed

@@ -1,4 +1,4 @@
-"""The lesson's charts: what a results file has is drawn, and no colour but the style sheet's."""
+"""The lesson's charts draw what the results contain, in the style sheet's colours only."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The lesson's pages: every figure is the calculator's, inputs are the reader's, and errors keep what is typed."""
+"""The lesson's pages show the calculator's figures for the reader's inputs, and keep what is typed on errors."""
 
 import re
 from html import unescape
@@ -55,7 +55,7 @@ def test_every_formula_is_mathml_that_a_parser_reads(client, name):
         assert ET.fromstring(element).tag == "math"
 
 
-def test_every_figure_of_the_lesson_stands_beside_ours(client):
+def test_every_figure_of_the_lesson_is_shown_next_to_ours(client):
     shown = "".join(text_of(client, f"/{name}") for name in NAMES)
     for figure in LESSON:
         assert figure.claim in shown

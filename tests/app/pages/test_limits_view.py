@@ -1,4 +1,4 @@
-"""The room on the card: the page, its twin and the API tell the same figures."""
+"""The limits page, its JSON version and the API show the same figures."""
 
 import re
 
@@ -21,13 +21,13 @@ def test_a_cell_of_the_map_leads_to_its_plan(client):
     )
 
 
-def test_a_refused_pair_is_told_with_its_reason(client):
+def test_a_refused_pair_is_reported_with_its_reason(client):
     address = "?model=gpt2&method=prompt&num_virtual_tokens=1000&sequence_length=24"
     rows = client.get(f"/limits.json{address}").json()["map"]["rows"]
     assert {cell["verdict"] for row in rows for cell in row} <= {"fits", "tight", "does_not_fit", None}
 
 
-def test_the_plans_page_holds_a_place_for_the_room(client):
+def test_the_plan_page_has_a_placeholder_for_the_limits(client):
     assert '<div class="room" data-room="/limits?r=32">' in client.get("/?r=32").text
     assert "data-room" not in client.get("/?gpu=").text
     assert "data-room" not in client.get("/?accounting=textbook").text

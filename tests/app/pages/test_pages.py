@@ -1,4 +1,4 @@
-"""The pages answer people: with a plan, or with what is wrong and everything they typed."""
+"""Pages show a plan, or error messages with everything that was typed."""
 
 import json
 import re
@@ -71,7 +71,7 @@ NUMBERS = [(method, field) for method, own in METHOD.items() for field in (*own,
     [(method, field) for method, field in NUMBERS if field.control == "number"],
     ids=lambda each: each if isinstance(each, str) else each.name,
 )
-def test_an_emptied_number_shows_the_value_that_is_taken(client, method, field):
+def test_an_empty_number_shows_its_default(client, method, field):
     address = f"?method={method}&gradient_checkpointing=false&gpu=&{field.name}="
     shown = re.search(
         rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
@@ -82,7 +82,7 @@ def test_an_emptied_number_shows_the_value_that_is_taken(client, method, field):
 
 
 @pytest.mark.parametrize("path", ["/", "/plan", "/inference"])
-def test_every_number_has_what_is_taken_without_one_as_its_placeholder(client, path):
+def test_every_number_has_its_default_as_placeholder(client, path):
     text = client.get(path).text
     assert (
         len(re.findall('inputmode="decimal"', text))
@@ -91,7 +91,7 @@ def test_every_number_has_what_is_taken_without_one_as_its_placeholder(client, p
     )
 
 
-def test_the_limits_of_a_plan_show_the_value_that_is_taken_for_an_emptied_one(client):
+def test_the_limits_of_a_plan_show_the_default_of_an_empty_field(client):
     text = client.get("/limits?r=&sequence_length=256").text
     assert re.search(r'<th scope="row">Rank</th>\s*<td class="figure" data-label="In the plan">8</td>', text)
 
@@ -130,7 +130,7 @@ def test_what_is_typed_is_escaped(client):
     assert "</textarea><b>" not in text
 
 
-def test_a_refused_combination_says_why_and_leads_to_the_nearest_plan(client):
+def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(client):
     response = client.get("/?method=prefix")
     assert response.status_code == 422
     link = re.search(r'<a href="(/\?[^"]*)">without gradient checkpointing</a>', response.text)
@@ -161,20 +161,20 @@ def test_a_card_may_be_named_as_people_name_it(client):
     assert '<option value="rtx-4090" selected>' in text
 
 
-def test_without_a_card_the_need_is_told(client):
+def test_without_a_card_the_required_memory_is_shown(client):
     text = client.get("/?gpu=").text
     assert "Choose a card to see whether it fits" in text
     assert "Which cards fit" in text
 
 
-def test_a_plan_that_does_not_fit_says_that_several_cards_take_sharding(client):
+def test_a_plan_that_does_not_fit_states_that_several_cards_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B").text
     assert "does not fit" in text
     assert re.search(r"With sharding \(ZeRO or FSDP\), it takes at least \d+ such cards\.", text)
     assert "Without sharding, more cards do not help" in text
 
 
-def test_the_table_of_cards_says_that_several_take_sharding(client):
+def test_the_table_of_cards_states_that_several_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B").text
     assert '<th scope="col" class="figure">Cards, sharded</th>' in text
     assert "More than one card takes sharding (ZeRO or FSDP)" in text
@@ -203,7 +203,7 @@ def long_config(client, entries):
 
 
 @pytest.mark.parametrize("method", ["lora", "prefix"])
-def test_a_page_says_a_long_config_in_its_box_and_its_request_alone(client, method):
+def test_a_page_repeats_a_long_config_only_in_its_field_and_its_request(client, method):
     config = long_config(client, 2000)
     text = client.post("/", data={"config": config, "method": method}).text
     assert len(text) < len(client.get(f"/?method={method}").text) + 4 * len(config)
@@ -247,7 +247,7 @@ def test_the_nearest_plan_of_a_long_config_is_a_button_too(client):
     assert client.post("/", data={**typed, "change": button}).status_code == 200
 
 
-def test_a_config_that_is_not_json_is_told_at_its_field(client):
+def test_a_config_that_is_not_json_is_reported_at_its_field(client):
     response = client.get("/", params={"config": "{nope"})
     assert response.status_code == 422
     assert "config.json is not JSON" in response.text
@@ -258,7 +258,7 @@ def test_a_form_that_is_too_large_is_refused(client):
     assert client.post("/", data={"config": "x" * (2 << 20)}).status_code == 413
 
 
-def test_names_in_the_address_that_no_input_has_are_told(client):
+def test_names_in_the_address_that_no_input_has_are_reported(client):
     assert "seq_len" in client.get("/?seq_len=4096").text
 
 
@@ -302,7 +302,7 @@ def test_no_page_leads_a_browser_to_another_server(client, path):
     assert re.findall(r"\sstyle=|<style|\son[a-z]+=\"", text) == []
 
 
-def test_the_documentation_tells_every_operation_field_and_problem(client):
+def test_the_documentation_shows_every_operation_field_and_problem(client):
     text = client.get("/docs").text
     document = client.get("/api/v1/openapi.json").json()
     for path in document["paths"]:

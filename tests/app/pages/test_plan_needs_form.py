@@ -1,4 +1,4 @@
-"""The needs form reads addresses as people share them, and its links lead to exactly what it proposes."""
+"""The needs form reads shared addresses, and links to exactly the configurations that it proposes."""
 
 from urllib.parse import parse_qsl
 
@@ -65,7 +65,7 @@ VALUES = st.dictionaries(st.sampled_from(sorted(needs_form.DEFAULTS)), st.text(m
 
 @given(values=VALUES)
 @example(values={"config": "\r", "model": ""})
-def test_an_address_says_all_that_is_typed(values):
+def test_an_address_contains_everything_that_is_typed(values):
     form = needs_form.read(values.items())
     assert typed(form.address()).typed == form.typed
 
@@ -79,7 +79,7 @@ def test_an_address_says_all_that_is_typed(values):
         "?model=meta-llama/Llama-3.2-1B&gpu=t4&tasks=3",
     ],
 )
-def test_each_configuration_leads_to_a_page_that_says_exactly_the_same(address):
+def test_each_configuration_links_to_a_page_with_the_same_figures(address):
     (part,) = plan(parse_plan(typed(address).body())).plans
     assert part.configurations
     for configuration in part.configurations:

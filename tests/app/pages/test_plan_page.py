@@ -1,4 +1,4 @@
-"""The page of needs answers people: with configurations, with what is wrong, or with the nearest miss."""
+"""The plan page shows configurations, error messages, or the nearest miss."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_everything_typed_is_kept_and_escaped(client):
     assert "<script>" not in text
 
 
-def test_needs_that_contradict_each_other_are_told_at_their_field(client):
+def test_needs_that_contradict_each_other_are_reported_at_their_field(client):
     response = client.get("/plan?must_merge=true&frozen_base=true")
     assert response.status_code == 422
     assert '<a href="#must_merge">Must merge</a>' in response.text
@@ -132,7 +132,7 @@ def test_what_leaves_more_room_is_a_link_to_it(client):
     assert spare in client.get(unescape(link)).text
 
 
-def test_a_priority_that_is_named_twice_is_told_at_its_field(client):
+def test_a_priority_that_is_named_twice_is_reported_at_its_field(client):
     response = client.get("/plan?priorities=speed,speed")
     assert response.status_code == 422
     assert '<a href="#priorities">' in response.text

@@ -1,4 +1,4 @@
-"""The chart has a point for every estimated figure, and no colours of its own."""
+"""The chart has a point for every estimated figure, in the style sheet's colours only."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_every_estimated_figure_is_a_point():
     assert drawn == sorted((gib(row.measured_bytes), gib(row.predicted_bytes)) for row in rows)
 
 
-def test_a_statistic_is_told_by_its_shape_and_part_by_an_open_mark():
+def test_a_statistic_has_its_own_marker_and_partly_expressed_runs_an_open_one():
     points = [trace for trace in json.loads(CONTEXT["figure"])["data"] if trace["mode"] == "markers"]
     marks = {(trace["meta"], trace["marker"]["symbol"]) for trace in points}
     assert len({symbol for _, symbol in marks}) == len(marks)

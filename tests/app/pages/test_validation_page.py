@@ -6,7 +6,7 @@ from app.presentation.format import deviation
 from calculator.allocator.reserved_rule import RULE_ACCURACY
 
 
-def test_every_estimated_figure_stands_in_a_table_with_its_address(client):
+def test_every_estimated_figure_is_shown_in_a_table_with_its_address(client):
     text = client.get("/validation").text
     context = validation_context(validation().published)
     for row in (*context["whole"], *context["in_part"]):
@@ -27,13 +27,13 @@ def test_it_shows_peers_reasons_and_environments(client):
         assert each.versions in text
 
 
-def test_it_says_that_reserved_memory_is_by_replay_and_how_far_the_rule_lies_from_it(client):
+def test_it_states_that_reserved_memory_is_by_replay_and_how_accurate_the_rule_is(client):
     page = client.get("/validation").text
     assert "by a replay of the allocator" in page
     assert RULE_ACCURACY in page
 
 
-def test_it_says_where_nothing_is_measured_by_us(client):
+def test_a_remark_states_that_we_measured_nothing(client):
     assert (NOT_MEASURED in client.get("/validation").text) == (not validation().measured)
 
 

@@ -1,4 +1,4 @@
-"""The validation page's groups are folds over the committed rows."""
+"""The validation page's groups are computed from the committed rows."""
 
 from app.api.answers.validation import MeasuredAnswer, validation
 from app.pages.validation import view as validation_view
@@ -15,7 +15,7 @@ def test_alike_figures_that_are_far_off_stand_together_the_furthest_first():
     assert sum(len(group.rows) for group in groups) == sum(abs(row.error) >= validation_view.WORST for row in WHOLE)
 
 
-def test_every_row_is_said_whole_in_part_or_not():
+def test_every_row_is_expressed_whole_in_part_or_not():
     counted = [group.figures for kind in ("in part", "not") for group in validation_view.unexpressed(PUBLISHED, kind)]
     assert sum(counted) + sum(row.expressed == "whole" for row in PUBLISHED.rows) == len(PUBLISHED.rows)
 
@@ -41,7 +41,7 @@ STEP = {
 }
 
 
-def test_a_measured_step_stands_beside_its_estimate():
+def test_a_measured_step_is_shown_next_to_its_estimate():
     answer = MeasuredAnswer(environment={}, layers=(), steps=(STEP, {**STEP, "measured": None}), verdicts=())
     assert [(step.statistic, step.error) for step in validation_view.steps(answer)] == [
         ("max_memory_allocated", 0.0),

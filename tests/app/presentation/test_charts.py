@@ -1,4 +1,4 @@
-"""Figures have the comparison's bytes, a line for the card, and no colours of their own."""
+"""Charts have the comparison's bytes, a line for the card, and the style sheet's colours only."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_the_bars_of_a_method_sum_to_what_it_requires():
         assert abs(held - gib(estimate.memory.required_bytes)) < 0.001
 
 
-def test_the_line_stands_at_what_the_card_offers():
+def test_the_line_is_at_the_memory_of_the_card():
     plan = compared(read([]))
     fit = plan.chosen.estimate.fit
     shape = json.loads(methods_figure(plan.estimates, fit))["layout"]["shapes"][0]

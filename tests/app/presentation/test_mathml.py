@@ -1,4 +1,4 @@
-"""Formulas on a line become MathML that a parser reads."""
+"""Formulas become MathML that a parser accepts."""
 
 from xml.etree import ElementTree as ET
 

@@ -1,4 +1,4 @@
-"""Code of others is what its table says it is."""
+"""Vendored files match their table."""
 
 import re
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""How far estimates were from measurements is drawn from the committed residuals, and told the same everywhere."""
+"""The accuracy of an estimate comes from the committed residuals, and is the same in API, pages and command line."""
 
 import re
 from html import unescape
@@ -28,13 +28,13 @@ def test_the_errors_of_lora_are_those_of_its_measured_figures():
     assert str(len(own)) in found.sentence
 
 
-def test_dora_is_told_apart_from_lora():
+def test_dora_is_distinguished_from_lora():
     found = accuracy(plan_of({"name": "lora", "use_dora": True}))
     assert found.method == "dora"
     assert "DoRA" in found.sentence
 
 
-def test_a_method_that_nobody_measured_says_so():
+def test_a_method_that_nobody_measured_is_stated():
     found = accuracy(plan_of({"name": "adapter"}))
     assert found.errors == ()
     assert found.interval is None
@@ -65,7 +65,7 @@ def test_a_page_by_the_rule_leads_to_the_replay(client):
     assert "With the errors found for nvidia-smi" in client.get(unescape(link)).text
 
 
-def test_a_rule_of_thumb_is_not_held_against_measurements():
+def test_a_rule_of_thumb_is_not_compared_with_measurements():
     found = accuracy(plan_of({"name": "full"}, accounting="textbook"))
     assert found.errors == ()
     assert "rule of thumb" in found.sentence
@@ -84,5 +84,5 @@ def test_page_and_api_tell_the_same(client, method):
     ("error", "words"),
     [(-0.0052, "0.52 % low"), (0.004, "0.40 % high"), (0.0, "exact"), (-0.00001, "under 0.01 % off")],
 )
-def test_an_error_is_told_in_words(error, words):
+def test_an_error_is_formatted_as_text(error, words):
     assert error_text(error) == words

@@ -1,4 +1,4 @@
-"""Residuals are of figures that a request says whole, ours beside those of others."""
+"""Residuals are errors of figures whose run a request describes completely: published ones and our own."""
 
 import json
 
@@ -14,7 +14,7 @@ STEP = {
 }
 
 
-def test_every_published_figure_that_is_said_whole_is_a_residual():
+def test_every_published_figure_of_a_complete_request_is_a_residual():
     whole = [row for row in results.published()["rows"] if row["expressed"] == "whole" and "error" in row]
     assert sorted(each.error for each in residuals()) == sorted(row["error"] for row in whole)
 
@@ -31,7 +31,7 @@ def test_a_measurement_of_our_own_counts_too(monkeypatch, tmp_path):
     ]
 
 
-def test_errors_are_told_by_statistic_in_their_order():
+def test_errors_are_grouped_by_statistic_in_order():
     errors = by_statistic(residuals())
     assert [each.statistic for each in errors] == list(STATISTICS)
     assert all(each.lowest_error <= each.highest_error for each in errors)

@@ -1,4 +1,4 @@
-"""Committed results are read from one folder, and what is not there is not made up."""
+"""Committed results are read from one folder; missing results are missing, not invented."""
 
 import json
 

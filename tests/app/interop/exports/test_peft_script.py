@@ -1,4 +1,4 @@
-"""The exported script is run: it builds the model that the figures are held against, and trains it, by any method."""
+"""The exported script runs: it builds the model of the figures and trains it, with any method."""
 
 import re
 import runpy
@@ -119,7 +119,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("method", "training"), SETTINGS, ids=lambda setting: str(setting)[:60])
-def test_the_script_builds_the_model_that_the_figures_are_held_against(method, training, tmp_path):
+def test_the_script_builds_the_model_of_the_figures(method, training, tmp_path):
     request = body(method, **training)
     file = tmp_path / "train.py"
     file.write_text(script(request))
@@ -184,7 +184,7 @@ def test_a_script_is_as_formatters_and_linters_leave_it(tmp_path):
         assert checked.returncode == 0, checked.stdout
 
 
-def test_a_script_stands_alone(tmp_path):
+def test_a_script_needs_no_other_file(tmp_path):
     file = tmp_path / "train.py"
     file.write_text(script(body({"name": "prompt"})))
     command = [sys.executable, str(file), "--steps", "1", "--text", __file__]
@@ -201,7 +201,7 @@ def test_values_cannot_leave_their_place(tmp_path):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_optimizer_is_the_one_that_the_figures_are_held_against(name):
+def test_the_optimizer_is_the_one_of_the_figures(name):
     trainable = [torch.nn.Parameter(torch.zeros(2, 2))]
     known = {"torch": torch, "bnb": bnb, "Adafactor": Adafactor, "trainable": trainable, "LEARNING_RATE": 1e-4}
     ours, theirs = eval(peft_script.OPTIMIZERS[name], known), optimizer_for(name, trainable)

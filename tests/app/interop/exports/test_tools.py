@@ -1,4 +1,4 @@
-"""The tools' YAML loads, holds keys that the tools document, and says what it can't."""
+"""The tools' YAML is valid, has only documented keys, and lists what it cannot express."""
 
 import dataclasses
 import json
@@ -137,8 +137,8 @@ def test_llama_factory_gets_the_plan():
 
 @pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
 @pytest.mark.parametrize("method", ["adapter", "prefix", "prompt"])
-def test_a_method_that_a_tool_lacks_is_refused_with_the_way_out(tool, method):
-    with pytest.raises(PlanError, match="take the format peft") as refused:
+def test_a_method_that_a_tool_lacks_is_refused_with_what_to_do(tool, method):
+    with pytest.raises(PlanError, match="use the format peft") as refused:
         exported(tool, {"name": method})
     assert refused.value.problems[0].loc == "method.name"
 
@@ -175,7 +175,7 @@ CHECKPOINTED = {"gradient_checkpointing": True}
     ],
     ids=str,
 )
-def test_what_a_tool_takes_otherwise_is_listed(tool, method, training, locs):
+def test_what_a_tool_handles_differently_is_listed(tool, method, training, locs):
     found = differing(tool, method, **training, **CHECKPOINTED)
     assert found == locs + (["method.bias"] if "bias" in method else [])
 
@@ -196,7 +196,7 @@ def test_a_family_without_sdpa_gets_the_attention_that_runs():
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_norms_that_axolotl_does_not_know_by_name_are_told_either_way(asked):
+def test_norms_that_axolotl_does_not_know_by_name_are_listed_in_both_cases(asked):
     method = {"name": "qlora", "prepare_model_for_kbit_training": asked}
     found = differing("axolotl", method, "gpt2", dtype="float16", **CHECKPOINTED)
     assert found == ["method.prepare_model_for_kbit_training"]
@@ -208,7 +208,7 @@ def test_llama_factory_leaves_a_vision_tower_to_the_targets():
     assert "freeze_vision_tower" not in keys("llama-factory", {"name": "lora"})
 
 
-def test_a_routers_dtype_is_told():
+def test_the_dtype_of_a_router_is_listed():
     method = {"name": "lora", "target_modules": ["q_proj"]}
     found = differing("axolotl", method, "mistralai/Mixtral-8x7B-v0.1", **CHECKPOINTED)
     assert found == ["training.autocast", "training.dtype"]

@@ -1,4 +1,4 @@
-"""The storage of an adapter's base is read where its config.json says it, and named as missing where nothing does."""
+"""The storage of an adapter's base is read from its config.json, and listed as missing otherwise."""
 
 import json
 
@@ -33,16 +33,16 @@ def missed(imported):
     return {each.key: each.why for each in imported.not_understood}
 
 
-def test_an_adapter_whose_base_says_nothing_is_taken_in_16_bits_and_says_so():
+def test_an_adapter_of_an_unknown_base_is_estimated_in_16_bits_with_a_remark():
     imported = found(LORA)
     assert (imported.request["method"]["name"], "training" in imported.request) == ("lora", False)
-    why = "the base's storage is not in the file: weights in 16 bits are taken"
+    why = "the file does not state how the base model is stored: 16-bit weights are used"
     assert missed(imported) == {"quantization_config": f"{why}; for 4 bits choose qlora"}
     assert missed(found(PREFIX)) == {"quantization_config": why}
     assert missed(read(json.dumps({**LORA, "target_modules": ["c_attn"]}), model="gpt2")) == missed(imported)
 
 
-def test_what_a_qlora_run_saves_comes_back_once_its_base_says_4_bits(tmp_path, capsys):
+def test_a_saved_qlora_adapter_comes_back_if_its_base_states_4_bits(tmp_path, capsys):
     """A base that was quantised as it was loaded has a config.json that says nothing; one saved in 4 bits says how."""
     peft.LoraConfig(r=4, target_modules=["q_proj"]).save_pretrained(tmp_path)
     stored = BitsAndBytesConfig(
@@ -60,7 +60,7 @@ def test_what_a_qlora_run_saves_comes_back_once_its_base_says_4_bits(tmp_path, c
     assert (asked.method.r, asked.training.dtype, output.err) == (4, "bfloat16", "")
 
 
-def test_what_a_base_in_4_bits_leaves_out_is_what_bitsandbytes_takes():
+def test_keys_that_a_4_bit_base_omits_get_the_defaults_of_bitsandbytes():
     request = found(LORA, FOUR_BITS).request
     assert (request["method"]["name"], request["method"]["quant_type"]) == ("qlora", "fp4")
     assert (request["method"]["double_quant"], request["training"]) == (False, {"dtype": "float32"})
@@ -73,24 +73,24 @@ def test_what_a_base_in_4_bits_leaves_out_is_what_bitsandbytes_takes():
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "", "only 4 bits by bitsandbytes"),
         ({"load_in_4bit": "yes"}, "", "only 4 bits by bitsandbytes"),
         ("nf4", "", "only 4 bits by bitsandbytes"),
-        ({**FOUR_BITS, "bnb_4bit_quant_type": "int4"}, ".bnb_4bit_quant_type", "fp4 is taken"),
+        ({**FOUR_BITS, "bnb_4bit_quant_type": "int4"}, ".bnb_4bit_quant_type", "fp4 is used"),
         ({**FOUR_BITS, "bnb_4bit_use_double_quant": 1}, ".bnb_4bit_use_double_quant", "is not true or false"),
-        ({**FOUR_BITS, "bnb_4bit_compute_dtype": "float64"}, ".bnb_4bit_compute_dtype", "float32 is taken"),
-        ({**FOUR_BITS, "llm_int8_skip_modules": ["q_proj"]}, ".llm_int8_skip_modules", "but the output head"),
-        ({**FOUR_BITS, "no_such_key": 7}, ".no_such_key", "is not read here"),
+        ({**FOUR_BITS, "bnb_4bit_compute_dtype": "float64"}, ".bnb_4bit_compute_dtype", "float32 is used"),
+        ({**FOUR_BITS, "llm_int8_skip_modules": ["q_proj"]}, ".llm_int8_skip_modules", "except the output head"),
+        ({**FOUR_BITS, "no_such_key": 7}, ".no_such_key", "is not read"),
     ],
     ids=str,
 )
-def test_what_a_request_can_not_hold_of_the_storage_is_listed(stored, key, why):
+def test_what_a_request_cannot_express_of_the_storage_is_listed(stored, key, why):
     keys = missed(found(LORA, stored))
     assert list(keys) == [f"quantization_config{key}"]
     assert why in keys[f"quantization_config{key}"]
 
 
-def test_a_prefix_over_4_bits_is_taken_over_16_and_says_so():
+def test_a_prefix_on_a_4_bit_base_is_estimated_on_16_bits_with_a_remark():
     imported = found(PREFIX, FOUR_BITS)
     assert imported.request["method"]["name"] == "prefix"
-    assert "under LoRA only: weights in 16 bits are taken" in missed(imported)["quantization_config"]
+    assert "under LoRA only: 16-bit weights are used" in missed(imported)["quantization_config"]
 
 
 def test_the_head_alone_is_what_bitsandbytes_leaves_out_by_itself():

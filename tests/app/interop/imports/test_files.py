@@ -1,4 +1,4 @@
-"""Files of other tools are read with their own defaults; what a request can't hold is listed, and nothing is run."""
+"""Files of other tools get the tools' own defaults, what a request cannot express is listed, and nothing is run."""
 
 import time
 
@@ -34,7 +34,7 @@ def refused(content, **beside):
     return raised.value.problems[0]
 
 
-def test_what_axolotl_takes_where_a_key_is_left_out_is_taken():
+def test_missing_keys_get_axolotls_defaults():
     found = axolotl("")
     training = found.request["training"]
     assert found.request["method"] == {"name": "full"}
@@ -43,7 +43,7 @@ def test_what_axolotl_takes_where_a_key_is_left_out_is_taken():
     assert list(missed(found)) == ["adapter"]
 
 
-def test_what_llama_factory_takes_where_a_key_is_left_out_is_taken():
+def test_missing_keys_get_llama_factorys_defaults():
     found = llama_factory("")
     method, training = found.request["method"], found.request["training"]
     assert (method["name"], method["r"], method["lora_alpha"]) == ("lora", 8, 16)
@@ -125,7 +125,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     assert axolotl("micro_batch_size: '4'").request["training"]["micro_batch_size"] == 4
 
 
-def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_the_way_out():
+def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_what_to_do():
     found = read("base_model: nobody/no-such-model\nadapter: lora\n" + QUIET)
     assert found.request["model"] == "nobody/no-such-model"
     assert "config.json" in found.not_understood[0].why
@@ -135,15 +135,15 @@ def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_the_way_out():
 @pytest.mark.parametrize(
     ("content", "loc", "said"),
     [
-        ("adapter: lora", "format", "say which"),
+        ("adapter: lora", "format", "state which"),
         ("- a\n- b", "content", "keys with values"),
         ("", "content", "keys with values"),
         ("base_model: [", "content", "line"),
         ("base_model: a\nbase_model: b", "content", "twice"),
         ("a: &x [1]\nb: *x", "content", "aliases"),
         ("!!python/object/apply:os.system ['true']", "content", "YAML"),
-        ("base_model: x\nadapter: llama-adapter", "content.adapter", "no method"),
-        ("model_name_or_path: x\nfinetuning_type: freeze", "content.finetuning_type", "no method"),
+        ("base_model: x\nadapter: llama-adapter", "content.adapter", "not a supported method"),
+        ("model_name_or_path: x\nfinetuning_type: freeze", "content.finetuning_type", "not a supported method"),
         ('{"peft_type": "IA3", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
         ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
         ('{"peft_type": "LORA"}', "model", "give a catalogue id"),
@@ -200,7 +200,7 @@ KEYS = {
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("name", FORMATS)
-def test_whatever_a_file_holds_it_is_a_request_or_refused(name, data):
+def test_every_file_is_a_request_or_refused(name, data):
     content = data.draw(st.dictionaries(st.sampled_from(KEYS[name].split()), VALUES, max_size=8))
     content |= data.draw(st.sampled_from([{}, {"peft_type": "LORA"}, {"adapter": "qlora"}]))
     try:

@@ -1,4 +1,4 @@
-"""A file that switches on what is not modelled imports with a warning: the figures are of another run."""
+"""A file that switches on an unsupported feature imports with a warning: the figures are of another run."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_long_values_are_cut():
     assert len(found.warnings[0]) < 600
 
 
-def test_every_feature_says_what_it_changes_and_what_the_figures_are_of():
+def test_every_feature_states_what_it_changes_and_what_the_figures_are_of():
     for features in FEATURES.values():
         for feature in features:
             assert feature.effect.endswith(".")

@@ -1,4 +1,4 @@
-"""What a tool can say comes back as it was: exported, imported, and the same request again."""
+"""A request that is exported and imported is the same request."""
 
 import dataclasses
 import random
@@ -86,7 +86,7 @@ def spelled_out(plan):
 
 
 @pytest.mark.parametrize(("tool", "least"), [("axolotl", 20), ("llama-factory", 20)])
-def test_what_a_tool_can_say_comes_back(tool, least):
+def test_what_a_tool_can_express_comes_back(tool, least):
     chance, expressed = random.Random(tool), 0
     for _ in range(250):
         body = drawn(chance)
