@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from app.interop.exports.part import MethodParts
     from app.interop.exports.planned import Planned
 
-VERSIONS = "LLaMA-Factory 0.9.6 supports transformers up to 5.8 and peft up to 0.18."
+VERSIONS = "LLaMA-Factory 0.9.6 supports transformers up to 5.8, and peft 0.18."
 
 #: The values of flash_attn, by attention implementation. Source: extras/constants.py, AttentionFunction.
 FLASH_ATTN = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
