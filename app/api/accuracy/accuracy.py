@@ -82,7 +82,7 @@ def _rule_sentence(estimate: Estimate) -> str:
 
 
 def _inside_a_sentence(label: str) -> str:
-    """Return a label as it is written within a sentence: full fine-tuning, LoRA."""
+    """Return a label in the spelling within a sentence: full fine-tuning, LoRA."""
     return label.lower() if label == label.capitalize() else label
 
 

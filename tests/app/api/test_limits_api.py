@@ -91,11 +91,13 @@ def test_a_plan_that_nothing_fits_has_a_page_too(client):
     assert text.count('<td class="figure" data-label="Largest that fits">none</td>') == 2
 
 
-@pytest.mark.parametrize(("address", "said"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")])
-def test_a_plan_without_limits_gives_the_reason_and_leads_back(client, address, said):
+@pytest.mark.parametrize(
+    ("address", "message"), [("?gpu=", "a limit needs a card"), ("?r=0", "Rank: must be at least 1")]
+)
+def test_a_plan_without_limits_gives_the_reason_and_leads_back(client, address, message):
     response = client.get(f"/limits{address}")
     assert response.status_code == 422
-    assert said in response.text
+    assert message in response.text
     assert f'<a href="/{address}">Back to the plan</a>' in response.text
 
 

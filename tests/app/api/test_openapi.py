@@ -42,7 +42,7 @@ PATHS = {
     "/api/v1/validation": "get",
     "/healthz": "get",
 }
-POSTED = [path for path, verb in PATHS.items() if verb == "post"]
+POST_PATHS = [path for path, verb in PATHS.items() if verb == "post"]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_every_reference_leads_somewhere(document):
     assert "HTTPValidationError" not in text
 
 
-@pytest.mark.parametrize("path", POSTED)
+@pytest.mark.parametrize("path", POST_PATHS)
 def test_the_examples_are_what_the_api_answers(client, document, path):
     operation = document["paths"][path]["post"]
     asked = operation["requestBody"]["content"]["application/json"]["examples"]
@@ -102,7 +102,7 @@ def test_the_examples_are_what_the_api_answers(client, document, path):
 
 
 def test_the_errors_of_an_operation_are_problem_documents(document):
-    for path in POSTED:
+    for path in POST_PATHS:
         responses = document["paths"][path]["post"]["responses"]
         assert set(responses) == {"200", "400", "413", "415", "422"}
         for status in ("400", "413", "415", "422"):

@@ -9,7 +9,7 @@ from calculator.estimate.compatibility import ONE_CARD
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
-#: What is asked of each endpoint beside the device.
+#: The request of each endpoint, without the device.
 ASKED = {
     "estimate": LORA,
     "limits": {**LORA, "solve_for": "r"},

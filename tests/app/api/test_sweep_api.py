@@ -168,10 +168,10 @@ def test_a_longer_grid_needs_no_more_memory(body):
     tracemalloc.start()
     written = sum(len(line) for line in islice(text, 2000))
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    allocated, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert written > 500_000
-    assert held < 50_000
+    assert allocated < 50_000
 
 
 def test_nothing_more_is_computed_once_the_client_has_gone(app, plan, monkeypatch):

@@ -51,14 +51,14 @@ def test_no_handler_is_a_coroutine_but_the_health_checks():
 def test_the_health_check_is_answered_while_another_computes(client, app, monkeypatch, verb, path, module, name):
     begun, answered = Event(), Event()
 
-    def held(*_):
+    def blocked(*_):
         begun.set()
         assert answered.wait(PATIENCE)
-        raise PlanError(Problem(loc="", msg="was held"))
+        raise PlanError(Problem(loc="", msg="was blocked"))
 
-    monkeypatch.setattr(module or app, "parse_sweep" if module is api.sweep else name, held)
-    with ThreadPoolExecutor(1) as beside:
-        waiting = beside.submit(client.request, verb, path, json={})
+    monkeypatch.setattr(module or app, "parse_sweep" if module is api.sweep else name, blocked)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(client.request, verb, path, json={})
         try:
             assert begun.wait(PATIENCE)
             assert client.get("/healthz").status_code == 200
@@ -69,12 +69,12 @@ def test_the_health_check_is_answered_while_another_computes(client, app, monkey
 
 
 def test_the_health_check_is_much_faster_than_a_concurrent_comparison(client):
-    with ThreadPoolExecutor(1) as beside:
-        waiting = beside.submit(client.post, "/api/v1/compare", json=SLOW)
-        taken = []
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(client.post, "/api/v1/compare", json=SLOW)
+        durations = []
         while not waiting.done():
             before = perf_counter()
             assert client.get("/healthz").status_code == 200
-            taken.append(perf_counter() - before)
+            durations.append(perf_counter() - before)
     assert waiting.result().status_code == 200
-    assert max(taken) < sum(taken) / 4
+    assert max(durations) < sum(durations) / 4

@@ -28,7 +28,7 @@ def asked(command, option, path):
 def test_a_file_that_can_not_be_read_is_reported_by_its_option_and_what_to_do(command, option, tmp_path, capsys):
     none, empty = tmp_path / "none", tmp_path / "empty"
     empty.write_bytes(b"\n")
-    for path, said in (
+    for path, message in (
         (none, f"there is no file '{none}': {READ}"),
         ("", f"there is no file '': {READ}"),
         (tmp_path, f"'{tmp_path}' is a directory: give the path of a file"),
@@ -36,7 +36,7 @@ def test_a_file_that_can_not_be_read_is_reported_by_its_option_and_what_to_do(co
         (f"{empty}/x", f"'{empty}/x' can't be read (Not a directory): {READ}"),
     ):
         assert asked(command, option, path) == 2
-        assert capsys.readouterr().err == f"{option}: {said}\n"
+        assert capsys.readouterr().err == f"{option}: {message}\n"
 
 
 @pytest.mark.parametrize(("command", "option"), READERS)
@@ -68,9 +68,9 @@ def test_a_mark_that_an_editor_begins_a_file_with_is_passed_over(plan, monkeypat
 
 def test_an_output_that_can_not_be_written_is_reported_by_its_option_and_what_to_do(tmp_path, capsys):
     written = "give a path in an existing directory, or omit the option for standard output"
-    for path, said in (
+    for path, message in (
         (tmp_path / "none" / "x.py", f"there is no place for the file '{tmp_path}/none/x.py': {written}"),
         (tmp_path, f"'{tmp_path}' is a directory: give the path of a file"),
     ):
         assert main(["export", "--model", "gpt2", "--method", "lora", "--output", str(path)]) == 2
-        assert f"--output: {said}\n" in capsys.readouterr().err
+        assert f"--output: {message}\n" in capsys.readouterr().err

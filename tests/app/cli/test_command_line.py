@@ -108,7 +108,7 @@ def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ("[]", "must be an object"),
@@ -116,15 +116,15 @@ def test_a_config_file_and_a_bare_count_are_models_too(tmp_path, capsys):
         ('{"model": "gpt2", "method": {"name": "lora", "r": 0}}', "method.r: must be at least 1"),
     ],
 )
-def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, said, tmp_path, capsys):
+def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, message, tmp_path, capsys):
     file = tmp_path / "request.json"
     file.write_text(text)
     assert main(["estimate", "--request", str(file)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--r", "many"), "method.r: must be a whole number"),
         (("--num_virtual_tokens", "8"), "method.num_virtual_tokens: unknown field"),
@@ -134,9 +134,9 @@ def test_a_request_without_an_answer_is_reported_and_exits_with_2(text, said, tm
         (("--max_grad_norm", "-1"), "training.max_grad_norm: must be at least 0"),
     ],
 )
-def test_a_refused_option_is_reported_by_its_field(options, said, capsys):
+def test_a_refused_option_is_reported_by_its_field(options, message, capsys):
     assert main(["estimate", "--model", "gpt2", "--method", "lora", *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_null_is_a_value_where_a_field_admits_it(capsys):

@@ -24,7 +24,7 @@ def test_a_list_that_is_none_of_names_is_refused_by_its_field(typed, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["compare", "--model", "gpt2", "--methods", '["lora"'], "--methods: '[\"lora\"' is not JSON"),
         (["compare", "--model", "gpt2", "--methods", "[5]"], "methods.0.name: must be one of full"),
@@ -33,9 +33,9 @@ def test_a_list_that_is_none_of_names_is_refused_by_its_field(typed, capsys):
         (["plan", "--model", "gpt2", "--gpus", "[5]"], "devices.0.gpu: must be a string"),
     ],
 )
-def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments, said, capsys):
+def test_a_list_of_the_wrong_things_is_refused_by_its_option_or_field(arguments, message, capsys):
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_models_and_cards_are_comma_separated_or_lists(capsys):

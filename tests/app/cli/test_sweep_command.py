@@ -39,7 +39,7 @@ def test_options_extend_the_sweep_of_a_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("stated", "message"),
     [
         ({**SWEPT, "grid": 5}, "grid: must be an object of lists"),
         ({**SWEPT, "grid": None}, "grid: must be an object of lists"),
@@ -47,11 +47,11 @@ def test_options_extend_the_sweep_of_a_file(tmp_path, capsys):
         ({"grid": SWEPT["grid"]}, "request.model: must be"),
     ],
 )
-def test_a_sweeps_file_is_refused_where_it_is_wrong(stated, said, tmp_path, capsys):
+def test_a_sweeps_file_is_refused_where_it_is_wrong(stated, message, tmp_path, capsys):
     file = tmp_path / "sweep.json"
     file.write_text(json.dumps(stated))
     assert main(["sweep", "--request", str(file), "--grid", "sequence_length=64"]) == 2
-    assert capsys.readouterr().err.startswith(said)
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
@@ -62,7 +62,7 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
 
 
 @pytest.mark.parametrize(
-    ("grid", "said"),
+    ("grid", "message"),
     [
         ((), "grid: must be an object of lists"),
         (("r",), "FIELD=VALUE"),
@@ -70,10 +70,10 @@ def test_a_sweep_of_which_nothing_fits_exits_with_1(capsys):
         (("r=4", "method.r=8"), "grid: give each field once"),
     ],
 )
-def test_a_wrong_grid_exits_with_2(grid, said, capsys):
+def test_a_wrong_grid_exits_with_2(grid, message, capsys):
     plan = ["sweep", "--model", "gpt2", "--method", "lora"]
     assert main([*plan, *(option for each in grid for option in ("--grid", each))]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_progress_is_shown_on_a_terminal_while_rows_are_redirected(monkeypatch, capsys):

@@ -68,7 +68,7 @@ def test_a_config_that_is_too_long_for_a_link_has_buttons(client):
 
 
 @pytest.mark.parametrize(
-    ("address", "status", "said"),
+    ("address", "status", "message"),
     [
         ("/export/axolotl?method=prefix&gradient_checkpointing=false", 422, "use the format peft"),
         ("/export/peft?method=prefix", 422, "gradient checkpointing"),
@@ -77,11 +77,11 @@ def test_a_config_that_is_too_long_for_a_link_has_buttons(client):
         ("/export/magic", 404, "There is nothing at this path"),
     ],
 )
-def test_a_file_that_cannot_be_is_a_page_that_gives_the_reason(client, address, status, said):
+def test_a_file_that_cannot_be_is_a_page_that_gives_the_reason(client, address, status, message):
     response = client.get(address)
     assert response.status_code == status
     assert response.headers["content-type"].startswith("text/html")
-    assert said in response.text
+    assert message in response.text
 
 
 def test_a_file_leads_to_the_address_of_its_plan(client):

@@ -34,7 +34,7 @@ def test_a_single_plan_asks_for_another(client):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("/plan?tasks=2", "is no plan's link"),
         ("/?seq_len=5", "has seq_len, which is not a field of a plan"),
@@ -42,11 +42,11 @@ def test_a_single_plan_asks_for_another(client):
         ("?model=no-such-model", "no-such-model' is not in the catalogue"),
     ],
 )
-def test_what_is_no_plan_is_reported_at_its_field_and_kept(client, typed, said):
+def test_what_is_no_plan_is_reported_at_its_field_and_kept(client, typed, message):
     response = client.get(f"/difference{address('/', typed)}")
     text = unescape(response.text)
     assert response.status_code == 422
-    assert said in text
+    assert message in text
     assert f'value="{typed}"' in text
     assert '<a href="#plan-2">' in text
     assert client.get(f"/difference.json{address('/', typed)}").status_code == 422

@@ -77,8 +77,8 @@ def test_an_empty_number_shows_its_default(client, method, field):
         rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
     )
     request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
-    taken = getattr(getattr(request, field.part), field.declared.name)
-    assert shown[1] == (field.text(taken) or "none")
+    default = getattr(getattr(request, field.part), field.declared.name)
+    assert shown[1] == (field.text(default) or "none")
 
 
 @pytest.mark.parametrize("path", ["/", "/plan", "/inference"])

@@ -14,8 +14,8 @@ def test_the_bars_of_a_method_sum_to_what_it_requires():
     figure = json.loads(methods_figure(plan.estimates, plan.chosen.estimate.fit))
     assert [trace["meta"] for trace in figure["data"]] == [name for name in COMPONENTS if name in str(figure["data"])]
     for label, estimate in plan.estimates.items():
-        held = sum(trace["x"][trace["y"].index(label)] for trace in figure["data"])
-        assert abs(held - gib(estimate.memory.required_bytes)) < 0.001
+        total = sum(trace["x"][trace["y"].index(label)] for trace in figure["data"])
+        assert abs(total - gib(estimate.memory.required_bytes)) < 0.001
 
 
 def test_the_line_is_at_the_memory_of_the_card():

@@ -28,9 +28,9 @@ def missed(found):
     return {each.key: each.value for each in found.not_understood}
 
 
-def refused(content, **beside):
+def refused(content, **options):
     with pytest.raises(PlanError) as raised:
-        read(content, **beside)
+        read(content, **options)
     return raised.value.problems[0]
 
 
@@ -133,7 +133,7 @@ def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_what_to_do():
 
 
 @pytest.mark.parametrize(
-    ("content", "loc", "said"),
+    ("content", "loc", "message"),
     [
         ("adapter: lora", "format", "state which"),
         ("- a\n- b", "content", "keys with values"),
@@ -157,10 +157,10 @@ def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_what_to_do():
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, said):
+def test_a_file_that_cannot_be_read_is_refused_with_the_place(content, loc, message):
     problem = refused(content)
     assert problem.loc == loc
-    assert said in problem.msg
+    assert message in problem.msg
 
 
 @pytest.mark.parametrize("unit", ["k{}: {}\n", "[", "- ", "{{}}, ", "a:\n", "1,"])

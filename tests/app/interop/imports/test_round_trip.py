@@ -97,8 +97,8 @@ def test_what_a_tool_can_express_comes_back(tool, least):
         exported = export(plan.request, tool)
         if any(each.loc not in ("model.config.use_cache", "model.config") for each in exported.not_expressed):
             continue
-        beside = body["model"] if isinstance(body["model"], dict) else None
-        found = read(exported.content, None, beside)
+        model = body["model"] if isinstance(body["model"], dict) else None
+        found = read(exported.content, None, model)
         assert found.format == tool
         assert parse_request(found.request) == spelled_out(plan), exported.content
         assert found.not_understood == ()
