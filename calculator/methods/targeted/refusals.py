@@ -71,13 +71,17 @@ def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iter
 
 
 def _numbered(method: TargetedMethod) -> Iterator[Problem]:
+    targets = method.target_modules if isinstance(method.target_modules, tuple) else ()
+    yield from names_one_layer("method.target_modules", targets)
+    yield from names_one_layer("method.modules_to_save", method.modules_to_save or ())
+
+
+def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:
     """Names that select single layers: all layers of a kind are planned alike."""
-    named = method.target_modules if isinstance(method.target_modules, tuple) else ()
-    for field, names in (("target_modules", named), ("modules_to_save", method.modules_to_save or ())):
-        for name in names:
-            if any(part.isdigit() for part in name.split(".")):
-                message = f"{name} picks one layer; plans that treat layers differently are not modelled"
-                yield Problem(loc=f"method.{field}", msg=message, input=list(names))
+    for name in names:
+        if any(part.isdigit() for part in name.split(".")):
+            message = f"{name} picks one layer; plans that treat layers differently are not modelled"
+            yield Problem(loc=loc, msg=message, input=list(names))
 
 
 def listed(names: str | tuple[str, ...] | None) -> str | list[str] | None:
