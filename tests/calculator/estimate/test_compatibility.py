@@ -33,10 +33,10 @@ def test_the_same_key_with_its_usual_value_changes_nothing(name):
 @pytest.mark.parametrize(
     ("targets", "names", "message"),
     [
-        ("all-linear", ["attn"], "attn is a part of the name self_attn"),
-        (["v_proj", "gate_proj"], ["e_proj"], "e_proj is a part of the name gate_proj"),
-        (["q_proj"], ["mlp", "mlp.up_proj"], "mlp.up_proj lies in mlp"),
-        (["q_proj"], ["up_proj", "mlp"], "up_proj lies in mlp"),
+        ("all-linear", ["attn"], "attn is part of the name self_attn"),
+        (["v_proj", "gate_proj"], ["e_proj"], "e_proj is part of the name gate_proj"),
+        (["q_proj"], ["mlp", "mlp.up_proj"], "mlp.up_proj is inside mlp"),
+        (["q_proj"], ["up_proj", "mlp"], "up_proj is inside mlp"),
         (["q_proj"], ["nothing"], "no module's name ends in nothing"),
     ],
 )

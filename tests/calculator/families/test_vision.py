@@ -50,7 +50,7 @@ def test_trained_parameters_of_a_tower_that_does_not_run_get_no_gradient_and_a_w
 
 
 def test_targets_that_text_does_not_run_are_refused():
-    with pytest.raises(PlanError, match="nothing is trained that a batch of text comes to"):
+    with pytest.raises(PlanError, match="nothing that is trained is used for text"):
         seen_text({"name": "lora", "target_modules": ["fc1"]})
     assert seen_text({"name": "lora", "target_modules": ["fc1"], "modules_to_save": ["lm_head"]}).parameters.added
 
