@@ -39,4 +39,4 @@ OptimizerName = Literal[
 ]
 
 #: A fine-tuning method, as a request's `method.name` gives it.
-MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt"]
+MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from calculator.methods import Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 from calculator.methods import Method as Trained
 from calculator.methods.base import Method
 from calculator.methods.low_rank.method import LowRank
@@ -132,7 +132,7 @@ def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
         case Prefix():
             # PEFT saves and loads the result of the projection (peft.PeftModel.get_prompt).
             return replace(method, prefix_projection=False)
-        case Full() | Adapter() | Prompt():
+        case Full() | Adapter() | Prompt() | IA3():
             return method
     assert_never(method)
 

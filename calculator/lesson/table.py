@@ -90,6 +90,7 @@ CLAIMS: dict[MethodName, Claim | None] = {
     "prompt": Claim(
         trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models", chapter="prompt"
     ),
+    "ia3": None,
 }
 
 
@@ -133,6 +134,7 @@ SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
     "adapter": lambda typed: {"bottleneck_size": typed.bottleneck_size},
     "prefix": _virtual_tokens,
     "prompt": _virtual_tokens,
+    "ia3": lambda _: {},
 }
 
 

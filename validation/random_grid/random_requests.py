@@ -67,6 +67,7 @@ OPTIONS: dict[MethodName, Options] = {
     },
     "prefix": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200)), "prefix_projection": (0.25, (True,))},
     "prompt": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200))},
+    "ia3": {"init_ia3_weights": (0.1, (False,))},
 }
 
 #: How often each method is drawn.
@@ -74,7 +75,7 @@ METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "a
 
 
 #: The share of requests that each newer method gets.
-NEWER_METHODS: dict[MethodName, float] = {}
+NEWER_METHODS: dict[MethodName, float] = {"ia3": 0.09}
 
 
 def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str,
     method = {"name": name, **_set(rng, OPTIONS[name])}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _targets(rng, model, name)
+    if name == "ia3":
+        method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
 
 
@@ -126,6 +129,13 @@ def _targets(rng: random.Random, model: Model, name: MethodName) -> dict[str, An
     saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _feedforward(rng: random.Random, targets: Any) -> dict[str, Any]:
+    """Return IA³'s feed-forward modules, mostly some of its targets."""
+    if not isinstance(targets, list) or rng.random() < 0.2:
+        return {}
+    return {"feedforward_modules": rng.sample(targets, rng.randint(1, len(targets)))}
 
 
 def _model(rng: random.Random, family: Family) -> tuple[dict[str, Any], Model]:

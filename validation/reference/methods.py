@@ -13,7 +13,7 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import Adapter, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, Adapter, Prefix, Prompt, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from validation.reference import bottleneck
 
@@ -119,6 +119,20 @@ def _prompt(model: nn.Module, request: Request) -> nn.Module:
     return _prompted(model, config)
 
 
+def _ia3(model: nn.Module, request: Request) -> nn.Module:
+    method = request.method
+    assert isinstance(method, IA3)
+    lists = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name in ("target_modules", "feedforward_modules", "modules_to_save")
+        for value in (getattr(method, name),)
+    }
+    config = peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=method.init_ia3_weights, **lists)
+    model = peft.get_peft_model(model, config)
+    cast(model, request.training.adapter_dtype)
+    return model
+
+
 #: The function that applies each method to a model.
 APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
     "full": _full,
@@ -127,6 +141,7 @@ APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
     "adapter": _adapter,
     "prefix": _prefix,
     "prompt": _prompt,
+    "ia3": _ia3,
 }
 
 

@@ -155,6 +155,7 @@ METHOD_PARTS: MethodParts = {
     "adapter": None,
     "prefix": None,
     "prompt": None,
+    "ia3": None,
 }
 
 

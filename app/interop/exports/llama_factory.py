@@ -132,6 +132,7 @@ METHOD_PARTS: MethodParts = {
     "adapter": None,
     "prefix": None,
     "prompt": None,
+    "ia3": None,
 }
 
 

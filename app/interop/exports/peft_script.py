@@ -66,6 +66,7 @@ SCRIPTS: dict[MethodName, MethodScript] = {
     "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),
     "prefix": MethodScript(template="prefix", imports=("peft",)),
     "prompt": MethodScript(template="prompt", imports=("peft",)),
+    "ia3": MethodScript(template="ia3", imports=("peft",)),
 }
 
 

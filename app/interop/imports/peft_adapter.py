@@ -1,6 +1,6 @@
 """PEFT's adapter_config.json as a request.
 
-Source: peft 0.21, tuners/lora/config.py, tuners/prefix_tuning/config.py, tuners/prompt_tuning/config.py.
+Source: peft 0.21, tuners/{lora,prefix_tuning,prompt_tuning,ia3}/config.py.
 """
 
 from __future__ import annotations
@@ -76,6 +76,26 @@ def _prompt(keys: Keys) -> dict[str, Any]:
     return {"name": "prompt", "num_virtual_tokens": keys.integer("num_virtual_tokens", 20)}
 
 
+def _feedforward(keys: Keys) -> list[str] | None:
+    """Return a list of names. PEFT reads text as a pattern, and an empty list as no modules."""
+    value = keys.left.get("feedforward_modules")
+    if isinstance(value, str) or value == []:
+        del keys.left["feedforward_modules"]
+        keys.miss("feedforward_modules", value, "only names are modelled: PEFT's default for the family is used")
+        return None
+    return keys.names("feedforward_modules")
+
+
+def _ia3(keys: Keys) -> dict[str, Any]:
+    return {
+        "name": "ia3",
+        "target_modules": _targets(keys),
+        "feedforward_modules": _feedforward(keys),
+        "modules_to_save": keys.names("modules_to_save"),
+        "init_ia3_weights": keys.flag("init_ia3_weights", default=True),
+    }
+
+
 #: The function that reads each method's settings from an adapter_config.json; None if PEFT has no such file. QLoRA's
 #: file is LoRA's: the base model's config.json states that it is stored in 4 bits.
 READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
@@ -85,4 +105,5 @@ READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
     "adapter": None,
     "prefix": _prefix,
     "prompt": _prompt,
+    "ia3": _ia3,
 }

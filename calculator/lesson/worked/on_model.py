@@ -153,6 +153,7 @@ SETTINGS: dict[MethodName, type] = {
     "adapter": AdapterOnModel,
     "prefix": PrefixOnModel,
     "prompt": PromptOnModel,
+    "ia3": OnModel,
 }
 
 ON_MODEL = {

@@ -62,6 +62,11 @@ def _prompt(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_for("prompt_scale", f"With {millions(base)} parameters the model is large enough for prompts.")
 
 
+def _ia3(evaluation: Evaluation) -> Iterator[Reason]:
+    added = millions(evaluation.answer.parameters.added)
+    yield speaks_for("ia3_quality", f"Trains {added} parameters; with few examples it scored above full fine-tuning.")
+
+
 #: What gives each method's reasons.
 QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "full": _full,
@@ -70,4 +75,5 @@ QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "adapter": _adapter,
     "prefix": _prefix,
     "prompt": _prompt,
+    "ia3": _ia3,
 }

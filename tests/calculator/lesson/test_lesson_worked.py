@@ -213,7 +213,7 @@ def test_the_table_has_every_method_with_the_lessons_words_and_a_figure():
     told = {row.row.method.name: [cost.name for cost in row.overhead] for row in rows}
     beside = ["operations_per_token", "bytes_read_per_token"]
     assert told.pop("full") == []
-    assert [told.pop(name) for name in ("lora", "qlora", "adapter")] == [beside] * 3
+    assert [told.pop(name) for name in ("lora", "qlora", "adapter", "ia3")] == [beside] * 4
     assert [told.pop(name) for name in ("prefix", "prompt")] == [[*beside, "kv_cache_bytes"]] * 2
 
 

@@ -74,7 +74,7 @@ def reasons(configuration, stance):
 def test_7b_on_24_gb_has_the_choice_of_everything_but_full_and_prefix(plans):
     """16-bit LoRA fits with checkpointing, so that it comes before QLoRA, which leaves more room; full does not."""
     part = plans["7B on 24 GB"]
-    assert list(dict.fromkeys(methods(part))) == ["lora", "qlora", "adapter", "prompt"]
+    assert list(dict.fromkeys(methods(part))) == ["lora", "qlora", "adapter", "ia3", "prompt"]
     assert out(part) == {"full": "fits", "prefix": "fits"}
     best, training = part.configurations[0], part.configurations[0].request.training
     assert (best.request.method.r, best.request.method.target_modules) == (16, "all-linear")
@@ -91,7 +91,10 @@ def test_70b_on_80_gb_serves_20_tasks_by_unmerged_qlora_modules(plans):
     """Only a 4-bit base fits; adapters, which the lesson names for switching, would need 140 GiB."""
     part = plans["70B on 80 GB, 20 tasks"]
     assert set(methods(part)) == {"qlora"}
-    assert out(part) == {"full": "copy_per_task", **dict.fromkeys(("lora", "adapter", "prefix", "prompt"), "fits")}
+    assert out(part) == {
+        "full": "copy_per_task",
+        **dict.fromkeys(("lora", "adapter", "prefix", "prompt", "ia3"), "fits"),
+    }
     best = part.configurations[0]
     assert best.task_bytes == pytest.approx(4 * 207_093_760, rel=0.001)
     assert "20 of them 15.4 GiB" in reasons(best, "for")["one_base"]
@@ -106,7 +109,7 @@ def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
     part = plans["13B on 16 GB, merged"]
     assert set(methods(part)) == {"qlora"}
     beside = dict.fromkeys(("adapter", "prefix", "prompt"), "stays_beside")
-    assert out(part) == {**beside, "full": "fits", "lora": "fits"}
+    assert out(part) == {**beside, "full": "fits", "lora": "fits", "ia3": "fits"}
     for configuration in part.configurations:
         assert "24.2 GiB" in reasons(configuration, "for")["merges"]
         assert "merge in CPU memory" in reasons(configuration, "against")["merging_rounds"]
@@ -211,7 +214,7 @@ def test_each_need_that_stands_in_the_way_is_told():
     assert (part.configurations, part.miss) == ((), None)
     told = {tuple(change.sets): change.sentence for change in part.changes}
     assert told[("must_merge",)] == "Without must_merge, these fit: Prompt tuning."
-    assert told[("max_trainable_fraction",)] == "Without max_trainable_fraction, these fit: LoRA, QLoRA."
+    assert told[("max_trainable_fraction",)] == "Without max_trainable_fraction, these fit: LoRA, QLoRA, IA³."
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -244,7 +247,7 @@ def test_every_reason_names_its_rule_and_has_numbers(plans, name):
 def test_a_plan_is_short_takes_few_estimates_and_speaks_of_every_method(plans, name):
     part = plans[name]
     assert len(part.configurations) <= MOST_CONFIGURATIONS
-    assert part.estimates <= 60
+    assert part.estimates <= 70
     assert set(methods(part)) | set(out(part)) == set(METHODS)
 
 

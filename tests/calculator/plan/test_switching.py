@@ -153,5 +153,5 @@ def test_an_immutable_base_tells_the_overhead_of_low_rank_too():
     body = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "l40s"}, "needs": {"frozen_base": True, "tasks": 3}}
     (part,) = plan(parse_plan(body)).plans
     for configuration in part.configurations:
-        rule = "unmerged" if configuration.request.method.name in ("lora", "qlora") else "stays_beside"
+        rule = "unmerged" if configuration.request.method.facts.mergeable else "stays_beside"
         assert rule in reasons(configuration, "against")

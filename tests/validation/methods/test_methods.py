@@ -31,6 +31,8 @@ METHODS = {
     "prefix with a projection": {"name": "prefix", "num_virtual_tokens": 3, "prefix_projection": True},
     "prompt": {"name": "prompt", "num_virtual_tokens": 7},
     "qlora": {"name": "qlora", "target_modules": "all-linear", "r": 2},
+    "ia3": {"name": "ia3"},
+    "ia3 on all": {"name": "ia3", "target_modules": "all-linear"},
 }
 SHORT = {"sequence_length": 8}  # fewer than the learned positions of any random config
 CAUSAL = sorted(

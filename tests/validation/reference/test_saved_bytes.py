@@ -54,6 +54,9 @@ def written(request):
         (LLAMA, {"name": "prefix", "num_virtual_tokens": 5}),
         (LLAMA, {"name": "prefix", "num_virtual_tokens": 5, "prefix_projection": True}),
         (LLAMA, {"name": "prompt", "num_virtual_tokens": 5}),
+        (LLAMA, {"name": "ia3"}),
+        (GPT2, {"name": "ia3"}),
+        (LLAMA, {"name": "ia3", "target_modules": ["q_proj", "lm_head"]}),
     ],
     ids=str,
 )

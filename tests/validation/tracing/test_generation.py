@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, refusal
 from calculator.estimate.compatibility import check
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import Request, parse_method, parse_model
@@ -66,6 +66,8 @@ METHODS = [
     {"name": "adapter"},
     {"name": "prefix", "prefix_projection": True},
     {"name": "prompt", "num_virtual_tokens": 7},
+    {"name": "ia3"},
+    {"name": "ia3", "target_modules": "all-linear", "modules_to_save": ["lm_head"]},
 ]
 
 
@@ -74,6 +76,8 @@ def prepared(config, method, **serving):
     reference, serving = parse_model({"config": config}), Serving(**serving)
     model, plan = model_of(reference), served(parse_method(method), serving)
     check(Request(model=reference, method=plan.method, training=serving.training), model)
+    if plan.quantization is not None and plan.method.facts.refuses_4_bits:
+        raise refusal("serving.storage", plan.method.facts.refuses_4_bits, serving.storage)
     return reference, model, plan, serving
 
 

@@ -38,7 +38,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("method", [{"name": "lora"}, {"name": "qlora", "target_modules": "all-linear", "r": 64}])
+@pytest.mark.parametrize(
+    "method", [{"name": "lora"}, {"name": "qlora", "target_modules": "all-linear", "r": 64}, {"name": "ia3"}]
+)
 @pytest.mark.parametrize(
     "options", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"]
 )

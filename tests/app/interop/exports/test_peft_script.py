@@ -72,6 +72,7 @@ ALL_ROUTERS = {
     "adapter": {"bottleneck_size": 8},
     "prefix": {"num_virtual_tokens": 5},
     "prompt": {"num_virtual_tokens": 5},
+    "ia3": {"target_modules": "all-linear", "feedforward_modules": ["down_proj"]},
 }
 
 
@@ -115,6 +116,9 @@ SETTINGS = [
     ({"name": "adapter"}, {"dtype": "float32"}),
     ({"name": "prefix", "num_virtual_tokens": 5, "prefix_projection": True}, {}),
     ({"name": "prompt", "num_virtual_tokens": 5}, {}),
+    ({"name": "ia3"}, {}),
+    ({"name": "ia3", "target_modules": "all-linear"}, {"adapter_dtype": "model", "gradient_checkpointing": True}),
+    ({"name": "ia3", "modules_to_save": ["lm_head"], "init_ia3_weights": False}, {"dtype": "float16"}),
 ]
 
 

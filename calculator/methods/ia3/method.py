@@ -1,0 +1,105 @@
+"""IA³, Infused Adapter by Inhibiting and Amplifying Inner Activations (Liu et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.common.errors import Problem
+from calculator.inputs.settings import setting
+from calculator.methods.costs import OtherOperations
+from calculator.methods.ia3 import layer
+from calculator.methods.ia3.facts import FACTS
+from calculator.methods.ia3.targets import DEFAULT_FEEDFORWARD
+from calculator.methods.targeted.method import TargetedMethod
+from calculator.methods.targeted.refusals import names_one_layer
+from calculator.resident.module_spec import Added, ModuleSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.methods.costs import MergeStep
+    from calculator.resident.tensors import ResidentTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IA3(TargetedMethod):
+    """out_features parameters for each adapted matrix, in_features for a feed-forward one."""
+
+    name = "ia3"
+    facts = FACTS
+
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
+        None,
+        label="Target modules",
+        help="Names of the modules to adapt, all-linear, or null for PEFT's default for the family.",
+        example="all-linear",
+    )
+    feedforward_modules: tuple[str, ...] | None = setting(
+        None,
+        label="Feed-forward modules",
+        help="Names of the adapted modules whose input is scaled, or null for PEFT's default for the family.",
+        example=("down_proj",),
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None,
+        label="Modules to save",
+        help="Modules that are copied and trained in full, by name.",
+        example=("lm_head",),
+    )
+    init_ia3_weights: bool = setting(
+        True, label="Initialise to ones", help="Start from vectors of ones; memory is the same."
+    )
+
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+        """Feed-forward modules that PEFT refuses, and names of single layers."""
+        names, loc = self.feedforward_modules, "method.feedforward_modules"
+        if names is None:
+            if model.model_type not in DEFAULT_FEEDFORWARD:
+                message = f"PEFT has no default for {model.model_type}: name adapted modules whose input is scaled"
+                yield Problem(loc=loc, msg=message, input=None)
+            return
+        yield from names_one_layer(loc, names)
+        targets = self.target_modules
+        missing = [name for name in names if isinstance(targets, tuple) and name not in targets]
+        if missing:
+            message = f"{' and '.join(missing)} must be among target_modules too"
+            yield Problem(loc=loc, msg=message, input=list(names))
+
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
+        """Frozen, with a vector added to each target."""
+        dtype = training.dtype
+        if self.is_saved(path):
+            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied=True)
+        if not self.is_target(path, module, model):
+            return ModuleSpec(dtype=dtype)
+        feedforward = self._is_feedforward(path, model)
+        shape = (1, module.in_features) if feedforward else (module.out_features, 1)
+        return ModuleSpec(dtype=dtype, added=(Added(name=layer.VECTOR, shape=shape, dtype=training.added_dtype),))
+
+    def _is_feedforward(self, path: str, model: Model) -> bool:
+        """Whether PEFT treats a module as feed-forward, by how its path ends (IA3Model)."""
+        names = self.feedforward_modules
+        return path.endswith(DEFAULT_FEEDFORWARD[model.model_type] if names is None else names)
+
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
+        """Run the frozen module with its output, or its input, scaled."""
+        return layer.forward(bound, x)
+
+    def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
+        """Vectors are factors of elementwise products."""
+        return False
+
+    def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:  # noqa: ARG002
+        """One product for each element of a vector."""
+        count = sum(tensor.parameters * tensor.count for tensor in added)
+        return OtherOperations(formula="added weights", count=count)
+
+    def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:
+        """The weight multiplied by its vector."""
+        return layer.merge_step(module, module_spec)
