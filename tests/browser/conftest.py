@@ -1,4 +1,4 @@
-"""A real Chromium before a real server; a test fails too where a page meets an error or asks another origin."""
+"""A real Chromium and a real server. A test also fails if a page reports an error or requests another origin."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-#: Chromium's own words for what tests bring about: pages of plans without an answer, too large a form, no network.
+#: Console messages that tests cause on purpose: refused plans, a form that is too large, no network.
 EXPECTED = (
     "Failed to load resource: the server responded with a status of 422",
     "Failed to load resource: the server responded with a status of 413",
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def origin():
-    """The address of a server that runs as long as the tests."""
+    """The address of a server that runs for the whole session."""
     server = uvicorn.Server(uvicorn.Config(application(), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -59,37 +59,39 @@ def browser():
     if not path:
         pytest.fail("no Chromium: install Debian's chromium, or name one in CHROMIUM")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
-def opened(browser, origin):
-    """Opens pages at given addresses, and looks at the end that none of them met an error."""
-    contexts, met = [], []
+def open_page(browser, origin):
+    """Return a function that opens a page at an address; the test fails if any page reports an error."""
+    contexts, errors = [], []
 
-    def watched(page):
-        page.on("console", lambda message: met.append(message.text) if message.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: met.append(str(error)))
-        page.on("request", lambda request: None if _own(request.url, origin) else met.append(request.url))
+    def watch(page):
+        page.on(
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: None if _is_local(request.url, origin) else errors.append(request.url))
         return page
 
     def open_(address="/", **options):
         context = browser.new_context(base_url=origin, **{"viewport": {"width": 1440, "height": 900}, **options})
         context.set_default_timeout(10_000)
         contexts.append(context)
-        page = watched(context.new_page())
+        page = watch(context.new_page())
         page.goto(address)
         return page
 
     yield open_
     for context in contexts:
         context.close()
-    assert [told for told in met if not told.startswith(EXPECTED)] == []
+    assert [error for error in errors if not error.startswith(EXPECTED)] == []
 
 
-def _own(url, origin):
+def _is_local(url, origin):
     return url.startswith((f"{origin}/", "data:", "blob:"))
 
 

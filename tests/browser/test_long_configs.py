@@ -1,15 +1,15 @@
-"""A plan whose config is too long for a link does all that any other plan does."""
+"""Plans whose config is too long for a link."""
 
 import json
 
 import pytest
 
-from tests.browser.journeys import UNSCRIPTED
+from tests.browser.journeys import NO_SCRIPTS
 
 
-@pytest.mark.parametrize("options", [{}, UNSCRIPTED])
-def test_every_control_of_a_plan_too_long_for_a_link_works(opened, origin, options):
-    page = opened(**options)
+@pytest.mark.parametrize("options", [{}, NO_SCRIPTS])
+def test_every_control_works_for_a_plan_too_long_for_a_link(open_page, origin, options):
+    page = open_page(**options)
     config = page.request.get(f"{origin}/api/v1/models/TinyLlama/TinyLlama-1.1B-Chat-v1.0").json()["config"]
     page.get_by_text("Another model, by its config.json").click()
     page.locator("#config").fill(json.dumps({**config, "note": "x" * 200_000}))

@@ -1,4 +1,4 @@
-"""Pages anyone can use: no axe violation, nothing wider than the screen, and pictures for people to look at."""
+"""The look of every page: accessibility by axe, no page wider than the screen, and screenshots for review."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -39,53 +39,57 @@ SCHEMES = ["light", "dark"]
 WIDTHS = [1440, 768, 375]
 
 
-def drawn(page):
-    """Wait until every chart is drawn, and what comes after the answer is there."""
+def wait_for_charts(page):
+    """Wait until every chart is drawn and the limits have loaded."""
     page.wait_for_function("() => !document.querySelector('.chart-canvas:not([data-drawn]), [data-room][aria-busy]')")
 
 
-def fitted(page):
-    """Wait until every chart that shows is as wide as its place; the library draws a while after the width changes."""
+def wait_for_chart_width(page):
+    """Wait until every visible chart is as wide as its box; Plotly redraws a while after the width changes."""
     page.wait_for_function("""() => [...document.querySelectorAll('.chart-canvas')].every((canvas) =>
       !canvas.clientWidth || Math.abs(canvas.querySelector('.main-svg').clientWidth - canvas.clientWidth) <= 1)""")
 
 
-def unfolded(page):
+def open_folds(page):
     page.evaluate("() => { for (const fold of document.querySelectorAll('details')) fold.open = true; }")
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_no_violation_in_either_scheme(opened, name):
-    page = opened(PAGES[name], reduced_motion="reduce")
-    drawn(page)
-    unfolded(page)
+def test_axe_finds_no_violation_in_either_scheme(open_page, name):
+    page = open_page(PAGES[name], reduced_motion="reduce")
+    wait_for_charts(page)
+    open_folds(page)
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
-        told = Axe().run(page).response["violations"]
-        assert [(violation["id"], [node["target"] for node in violation["nodes"]][:3]) for violation in told] == []
+        violations = Axe().run(page).response["violations"]
+        assert [
+            (violation["id"], [node["target"] for node in violation["nodes"]][:3]) for violation in violations
+        ] == []
 
 
-def test_axe_finds_no_violation_where_an_answer_does_not_come(opened):
-    page = opened(reduced_motion="reduce")
-    drawn(page)
+def test_axe_finds_no_violation_when_the_server_is_lost(open_page):
+    page = open_page(reduced_motion="reduce")
+    wait_for_charts(page)
     page.context.set_offline(True)
     page.locator("#method-full").check()
     page.locator("#unanswered").wait_for()
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
-        told = Axe().run(page).response["violations"]
-        assert [(violation["id"], [node["target"] for node in violation["nodes"]][:3]) for violation in told] == []
+        violations = Axe().run(page).response["violations"]
+        assert [
+            (violation["id"], [node["target"] for node in violation["nodes"]][:3]) for violation in violations
+        ] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_is_wider_than_the_screen_not_even_before_charts_are_drawn_anew(opened, name):
-    page = opened(PAGES[name], viewport={"width": 320, "height": 800})
-    drawn(page)
-    unfolded(page)
+def test_no_page_is_wider_than_the_screen_even_before_charts_are_redrawn(open_page, name):
+    page = open_page(PAGES[name], viewport={"width": 320, "height": 800})
+    wait_for_charts(page)
+    open_folds(page)
     for width in (320, 375, 768, 1024):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-        fitted(page)
+        wait_for_chart_width(page)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
@@ -95,14 +99,14 @@ LESSONS = [
 ]
 
 
-def test_formulas_are_set_in_the_font_of_the_app(opened):
-    page = opened("/lesson/qlora")
+def test_formulas_use_the_bundled_font(open_page):
+    page = open_page("/lesson/qlora")
     page.evaluate("() => document.fonts.ready")
     loaded = "() => [...document.fonts].filter((font) => font.status === 'loaded').map((font) => font.family)"
     assert page.evaluate(loaded) == ["Headroom Math"]
 
 
-FAMILY = """(family) => {
+SET_FAMILY = """(family) => {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(`math { font-family: ${family}; }`);
   document.adoptedStyleSheets = [sheet];
@@ -111,31 +115,31 @@ FAMILY = """(family) => {
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_no_formula_widens_the_page_in_a_font_of_the_system(opened, name):
-    page = opened(PAGES[name], viewport={"width": 320, "height": 800})
-    drawn(page)
-    unfolded(page)
+def test_no_formula_widens_the_page_in_a_system_font(open_page, name):
+    page = open_page(PAGES[name], viewport={"width": 320, "height": 800})
+    wait_for_charts(page)
+    open_folds(page)
     for family in ("math", "serif", "monospace"):
-        assert page.evaluate(FAMILY, family) == family
+        assert page.evaluate(SET_FAMILY, family) == family
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
-CUT = """() => [...document.querySelectorAll('.chart-canvas text')].filter((text) => {
+CUT_LABELS = """() => [...document.querySelectorAll('.chart-canvas text')].filter((text) => {
   const word = text.getBoundingClientRect(), place = text.closest('.chart-canvas').getBoundingClientRect();
   return word.left < place.left - 1 || word.right > place.right + 1;
 }).map((text) => text.textContent)"""
 
 
 @pytest.mark.parametrize("gpu", ["rtx-4090", "h100-sxm5-80gb", "mi250x"])
-def test_no_word_of_a_chart_is_cut_on_a_phone(opened, gpu):
-    page = opened(f"/?gpu={gpu}", viewport={"width": 320, "height": 800})
-    drawn(page)
-    assert page.evaluate(CUT) == []
+def test_no_label_of_a_chart_is_cut_on_a_phone(open_page, gpu):
+    page = open_page(f"/?gpu={gpu}", viewport={"width": 320, "height": 800})
+    wait_for_charts(page)
+    assert page.evaluate(CUT_LABELS) == []
 
 
-def test_the_first_view_does_not_jump_as_it_loads(opened):
-    page = opened()
-    drawn(page)
+def test_the_first_page_does_not_shift_while_it_loads(open_page):
+    page = open_page()
+    wait_for_charts(page)
     shift = """() => new Promise((resolve) => {
       let sum = 0;
       new PerformanceObserver((list) => { for (const entry of list.getEntries()) sum += entry.value; })
@@ -146,9 +150,9 @@ def test_the_first_view_does_not_jump_as_it_loads(opened):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_component_has_one_colour_in_bars_and_chart(opened, scheme):
-    page = opened(color_scheme=scheme)
-    drawn(page)
+def test_a_component_has_one_colour_in_bars_and_chart(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    wait_for_charts(page)
     swatch = page.locator(".legend .fill-base_weights").first.evaluate("element => getComputedStyle(element).fill")
     bar = page.locator(".chart-canvas .trace.bars .point path").first.evaluate(
         "element => getComputedStyle(element).fill"
@@ -158,9 +162,9 @@ def test_a_component_has_one_colour_in_bars_and_chart(opened, scheme):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", PAGES)
-def test_pictures_are_kept_for_people_to_look_at(opened, artefacts, name, width):
-    page = opened(PAGES[name], viewport={"width": width, "height": 900})
-    drawn(page)
+def test_screenshots_are_kept_for_review(open_page, artefacts, name, width):
+    page = open_page(PAGES[name], viewport={"width": width, "height": 900})
+    wait_for_charts(page)
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(100)

@@ -1,37 +1,37 @@
-"""What people come to do on the pages of needs, serving, validation and documentation."""
+"""The plan, inference, validation and documentation pages in a browser."""
 
 import re
 
 import pytest
 
-from tests.browser.journeys import UNSCRIPTED
+from tests.browser.journeys import NO_SCRIPTS
 
 
-def test_the_documentation_works_offline_and_unfolds(opened):
-    page = opened("/docs")
+def test_the_documentation_opens_its_schemas(open_page):
+    page = open_page("/docs")
     section = page.locator("section.operation").first
     section.get_by_text("Its fields").first.click()
     assert section.locator("details[open] .schema").first.is_visible()
 
 
-def test_the_validation_report_draws_its_chart_and_unfolds_its_table(opened):
-    page = opened()
+def test_the_validation_report_draws_its_chart_and_opens_its_table(open_page):
+    page = open_page()
     page.get_by_role("link", name="Validation").click()
     page.wait_for_selector(".chart-canvas[data-drawn] .scatterlayer .point")
     page.locator("details[data-fold=whole] summary").click()
     assert page.locator("details[open] tbody tr").first.is_visible()
 
 
-def test_without_scripts_the_validation_report_has_its_tables(opened):
-    page = opened("/validation", **UNSCRIPTED)
+def test_without_scripts_the_validation_report_has_its_tables(open_page):
+    page = open_page("/validation", **NO_SCRIPTS)
     assert not page.locator(".chart").is_visible()
     page.locator("details[data-fold=whole] summary").click()
     assert page.locator("details[data-fold=whole] tbody tr").first.is_visible()
     assert page.get_by_role("heading", name="The largest errors, and why").is_visible()
 
 
-def test_without_scripts_needs_lead_to_a_configuration_and_on_to_its_check(opened):
-    page = opened("/plan", **UNSCRIPTED)
+def test_without_scripts_requirements_lead_to_a_configuration_and_its_estimate(open_page):
+    page = open_page("/plan", **NO_SCRIPTS)
     page.get_by_label("Hub id or URL, or several").fill("meta-llama/Llama-3.1-70B")
     page.get_by_label("GPU", exact=True).select_option("a100-sxm4-80gb")
     page.get_by_label("Tasks to serve").fill("20")
@@ -45,8 +45,8 @@ def test_without_scripts_needs_lead_to_a_configuration_and_on_to_its_check(opene
     assert page.locator(f".facts data[value='{required}']").count() == 1
 
 
-def test_needs_without_an_answer_lead_to_the_field_and_keep_what_is_typed(opened):
-    page = opened("/plan?tasks=20&must_merge=true&switch_per_request=true")
+def test_contradicting_requirements_link_to_the_field_and_keep_the_form(open_page):
+    page = open_page("/plan?tasks=20&must_merge=true&switch_per_request=true")
     page.get_by_role("link", name="Must merge").click()
     assert page.url.endswith("#must_merge")
     page.get_by_label("Must merge").uncheck()
@@ -56,8 +56,8 @@ def test_needs_without_an_answer_lead_to_the_field_and_keep_what_is_typed(opened
 
 
 @pytest.mark.parametrize("address", ["/plan", "/inference"])
-def test_a_size_takes_back_the_named_card_and_a_card_the_size(opened, address):
-    page = opened(address)
+def test_a_memory_size_and_a_named_card_replace_each_other(open_page, address):
+    page = open_page(address)
     card, size = page.locator("#gpu"), page.locator("#memory_gib")
     assert card.input_value() == "rtx-4090"
     size.fill("24")
