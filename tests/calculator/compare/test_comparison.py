@@ -79,13 +79,13 @@ def plan():
     return estimate(parse_request({**PLAN, "method": {"name": "qlora"}}))
 
 
-def test_a_plan_is_held_against_every_card_smallest_first(plan):
+def test_a_plan_is_compared_with_every_card_smallest_first(plan):
     fits = cards(plan)
     assert {fit.gpu.id for fit in fits} == {card.id for card in gpus()}
     assert [fit.usable_bytes for fit in fits] == sorted(fit.usable_bytes for fit in fits)
 
 
-def test_a_plan_with_flash_attention_is_held_against_no_card_without_it():
+def test_a_plan_with_flash_attention_is_compared_only_with_cards_that_have_it():
     flash = {**PLAN, "method": {"name": "lora"}, "training": {"attention": "flash_attention_2"}}
     answer = estimate(parse_request(flash))
     held = {fit.gpu.id for fit in cards(answer, "flash_attention_2")}

@@ -1,4 +1,4 @@
-"""What differs between plans is told to the byte, and nothing that is the same."""
+"""The differences between plans are exact to the byte, and what is the same is not shown."""
 
 from calculator.compare.plans import component_lines, setting_lines
 from calculator.estimate.estimate import estimate
@@ -13,7 +13,7 @@ def requests(*bodies):
     return [parse_request(body) for body in bodies]
 
 
-def test_only_settings_that_differ_are_told_and_one_that_a_method_lacks_is_none():
+def test_only_settings_that_differ_are_listed_and_one_that_a_method_lacks_is_none():
     lines = {line.path: line.values for line in setting_lines(requests(ONE, TWO))}
     assert lines["method.name"] == ("lora", "qlora")
     assert lines["method.quant_type"] == (None, "nf4")

@@ -69,9 +69,9 @@ def held_against_a_replay(model, method, serving):
     """What is live at most, what a replay reserves, and what the rule says, bytes."""
     model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
     resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
-    told = peaks(resident, plan, serving)
-    live = max(peak.bytes for peak in told) + WORKSPACE
-    rule = of_passes(told[0].resident_tensors, [peak.ran.recording for peak in told], WORKSPACE)
+    pass_peaks = peaks(resident, plan, serving)
+    live = max(peak.bytes for peak in pass_peaks) + WORKSPACE
+    rule = of_passes(pass_peaks[0].resident_tensors, [peak.ran.recording for peak in pass_peaks], WORKSPACE)
     return live, _reserved(resident, plan, serving), rule
 
 
@@ -91,8 +91,8 @@ def _answer(prepared, serving):
     """The tape of all passes, one after the other over the same cache."""
     tape = Tape(trains=False)
     with mock.patch.object(running, "Tape", return_value=tape):
-        told = passes.Generation(prepared)
-        context = told._context()
+        generation = passes.Generation(prepared)
+        context = generation._context()
         given = passes.LoopTensors(ids=tape.new((context.batch, context.length), "int64", "ids"))
         context.cache = Cache(windowed=True, component="kv_cache")
         context.method.begin(context)
@@ -100,12 +100,12 @@ def _answer(prepared, serving):
         seen, cache = int(context.past + context.length), context.cache
         del context
         for _ in range(serving.max_new_tokens - 1):
-            cache, seen = _decoded(told, cache, seen, given), seen + 1
+            cache, seen = _decoded(generation, cache, seen, given), seen + 1
     return tape
 
 
-def _decoded(told, cache, seen, given):
-    context = told._context()
+def _decoded(generation, cache, seen, given):
+    context = generation._context()
     context.past, context.length = Dim(seen, "past"), passes.ONE
     context.cache = Cache(windowed=cache.windowed, given=cache.windows, component="kv_cache")
     kept, cache.kept = cache.kept, []

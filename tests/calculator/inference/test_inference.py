@@ -21,12 +21,12 @@ def answer(method, model=LLAMA_8B, gpu=None, **serving):
     return inference(parse_inference({"model": model, "method": method, "serving": serving, "device": device}))
 
 
-def part(told, name):
-    return next((component for component in told.memory.components if component.name == name), None)
+def part(answered, name):
+    return next((component for component in answered.memory.components if component.name == name), None)
 
 
-def cost(told, name):
-    return next(each for each in told.costs if each.name == name)
+def cost(answered, name):
+    return next(each for each in answered.costs if each.name == name)
 
 
 def refused(method, model=LLAMA_8B, **serving):
@@ -43,19 +43,19 @@ def test_problem_3_a_70b_in_nf4_and_one_dequantised_matrix_exceed_the_lessons_37
     """The lesson: 35 GB and one dequantised layer, 36 to 37 GB. Exactly: constants and embeddings come on top."""
     lesson = next(figure for figure in PROBLEMS if figure.claim.startswith("inference"))
     assert (lesson.low, lesson.high) == (36, 37)
-    told = answer({"name": "qlora", "r": 64, "target_modules": ATTENTION}, LLAMA_70B, gpu="a100-sxm4-80gb")
-    assert told.fit.verdict == "fits"
-    assert part(told, "base_weights").bytes == 38_430_852_096
-    assert part(told, "quantization_constants").bytes == 1_087_407_104
-    (dense, *_) = part(told, "workspace").rows
+    answered = answer({"name": "qlora", "r": 64, "target_modules": ATTENTION}, LLAMA_70B, gpu="a100-sxm4-80gb")
+    assert answered.fit.verdict == "fits"
+    assert part(answered, "base_weights").bytes == 38_430_852_096
+    assert part(answered, "quantization_constants").bytes == 1_087_407_104
+    (dense, *_) = part(answered, "workspace").rows
     assert dense.name.endswith("mlp.up_proj: weight, dequantised")
     assert dense.bytes == 2 * 8192 * 28672
-    held = part(told, "base_weights").bytes + part(told, "quantization_constants").bytes + dense.bytes
+    held = part(answered, "base_weights").bytes + part(answered, "quantization_constants").bytes + dense.bytes
     assert held / GB == pytest.approx(39.99, abs=0.01)
-    assert told.memory.peak_allocated_bytes / GB == pytest.approx(42.11, abs=0.01)
+    assert answered.memory.peak_allocated_bytes / GB == pytest.approx(42.11, abs=0.01)
 
 
-def test_problem_4_twenty_tasks_switched_lie_beside_one_base_as_adapters_and_as_lora_alike():
+def test_problem_4_twenty_switched_tasks_share_one_base_as_adapters_and_as_lora_alike():
     """The lesson: adapters where 20 tasks are switched rapidly. Unmerged LoRA serves them too; merged models don't."""
     adapters = answer({"name": "adapter", "bottleneck_size": 64}, tasks=20, gpu="rtx-a6000")
     lora = answer({"name": "lora", "r": 16, "target_modules": "all-linear"}, tasks=20, gpu="rtx-a6000")
@@ -121,16 +121,16 @@ def test_a_window_bounds_what_a_layer_keeps_once_the_prompt_is_answered():
 
 
 def test_virtual_tokens_of_a_prefix_take_cache_and_no_products():
-    told = answer({"name": "prefix", "num_virtual_tokens": 20}, batch_size=4)
-    assert cost(told, "kv_cache_bytes").added == 4 * 20 * 2 * 32 * 8 * 128 * 2
-    assert cost(told, "operations_per_token").added == 4 * 20 * 32 * 32 * 128
+    answered = answer({"name": "prefix", "num_virtual_tokens": 20}, batch_size=4)
+    assert cost(answered, "kv_cache_bytes").added == 4 * 20 * 2 * 32 * 8 * 128 * 2
+    assert cost(answered, "operations_per_token").added == 4 * 20 * 32 * 32 * 128
 
 
 def test_an_unmerged_adapter_is_read_by_every_token_and_multiplies_it():
-    told = answer({"name": "lora", "r": 16, "target_modules": "all-linear"})
-    assert told.parameters.added_per_task == 41_943_040
-    assert cost(told, "operations_per_token").added == 2 * 41_943_040
-    assert cost(told, "bytes_read_per_token").added == 4 * 41_943_040
+    answered = answer({"name": "lora", "r": 16, "target_modules": "all-linear"})
+    assert answered.parameters.added_per_task == 41_943_040
+    assert cost(answered, "operations_per_token").added == 2 * 41_943_040
+    assert cost(answered, "bytes_read_per_token").added == 4 * 41_943_040
 
 
 def test_dora_works_its_norms_out_in_every_pass():
@@ -152,8 +152,8 @@ def test_a_full_model_costs_nothing_over_its_base():
 
 
 def test_merging_into_nf4_dequantises_adds_and_quantises_again_and_says_what_is_lost():
-    told = answer({"name": "qlora", "r": 16, "target_modules": "all-linear"}, merged=True)
-    names = [row.name for row in told.merge.rows]
+    answered = answer({"name": "qlora", "r": 16, "target_modules": "all-linear"}, merged=True)
+    names = [row.name for row in answered.merge.rows]
     assert names[:5] == [
         "weight, dequantised",
         "update",
@@ -161,21 +161,21 @@ def test_merging_into_nf4_dequantises_adds_and_quantises_again_and_says_what_is_
         "the same, back from the CPU",
         "weight, quantised again",
     ]
-    assert "rounding errors" in told.merge.loss
-    assert told.merge.loss in told.warnings
-    assert told.merge.peak_bytes > part(told, "base_weights").bytes + 14 * 4096 * 14336
-    assert part(told, "adapter_weights") is None
+    assert "rounding errors" in answered.merge.loss
+    assert answered.merge.loss in answered.warnings
+    assert answered.merge.peak_bytes > part(answered, "base_weights").bytes + 14 * 4096 * 14336
+    assert part(answered, "adapter_weights") is None
 
 
 def test_merging_into_dense_weights_rounds_no_further():
-    told = answer({"name": "qlora", "r": 16}, merged=True, storage="dtype")
-    assert [row.name for row in told.merge.rows] == ["B·A", "update"]
-    assert "4-bit" not in told.merge.loss
+    answered = answer({"name": "qlora", "r": 16}, merged=True, storage="dtype")
+    assert [row.name for row in answered.merge.rows] == ["B·A", "update"]
+    assert "4-bit" not in answered.merge.loss
 
 
 def test_a_merge_that_the_card_cannot_hold_is_warned_of():
-    told = answer({"name": "lora", "target_modules": "all-linear"}, merged=True, gpu="rtx-4060")
-    assert any("merge in CPU memory" in sentence for sentence in told.warnings)
+    answered = answer({"name": "lora", "target_modules": "all-linear"}, merged=True, gpu="rtx-4060")
+    assert any("merge in CPU memory" in sentence for sentence in answered.warnings)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -199,14 +199,14 @@ def test_what_cannot_be_served_is_refused_at_its_place(method, serving, loc):
 
 
 def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
-    told = answer({"name": "prefix"}, "openai-community/gpt2")
-    assert told.serving.context_length == 1024 - 20 - 255
-    assert "No context_length was given: 749 tokens are assumed." in told.assumptions
+    answered = answer({"name": "prefix"}, "openai-community/gpt2")
+    assert answered.serving.context_length == 1024 - 20 - 255
+    assert "No context_length was given: 749 tokens are assumed." in answered.assumptions
 
 
-def test_what_generates_own_numbering_of_positions_takes_is_said():
-    told = answer({"name": "full"}, batch_size=3, context_length=100)
-    assert any(f"{2 * 2 * 100 * 128 * 2:,} bytes more" in sentence for sentence in told.assumptions)
+def test_the_cost_of_generates_own_position_ids_is_stated():
+    answered = answer({"name": "full"}, batch_size=3, context_length=100)
+    assert any(f"{2 * 2 * 100 * 128 * 2:,} bytes more" in sentence for sentence in answered.assumptions)
     alone = answer({"name": "full"}, batch_size=1, context_length=100)
     assert not any("numbers each sequence" in sentence for sentence in alone.assumptions)
 
@@ -231,6 +231,6 @@ def test_routers_losses_and_padding_do_not_go_together():
     ("context", "new", "loc"), [(2000, 10, "serving.context_length"), (1000, 200, "serving.max_new_tokens")]
 )
 def test_learned_positions_end_prompt_or_answer(context, new, loc):
-    told = refused({"name": "full"}, "openai-community/gpt2", context_length=context, max_new_tokens=new)
-    assert list(told) == [loc]
-    assert "1,024" in told[loc]
+    problems = refused({"name": "full"}, "openai-community/gpt2", context_length=context, max_new_tokens=new)
+    assert list(problems) == [loc]
+    assert "1,024" in problems[loc]

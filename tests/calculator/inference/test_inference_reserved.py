@@ -17,7 +17,7 @@ def test_the_rule_is_near_what_a_replay_of_the_answer_reserves(model, method, se
 def test_a_cache_whose_blocks_outgrow_their_segments_is_warned_of():
     body = {"model": "openai-community/gpt2-xl", "method": {"name": "full"}}
     grows = {"batch_size": 8, "context_length": 700, "max_new_tokens": 300}
-    told = inference(parse_inference({**body, "serving": grows}))
-    assert any("expandable_segments" in sentence for sentence in told.warnings)
+    answered = inference(parse_inference({**body, "serving": grows}))
+    assert any("expandable_segments" in sentence for sentence in answered.warnings)
     stays = inference(parse_inference({**body, "serving": {**grows, "max_new_tokens": 2}}))
     assert not any("expandable_segments" in sentence for sentence in stays.warnings)

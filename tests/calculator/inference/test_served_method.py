@@ -15,7 +15,7 @@ OF_PLANS = {"merge_step", "quality_tier", "size_in_words"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
-    hooks = {name for name, told in vars(Method).items() if not name.startswith("_") and name != "name"}
+    hooks = {name for name, hook in vars(Method).items() if not name.startswith("_") and name != "name"}
     assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_PLANS
 
 
@@ -32,11 +32,11 @@ def test_every_hook_of_the_step_is_passed_on():
     ],
 )
 def test_the_storage_decides_how_an_update_runs(method, storage, name, quant_type):
-    told = served(parse_method({"name": method}), Serving(storage=storage))
-    assert told.method.name == name
-    assert (told.quantization and told.quantization.quant_type) == quant_type
+    plan = served(parse_method({"name": method}), Serving(storage=storage))
+    assert plan.method.name == name
+    assert (plan.quantization and plan.quantization.quant_type) == quant_type
 
 
 def test_a_prefix_is_served_as_what_its_projection_made_of_it():
-    told = served(parse_method({"name": "prefix", "prefix_projection": True}), Serving())
-    assert not told.method.prefix_projection
+    plan = served(parse_method({"name": "prefix", "prefix_projection": True}), Serving())
+    assert not plan.method.prefix_projection

@@ -52,9 +52,9 @@ def test_what_is_nearest_to_refused_targets_is_accepted(model_type, asked):
 @pytest.mark.parametrize("model_type", MIXTURES)
 @pytest.mark.parametrize("asked", ["all-linear", ("gate", "router", "w1")], ids=str)
 def test_the_refusal_of_experts_names_projections_that_the_model_has(model_type, asked):
-    told = refused(model_type, asked)
-    assert all(name in told for name in attention_projections(family(model_type)))
-    assert "all-linear" not in told
+    message = refused(model_type, asked)
+    assert all(name in message for name in attention_projections(family(model_type)))
+    assert "all-linear" not in message
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
@@ -64,8 +64,8 @@ def test_where_there_is_no_default_all_linear_is_offered_only_where_it_is_accept
 
 
 def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
-    told = refused("deepseek_v3", ("q_proj", "v_proj"))
-    assert told == (
+    message = refused("deepseek_v3", ("q_proj", "v_proj"))
+    assert message == (
         "no module is named q_proj or v_proj; those that can be adapted are "
         "embed_tokens, kv_a_proj_with_mqa, kv_b_proj, lm_head, o_proj, q_a_proj, q_b_proj"
     )
@@ -83,7 +83,7 @@ def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
         ("phi3", None, "all-linear"),
     ],
 )
-def test_nearest_keeps_what_can_be_adapted_of_what_was_asked(model_type, asked, near):
+def test_nearest_keeps_the_requested_targets_that_can_be_adapted(model_type, asked, near):
     assert LoRA(target_modules=asked).nearest_targets(family(model_type)) == near
 
 

@@ -55,7 +55,7 @@ def test_a_prefix_is_tried_without_checkpointing_alone():
     assert [candidate.gradient_checkpointing for candidate in found] == [False]
 
 
-def test_rungs_go_from_the_preferred_to_the_thriftiest():
+def test_candidates_go_from_the_preferred_to_the_smallest():
     at = evaluator()
     for name in ("full", "lora", "qlora", "adapter"):
         needed = [at.answer(candidate) for candidate in candidates(name, at)]
@@ -63,7 +63,7 @@ def test_rungs_go_from_the_preferred_to_the_thriftiest():
         assert sizes == sorted(sizes, reverse=True), name
 
 
-def test_no_rung_trains_a_larger_share_than_is_asked_for():
+def test_no_candidate_trains_a_larger_share_than_requested():
     at = evaluator(max_trainable_fraction=0.0005)
     for name in ("full", "lora", "qlora", "adapter", "prefix", "prompt"):
         assert all(at.trained_share(candidate.method) <= 0.0005 for candidate in candidates(name, at)), name

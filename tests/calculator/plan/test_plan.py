@@ -64,7 +64,7 @@ def methods(part):
 
 
 def out(part):
-    return {told.method: told.rule.name for told in part.ruled_out}
+    return {each.method: each.rule.name for each in part.ruled_out}
 
 
 def reasons(configuration, stance):
@@ -115,14 +115,14 @@ def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
         assert "merge in CPU memory" in reasons(configuration, "against")["merging_rounds"]
 
 
-def test_a_merged_model_that_the_card_can_not_serve_is_told_with_what_4_bits_take(plans):
+def test_a_merged_model_that_the_card_cannot_serve_is_explained_with_the_memory_in_4_bits(plans):
     part = plans["13B on 16 GB, merged"]
     for configuration in part.configurations:
         body = {"model": part.model, "method": {"name": "qlora"}, "device": {"gpu": "rtx-4080"}}
-        told = {"for": reasons(configuration, "for"), "against": reasons(configuration, "against")}
+        sentences = {"for": reasons(configuration, "for"), "against": reasons(configuration, "against")}
         for storage, stance, fits in (("dtype", "against", False), ("nf4", "for", True)):
             served = inference(parse_inference({**body, "serving": {"merged": True, "storage": storage}}))
-            assert f"{served.memory.required_bytes / GIB:.1f} GiB" in told[stance]["served_merged"]
+            assert f"{served.memory.required_bytes / GIB:.1f} GiB" in sentences[stance]["served_merged"]
             assert (served.fit.verdict is Verdict.FITS) == fits
 
 
@@ -146,8 +146,8 @@ def test_where_little_is_left_what_leaves_more_is_offered_and_nowhere_else(plans
 def test_what_every_estimate_warns_of_is_the_plans_own():
     needs = {"sequence_length": 4224}
     part = planned({"model": "meta-llama/Llama-2-7b-hf", "device": {"gpu": "rtx-4090"}, "needs": needs})
-    (told,) = part.warnings
-    assert "longer than the model's 4,096 positions" in told
+    (warning,) = part.warnings
+    assert "longer than the model's 4,096 positions" in warning
     for each in part.configurations:
         assert {*part.warnings, *part.warnings_of(each)} == set(each.estimate.warnings)
 
@@ -173,7 +173,7 @@ def test_3b_on_8_gb_takes_every_saving_and_says_how_little_is_left(plans):
     assert {"states_8bit", "four_bits"} <= set(reasons(only, "for"))
 
 
-def test_an_immutable_base_is_offered_everything_that_lies_beside_it(plans):
+def test_an_immutable_base_is_offered_every_method_that_leaves_it_unchanged(plans):
     part = plans["an immutable base"]
     assert out(part) == {"full": "immutable_base"}
     assert set(methods(part)) == set(METHODS) - {"full"}
@@ -198,7 +198,7 @@ def test_where_nothing_fits_the_nearest_miss_says_what_would(plans):
     assert [change.sets for change in part.changes] == [{"model": "meta-llama/Llama-3.1-8B"}]
 
 
-def test_a_near_miss_is_told_how_long_a_sequence_would_fit():
+def test_a_near_miss_states_how_long_a_sequence_would_fit():
     body = {**SCENARIOS["3B on 8 GB"], "needs": {"sequence_length": 4096}}
     change = next(change for change in planned(body).changes if "sequence_length" in change.sets)
     length = change.sets["sequence_length"]
@@ -207,14 +207,14 @@ def test_a_near_miss_is_told_how_long_a_sequence_would_fit():
     assert not planned({**body, "needs": {"sequence_length": length + 1}}).configurations
 
 
-def test_each_need_that_stands_in_the_way_is_told():
+def test_each_need_that_prevents_a_fit_is_named():
     """A prompt is the only thing that trains so little, and it can't be merged."""
     needs = {"must_merge": True, "max_trainable_fraction": 0.00002}
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "needs": needs})
     assert (part.configurations, part.miss) == ((), None)
-    told = {tuple(change.sets): change.sentence for change in part.changes}
-    assert told[("must_merge",)] == "Without must_merge, these fit: Prompt tuning."
-    assert told[("max_trainable_fraction",)] == "Without max_trainable_fraction, these fit: LoRA, QLoRA, IA³."
+    sentences = {tuple(change.sets): change.sentence for change in part.changes}
+    assert sentences[("must_merge",)] == "Without must_merge, these fit: Prompt tuning."
+    assert sentences[("max_trainable_fraction",)] == "Without max_trainable_fraction, these fit: LoRA, QLoRA, IA³."
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -280,8 +280,8 @@ def test_priorities_decide_the_order():
             for c in part.configurations
         ]
 
-    assert [told[1] for told in figures("memory")] == sorted(told[1] for told in figures("memory"))
-    assert [told[0] for told in figures("speed")] == sorted(told[0] for told in figures("speed"))
+    assert [figure[1] for figure in figures("memory")] == sorted(figure[1] for figure in figures("memory"))
+    assert [figure[0] for figure in figures("speed")] == sorted(figure[0] for figure in figures("speed"))
     assert figures("quality")[0][2] == "lora"
     assert figures("memory")[0][2] == "qlora"
 
@@ -300,8 +300,8 @@ def test_who_puts_speed_first_sees_the_fastest_first_however_little_is_left():
 def test_a_four_bit_base_is_not_proposed_where_it_saves_nothing():
     part = planned({"model": "meta-llama/Llama-3.2-1B", "device": {"gpu": "a100-sxm4-80gb"}})
     assert out(part) == {"qlora": "four_bits_in_vain"}
-    told = next(each.sentence for each in part.ruled_out if each.method == "qlora")
-    qlora, lora = (float(figure) for figure in re.findall(r"([\d.]+) GiB", told))
+    sentence = next(each.sentence for each in part.ruled_out if each.method == "qlora")
+    qlora, lora = (float(figure) for figure in re.findall(r"([\d.]+) GiB", sentence))
     assert lora <= qlora
 
 
@@ -314,7 +314,7 @@ def test_what_leaves_little_of_the_card_goes_after_equals_in_quality_that_leave_
     assert room[0] >= least
 
 
-def test_a_four_bit_base_is_held_with_the_same_micro_batch_where_a_larger_one_saves_nothing():
+def test_a_four_bit_base_is_compared_at_the_same_micro_batch_where_a_larger_one_saves_nothing():
     """QLoRA of an 8B model with micro-batches of 2 would need more than LoRA with 1 does."""
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}})
     lora, qlora = (next(c for c in part.configurations if c.request.method.name == name) for name in ("lora", "qlora"))
@@ -332,8 +332,8 @@ def test_a_card_without_bfloat16_gets_a_float16_base_and_no_float16_weights_to_t
 def test_a_shortlist_is_planned_model_by_model_and_device_by_device():
     body = {"models": ["gpt2", "meta-llama/Llama-3.2-1B"], "devices": [{"gpu": "t4"}, {"memory_bytes": 24 * GIB}]}
     parts = plan(parse_plan(body)).plans
-    told = [(part.model, part.device.gpu) for part in parts]
-    assert told == [
+    pairs = [(part.model, part.device.gpu) for part in parts]
+    assert pairs == [
         ("openai-community/gpt2", "t4"),
         ("openai-community/gpt2", None),
         ("meta-llama/Llama-3.2-1B", "t4"),

@@ -49,8 +49,8 @@ def test_over_a_frozen_base_checkpointing_costs_half_a_step():
 
 def test_dequantising_is_done_for_every_micro_batch_and_pass():
     def dequantised(**training):
-        told = cost({"name": "qlora", **ALL}, **training)
-        return next(term for term in told.terms if term.name == "dequantised weights")
+        step = cost({"name": "qlora", **ALL}, **training)
+        return next(term for term in step.terms if term.name == "dequantised weights")
 
     once = dequantised()
     assert once.amount == round(2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) * 2.5)
@@ -74,10 +74,10 @@ def test_a_prompt_costs_its_tokens_and_a_prefix_only_what_is_attended():
 
 
 def test_the_parts_sum_to_the_cost_and_each_has_its_source():
-    told = cost({"name": "qlora", **ALL}, gradient_checkpointing=True, sequence_length=64)
-    assert sum(term.relative for term in told.terms) == pytest.approx(told.relative)
-    assert len(told.terms) == 5
-    assert all(term.source and term.formula and term.substituted for term in told.terms)
+    step = cost({"name": "qlora", **ALL}, gradient_checkpointing=True, sequence_length=64)
+    assert sum(term.relative for term in step.terms) == pytest.approx(step.relative)
+    assert len(step.terms) == 5
+    assert all(term.source and term.formula and term.substituted for term in step.terms)
 
 
 def test_a_card_without_published_speeds_is_weighed_as_another_and_says_so():

@@ -26,16 +26,16 @@ def found(body):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_saving_is_what_the_changed_plan_requires_less(name):
-    request, told = found(PLANS[name])
+    request, suggested = found(PLANS[name])
     before = estimate(request).memory.required_bytes
-    assert len(told) >= 2
-    for each in told:
+    assert len(suggested) >= 2
+    for each in suggested:
         after = estimate(each.request)
         assert after.memory == each.estimate.memory
         assert each.saved_bytes == before - after.memory.required_bytes >= LEAST_SHARE * before
         assert each.rule.statement
         assert each.rule.source
-    savings = [each.saved_bytes for each in told]
+    savings = [each.saved_bytes for each in suggested]
     assert savings == sorted(savings, reverse=True)
 
 
@@ -43,7 +43,7 @@ def changes(body):
     return [dict(each.changes) for each in found(body)[1]]
 
 
-def test_each_method_is_told_what_it_can_change():
+def test_each_method_gets_suggestions_that_it_can_follow():
     assert {"method.name": "qlora"} in changes(PLANS["lora"])
     assert {"training.attention": "sdpa"} in changes(PLANS["lora"])
     assert {"method.prepare_model_for_kbit_training": False} in changes(PLANS["qlora"])

@@ -56,7 +56,7 @@ def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
 
 
 @pytest.mark.parametrize("name", ["lora", "adapter"])
-def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name):
+def test_the_stated_number_of_tasks_is_served_and_not_many_more(name):
     """A twentieth of them apart: each task's tensors are rounded up, and a request's own is taken from the base's."""
     card = {"gpu": "rtx-4090"}
     evaluator = Evaluator(
@@ -74,13 +74,15 @@ def test_as_many_tasks_as_are_said_to_be_held_are_served_and_not_many_more(name)
     assert [verdict is Verdict.FITS for verdict in verdicts] == [True, False]
 
 
-def test_a_smaller_module_takes_the_place_of_one_that_does_not_hold_them_and_says_why():
+def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_says_why():
     """60 modules of r 16 on every linear layer, 46 GiB, do not lie beside a base of 37 GiB and a request of 2."""
     first = planned(LARGE, 60).configurations[0]
     assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")
-    told = reasons(first, "against")["held_at_once"]
-    assert "QLoRA, r 16 on every linear layer, not prepared, would need 85.5 GiB of 79.3 GiB for all 60 tasks" in told
-    assert "the card has room for 51" in told
+    sentence = reasons(first, "against")["held_at_once"]
+    assert (
+        "QLoRA, r 16 on every linear layer, not prepared, would need 85.5 GiB of 79.3 GiB for all 60 tasks" in sentence
+    )
+    assert "the card has room for 51" in sentence
 
 
 def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
@@ -88,7 +90,7 @@ def test_a_module_on_attention_is_offered_at_the_rank_to_begin_with():
     assert [method.r for method in methods if method.target_modules != "all-linear"] == [16]
 
 
-def test_where_the_usual_module_is_held_nothing_speaks_against_it():
+def test_where_the_preferred_adapter_fits_nothing_speaks_against_it():
     assert all("held_at_once" not in reasons(each, "against") for each in planned(USUAL, 20).configurations)
 
 
@@ -97,7 +99,7 @@ def test_ranks_go_down_to_one_where_the_tasks_ask_for_it():
     assert last.request.method.r == 1
 
 
-def test_where_no_module_is_held_nothing_fits_and_it_is_told_how_many_tasks_would():
+def test_where_no_adapter_fits_the_number_of_tasks_that_would_is_stated():
     part = planned(LARGE, 20_000)
     assert part.configurations == ()
     assert part.miss.request.method.name == "qlora"
@@ -126,7 +128,7 @@ def test_a_sequence_and_tasks_that_are_both_too_many_are_changed_together():
     assert planned(body, **change.sets).configurations
 
 
-def test_every_method_that_stays_beside_the_base_shares_a_batch_and_says_its_overhead():
+def test_every_unmerged_method_shares_a_batch_and_states_its_overhead():
     part = planned(USUAL, 20)
     assert {each.request.method.name for each in part.configurations} == set(METHODS) - {"full"}
     for configuration in part.configurations:
@@ -142,11 +144,11 @@ def test_the_overhead_is_that_of_the_inference():
     assert f"at {share:.2%}".replace("%", " %") in reasons(adapter, "for")["mixed_batch"]
 
 
-def test_products_beside_the_weights_are_counted_alike_for_adapters_and_low_rank():
+def test_added_products_are_counted_alike_for_adapters_and_low_rank():
     """Llama-3.1-8B has 32 layers: two adapters each, or seven matrices, and two products in each."""
-    told = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
-    assert f"{32 * 7 * 2} more small products" in told["lora"]["unmerged"]
-    assert f"{32 * 2 * 2} small products" in told["adapter"]["stays_beside"]
+    sentences = {each.request.method.name: reasons(each, "against") for each in planned(USUAL, 20).configurations}
+    assert f"{32 * 7 * 2} more small products" in sentences["lora"]["unmerged"]
+    assert f"{32 * 2 * 2} small products" in sentences["adapter"]["stays_beside"]
 
 
 def test_an_immutable_base_tells_the_overhead_of_low_rank_too():
