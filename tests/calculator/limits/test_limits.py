@@ -53,7 +53,7 @@ def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
     (lesson,) = [
         figure for figure in LESSON if figure.section.startswith("Example 2") and "stays under" in figure.claim
     ]
-    assert (lesson.claim, lesson.high, lesson.unit) == ("r 256 stays under", 8, "GB")
+    assert (lesson.claim, lesson.high, lesson.unit) == ("total with r 256 stays under", 8, "GB")
     assert round(answered(LLAMA_13B, {"r": 256}).memory.peak_allocated_bytes / 1e9, 1) == 16.3
     answer = solved(LLAMA_13B, "r")
     assert (answer.value, answer.bound.by) == (341, "memory")
