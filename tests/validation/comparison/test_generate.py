@@ -14,11 +14,12 @@ from calculator.common.dtype import rounded
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import parse_method, parse_model
 from calculator.inference.passes import peaks
-from calculator.inference.remarks import IGNORED
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving
 from calculator.inputs.training import Device
+from calculator.methods.prefix.facts import FACTS as PREFIX
 from calculator.methods.prepared_model import PreparedModel
+from calculator.methods.prompt.facts import FACTS as PROMPT_TUNING
 from calculator.training_step.resident_state import ResidentState
 from validation.reference.served_model import build_served_model
 from validation.tracing.generation import Generation
@@ -59,13 +60,13 @@ def test_a_plain_model_and_lora_cache_every_token_but_the_last():
 def test_generate_ignores_a_prefix():
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
     assert cached(config) == PROMPT + NEW - 1
-    assert "ignores" in IGNORED["prefix"]
+    assert "ignores" in PREFIX.generate_caveat
 
 
 def test_generate_inserts_a_prompt_before_every_token():
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL)
     assert cached(config) == NEW * VIRTUAL + PROMPT + NEW - 1
-    assert "before every token" in IGNORED["prompt"]
+    assert "before every token" in PROMPT_TUNING.generate_caveat
 
 
 #: Checks of values, which the meta device does not have: nothing is padded, and no sequence ends early.
