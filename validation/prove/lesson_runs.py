@@ -104,8 +104,8 @@ _QLORA = {
     "optimizer_states": "LoRA optimizer states",
     "peak": "training with 3 GB of activations",
 }
-_R16 = {"base_weights": "13B in NF4", "peak": "in all, batch 1"}
-_R256 = {"base_weights": "13B in NF4", "peak": "r 256 stays under"}
+_R16 = {"base_weights": "13B in NF4", "peak": "total, batch 1"}
+_R256 = {"base_weights": "13B in NF4", "peak": "total with r 256 stays under"}
 
 
 def _run(

@@ -98,8 +98,8 @@ def _difference(found: int, run: Run, component: str) -> float:
 
 def thirteen(selected: Runs) -> Claim:
     """13B with a low and a high rank."""
-    _, limit = stated("r 256 stays under")
-    _, total = stated("in all, batch 1")
+    _, limit = stated("total with r 256 stays under")
+    _, total = stated("total, batch 1")
     small, large = _peak(selected["r16"], "r16"), _peak(selected["r256"], "r256")
     return Claim(
         id="savings-13b",
