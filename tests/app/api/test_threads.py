@@ -80,6 +80,6 @@ def test_the_health_check_is_much_faster_than_a_concurrent_comparison(client):
             assert client.get("/healthz").status_code == 200
             durations.append(perf_counter() - before)
     assert waiting.result().status_code == 200
-    # One check may wait for the interpreter's lock on a busy machine; behind the comparison, no more than two would run.
+    # A busy machine may delay one check. If the comparison blocked them, no more than two would run.
     assert len(durations) >= 5
     assert median(durations) < sum(durations) / 5
