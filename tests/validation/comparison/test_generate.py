@@ -49,7 +49,9 @@ def cached(config):
     )
     model = (model if config is None else peft.get_peft_model(model, config)).eval()
     ids = torch.randint(0, 100, (2, PROMPT))
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+    # Random weights may choose the end-of-sequence token, so the number of new tokens is fixed.
+    length = {"min_new_tokens": NEW, "max_new_tokens": NEW}
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, **length)
     return seen[-1]
 
 
