@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.api.answers.estimate import EstimateAnswer
+from app.api.answers.estimate import SingleEstimateAnswer
 from app.api.examples import RUN, PostExamples
 from app.api.requests import EstimateRequest
 from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
@@ -16,19 +16,19 @@ from calculator.estimate.request import parse_request
 router = APIRouter(tags=["Plans"])
 
 
-def answer(body: Any) -> EstimateAnswer:
+def answer(body: Any) -> SingleEstimateAnswer:
     """Answer a decoded JSON body.
 
     Raises:
         PlanError: if the request is invalid, or the libraries refuse the combination.
     """
-    return EstimateAnswer.model_validate(estimate(parse_request(body), whole=True))
+    return SingleEstimateAnswer.model_validate(estimate(parse_request(body), whole=True))
 
 
 @router.post(
     "/api/v1/estimate",
     summary="Estimate the memory of one training run",
-    responses={200: {"model": EstimateAnswer}, **problem_responses(*BODY_ERRORS)},
+    responses={200: {"model": SingleEstimateAnswer}, **problem_responses(*BODY_ERRORS)},
     openapi_extra=json_body(EstimateRequest),
 )
 def post_estimate(body: JsonBody) -> Response:

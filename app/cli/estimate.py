@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.api.accuracy.accuracy import accuracy
-from app.api.answers.estimate import EstimateAnswer
+from app.api.answers.estimate import SingleEstimateAnswer
 from app.cli import request
 from app.cli.table import table
 from app.presentation import verdict
+from app.presentation.consequences import consequences
 from app.presentation.format import gib, number, parameters, percent
 from app.presentation.labels import parts
 from calculator.devices import Verdict
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     plan = parse_request(request.body(args))
     answer = estimate(plan)
     text = "\n".join(lines(plan.method.facts.label, answer))
-    request.print_answer(args, EstimateAnswer.model_validate(answer), text)
+    request.print_answer(args, SingleEstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
 
 
@@ -55,6 +56,10 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
     )
     yield f"{verdict.sentence(plan)}"
     yield f"{verdict.why(plan)}"
+    if plan.fit is not None:
+        yield from consequences(plan.fit)
+        if plan.fit.out_of_memory is not None:
+            yield plan.fit.out_of_memory.message
     yield accuracy(plan).sentence
     yield ""
     yield breakdown(plan)

@@ -55,12 +55,35 @@ def fit_sentence(required_bytes: int, fit: Fit | None) -> str:
     if fit is None:
         return f"Needs {required}. Choose a card to see whether it fits."
     needs = f"Needs {required} of {size(fit.usable_bytes)} usable"
+    if fit.outcome is not None:
+        return _by_replay(required, fit)
     margin = size(abs(fit.headroom_bytes))
     if fit.verdict is Verdict.FITS:
         return f"{needs}: fits with {margin} to spare."
     if fit.verdict is Verdict.TIGHT:
         return f"{needs}: the tensors fit, but the allocator may need {margin} too much. It may run."
     return f"{needs}: does not fit, {margin} short."
+
+
+def _by_replay(required: str, fit: Fit) -> str:
+    """Say how the run goes on the card, with what it needs at least and at ease."""
+    assert fit.minimum_bytes is not None
+    assert fit.margin_bytes is not None
+    least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
+    if fit.verdict is Verdict.DOES_NOT_FIT:
+        short = f", {margin} more than the card has" if fit.margin_bytes < 0 else ""
+        return f"Runs out of memory on {usable} usable. It needs at least {least}{short}."
+    if fit.verdict is Verdict.TIGHT:
+        return (
+            f"Runs on {usable} usable, but only by giving cached blocks back. It needs at least {least}: {margin} less"
+            f" than the card has. It would take {required} if the card had them."
+        )
+    return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
+
+
+def large_figure(fit: Fit) -> int:
+    """Return the margin that the page shows large: to the smallest memory by replay, or to the rule's requirement."""
+    return fit.headroom_bytes if fit.margin_bytes is None else fit.margin_bytes
 
 
 def decomposition(plan: Estimate) -> str:

@@ -12,34 +12,16 @@ from calculator.allocator.loading import UNTOUCHED
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import MAX_STEPS
 from calculator.allocator.segments import BLOCK, SMALL_SEGMENT, whole_pages
+from calculator.devices.outcome import OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from calculator.allocator.block_pool import Block
-    from calculator.allocator.replay import Replay, ReplayPhase
+    from calculator.allocator.replay import Replay
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutOfMemory:
-    """Where a run ends with torch.OutOfMemoryError.
-
-    Attributes:
-        step: The training step, from 1; 0 while the model is loaded.
-        phase: What runs then.
-        tensor: The name of the tensor that is requested.
-        requested_bytes: Its block.
-        message: PyTorch's own text.
-    """
-
-    step: int
-    phase: ReplayPhase
-    tensor: str
-    requested_bytes: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
-    from calculator.allocator.replay import Batch, Replay, ReplayPhase
+    from calculator.allocator.replay import Batch, Replay
+    from calculator.devices.outcome import ReplayPhase
     from calculator.resident.per_parameter import ResidentTensors
 
 #: A run requests every row in as many steps at most, with a margin, and after each may free and request again.

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
-from calculator.common.names import PhaseName
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from calculator.common.names import PhaseName
+    from calculator.devices.outcome import ReplayPhase
     from calculator.training_step.resident_state import ResidentState
 
 #: A block in use, and the pool that must free it.
 Allocated = tuple[Pool, Block]
 
-#: A part of a run: the load, or a phase of a training step.
-ReplayPhase = Literal["load"] | PhaseName
 PASSES: tuple[PhaseName, PhaseName] = ("forward", "backward")
 WORKSPACE = "cuBLAS workspace"
 
@@ -38,12 +38,12 @@ LATER_MICRO_BATCHES = 2
 MAX_STEPS = 5
 
 
-def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int]) -> int:
+def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int], conf: AllocConf = DEFAULT) -> int:
     """What `torch.cuda.max_memory_reserved` reads in a run's steady state, bytes.
 
     `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
     """
-    replay = Replay(CachingAllocator(), resident, workspaces)
+    replay = Replay(CachingAllocator(conf), resident, workspaces)
     replay.load()
     before = 0
     while replay.steps < 2 or (replay.allocator.reserved > before and replay.steps < MAX_STEPS):

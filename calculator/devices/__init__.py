@@ -1,8 +1,9 @@
 """GPUs: the memory that a process can use, what CUDA and its libraries need of it, and whether a run fits."""
 
 from calculator.devices.gpus import GPU, Usable, caveats, gpu, gpus, usable
+from calculator.devices.outcome import Verdict
 from calculator.devices.overhead import cuda_context, library_workspace
-from calculator.devices.verdict import Fit, Verdict, fit
+from calculator.devices.verdict import Fit, fit
 
 __all__ = [
     "GPU",

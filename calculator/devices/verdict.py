@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.gpus import GPU, Usable, gpu, usable
+from calculator.devices.outcome import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.devices.outcome import ExpandableSegments, Outcome, OutOfMemory
     from calculator.inputs.training import Device
 
 _DIVIDED = ("zero1", "zero2", "zero3", "fsdp")
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
-
-
-class Verdict(StrEnum):
-    """An answer to "does it fit?"."""
-
-    FITS = "fits"
-    TIGHT = "tight"
-    DOES_NOT_FIT = "does_not_fit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +32,40 @@ class Fit:
     gpus_needed: int
     #: Where `usable_bytes` comes from.
     assumption: str
-    #: What helps if the verdict is tight.
+    #: What helps if the verdict is tight by the rule.
     advice: str | None = None
+    #: What the run does on the card, by replay; None if the verdict is by the rule. The properties are None then too.
+    outcome: Outcome | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def minimum_bytes(self) -> int | None:
+        """The smallest usable memory on which the run was found to run, CUDA context included."""
+        return self.outcome.minimum_bytes() if self.outcome else None
+
+    @property
+    def margin_bytes(self) -> int | None:
+        """`usable_bytes` less `minimum_bytes`."""
+        return self.usable_bytes - self.outcome.minimum_bytes() if self.outcome else None
+
+    @property
+    def retries(self) -> int | None:
+        """How often cached blocks are freed for a request before the run is in its steady state."""
+        return self.outcome.course().retries if self.outcome else None
+
+    @property
+    def retries_per_step(self) -> int | None:
+        """The same in each step of the steady state."""
+        return self.outcome.course().retries_per_step if self.outcome else None
+
+    @property
+    def out_of_memory(self) -> OutOfMemory | None:
+        """Where the run ends out of memory, if it does."""
+        return self.outcome.course().out_of_memory if self.outcome else None
+
+    @property
+    def with_expandable_segments(self) -> ExpandableSegments | None:
+        """The run with expandable segments; None if it fits without them, or has them already."""
+        return self.outcome.with_expandable_segments() if self.outcome else None
 
 
 def card_of(device: Device) -> GPU | None:
@@ -54,11 +81,13 @@ def fit(
     peak_reserved_bytes: int,
     context_bytes: int,
     required_bytes: int,
+    replayed: Callable[[int], Outcome] | None = None,
 ) -> Fit | None:
     """Compare a run with a device; None if the device names neither a card nor a size.
 
-    The run fits if `required_bytes` is at most the card's usable memory. It does not fit if its live tensors,
-    workspaces and context alone need more. In between it is tight: the outcome depends on memory fragmentation.
+    With `replayed`, the verdict is that of a replay on the usable memory. By the rule, the run fits if `required_bytes`
+    is at most the card's usable memory. It does not fit if its live tensors, workspaces and context alone need more.
+    In between it is tight: the outcome depends on memory fragmentation.
 
     Raises:
         PlanError: if the catalogue lacks the card, or the device gives both a card and a size.
@@ -68,16 +97,18 @@ def fit(
     if usable_memory is None:
         return None
     least = peak_allocated_bytes + library_workspace_bytes + context_bytes
-    verdict = _verdict(usable_memory.bytes, least, required_bytes)
+    outcome = replayed(usable_memory.bytes) if replayed else None
+    verdict = outcome.verdict if outcome else _verdict(usable_memory.bytes, least, required_bytes)
     fragmented = peak_reserved_bytes - library_workspace_bytes - peak_allocated_bytes
     return Fit(
         gpu=card,
         usable_bytes=usable_memory.bytes,
         verdict=verdict,
         headroom_bytes=usable_memory.bytes - required_bytes,
-        gpus_needed=_gpus_needed(device, verdict, usable_memory.bytes, required_bytes),
+        gpus_needed=_gpus_needed(device, verdict, usable_memory.bytes, required_bytes, by_replay=outcome is not None),
         assumption=usable_memory.assumption,
         advice=_advice(fragmented) if verdict is Verdict.TIGHT else None,
+        outcome=outcome,
     )
 
 
@@ -104,9 +135,12 @@ def _verdict(usable_bytes: int, least: int, required_bytes: int) -> Verdict:
     return Verdict.TIGHT if least <= usable_bytes else Verdict.DOES_NOT_FIT
 
 
-def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_bytes: int) -> int:
+def _gpus_needed(device: Device, verdict: Verdict, usable_bytes: int, required_bytes: int, *, by_replay: bool) -> int:
+    """A lower bound. By replay a tight run needs no more cards than it has; by the rule it may."""
     shares = device.count if device.sharding in _DIVIDED else 1
-    return shares if verdict is Verdict.FITS else -(-required_bytes * shares // usable_bytes)
+    if verdict is Verdict.FITS or (by_replay and verdict is Verdict.TIGHT):
+        return shares
+    return max(-(-required_bytes * shares // usable_bytes), shares + 1)
 
 
 def _advice(fragmented_bytes: int) -> str:

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator import catalogue
-from calculator.allocator.fast_replay import peak_reserved
+from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
@@ -15,6 +15,7 @@ from calculator.devices.verdict import card_of
 from calculator.estimate import textbook
 from calculator.estimate.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.estimate.compatibility import check, check_device, within_positions
+from calculator.estimate.device_replay import DeviceReplay
 from calculator.estimate.ledger import components
 from calculator.estimate.recent_series import RECENT_SERIES
 from calculator.estimate.remarks import assumptions, warnings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
+    from calculator.devices.outcome import Outcome
     from calculator.estimate.answer import Component, Moment
     from calculator.estimate.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
@@ -120,17 +122,23 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
     peaks = step.peaks()
     highest = max(peaks, key=lambda peak: peak.bytes)
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    replay = None
     if request.reserved == "replay":
-        reserved = peak_reserved(step.resident, (forward, backward))
-    else:
-        reserved = by_rule(step, (forward, backward))
+        replay = DeviceReplay(
+            step.resident,
+            (forward, backward),
+            live_bytes=highest.bytes + forward + backward,
+            context_bytes=cuda_context(card_of(request.device)).bytes,
+            conf=parse_alloc_conf(request.device.alloc_conf or ""),
+        )
     return memory_and_fit(
         request,
         components(highest.alive),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         highest.operation,
-        reserved,
+        replay.peak_reserved_bytes if replay else by_rule(step, (forward, backward)),
         timeline(step, peaks),
+        replay.outcome if replay else None,
     )
 
 
@@ -144,10 +152,11 @@ def memory_and_fit(
     operation: str,
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
+    replayed: Callable[[int], Outcome] | None = None,
 ) -> tuple[Memory, Fit | None]:
     """The memory of a peak with its overheads, and the verdict.
 
-    Without `reserved`, allocated memory is rounded up to whole segments.
+    Without `reserved`, allocated memory is rounded up to whole segments. `replayed` replays the run on a usable memory.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -176,6 +185,7 @@ def memory_and_fit(
         peak_reserved_bytes=reserved,
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,
+        replayed=replayed,
     )
     return memory, verdict
 

@@ -87,6 +87,11 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
             "The figures ignore the quantization_config of the config.json: weights are in "
             f"{request.training.dtype}. Choose qlora for a base in 4 bits."
         )
+    if request.device.alloc_conf and request.reserved == "rule":
+        lines.append(
+            "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"
+            " unless reserved is replay."
+        )
     lines += _before_2_14(request, model)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
@@ -76,7 +77,7 @@ def parse_request(body: Any) -> Request:
     model = part(parse_model, body.get("model"))
     method = part(parse_method, body.get("method"))
     training = part(parse, Training, body.get("training", {}), "training")
-    device = part(parse, Device, body.get("device", {}), "device")
+    device = part(parse_device, body.get("device", {}))
     switches = part(_choices, body, choices)
     if problems:
         raise PlanError(*problems)
@@ -96,6 +97,21 @@ def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
         return parse(Choices, {key: body[key] for key in names if key in body}, "")
     except PlanError as error:
         raise PlanError(*(Problem(loc=p.loc.lstrip("."), msg=p.msg, input=p.input) for p in error.problems)) from error
+
+
+def parse_device(body: Any, loc: str = "device") -> Device:
+    """Parse a device, and check its allocator settings.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    device = parse(Device, body, loc)
+    try:
+        parse_alloc_conf(device.alloc_conf or "")
+    except PlanError as error:
+        problems = (Problem(loc=f"{loc}.alloc_conf", msg=p.msg, input=device.alloc_conf) for p in error.problems)
+        raise PlanError(*problems) from error
+    return device
 
 
 def parse_method(body: Any, loc: str = "method") -> Method:

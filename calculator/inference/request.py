@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.request import ModelReference, parse_method, parse_model
+from calculator.estimate.request import ModelReference, parse_device, parse_method, parse_model
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import parse
 from calculator.inputs.training import Device
@@ -59,7 +59,7 @@ def parse_inference(body: Any) -> InferenceRequest:
         problems.append(Problem(loc="model.parameters", msg=message, input=model.parameters))
     method = part(parse_method, body.get("method", {"name": "full"}))
     serving = part(parse, Serving, body.get("serving", {}), "serving")
-    device = part(parse, Device, body.get("device", {}), "device")
+    device = part(parse_device, body.get("device", {}))
     if problems:
         raise PlanError(*problems)
     return InferenceRequest(

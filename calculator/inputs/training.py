@@ -100,3 +100,9 @@ class Device:
     sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = setting(
         "none", label="Sharding", help="How a run on several GPUs shards its state; only none so far."
     )
+    alloc_conf: str | None = setting(
+        None,
+        label="Allocator settings",
+        help="PYTORCH_CUDA_ALLOC_CONF of the run. Settings change reserved memory by replay, not by the rule.",
+        example="expandable_segments:True",
+    )

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices.verdict import card_of, given_twice
 from calculator.estimate.compatibility import several_cards
-from calculator.estimate.request import ModelReference, parse_model
+from calculator.estimate.request import ModelReference, parse_device, parse_model
 from calculator.inputs.settings import parse
-from calculator.inputs.training import Device
 from calculator.plan.needs import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from calculator.inputs.training import Device
 
 #: The largest number of models, and of devices, in one request.
 MOST_OF_A_KIND = 8
@@ -90,7 +91,7 @@ def _model(body: Any, loc: str) -> ModelReference:
 
 
 def _device(body: Any, loc: str) -> Device:
-    device = parse(Device, body, loc)
+    device = parse_device(body, loc)
     problems = tuple(_unplanned(device, loc))
     if problems:
         raise PlanError(*problems)

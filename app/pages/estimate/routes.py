@@ -22,6 +22,7 @@ from app.pages.plan import form as needs_form
 from app.presentation import verdict
 from app.presentation.changes import changes_text
 from app.presentation.charts import methods_figure, timeline_figure
+from app.presentation.consequences import consequences
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError
@@ -99,6 +100,7 @@ def _constants() -> dict[str, Any]:
     return {
         "accuracy": accuracy,
         "changes_text": changes_text,
+        "consequences": consequences,
         "gpu_choices": gpu_choices(),
         "groups": groups(),
         "labels": {**LABELS, FILE: "The file"},

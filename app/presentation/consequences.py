@@ -1,0 +1,71 @@
+"""What a run meets on a card that it fills or does not fit, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.presentation.format import number, size
+from app.presentation.labels import PHASES
+from calculator.devices import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.devices import Fit
+    from calculator.devices.outcome import OutOfMemory
+
+EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+
+
+def consequences(fit: Fit) -> Iterator[str]:
+    """Yield the sentences; none where the run fits or the verdict is by the rule."""
+    if fit.outcome is None or fit.verdict is Verdict.FITS:
+        return
+    if fit.out_of_memory is not None:
+        yield _end(fit.out_of_memory)
+    else:
+        yield from _tight(fit)
+    yield from _expandable(fit)
+
+
+def _end(event: OutOfMemory) -> str:
+    if event.phase == "load":
+        where = "while the model is loaded"
+    else:
+        where = f"in step {event.step}, in the {PHASES[event.phase]}"
+    return f"It ends {where}, at “{event.tensor}”, a request of {size(event.requested_bytes)}."
+
+
+def _tight(fit: Fit) -> Iterator[str]:
+    each, before = fit.retries_per_step or 0, fit.retries or 0
+    if each:
+        yield (
+            f"The allocator frees its cached blocks and tries again {_times(each)} in every step. Each time the GPU"
+            " finishes its work first, and the driver returns and grants memory, so that steps take longer."
+        )
+    else:
+        yield (
+            f"The allocator frees its cached blocks and tries again {_times(before)} before the steady state, then no"
+            " more: later steps lose no time."
+        )
+    yield "Another process on the card, a longer batch, or an evaluation in between can end it out of memory."
+
+
+def _expandable(fit: Fit) -> Iterator[str]:
+    changed = fit.with_expandable_segments
+    if changed is None:
+        return
+    least = f"at least {size(changed.minimum_bytes)}"
+    if changed.verdict is Verdict.FITS:
+        yield f"With {EXPANDABLE} it fits without a retry, and needs {least}."
+    elif changed.verdict is Verdict.TIGHT:
+        retries = (
+            f"tries again {_times(changed.retries_per_step)} in every step" if changed.retries_per_step else "runs"
+        )
+        yield f"With {EXPANDABLE} it {retries}, and needs {least}."
+    else:
+        yield f"{EXPANDABLE} does not help: it would need {least}."
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{number(count)} times")

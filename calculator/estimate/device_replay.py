@@ -1,0 +1,104 @@
+"""A run replayed on its device: the verdict, and what else an answer tells about the device's limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.capacity import minimum, replay_within
+from calculator.allocator.fast_replay import peak_reserved
+from calculator.allocator.loading import UNTOUCHED
+from calculator.allocator.out_of_memory import DeviceMemory
+from calculator.allocator.replay import Replay, full_peak_reserved
+from calculator.common.deferred import Deferred
+from calculator.devices.outcome import Course, ExpandableSegments, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from calculator.training_step.resident_state import ResidentState
+
+
+class DeviceReplay:
+    """A run, and the allocator settings with which it is replayed.
+
+    Attributes:
+        resident: The run.
+        workspaces: Bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
+        live_bytes: The live tensors at the peak of the steady state, workspaces included.
+        context_bytes: What the process uses outside the allocator.
+        conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
+    """
+
+    def __init__(
+        self,
+        resident: ResidentState,
+        workspaces: tuple[int, int],
+        *,
+        live_bytes: int,
+        context_bytes: int,
+        conf: AllocConf = DEFAULT,
+    ) -> None:
+        self.resident = resident
+        self.workspaces = workspaces
+        self.live_bytes = live_bytes
+        self.context_bytes = context_bytes
+        self.conf = conf
+
+    @cached_property
+    def peak_reserved_bytes(self) -> int:
+        """What the run reserves on a device that never fills."""
+        if self.conf == DEFAULT:
+            return peak_reserved(self.resident, self.workspaces)
+        return full_peak_reserved(self.resident, self.workspaces, self.conf)
+
+    def outcome(self, usable_bytes: int) -> Outcome:
+        """What the run does on a device; only what the verdict depends on is replayed at once."""
+        course = Deferred(partial(self._course, self.conf, usable_bytes))
+        verdict = self._certain(usable_bytes) or course().verdict
+        return Outcome(
+            verdict=verdict,
+            course=course,
+            minimum_bytes=Deferred(partial(self._minimum, self.conf)),
+            with_expandable_segments=Deferred(partial(self._expandable, verdict, usable_bytes)),
+        )
+
+    def _certain(self, usable_bytes: int) -> Verdict | None:
+        """The verdict where none of the device's limits can change it."""
+        capacity = usable_bytes - self.context_bytes
+        if self.live_bytes > capacity:
+            return Verdict.DOES_NOT_FIT
+        warmed = usable_bytes - UNTOUCHED >= self._run.loading.warmup
+        if self.conf == DEFAULT and warmed and self.peak_reserved_bytes <= capacity:
+            return Verdict.FITS
+        return None
+
+    @cached_property
+    def _run(self) -> Replay:
+        return Replay(CachingAllocator(), self.resident, self.workspaces)
+
+    def _device(self, capacity: int) -> DeviceMemory:
+        return DeviceMemory(capacity=capacity, total=capacity + self.context_bytes, context=self.context_bytes)
+
+    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
+        result = replay_within(self._run, self._device(usable_bytes - self.context_bytes), conf)
+        return Course(
+            retries=result.retries,
+            retries_per_step=result.retries_per_step,
+            out_of_memory=result.out_of_memory,
+        )
+
+    def _minimum(self, conf: AllocConf) -> int:
+        return minimum(self._run, self.live_bytes, self._device, conf).bytes + self.context_bytes
+
+    def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:
+        if verdict is Verdict.FITS or self.conf.expandable_segments:
+            return None
+        conf = replace(self.conf, expandable_segments=True)
+        course = self._course(conf, usable_bytes)
+        return ExpandableSegments(
+            verdict=course.verdict,
+            retries_per_step=course.retries_per_step,
+            minimum_bytes=self._minimum(conf),
+        )
