@@ -34,6 +34,7 @@ NeedsModel = model("Needs", Needs)
 METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
 MethodModel: Any = Annotated[reduce(or_, METHOD_MODELS.values()), Field(discriminator="name")]
 FormatName: Any = Literal[tuple(FORMATS)]
+Reserved: Any = Literal["rule", "replay"]
 
 
 class ModelConfig(BaseModel):
@@ -108,6 +109,15 @@ LimitsRequest = create_model(
     "LimitsRequest",
     __base__=EstimateRequest,
     __doc__="One run with its device, and the setting to maximise.",
+    reserved=(
+        Reserved,
+        Field(
+            default="rule",
+            title="Reserved memory",
+            description="A fast, conservative rule, or the caching allocator replayed, which takes some seconds.",
+            examples=["rule"],
+        ),
+    ),
     solve_for=(
         SolveFor,
         Field(

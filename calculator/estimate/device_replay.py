@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
@@ -17,7 +17,12 @@ from calculator.common.deferred import Deferred
 from calculator.devices.outcome import Course, ExpandableSegments, Outcome, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from calculator.training_step.resident_state import ResidentState
+
+
+T = TypeVar("T")
 
 
 class DeviceReplay:
@@ -29,6 +34,7 @@ class DeviceReplay:
         live_bytes: The live tensors at the peak of the steady state, workspaces included.
         context_bytes: What the process uses outside the allocator.
         conf: The settings of PYTORCH_CUDA_ALLOC_CONF.
+        known: What was replayed before of the same run, by what it is; replays add to it.
     """
 
     def __init__(
@@ -39,19 +45,30 @@ class DeviceReplay:
         live_bytes: int,
         context_bytes: int,
         conf: AllocConf = DEFAULT,
+        known: dict[Hashable, Any] | None = None,
     ) -> None:
         self.resident = resident
         self.workspaces = workspaces
         self.live_bytes = live_bytes
         self.context_bytes = context_bytes
         self.conf = conf
+        self.known: dict[Hashable, Any] = {} if known is None else known
 
-    @cached_property
+    @property
     def peak_reserved_bytes(self) -> int:
         """What the run reserves on a device that never fills."""
+        return self._once(("peak", self.conf), self._peak_reserved)
+
+    def _peak_reserved(self) -> int:
         if self.conf == DEFAULT:
             return peak_reserved(self.resident, self.workspaces)
         return full_peak_reserved(self.resident, self.workspaces, self.conf)
+
+    def _once(self, key: Hashable, replayed: Callable[[], T]) -> T:
+        if key not in self.known:
+            self.known[key] = replayed()
+        found: T = self.known[key]
+        return found
 
     def outcome(self, usable_bytes: int) -> Outcome:
         """What the run does on a device; only what the verdict depends on is replayed at once."""
@@ -69,10 +86,12 @@ class DeviceReplay:
         capacity = usable_bytes - self.context_bytes
         if self.live_bytes > capacity:
             return Verdict.DOES_NOT_FIT
-        warmed = usable_bytes - UNTOUCHED >= self._run.loading.warmup
-        if self.conf == DEFAULT and warmed and self.peak_reserved_bytes <= capacity:
-            return Verdict.FITS
-        return None
+        if self.conf != DEFAULT or self.peak_reserved_bytes > capacity:
+            return None
+        # What the load allocates and frees first is as large as on any device, if it leaves 1.2 GiB of this one alone.
+        room = usable_bytes - UNTOUCHED
+        warmed = self.peak_reserved_bytes <= room or self._run.loading.warmup <= room
+        return Verdict.FITS if warmed else None
 
     @cached_property
     def _run(self) -> Replay:
@@ -82,7 +101,8 @@ class DeviceReplay:
         return DeviceMemory(capacity=capacity, total=capacity + self.context_bytes, context=self.context_bytes)
 
     def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
-        result = replay_within(self._run, self._device(usable_bytes - self.context_bytes), conf)
+        device = self._device(usable_bytes - self.context_bytes)
+        result = self._once(("course", conf, device), lambda: replay_within(self._run, device, conf))
         return Course(
             retries=result.retries,
             retries_per_step=result.retries_per_step,
@@ -90,7 +110,8 @@ class DeviceReplay:
         )
 
     def _minimum(self, conf: AllocConf) -> int:
-        return minimum(self._run, self.live_bytes, self._device, conf).bytes + self.context_bytes
+        smallest = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf).bytes)
+        return smallest + self.context_bytes
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:
         if verdict is Verdict.FITS or self.conf.expandable_segments:

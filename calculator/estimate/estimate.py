@@ -11,6 +11,7 @@ from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
 from calculator.common.errors import refusal
 from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.kernels import kernels_of
 from calculator.devices.verdict import card_of
 from calculator.estimate import textbook
 from calculator.estimate.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
@@ -61,7 +62,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     check(request, model)
     step = training_step(request, series, whole=whole)
     tensors = step.resident.tensors
-    memory, verdict = _memory(request, step)
+    memory, verdict = _memory(request, step, series)
     return Estimate(
         model=model_summary(model),
         method=request.method,
@@ -118,7 +119,7 @@ def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
     return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
 
 
-def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
+def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
     peaks = step.peaks()
     highest = max(peaks, key=lambda peak: peak.bytes)
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
@@ -130,6 +131,7 @@ def _memory(request: Request, step: TrainingStep) -> tuple[Memory, Fit | None]:
             live_bytes=highest.bytes + forward + backward,
             context_bytes=cuda_context(card_of(request.device)).bytes,
             conf=parse_alloc_conf(request.device.alloc_conf or ""),
+            known=series.replays((request.method, request.training, kernels_of(request.device), forward, backward)),
         )
     return memory_and_fit(
         request,

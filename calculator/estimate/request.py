@@ -30,7 +30,7 @@ class Choices:
     """The request's own options, next to its objects."""
 
     reserved: Literal["rule", "replay"] = _setting(
-        "rule", label="Reserved memory", help="A fast, conservative rule, or the caching allocator replayed."
+        "replay", label="Reserved memory", help="The caching allocator replayed, or a fast, conservative rule."
     )
     accounting: Literal["exact", "textbook"] = _setting(
         "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
@@ -45,7 +45,7 @@ class Request:
     method: Method
     training: Training = field(default_factory=Training)
     device: Device = field(default_factory=Device)
-    reserved: Literal["rule", "replay"] = "rule"
+    reserved: Literal["rule", "replay"] = "replay"
     accounting: Literal["exact", "textbook"] = "exact"
     length_given: bool = True
 

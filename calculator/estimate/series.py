@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
 
 from calculator.inputs.size_settings import other_settings
 from calculator.methods.prepared_model import PreparedModel
@@ -10,12 +11,16 @@ from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.symbolic_trace import TraceCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import ModelReference
     from calculator.inputs.training import Device, Training
     from calculator.methods import Method
+
+
+#: The most runs of a series whose replays are kept: some figures each.
+MAX_REPLAYED = 64
 
 
 class SeriesCache:
@@ -24,7 +29,7 @@ class SeriesCache:
     An answer is the same with a cache and without. The cache keeps one model and one state, so it does not grow.
     """
 
-    __slots__ = ("model", "reference", "state", "state_key", "traces")
+    __slots__ = ("_replays", "model", "reference", "state", "state_key", "traces")
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
@@ -32,13 +37,22 @@ class SeriesCache:
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.traces = TraceCache()
+        self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
         """The model of a request. Two configs that compare equal can differ, as Python's 1 equals true."""
         before = self.reference
         if self.model is None or reference != before or reference.config is not before.config:
             self.model, self.reference = build(reference), reference
+            self._replays.clear()
         return self.model
+
+    def replays(self, run: Hashable) -> dict[Hashable, Any]:
+        """What was replayed of a run of the model; of the last `MAX_REPLAYED` runs only."""
+        self._replays[run] = known = self._replays.pop(run, {})
+        if len(self._replays) > MAX_REPLAYED:
+            self._replays.popitem(last=False)
+        return known
 
     def resident_state(self, model: Model, method: Method, training: Training, device: Device) -> ResidentState:
         """The resident state of a request; batch, length and device change none of its tensors."""

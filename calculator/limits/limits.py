@@ -50,6 +50,8 @@ class Limit:
 def parse_limit(body: Any) -> LimitRequest:
     """Parse a limit's request from decoded JSON: an estimate's request and `solve_for`.
 
+    Reserved memory is by the rule, unless the request sets it: a search replays some dozens of values.
+
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
@@ -62,7 +64,9 @@ def parse_limit(body: Any) -> LimitRequest:
         problems.append(Problem(loc="solve_for", msg=f"must be one of {', '.join(names)}", input=name))
     request = None
     try:
-        request = parse_request({key: value for key, value in body.items() if key != "solve_for"})
+        request = parse_request(
+            {"reserved": "rule"} | {key: value for key, value in body.items() if key != "solve_for"}
+        )
     except PlanError as error:
         problems += error.problems
     if problems or request is None:

@@ -28,7 +28,7 @@ MAX_POINTS = 10_000
 class Sweep:
     """A request as decoded JSON, and the values for dotted paths into it.
 
-    The last path's values change fastest.
+    The last path's values change fastest. Reserved memory is by the rule, unless the request or the grid sets it.
     """
 
     request: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Sweep:
 
     def body(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The request of a point."""
-        body = dict(self.request)
+        body = {"reserved": "rule", **self.request}
         for path, value in point.items():
             body = _with(body, path.split("."), value)
         return body

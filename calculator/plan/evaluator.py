@@ -78,6 +78,7 @@ class Evaluator:
             method=candidate.method,
             training=training,
             device=self.device,
+            reserved="rule",
             length_given=self.length_given,
         )
         return within_positions(request, self.model)

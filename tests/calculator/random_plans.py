@@ -105,7 +105,7 @@ def excesses(requests):
     workspace = sum(part.bytes for part in library_workspace(None))
     found = []
     for request in requests:
-        rule = estimate(request).memory
+        rule = estimate(replace(request, reserved="rule")).memory
         replayed = estimate(replace(request, reserved="replay")).memory.peak_reserved_bytes
         allocated = rule.peak_allocated_bytes + workspace
         found.append((replayed / allocated, rule.peak_reserved_bytes / replayed, request))

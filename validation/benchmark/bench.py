@@ -34,8 +34,8 @@ LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
 QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}
 
 #: The request whose trace and estimate are compared.
-LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": LORA}
-LLAMA_70B = {"model": "meta-llama/Llama-3.1-70B", "method": QLORA}
+LLAMA_8B = {"model": "meta-llama/Llama-3.1-8B", "method": LORA, "reserved": "rule"}
+LLAMA_70B = {"model": "meta-llama/Llama-3.1-70B", "method": QLORA, "reserved": "rule"}
 
 #: Timed estimates: a title, a request, and the target in milliseconds.
 ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (

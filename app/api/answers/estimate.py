@@ -242,7 +242,7 @@ class EstimateAnswer(Answer):
     model: ModelSummary = described("The base model that is fine-tuned.", {"id": "meta-llama/Llama-3.1-8B"})
     method: dict[str, Any] = described("The method with every setting.", {"name": "lora", "r": 16})
     accounting: Literal["exact", "textbook"] = described("The accounting that was used.", "exact")
-    reserved: Literal["rule", "replay"] = described("How peak_reserved_bytes was computed.", "rule")
+    reserved: Literal["rule", "replay"] = described("How peak_reserved_bytes was computed.", "replay")
     parameters: ParameterCounts = described("Numbers of parameters.", {"trainable": 41_943_040})
     memory: Memory = described("The memory of one training step.", {"peak_allocated_bytes": 9_341_251_584})
     fit: Fit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})

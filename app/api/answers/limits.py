@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import EstimateAnswer
+from app.api.answers.estimate import SingleEstimateAnswer
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
 from calculator.limits.bounds import BoundedBy, SolveFor
@@ -53,7 +53,7 @@ class LimitsAnswer(Answer):
     )
     guarantee: str = described("Which values were evaluated, and what follows.", "1,064 fits and 1,065 does not.")
     warnings: tuple[str, ...] = described("Risks of a value of this size.", [])
-    estimate: EstimateAnswer | None = described(
+    estimate: SingleEstimateAnswer | None = described(
         "The whole estimate at the largest value that fits; null if none fits.", {"fit": None}
     )
 

@@ -36,12 +36,12 @@ class PlanLimits:
 
 
 def plan_limits(body: Any) -> PlanLimits:
-    """Return the limits of an estimate's request body.
+    """Return the limits of an estimate's request body, by the rule for reserved memory: replays would take seconds.
 
     Raises:
         PlanError: if the request is invalid, has no device, or the libraries refuse the combination.
     """
-    request = parse_request(body)
+    request = parse_request({**body, "reserved": "rule"})
     return PlanLimits(limits=_limits(request), map=fit_map(request))
 
 

@@ -140,7 +140,8 @@ def _plan_of(request: Request) -> plan_form.Form:
     config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
     model = {"model": reference.id or "", "config": config}
     device = {field.name: field.text(getattr(request.device, field.declared.name)) for field in DEVICE}
-    return plan_form.Form(typed={**plan_form.DEFAULTS, **model, **plan_form.typed_request(request), **device})
+    typed = {**model, **plan_form.typed_request(request), **device, "reserved": request.reserved}
+    return plan_form.Form(typed={**plan_form.DEFAULTS, **typed})
 
 
 def typed_changes(sets: Mapping[str, Any]) -> dict[str, str]:

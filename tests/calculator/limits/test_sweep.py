@@ -39,6 +39,7 @@ def test_a_points_answer_is_the_estimate_of_its_request():
     for swept in answers(parsed(grid)):
         body = {
             **REQUEST,
+            "reserved": "rule",
             "method": {"name": "lora", "r": swept.point["method.r"]},
             "training": {"sequence_length": swept.point["training.sequence_length"]},
         }

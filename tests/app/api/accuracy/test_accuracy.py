@@ -53,13 +53,13 @@ def test_the_interval_is_the_requirement_with_the_errors_of_nvidia_smis_figures(
 
 
 def test_the_rule_is_not_given_the_errors_of_replays():
-    found = accuracy(plan_of({"name": "full"}))
+    found = accuracy(plan_of({"name": "full"}, reserved="rule"))
     assert found.interval is None
     assert found.sentence.endswith("Reserved memory follows a rule here, which is " + RULE_ACCURACY + ".")
 
 
 def test_a_page_by_the_rule_leads_to_the_replay(client):
-    page = client.get("/?method=full&r=16").text
+    page = client.get("/?method=full&r=16&reserved=rule").text
     assert "With the errors found for nvidia-smi" not in page
     (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
     assert "With the errors found for nvidia-smi" in client.get(unescape(link)).text
