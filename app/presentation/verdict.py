@@ -72,7 +72,7 @@ def _by_replay(required: str, fit: Fit) -> str:
     least, usable, margin = size(fit.minimum_bytes), size(fit.usable_bytes), size(abs(fit.margin_bytes))
     if fit.verdict is Verdict.DOES_NOT_FIT:
         short = f", {margin} more than the card has" if fit.margin_bytes < 0 else ""
-        return f"Runs out of memory on {usable} usable. It needs at least {least}{short}."
+        return f"The run does not fit {usable} usable: it ends out of memory. It needs at least {least}{short}."
     if fit.verdict is Verdict.TIGHT:
         return (
             f"Runs on {usable} usable, but only by giving cached blocks back. It needs at least {least}: {margin} less"

@@ -12,9 +12,10 @@ def test_the_map_on_the_page_is_the_twins(client):
     assert text.count('aria-current="true"') == 1
 
 
-def test_a_cell_of_the_map_leads_to_its_plan(client):
+def test_a_cell_of_the_map_is_its_plan_by_the_rule(client):
     cell = client.get("/limits.json").json()["map"]["rows"][0][1]
-    answer = client.get(f"/estimate.json?micro_batch_size=2&sequence_length={cell['sequence_length']}").json()
+    sizes = f"micro_batch_size=2&sequence_length={cell['sequence_length']}"
+    answer = client.get(f"/estimate.json?{sizes}&reserved=rule").json()
     assert (answer["memory"]["required_bytes"], answer["fit"]["headroom_bytes"]) == (
         cell["required_bytes"],
         cell["headroom_bytes"],

@@ -59,7 +59,7 @@ def test_the_rule_is_not_given_the_errors_of_replays():
 
 
 def test_a_page_by_the_rule_leads_to_the_replay(client):
-    page = client.get("/?method=full&r=16&reserved=rule").text
+    page = client.get("/?method=lora&r=16&reserved=rule").text
     assert "With the errors found for nvidia-smi" not in page
     (link,) = re.findall(r'href="([^"]+)">Replay the allocator for this plan', page)
     assert "With the errors found for nvidia-smi" in client.get(unescape(link)).text
