@@ -99,7 +99,8 @@ def problem_response(
 def invalid_response(problems: Sequence[Problem]) -> Response:
     """Return the 422 response that lists the problems of a request."""
     first = problems[0]
-    more = f"; and {len(problems) - 1:,} more" if len(problems) > 1 else ""
+    others = len(problems) - 1
+    more = f"; and {others:,} more {'error' if others == 1 else 'errors'}" if others else ""
     detail = f"{first.loc[:500]}: {first.msg}" if first.loc else first.msg
     return problem_response(422, f"{detail}{more}", problems)
 
