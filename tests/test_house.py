@@ -85,6 +85,7 @@ def test_requirements_are_pinned_for_serve_dev_and_validation():
 ORDER = (
     ("common",),
     ("inputs", "architecture", "catalogue"),
+    ("stack",),
     ("devices", "resident"),
     ("engine",),
     ("layers",),

@@ -13,6 +13,7 @@ from app.interop.imports.text import LONGEST
 from calculator.compare.methods import MOST_METHODS
 from calculator.estimate.request import Choices
 from calculator.inference.settings import Serving
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.limits.bounds import SolveFor
 from calculator.limits.sweep import MAX_POINTS
@@ -29,6 +30,7 @@ def _method_model(cls: type[Method]) -> type[BaseModel]:
 
 TrainingModel = model("Training", Training)
 DeviceModel = model("Device", Device)
+StackModel = model("Stack", StackVersions)
 ServingModel = model("Serving", Serving)
 NeedsModel = model("Needs", Needs)
 METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
@@ -90,8 +92,19 @@ _DEVICE = (
         examples=[{"gpu": "rtx-4090"}],
     ),
 )
+_STACK = (
+    StackModel,
+    Field(
+        default_factory=StackModel,
+        title="Stack",
+        description="The releases of the libraries. Those that are not known are refused, with a list of the others.",
+        examples=[{"torch": "2.13"}],
+    ),
+)
 
-EstimateRequest = model("EstimateRequest", Choices, model=_MODEL, method=_METHOD, training=_TRAINING, device=_DEVICE)
+EstimateRequest = model(
+    "EstimateRequest", Choices, model=_MODEL, method=_METHOD, training=_TRAINING, device=_DEVICE, stack=_STACK
+)
 EstimateRequest.__doc__ = "One run: a model, a fine-tuning method, training settings and a device."
 
 ExportRequest = model(
@@ -102,6 +115,7 @@ ExportRequest = model(
     method=_METHOD,
     training=_TRAINING,
     device=_DEVICE,
+    stack=_STACK,
 )
 ExportRequest.__doc__ = "One run, and the format of the file to export."
 
@@ -144,6 +158,7 @@ CompareRequest = model(
     ),
     training=_TRAINING,
     device=_DEVICE,
+    stack=_STACK,
 )
 CompareRequest.__doc__ = "One model, training and device, and several methods."
 

@@ -13,6 +13,7 @@ from calculator.devices.gpus import GIB
 from calculator.estimate.request import Choices
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import Declared, declared
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
 from calculator.plan.needs import Needs
@@ -129,6 +130,7 @@ def fields_of(part: str, cls: type) -> tuple[Field, ...]:
 
 DEVICE = fields_of("device", Device)
 TRAINING = fields_of("training", Training)
+STACK = fields_of("stack", StackVersions)
 CHOICES = fields_of("", Choices)
 NEEDS = fields_of("needs", Needs)
 SERVING = fields_of("serving", Serving)
@@ -141,7 +143,7 @@ METHOD: dict[str, tuple[Field, ...]] = {name: fields_of("method", cls) for name,
 
 #: The fields of an estimate's request.
 FIELDS: dict[str, Field] = {
-    field.name: field for group in (*METHOD.values(), DEVICE, TRAINING, CHOICES) for field in group
+    field.name: field for group in (*METHOD.values(), DEVICE, TRAINING, STACK, CHOICES) for field in group
 }
 
 #: The GPU's memory, typed in GiB.

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, METHOD_LABELS, TRAINING, Field
+from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, METHOD_LABELS, STACK, TRAINING, Field
 from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
 
@@ -68,7 +68,7 @@ def groups() -> Groups:
         device=_select(DEVICE, FIRST_DEVICE),
         training=_select(TRAINING, FIRST_TRAINING),
         methods=_method_groups(),
-        rest=(*rest, *CHOICES),
+        rest=(*rest, *STACK, *CHOICES),
     )
 
 

@@ -40,7 +40,7 @@ _INSTEAD = (
 
 #: Names of settings in messages; quoted text is skipped, because it is the user's own.
 _SETTING = re.compile(
-    r"""(?<!\w)(?:'[^']*'|"[^"]*")|(?<![\w.])(?P<part>(?:device|training|method|needs|serving)\.)?"""
+    r"""(?<!\w)(?:'[^']*'|"[^"]*")|(?<![\w.])(?P<part>(?:device|training|stack|method|needs|serving)\.)?"""
     rf"(?P<name>{'|'.join(sorted(LABELS, key=len, reverse=True))})(?P<state> true| false)?(?!\w)"
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, TRAINING, Field, without_commas
+from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, without_commas
 from app.http.bodies import parse_json
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
@@ -100,8 +100,13 @@ class Form:
         return {
             "training": non_default(TRAINING, self.typed),
             "device": non_default(DEVICE, self.typed),
+            **_named("stack", non_default(STACK, self.typed)),
             **non_default(CHOICES, self.typed),
         }
+
+
+def _named(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values} if values else {}
 
 
 def read(pairs: Iterable[tuple[str, str]]) -> Form:

@@ -48,7 +48,7 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     """
     if not isinstance(body, dict):
         raise refusal("", "the request must be an object", body)
-    known = ("model", "methods", "training", "device", *(each.name for each in declared(Choices)))
+    known = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
     problems = [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
         for key in body

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from calculator.common.names import ComponentName
 from calculator.estimate.request import Choices
 from calculator.inputs.settings import declared
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _settings(request: Request) -> Iterator[tuple[str, Any]]:
         ("method", type(request.method), request.method),
         ("training", Training, request.training),
         ("device", Device, request.device),
+        ("stack", StackVersions, request.stack),
     )
     for part, kind, settings in parts:
         for each in declared(kind):

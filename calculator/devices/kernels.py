@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.devices.verdict import card_of
+from calculator.stack.changes import older_behaviour
 
 if TYPE_CHECKING:
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Device
 
 
@@ -22,7 +24,10 @@ class Kernels:
     grouped_efficient: bool = True
 
 
-def kernels_of(device: Device) -> Kernels:
-    """The kernels of a device; without a named card, those of a current one."""
+def kernels_of(device: Device, stack: StackVersions) -> Kernels:
+    """The kernels of a device and of a stack; without a named card, those of a current one."""
     card = card_of(device)
-    return Kernels(flash=card is None or card.has_flash)
+    return Kernels(
+        flash=card is None or card.has_flash,
+        grouped_efficient="math_kernel_for_float32_groups" not in older_behaviour(stack),
+    )

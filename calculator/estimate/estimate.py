@@ -26,7 +26,7 @@ from calculator.families import model_from_config
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from calculator.architecture.model import Model
     from calculator.common.sourced import Sourced
@@ -87,7 +87,7 @@ def resident_state(request: Request, series: SeriesCache | None = None) -> Resid
     """A request's resident tensors: its model with its method applied, its training and its device."""
     series = series or SeriesCache()
     model = series.model_of(request.model, model_of)
-    return series.resident_state(model, request.method, request.training, request.device)
+    return series.resident_state(model, request.method, request.training, request.device, request.stack)
 
 
 def model_of(reference: ModelReference) -> Model:
@@ -131,7 +131,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
             live_bytes=highest.bytes + forward + backward,
             context_bytes=cuda_context(card_of(request.device)).bytes,
             conf=parse_alloc_conf(request.device.alloc_conf or ""),
-            known=series.replays((request.method, request.training, kernels_of(request.device), forward, backward)),
+            known=series.replays(_run_of(request, forward, backward)),
         )
     return memory_and_fit(
         request,
@@ -142,6 +142,12 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         timeline(step, peaks),
         replay.outcome if replay else None,
     )
+
+
+def _run_of(request: Request, forward: int, backward: int) -> Hashable:
+    """All of a request that decides a replay of its model."""
+    kernels = kernels_of(request.device, request.stack)
+    return request.method, request.training, request.stack, kernels, forward, backward
 
 
 _PEAK = attrgetter("peak_bytes")

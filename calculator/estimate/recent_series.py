@@ -77,7 +77,8 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
         text = json.dumps(config)
         if config is not None and json.loads(text) != config:
             return None
-        settings = other_settings(request.method), other_settings(request.training), kernels_of(request.device)
+        kernels = kernels_of(request.device, request.stack)
+        settings = other_settings(request.method), other_settings(request.training), request.stack, kernels
         hash(settings)
     except (PlanError, TypeError, ValueError):
         return None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.families import forward_of
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.stack.changes import older_behaviour
+from calculator.stack.sentences import differences, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,14 +44,12 @@ SCALER = (
     "scales gradients in place."
 )
 
-#: The versions that every figure is for.
-STACK = "PyTorch 2.13 or later on CUDA, transformers 5.24, peft 0.21, bitsandbytes 0.50"
-
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
     """What the figures assume."""
     lines = [
-        f"The figures are for {STACK}, and for a step after the first, when optimizer states exist.",
+        f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
+        *differences(request.stack),
         REPLAY if request.reserved == "replay" else RULE,
         ACCURACY,
         "Data loading, evaluation and what a Trainer adds are not counted.",
@@ -92,7 +92,8 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
             "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"
             " unless reserved is replay."
         )
-    lines += _before_2_14(request, model)
+    if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
+        lines += _before_2_14(request, model)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:

@@ -9,8 +9,10 @@ from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
+from calculator.stack.releases import parse_stack
 
 #: How deeply objects and lists of a request may be nested.
 MAX_DEPTH = 64
@@ -45,6 +47,7 @@ class Request:
     method: Method
     training: Training = field(default_factory=Training)
     device: Device = field(default_factory=Device)
+    stack: StackVersions = field(default_factory=StackVersions)
     reserved: Literal["rule", "replay"] = "replay"
     accounting: Literal["exact", "textbook"] = "exact"
     length_given: bool = True
@@ -60,7 +63,7 @@ def parse_request(body: Any) -> Request:
         raise refusal("", "the request must be an object", body)
     problems: list[Problem] = []
     choices = tuple(field.name for field in declared(Choices))
-    known = ("model", "method", "training", "device", *choices)
+    known = ("model", "method", "training", "device", "stack", *choices)
     problems += [
         Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
         for key in body
@@ -78,6 +81,7 @@ def parse_request(body: Any) -> Request:
     method = part(parse_method, body.get("method"))
     training = part(parse, Training, body.get("training", {}), "training")
     device = part(parse_device, body.get("device", {}))
+    stack = part(parse_stack, body.get("stack", {}))
     switches = part(_choices, body, choices)
     if problems:
         raise PlanError(*problems)
@@ -86,6 +90,7 @@ def parse_request(body: Any) -> Request:
         method=method,
         training=training,
         device=device,
+        stack=stack,
         reserved=switches.reserved,
         accounting=switches.accounting,
         length_given="sequence_length" in body.get("training", {}),

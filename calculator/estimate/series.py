@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import ModelReference
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Device, Training
     from calculator.methods import Method
 
@@ -54,12 +55,14 @@ class SeriesCache:
             self._replays.popitem(last=False)
         return known
 
-    def resident_state(self, model: Model, method: Method, training: Training, device: Device) -> ResidentState:
+    def resident_state(
+        self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
+    ) -> ResidentState:
         """The resident state of a request; batch, length and device change none of its tensors."""
-        key = (id(model), method, other_settings(training))
+        key = (id(model), method, other_settings(training), stack)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:
-            self.state = ResidentState(PreparedModel(model, method, training, device))
+            self.state = ResidentState(PreparedModel(model, method, training, device, stack))
             self.state_key = key
         return self.state

@@ -8,9 +8,11 @@ from calculator.allocator.segments import MIB, OWN_SEGMENT, segment_bytes
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
-from calculator.estimate.remarks import STACK, not_quantized
+from calculator.estimate.remarks import not_quantized
 from calculator.families import forward_of
+from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
+from calculator.stack.sentences import named
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
@@ -45,7 +47,7 @@ EXPERTS = "After the prompt, generate copies each token's expert matrices before
 def assumptions(request: InferenceRequest, model: Model, served: ServedMethod, verdict: Fit | None) -> tuple[str, ...]:
     """What the figures assume."""
     serving = request.serving
-    sentences = [f"The figures are for {STACK}.", PASSES, RULE]
+    sentences = [f"The figures are for {named(DEFAULT_STACK)}.", PASSES, RULE]
     if table_bytes := _rotary_table_bytes(request, model):
         sentences.append(
             "generate computes position_ids for each sequence; the figures share them across the batch, as the model's"

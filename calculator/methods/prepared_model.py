@@ -5,33 +5,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.devices.kernels import kernels_of
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.stack.changes import older_behaviour
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.devices.kernels import Kernels
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Device, Training
     from calculator.methods.base import Method
     from calculator.resident.module_spec import ModuleSpec
+    from calculator.stack.changes import ChangeName
 
 
 class PreparedModel:
-    """A model with a method applied to it, and the training and the device that it is prepared for."""
+    """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
-    __slots__ = ("device", "method", "model", "module_specs", "training")
+    __slots__ = ("device", "method", "model", "module_specs", "stack", "training")
 
-    def __init__(self, model: Model, method: Method, training: Training, device: Device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        method: Method,
+        training: Training,
+        device: Device,
+        stack: StackVersions = DEFAULT_STACK,
+    ) -> None:
         self.model = model
         self.method = method
         self.training = training
         self.device = device
+        self.stack = stack
         #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
 
     @property
     def kernels(self) -> Kernels:
-        """The attention kernels of the device."""
-        return kernels_of(self.device)
+        """The attention kernels of the device and the stack."""
+        return kernels_of(self.device, self.stack)
+
+    @property
+    def older(self) -> frozenset[ChangeName]:
+        """What the stack does differently from the default one."""
+        return older_behaviour(self.stack)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """How the method stores and trains one module."""
@@ -43,6 +60,6 @@ class PreparedModel:
 
     def for_run(self, training: Training, device: Device) -> PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
-        prepared = PreparedModel(self.model, self.method, training, device)
+        prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs = self.module_specs
         return prepared

@@ -117,7 +117,7 @@ class TraceCache:
 
     def __init__(self) -> None:
         self.model: Model | None = None
-        #: All settings of the method, the training and the card that are no sizes.
+        #: All settings of the method, the training, the card and the stack that are no sizes.
         self.settings: tuple[object, ...] = ()
         #: The first request's sizes and its run, without and with an interpreted first layer, by `whole`.
         self.first: dict[bool, tuple[list[int], Run]] = {}
@@ -127,7 +127,7 @@ class TraceCache:
     def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""
         method, training = prepared.method, prepared.training
-        settings = (other_settings(method), other_settings(training), prepared.kernels)
+        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack)
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
         own = [*sizes(training), *sizes(method)]
@@ -153,7 +153,7 @@ def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
     shape_env = ShapeEnv()
     training = resized(prepared.training, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
-    resized_model = PreparedModel(prepared.model, method, training, prepared.device)
+    resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
     context = Context(resized_model, forward_of(prepared.model))
     context.tape.sizes = _SymSizes(shape_env)
     return SymbolicTrace(shape_env, interpreted(context, whole=whole))

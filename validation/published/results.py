@@ -9,7 +9,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.remarks import STACK
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.stack.sentences import named
 from validation.published.peers.ask import peers
 from validation.published.prediction import predicted
 from validation.published.source import sources
@@ -93,7 +94,7 @@ def document(measured: Iterable[Measurement], date: str) -> dict[str, Any]:
     return {
         "format": 1,
         "date": date,
-        "stack": STACK,
+        "stack": named(DEFAULT_STACK),
         "sources": [
             {"name": s.name, "title": s.title, "licence": s.licence, "remark": s.remark, "rows": len(s.rows)}
             for s in sources()

@@ -170,6 +170,7 @@ def request_body(request: Request) -> dict[str, Any]:
         "method": {"name": request.method.name, **_as_json(request.method)},
         "training": _as_json(request.training),
         "device": _as_json(request.device),
+        "stack": _as_json(request.stack),
         "reserved": request.reserved,
     }
 

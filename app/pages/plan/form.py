@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, MEMORY, NEEDS
+from app.forms.fields import DEVICE, MEMORY, NEEDS, STACK
 from app.forms.layout import gpu_id
 from app.forms.plan_form import non_default, query, typed_fields, typed_model
 from app.pages.inference import form as inference_form
@@ -140,7 +140,8 @@ def _plan_of(request: Request) -> plan_form.Form:
     config = json.dumps(reference.config, separators=(",", ":"), ensure_ascii=False) if reference.config else ""
     model = {"model": reference.id or "", "config": config}
     device = {field.name: field.text(getattr(request.device, field.declared.name)) for field in DEVICE}
-    typed = {**model, **plan_form.typed_request(request), **device, "reserved": request.reserved}
+    stack = {field.name: field.text(getattr(request.stack, field.declared.name)) for field in STACK}
+    typed = {**model, **plan_form.typed_request(request), **device, **stack, "reserved": request.reserved}
     return plan_form.Form(typed={**plan_form.DEFAULTS, **typed})
 
 

@@ -1,0 +1,1 @@
+"""The releases of the libraries that are known, and what older ones do differently."""

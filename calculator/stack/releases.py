@@ -1,0 +1,65 @@
+"""Release numbers, and the releases of each library that are known."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem
+from calculator.inputs.settings import declared, parse
+from calculator.inputs.stack import StackVersions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    #: Major, minor and, where it is given, patch.
+    Release = tuple[int, ...]
+
+#: A release as `__version__` spells it; a local suffix such as +cu128 names a build of the same release.
+_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\+[a-z0-9.]{1,40})?")
+
+#: The first and the last minor release of each range that is known.
+KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
+    "transformers": (((5, 24), (5, 24)),),
+    "peft": (((0, 21), (0, 21)),),
+    "bitsandbytes": (((0, 50), (0, 50)),),
+    "torch": (((2, 13), (2, 14)),),
+}
+
+
+def release(text: str) -> Release:
+    """Return the numbers of a release that is well formed."""
+    found = _RELEASE.fullmatch(text)
+    assert found is not None
+    return tuple(int(number) for number in found.groups() if number is not None)
+
+
+def parse_stack(body: Any, loc: str = "stack") -> StackVersions:
+    """Parse the versions of a stack, and check that each release is known.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    versions = parse(StackVersions, body, loc)
+    problems = tuple(_problems(versions, loc))
+    if problems:
+        raise PlanError(*problems)
+    return versions
+
+
+def _problems(versions: StackVersions, loc: str) -> Iterator[Problem]:
+    for each in declared(StackVersions):
+        given, known = getattr(versions, each.name), KNOWN[each.name]
+        if not _RELEASE.fullmatch(given):
+            message = f"must be a release such as {each.default!r}; known are {_listed(known)}"
+            yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
+        elif not any(first <= release(given)[:2] <= last for first, last in known):
+            message = f"{each.name} {given[:40]} is not known: use {_listed(known)}"
+            yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
+
+
+def _listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
+    def dotted(numbers: Release) -> str:
+        return ".".join(map(str, numbers))
+
+    return ", ".join(dotted(first) if first == last else f"{dotted(first)} to {dotted(last)}" for first, last in ranges)
