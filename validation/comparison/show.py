@@ -1,4 +1,4 @@
-"""Trace the reference step of a request and show what is alive at its peaks."""
+"""Trace the step of a request, of its trainer or the reference, and show what is alive at its peaks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
+from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -36,11 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace and print; returns 2 if the request is refused."""
     silence_libraries()
-    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
-
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
-        traced = trace(parse_request(json.loads(text)), before_2_14=args.before_2_14)
+        traced = traced_body(json.loads(text), before_2_14=args.before_2_14)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
@@ -50,6 +49,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(lines(traced, args.rows)))
     return 0
+
+
+def traced_body(body: Any, *, before_2_14: bool = False) -> Trace:
+    """The trace of an estimate's request: of its trainer's step, or of the reference step.
+
+    Raises:
+        PlanError: if the request is wrong, or a library refuses it.
+    """
+    recipe = parse_recipe(body)
+    if recipe is None:
+        from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
+
+        return trace(parse_request(body), before_2_14=before_2_14)
+    from validation.tracing import trainer_trace  # noqa: PLC0415  (as above)
+
+    return trainer_trace.trace(recipe, before_2_14=before_2_14)
 
 
 def document(traced: Trace) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def optimizers_on_meta() -> Iterator[None]:
     replacements = {
         "torch.optim.adam._device_dtype_check_for_fused": _no_op,
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["cuda", "meta"],
+        "torch.optim.optimizer._get_foreach_kernels_supported_devices": lambda: ["cuda", "meta"],
         "bitsandbytes.functional.get_paged": _managed,
         "bitsandbytes.functional.fill": _no_op,
         "bitsandbytes.functional.prefetch_tensor": _no_op,

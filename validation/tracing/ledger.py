@@ -96,6 +96,13 @@ class Ledger(Generic[P]):
         self.events.append(~number)
         self.live_bytes -= self.storages[number].bytes
 
+    def restart(self, alive: list[Storage]) -> None:
+        """Begin again with these storages, numbered anew and allocated in this order."""
+        self.storages, self.events, self.phase_starts, self.peaks, self.live_bytes = [], [], [], {}, 0
+        for number, storage in enumerate(alive):
+            storage.number = number
+            self.allocate(storage)
+
     def static(self) -> dict[str, int]:
         """Bytes of the components that exist before the step."""
         before = [storage for storage in self.storages if storage.moment == "static"]

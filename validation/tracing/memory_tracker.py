@@ -10,13 +10,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.tracing.accumulation import adds_in_place, unshared_reference_counts
-from validation.tracing.emulations import KERNELS
+from validation.tracing.emulations import kernel_for
 from validation.tracing.ledger import Ledger, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.names import ComponentName, PhaseName
+    from validation.tracing.host_values import HostValues
     from validation.tracing.known_values import KnownValues
     from validation.tracing.module_tracker import ModuleTracker
 
@@ -27,25 +28,34 @@ SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_bl
 class EmulatedKernels(TorchDispatchMode):
     """Runs the kernels of `emulations`, which allocate the scratch that meta kernels do not show."""
 
-    def __init__(self, values: KnownValues) -> None:
+    def __init__(self, values: KnownValues | HostValues) -> None:
         super().__init__()
         self._values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
-        kernel = KERNELS.get(func)
+        kernel = kernel_for(func, args)
         if kernel is None:
             return self._values.run(func, args, kwargs or {})
-        return kernel(*args, **(kwargs or {}))
+        with self:
+            return kernel(*args, **(kwargs or {}))
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Records every storage on the meta device in a ledger, including those of emulated kernels."""
+    """Records every storage on a device, the meta device by default, including those of emulated kernels."""
 
-    def __init__(self, ledger: Ledger, modules: ModuleTracker, head: str | None, values: KnownValues) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        modules: ModuleTracker,
+        head: str | None,
+        values: KnownValues | HostValues,
+        device: str = "meta",
+    ) -> None:
         super().__init__()
         unshared_reference_counts()
         self.ledger = ledger
+        self._device = device
         self._values = values
         self._modules = modules
         self._loss_modules = {"", head}
@@ -58,6 +68,13 @@ class MemoryTracker(TorchDispatchMode):
         """Begin a phase of the step."""
         self._phase = phase
         self.ledger.enter(phase)
+
+    def restart(self) -> None:
+        """Begin a new ledger with the storages that are alive now, as they were recorded."""
+        alive = dict(sorted(self._numbers.items(), key=lambda item: item[1]))
+        storages = self.ledger.storages
+        self.ledger.restart([storages[number] for number in alive.values()])
+        self._numbers = {key: number for number, key in enumerate(alive)}
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
@@ -78,7 +95,7 @@ class MemoryTracker(TorchDispatchMode):
         op = _name(func)
         if self._phase != "optimizer_step" and self._modules.forward_module is not None:
             self._modules.record_node(op)
-        kernel = KERNELS.get(func)
+        kernel = kernel_for(func, args)
         if kernel is None:
             out = self._values.run(func, args, kwargs)
         else:
@@ -105,7 +122,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def _record_tensor(self, tensor: torch.Tensor, op: str) -> None:
         storage = tensor.untyped_storage()
-        if tensor.device.type != "meta":
+        if tensor.device.type != self._device:
             return
         number = self._numbers.get(storage._cdata)
         if number is None:
@@ -141,9 +158,19 @@ class MemoryTracker(TorchDispatchMode):
     def track_external(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
         """Record a tensor that exists before the step; a storage that is tracked already keeps its first entry."""
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._numbers and tensor.device.type == "meta":
+        if storage._cdata not in self._numbers and tensor.device.type == self._device:
             module, _, op = name.rpartition(".")
             self._allocate(storage, tensor, module=module, op=op, moment="static", component=component, name=name)
+
+    def adopt(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
+        """Record a tracked tensor as one that exists before the step, such as an optimizer state of the step before."""
+        number = self._numbers.get(tensor.untyped_storage()._cdata)
+        if number is None:
+            self.track_external(name, tensor, component)
+            return
+        storage = self.ledger.storages[number]
+        storage.module, _, storage.op = name.rpartition(".")
+        storage.name, storage.component, storage.moment = name, component, "static"
 
     def label(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
         """Change the name and component of a tracked tensor's storage, such as a gradient's."""

@@ -31,6 +31,10 @@ VALUE_CHECKS: dict[str, Any] = {
     f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
     f"{_MASKS}.fast_all": lambda _: False,
     f"{_FLASH}._is_packed_sequence": lambda *_: False,
+}
+
+#: A warning that reads tensor values.
+WARNING: dict[str, Any] = {
     "transformers.modeling_utils.PreTrainedModel.warn_if_padding_and_no_attention_mask": lambda *_: None,
 }
 
@@ -52,15 +56,18 @@ AUTOCAST: dict[str, Any] = {
 
 
 @contextmanager
-def emulate_cuda(*, before_2_14: bool = False) -> Iterator[None]:
+def emulate_cuda(*, before_2_14: bool = False, known_values: bool = False) -> Iterator[None]:
     """Make the meta device allocate as CUDA does inside the context.
+
+    With `known_values`, the values of integer tensors are known, and transformers checks them itself.
 
     bitsandbytes caches its first code book on whatever device it was created, so each trace starts with an empty cache.
     """
     attention = {f"{_FUNCTIONAL}.scaled_dot_product_attention": sdpa.Attention(before_2_14=before_2_14)}
+    checks = WARNING if known_values else WARNING | VALUE_CHECKS
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(bnb.functional.name2qmap, clear=True))
-        for name, replacement in (FUSED | VALUE_CHECKS | FLASH_ATTN | AUTOCAST | attention).items():
+        for name, replacement in (FUSED | checks | FLASH_ATTN | AUTOCAST | attention).items():
             stack.enter_context(mock.patch(name, replacement))
         yield
 

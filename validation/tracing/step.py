@@ -11,6 +11,7 @@ import torch
 from validation.reference.optimizers import optimizer_for
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
+from validation.tracing.gradients import gradients_labelled
 from validation.tracing.initial_tensors import track_loss, track_model, track_optimizer
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
@@ -18,7 +19,7 @@ from validation.tracing.memory_tracker import EmulatedKernels, MemoryTracker
 from validation.tracing.module_tracker import ModuleTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from calculator.common.names import PhaseName
     from calculator.estimate.request import Request
@@ -47,7 +48,7 @@ class Step:
         """Run the first step, then trace the second."""
         self._run_first()
         self._track_initial_tensors()
-        with no_garbage_collection(), self._gradients_labelled(), self.tracker.tracking():
+        with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
             for _ in range(min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)):
                 self.tracker.enter("forward")
                 self.loss = self._forward()
@@ -86,23 +87,6 @@ class Step:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
-
-    @contextmanager
-    def _gradients_labelled(self) -> Iterator[None]:
-        """Label each parameter's gradient as soon as autograd has accumulated it."""
-        hooks = [p.register_post_accumulate_grad_hook(self._labeller(name)) for name, p in self.trainable.items()]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _labeller(self, name: str) -> Callable[[torch.Tensor], None]:
-        def label(parameter: torch.Tensor) -> None:
-            assert parameter.grad is not None
-            self.tracker.label(f"{name}.grad", parameter.grad, "gradients")
-
-        return label
 
 
 @contextmanager

@@ -17,10 +17,19 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     _ATEN._scaled_dot_product_efficient_attention.default: attention.efficient_forward,
     _ATEN._scaled_dot_product_efficient_attention_backward.default: attention.efficient_backward,
     _ATEN._safe_softmax.default: functional.safe_softmax,
+    _ATEN.index.Tensor: functional.masked_index,
     _ATEN._grouped_mm.default: experts.grouped_mm,
     _ATEN._fused_adamw_.default: lambda *_, **__: None,
     torch.ops.bitsandbytes.gemm_4bit.default: fourbit.gemm_4bit,
 }
+
+
+def kernel_for(func: Any, args: Any) -> Callable[..., Any] | None:
+    """The emulation of an operation; None if a trace runs it unchanged."""
+    if func is _ATEN.index.Tensor and not functional.has_mask(args[1]):
+        return None
+    return KERNELS.get(func)
+
 
 #: Descriptions of the emulations, for a trace's output.
 EMULATIONS = (
@@ -34,4 +43,4 @@ EMULATIONS = (
     "flash_attention_2 runs as SDPA's copy of the kernel, which saves one more 512-byte scalar per layer",
 )
 
-__all__ = ["EMULATIONS", "KERNELS"]
+__all__ = ["EMULATIONS", "KERNELS", "kernel_for"]

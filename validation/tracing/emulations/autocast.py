@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def _names(text: str) -> frozenset[str]:
@@ -62,6 +63,16 @@ class Autocast(TorchFunctionMode):
         self.active.pop()
         if not self.active:
             self._weights.clear()
+
+    def __call__(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorate a function that autocasts, as accelerate decorates a model's forward."""
+
+        @wraps(func)
+        def autocasting(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return func(*args, **kwargs)
+
+        return autocasting
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function with its arguments cast."""

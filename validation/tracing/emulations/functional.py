@@ -54,3 +54,17 @@ def safe_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> T
     masked = input.eq(float("-inf"))
     rows = torch.all(masked, dim, keepdim=True)
     return torch.where(rows, torch.zeros((), dtype=out.dtype, device=out.device), out)
+
+
+def has_mask(indices: list[Tensor | None]) -> bool:
+    """Whether an index is boolean."""
+    return any(index is not None and index.dtype == torch.bool for index in indices)
+
+
+def masked_index(input: Tensor, indices: list[Tensor | None]) -> Tensor:  # noqa: A002
+    """Rows where boolean indices are true, by their numbers (ATen/native/IndexingUtils.h, `expandTensors`)."""
+    numbers: list[Tensor | None] = []
+    for index in indices:
+        mask = index is not None and index.dtype == torch.bool
+        numbers += torch.nonzero(index).unbind(-1) if mask else [index]
+    return torch.ops.aten.index.Tensor(input, numbers)

@@ -1,0 +1,33 @@
+"""The arguments that every trainer takes, as `TrainingArguments` names them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from validation.reference.trainers.batches import STEPS
+
+if TYPE_CHECKING:
+    from validation.reference.trainers.recipe import Recipe
+
+
+def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
+    """The arguments of a recipe; a run writes nothing to its folder."""
+    training = recipe.request.training
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "bf16": training.autocast == "bfloat16",
+        "fp16": training.autocast == "float16",
+        "optim": training.optimizer,
+        "max_grad_norm": training.max_grad_norm or 0.0,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": recipe.gradient_checkpointing_kwargs,
+        "use_liger_kernel": recipe.use_liger_kernel,
+        "max_steps": STEPS,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }

@@ -1,0 +1,49 @@
+"""The rows of a trainer's dataset; only their shapes, dtypes and numbers of labelled tokens matter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from calculator.inputs.training import Training
+    from validation.reference.trainers.recipe import Recipe
+
+#: The label of a token that has none.
+IGNORED = -100
+
+#: Optimizer steps that the data is enough for.
+STEPS = 2
+
+
+def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+    """Rows of tokens, mask and labels, as `DataCollatorForLanguageModeling` and others pad them.
+
+    The model shifts the labels, so a row's first label never counts. The first row of a batch has the padding.
+    """
+    training = recipe.request.training
+    return [
+        {
+            "input_ids": torch.ones(training.sequence_length, dtype=torch.long),
+            "attention_mask": _mask(training, row),
+            "labels": torch.tensor([1] + [1] * count + [IGNORED] * (training.sequence_length - 1 - count)),
+        }
+        for _ in range(STEPS * training.gradient_accumulation_steps)
+        for row, count in enumerate(labelled_tokens(recipe))
+    ]
+
+
+def labelled_tokens(recipe: Recipe) -> list[int]:
+    """The number of labelled tokens of each row of a micro-batch, after the shift."""
+    training = recipe.request.training
+    rows, most = training.micro_batch_size, training.sequence_length - 1
+    total = rows * most if recipe.completion_tokens is None else recipe.completion_tokens
+    return [min(most, (total + row) // rows) for row in range(rows)]
+
+
+def _mask(training: Training, row: int) -> torch.Tensor:
+    mask = torch.ones(training.sequence_length, dtype=torch.long)
+    if training.padding and row == 0:
+        mask[-1] = 0
+    return mask

@@ -1,0 +1,58 @@
+"""A request's trainer and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from calculator.common.errors import refusal
+from calculator.estimate.request import Request, parse_request
+
+TrainerName = Literal["transformers", "trl-sft"]
+
+TRAINERS: tuple[TrainerName, ...] = get_args(TrainerName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A trainer's step: the request of the same step without a trainer, the trainer, and its settings.
+
+    `trl` is the version of TRL. `completion_tokens` is the number of labelled tokens of a micro-batch after the labels
+    are shifted; None labels every token.
+    """
+
+    request: Request
+    trainer: TrainerName
+    use_liger_kernel: bool = False
+    loss_type: str | None = None
+    packing: bool = False
+    padding_free: bool = False
+    completion_tokens: int | None = None
+    gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    trl: str = "1.16"
+
+
+#: The fields of `training` that a trainer reads and the reference step does not.
+SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl"})
+
+
+def parse_recipe(body: Any) -> Recipe | None:
+    """The recipe of an estimate's request; None for the reference step.
+
+    Raises:
+        PlanError: with the problems of the request, or the trainer that is not traced.
+    """
+    training = dict(body.get("training", {})) if isinstance(body, dict) else {}
+    settings = {name: training.pop(name) for name in SETTINGS if name in training}
+    stack = dict(body.get("stack", {})) if isinstance(body, dict) else {}
+    trainer = settings.pop("trainer", None)
+    if trainer is None:
+        return None
+    if trainer not in TRAINERS:
+        raise refusal("training.trainer", f"traced are {', '.join(TRAINERS)}", trainer)
+    if "trl" in stack:
+        settings["trl"] = stack.pop("trl")
+    rest = {name: value for name, value in body.items() if name != "stack"}
+    if stack:
+        rest["stack"] = stack
+    return Recipe(request=parse_request({**rest, "training": training}), trainer=trainer, **settings)

@@ -1,0 +1,32 @@
+"""Gradients, labelled in the ledger as soon as autograd has accumulated them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import torch
+
+    from validation.tracing.memory_tracker import MemoryTracker
+
+
+@contextmanager
+def gradients_labelled(tracker: MemoryTracker, trainable: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+    """Label each parameter's gradient inside the context."""
+    hooks = [p.register_post_accumulate_grad_hook(_labeller(tracker, name)) for name, p in trainable.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _labeller(tracker: MemoryTracker, name: str) -> Callable[[torch.Tensor], None]:
+    def label(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        tracker.label(f"{name}.grad", parameter.grad, "gradients")
+
+    return label

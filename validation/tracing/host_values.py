@@ -1,0 +1,115 @@
+"""Values of tensors on the meta device that follow from a batch: each such storage has a copy in host memory.
+
+A trainer counts labelled tokens, compares them with 0 and selects by them. Batches have values on the host, so
+whatever is computed from them alone is computed on the host too. Weights have none.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ATEN = torch.ops.aten
+
+#: Elements of the largest tensor that is computed on the host too; attention masks are larger.
+LIMIT = 1 << 22
+
+#: Functions that make known values.
+FACTORIES = frozenset({"aten::arange", "aten::full", "aten::ones", "aten::scalar_tensor", "aten::zeros"})
+
+#: Read in place of a value that is not known: a loss is neither infinite nor NaN, and no comparison with it holds.
+UNKNOWN = {torch.bool: False}
+
+
+class HostValues:
+    """Runs operations on the meta device, and on the host where every input's value is known."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, torch.UntypedStorage] = {}
+        self._finalizers: dict[int, weakref.ref] = {}
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation; reading a value, and operations whose shape depends on one, use the host's copy."""
+        if func is _ATEN._local_scalar_dense.default:
+            return self._read(args[0])
+        leaves = tree_flatten((args, kwargs))[0]
+        inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        if not any(map(_on_meta, leaves)):
+            return func(*args, **kwargs)
+        if self._all_known(inputs) if inputs else func._schema.name in FACTORIES:
+            return self._run_on_both(func, args, kwargs)
+        out = func(*args, **kwargs)
+        self._forget(inputs, func)
+        return out
+
+    def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The values of a tensor, if they are known."""
+        if tensor.device.type != "meta":
+            return tensor
+        copy = self._copies.get(tensor.untyped_storage()._cdata)
+        if copy is None:
+            return None
+        host = torch.empty(0, dtype=tensor.dtype)
+        return host.set_(copy, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def _read(self, tensor: torch.Tensor) -> Any:
+        value = self.value(tensor)
+        return UNKNOWN.get(tensor.dtype, 1) if value is None else value.item()
+
+    def _run_on_both(self, func: Any, args: Any, kwargs: Any) -> Any:
+        host_args, host_kwargs = tree_map(self._to_host, (args, kwargs))
+        on_host = func(*host_args, **host_kwargs)
+        if func is _ATEN.nonzero.default:
+            out: Any = torch.empty_like(on_host, device="meta")
+        else:
+            out = func(*args, **kwargs)
+        for ours, theirs in zip(_tensors(out), _tensors(on_host), strict=True):
+            self._keep(ours, theirs)
+        return out
+
+    def _to_host(self, leaf: Any) -> Any:
+        if isinstance(leaf, torch.device):
+            return torch.device("cpu")
+        return self.value(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+    def _keep(self, tensor: torch.Tensor, host: torch.Tensor) -> None:
+        """Keep a new storage's values, laid out as the tensor is."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if tensor.device.type != "meta" or key in self._copies or tensor.numel() > LIMIT:
+            return
+        laid_out = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(host)
+        self._copies[key] = laid_out.untyped_storage()
+        self._finalizers[key] = weakref.ref(storage, lambda _: self._drop(key))
+
+    def _drop(self, key: int) -> None:
+        self._copies.pop(key, None)
+        self._finalizers.pop(key, None)
+
+    def _all_known(self, tensors: list[torch.Tensor]) -> bool:
+        return all(
+            tensor.numel() <= LIMIT
+            and (tensor.device.type != "meta" or tensor.untyped_storage()._cdata in self._copies)
+            for tensor in tensors
+        )
+
+    def _forget(self, inputs: list[torch.Tensor], func: Any) -> None:
+        """Drop the values of a tensor that an operation overwrites with unknown ones."""
+        if func._schema.is_mutable and inputs:
+            self._drop(inputs[0].untyped_storage()._cdata)
+
+
+def _on_meta(leaf: Any) -> bool:
+    """Whether an argument is on the meta device, or is that device."""
+    device = leaf.device if isinstance(leaf, torch.Tensor) else leaf
+    return isinstance(device, torch.device) and device.type == "meta"
+
+
+def _tensors(out: Any) -> Iterator[torch.Tensor]:
+    return (leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, torch.Tensor))

@@ -1,0 +1,79 @@
+"""A trainer's own step, traced: its real `train()` runs, and the last of its steps is recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from validation.reference.optimizers import states
+from validation.reference.trainers.batches import STEPS
+from validation.tracing.gradients import gradients_labelled
+from validation.tracing.host_values import HostValues
+from validation.tracing.initial_tensors import track_model
+from validation.tracing.ledger import Ledger
+from validation.tracing.memory_tracker import MemoryTracker
+from validation.tracing.module_tracker import ModuleTracker
+from validation.tracing.step import no_garbage_collection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.names import PhaseName
+    from validation.reference.trainers.build import Run
+
+
+class TrainerStep:
+    """A trainer's last step, traced; the ones before create the optimizer states and are forgotten.
+
+    A step begins when the trainer collects its batches. `resident_bytes` are those alive at that moment.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.trainer, self.reference = run.trainer, run.reference
+        self.trainable = run.reference.trainable()
+        self.ledger: Ledger[PhaseName] = Ledger()
+        modules = ModuleTracker(run.reference.model, run.reference.root)
+        device = run.trainer.args.device.type
+        self.tracker = MemoryTracker(self.ledger, modules, run.reference.head, HostValues(), device)
+        self.steps = 0
+
+    def run(self) -> None:
+        """Train, and record the last step."""
+        track_model(self.tracker, self.reference)
+        self._before(self.trainer, "get_batch_samples", self._begin_step)
+        self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
+        self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))
+        self._before(self.trainer.accelerator, "clip_grad_norm_", self._begin_update)
+        with no_garbage_collection(), gradients_labelled(self.tracker, self.trainable), self.tracker.tracking():
+            self.trainer.train()
+
+    def static(self) -> dict[str, int]:
+        """Bytes of the tensors that stay through the step, by component, and of the gradients."""
+        return {**self.ledger.static(), "gradients": self.gradients}
+
+    def _begin_step(self) -> None:
+        self.steps += 1
+        if self.steps == STEPS:
+            self._adopt_optimizer_states()
+            self.tracker.restart()
+        self.resident_bytes = self.ledger.live_bytes
+        self.tracker.enter("forward")
+
+    def _begin_update(self) -> None:
+        self.gradients = self.tracker.live_bytes("gradients")
+        self.tracker.enter("optimizer_step")
+
+    def _adopt_optimizer_states(self) -> None:
+        names = {id(parameter): name for name, parameter in self.trainable.items()}
+        for parameter, name, tensor in states(self.trainer.optimizer):
+            self.tracker.adopt(f"{names[id(parameter)]}.{name}", tensor, "optimizer_states")
+
+    @staticmethod
+    def _before(owner: Any, method: str, effect: Callable[[], None]) -> None:
+        """Make a method have an effect before it runs."""
+        unchanged = getattr(owner, method)
+
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            effect()
+            return unchanged(*args, **kwargs)
+
+        setattr(owner, method, changed)
