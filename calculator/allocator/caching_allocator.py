@@ -33,7 +33,8 @@ class CachingAllocator:
         max_reserved: What `torch.cuda.max_memory_reserved` reads, bytes.
         most_mapped: The most that the device had mapped for the segments; the same requests have the same history on
             every capacity from here on, below `least_refused`.
-        least_refused: The least that the device would have had to map where it refused; None where it never did.
+        least_refused, last_refused: What the device would have had to map where it refused, the least and the last;
+            None where it never did.
         retries: Segments that were requested again after cached ones were freed (`num_alloc_retries`).
     """
 
@@ -44,6 +45,7 @@ class CachingAllocator:
         "capacity",
         "conf",
         "large",
+        "last_refused",
         "least_refused",
         "max_reserved",
         "most_mapped",
@@ -66,6 +68,7 @@ class CachingAllocator:
         self.max_reserved = 0
         self.most_mapped = 0
         self.least_refused: int | None = None
+        self.last_refused: int | None = None
         self.retries = 0
         #: Searches of the large pools for a free block, by which ages are counted (get_free_blocks_call_count).
         self.searches = 0
@@ -129,6 +132,7 @@ class CachingAllocator:
         """Reserve bytes, and whether the device has room for them: cudaMalloc fails where too few pages are left."""
         mapped = self._device + whole_pages(size)
         if self.capacity is not None and mapped > self.capacity:
+            self.last_refused = mapped
             self.least_refused = min(mapped, self.least_refused or mapped)
             return False
         self._device = mapped

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
+#: How many guesses in a row a search tries before the middle.
+_GUESSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class CappedReplay:
         out_of_memory: Where it ends, if it does not reach its steady state.
         same_from: The least capacity with the same history, bytes.
         same_below: The least capacity above it with another history, if one is known; bytes.
+        last_refused: What would have been reserved where the device refused a segment for the last time; bytes.
     """
 
     peak_reserved_bytes: int
@@ -45,6 +48,7 @@ class CappedReplay:
     out_of_memory: OutOfMemory | None
     same_from: int
     same_below: int | None
+    last_refused: int | None
 
 
 def replay_within(run: Replay, device: DeviceMemory, conf: AllocConf = DEFAULT) -> CappedReplay:
@@ -58,24 +62,49 @@ class CappedReplays:
     With default settings they are on flat devices, and share the steps before the first request that a device refuses.
     """
 
-    def __init__(self, run: Replay, conf: AllocConf = DEFAULT, *, flat: bool = True) -> None:
+    def __init__(
+        self, run: Replay, conf: AllocConf = DEFAULT, *, flat: bool = True, peak_reserved_bytes: int | None = None
+    ) -> None:
+        """`peak_reserved_bytes`: what the run reserves on a device that refuses nothing, if it is known."""
         self._run = run
         self._conf = conf
         self._flat = FlatRun(run) if flat and conf == DEFAULT else None
-        #: What a run is after the load, and after each step but the last, on a device that refuses nothing.
+        self._peak = peak_reserved_bytes
+        #: What the run is on such a device after the load, and before each stage that adds a segment.
         self._states: list[FlatReplay] = []
 
     def share(self) -> None:
-        """Run the steps that are the same on all devices which are large enough for them."""
+        """Run the stages that are the same on all devices which are large enough for them, until nothing is added.
+
+        That is so where a step adds no segment, or at the peak if it is known.
+        """
         if self._flat is None:
             return
         run = FlatReplay(self._flat)
         run.load()
+        allocator = run.allocator
         self._states.append(run.saved())
-        run.step()
-        while run.steps < MAX_STEPS and run.allocator.reserved > self._states[-1].allocator.reserved:
-            self._states.append(run.saved())
-            run.step()
+        before, steps = 0, 0
+        while allocator.reserved * BLOCK != self._peak:
+            if run.steps > steps:
+                if (steps and allocator.reserved == before) or run.steps == MAX_STEPS:
+                    break
+                before, steps = allocator.reserved, run.steps
+            state = run.saved()
+            run.advance()
+            if allocator.reserved > state.allocator.reserved:
+                self._states.append(state)
+        self._peak = allocator.reserved * BLOCK
+
+    def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
+        """What the run needs on a device that refuses nothing, in whole pages."""
+        if self._peak is None:
+            return whole_pages(self.within(device_of(_UNLIMITED)).same_from)
+        return whole_pages(max(self._peak, self._run.loading.warmup))
+
+    def missing(self, device: DeviceMemory) -> int:
+        """By how much the device is too small for the load to request all that it requests on a larger one."""
+        return max(0, -self._spare(device))
 
     def within(self, device: DeviceMemory) -> CappedReplay:
         """The replay on a device."""
@@ -104,6 +133,7 @@ class CappedReplays:
             out_of_memory=failure,
             same_from=same_from,
             same_below=same_below,
+            last_refused=allocator.last_refused * unit if allocator.last_refused is not None else None,
         )
 
     def _flat_replay(self, flat: FlatRun, device: DeviceMemory) -> FlatReplay:
@@ -133,40 +163,60 @@ class Minimum:
 
 
 def minimum(
-    run: Replay, live_bytes: int, device_of: Callable[[int], DeviceMemory], conf: AllocConf = DEFAULT
+    run: Replay,
+    live_bytes: int,
+    device_of: Callable[[int], DeviceMemory],
+    conf: AllocConf = DEFAULT,
+    peak_reserved_bytes: int | None = None,
 ) -> Minimum:
     """The smallest capacity of a run, found by bisection between what is alive at once and what it reserves at ease.
 
     Whether a run fits is not always monotonic in the capacity: at the result it fits, at 2 MiB less it does not, and a
     smaller capacity may exist on which it fits by chance. `live_bytes` must not be above the run's live peak.
-    `device_of` states the device for a capacity.
+    `device_of` states the device for a capacity. `peak_reserved_bytes` is what the run reserves at ease, if known.
     """
-    replays = CappedReplays(run, conf)
+    replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
     replays.share()
-    unlimited = replays.within(device_of(_UNLIMITED))
-    at_ease = whole_pages(unlimited.same_from)
+    low, at_ease = whole_pages(live_bytes) - SMALL_SEGMENT, replays.at_ease(device_of)
+    missing = replays.missing(device_of(at_ease))
+    if missing and replays.within(device_of(at_ease)).out_of_memory:
+        low, at_ease = at_ease, whole_pages(at_ease + missing)
 
     def least(low: int, high: int, fails: Callable[[CappedReplay], object]) -> int:
         return _least(lambda capacity: replays.within(device_of(capacity)), fails, low, high)
 
-    fits = least(whole_pages(live_bytes) - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory)
+    fits = least(low, at_ease, lambda result: result.out_of_memory)
     # Where every refusal leads to a retry, none is possible on less than what the run reserves at ease.
-    if at_ease > unlimited.peak_reserved_bytes or conf.max_split_size or conf.per_process_memory_fraction < 1:
+    if missing or conf.max_split_size or conf.per_process_memory_fraction < 1:
         at_ease = least(fits - SMALL_SEGMENT, at_ease, lambda result: result.out_of_memory or result.retries)
     return Minimum(bytes=fits, without_retry_bytes=at_ease)
 
 
 def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay], object], low: int, high: int) -> int:
-    """The least capacity that does not fail, between one that does and one that does not, in pages of 2 MiB."""
+    """The least capacity that does not fail, between one that does and one that does not, in pages of 2 MiB.
+
+    A replay that fails names the capacity on which its last refusal would have been none: that is tried next, and then
+    a page less. Where this leads nowhere, the middle is tried.
+    """
+    wanted: set[int] = set()
+    in_a_row = 0
+    guess, at_most = low, high - SMALL_SEGMENT
     while high - low > SMALL_SEGMENT:
-        middle = whole_pages((low + high) // 2)
-        result = replay(middle)
-        if not fails(result):
-            high = min(middle, whole_pages(result.same_from))
-        elif result.same_below is None:
-            low = middle
+        if in_a_row < _GUESSES and low < guess < high:
+            capacity, in_a_row = guess, in_a_row + 1
         else:
-            low = max(middle, min(whole_pages(result.same_below), high) - SMALL_SEGMENT)
+            capacity, in_a_row = whole_pages((low + high) // 2), 0
+        result = replay(capacity)
+        if not fails(result):
+            high = min(capacity, whole_pages(result.same_from))
+            guess, at_most = high - SMALL_SEGMENT if capacity in wanted else low, high
+            continue
+        low = capacity
+        if result.same_below is not None:
+            low = max(capacity, min(whole_pages(result.same_below), high) - SMALL_SEGMENT)
+        want = whole_pages(result.last_refused or low)
+        guess = low if want in wanted else min(want, at_most)
+        wanted.add(want)
     return high
 
 
@@ -176,7 +226,8 @@ def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
         run.load()
     layouts: list[object] = []
     while True:
-        before, reserved = run.allocator.retries, run.allocator.reserved
+        before = run.allocator.retries
+        reserved = run.begun if isinstance(run, FlatReplay) and run.stage else run.allocator.reserved
         run.step()
         retries.append(run.allocator.retries - before)
         if run.steps >= 2 and not retries[-1] and run.allocator.reserved <= reserved:

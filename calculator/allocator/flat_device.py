@@ -31,7 +31,7 @@ class FlatDevice:
         capacity: What the device offers, bytes; None where it never runs out.
         reserved, max_reserved: The size of all segments, now and at most.
         retries: Segments that were requested again after cached ones were freed.
-        least_refused: The least that would have been reserved where a segment was refused.
+        least_refused, last_refused: What would have been reserved where a segment was refused, the least and the last.
     """
 
     __slots__ = (
@@ -43,6 +43,7 @@ class FlatDevice:
         "_shift",
         "_starts",
         "capacity",
+        "last_refused",
         "least_refused",
         "max_reserved",
         "reserved",
@@ -54,6 +55,7 @@ class FlatDevice:
         self.capacity: int | None = None
         self.reserved = self.max_reserved = self.retries = 0
         self.least_refused: int | None = None
+        self.last_refused: int | None = None
         self._shift = shift
         #: The bit of a key that tells a large block.
         self._large = 1 << 2 * shift
@@ -166,6 +168,7 @@ class FlatDevice:
     def _reserve(self, segment: int) -> bool:
         reserved = self.reserved + segment
         if self.capacity is not None and reserved * BLOCK > self.capacity:
+            self.last_refused = reserved
             self.least_refused = min(reserved, self.least_refused or reserved)
             return False
         self.reserved = reserved

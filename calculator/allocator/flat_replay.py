@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.flat_device import FlatDevice
 from calculator.allocator.loading import one_by_one
@@ -12,7 +12,7 @@ from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from calculator.allocator.flat_pool import Placed, Places
     from calculator.allocator.replay import Batch, Replay
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 
 #: A run requests every row in as many steps at most, with a margin, and after each may free and request again.
 _TIMES = 64
+#: The parts of a pass after which a replay can be saved.
+_PARTS = 4
+
+
+class Stage(NamedTuple):
+    """A part of a step, after which a replay can be saved.
+
+    Attributes:
+        phase: The phase of the step.
+        events: Its events.
+        ends_pass: Whether the old loss and its graph are freed after it.
+        ends_batch: The micro-batch that ends with it.
+    """
+
+    phase: ReplayPhase
+    events: Sequence[int]
+    ends_pass: bool = False
+    ends_batch: FlatBatch | None = None
 
 
 class FlatRun:
@@ -39,6 +57,7 @@ class FlatRun:
         "load",
         "loading",
         "sizes",
+        "stages",
         "states",
         "temporaries",
         "workspaces",
@@ -57,6 +76,8 @@ class FlatRun:
         most = sum(self.sizes) + len(self.sizes) * LARGE_SEGMENT // BLOCK
         self.device = FlatDevice((_TIMES * most).bit_length() + 1)
         self.keys = self.device.keys(self.sizes)
+        #: The stages of the first step, and of every other.
+        self.stages = [*self._stages(first=True)], [*self._stages(first=False)]
 
     def name(self, row: int) -> str:
         """The name of a row's tensor."""
@@ -79,6 +100,20 @@ class FlatRun:
         start = self._rows([row[4] // BLOCK for row in rows], lambda n: rows[n][0]).start
         return FlatBatch(batch, start)
 
+    def _stages(self, *, first: bool) -> Iterator[Stage]:
+        for batch in [self.batches[0], *self.batches[1:] * self.accumulated]:
+            for n, events in enumerate(batch.passes):
+                passed = events
+                if first and batch is self.batches[0]:
+                    passed = [*events[: batch.starts[n]], self.workspaces[n], *events[batch.starts[n] :]]
+                part = -(-len(passed) // _PARTS) or 1
+                parts = [passed[at : at + part] for at in range(0, len(passed), part)]
+                for each in parts[:-1]:
+                    yield Stage(PASSES[n], each)
+                yield Stage(PASSES[n], parts[-1] if parts else (), ends_pass=True, ends_batch=batch if n else None)
+        states = self.states if first else ()
+        yield Stage("optimizer_step", [*states, *self.temporaries, *(~row for row in self.temporaries)])
+
 
 class FlatBatch:
     """A micro-batch's events with the rows of a run."""
@@ -96,7 +131,20 @@ class FlatBatch:
 class FlatReplay:
     """A run on a device, as `replay.Replay`."""
 
-    __slots__ = ("allocator", "gradients", "keys", "left", "phase", "places", "run", "sizes", "steps", "total")
+    __slots__ = (
+        "allocator",
+        "begun",
+        "gradients",
+        "keys",
+        "left",
+        "phase",
+        "places",
+        "run",
+        "sizes",
+        "stage",
+        "steps",
+        "total",
+    )
 
     def __init__(self, run: FlatRun) -> None:
         self.run = run
@@ -106,6 +154,8 @@ class FlatReplay:
         #: The device's memory; None where it does not change what is requested.
         self.total: int | None = None
         self.steps = 0
+        #: The stage of the step that is next, and what was reserved before the step's first one.
+        self.stage = self.begun = 0
         #: What runs at the moment.
         self.phase: ReplayPhase = "load"
         self.left: list[Placed] = []
@@ -129,36 +179,35 @@ class FlatReplay:
         self.phase = "forward"
 
     def step(self) -> None:
-        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
-        self._free(self.gradients)
-        first = self.run.batches[0]
-        self._micro_batch(first)
-        self.gradients = self._blocks(first.gradients)
-        for batch in self.run.batches[1:]:
-            for _ in range(self.run.accumulated):
-                self._micro_batch(batch)
-        self.phase = "optimizer_step"
-        if not self.steps:
-            self._play(self.run.states)
-        self._play(self.run.temporaries)
-        self._play([~row for row in self.run.temporaries])
-        self.steps += 1
+        """Set gradients to None, run the micro-batches, clip, and run the optimizer's step; or what is left of it."""
+        steps = self.steps
+        while self.steps == steps:
+            self.advance()
+
+    def advance(self) -> None:
+        """Run the next stage of the step."""
+        if not self.stage:
+            self.begun = self.allocator.reserved
+            self._free(self.gradients)
+        stages = self.run.stages[self.steps > 0]
+        stage = stages[self.stage]
+        self.phase = stage.phase
+        self._play(stage.events)
+        if stage.ends_pass:
+            self._free(self.left)
+            self.left = []
+        if stage.ends_batch is not None:
+            self.left = self._blocks(stage.ends_batch.left)
+            if stage.ends_batch is self.run.batches[0]:
+                self.gradients = self._blocks(stage.ends_batch.gradients)
+        self.stage += 1
+        if self.stage == len(stages):
+            self.stage = 0
+            self.steps += 1
 
     def layout(self) -> object:
         """What the requests of the next step depend on: it begins by freeing all gradients."""
         return self.allocator.layout(self.left, self.gradients)
-
-    def _micro_batch(self, batch: FlatBatch) -> None:
-        for n, events in enumerate(batch.passes):
-            self.phase = PASSES[n]
-            start = batch.starts[n]
-            if not self.steps and batch is self.run.batches[0]:
-                self._play([*events[:start], self.run.workspaces[n], *events[start:]])
-            else:
-                self._play(events)
-            self._free(self.left)
-            self.left = []
-        self.left = self._blocks(batch.left)
 
     def _blocks(self, rows: Sequence[int]) -> list[Placed]:
         addresses, behinds = self.places

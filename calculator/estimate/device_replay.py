@@ -110,8 +110,11 @@ class DeviceReplay:
         )
 
     def _minimum(self, conf: AllocConf) -> int:
-        smallest = self._once(("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf).bytes)
-        return smallest + self.context_bytes
+        peak = self.peak_reserved_bytes if conf == DEFAULT == self.conf else None
+        found = self._once(
+            ("minimum", conf), lambda: minimum(self._run, self.live_bytes, self._device, conf, peak).bytes
+        )
+        return found + self.context_bytes
 
     def _expandable(self, verdict: Verdict, usable_bytes: int) -> ExpandableSegments | None:
         if verdict is Verdict.FITS or self.conf.expandable_segments:

@@ -6,7 +6,7 @@ import pytest
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.capacity import CappedReplays, layout, minimum, replay_within
+from calculator.allocator.capacity import CappedReplay, CappedReplays, _least, layout, minimum, replay_within
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
@@ -62,6 +62,35 @@ def test_a_run_fits_on_the_smallest_capacity_and_not_on_a_page_less(request_, ru
     assert (at_ease.out_of_memory, at_ease.retries) == (None, 0)
     less = replay_within(run, device_of(found.without_retry_bytes - PAGE), settings)
     assert less.out_of_memory is not None or less.retries
+
+
+@pytest.mark.parametrize("refused", [lambda _: 700, lambda _: 900, lambda low: low + 1, lambda _: 2000, lambda _: None])
+@pytest.mark.parametrize("least", [2, 333, 700, 999, 1000])
+def test_the_search_ends_where_a_page_less_fails_whatever_the_replays_name(refused, least):
+    probes = []
+
+    def within(capacity):
+        probes.append(capacity // PAGE)
+        last = refused(capacity // PAGE)
+        return CappedReplay(
+            peak_reserved_bytes=0,
+            retries=0,
+            retries_first_step=0,
+            retries_per_step=0,
+            out_of_memory=capacity < least * PAGE or None,
+            same_from=capacity,
+            same_below=None,
+            last_refused=last and last * PAGE,
+        )
+
+    assert _least(within, lambda result: result.out_of_memory, PAGE, 1000 * PAGE) == least * PAGE
+    assert len(probes) == len(set(probes)) <= 50
+    assert least != 700 or refused(0) != 700 or len(probes) == 3
+
+
+def test_a_known_peak_changes_no_minimum(request_, run):
+    alive = live(request_)
+    assert minimum(run, alive, device_of, peak_reserved_bytes=run_peak(run)) == minimum(run, alive, device_of)
 
 
 def test_cached_blocks_are_freed_where_a_run_just_fits():
