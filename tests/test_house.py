@@ -89,7 +89,7 @@ ORDER = (
     ("devices", "resident"),
     ("engine",),
     ("layers",),
-    ("methods", "families"),
+    ("methods", "families", "trainers"),
     ("training_step",),
     ("allocator",),
     ("estimate",),

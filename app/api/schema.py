@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -59,6 +60,8 @@ def _json_type(kind: Any, limits: Any) -> Any:
         return Annotated[list[element], Field(min_length=1)]  # type: ignore[valid-type]
     if kind in (int, float):
         return Annotated[kind, limits] if limits else kind
+    if is_dataclass(kind):
+        return model(kind.__name__, kind)  # type: ignore[union-attr,arg-type]  # a class, not an instance
     if get_origin(kind) is Literal or not get_args(kind):
         return kind
     return reduce(or_, (_json_type(member, limits) for member in get_args(kind)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem
@@ -18,6 +19,9 @@ from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
 from calculator.plan.needs import Needs
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 
 Control = Literal["checkbox", "select", "number", "text"]
@@ -27,8 +31,14 @@ Control = Literal["checkbox", "select", "number", "text"]
 class Field:
     """A declared setting as a form field. Sizes are typed in GiB."""
 
+    #: The dotted path of the request's object that has the setting.
     part: str
     declared: Declared
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names that lead to the setting from the request's own object, such as `training`."""
+        return (*self.part.split(".")[1:], self.declared.name)
 
     @property
     def name(self) -> str:
@@ -124,8 +134,29 @@ def _bytes(text: str) -> Any:
 
 
 def fields_of(part: str, cls: type) -> tuple[Field, ...]:
-    """Return the fields of a dataclass of settings."""
-    return tuple(Field(part=part, declared=declaration) for declaration in declared(cls))
+    """Return the fields of a dataclass of settings. A setting that is an object has a field for each of its own."""
+    fields: list[Field] = []
+    for declaration in declared(cls):
+        nested = declaration.nested
+        own = (Field(part=part, declared=declaration),)
+        fields += own if nested is None else fields_of(f"{part}.{declaration.name}", nested)
+    return tuple(fields)
+
+
+def place(body: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value in a body at a path. Missing objects on the path are created."""
+    for key in keys[:-1]:
+        body = body.setdefault(key, {})
+    body[keys[-1]] = value
+
+
+def found(body: Any, keys: Sequence[str], default: Any) -> Any:
+    """Return the value at a path in a body of objects, or in settings; the default where an object is missing."""
+    for key in keys:
+        body = body.get(key) if isinstance(body, Mapping) else getattr(body, key, None)
+        if body is None:
+            return default
+    return body
 
 
 DEVICE = fields_of("device", Device)

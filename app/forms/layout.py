@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Training fields that are always visible; the others are folded.
 FIRST_TRAINING = (
+    "trainer",
     "micro_batch_size",
     "sequence_length",
     "gradient_checkpointing",

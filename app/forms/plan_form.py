@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
-from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, without_commas
+from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, found, place, without_commas
 from app.http.bodies import parse_json
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
@@ -156,7 +156,7 @@ def filled(request: Mapping[str, Any]) -> Form:
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
     for fields, values in ((METHOD[method["name"]], method), (TRAINING, training)):
-        typed |= {field.name: field.text(values.get(field.declared.name, field.declared.default)) for field in fields}
+        typed |= {field.name: field.text(_given(values, field)) for field in fields}
     return read(typed.items())
 
 
@@ -164,8 +164,15 @@ def typed_request(request: Request) -> dict[str, str]:
     """Return the typed text of a request's method and training, defaults included."""
     typed: dict[str, str] = {"method": request.method.name}
     for fields, settings in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
-        typed |= {field.name: field.text(getattr(settings, field.declared.name)) for field in fields}
+        typed |= {field.name: field.text(found(settings, field.keys, None)) for field in fields}
     return typed
+
+
+def _given(values: Mapping[str, Any], field: Field) -> Any:
+    """Return a field's value in a request's object; null where it is null there, the default where it is missing."""
+    *outer, name = field.keys
+    inner = found(values, outer, {})
+    return inner.get(name, field.declared.default)
 
 
 def field_of(loc: str) -> str:
@@ -183,8 +190,12 @@ def field_of(loc: str) -> str:
 
 def non_default(fields: Iterable[Field], typed: Mapping[str, str]) -> dict[str, Any]:
     """Return the values that differ from the API's defaults, so that a request contains only what matters."""
-    values = {field.declared.name: (field.value(typed[field.name]), field.declared.default) for field in fields}
-    return {name: value for name, (value, default) in values.items() if value != default}
+    body: dict[str, Any] = {}
+    for field in fields:
+        value = field.value(typed[field.name])
+        if value != field.declared.default:
+            place(body, field.keys, value)
+    return body
 
 
 def named_model(text: str) -> Any:

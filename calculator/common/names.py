@@ -1,4 +1,4 @@
-"""The names in requests and answers: components, passes, phases and optimizers."""
+"""The names in requests and answers: components, passes, phases, optimizers, methods and trainers."""
 
 from typing import Literal
 
@@ -40,3 +40,6 @@ OptimizerName = Literal[
 
 #: A fine-tuning method, as a request's `method.name` gives it.
 MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3"]
+
+#: A training loop of a library, as a request's `training.trainer` gives it.
+TrainerName = Literal["transformers"]

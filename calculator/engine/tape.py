@@ -55,6 +55,7 @@ class Tape:
         "autocast",
         "component",
         "events",
+        "grad_enabled",
         "hooks",
         "marked_rows",
         "marks",
@@ -71,6 +72,8 @@ class Tape:
         #: What was allocated, in order.
         self.rows: list[Allocation] = []
         self.events: list[int] = []
+        #: Whether the running code builds a graph that anything keeps, as torch.is_grad_enabled.
+        self.grad_enabled = True
         #: The checkpoints around the running code, innermost last.
         self.hooks: list[SavedTensorsHooks] = []
         #: Named positions among the events.

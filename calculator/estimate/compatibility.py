@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
-    from calculator.inputs.training import Device
+    from calculator.inputs.training import Device, Training
 
 
 #: Why several cards are refused, and what to request instead.
@@ -42,6 +42,7 @@ def check(request: Request, model: Model) -> None:
     problems = [
         *_switches(request, model),
         *_kernels(request, model),
+        *_trainer(request.training),
         *_positions(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_cards(request.device),
@@ -69,6 +70,16 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
         for name, (value, why) in SWITCHES.items():
             if values.get(name) is value:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+
+
+def _trainer(training: Training) -> Iterator[Problem]:
+    """Settings that only a trainer's step has."""
+    if training.trainer is None and training.use_reentrant:
+        yield Problem(
+            loc="training.gradient_checkpointing_kwargs.use_reentrant",
+            msg="the reference step checkpoints without re-entrance: set training.trainer, or take false",
+            input=True,
+        )
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from calculator.families import forward_of
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
 from calculator.stack.sentences import differences, named
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,18 +48,19 @@ SCALER = (
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
     """What the figures assume."""
+    trainer = trainer_of(request.training).facts
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
         *differences(request.stack),
         REPLAY if request.reserved == "replay" else RULE,
         ACCURACY,
-        "Data loading, evaluation and what a Trainer adds are not counted.",
+        *trainer.assumptions,
     ]
-    if OPTIMIZERS[request.training.optimizer].storage == "8bit":
+    if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.embeddings_in_32_bits:
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    if model.config.get("use_cache") and not request.training.gradient_checkpointing:
+    if model.config.get("use_cache") and trainer.uses_cache and not request.training.gradient_checkpointing:
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.autocast is not None:
         lines.append(AUTOCAST)

@@ -57,6 +57,11 @@ class Declared:
             value for member in _members(self.type) if get_origin(member) is Literal for value in get_args(member)
         )
 
+    @property
+    def nested(self) -> type | None:
+        """The settings class of an input that is an object; None for other inputs."""
+        return next(filter(dataclasses.is_dataclass, _members(self.type)), None)
+
 
 @cache
 def declared(cls: type) -> tuple[Declared, ...]:
@@ -91,10 +96,23 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
             message = mismatch(declaration.type, value[key]) or out_of_range(declaration.setting, value[key])
             if message:
                 problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))
-            values[key] = tuple(value[key]) if isinstance(value[key], list) else value[key]
+                continue
+            try:
+                values[key] = _parsed(declaration, value[key], f"{loc}.{key}")
+            except PlanError as error:
+                problems.extend(error.problems)
     if problems:
         raise PlanError(*problems)
     return cls(**values)
+
+
+def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
+    """A value as its dataclass has it: tuples for lists, settings for objects."""
+    if isinstance(value, list):
+        return tuple(value)
+    if declaration.nested is not None and value is not None:
+        return parse(declaration.nested, value, loc)
+    return value
 
 
 def mismatch(kind: Any, value: Any) -> str | None:
@@ -130,7 +148,7 @@ def _is(kind: Any, value: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, list | tuple) and bool(value) and all(_is_item(get_args(kind)[0], v) for v in value)
-    return isinstance(value, kind)
+    return isinstance(value, dict if dataclasses.is_dataclass(kind) else kind)
 
 
 def _is_item(kind: Any, value: Any) -> bool:
@@ -153,4 +171,4 @@ def _wording(kind: Any) -> str:
     if get_origin(kind) is tuple:
         choices = get_args(get_args(kind)[0])
         return f"a list from {', '.join(repr(choice) for choice in choices)}" if choices else "a list of names"
-    return _WORDS[kind]
+    return "an object" if dataclasses.is_dataclass(kind) else _WORDS[kind]

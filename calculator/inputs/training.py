@@ -4,14 +4,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calculator.common.dtype import DType
-from calculator.common.names import OptimizerName
+from calculator.common.names import OptimizerName, TrainerName
 from calculator.inputs.settings import setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointingKwargs:
+    """What the trainer passes to `gradient_checkpointing_enable`."""
+
+    use_reentrant: bool = setting(
+        False,
+        label="Re-entrant checkpointing",
+        help="Run checkpointed layers without a graph and build it when they are recomputed (use_reentrant=True). "
+        "Only with a trainer.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """The settings of one training step, named as in `TrainingArguments`."""
 
+    trainer: TrainerName | None = setting(
+        None,
+        label="Trainer",
+        help="The training loop: that of transformers.Trainer, or the reference step, a plain PyTorch loop.",
+        example="transformers",
+    )
     micro_batch_size: int = setting(
         1,
         label="Micro-batch size",
@@ -56,6 +74,12 @@ class Training:
         label="Gradient checkpointing",
         help="Save only each decoder layer's input and recompute the layer in the backward pass.",
     )
+    gradient_checkpointing_kwargs: CheckpointingKwargs | None = setting(
+        None,
+        label="Checkpointing options",
+        help="The options of gradient checkpointing; null means the trainer's default.",
+        example={"use_reentrant": False},
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = setting(
         "sdpa", label="Attention", help="The attention implementation (attn_implementation)."
     )
@@ -70,6 +94,16 @@ class Training:
         minimum=0,
         maximum=1e9,
     )
+
+    @property
+    def passes_mask(self) -> bool:
+        """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
+        return self.padding or self.trainer is not None
+
+    @property
+    def use_reentrant(self) -> bool:
+        """Whether checkpointing is re-entrant."""
+        return self.gradient_checkpointing_kwargs is not None and self.gradient_checkpointing_kwargs.use_reentrant
 
     @property
     def added_dtype(self) -> DType:

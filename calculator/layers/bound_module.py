@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 
 class Parameters:
-    """Creates parameters: tensors without a storage on the tape, with an AccumulateGrad node if they are trained."""
+    """Creates parameters: tensors without a storage on the tape, with an AccumulateGrad node if they are trained.
 
-    __slots__ = ("accumulating", "known", "tape", "tied")
+    It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
+    """
+
+    __slots__ = ("accumulating", "known", "leaves", "tape", "tied")
 
     def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool) -> None:
         self.tape = tape
         self.tied = tied
         self.accumulating = accumulating
         self.known: dict[str, Tensor] = {}
+        self.leaves: list[AccumulateGrad] = []
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """Return a parameter, or the one that it is tied to. It has a gradient already when gradients accumulate."""
@@ -49,6 +53,7 @@ class Parameters:
             return Tensor(self.tape, None, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad = self.accumulating
+        self.leaves.append(leaf)
         return Tensor(self.tape, None, shape, dtype, leaf)
 
 

@@ -185,7 +185,7 @@ class Context:
     def record_router_logits(self, router_logits: Tensor) -> None:
         """Keep a router's logits to the end of the forward pass, if the config sets output_router_logits."""
         if self.router_logits is not None:
-            self.router_logits.append(router_logits)
+            self.router_logits.append(router_logits if self.tape.grad_enabled else router_logits.detach())
 
     def lengthen(self, tokens: Dim) -> None:
         """Add virtual tokens to the front of the sequence."""

@@ -1,10 +1,12 @@
-"""The loss of a causal language model.
+"""The loss of a causal language model, from all logits.
 
-Source: transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy as log_softmax and nll_loss.
+Source: transformers/loss/loss_utils.py, ForCausalLMLoss and fixed_cross_entropy; torch's cross_entropy as log_softmax
+and nll_loss.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
@@ -12,19 +14,42 @@ from calculator.engine import operations as ops
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
+    #: The decoder's output (batch, sequence, hidden_size) to the loss, and to the other outputs of the model.
+    LossHead = Callable[[Context, Tensor], tuple[Tensor, list[Tensor]]]
 
-def causal_lm_loss(context: Context, logits: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of shifted labels, in float32. logits: (batch, sequence, vocab_size)."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullLogits:
+    """The model's output head and its loss, from the logits of every token."""
+
+    #: The number of labels in a whole step, by which the sum is divided; None for the mean of the micro-batch.
+    num_items: Tensor | None = None
+
+    def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss, and the logits, which the model's output refers to."""
+        logits = context.bind(context.model.output)(hidden_states)
+        logits = context.forward.logits(context, logits)
+        return causal_lm_loss(context, logits, self.num_items), [logits]
+
+
+def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = None) -> Tensor:
+    """Return the mean negative log-likelihood of shifted labels, in float32, or their sum over a number of items.
+
+    logits: (batch, sequence, vocab_size).
+    """
     context.set_scope("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
     labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
     shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")
     rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
-    return _nll_loss(_log_softmax(flat), shifted)
+    loss = _nll_loss(_log_softmax(flat), shifted)
+    return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
 
 
 def _log_softmax(x: Tensor) -> Tensor:

@@ -90,14 +90,14 @@ def _mask(context: Context, attention: AttentionType) -> Tensor | None:
 
 
 def _boolean(context: Context, attention: AttentionType) -> Tensor:
-    """Return a mask (batch, 1, sequence, sequence): causal, in the window, not padding; without padding, of batch 1."""
+    """Return a mask (batch, 1, sequence, sequence): causal, in the window, no padding; of batch 1 if none is passed."""
     tape, batch, length = context.tape, context.batch, context.length
     width = length + cached_tokens(context, attention)
     mask = tape.new((1, length, width), "bool", "causal")
     if attention == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
-    if context.training.padding:
+    if context.training.passes_mask:
         mask = _and(mask, mask, "where queries look")
         mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
     return mask

@@ -154,8 +154,16 @@ def _known(path: str, request: dict[str, Any]) -> bool:
         "training": (Training,),
         "device": (Device,),
     }
-    fields = {field.name for kind in kinds.get(part, ()) for field in declared(kind)}
-    return name in fields or path == "method.name"
+    return path == "method.name" or any(_is_setting(kind, name) for kind in kinds.get(part, ()))
+
+
+def _is_setting(kind: type, path: str) -> bool:
+    """Whether a dotted path leads to a setting of a dataclass of settings."""
+    first, _, rest = path.partition(".")
+    found = next((each for each in declared(kind) if each.name == first), None)
+    if found is None or not rest:
+        return found is not None
+    return found.nested is not None and _is_setting(found.nested, rest)
 
 
 def _checked(sweep: Sweep, most: int | None) -> Sweep:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -49,6 +49,11 @@ class Optimizer:
     def is_like_parameters(self) -> bool:
         """Whether all states have the shape and dtype of their parameter in the step."""
         return self.storage == "parameter" and not self.step_on_device and not self.early
+
+    @property
+    def in_32_bits(self) -> Optimizer:
+        """The optimizer with 32-bit states, as bitsandbytes' GlobalOptimManager overrides 8-bit ones."""
+        return replace(self, storage="float32") if self.storage == "8bit" else self
 
     def states(self, shape: Shape, dtype: DType) -> list[State]:
         """The states of one parameter that the caching allocator serves."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from calculator.common.names import ComponentName
     from calculator.resident.optimizers import Optimizer
@@ -67,10 +67,13 @@ def sizes(resident: Iterable[ResidentTensors]) -> dict[int, int]:
     return counts
 
 
-def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) -> Iterator[ResidentTensors]:
+def optimizer_states(
+    tensors: Iterable[ResidentTensor], optimizer: Optimizer, in_32_bits: Container[str] = ()
+) -> Iterator[ResidentTensors]:
     """The optimizer's states of every trained parameter, from its second step on.
 
-    A parameter without a gradient has states only if the optimizer creates them early.
+    A parameter without a gradient has states only if the optimizer creates them early. Those named in `in_32_bits`
+    have no 8-bit states.
     """
     trained = [tensor for tensor in tensors if tensor.gets_gradient or (tensor.trained and optimizer.early)]
     if optimizer.is_like_parameters:
@@ -78,7 +81,8 @@ def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) ->
         return
     for tensor in trained:
         early = tensor.dtype_at_optimizer_init if optimizer.early else None
-        for name, shape, dtype in optimizer.states(tensor.shape, early or tensor.dtype):
+        of = optimizer.in_32_bits if tensor.name in in_32_bits else optimizer
+        for name, shape, dtype in of.states(tensor.shape, early or tensor.dtype):
             yield ResidentTensor(
                 name=f"{tensor.name}: {name}",
                 shape=shape,
@@ -86,7 +90,8 @@ def optimizer_states(tensors: Iterable[ResidentTensor], optimizer: Optimizer) ->
                 component="optimizer_states",
                 count=tensor.count,
             )
-    for name, shape, dtype in optimizer.shared_states(tensor.shape for tensor in trained):
+    in_8_bits = (tensor.shape for tensor in trained if tensor.name not in in_32_bits)
+    for name, shape, dtype in optimizer.shared_states(in_8_bits):
         yield ResidentTensor(name=name, shape=shape, dtype=dtype, component="optimizer_states")
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from calculator.engine import autocast
 from calculator.engine.autograd import Mark
 from calculator.engine.backward import backward
 from calculator.engine.checkpoint import checkpoint
+from calculator.engine.reentrant import checkpoint_reentrant
 from calculator.engine.tape import Tensor
 from calculator.layers import masks
 from calculator.layers.cache import Cache
-from calculator.layers.loss import causal_lm_loss
+from calculator.trainers import trainer_of
 from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
 from calculator.training_step.router_loss import add_router_loss
 
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import AttentionType
     from calculator.engine.autograd import Node
     from calculator.layers.context import Context
+    from calculator.trainers import Loop
 
 
 def micro_batch(context: Context) -> None:
     """Run one forward and backward pass, and mark the events between which layers repeat."""
-    tape = context.tape
-    ids = tape.new((context.batch, context.length), "int64", "input_ids")
-    batch = [ids]
-    if context.training.padding:
-        batch.append(tape.new((context.batch, context.length), "int64", "attention_mask"))
+    tape, trainer = context.tape, trainer_of(context.training)
+    batch = trainer.batch(context)
     tape.mark("forward")
-    with autocast.region(tape, context.training.autocast):
-        loss = _forward(context, ids)
+    loss = trainer.loss(context, partial(_forward, context, trainer, batch[0]))
     tape.mark("backward")
     first = context.skipped_layer
-    backward(tape, loss, seen=None if first is None else partial(first.read_graph, tape))
+    backward(tape, trainer.root(loss), seen=None if first is None else partial(first.read_graph, tape))
     context.release()
+    left = trainer.left(batch, loss)
+    del batch, loss
     tape.mark("end")
-    context.caller_tensors = [*batch, loss]
+    context.caller_tensors = left
 
 
-def _forward(context: Context, ids: Tensor) -> Tensor:
-    if context.config["use_cache"] and not context.training.gradient_checkpointing:
+def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Run the model: to the loss, and to the other outputs that its caller receives."""
+    uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
+    if uses_cache and not context.training.gradient_checkpointing:
         context.cache = Cache(windowed=True, given=masks.window_tensors(context))
     context.method.begin(context)
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
-    logits = context.bind(context.model.output)(hidden_states)
-    logits = context.forward.logits(context, logits)
-    loss = causal_lm_loss(context, logits)
+    loss, outputs = trainer.head(context)(context, hidden_states)
     loss = add_router_loss(context, loss)
+    outputs += context.router_logits or []
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
     context.cache, context.router_logits, context.forward_locals = None, None, []
-    return loss
+    return loss, outputs
 
 
 def decoder(context: Context, ids: Tensor) -> Tensor:
@@ -118,9 +118,12 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
         finally:
             context.exit_layer(*outer)
 
-    if context.training.gradient_checkpointing:
-        return checkpoint(run, hidden_states, captured=[_shared(context, kind) for kind in _types(context, position)])
-    return run(hidden_states)
+    if not context.training.gradient_checkpointing:
+        return run(hidden_states)
+    captured = [_shared(context, kind) for kind in _types(context, position)]
+    if context.training.use_reentrant:
+        return checkpoint_reentrant(run, hidden_states, captured)
+    return checkpoint(run, hidden_states, captured=captured)
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

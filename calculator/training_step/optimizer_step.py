@@ -17,12 +17,20 @@ if TYPE_CHECKING:
 
 
 def temporaries(
-    trained: tuple[ResidentTensor, ...], optimizer: Optimizer, max_grad_norm: float | None
+    groups: Sequence[tuple[ResidentTensor, ...]], optimizer: Optimizer, *, clips: bool, keeps_norm: bool
 ) -> tuple[ResidentTensors, ...]:
-    """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together."""
-    candidates = [_foreach(trained, optimizer) if optimizer.storage != "factored" else adafactor.temporaries(trained)]
-    if max_grad_norm:
-        candidates.append(_clipping(trained))
+    """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together.
+
+    The step runs one parameter group after the other. `keeps_norm`: the total norm is a resident tensor.
+    """
+    trained = tuple([tensor for group in groups for tensor in group])
+    candidates: list[tuple[ResidentTensors, ...]] = (
+        [adafactor.temporaries(trained)]
+        if optimizer.storage == "factored"
+        else [_foreach(group, optimizer) for group in groups]
+    )
+    if clips:
+        candidates.append(_clipping(trained, keeps_norm=keeps_norm))
     return max(candidates, key=_bytes)
 
 
@@ -67,7 +75,7 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
-def _clipping(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
+def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool) -> tuple[ResidentTensors, ...]:
     """The norms of all gradients, stacked, and the total norm; or the clipping factor and its terms if they need more.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
@@ -82,4 +90,5 @@ def _clipping(trained: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...
         ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
         for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
     )
-    return max((norm, stacked, total), (total, *factor), key=_bytes)
+    totals = () if keeps_norm else (total,)
+    return max((norm, stacked, *totals), (*totals, *factor), key=_bytes)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
+from calculator.trainers import trainer_of
+from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
     from calculator.inputs.training import Device, Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.trainers.facts import TrainerFacts
 
 
 class ResidentState:
@@ -30,10 +33,21 @@ class ResidentState:
         #: Weights, quantization constants and buffers of the model, and parameters that the method adds.
         self.tensors = resident_tensors(prepared)
 
-    @cached_property
+    @property
+    def trainer(self) -> TrainerFacts:
+        """The facts about the training loop."""
+        return trainer_of(self.prepared.training).facts
+
+    @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
-        """The optimizer's states, from its second step on."""
-        return tuple(optimizer_states(self.tensors, self.optimizer))
+        """The optimizer's states, from its second step on, and what the trainer keeps."""
+        added = kept(self.trainer, self.prepared.training)
+        return (*self._states, *added) if added else self._states
+
+    @cached_property
+    def _states(self) -> tuple[ResidentTensors, ...]:
+        in_32_bits = embeddings(self.prepared.model, self.tensors) if self.trainer.embeddings_in_32_bits else ()
+        return tuple(optimizer_states(self.tensors, self.optimizer, in_32_bits))
 
     @cached_property
     def gradients(self) -> tuple[PerParameter, ...]:
@@ -43,8 +57,11 @@ class ResidentState:
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:
         """What gradient clipping or the optimizer allocates while every gradient is alive."""
-        trained = tuple([tensor for tensor in self.tensors if tensor.gets_gradient])
-        return temporaries(trained, self.optimizer, self.prepared.training.max_grad_norm)
+        trained = [tensor for tensor in self.tensors if tensor.gets_gradient]
+        of_groups = groups(self.trainer, self.prepared.model, trained)
+        keeps_norm = self.trainer.keeps_norm
+        clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
+        return temporaries(of_groups, self.optimizer, clips=clips, keeps_norm=keeps_norm)
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """The same tensors for a run that differs in batch, length, accumulation or device."""

@@ -66,7 +66,7 @@ def _load_balancing(context: Context) -> Tensor:
 
 def _flat_mask(context: Context) -> Tensor | None:
     """Return the padding mask in float32. With virtual tokens it is float32 already."""
-    if not context.training.padding:
+    if not context.training.passes_mask:
         return None
     shape: Shape = (context.batch * context.length,)
     if context.method.virtual_tokens:

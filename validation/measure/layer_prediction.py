@@ -55,7 +55,7 @@ def predicted(case: LayerCase) -> dict[str, Reading]:
     if trained:
         optimizer = OPTIMIZERS[case.request.training.optimizer]
         allocated += _bytes(optimizer_states(trained, optimizer))
-        peak = allocated + _bytes(temporaries(trained, optimizer, None))
+        peak = allocated + _bytes(temporaries([trained], optimizer, clips=False, keeps_norm=False))
         readings["optimizer_step"] = Reading(allocated=allocated, peak_allocated=peak)
     return readings
 

@@ -133,10 +133,12 @@ def _alibi(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
     context.set_scope("transformer.ALiBi: ")
     tape, heads = context.tape, context.config["num_attention_heads"]
     batch, length = hidden_states.shape[0], hidden_states.shape[1] + context.past
-    if not context.training.padding:
+    if not context.training.passes_mask:
         context.decoder_locals.append(tape.new((heads,), "float32", "slopes"))
-    one = tape.new((batch if context.training.padding else 1, heads, 1, length), "float32", "bias in float32")
-    repeated = one if context.training.padding else tape.new((batch, heads, 1, length), "float32", "for every batch")
+    one = tape.new((batch if context.training.passes_mask else 1, heads, 1, length), "float32", "bias in float32")
+    repeated = (
+        one if context.training.passes_mask else tape.new((batch, heads, 1, length), "float32", "for every batch")
+    )
     del one
     return (ops.cast(repeated, hidden_states.dtype, "bias"),)
 

@@ -46,7 +46,7 @@ class Prefix(VirtualTokens):
         """Refuse checkpointing, which switches off the cache that PEFT keeps the prefix in (PeftModel.add_adapter)."""
         heads.check(model)
         _fits(model)
-        if training.padding and model.adds_router_loss:
+        if training.passes_mask and model.adds_router_loss:
             message = "the routers' loss fails with a mask longer than the input: use no padding, or another method"
             raise refusal("model.config.output_router_logits", message, True)
         if training.gradient_checkpointing:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def lengthen_mask(context: Context, p: Dim) -> None:
     """Where padding is masked, make a mask for the virtual tokens and one for all: float32, alive through forward."""
-    if context.training.padding:
+    if context.training.passes_mask:
         tape = context.tape
         ones = tape.new((context.batch, p), "float32", "mask of the virtual tokens")
         longer = tape.new((context.batch, p + context.length), "float32", "mask, lengthened")

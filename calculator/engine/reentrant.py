@@ -1,0 +1,58 @@
+"""Re-entrant gradient checkpointing: no graph in the forward pass, and a backward pass inside the backward pass.
+
+Source: torch/utils/checkpoint.py, CheckpointFunction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.engine import autocast
+from calculator.engine.autograd import AccumulateGrad, Node
+from calculator.engine.backward import backward
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class _NoGrad:
+    """Saves nothing, as under torch.no_grad."""
+
+    __slots__ = ()
+
+    def pack(self, tensor: Tensor) -> None:
+        """Drop a tensor that a node saves."""
+
+    def unpack(self, packed: Sequence[Any]) -> Sequence[Any]:
+        """Return what was packed: no node of this forward pass runs backward."""
+        return packed
+
+
+def checkpoint_reentrant(function: Callable[[Tensor], Tensor], x: Tensor, captured: object) -> Tensor:
+    """Run a function without a graph and save only its input. What it captures stays alive as long as the graph."""
+    tape = x.tape
+    tape.hooks.append(_NoGrad())
+    outer, tape.grad_enabled = tape.grad_enabled, False
+    try:
+        out = function(x.detach())
+    finally:
+        tape.grad_enabled = outer
+        tape.hooks.pop()
+    if x.edge is None:
+        return out.detach()
+    dtype = tape.autocast.dtype if tape.autocast is not None else None
+    node = Node(tape, _recompute, (x.edge,), (function, dtype, captured))
+    node.save(x)
+    return Tensor(tape, out.storage, out.shape, out.dtype, node)
+
+
+def _recompute(node: Node, grad: Tensor) -> tuple[Tensor | None]:
+    """Run the function again with a graph, then that graph backward. Its output and its gradient stay alive."""
+    function, dtype, _ = node.context
+    (x,) = node.saved
+    leaf = AccumulateGrad(x.tape, "input of a recomputed layer", "activations")
+    with autocast.region(x.tape, dtype):
+        out = function(Tensor(x.tape, x.storage, x.shape, x.dtype, leaf))
+    backward(x.tape, out, grad)
+    return (leaf.grad,)

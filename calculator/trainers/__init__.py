@@ -1,0 +1,18 @@
+"""The training loops that a request can name. A loop is registered by its place in `TRAINERS`."""
+
+from calculator.common.names import TrainerName
+from calculator.inputs.training import Training
+from calculator.trainers.loop import Loop
+from calculator.trainers.reference.loop import Reference
+from calculator.trainers.transformers.loop import Transformers
+
+#: Every training loop by the name that a request gives; None is the reference step.
+TRAINERS: dict[TrainerName | None, Loop] = {loop.name: loop for loop in (Reference(), Transformers())}
+
+
+def trainer_of(training: Training) -> Loop:
+    """The training loop that the settings name."""
+    return TRAINERS[training.trainer]
+
+
+__all__ = ["TRAINERS", "Loop", "trainer_of"]

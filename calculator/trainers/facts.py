@@ -1,0 +1,29 @@
+"""What is known about a trainer whatever the request sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerFacts:
+    """The facts about one training loop, stated once; the step, the answer's sentences and the page read them here."""
+
+    #: The trainer's name in words.
+    label: str
+    #: Where its step is written.
+    source: str
+    #: The (batch, sequence) tensors of each batch that a step fetches at once. Empty if the batch is on the tape.
+    batch: tuple[str, ...] = ()
+    #: The scalars that the loop keeps on the device from step to step.
+    scalars: tuple[str, ...] = ()
+    #: Whether it leaves `use_cache` as the model's config sets it.
+    uses_cache: bool = True
+    #: Whether 8-bit optimizers keep the states of `torch.nn.Embedding` weights in 32 bits.
+    embeddings_in_32_bits: bool = False
+    #: Whether the optimizer has two parameter groups: with weight decay, and without.
+    decay_groups: bool = False
+    #: Whether the norm of the gradients is computed even if it clips nothing, and kept.
+    keeps_norm: bool = False
+    #: What the answer's assumptions say about it.
+    assumptions: tuple[str, ...] = ()

@@ -1,0 +1,46 @@
+"""The base class of training loops: the hooks through which a trainer changes a micro-batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.facts import TrainerFacts
+
+    #: The model's forward pass: to the loss, and to the other outputs that the model returns.
+    Forward = Callable[[], tuple[Tensor, list[Tensor]]]
+
+
+class Loop:
+    """A training loop around the model's forward and backward pass. A subclass overrides every hook."""
+
+    __slots__ = ()
+    #: None for the reference step.
+    name: ClassVar[TrainerName | None]
+    facts: ClassVar[TrainerFacts]
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the tensors of a micro-batch, `input_ids` first."""
+        raise NotImplementedError
+
+    def head(self, context: Context) -> LossHead:
+        """Return what computes the loss from the decoder's output."""
+        raise NotImplementedError
+
+    def loss(self, context: Context, forward: Forward) -> Tensor:
+        """Run the model and return the loss that the loop refers to during the backward pass."""
+        raise NotImplementedError
+
+    def root(self, loss: Tensor) -> Tensor:
+        """Return the tensor on which `backward()` is called."""
+        return loss
+
+    def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:  # noqa: ARG002  a hook's signature
+        """Return the tensors of the micro-batch that stay alive until the next one replaces them."""
+        return []

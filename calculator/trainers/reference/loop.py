@@ -1,0 +1,48 @@
+"""The reference step: a plain PyTorch loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.engine import autocast
+from calculator.layers.loss import FullLogits
+from calculator.trainers.facts import TrainerFacts
+from calculator.trainers.loop import Loop
+
+if TYPE_CHECKING:
+    from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.loop import Forward
+
+
+class Reference(Loop):
+    """A loop that calls the model, `loss.backward()` and the optimizer, and keeps the batch and the loss."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = None
+    facts = TrainerFacts(
+        label="Reference step",
+        source="validation/tracing/step.py",
+        assumptions=("Data loading, evaluation and what a Trainer adds are not counted.",),
+    )
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return input_ids, which are the labels too, and a mask where there is padding."""
+        shape = (context.batch, context.length)
+        names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
+        return [context.tape.new(shape, "int64", name) for name in names]
+
+    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+        """Return the model's own head and loss."""
+        return FullLogits()
+
+    def loss(self, context: Context, forward: Forward) -> Tensor:
+        """Run the model under autocast and keep nothing but its loss."""
+        with autocast.region(context.tape, context.training.autocast):
+            return forward()[0]
+
+    def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
+        """Return the batch, and the loss with its graph."""
+        return [*batch, loss]

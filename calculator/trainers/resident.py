@@ -1,0 +1,59 @@
+"""The tensors that a trainer keeps on the device from step to step."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.resident.tensors import ResidentTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.model import Model
+    from calculator.inputs.training import Training
+    from calculator.trainers.facts import TrainerFacts
+
+#: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
+_WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+
+
+def kept(facts: TrainerFacts, training: Training) -> tuple[ResidentTensor, ...]:
+    """The batches of a step and the loop's scalars. A step's take the place of the step's before it."""
+    shape = (named(training.micro_batch_size, "B"), named(training.sequence_length, "S"))
+    steps = training.gradient_accumulation_steps
+    return (
+        *(
+            ResidentTensor(name=name, shape=shape, dtype="int64", component="activations", count=steps)
+            for name in facts.batch
+        ),
+        *(
+            ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
+            for name in facts.scalars
+        ),
+    )
+
+
+def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:
+    """The optimizer's parameter groups: with weight decay and without, or one."""
+    trained = tuple(trained)
+    if not facts.decay_groups:
+        return [trained]
+    norms = {path for path, module in model.paths if module.kind == "norm"}
+    without = {each.name for each in trained if _has_no_decay(each.name, norms)}
+    both = [each for each in trained if each.name not in without], [each for each in trained if each.name in without]
+    return [tuple(group) for group in both if group]
+
+
+def _has_no_decay(name: str, norms: set[str]) -> bool:
+    """Whether a parameter is a bias, or a parameter of a norm."""
+    owner = name.rpartition(".")[0].removesuffix(".modules_to_save")
+    return owner in norms or bool(_WITHOUT_DECAY.search(name.lower()))
+
+
+def embeddings(model: Model, tensors: Iterable[ResidentTensor]) -> set[str]:
+    """The names of the weights that are parameters of a torch.nn.Embedding, PEFT's own included."""
+    owners = {path for path, module in model.paths if module.kind == "embedding"} | {"prompt_encoder.embedding"}
+    names = {each.name for each in tensors}
+    return names & {f"{owner}{copy}.weight" for owner in owners for copy in ("", ".modules_to_save")}
