@@ -123,15 +123,6 @@ LimitsRequest = create_model(
     "LimitsRequest",
     __base__=EstimateRequest,
     __doc__="One run with its device, and the setting to maximise.",
-    reserved=(
-        Reserved,
-        Field(
-            default="rule",
-            title="Reserved memory",
-            description="A fast, conservative rule, or the caching allocator replayed, which takes some seconds.",
-            examples=["rule"],
-        ),
-    ),
     solve_for=(
         SolveFor,
         Field(

@@ -6,6 +6,7 @@ python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method ql
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, get_args
 
 from app.api.answers.limits import limits_answer
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from app.api.answers.limits import LimitPoint, LimitsAnswer
+    from calculator.limits.limits import Limit
+    from calculator.limits.probes import ProbeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,28 +37,33 @@ def run(args: argparse.Namespace) -> int:
     body = request.body(args)
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
-    answer = limits_answer(limit(parse_limit(body)))
-    request.print_answer(args, answer, "\n".join(_lines(answer)))
-    return int(answer.value is None)
+    found = limit(parse_limit(body))
+    text = limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(_lines(found))
+    sys.stdout.write(f"{text}\n")
+    return int(found.value is None)
 
 
-def _lines(answer: LimitsAnswer) -> Iterator[str]:
-    name = answer.solve_for
-    yield f"No {name} fits." if answer.value is None else f"The largest {name} that fits: {number(answer.value)}"
-    yield f"Bounded by {answer.bound.by.replace('_', ' ')}: {answer.bound.reason}."
+def _lines(found: Limit) -> Iterator[str]:
+    name, most = found.solve_for, found.largest_with_retries
+    yield f"No {name} fits." if found.value is None else f"The largest {name} that fits: {number(found.value)}"
+    if most is not None and most != found.value:
+        yield f"Up to {number(most)} it runs, but only by giving cached blocks back."
+    yield f"Bounded by {found.bound.by.replace('_', ' ')}: {found.bound.reason}."
     yield ""
-    points = [_row(point) for point in (answer.at, answer.above) if point is not None]
+    points = [_row(point) for point in (found.at, found.above) if point is not None]
     yield table((name, "Verdict", "Required GiB", "To spare", "Peak allocated GiB"), points, left=2)
     yield ""
-    yield answer.guarantee
-    yield from answer.warnings
+    yield found.guarantee
+    yield from found.warnings
 
 
-def _row(point: LimitPoint) -> tuple[str, ...]:
+def _row(point: ProbeResult) -> tuple[str, ...]:
+    fit, memory = point.estimate.fit, point.estimate.memory
+    assert fit is not None
     return (
         number(point.value),
-        VERDICTS[point.verdict],
-        f"{gib(point.required_bytes):,.2f}",
-        signed(point.headroom_bytes),
-        f"{gib(point.peak_allocated_bytes):,.2f}",
+        VERDICTS[fit.verdict],
+        f"{gib(memory.required_bytes):,.2f}",
+        signed(fit.headroom_bytes),
+        f"{gib(memory.peak_allocated_bytes):,.2f}",
     )

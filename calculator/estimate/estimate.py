@@ -26,7 +26,7 @@ from calculator.families import model_from_config
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from calculator.architecture.model import Model
     from calculator.common.sourced import Sourced
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from calculator.estimate.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.step import Peak
 
 
 def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
@@ -119,26 +120,33 @@ def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
     return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
 
 
+def device_replay(
+    request: Request, step: TrainingStep, series: SeriesCache, peaks: Iterable[Peak] | None = None
+) -> DeviceReplay:
+    """A request's run, to be replayed; `peaks` are those of its step."""
+    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    live = max(peak.bytes for peak in peaks or step.peaks())
+    return DeviceReplay(
+        step.resident,
+        (forward, backward),
+        live_bytes=live + forward + backward,
+        context_bytes=cuda_context(card_of(request.device)).bytes,
+        conf=parse_alloc_conf(request.device.alloc_conf or ""),
+        known=series.replays(_run_of(request, forward, backward)),
+    )
+
+
 def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
     peaks = step.peaks()
     highest = max(peaks, key=lambda peak: peak.bytes)
-    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
-    replay = None
-    if request.reserved == "replay":
-        replay = DeviceReplay(
-            step.resident,
-            (forward, backward),
-            live_bytes=highest.bytes + forward + backward,
-            context_bytes=cuda_context(card_of(request.device)).bytes,
-            conf=parse_alloc_conf(request.device.alloc_conf or ""),
-            known=series.replays(_run_of(request, forward, backward)),
-        )
+    replay = device_replay(request, step, series, peaks) if request.reserved == "replay" else None
+    workspaces = (part.bytes for part in library_workspace(card_of(request.device)))
     return memory_and_fit(
         request,
         components(highest.alive),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
         highest.operation,
-        replay.peak_reserved_bytes if replay else by_rule(step, (forward, backward)),
+        replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
         timeline(step, peaks),
         replay.outcome if replay else None,
     )

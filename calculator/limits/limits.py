@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import model_of
@@ -12,11 +13,8 @@ from calculator.estimate.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bounds import Bound, SolveFor, bound, outgrown, solved
-from calculator.limits.non_monotonic import following, likely, spread
 from calculator.limits.probes import ProbeResult, Probes
-
-#: How many of the likeliest values come before those next to the edge.
-LIKELIEST = 12
+from calculator.limits.replays import Replays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +23,10 @@ class LimitRequest:
 
     request: Request
     solve_for: SolveFor
+
+
+def _unknown() -> Deferred[int | None]:
+    return Deferred(lambda: None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +42,22 @@ class Limit:
     #: Which values were estimated.
     guarantee: str
     warnings: tuple[str, ...] = ()
+    #: The largest value found that runs, with cached blocks freed or without, by replay; else None.
+    running: Deferred[int | None] = field(default_factory=_unknown, compare=False, repr=False)
 
     @property
     def value(self) -> int | None:
         """The largest value that fits."""
         return self.at.value if self.at else None
 
+    @property
+    def largest_with_retries(self) -> int | None:
+        """The largest value found that runs, even if cached blocks are freed for a request; None by the rule."""
+        return self.running()
+
 
 def parse_limit(body: Any) -> LimitRequest:
     """Parse a limit's request from decoded JSON: an estimate's request and `solve_for`.
-
-    Reserved memory is by the rule, unless the request sets it: a search replays some dozens of values.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
@@ -64,9 +71,7 @@ def parse_limit(body: Any) -> LimitRequest:
         problems.append(Problem(loc="solve_for", msg=f"must be one of {', '.join(names)}", input=name))
     request = None
     try:
-        request = parse_request(
-            {"reserved": "rule"} | {key: value for key, value in body.items() if key != "solve_for"}
-        )
+        request = parse_request({key: value for key, value in body.items() if key != "solve_for"})
     except PlanError as error:
         problems += error.problems
     if problems or request is None:
@@ -80,21 +85,25 @@ def limit(limit_request: LimitRequest) -> Limit:
     Raises:
         PlanError: if no device is given, the method has no such setting, or the request itself is refused.
     """
-    name, field = limit_request.solve_for, solved(limit_request.request, limit_request.solve_for)
+    name, setting = limit_request.solve_for, solved(limit_request.request, limit_request.solve_for)
     _check(limit_request)
     model = model_of(limit_request.request.model)
     request = replace(within_positions(limit_request.request, model), length_given=True)
-    probes, lowest = Probes(request, name), int(field.setting.minimum or 0)
-    first = probes.point(lowest)
+    search, lowest = search_of(request, name), int(setting.setting.minimum or 0)
+    search.ruled.at(lowest)
     upper = bound(request, model, name)
-    highest = upper.limit
-    if highest < lowest:
-        return Limit(solve_for=name, bound=upper, at=None, above=first, guarantee="There is no value to try.")
-    if probes.fits(highest):
-        answer = _at_bound(name, probes, upper, f"{highest:,} fits, and no larger value was tried.")
-    else:
-        answer = _within_memory(name, probes, lowest, highest)
+    if upper.limit < lowest:
+        above = search.point(lowest)
+        return Limit(solve_for=name, bound=upper, at=None, above=above, guarantee="There is no value to try.")
+    answer = _at_bound(search, upper) if search.fits(upper.limit) else _within_memory(search, lowest, upper)
     return replace(answer, warnings=outgrown(request, model, answer.value) if name == "r" and answer.value else ())
+
+
+def search_of(request: Request, name: SolveFor) -> Probes | Replays:
+    """What finds the limit. Textbook accounting has no run to replay."""
+    probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
+    replayed = request.reserved == "replay" and request.accounting == "exact"
+    return Replays(probes) if replayed else probes
 
 
 def _check(limit_request: LimitRequest) -> None:
@@ -107,50 +116,61 @@ def _check(limit_request: LimitRequest) -> None:
         raise refusal("accounting", message, "textbook")
 
 
-def _within_memory(name: SolveFor, probes: Probes, lowest: int, highest: int) -> Limit:
-    """The limit that memory sets; `highest` does not fit.
+def _within_memory(search: Probes | Replays, lowest: int, upper: Bound) -> Limit:
+    """The limit that memory sets; the upper bound does not fit.
 
     Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are: from some
-    value on, not even they fit. Below that value, those at which less memory may be required are tried.
+    value on, not even they fit.
     """
-    first = probes.at(lowest)
-    if first.least_excess > 0:
-        guarantee = f"Not even the live tensors fit with {lowest:,}, the smallest value."
-        return _nothing(name, probes, lowest, guarantee)
-    end = probes.first_without_room(lowest, highest)
-    best = probes.edge(lowest, end) if first.fits else lowest - 1
-    if probes.request.accounting == "exact":
-        best = _higher(probes, best, end)
-    guarantee = _guarantee(probes, best, end)
+    probes = search.ruled
+    if probes.at(lowest).least_excess > 0:
+        return _nothing(search, lowest, f"Not even the live tensors fit with {lowest:,}, the smallest value.")
+    end = probes.first_without_room(lowest, upper.limit)
+    best = search.largest_below(lowest, end)
+    guarantee = _guarantee(search, best, end)
     if best < lowest:
-        return _nothing(name, probes, lowest, guarantee)
-    above = probes.point(best + 1)
-    return Limit(solve_for=name, bound=_memory(above), at=probes.point(best), above=above, guarantee=guarantee)
+        return replace(_nothing(search, lowest, guarantee), running=_running(search, best, end, lowest))
+    above = search.point(best + 1)
+    return Limit(
+        solve_for=probes.name,
+        bound=_memory(above),
+        at=search.point(best),
+        above=above,
+        guarantee=guarantee,
+        running=_running(search, best, end, lowest),
+    )
 
 
-def _higher(probes: Probes, best: int, end: int) -> int:
-    """The largest value below `end` that fits among those at which less may be required; else `best`."""
-    candidates = likely(probes, best + 1, end)
-    while True:
-        values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
-        higher = probes.largest((value for value in values if value > best), spread(best + 1, end))
-        if higher is None:
-            return best
-        best = probes.climb(higher, end)
+def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Deferred[int | None]:
+    if isinstance(search, Probes):
+        return _unknown()
+
+    def largest() -> int | None:
+        found = search.largest_with_retries(best, end)
+        return found if found >= lowest else None
+
+    return Deferred(largest)
 
 
-def _nothing(name: SolveFor, probes: Probes, lowest: int, guarantee: str) -> Limit:
-    above = probes.point(lowest)
-    return Limit(solve_for=name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
+def _nothing(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
+    above = search.point(lowest)
+    return Limit(solve_for=search.ruled.name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 
 
-def _at_bound(name: SolveFor, probes: Probes, upper: Bound, guarantee: str) -> Limit:
-    value = upper.limit
+def _at_bound(search: Probes | Replays, upper: Bound) -> Limit:
+    value, probes = upper.limit, search.ruled
     try:
-        above = probes.point(value + 1) if value < _field_maximum(probes.request, name) else None
+        above = search.point(value + 1) if value < _field_maximum(probes.request, probes.name) else None
     except PlanError:
         above = None
-    return Limit(solve_for=name, bound=upper, at=probes.point(value), above=above, guarantee=guarantee)
+    return Limit(
+        solve_for=probes.name,
+        bound=upper,
+        at=search.point(value),
+        above=above,
+        guarantee=f"{value:,} fits, and no larger value was tried.",
+        running=_unknown() if isinstance(search, Probes) else Deferred(lambda: value),
+    )
 
 
 def _field_maximum(request: Request, name: SolveFor) -> float:
@@ -164,10 +184,10 @@ def _memory(above: ProbeResult) -> Bound:
     return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
 
 
-def _guarantee(probes: Probes, best: int, end: int) -> str:
-    edge = f"{best:,} fits and {best + 1:,} does not" if best in probes.tried else f"{best + 1:,} does not fit"
-    tried = sum(best + 1 < value < end for value in probes.tried)
+def _guarantee(search: Probes | Replays, best: int, end: int) -> str:
+    edge = f"{best:,} fits and {best + 1:,} does not" if best in search.tried else f"{best + 1:,} does not fit"
+    tried = sum(best + 1 < value < end for value in search.tried)
     between = f"; between, {tried:,} values were tried and none fits" if tried else ""
-    if probes.by_rule(end).least_excess > 0:
+    if search.ruled.at(end).least_excess > 0:
         return f"{edge}. From {end:,} on, not even the live tensors fit{between}."
     return f"{edge}, nor does {end:,}, the largest possible value{between}."

@@ -23,14 +23,25 @@ ALIGNMENTS = (4, 8, 16, 32, 64, 128, 256, 512)
 ALL = 96
 SPREAD = 24
 
-#: The number of values in a spread.
-PROBES = 6
-
 #: How many values after one that does not fit are tried: fragmentation may shrink by little.
 NEXT = 12
 
+#: How many of the likeliest values come before those next to the edge.
+LIKELIEST = 12
+
 #: The largest difference of two sizes that count as equal, in bytes: each is rounded up to 512.
 ROUNDED = 1024
+
+
+def higher(probes: Probes, best: int, end: int) -> int:
+    """The largest value below `end` that fits among those at which less may be required; else `best`."""
+    candidates = likely(probes, best + 1, end)
+    while True:
+        values = [*candidates[:LIKELIEST], *following(probes, best + 1, end), *candidates[LIKELIEST:]]
+        found = probes.largest(value for value in values if value > best)
+        if found is None:
+            return best
+        best = probes.climb(found, end)
 
 
 def likely(probes: Probes, low: int, high: int) -> list[int]:
@@ -55,12 +66,6 @@ def following(probes: Probes, low: int, high: int) -> list[int]:
     aligned = {-(-(low + 1 + offset) // each) * each - offset for each in ALIGNMENTS for offset in (0, probes.offset)}
     values = dict.fromkeys((*sorted(aligned), *range(low + 1, low + 1 + NEXT)))
     return [value for value in values if low < value < high]
-
-
-def spread(low: int, high: int) -> set[int]:
-    """Values strictly between two, at equal distances."""
-    values = {low + (high - low) * step // (PROBES + 1) for step in range(1, PROBES + 1)}
-    return {value for value in values if low < value < high}
 
 
 def equal_sizes(probes: Probes, low: int, high: int, aligned: int) -> Iterator[int]:

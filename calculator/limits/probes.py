@@ -1,4 +1,4 @@
-"""Estimates of a request at several values of one setting."""
+"""Estimates of a request at several values of one setting, with reserved memory by the rule."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from calculator.estimate.series import SeriesCache
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bisection import crossing
+from calculator.limits.non_monotonic import higher
 from calculator.resident.per_parameter import PerParameter
 
 if TYPE_CHECKING:
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
+    from calculator.inputs.size_settings import SizeName
     from calculator.resident.per_parameter import ResidentTensors
 
 #: Stop when the bracket is this close to the largest value whose tensors fit, as a fraction of it.
 NEAR = 1 / 16
-
-#: How many values at which less may be required are replayed: a replay takes as long as dozens of estimates.
-REPLAYED = 8
 
 #: The most tensors, summed over all estimates, for one search next to an edge; and the least number of values tried.
 MAX_TENSORS = 50_000
@@ -71,24 +70,27 @@ class Probe(NamedTuple):
 
 
 class Probes:
-    """The estimated values of a setting, each estimated once.
+    """The estimated values of a setting by the rule, each estimated once.
 
     Only the figures of an estimate are kept: it has thousands of storages, which the garbage collector would traverse
-    again and again. Replayed estimates are kept because they are few and expensive.
+    again and again.
     """
 
-    def __init__(self, request: Request, name: str) -> None:
+    def __init__(self, request: Request, name: SizeName) -> None:
         self.request, self.name = request, name
         self.series = SeriesCache()
         self.tried: dict[int, Probe] = {}
-        self.replayed: dict[int, ProbeResult] = {}
-        self.ruled = Probes(replace(request, reserved="rule"), name) if request.reserved == "replay" else None
-        #: How many more values may be replayed.
-        self.replays = REPLAYED
+        #: The bytes that the card offers, known from the first estimate on.
+        self.usable = 0
         #: The value in the request.
         self.requested = requested(request, name)
         #: Tokens that are added to the value: virtual tokens to a sequence, or the other way round.
         self.offset = _tokens(request) - self.requested if name in ("sequence_length", "num_virtual_tokens") else 0
+
+    @property
+    def ruled(self) -> Probes:
+        """The probes by the rule."""
+        return self
 
     def point(self, value: int) -> ProbeResult:
         """The estimate with a value of the setting.
@@ -96,13 +98,11 @@ class Probes:
         Raises:
             PlanError: if it is refused.
         """
-        if value in self.replayed:
-            return self.replayed[value]
         request = with_value(self.request, self.name, value)
         point = ProbeResult(value=value, estimate=estimate(request, self.series))
         self.tried[value] = Probe(value, point.fits, point.excess, point.least_excess)
-        if self.ruled is not None:
-            self.replayed[value] = point
+        assert point.estimate.fit is not None
+        self.usable = point.estimate.fit.usable_bytes
         return point
 
     def at(self, value: int) -> Probe:
@@ -122,38 +122,36 @@ class Probes:
         high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
         return crossing(lambda value: self.at(value).excess, low, high)[0]
 
+    def largest_below(self, low: int, high: int) -> int:
+        """The largest value found that fits, from `low` on; below `low` if none does.
+
+        The live tensors of `low` fit, and `high` does not fit. If required memory is not monotonic, those values are
+        tried at which less may be required.
+        """
+        best = self.edge(low, high) if self.at(low).fits else low - 1
+        return higher(self, best, high) if self.request.accounting == "exact" else best
+
     def first_without_room(self, low: int, high: int) -> int:
         """A value from which on not even the live tensors fit, close to the first such value; `high` if there is none.
 
         The live tensors of `low` fit, and `high` does not fit.
         """
-        if self.by_rule(high).least_excess <= 0:
+        if self.at(high).least_excess <= 0:
             return high
-        return crossing(lambda value: self.by_rule(value).least_excess, low, high, near=NEAR)[1]
-
-    def by_rule(self, value: int) -> Probe:
-        """The figures of a value with reserved memory by the rule; its live tensors are the same."""
-        return self.at(value) if self.ruled is None else self.ruled.at(value)
+        return crossing(lambda value: self.at(value).least_excess, low, high, near=NEAR)[1]
 
     def fits(self, value: int) -> bool:
-        """Whether a value fits. It is not replayed if not even its live tensors fit."""
-        return self.by_rule(value).least_excess <= 0 and self.at(value).fits
+        """Whether the memory that a value requires is available."""
+        return self.at(value).fits
 
     @cached_property
     def budget(self) -> int:
         """How many values one search may estimate."""
         return max(MIN_TRIED, MAX_TENSORS // len(self.sizes(max(self.tried))[1]))
 
-    def largest(self, likely: Iterable[int], spread: Iterable[int]) -> int | None:
-        """The largest of some values that fits. The likeliest come first, and only `budget` of them are estimated.
-
-        With a replay, the likeliest by the rule are replayed, and `spread`.
-        """
+    def largest(self, likely: Iterable[int]) -> int | None:
+        """The largest of some values that fits. The likeliest come first, and only `budget` of them are estimated."""
         untried = list(dict.fromkeys(value for value in likely if value not in self.tried))[: self.budget]
-        if self.ruled is not None:
-            untried = sorted(untried, key=lambda value: self.by_rule(value).excess)[: self.replays]
-            self.replays -= len(untried)
-            untried += spread
         return next((value for value in sorted(untried, reverse=True) if self.fits(value)), None)
 
     def climb(self, low: int, high: int) -> int:
@@ -161,7 +159,7 @@ class Probes:
 
         It climbs by strides first: multiples of what kernels align to.
         """
-        for stride in () if self.ruled else STRIDES:
+        for stride in STRIDES:
             for offset in {0, self.offset}:
                 if (low + offset) % stride == 0:
                     low = self._last(low, high, stride)

@@ -44,7 +44,15 @@ class LimitsAnswer(Answer):
     """The largest value of the setting that fits, and what bounds it."""
 
     solve_for: SolveFor = described("The setting that was solved for.", "r")
-    value: int | None = described("The largest value that fits the device; null if none fits.", 1064)
+    value: int | None = described(
+        "The largest value that fits the device: the run never frees cached blocks for a request. Null if none fits.",
+        1064,
+    )
+    largest_with_retries: int | None = described(
+        "The largest value found that runs, even if PyTorch's allocator must free cached blocks and request memory"
+        " again: the run is tight above value. Null if none runs, or by the rule.",
+        1080,
+    )
     bound: LimitBound = described("Why no larger value is possible.", {"by": "memory"})
     at: LimitPoint | None = described("The run with that value; null if no value fits.", {"value": 1064})
     above: LimitPoint | None = described(
@@ -64,6 +72,7 @@ def limits_answer(limit: Limit) -> LimitsAnswer:
         {
             "solve_for": limit.solve_for,
             "value": limit.value,
+            "largest_with_retries": limit.largest_with_retries,
             "bound": limit.bound,
             "at": _point(limit.at),
             "above": _point(limit.above),

@@ -1,5 +1,7 @@
 """The answer of `/limits.json`."""
 
+from typing import Literal
+
 from app.api.answers.answer import Answer, described
 from app.api.answers.limits import LimitsAnswer
 from calculator.devices import Verdict
@@ -14,6 +16,11 @@ class CellAnswer(Answer):
     required_bytes: int | None = described("The required memory; null if the run is refused.", 21_494_661_120)
     headroom_bytes: int | None = described(
         "Usable bytes minus required_bytes; null if the run is refused.", 3_756_097_536
+    )
+    reserved: Literal["rule", "replay"] | None = described(
+        "How required_bytes and the verdict were found: the allocator is replayed for runs near the limit. Null if the"
+        " run is refused.",
+        "replay",
     )
     reason: str = described("Why the run is refused; empty if it is not.", "")
 

@@ -36,12 +36,12 @@ class PlanLimits:
 
 
 def plan_limits(body: Any) -> PlanLimits:
-    """Return the limits of an estimate's request body, by the rule for reserved memory: replays would take seconds.
+    """Return the limits of an estimate's request body.
 
     Raises:
         PlanError: if the request is invalid, has no device, or the libraries refuse the combination.
     """
-    request = parse_request({**body, "reserved": "rule"})
+    request = parse_request(body)
     return PlanLimits(limits=_limits(request), map=fit_map(request))
 
 
@@ -57,5 +57,6 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "verdict": fit.verdict if fit else None,
         "required_bytes": cell.estimate.memory.required_bytes if cell.estimate else None,
         "headroom_bytes": fit.headroom_bytes if fit else None,
+        "reserved": cell.estimate.reserved if cell.estimate else None,
         "reason": cell.reason,
     }

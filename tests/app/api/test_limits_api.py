@@ -14,7 +14,7 @@ def test_the_points_are_the_estimates_of_their_values(client, plan, limits):
     assert answer["bound"]["by"] == "memory"
     for point in (answer["at"], answer["above"]):
         estimate = client.post(
-            "/api/v1/estimate", json={**plan, "reserved": "rule", "method": {**plan["method"], "r": point["value"]}}
+            "/api/v1/estimate", json={**plan, "method": {**plan["method"], "r": point["value"]}}
         ).json()
         assert point["verdict"] == estimate["fit"]["verdict"]
         assert point["headroom_bytes"] == estimate["fit"]["headroom_bytes"]
@@ -28,7 +28,7 @@ def test_the_points_are_the_estimates_of_their_values(client, plan, limits):
 def test_the_whole_estimate_of_the_value_is_shown_next_to_it(client, plan, limits):
     answer = limits(solve_for="micro_batch_size").json()
     plan["training"]["micro_batch_size"] = answer["value"]
-    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, "reserved": "rule"}).json()
+    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan}).json()
 
 
 def test_a_rank_that_ends_at_a_matrix_is_answered_with_the_estimate_of_it(client, plan, limits):
@@ -36,7 +36,7 @@ def test_a_rank_that_ends_at_a_matrix_is_answered_with_the_estimate_of_it(client
     answer = limits(**changes).json()
     assert (answer["bound"]["by"], answer["value"]) == ("matrix", 4096)
     changes["method"]["r"] = answer["value"]
-    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, **changes, "reserved": "rule"}).json()
+    assert answer["estimate"] == client.post("/api/v1/estimate", json={**plan, **changes}).json()
 
 
 def test_nothing_that_fits_is_an_answer_too(limits):

@@ -1,6 +1,9 @@
 """The limits page, its JSON version and the API show the same figures."""
 
 import re
+from html import unescape
+
+import pytest
 
 
 def test_the_map_on_the_page_is_the_twins(client):
@@ -12,14 +15,25 @@ def test_the_map_on_the_page_is_the_twins(client):
     assert text.count('aria-current="true"') == 1
 
 
-def test_a_cell_of_the_map_is_its_plan_by_the_rule(client):
-    cell = client.get("/limits.json").json()["map"]["rows"][0][1]
-    sizes = f"micro_batch_size=2&sequence_length={cell['sequence_length']}"
-    answer = client.get(f"/estimate.json?{sizes}&reserved=rule").json()
+@pytest.mark.parametrize("reserved", ["rule", "replay"])
+def test_a_cell_of_the_map_is_its_plan_by_what_it_states(client, reserved):
+    rows = client.get("/limits.json").json()["map"]["rows"]
+    cell = next(cell for row in rows for cell in row if cell["reserved"] == reserved)
+    sizes = f"micro_batch_size={cell['micro_batch_size']}&sequence_length={cell['sequence_length']}"
+    answer = client.get(f"/estimate.json?{sizes}&reserved={reserved}").json()
     assert (answer["memory"]["required_bytes"], answer["fit"]["headroom_bytes"]) == (
         cell["required_bytes"],
         cell["headroom_bytes"],
     )
+
+
+def test_by_the_rule_no_limit_and_no_cell_is_replayed(client):
+    answer = client.get("/limits.json?reserved=rule").json()
+    assert {cell["reserved"] for row in answer["map"]["rows"] for cell in row} == {"rule"}
+    assert {limit["estimate"]["reserved"] for limit in answer["limits"]} == {"rule"}
+    ruled, replayed = (client.get(f"/limits?reserved={reserved}").text for reserved in ("rule", "replay"))
+    assert ruled.count("Reserved memory is by the rule.") == 2
+    assert "near the card's limit are replayed" in unescape(replayed)
 
 
 def test_a_refused_pair_is_reported_with_its_reason(client):

@@ -1,12 +1,13 @@
 """Random limits over real models, compared with a scan of larger values.
 
-`python -m tests.calculator.limits.random_limits SEED COUNT [SCANNED]` checks COUNT limits, and for each that memory
-bounds SCANNED values up to where the live tensors no longer fit.
+`python -m tests.calculator.limits.random_limits RESERVED SEED COUNT [SCANNED]` checks COUNT limits by the rule or by
+replay, and for each that memory bounds SCANNED values up to where the live tensors no longer fit.
 """
 
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 from time import process_time
 
@@ -14,13 +15,12 @@ from calculator.common.errors import PlanError
 from calculator.devices import gpus
 from calculator.estimate.estimate import model_of
 from calculator.limits.bounds import bound, solvable
-from calculator.limits.limits import limit, parse_limit
-from calculator.limits.probes import Probes
+from calculator.limits.limits import limit, parse_limit, search_of
 from tests.calculator.random_plans import random_body
 
 
-def requests(seed, count):
-    """Limits' requests that the calculator answers, drawn from a seed; one in four of those without a value."""
+def requests(seed, count, reserved="rule"):
+    """Limits' requests that are answered, drawn from a seed; one in four of those that the rule has no value for."""
     chance = random.Random(seed)
     found = []
     while len(found) < count:
@@ -28,14 +28,14 @@ def requests(seed, count):
         if chance.random() < 0.3:
             body["method"] = {"name": chance.choice(["adapter", "prefix", "prompt"])}
         body["device"] = {"gpu": chance.choice(gpus()).id}
-        body["solve_for"] = "sequence_length"
+        body |= {"solve_for": "sequence_length", "reserved": "rule"}
         try:
             body["solve_for"] = chance.choice(list(solvable(parse_limit(body).request.method)))
             answer = limit(parse_limit(body))
         except PlanError:
             continue
         if answer.at is not None or chance.random() < 0.25:
-            found.append(body)
+            found.append({**body, "reserved": reserved})
     return found
 
 
@@ -55,19 +55,20 @@ def larger(body, answer, scanned):
     """Larger values that fit nevertheless, among those scanned up to where the live tensors no longer fit."""
     parsed = parse_limit(body)
     request, name = parsed.request, parsed.solve_for
-    probes, most = Probes(request, name), bound(request, model_of(request.model), name)
+    search, most = search_of(replace(request, length_given=True), name), bound(request, model_of(request.model), name)
+    probes = search.ruled
     start = answer.above.value
     step = 1
     while start + step < most.limit and probes.at(start + step).least_excess <= 0:
         step *= 2
     values = {start + 1 + step * k // scanned for k in range(scanned)}
-    return sorted(value for value in values if value <= most.limit and probes.at(value).fits)
+    return sorted(value for value in values if value <= most.limit and search.fits(value))
 
 
-def report(seed, count, scanned):
+def report(reserved, seed, count, scanned):
     """The table's lines."""
     bounds, times, wrong, missed = Counter(), [], 0, []
-    for body in requests(seed, count):
+    for body in requests(seed, count, reserved):
         start = process_time()
         answer = limit(parse_limit(body))
         times.append(process_time() - start)
@@ -82,5 +83,5 @@ def report(seed, count, scanned):
 
 
 if __name__ == "__main__":
-    seed, count, *scanned = [int(argument) for argument in sys.argv[1:]]
-    sys.stdout.write("\n".join(report(seed, count, scanned[0] if scanned else 0)) + "\n")
+    seed, count, *scanned = [int(argument) for argument in sys.argv[2:]]
+    sys.stdout.write("\n".join(report(sys.argv[1], seed, count, scanned[0] if scanned else 0)) + "\n")

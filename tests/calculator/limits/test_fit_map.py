@@ -5,9 +5,11 @@ from itertools import pairwise
 import pytest
 
 from calculator.common.errors import PlanError
+from calculator.devices import Verdict
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from calculator.limits.fit_map import doublings, fit_map
+from calculator.limits import fit_map as limits_fit_map
+from calculator.limits.fit_map import MAX_REPLAYED, doublings, fit_map
 
 QLORA = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -17,14 +19,49 @@ QLORA = {
 }
 
 
-def test_each_cell_is_the_plan_with_its_batch_and_length():
-    found = fit_map(parse_request(QLORA))
+def of_cell(cell, **changes):
+    """The estimate of a cell's pair on its own."""
+    sizes = {"micro_batch_size": cell.micro_batch_size, "sequence_length": cell.sequence_length}
+    return estimate(parse_request({**QLORA, **changes, "training": {**QLORA["training"], **sizes}}))
+
+
+def test_each_cell_is_the_plan_with_its_batch_and_length_by_the_rule():
+    found = fit_map(parse_request({**QLORA, "reserved": "rule"}))
     assert found.own == (2, 3000)
     for row in found.rows[::3]:
         for cell in row[::3]:
-            sizes = {"micro_batch_size": cell.micro_batch_size, "sequence_length": cell.sequence_length}
-            same = estimate(parse_request({**QLORA, "training": {**QLORA["training"], **sizes}}))
-            assert cell.estimate.fit == same.fit
+            assert cell.estimate.fit == of_cell(cell, reserved="rule").fit
+
+
+def test_the_plan_and_the_cells_near_the_limit_are_replayed():
+    found = fit_map(parse_request(QLORA))
+    cells = {(cell.micro_batch_size, cell.sequence_length): cell for row in found.rows for cell in row}
+    replayed = {pair: cell for pair, cell in cells.items() if cell.estimate.reserved == "replay"}
+    assert found.own in replayed
+    assert len(replayed) <= MAX_REPLAYED + 1
+    assert found.near == 0
+    for cell in replayed.values():
+        assert cell.estimate.fit == of_cell(cell).fit
+    for pair in cells.keys() - replayed.keys():
+        fit = cells[pair].estimate.fit
+        assert fit.verdict is Verdict.DOES_NOT_FIT or fit.headroom_bytes >= fit.usable_bytes // 20
+
+
+def test_what_the_rule_decides_a_replay_decides_alike():
+    found = fit_map(parse_request(QLORA))
+    for row in found.rows[::2]:
+        for cell in row[::2]:
+            assert cell.estimate.fit.verdict is of_cell(cell).fit.verdict
+
+
+def test_of_too_many_cells_near_the_limit_the_nearest_are_replayed(monkeypatch):
+    whole = fit_map(parse_request(QLORA))
+    monkeypatch.setattr(limits_fit_map, "MAX_REPLAYED", 1)
+    found = fit_map(parse_request(QLORA))
+    count = sum(cell.estimate.reserved == "replay" for row in whole.rows for cell in row)
+    fewer = sum(cell.estimate.reserved == "replay" for row in found.rows for cell in row)
+    assert fewer < count
+    assert found.near >= count - fewer
 
 
 def test_more_tokens_never_need_less_for_tensors():

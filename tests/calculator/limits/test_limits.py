@@ -1,4 +1,4 @@
-"""The largest value that fits: it does, one more does not, and what bounds it is named."""
+"""The largest value that fits by the rule: it does, one more does not, and what bounds it is named."""
 
 import pytest
 
@@ -25,7 +25,7 @@ PLENTY = {"memory_bytes": 1 << 50}
 
 
 def solved(body, solve_for, **changes):
-    return limit(parse_limit({**body, **changes, "solve_for": solve_for}))
+    return limit(parse_limit({"reserved": "rule", **body, **changes, "solve_for": solve_for}))
 
 
 def answered(body, method):
@@ -59,13 +59,6 @@ def test_example_2_of_the_lesson_fits_at_rank_256_but_not_under_8_gb():
     assert (answer.value, answer.bound.by) == (341, "memory")
     # Blocks of more than a third of 20 MiB fit twice into a segment, not three times: 5,120 × 341 × 4 bytes are less.
     assert 5120 * 341 * 4 < (20 << 20) / 3 < 5120 * 342 * 4
-
-
-def test_the_replayed_allocator_has_a_limit_of_its_own():
-    body = {**GPT2, "reserved": "replay", "device": {"memory_bytes": 2 << 30}}
-    answer = solved(body, "sequence_length")
-    assert list(faults(answer)) == []
-    assert answer.at.estimate == estimate(parse_request({**body, "training": {"sequence_length": answer.value}}))
 
 
 def test_rank_is_bounded_by_the_widest_matrix_and_a_warning_names_smaller_ones():
@@ -171,6 +164,7 @@ def test_a_tight_smallest_value_is_no_answer_but_larger_ones_are_tried():
 )
 def test_a_larger_value_that_needs_less_is_found(model, method, training, device, solve_for, value):
     body = {"model": model, "method": method, "training": training, "device": device, "solve_for": solve_for}
+    body["reserved"] = "rule"
     answer = limit(parse_limit(body))
     assert (answer.value, list(faults(answer))) == (value, [])
     assert larger(body, answer, 40) == []
@@ -197,26 +191,6 @@ def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch)
         estimated.clear()
         limit(parse_limit(body))
         assert len(estimated) <= 120, body
-
-
-def test_a_limit_with_replays_replays_few_values(monkeypatch):
-    """Of the values whose live tensors do not fit, only the first that was found is replayed: the search's far end."""
-    replayed = []
-
-    def counted(request, _):
-        answer = estimate(request)
-        memory, fit = answer.memory, answer.fit
-        fragmentation = memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
-        live_fit = memory.required_bytes - fragmentation <= fit.usable_bytes
-        replayed.extend([live_fit] if request.reserved == "replay" else [])
-        return answer
-
-    monkeypatch.setattr(probes, "estimate", counted)
-    answer = solved({**GPT2, "reserved": "replay", "device": {"memory_bytes": 2 << 30}}, "r")
-    assert answer.value is not None
-    assert len(replayed) <= 33
-    assert replayed.count(False) <= 1
-    assert answer.at.estimate.reserved == answer.above.estimate.reserved == "replay"
 
 
 @pytest.mark.parametrize(

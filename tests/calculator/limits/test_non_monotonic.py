@@ -1,6 +1,6 @@
 """Values at which less memory may be required: two tensors have equal sizes, or kernels align to the value."""
 
-from calculator.limits.non_monotonic import ALL, equal_sizes, following, likely, spread
+from calculator.limits.non_monotonic import ALL, equal_sizes, following, likely
 
 KEPT = 4096 * 4096 * 2
 
@@ -55,8 +55,3 @@ def test_lengths_are_aligned_with_and_without_virtual_tokens():
     values = following(Sized(offset=20), 1000, 2000)
     assert {1001, 1004, 1008, 1024} <= set(values)
     assert all(1000 < value < 2000 for value in values)
-
-
-def test_a_spread_leaves_out_its_ends():
-    assert spread(0, 7) == {1, 2, 3, 4, 5, 6}
-    assert spread(3, 4) == set()
