@@ -7,11 +7,11 @@
 
   const LONGEST_ADDRESS = 8000;
   const TYPING_PAUSE = 250;
-  const ROOM_PAUSE = 300;
+  const LIMITS_DELAY = 300;
   let running = null;
   let timer = 0;
-  let furnishing = null;
-  let roomTimer = 0;
+  let loadingLimits = null;
+  let limitsTimer = 0;
   let lastChanged = "";
   let shownAddress = location.pathname + location.search;
   const ownAddress = document.querySelector("[data-live-address]")?.getAttribute("href");
@@ -47,38 +47,38 @@
     }
   };
 
-  const room = () => document.querySelector("#answer [data-room]");
+  const limitsSection = () => document.querySelector("#answer [data-limits]");
 
   // The limits need dozens of estimates, so they load after the answer; until then the previous ones are dimmed.
-  const furnish = async () => {
-    const shown = room();
-    if (furnishing) furnishing.abort();
+  const loadLimits = async () => {
+    const shown = limitsSection();
+    if (loadingLimits) loadingLimits.abort();
     if (!shown) return;
     const mine = new AbortController();
-    furnishing = mine;
+    loadingLimits = mine;
     shown.setAttribute("aria-busy", "true");
     try {
-      const response = await fetch(shown.dataset.room, { signal: mine.signal });
-      const found = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-room]");
-      if (mine !== furnishing) return;
+      const response = await fetch(shown.dataset.limits, { signal: mine.signal });
+      const found = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-limits]");
+      if (mine !== loadingLimits) return;
       if (!found) throw new Error(`status ${response.status}`);
       const unfolded = openFolds();
       shown.replaceChildren(...found.childNodes);
       unfold(unfolded);
       shown.removeAttribute("aria-busy");
     } catch (error) {
-      if (error.name === "AbortError" || mine !== furnishing) return;
-      shown.replaceChildren(...lead);
+      if (error.name === "AbortError" || mine !== loadingLimits) return;
+      shown.replaceChildren(...placeholder);
       shown.removeAttribute("aria-busy");
     }
   };
 
-  let lead = [];
+  let placeholder = [];
 
-  const swap = (answered) => {
+  const showAnswer = (answered) => {
     const unfolded = openFolds();
     const drawn = [...document.querySelectorAll("#answer .chart-canvas")];
-    const furnished = room() ? [...room().childNodes] : [];
+    const previous = limitsSection() ? [...limitsSection().childNodes] : [];
     for (const fresh of answered.querySelectorAll("[data-live]")) {
       const shown = document.querySelector(`[data-live="${fresh.dataset.live}"]`);
       if (shown) shown.replaceChildren(...fresh.childNodes);
@@ -86,10 +86,10 @@
     for (const canvas of drawn) {
       document.querySelector(`#answer .chart-canvas[data-figure="${canvas.dataset.figure}"]`)?.replaceWith(canvas);
     }
-    if (room()) {
-      lead = [...room().childNodes];
-      if (furnished.length) room().replaceChildren(...furnished);
-      room().setAttribute("aria-busy", "true");
+    if (limitsSection()) {
+      placeholder = [...limitsSection().childNodes];
+      if (previous.length) limitsSection().replaceChildren(...previous);
+      limitsSection().setAttribute("aria-busy", "true");
     }
     unfold(unfolded);
     document.title = answered.title;
@@ -169,15 +169,15 @@
       withhold(why);
       return;
     }
-    swap(answered);
+    showAnswer(answered);
     unanswered.hidden = true;
     strip.hash = "#verdict";
     markWrong(answered);
     remember(answered, name);
     document.dispatchEvent(new Event("answered"));
     answer.removeAttribute("aria-busy");
-    clearTimeout(roomTimer);
-    roomTimer = setTimeout(furnish, ROOM_PAUSE);
+    clearTimeout(limitsTimer);
+    limitsTimer = setTimeout(loadLimits, LIMITS_DELAY);
   };
 
   form.addEventListener("input", (event) => {
@@ -238,9 +238,9 @@
     if (fold) fold.open = true;
   });
 
-  if (room()) lead = [...room().childNodes];
+  if (limitsSection()) placeholder = [...limitsSection().childNodes];
   // Slow parts are requested after the page is painted.
-  requestAnimationFrame(() => setTimeout(furnish));
+  requestAnimationFrame(() => setTimeout(loadLimits));
 
   window.addEventListener("popstate", () => {
     if (shownAddress !== location.pathname + location.search) location.reload();

@@ -6,7 +6,7 @@
   let running = null;
   let timer = 0;
 
-  const swap = (answered) => {
+  const showAnswer = (answered) => {
     for (const fresh of answered.querySelectorAll("[data-live]")) {
       const shown = document.querySelector(`[data-live="${fresh.dataset.live}"]`);
       if (shown) shown.replaceChildren(...fresh.childNodes);
@@ -37,7 +37,7 @@
       const answered = new DOMParser().parseFromString(await response.text(), "text/html");
       if (mine !== running) return;
       if (!answered.querySelector("[data-live]")) throw new Error(`status ${response.status}`);
-      swap(answered);
+      showAnswer(answered);
       answer.removeAttribute("aria-busy");
     } catch (error) {
       if (error.name === "AbortError" || mine !== running) return;

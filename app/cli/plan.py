@@ -134,9 +134,9 @@ def _missed(part: DevicePlan) -> Iterator[str]:
         yield from (f"! {warning}" for warning in miss.estimate.warnings)
         if miss.card is not None and miss.card_fit is not None:
             spare = size(miss.card_fit.headroom_bytes)
-            yield f"The smallest card that holds it, {AMONG}: {miss.card.name}, with {spare} to spare in training."
+            yield f"The smallest card that fits it, {AMONG}: {miss.card.name}, with {spare} to spare in training."
         else:
-            yield f"No single card holds it, {AMONG}."
+            yield f"No single card fits it, {AMONG}."
         if miss.why_no_shorter_sequence is not None:
             yield f"- {miss.why_no_shorter_sequence}"
     yield from (f"- {change.sentence}" for change in part.changes)

@@ -243,7 +243,7 @@ def _steady(run: Replay | FlatReplay, retries: list[int]) -> list[int]:
 def layout(run: Replay) -> list[list[list[tuple[object, int]]]]:
     """What the requests of the next step depend on: the segments of each pool in order, and their blocks.
 
-    The next step begins by freeing all gradients, so that these count as free; what it frees later is told apart.
+    The next step begins by freeing all gradients, so these count as free. What it frees later is a kind of its own.
     """
     kinds: dict[int, str] = {id(block): "left" for _, block in run.left}
     kinds |= {id(block): "free" for _, block in run.gradients}

@@ -57,7 +57,7 @@ class FlatDevice:
         self.least_refused: int | None = None
         self.last_refused: int | None = None
         self._shift = shift
-        #: The bit of a key that tells a large block.
+        #: The bit of a key that marks a large block.
         self._large = 1 << 2 * shift
         #: The next address of a small and of a large segment.
         self._next = [1, 1 << shift - 1]

@@ -37,7 +37,7 @@ class OutOfMemoryError(Exception):
 
     Attributes:
         requested: The request, rounded to a block, bytes.
-        segment: What would have been taken from the device, bytes.
+        segment: The segment that the device was to allocate, bytes.
         allocated: The blocks in use, bytes.
         reserved: The blocks in use and the cached ones, bytes.
         free: What is left of the allocator's capacity, bytes.

@@ -206,7 +206,7 @@ def _insert_workspace(windows: list[Window], unrolled: Unrolled, row: int) -> No
 
 
 class _Short:
-    """A micro-batch as if no period were repeated, which tells the placed rows of the whole one.
+    """A micro-batch as if no period were repeated, which gives the placed rows of the whole one.
 
     Its rows are numbered as in the windows of layers. Events of other windows are numbered back; those of copies of the
     repeated period are left out there, and placed.

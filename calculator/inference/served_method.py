@@ -45,9 +45,9 @@ class ServedMethod(Method):
         return self.method.virtual_tokens
 
     @property
-    def looks_words_up(self) -> bool:
+    def embeds_inputs(self) -> bool:
         """Whether PEFT embeds the input for the method."""
-        return self.method.looks_words_up
+        return self.method.embeds_inputs
 
     @property
     def mergeable(self) -> bool:
@@ -62,9 +62,9 @@ class ServedMethod(Method):
             return ModuleSpec(dtype=training.dtype, quantization=quantization)
         return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
-    def copies(self, path: str) -> bool:
+    def copies_module(self, path: str) -> bool:
         """Whether a saved module is kept next to its original, which merging replaces."""
-        return not self.merged and self.method.copies(path)
+        return not self.merged and self.method.copies_module(path)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of the embeddings and norms."""
@@ -83,27 +83,27 @@ class ServedMethod(Method):
         """Run the method's forward."""
         return self.method.forward(bound, x)
 
-    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Run the method's embedding."""
-        return self.method.looked_up(bound, ids, rows, scale)
+        return self.method.embedding_forward(bound, ids, rows, scale)
 
-    def after(
+    def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
         """Run what the method adds after a sublayer."""
-        return self.method.after(context, modules, sublayer, hidden_states)
+        return self.method.after_sublayer(context, modules, sublayer, hidden_states)
 
-    def begin(self, context: Context) -> None:
+    def before_forward(self, context: Context) -> None:
         """Run what the method does before the model's forward."""
-        self.method.begin(context)
+        self.method.before_forward(context)
 
     def cut_to_windows(self, model: Model) -> bool:
         """Whether the method's prefix is cut to the windows of sliding layers."""
         return self.method.cut_to_windows(model)
 
-    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+    def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Return the prompt's embeddings from the method; those of a later token unchanged."""
-        return embeddings if context.past else self.method.embedded(context, embeddings)
+        return embeddings if context.past else self.method.prepare_inputs_embeds(context, embeddings)
 
     def is_matmul(self, tensor: ResidentTensor) -> bool:
         """Whether the method's parameter is a factor of a matrix product."""

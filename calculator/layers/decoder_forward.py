@@ -34,7 +34,7 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
         return rows
     if context.training.gradient_checkpointing:
         rows = context.input_requiring_grad(rows)
-    return context.method.looked_up(embed, ids, rows, scale)
+    return context.method.embedding_forward(embed, ids, rows, scale)
 
 
 def identity(context: Context, hidden_states: Tensor) -> Tensor:  # noqa: ARG001  the signature of such hooks

@@ -36,7 +36,7 @@ def run_sublayer(
 ) -> Tensor:
     """Run a sublayer and what the method adds after it. The sublayer's input stays alive meanwhile."""
     out = sublayer(context, modules, x)
-    return context.method.after(context, modules, name, out)
+    return context.method.after_sublayer(context, modules, name, out)
 
 
 def config_dropout(context: Context, name: str, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class MethodHooks(Protocol):
         """The tokens that the method adds to each sequence."""
 
     @property
-    def looks_words_up(self) -> bool:
+    def embeds_inputs(self) -> bool:
         """Whether PEFT looks up the word embeddings and passes them to the model."""
 
     def hidden_dtype(self, training: Training) -> DType:
@@ -33,19 +33,19 @@ class MethodHooks(Protocol):
     def cut_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
 
-    def begin(self, context: Context) -> None:
+    def before_forward(self, context: Context) -> None:
         """Run before the model."""
 
-    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+    def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Return the input embeddings that the first layer receives."""
 
-    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """Return the output of an embedding with added parameters."""
 
     def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
         """Run a module with added parameters."""
 
-    def after(
+    def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
         """Run after a sublayer, before its residual is added."""

@@ -39,7 +39,7 @@ class Method:
         return 0
 
     @property
-    def looks_words_up(self) -> bool:
+    def embeds_inputs(self) -> bool:
         """Whether PEFT embeds the input itself and calls the model with `inputs_embeds`."""
         return False
 
@@ -49,7 +49,7 @@ class Method:
         return False
 
     @property
-    def size_in_words(self) -> tuple[str, ...]:
+    def label_parts(self) -> tuple[str, ...]:
         """The settings that decide the method's size, for a plan's label."""
         return ()
 
@@ -76,7 +76,7 @@ class Method:
         """How the base model's linear layers are stored in 4 bits, if they are."""
         return None
 
-    def copies(self, path: str) -> bool:  # noqa: ARG002
+    def copies_module(self, path: str) -> bool:  # noqa: ARG002
         """Whether the module at a path is copied with its buffers, alone or inside a copied module."""
         return False
 
@@ -102,14 +102,14 @@ class Method:
         """Run a module with added parameters: (..., in_features) to (..., out_features)."""
         return bound.base(x)
 
-    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
+    def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:  # noqa: ARG002
         """Run an embedding with added parameters.
 
         `rows` are its own rows of the ids, multiplied by `scale` where it has one.
         """
         return rows
 
-    def after(
+    def after_sublayer(
         self,
         context: Context,  # noqa: ARG002
         modules: LayerModules,  # noqa: ARG002
@@ -123,10 +123,10 @@ class Method:
         """Whether a cache filled before the model runs is cut to the windows of sliding layers."""
         return False
 
-    def begin(self, context: Context) -> None:
+    def before_forward(self, context: Context) -> None:
         """Run what comes before the model's forward."""
 
-    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
+    def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:  # noqa: ARG002
         """Return the first layer's input, made from the input embeddings."""
         return embeddings
 

@@ -125,7 +125,7 @@ def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> l
 
 
 def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
-    """A method in each of its candidate sizes; a method without sizes as it is by default."""
+    """A method in each of its candidate sizes; a method without sizes once, by its defaults."""
     sizes = method.facts.candidate_sizes
     usual = [_sized(method, sizes.setting, size) for size in sizes.usual] if sizes else [method]
     smaller = [_sized(method, sizes.setting, size) for size in sizes.smaller] if sizes else []

@@ -10,4 +10,4 @@ if TYPE_CHECKING:
 
 def label(method: Method) -> str:
     """A method's name and size: LoRA, r 16 on every linear layer."""
-    return ", ".join((method.facts.label, *method.size_in_words))
+    return ", ".join((method.facts.label, *method.label_parts))

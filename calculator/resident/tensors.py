@@ -64,7 +64,7 @@ class AddsTensors(Protocol):
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the tensors that belong to no module."""
 
-    def copies(self, path: str) -> bool:
+    def copies_module(self, path: str) -> bool:
         """Return whether the module at a path is copied or is inside one that is."""
 
 
@@ -118,7 +118,7 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
     own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield own
     owner, _, last = name.rpartition(".")
-    if method.copies(owner):
+    if method.copies_module(owner):
         yield replace(own, name=f"{owner}.modules_to_save.{last}")
 
 

@@ -47,7 +47,7 @@ def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list
     uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
         context.cache = Cache(windowed=True, given=masks.window_tensors(context))
-    context.method.begin(context)
+    context.method.before_forward(context)
     hidden_states = decoder(context, ids)
     context.release()
     context.tape.component = "logits_and_loss"
@@ -67,7 +67,7 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     inputs_embeds = forward.embeddings(context, ids)
     if context.training.gradient_checkpointing and not inputs_embeds.edge:
         inputs_embeds = context.input_requiring_grad(inputs_embeds)
-    inputs_embeds = context.method.embedded(context, inputs_embeds)
+    inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
     del inputs_embeds

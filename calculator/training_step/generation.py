@@ -135,7 +135,7 @@ def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> Pass:
     """Run the model, which gets the only reference to the ids, and choose the next token."""
     tape, start = context.tape, len(context.tape.events)
     if not context.past:
-        context.method.begin(context)
+        context.method.before_forward(context)
     outputs = _forward(context, ids.pop())
     context.forward_locals = []
     _choose(context, loop)

@@ -18,4 +18,6 @@ def after_update(page, action):
 
 def wait_for_limits(page):
     """Wait for the limits and the map, which load after the answer."""
-    page.wait_for_function("() => document.querySelector('.map') && !document.querySelector('[data-room][aria-busy]')")
+    page.wait_for_function(
+        "() => document.querySelector('.map') && !document.querySelector('[data-limits][aria-busy]')"
+    )

@@ -41,7 +41,7 @@ WIDTHS = [1440, 768, 375]
 
 def wait_for_charts(page):
     """Wait until every chart is drawn and the limits have loaded."""
-    page.wait_for_function("() => !document.querySelector('.chart-canvas:not([data-drawn]), [data-room][aria-busy]')")
+    page.wait_for_function("() => !document.querySelector('.chart-canvas:not([data-drawn]), [data-limits][aria-busy]')")
 
 
 def wait_for_chart_width(page):

@@ -37,7 +37,7 @@ MODELS = (
     "google/gemma-3-270m",
     "google/gemma-2-9b",
 )
-#: Methods beside the three that are planned most.
+#: Methods other than the three that are planned most.
 OTHERS = ("adapter", "prefix", "prompt")
 OPTIMIZERS = (
     *["adamw_torch"] * 4,

@@ -96,7 +96,7 @@ def _output(case: LayerCase, context: Context, layer: LayerModules, x: Tensor | 
         return method.encoded(context, Dim(method.num_virtual_tokens, "p"), context.config["hidden_size"])
     assert x is not None
     if isinstance(method, Adapter):
-        return method.after(context, layer, "mlp", x)
+        return method.after_sublayer(context, layer, "mlp", x)
     module = _module(case, layer)
     assert module is not None
     return module(x)

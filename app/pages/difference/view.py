@@ -112,7 +112,7 @@ def compared(typed: str) -> ComparedPlan:
     """Return the answered plan of an address.
 
     Raises:
-        PlanError: if it is not the address of a plan, or the plan has no answer.
+        PlanError: if it is not the address of a plan, or the plan is refused.
     """
     form = read(typed)
     request = parse_request(form.estimate())
@@ -120,7 +120,7 @@ def compared(typed: str) -> ComparedPlan:
 
 
 def reason(typed: str, error: PlanError) -> str:
-    """Return why a plan has no answer."""
+    """Return why a plan is refused."""
     messages = plan_form.read(_pairs(typed)).messages(error.problems)
     return "; ".join(f"{LABELS[name]}: {message}" if name else message for name, message in messages.items())
 

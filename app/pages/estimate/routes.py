@@ -143,7 +143,7 @@ def _error(
     context: dict[str, Any],
     messages: Mapping[str, str],
     comparison: view.Comparison | None,
-    title: str = "This plan has no answer",
+    title: str = "This plan can't be estimated",
 ) -> Response:
     form: Form = context["form"]
     return page(

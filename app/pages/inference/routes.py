@@ -68,7 +68,12 @@ def inference_page(form: InferenceForm) -> Response:
     except PlanError as error:
         messages = form.messages(error.problems)
         return page(
-            "inference/page.html", 422, **context, answer=None, errors=messages, title="This can't be served so"
+            "inference/page.html",
+            422,
+            **context,
+            answer=None,
+            errors=messages,
+            title="This inference can't be estimated",
         )
     gauge = verdict.gauge_of(inference_text.parts(answer), answer.fit)
     title = inference_text.title(answer)

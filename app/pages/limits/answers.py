@@ -33,7 +33,7 @@ class FitMapAnswer(Answer):
     rows: tuple[tuple[CellAnswer, ...], ...] = described("The cells, row by row.", [[{"verdict": "fits"}]])
 
 
-class RoomAnswer(Answer):
+class PlanLimitsAnswer(Answer):
     """The largest value of each setting, and the map of verdicts."""
 
     limits: tuple[LimitsAnswer, ...] = described("One limit per setting.", [{"solve_for": "r", "value": 1064}])

@@ -25,7 +25,7 @@ def get_limits(request: Request) -> Response:
         limits = plan_limits(form.estimate())
     except PlanError as error:
         messages = form.messages(error.problems)
-        title = "This plan has no limits"
+        title = "The limits of this plan can't be computed"
         return page("limits/page.html", 422, **context, limits=None, problems=messages, title=title)
     return page("limits/page.html", **context, limits=limits, problems={}, title="The largest that fits")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.limits import limits_answer
-from app.pages.limits.answers import FitMapAnswer, RoomAnswer
+from app.pages.limits.answers import FitMapAnswer, PlanLimitsAnswer
 from calculator.estimate.request import parse_request
 from calculator.limits.bounds import solvable
 from calculator.limits.fit_map import fit_map
@@ -25,11 +25,11 @@ class PlanLimits:
     limits: tuple[Limit, ...]
     map: FitMap
 
-    def answer(self) -> RoomAnswer:
+    def answer(self) -> PlanLimitsAnswer:
         """Return the JSON version."""
         rows = tuple(tuple(_cell(cell) for cell in row) for row in self.map.rows)
         axes = {"micro_batch_sizes": self.map.micro_batch_sizes, "sequence_lengths": self.map.sequence_lengths}
-        return RoomAnswer(
+        return PlanLimitsAnswer(
             limits=tuple(limits_answer(each) for each in self.limits),
             map=FitMapAnswer.model_validate({**axes, "rows": rows}),
         )

@@ -69,5 +69,7 @@ def plan_page(form: NeedsForm) -> Response:
         answer = answer_to(parse_plan(form.body()))
     except PlanError as error:
         messages = form.messages(error.problems)
-        return page("plan/page.html", 422, **context, answer=None, errors=messages, title="These needs have no answer")
+        return page(
+            "plan/page.html", 422, **context, answer=None, errors=messages, title="These needs can't be planned"
+        )
     return page("plan/page.html", **context, answer=answer, errors={}, title=plan_text.sentence(answer.plans[0]))

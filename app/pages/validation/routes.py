@@ -23,5 +23,5 @@ def get_validation() -> Response:
         measured=[{"answer": device, "steps": view.steps(device)} for device in answer.measured],
         remark=answer.remark,
         statistics=STATISTICS,
-        title="How far estimates were from measurements",
+        title="Estimates compared with measurements",
     )

@@ -23,11 +23,11 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     layernorm_output = norms.layer_norm(modules["input_layernorm"], hidden_states)
     residual = layernorm_output if normed_first else hidden_states
     attention_output = _attention(context, modules, layernorm_output, residual)
-    attention_output = context.method.after(context, modules, "attention", attention_output)
+    attention_output = context.method.after_sublayer(context, modules, "attention", attention_output)
     layernorm_output = norms.layer_norm(modules["post_attention_layernorm"], attention_output)
     residual = layernorm_output if normed_first else attention_output
     output = _mlp(context, modules, layernorm_output, residual)
-    return context.method.after(context, modules, "mlp", output)
+    return context.method.after_sublayer(context, modules, "mlp", output)
 
 
 def _attention(context: Context, modules: LayerModules, hidden_states: Tensor, residual: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def _without_images(context: Context, ids: Tensor) -> Tensor:
 
     Source: Gemma3Model.forward, which receives embeddings instead of ids if PEFT has looked them up.
     """
-    config, given = context.config, context.method.looks_words_up and not context.past
+    config, given = context.config, context.method.embeds_inputs and not context.past
     if config["image_token_id"] >= config["vocab_size"] and not given:
         context.set_scope("model: ")
         mask, ids = context.tape.new(ids.shape, "bool", "images"), context.tape.new(ids.shape, "int64", "ids of words")

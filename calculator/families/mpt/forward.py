@@ -30,7 +30,7 @@ def layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Ten
     layernorm_output = norms.layer_norm(modules["norm_2"], hidden_states)
     residual = hidden_states
     output = _with_residual(context, modules, layernorm_output, residual)
-    return context.method.after(context, modules, "mlp", output)
+    return context.method.after_sublayer(context, modules, "mlp", output)
 
 
 def _with_residual(context: Context, modules: LayerModules, x: Tensor, residual: Tensor) -> Tensor:

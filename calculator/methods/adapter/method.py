@@ -39,7 +39,7 @@ class Adapter(Method):
     )
 
     @property
-    def size_in_words(self) -> tuple[str, ...]:
+    def label_parts(self) -> tuple[str, ...]:
         """The bottleneck's width."""
         return (f"bottleneck {self.bottleneck_size}",)
 
@@ -65,7 +65,7 @@ class Adapter(Method):
             for name, shape in self._shapes(model).items()
         )
 
-    def after(
+    def after_sublayer(
         self, context: Context, modules: LayerModules, sublayer: Literal["attention", "mlp"], hidden_states: Tensor
     ) -> Tensor:
         """Run the adapter after a sublayer, in the adapter's dtype, and add its own residual."""

@@ -65,7 +65,7 @@ class LowRank(TargetedMethod):
         return self.bias != "none"
 
     @property
-    def size_in_words(self) -> tuple[str, ...]:
+    def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets."""
         return (self.rank_and_targets,)
 
@@ -94,7 +94,7 @@ class LowRank(TargetedMethod):
         """The frozen module's product plus the update."""
         return layer.forward(self, bound, x)
 
-    def looked_up(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
+    def embedding_forward(self, bound: BoundModule, ids: Tensor, rows: Tensor, scale: Tensor | None) -> Tensor:
         """The frozen rows plus the update."""
         return layer.embedding_forward(bound, ids, rows, scale)
 

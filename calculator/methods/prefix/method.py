@@ -93,7 +93,7 @@ class Prefix(VirtualTokens):
         """Whether PEFT makes the cache from the model's config, as it does in these families (PeftModel.get_prompt)."""
         return model.model_type in ("gemma2", "gemma3_text")
 
-    def begin(self, context: Context) -> None:
+    def before_forward(self, context: Context) -> None:
         """Fill the cache with every layer's keys and values (peft.PeftModel.get_prompt)."""
         p = named(self.num_virtual_tokens, "num_virtual_tokens")
         context.set_scope("prompt_encoder: ")

@@ -35,7 +35,7 @@ class Prompt(VirtualTokens):
     )
 
     @property
-    def looks_words_up(self) -> bool:
+    def embeds_inputs(self) -> bool:
         """PEFT does, to concatenate the prompt with the embeddings."""
         return True
 
@@ -66,7 +66,7 @@ class Prompt(VirtualTokens):
         )
         return (table,)
 
-    def embedded(self, context: Context, embeddings: Tensor) -> Tensor:
+    def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Concatenate the prompt, repeated for the batch, with the embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
         context.set_scope("prompt_encoder: ")

@@ -48,7 +48,7 @@ class QLoRA(LowRank):
     )
 
     @property
-    def size_in_words(self) -> tuple[str, ...]:
+    def label_parts(self) -> tuple[str, ...]:
         """The rank and the targets, and whether the model is not prepared."""
         prepared = () if self.prepare_model_for_kbit_training else ("not prepared",)
         return (self.rank_and_targets, *prepared)

@@ -62,7 +62,7 @@ class TargetedMethod(Method):
         """Whether the module at a path is one of `modules_to_save` or inside one."""
         return modules_to_save.is_saved(path, self.modules_to_save)
 
-    def copies(self, path: str) -> bool:
+    def copies_module(self, path: str) -> bool:
         """Whether the module at a path is copied: `modules_to_save` are."""
         return self.is_saved(path)
 

@@ -26,7 +26,7 @@ class VirtualTokens(Method):
         return self.num_virtual_tokens
 
     @property
-    def size_in_words(self) -> tuple[str, ...]:
+    def label_parts(self) -> tuple[str, ...]:
         """The number of virtual tokens."""
         return (f"{self.num_virtual_tokens} virtual tokens",)
 

@@ -69,7 +69,7 @@ def added_operations(evaluation: Evaluation) -> float:
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
     resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device))
-    # No operation depends on what the cache holds.
+    # No operation depends on the contents of the cache.
     return Costs(resident, serving, Cache(windowed=False)).operations().share
 
 

@@ -35,7 +35,7 @@ def _low_rank(evaluation: Evaluation) -> Iterator[Reason]:
     if method.r < 16:
         yield speaks_against("rank", f"r {method.r} is below the 16 to begin with.")
     elif method.r > 16:
-        yield speaks_for("rank", f"r {method.r} holds more than r 16 does, for more data than instructions.")
+        yield speaks_for("rank", f"r {method.r} has more capacity than r 16, for more data than instructions.")
     yield speaks_for("forgets_less", _trains_little(evaluation))
     yield speaks_against("learns_less", "For continued pretraining (20 billion tokens) full fine-tuning learns more.")
 

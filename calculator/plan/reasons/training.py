@@ -36,7 +36,7 @@ def _room(evaluation: Evaluation) -> Reason:
         share = percent(fit.headroom_bytes / fit.usable_bytes)
         sentence = (
             f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
-            f" is mostly high ({RULE_ACCURACY}): the estimate with reserved: replay tells how much there is."
+            f" is mostly high ({RULE_ACCURACY}): the estimate with reserved: replay shows how much there is."
         )
         return speaks_against("little_room", sentence)
     return speaks_for("fits", f"{sentence}.")

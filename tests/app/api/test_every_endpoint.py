@@ -57,13 +57,13 @@ def plan(body, chance):
     return {"model": body["model"], "device": body["device"], "needs": some(Needs, chance, 0.3)}
 
 
-@pytest.mark.parametrize("asked", [estimate, limits, compare, export, inference, plan], ids=lambda ask: ask.__name__)
-def test_a_random_request_is_answered_or_refused_by_its_fields(client, asked):
-    chance, answered = random.Random(asked.__name__), 0
+@pytest.mark.parametrize("make", [estimate, limits, compare, export, inference, plan], ids=lambda make: make.__name__)
+def test_a_random_request_is_answered_or_refused_by_its_fields(client, make):
+    chance, answered = random.Random(make.__name__), 0
     for number in range(30):
         body = random_request(2611, number, FAMILIES_WITH_FORWARD) | {"device": {"gpu": chance.choice(CARDS)}}
-        sent = asked(body, chance)
-        response = client.post(f"/api/v1/{asked.__name__}", json=sent)
+        sent = make(body, chance)
+        response = client.post(f"/api/v1/{make.__name__}", json=sent)
         assert response.status_code in (200, 422), sent
         if response.status_code == 422:
             assert all(error["loc"] and error["msg"] for error in response.json()["errors"]), sent

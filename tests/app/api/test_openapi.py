@@ -91,11 +91,11 @@ def test_every_reference_leads_somewhere(document):
 @pytest.mark.parametrize("path", POST_PATHS)
 def test_the_examples_are_what_the_api_answers(client, document, path):
     operation = document["paths"][path]["post"]
-    asked = operation["requestBody"]["content"]["application/json"]["examples"]
+    requests = operation["requestBody"]["content"]["application/json"]["examples"]
     media_type, content = next(iter(operation["responses"]["200"]["content"].items()))
     answered = content["examples"]
-    assert list(asked) == list(answered)
-    for key, example in asked.items():
+    assert list(requests) == list(answered)
+    for key, example in requests.items():
         response = client.post(path, json=example["value"])
         assert response.headers["content-type"] == media_type
         assert (response.json() if media_type == "application/json" else response.text) == answered[key]["value"]

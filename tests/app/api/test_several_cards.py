@@ -10,7 +10,7 @@ from calculator.estimate.compatibility import ONE_CARD
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
 #: The request of each endpoint, without the device.
-ASKED = {
+REQUESTS = {
     "estimate": LORA,
     "limits": {**LORA, "solve_for": "r"},
     "export": {**LORA, "format": "peft"},
@@ -24,9 +24,9 @@ def device(count=1, sharding="none"):
     return {"gpu": "rtx-4090", "count": count, "sharding": sharding}
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize(
-    ("asked", "refused"),
+    ("devices", "refused"),
     [
         (device(2), ["device.count"]),
         (device(2, "ddp"), ["device.count", "device.sharding"]),
@@ -35,8 +35,8 @@ def device(count=1, sharding="none"):
     ],
     ids=str,
 )
-def test_every_endpoint_refuses_several_cards_in_the_same_words(client, name, asked, refused):
-    answer = client.post(f"/api/v1/{name}", json={**ASKED[name], "device": asked})
+def test_every_endpoint_refuses_several_cards_in_the_same_words(client, name, devices, refused):
+    answer = client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": devices})
     assert answer.status_code == 422
     assert {error["loc"]: error["msg"] for error in answer.json()["errors"]} == dict.fromkeys(refused, ONE_CARD)
 
@@ -48,15 +48,15 @@ def test_a_sweep_shows_each_such_point_the_same(client):
     assert messages == [set(), {ONE_CARD}, {ONE_CARD}, {ONE_CARD}]
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_what_to_do_that_the_refusal_names_is_answered(client, name):
     assert ONE_CARD.endswith("device.count 1 and device.sharding none")
-    assert client.post(f"/api/v1/{name}", json={**ASKED[name], "device": device(1, "none")}).status_code == 200
+    assert client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": device(1, "none")}).status_code == 200
 
 
 def test_one_of_several_devices_is_refused_at_its_place(client):
-    asked = {"model": "gpt2", "devices": [device(), device(4, "fsdp")]}
-    errors = client.post("/api/v1/plan", json=asked).json()["errors"]
+    body = {"model": "gpt2", "devices": [device(), device(4, "fsdp")]}
+    errors = client.post("/api/v1/plan", json=body).json()["errors"]
     assert [error["loc"] for error in errors] == ["devices.1.sharding", "devices.1.count"]
 
 

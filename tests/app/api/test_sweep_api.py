@@ -175,8 +175,8 @@ def test_a_longer_grid_needs_no_more_memory(body):
 
 
 def test_nothing_more_is_computed_once_the_client_has_gone(app, plan, monkeypatch):
-    asked = []
-    monkeypatch.setattr(sweep, "estimate", lambda request, _: asked.append(request) or estimate(request))
+    estimated = []
+    monkeypatch.setattr(sweep, "estimate", lambda request, _: estimated.append(request) or estimate(request))
     raw = json.dumps({"request": plan, "grid": {"method.r": list(range(1, 5001))}}).encode()
     blocks = []
 
@@ -212,5 +212,5 @@ def test_nothing_more_is_computed_once_the_client_has_gone(app, plan, monkeypatc
         await app(scope, receive, send)
 
     asyncio.run(left())
-    assert 0 < len(asked) < 1000
+    assert 0 < len(estimated) < 1000
     assert json.loads(blocks[0].splitlines()[0])["point"] == {"method.r": 1}

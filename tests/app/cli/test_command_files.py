@@ -19,7 +19,7 @@ READERS = [
 ]
 
 
-def asked(command, option, path):
+def run(command, option, path):
     """Return the exit status of a command that reads a file."""
     return main([command, *(() if option == "FILE" else (option,)), str(path)])
 
@@ -35,14 +35,14 @@ def test_a_file_that_can_not_be_read_is_reported_by_its_option_and_what_to_do(co
         (empty, f"'{empty}' is empty: {READ}"),
         (f"{empty}/x", f"'{empty}/x' can't be read (Not a directory): {READ}"),
     ):
-        assert asked(command, option, path) == 2
+        assert run(command, option, path) == 2
         assert capsys.readouterr().err == f"{option}: {message}\n"
 
 
 @pytest.mark.parametrize(("command", "option"), READERS)
 def test_standard_input_that_is_closed_is_empty(command, option, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", None)
-    assert asked(command, option, "-") == 2
+    assert run(command, option, "-") == 2
     assert capsys.readouterr().err == f"{option}: standard input is empty: {READ}\n"
 
 

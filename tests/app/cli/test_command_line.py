@@ -237,15 +237,15 @@ def test_a_port_that_is_none_is_refused(port, capsys):
 
 
 def test_serve_reads_host_and_port_from_its_options_or_the_environment(monkeypatch):
-    asked = []
-    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: asked.append((host, port)))
+    addresses = []
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: addresses.append((host, port)))
     main(["serve"])
     main(["serve", "--port", "7"])
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("PORT", "9001")
     main(["serve"])
     main(["serve", "--host", "::1"])
-    assert asked == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]
+    assert addresses == [("127.0.0.1", 8000), ("127.0.0.1", 7), ("0.0.0.0", 9001), ("::1", 9001)]
 
 
 def test_an_export_is_the_apis_file_and_shows_where_it_differs(client, plan, tmp_path, capsys):

@@ -40,7 +40,7 @@ ANSWERS = {
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does, with the headers that huggingface_hub reads."""
 
-    #: How long it takes to answer the first question that it is asked, in seconds.
+    #: How long it takes to answer the first request, in seconds.
     seconds = 0
 
     def answer(self):
@@ -65,7 +65,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self):
         self.wfile.write(self.answer())
 
-    def log_message(self, *_told):
+    def log_message(self, *_args):
         """Nothing."""
 
 

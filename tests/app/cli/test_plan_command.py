@@ -80,7 +80,7 @@ def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
     assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090"]) == 1
     text = capsys.readouterr().out
     assert "Nearest: QLoRA" in text
-    assert "The smallest card that holds it" in text
+    assert "The smallest card that fits it" in text
     assert "paged_adamw_8bit" in text
     assert "1 × 16" in text
     assert "With 2,048 tokens a sequence, bfloat16, sdpa." in text

@@ -16,8 +16,8 @@ SWEPT = {
 @pytest.mark.parametrize("kind", ["json", "csv"])
 def test_a_sweep_is_what_the_api_answers(kind, client, capsys):
     assert main([*SWEEP, f"--{kind}"]) == 0
-    asked = {**SWEPT, "format": {"json": "ndjson"}.get(kind, kind)}
-    assert capsys.readouterr().out == client.post("/api/v1/sweep", json=asked).text
+    body = {**SWEPT, "format": {"json": "ndjson"}.get(kind, kind)}
+    assert capsys.readouterr().out == client.post("/api/v1/sweep", json=body).text
 
 
 def test_a_sweep_as_text_has_a_line_a_point(capsys):

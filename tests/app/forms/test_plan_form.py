@@ -109,7 +109,7 @@ def test_a_link_changes_one_field_and_keeps_the_rest():
     assert typed("method=lora&r=32").address(method="qlora") == "?r=32"
 
 
-def test_a_comparison_asks_for_every_method_with_its_own_inputs():
+def test_a_comparison_has_every_method_with_its_own_inputs():
     methods = {
         method["name"]: method for method in typed("r=4&bottleneck_size=8&num_virtual_tokens=5").comparison()["methods"]
     }

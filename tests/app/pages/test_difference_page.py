@@ -25,7 +25,7 @@ def test_plans_are_side_by_side_with_the_twins_figures(client):
         assert plan["address"] == f"/{query}"
 
 
-def test_a_single_plan_asks_for_another(client):
+def test_a_single_plan_shows_that_another_is_needed(client):
     response = client.get(f"/difference{address('/?r=32')}")
     assert response.status_code == 200
     assert 'value="/?r=32"' in response.text

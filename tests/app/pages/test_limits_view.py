@@ -43,6 +43,6 @@ def test_a_refused_pair_is_reported_with_its_reason(client):
 
 
 def test_the_plan_page_has_a_placeholder_for_the_limits(client):
-    assert '<div class="room" data-room="/limits?r=32">' in client.get("/?r=32").text
-    assert "data-room" not in client.get("/?gpu=").text
-    assert "data-room" not in client.get("/?accounting=textbook").text
+    assert '<div class="limits" data-limits="/limits?r=32">' in client.get("/?r=32").text
+    assert "data-limits" not in client.get("/?gpu=").text
+    assert "data-limits" not in client.get("/?accounting=textbook").text

@@ -138,13 +138,13 @@ def test_a_refused_combination_gives_the_reason_and_leads_to_the_nearest_plan(cl
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("asked", ["all-linear", "", "q_proj,gate", "gate"])
+@pytest.mark.parametrize("target_modules", ["all-linear", "", "q_proj,gate", "gate"])
 @pytest.mark.parametrize(
     "model",
     ["deepseek-ai/DeepSeek-V3", "mistralai/Mixtral-8x7B-v0.1", "allenai/OLMoE-1B-7B-0924", "Qwen/Qwen3-235B-A22B"],
 )
-def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, asked, method):
-    response = client.get("/", params={"model": model, "target_modules": asked, "method": method})
+def test_a_mixture_of_experts_leads_to_the_nearest_targets_that_can_be_adapted(client, model, target_modules, method):
+    response = client.get("/", params={"model": model, "target_modules": target_modules, "method": method})
     assert response.status_code == 422
     link = re.search(r'The nearest plan: <a href="(/\?[^"]*)">with target modules [a-z_, ]+</a>', response.text)
     assert client.get(unescape(link[1])).status_code == 200

@@ -21,7 +21,7 @@ def test_a_run_that_fits_meets_nothing():
     assert [*consequences(estimate(parse_request({**SMALL, "device": {"gpu": "rtx-4090"}})).fit)] == []
 
 
-def test_a_tight_run_is_told_with_its_retries_its_dangers_and_what_helps(tight):
+def test_a_tight_run_is_shown_with_its_retries_its_dangers_and_what_helps(tight):
     retries, dangers, help_ = consequences(tight.fit)
     assert retries.startswith("The allocator frees its cached blocks and tries again once before the steady state")
     assert dangers.startswith("Another process on the card")

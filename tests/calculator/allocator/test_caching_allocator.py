@@ -67,10 +67,10 @@ def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, pages)
     plain, alive = Plain(capacity=capacity or inf, total=capacity or 1 << 97, **settings), []
     for action in actions:
         if action > 0:
-            taken, block = served(allocator, action), served_plainly(plain, action)
-            assert (taken is None) == (block is None)
-            if taken is not None:
-                pool, fast = taken
+            placed, block = served(allocator, action), served_plainly(plain, action)
+            assert (placed is None) == (block is None)
+            if placed is not None:
+                pool, fast = placed
                 assert (fast.address, fast.size) == (block.address, block.size)
                 assert (pool is allocator.small) == block.pool.is_small
                 alive.append((pool, fast, block))
@@ -133,7 +133,7 @@ def test_a_large_blocks_rest_is_kept_apart_only_if_it_is_above_a_mebibyte():
     assert allocator.reserved == 40 * MIB, "a rest of 1 MiB goes with the block"
 
 
-def test_the_smallest_block_that_fits_is_taken_and_the_lowest_of_several():
+def test_the_smallest_block_that_fits_is_used_and_the_lowest_of_several():
     allocator = CachingAllocator()
     blocks = [allocator.allocate(size * MIB) for size in (40, 30, 30, 50)]
     for pool, block in blocks:
@@ -219,7 +219,7 @@ def test_a_full_device_gets_its_wholly_free_segments_back_before_a_request_is_re
     assert (allocator.retries, allocator.max_reserved) == (1, 80 * MIB)
 
 
-def test_a_retry_is_counted_where_it_is_in_vain_too():
+def test_a_retry_that_frees_too_little_is_counted():
     allocator = CachingAllocator(capacity=30 * MIB)
     allocator.allocate(20 * MIB)
     with pytest.raises(OutOfMemoryError, match=r"Tried to allocate 12\.00 MiB"):

@@ -101,7 +101,7 @@ def test_cached_blocks_are_freed_where_a_run_just_fits():
     assert result.retries > 0
 
 
-def test_a_run_out_of_memory_is_told_with_step_phase_tensor_and_message(request_, run):
+def test_a_run_out_of_memory_has_its_step_phase_tensor_and_message(request_, run):
     result = replay_within(run, device_of(live(request_) - PAGE))
     event = result.out_of_memory
     assert event.step >= 1

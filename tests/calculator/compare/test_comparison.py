@@ -88,10 +88,10 @@ def test_a_plan_is_compared_with_every_card_smallest_first(plan):
 def test_a_plan_with_flash_attention_is_compared_only_with_cards_that_have_it():
     flash = {**PLAN, "method": {"name": "lora"}, "training": {"attention": "flash_attention_2"}}
     answer = estimate(parse_request(flash))
-    held = {fit.gpu.id for fit in cards(answer, "flash_attention_2")}
-    assert held == {card.id for card in gpus() if card.has_flash}
-    assert {"t4", "p40"}.isdisjoint(held)
-    for name in {card.id for card in gpus()} - held:
+    compared = {fit.gpu.id for fit in cards(answer, "flash_attention_2")}
+    assert compared == {card.id for card in gpus() if card.has_flash}
+    assert {"t4", "p40"}.isdisjoint(compared)
+    for name in {card.id for card in gpus()} - compared:
         with pytest.raises(PlanError, match="FlashAttention 2 needs compute capability"):
             estimate(parse_request({**flash, "device": {"gpu": name}}))
 
@@ -106,5 +106,5 @@ def test_against_another_card_its_own_workspaces_and_context_count(plan, name):
     card = gpu(name)
     fit = next(fit for fit in cards(plan) if fit.gpu.id == name)
     tensors = plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes
-    beside = sum(part.bytes for part in library_workspace(card)) + cuda_context(card).bytes
-    assert fit.headroom_bytes == card.usable_bytes - tensors - beside
+    overhead = sum(part.bytes for part in library_workspace(card)) + cuda_context(card).bytes
+    assert fit.headroom_bytes == card.usable_bytes - tensors - overhead

@@ -33,7 +33,7 @@ def _forgotten():
     RECENT_SERIES.clear()
 
 
-def test_answers_are_equal_with_and_without_what_was_asked_before():
+def test_answers_are_equal_with_and_without_earlier_requests():
     requests = [*plans(21, 25), *plans(21, 25)]
     Random(2).shuffle(requests)
     for request in requests:
@@ -58,7 +58,7 @@ def test_a_kind_is_lent_to_one_request_at_a_time():
         assert third is first
 
 
-def test_no_more_than_so_many_kinds_are_kept_and_the_oldest_goes():
+def test_the_cache_is_bounded_and_drops_the_oldest_kind():
     recent = RecentSeries(most=2)
     requests = [parse_request({**LORA, "training": {"dtype": dtype}}) for dtype in ("bfloat16", "float16", "float32")]
     lent = []

@@ -224,21 +224,21 @@ GPT2 = {"model": "gpt2", "method": {"name": "lora"}, "accounting": "textbook"}
 )
 def test_several_cards_are_refused_as_in_the_exact_accounting(device, refused):
     device = {"gpu": "a100-sxm4-80gb", **device}
-    asks = (
+    requests = (
         lambda: estimate(parse_request({**SEVENTY, "device": device})),
         lambda: estimate(parse_request({**GPT2, "device": device})),
         lambda: limit(parse_limit({**GPT2, "device": device, "solve_for": "r"})),
         lambda: compare(parse_comparison({"model": "gpt2", "accounting": "textbook", "device": device})),
     )
-    for ask in asks:
+    for answer in requests:
         with pytest.raises(PlanError) as refusal:
-            ask()
+            answer()
         assert [problem.loc for problem in refusal.value.problems] == refused
     (row,) = answers(parse_sweep({"request": {**GPT2, "device": device}, "grid": {"method.r": [8]}}))
     assert [problem.loc for problem in row.problems] == refused
 
 
-def test_what_only_the_components_leave_out_is_said_to_come_on_top():
+def test_a_remark_names_what_the_components_leave_out():
     answer = estimate(parse_request({**SEVENTY, "device": {"gpu": "a100-sxm4-80gb"}}))
     left_out = [line for line in answer.assumptions if "leaves out" in line]
     on_top = [line for line in answer.assumptions if "are in required_bytes" in line]

@@ -1,4 +1,4 @@
-"""Whole answers replayed through the caching allocator, and how the rule for reserved memory stands to them.
+"""Whole answers replayed through the caching allocator, compared with the rule for reserved memory.
 
 `python -m tests.calculator.inference.replays SEED COUNT` prints a line an answer, and the extremes.
 """
@@ -65,7 +65,7 @@ def _drawn(chance):
     )
 
 
-def held_against_a_replay(model, method, serving):
+def compared_with_a_replay(model, method, serving):
     """What is live at most, what a replay reserves, and what the rule says, bytes."""
     model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
     resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
@@ -95,7 +95,7 @@ def _answer(prepared, serving):
         context = generation._context()
         given = passes.LoopTensors(ids=tape.new((context.batch, context.length), "int64", "ids"))
         context.cache = Cache(windowed=True, component="kv_cache")
-        context.method.begin(context)
+        context.method.before_forward(context)
         _step(context, [given.ids], given)
         seen, cache = int(context.past + context.length), context.cache
         del context
@@ -126,7 +126,7 @@ def _step(context, ids, given):
 def _table(seed, count):
     ratios = []
     for model, method, serving in drawn(seed, count):
-        live, replay, rule = held_against_a_replay(model, method, serving)
+        live, replay, rule = compared_with_a_replay(model, method, serving)
         ratios.append(rule / replay)
         shape = f"{serving.batch_size} × {serving.context_length} + {serving.max_new_tokens}"
         found = f"replay / live {replay / live:.3f} rule / replay {ratios[-1]:.3f}"

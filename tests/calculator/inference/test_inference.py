@@ -1,4 +1,4 @@
-"""Served models: the lesson's problems beside exact answers, and what must hold of any."""
+"""Served models: the lesson's problems next to exact answers, and properties of every answer."""
 
 import random
 
@@ -50,8 +50,8 @@ def test_problem_3_a_70b_in_nf4_and_one_dequantised_matrix_exceed_the_lessons_37
     (dense, *_) = part(answered, "workspace").rows
     assert dense.name.endswith("mlp.up_proj: weight, dequantised")
     assert dense.bytes == 2 * 8192 * 28672
-    held = part(answered, "base_weights").bytes + part(answered, "quantization_constants").bytes + dense.bytes
-    assert held / GB == pytest.approx(39.99, abs=0.01)
+    resident = part(answered, "base_weights").bytes + part(answered, "quantization_constants").bytes + dense.bytes
+    assert resident / GB == pytest.approx(39.99, abs=0.01)
     assert answered.memory.peak_allocated_bytes / GB == pytest.approx(42.11, abs=0.01)
 
 
@@ -76,7 +76,7 @@ def test_problem_4_adapters_cannot_be_merged_and_lora_can():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What holds of every answer
+# Properties of every answer
 
 
 @pytest.mark.parametrize("name", METHODS)

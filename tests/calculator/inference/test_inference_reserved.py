@@ -1,15 +1,15 @@
-"""The rule for reserved memory of a served model, held against replays of whole answers."""
+"""The rule for reserved memory of a served model, compared with replays of whole answers."""
 
 import pytest
 
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
-from tests.calculator.inference.replays import drawn, held_against_a_replay
+from tests.calculator.inference.replays import compared_with_a_replay, drawn
 
 
 @pytest.mark.parametrize(("model", "method", "serving"), drawn(7, 12))
 def test_the_rule_is_near_what_a_replay_of_the_answer_reserves(model, method, serving):
-    live, replay, rule = held_against_a_replay(model, method, serving)
+    live, replay, rule = compared_with_a_replay(model, method, serving)
     assert live <= replay
     assert 0.98 * replay <= rule <= 1.4 * replay
 

@@ -1,4 +1,4 @@
-"""A method as it is served passes on what the step asks of methods."""
+"""A served method forwards every hook that the step calls."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from calculator.methods.base import Method
 OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", "trains_biases"}
 
 #: What plans and merging read from the method itself.
-OF_PLANS = {"merge_step", "quality_tier", "size_in_words"}
+OF_PLANS = {"merge_step", "quality_tier", "label_parts"}
 
 
 def test_every_hook_of_the_step_is_passed_on():

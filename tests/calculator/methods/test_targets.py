@@ -26,9 +26,9 @@ def family(model_type):
     return model_of(ModelReference(id=FAMILIES[model_type]))
 
 
-def refused(model_type, asked):
+def refused(model_type, targets):
     with pytest.raises(PlanError) as caught:
-        check(LoRA(target_modules=asked), family(model_type))
+        check(LoRA(target_modules=targets), family(model_type))
     return "; ".join(problem.msg for problem in caught.value.problems)
 
 
@@ -43,16 +43,16 @@ def test_every_family_has_projections_of_attention_that_can_be_adapted(model_typ
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("asked", [None, "all-linear", ("nothing_of_this_name",), ("gate", "router", "w1")], ids=str)
-def test_what_is_nearest_to_refused_targets_is_accepted(model_type, asked):
-    method, model = LoRA(target_modules=asked), family(model_type)
+@pytest.mark.parametrize("targets", [None, "all-linear", ("nothing_of_this_name",), ("gate", "router", "w1")], ids=str)
+def test_what_is_nearest_to_refused_targets_is_accepted(model_type, targets):
+    method, model = LoRA(target_modules=targets), family(model_type)
     check(replace(method, target_modules=method.nearest_targets(model)), model)
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
-@pytest.mark.parametrize("asked", ["all-linear", ("gate", "router", "w1")], ids=str)
-def test_the_refusal_of_experts_names_projections_that_the_model_has(model_type, asked):
-    message = refused(model_type, asked)
+@pytest.mark.parametrize("targets", ["all-linear", ("gate", "router", "w1")], ids=str)
+def test_the_refusal_of_experts_names_projections_that_the_model_has(model_type, targets):
+    message = refused(model_type, targets)
     assert all(name in message for name in attention_projections(family(model_type)))
     assert "all-linear" not in message
 
@@ -72,7 +72,7 @@ def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("model_type", "asked", "near"),
+    ("model_type", "targets", "near"),
     [
         ("deepseek_v3", "all-linear", LATENT),
         ("deepseek_v3", ("q_proj", "v_proj"), LATENT),
@@ -83,8 +83,8 @@ def test_the_names_that_can_be_adapted_are_not_among_those_that_are_refused():
         ("phi3", None, "all-linear"),
     ],
 )
-def test_nearest_keeps_the_requested_targets_that_can_be_adapted(model_type, asked, near):
-    assert LoRA(target_modules=asked).nearest_targets(family(model_type)) == near
+def test_nearest_keeps_the_requested_targets_that_can_be_adapted(model_type, targets, near):
+    assert LoRA(target_modules=targets).nearest_targets(family(model_type)) == near
 
 
 def test_nothing_is_nearest_where_something_else_is_refused():

@@ -1,4 +1,4 @@
-"""Plans as a practitioner would make them: six scenarios, and what holds of every plan."""
+"""Plans as a practitioner would make them: six scenarios, and properties of every plan."""
 
 import re
 
@@ -108,8 +108,8 @@ def test_70b_on_80_gb_serves_20_tasks_by_unmerged_qlora_modules(plans):
 def test_13b_on_16_gb_that_must_merge_is_qlora_merged_outside_the_card(plans):
     part = plans["13B on 16 GB, merged"]
     assert set(methods(part)) == {"qlora"}
-    beside = dict.fromkeys(("adapter", "prefix", "prompt"), "stays_beside")
-    assert out(part) == {**beside, "full": "fits", "lora": "fits", "ia3": "fits"}
+    unmerged = dict.fromkeys(("adapter", "prefix", "prompt"), "stays_beside")
+    assert out(part) == {**unmerged, "full": "fits", "lora": "fits", "ia3": "fits"}
     for configuration in part.configurations:
         assert "24.2 GiB" in reasons(configuration, "for")["merges"]
         assert "merge in CPU memory" in reasons(configuration, "against")["merging_rounds"]

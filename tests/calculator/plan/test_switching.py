@@ -1,4 +1,4 @@
-"""Where each request may ask for another task, what is proposed holds them all, and unmerged modules are held alike."""
+"""Where each request may use another task, every proposal has the unmerged modules of all tasks in memory."""
 
 import pytest
 
@@ -27,22 +27,22 @@ def reasons(configuration, stance):
     return {reason.rule.name: reason.sentence for reason in configuration.reasons if reason.stance == stance}
 
 
-def taken(configuration, tasks):
-    """What the base and every task's module take."""
+def resident_bytes(configuration, tasks):
+    """The bytes of the base and of every task's module."""
     parts = {each.name: each.bytes for each in configuration.estimate.memory.components}
     return parts["base_weights"] + parts.get("quantization_constants", 0) + tasks * configuration.task_bytes
 
 
 @pytest.mark.parametrize("tasks", [20, 60, 300, 2000])
-def test_every_configuration_holds_every_task(tasks):
+def test_every_configuration_fits_every_task(tasks):
     part = planned(LARGE, tasks)
     assert part.configurations
     for configuration in part.configurations:
-        assert taken(configuration, tasks) < configuration.estimate.fit.usable_bytes
+        assert resident_bytes(configuration, tasks) < configuration.estimate.fit.usable_bytes
         assert "for the KV cache" in reasons(configuration, "for")["one_base"]
 
 
-def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
+def test_an_inference_request_of_the_same_tasks_fits():
     for configuration in planned(LARGE, 60).configurations:
         method = configuration.request.method
         targets = method.target_modules if isinstance(method.target_modules, str) else list(method.target_modules)
@@ -57,7 +57,7 @@ def test_what_serving_says_of_the_same_tasks_is_that_they_fit():
 
 @pytest.mark.parametrize("name", ["lora", "adapter"])
 def test_the_stated_number_of_tasks_is_served_and_not_many_more(name):
-    """A twentieth of them apart: each task's tensors are rounded up, and a request's own is taken from the base's."""
+    """To within 5 %: each task's tensors are rounded up."""
     card = {"gpu": "rtx-4090"}
     evaluator = Evaluator(
         ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
@@ -75,7 +75,7 @@ def test_the_stated_number_of_tasks_is_served_and_not_many_more(name):
 
 
 def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_says_why():
-    """60 modules of r 16 on every linear layer, 46 GiB, do not lie beside a base of 37 GiB and a request of 2."""
+    """60 modules of r 16 on every linear layer, 46 GiB, do not fit next to a base of 37 GiB and a request of 2."""
     first = planned(LARGE, 60).configurations[0]
     assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")
     sentence = reasons(first, "against")["held_at_once"]
@@ -113,7 +113,7 @@ def test_where_no_adapter_fits_the_number_of_tasks_that_would_is_stated():
     assert not planned(LARGE, most + 1).configurations
 
 
-def test_the_smallest_card_of_a_miss_holds_every_task():
+def test_the_smallest_card_of_a_miss_fits_every_task():
     body = {"model": "meta-llama/Llama-2-13b-hf", "device": {"memory_bytes": 16 * GIB}}
     miss = planned(body, 4000).miss
     assert 16 * GIB < miss.footprint.bytes <= miss.card.usable_bytes

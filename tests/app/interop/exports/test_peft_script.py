@@ -93,7 +93,7 @@ def ran(request, tmp_path, monkeypatch, capsys, *options):
     return capsys.readouterr().out
 
 
-def holds(printed):
+def trained_as_planned(printed):
     """Two steps with a loss, and the planned number of trained parameters."""
     found = re.search(r"trained parameters: ([\d,]+) \(planned: ([\d,]+)\)", printed)
     assert found[1] == found[2]
@@ -102,7 +102,7 @@ def holds(printed):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_script_of_a_method_trains(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **ALL_ROUTERS[method]}), tmp_path, monkeypatch, capsys))
+    trained_as_planned(ran(body({"name": method, **ALL_ROUTERS[method]}), tmp_path, monkeypatch, capsys))
 
 
 SETTINGS = [
@@ -143,12 +143,12 @@ def facts(parameter):
 
 @pytest.mark.parametrize("method", ["qlora", "adapter"])
 def test_a_family_with_transposed_weights_trains_too(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **ALL_ROUTERS[method]}, GPT2), tmp_path, monkeypatch, capsys))
+    trained_as_planned(ran(body({"name": method, **ALL_ROUTERS[method]}, GPT2), tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch, capsys):
-    holds(ran(body({"name": method, **ALL_ROUTERS[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
+    trained_as_planned(ran(body({"name": method, **ALL_ROUTERS[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch,
     ids=str,
 )
 def test_the_script_trains_as_the_settings_say(method, training, tmp_path, monkeypatch, capsys):
-    holds(ran(body(method, **training), tmp_path, monkeypatch, capsys))
+    trained_as_planned(ran(body(method, **training), tmp_path, monkeypatch, capsys))
 
 
 def test_a_script_by_id_reads_a_model_from_a_folder_too(tmp_path, monkeypatch, capsys):
-    """The catalogue's model would have to be fetched; a small one with a tokenizer stands in its place."""
+    """The catalogue's model would have to be fetched; a small one with a tokenizer replaces it."""
     folder, saved = tmp_path / "model", tmp_path / "saved"
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA), dtype=torch.bfloat16).save_pretrained(folder)
     words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "step": 2}, unk_token="[UNK]"))

@@ -44,14 +44,14 @@ def differing(tool, method, model=LLAMA, **training):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("padding", [False, True])
 def test_every_key_is_one_that_the_tool_documents(method, dtype, padding):
-    asked = {"name": method} if method == "full" else {"name": method, **EVERYTHING}
+    request = {"name": method} if method == "full" else {"name": method, **EVERYTHING}
     if method == "qlora":
-        asked |= {"quant_type": "fp4", "double_quant": False}
+        request |= {"quant_type": "fp4", "double_quant": False}
     training = {"dtype": dtype, "padding": padding, "gradient_checkpointing": padding, "sequence_length": 1000}
-    axolotl = keys("axolotl", asked, **training)
+    axolotl = keys("axolotl", request, **training)
     assert set(axolotl) <= AXOLOTL
     assert set(axolotl["datasets"][0]) <= set(DOCUMENTED["axolotl datasets"]["keys"])
-    assert set(keys("llama-factory", asked, **training)) <= LLAMA_FACTORY
+    assert set(keys("llama-factory", request, **training)) <= LLAMA_FACTORY
 
 
 def test_axolotl_gets_the_plan():
@@ -195,9 +195,9 @@ def test_a_family_without_sdpa_gets_the_attention_that_runs():
     assert keys("axolotl", {"name": "lora"}, "google/gemma-2-9b")["attn_implementation"] == "eager"
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_norms_that_axolotl_does_not_know_by_name_are_listed_in_both_cases(asked):
-    method = {"name": "qlora", "prepare_model_for_kbit_training": asked}
+@pytest.mark.parametrize("prepared", [True, False])
+def test_norms_that_axolotl_does_not_know_by_name_are_listed_in_both_cases(prepared):
+    method = {"name": "qlora", "prepare_model_for_kbit_training": prepared}
     found = differing("axolotl", method, "gpt2", dtype="float16", **CHECKPOINTED)
     assert found == ["method.prepare_model_for_kbit_training"]
 

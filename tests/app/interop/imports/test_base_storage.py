@@ -55,9 +55,9 @@ def test_a_saved_qlora_adapter_comes_back_if_its_base_states_4_bits(tmp_path, ca
     (tmp_path / "config.json").write_text(config.to_json_string())
     assert main(["import", str(tmp_path / "adapter_config.json"), "--config", str(tmp_path / "config.json")]) == 0
     output = capsys.readouterr()
-    asked = parse_request(json.loads(output.out))
-    assert (asked.method.name, asked.method.quant_type, asked.method.double_quant) == ("qlora", "nf4", True)
-    assert (asked.method.r, asked.training.dtype, output.err) == (4, "bfloat16", "")
+    request = parse_request(json.loads(output.out))
+    assert (request.method.name, request.method.quant_type, request.method.double_quant) == ("qlora", "nf4", True)
+    assert (request.method.r, request.training.dtype, output.err) == (4, "bfloat16", "")
 
 
 def test_keys_that_a_4_bit_base_omits_get_the_defaults_of_bitsandbytes():
