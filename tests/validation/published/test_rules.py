@@ -3,6 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from validation.published.adjustments import ADJUSTMENTS
 from validation.published.rules import RULES, measurements
@@ -65,5 +66,12 @@ def test_adapters_of_an_older_peft_have_the_models_dtype():
 
 
 def test_a_method_that_the_calculator_does_not_have_is_not_expressed():
-    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "IA3"]
+    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "LN_TUNING"]
     assert {each.expressed for each in rows} == {"not"}
+
+
+def test_the_ia3_runs_have_the_published_number_of_trained_parameters():
+    for number, trained in ((18, 630_784), (19, 286_720), (20, 286_720)):
+        each = by_id(f"peft_metamathqa/{number}/max_memory_reserved")
+        assert each.expressed == "whole"
+        assert estimate(parse_request(each.run.request)).parameters.trainable == trained

@@ -72,6 +72,9 @@ def _method(row: Row) -> dict[str, Any] | str:
         return {"name": "prompt", "num_virtual_tokens": config["num_virtual_tokens"]}
     if row["method"] == "PREFIX_TUNING":
         return {"name": "prefix", "num_virtual_tokens": config["num_virtual_tokens"]}
+    if row["method"] == "IA3":
+        names = ("target_modules", "feedforward_modules")
+        return {"name": "ia3", **{name: sorted(config[name]) for name in names}}
     if row["method"] == "LORA":
         return _lora(row)
     return "a method that the calculator does not have"
