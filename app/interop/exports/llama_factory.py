@@ -125,6 +125,8 @@ def _stage(planned: Planned) -> dict[str, Any]:
     return keys
 
 
+#: None for a method that LLaMA-Factory lacks: its `finetuning_type` is full, freeze, lora or oft. Source:
+#: hparams/finetuning_args.py.
 METHOD_PARTS: MethodParts = {
     "full": _full,
     "lora": _low_rank,
