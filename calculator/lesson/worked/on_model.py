@@ -146,6 +146,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
     return lines
 
 
+#: The inputs of each method's example.
 SETTINGS: dict[MethodName, type] = {
     "full": OnModel,
     "lora": LowRankOnModel,
@@ -161,9 +162,9 @@ ON_MODEL = {
         name="model",
         title="On a real model",
         introduction="The same method on a model from the catalogue: the rule of thumb and a training step's peak.",
-        settings=SETTINGS[method],
+        settings=settings,
         lines=lines_of(method),
         request=request_of(method),
     )
-    for method in METHODS
+    for method, settings in SETTINGS.items()
 }
