@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: The registry: one line for each folder. A folder's `weights.py` lists its families, each with its forward pass.
 FOLDERS = (
     "apertus",
+    "arcee",
     "bart",
     "bert",
     "bloom",
