@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.estimate.estimate import model_of
 from calculator.estimate.request import parse_request
-from calculator.inputs.training import Training
 from validation.published.rules import measurements
 
 if TYPE_CHECKING:
@@ -26,6 +25,21 @@ FIELDS = (
     "head_dim",
     "vocab_size",
     "tie_word_embeddings",
+)
+
+#: Training settings that peers are given.
+TRAINING = (
+    "micro_batch_size",
+    "sequence_length",
+    "gradient_accumulation_steps",
+    "dtype",
+    "autocast",
+    "adapter_dtype",
+    "gradient_checkpointing",
+    "attention",
+    "padding",
+    "optimizer",
+    "max_grad_norm",
 )
 
 
@@ -49,7 +63,7 @@ def question(measured: Measurement) -> dict[str, Any] | None:
         "statistic": measured.statistic,
         "gpu": request.device.gpu,
         "method": body["method"],
-        "training": {name: getattr(request.training, name) for name in Training.__slots__},
+        "training": {name: getattr(request.training, name) for name in TRAINING},
         "model": {
             "id": model.id or model.model_type,
             "model_type": model.model_type,
