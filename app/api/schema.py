@@ -56,6 +56,8 @@ def _json_type(kind: Any, limits: Any) -> Any:
     """Return the type as JSON has it: lists for tuples, and limits on numbers."""
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
+        if get_origin(item) is tuple:
+            item = Annotated[list[int], Field(min_length=2, max_length=2)]
         element = Annotated[str, Field(min_length=1)] if item is str else item
         return Annotated[list[element], Field(min_length=1)]  # type: ignore[valid-type]
     if kind in (int, float):

@@ -13,7 +13,7 @@ from app.http.problems import HTTPProblem
 from calculator.devices.gpus import GIB
 from calculator.estimate.request import Choices
 from calculator.inference.settings import Serving
-from calculator.inputs.settings import Declared, declared
+from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
@@ -22,9 +22,12 @@ from calculator.plan.needs import Needs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Numbers with separators, as a histogram is typed.
+_PAIRED = re.compile(r"[\d\s:,;×]+")
+
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 
-Control = Literal["checkbox", "select", "number", "text"]
+Control = Literal["checkbox", "select", "number", "text", "area"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,8 @@ class Field:
         """The HTML control of the field."""
         if self.declared.type is bool:
             return "checkbox"
+        if PAIRS in self.kinds:
+            return "area"
         if int in self.kinds or float in self.kinds:
             return "number"
         return "text" if str in self.kinds or any(get_origin(kind) is tuple for kind in self.kinds) else "select"
@@ -85,6 +90,8 @@ class Field:
             return ""
         if isinstance(value, bool):
             return "true" if value else "false"
+        if self.control == "area":
+            return ", ".join(f"{length}:{count}" for length, count in value)
         if isinstance(value, tuple | list):
             return ", ".join(value)
         return f"{value / GIB:g}" if self.sized else str(value)
@@ -98,6 +105,8 @@ class Field:
             return {"true": True, "on": True, "false": False}.get(text, text)
         if self.control == "number":
             return _bytes(text) if self.sized else _number(text if float in self.kinds else without_commas(text))
+        if self.control == "area":
+            return _pairs(text)
         if self.control == "text" and str not in self.kinds and text not in self.declared.choices:
             return _names(text)
         return text
@@ -110,8 +119,19 @@ def without_commas(text: str) -> str:
 
 def _names(text: str) -> Any:
     """Return names separated by commas or spaces, or a JSON list."""
-    if not text.startswith("["):
-        return text.replace(",", " ").split()
+    return _json(text) if text.startswith("[") else text.replace(",", " ").split()
+
+
+def _pairs(text: str) -> Any:
+    """Return pairs of numbers: `256:9000, 512:900`, two numbers a line, a JSON list, or a list as Python prints it."""
+    if _PAIRED.fullmatch(text):
+        numbers = [int(digits) for digits in re.findall(r"\d+", text)]
+        return [[*pair] for pair in zip(numbers[::2], numbers[1::2], strict=True)] if not len(numbers) % 2 else text
+    return _json(text.replace("(", "[").replace(")", "]"))
+
+
+def _json(text: str) -> Any:
+    """Return the value of a JSON text; other text is unchanged."""
     try:
         return decode_json(text.encode("utf-8", "replace"))
     except HTTPProblem:

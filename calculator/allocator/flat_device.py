@@ -142,6 +142,17 @@ class FlatDevice:
         """The pools of blocks, as keys have them."""
         return [self._large if address >= self._first_large else 0 for address in addresses]
 
+    def empty_cache(self) -> None:
+        """Return every wholly free segment to the device (release_cached_blocks)."""
+        for address, behind in [*self._segments.items()]:
+            if self._starts.get(address) == behind:
+                pool = self._large if address >= self._first_large else 0
+                del self._free[bisect_left(self._free, behind - address << self._shift | address | pool)]
+                del self._starts[address]
+                del self._ends[behind]
+                del self._segments[address]
+                self.reserved -= behind - address
+
     @property
     def most_mapped(self) -> int:
         """The most that the device had mapped: segments are whole pages."""
@@ -154,7 +165,7 @@ class FlatDevice:
     def _grow(self, size: int, row: int) -> Placed:
         segment = segment_bytes(size * BLOCK) // BLOCK
         if not self._reserve(segment):
-            self._empty_cache()
+            self.empty_cache()
             self.retries += 1
             if not self._reserve(segment):
                 raise self._out_of_memory(size, segment, row)
@@ -174,16 +185,6 @@ class FlatDevice:
         self.reserved = reserved
         self.max_reserved = max(self.max_reserved, reserved)
         return True
-
-    def _empty_cache(self) -> None:
-        for address, behind in [*self._segments.items()]:
-            if self._starts.get(address) == behind:
-                pool = self._large if address >= self._first_large else 0
-                del self._free[bisect_left(self._free, behind - address << self._shift | address | pool)]
-                del self._starts[address]
-                del self._ends[behind]
-                del self._segments[address]
-                self.reserved -= behind - address
 
     def _out_of_memory(self, size: int, segment: int, row: int) -> OutOfMemoryError:
         cached = sum(behind - address for address, behind in self._starts.items())

@@ -104,8 +104,46 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeedHistory:
+    """What one history reserves at most, and the first step that reserves it, from 1."""
+
+    seed: int
+    peak_reserved_bytes: int
+    peak_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What micro-batches of different lengths reserve.
+
+    Attributes:
+        worst_seed: The seed whose history reserves the most.
+        peak_step: The first step of it that reserves the most, from 1.
+        constant_reserved_bytes: What the run reserves if every micro-batch is the longest one.
+        reserved_by_step: The most bytes that are reserved in each step of it.
+        micro_batches: The padded lengths of each step's micro-batches.
+        seeds: Every seed.
+    """
+
+    worst_seed: int
+    peak_step: int
+    constant_reserved_bytes: int
+    reserved_by_step: tuple[int, ...]
+    micro_batches: tuple[tuple[int, ...], ...]
+    seeds: tuple[SeedHistory, ...]
+
+    @property
+    def added_bytes(self) -> int:
+        """What the order of lengths adds to the longest micro-batch; negative if cached blocks are freed."""
+        return max(seed.peak_reserved_bytes for seed in self.seeds) - self.constant_reserved_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The memory at the peak of one step, and what it needs on a card. `line` creates the timeline when it is read."""
+    """The memory at the peak of one step, and what it needs on a card. `line` creates the timeline when it is read.
+
+    With sample lengths, the step is that of the longest micro-batch, and reserved memory that of the worst `history`.
+    """
 
     components: tuple[Component, ...]
     phases: tuple[Phase, ...]
@@ -117,6 +155,7 @@ class Memory:
     peak_reserved_bytes: int
     required_bytes: int
     overheads: tuple[Row, ...]
+    history: History | None = None
 
     @property
     def timeline(self) -> tuple[Moment, ...]:

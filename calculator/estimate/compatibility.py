@@ -104,9 +104,11 @@ def _kernels(request: Request, model: Model) -> Iterator[Problem]:
     if refusal:
         yield Problem(loc=where, msg=refusal, input="flash_attention_2")
     if training.padding:
+        drawn = request.drawn is not None and not request.drawn.padding
+        instead = "micro_batch_size 1, which pads no sample" if drawn else "padding false"
         yield Problem(
             loc=where,
-            msg="with padding, its memory depends on the number of padding tokens: use sdpa, or padding false",
+            msg=f"with padding, its memory depends on the number of padding tokens: use sdpa, or {instead}",
             input="flash_attention_2",
         )
 

@@ -16,10 +16,11 @@ from calculator.devices.verdict import card_of
 from calculator.estimate import textbook
 from calculator.estimate.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
 from calculator.estimate.compatibility import check, check_device, within_positions
-from calculator.estimate.device_replay import DeviceReplay
+from calculator.estimate.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimate.ledger import components
 from calculator.estimate.recent_series import RECENT_SERIES
 from calculator.estimate.remarks import assumptions, warnings
+from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
     from calculator.devices.outcome import Outcome
-    from calculator.estimate.answer import Component, Moment
+    from calculator.estimate.answer import Component, History, Moment
+    from calculator.estimate.device_replay import DeviceReplay
     from calculator.estimate.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
@@ -59,7 +61,7 @@ def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool
 
 def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
-    request = within_positions(request, model)
+    request = within_positions(with_longest_batch(request), model)
     check(request, model)
     step = training_step(request, series, whole=whole)
     tensors = step.resident.tensors
@@ -126,7 +128,8 @@ def device_replay(
     """A request's run, to be replayed; `peaks` are those of its step."""
     forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
     live = max(peak.bytes for peak in peaks or step.peaks())
-    return DeviceReplay(
+    return replay_of(
+        Histories.of(request.drawn or request.training),
         step.resident,
         (forward, backward),
         live_bytes=live + forward + backward,
@@ -149,13 +152,14 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
         timeline(step, peaks),
         replay.outcome if replay else None,
+        replay.history if isinstance(replay, HistoryReplay) else None,
     )
 
 
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     """All of a request that decides a replay of its model."""
     kernels = kernels_of(request.device, request.stack)
-    return request.method, request.training, request.stack, kernels, forward, backward
+    return request.method, request.drawn or request.training, request.stack, kernels, forward, backward
 
 
 _PEAK = attrgetter("peak_bytes")
@@ -169,6 +173,7 @@ def memory_and_fit(
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
     replayed: Callable[[int], Outcome] | None = None,
+    history: History | None = None,
 ) -> tuple[Memory, Fit | None]:
     """The memory of a peak with its overheads, and the verdict.
 
@@ -193,6 +198,7 @@ def memory_and_fit(
         overheads=tuple(
             overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
         ),
+        history=history,
     )
     verdict = fit(
         request.device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE
+from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
@@ -12,7 +13,7 @@ from calculator.stack.sentences import differences, named
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.devices import Fit
@@ -53,6 +54,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
         *differences(request.stack),
         REPLAY if request.reserved == "replay" else RULE,
+        *_histories(request),
         ACCURACY,
         *trainer.assumptions,
     ]
@@ -77,6 +79,26 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     return tuple(lines)
 
 
+def _histories(request: Request) -> Iterator[str]:
+    """What is drawn, and when the cache is emptied."""
+    training, drawn = request.training, request.drawn
+    replayed = request.reserved == "replay"
+    if drawn is not None:
+        padding = ", with padding" if training.padding else ""
+        yield (
+            f"Micro-batches are padded to their longest sample. Peaks, components and phases are those of the longest"
+            f" that can be drawn: {training.sequence_length:,} tokens{padding}."
+        )
+    if drawn is not None and replayed:
+        yield (
+            f"Reserved memory and the verdict are the worst of {len(SEEDS)} replayed histories of drawn micro-batches."
+            f" In each, at least {BEFORE} come before the longest, as in most epochs. A longer run may reserve more on"
+            " a card that it does not fill; on one that it fills, cached blocks are freed."
+        )
+    if replayed and training.torch_empty_cache_steps is not None:
+        yield f"The replay empties the cache, as torch_empty_cache_steps {training.torch_empty_cache_steps:,} does."
+
+
 def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
     """Risks that a user should know; `tensors` are the resident tensors."""
     lines = _without_gradient(tensors) if model.idle else []
@@ -93,6 +115,12 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines.append(
             "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"
             " unless reserved is replay."
+        )
+    training = request.training
+    if request.reserved == "rule" and (training.sequence_lengths or training.torch_empty_cache_steps):
+        lines.append(
+            "The rule for reserved memory is for micro-batches of one length and a cache that is never emptied:"
+            " sequence_lengths and torch_empty_cache_steps change nothing else unless reserved is replay."
         )
     if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
         lines += _before_2_14(request, model)

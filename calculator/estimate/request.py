@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.common.errors import PlanError, Problem, refusal
+from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
 from calculator.inputs.stack import StackVersions
@@ -41,7 +42,10 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request for an estimate. `length_given` is whether it sets a sequence length; otherwise the default is used."""
+    """A request for an estimate. `length_given` is whether it sets a sequence length; otherwise the default is used.
+
+    `drawn` is the training whose micro-batches are drawn, where `training` is that of the longest of them.
+    """
 
     model: ModelReference
     method: Method
@@ -51,6 +55,7 @@ class Request:
     reserved: Literal["rule", "replay"] = "replay"
     accounting: Literal["exact", "textbook"] = "exact"
     length_given: bool = True
+    drawn: Training | None = None
 
 
 def parse_request(body: Any) -> Request:
@@ -79,7 +84,7 @@ def parse_request(body: Any) -> Request:
 
     model = part(parse_model, body.get("model"))
     method = part(parse_method, body.get("method"))
-    training = part(parse, Training, body.get("training", {}), "training")
+    training = part(parse_training, body.get("training", {}))
     device = part(parse_device, body.get("device", {}))
     stack = part(parse_stack, body.get("stack", {}))
     switches = part(_choices, body, choices)
@@ -102,6 +107,19 @@ def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
         return parse(Choices, {key: body[key] for key in names if key in body}, "")
     except PlanError as error:
         raise PlanError(*(Problem(loc=p.loc.lstrip("."), msg=p.msg, input=p.input) for p in error.problems)) from error
+
+
+def parse_training(body: Any) -> Training:
+    """Parse the training settings, and check the sample lengths.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    training = parse(Training, body, "training")
+    wrong = problem_of_lengths(training.sequence_lengths or ())
+    if wrong:
+        raise refusal("training.sequence_lengths", wrong, body["sequence_lengths"])
+    return training
 
 
 def parse_device(body: Any, loc: str = "device") -> Device:

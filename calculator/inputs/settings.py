@@ -13,6 +13,9 @@ from calculator.common.errors import PlanError, Problem
 
 T = TypeVar("T")
 
+#: A histogram.
+PAIRS = tuple[tuple[int, int], ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -109,10 +112,15 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
 def _parsed(declaration: Declared, value: Any, loc: str) -> Any:
     """A value as its dataclass has it: tuples for lists, settings for objects."""
     if isinstance(value, list):
-        return tuple(value)
+        return _frozen(value)
     if declaration.nested is not None and value is not None:
         return parse(declaration.nested, value, loc)
     return value
+
+
+def _frozen(value: Any) -> Any:
+    """A list as a tuple, and so the lists in it."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def mismatch(kind: Any, value: Any) -> str | None:
@@ -147,8 +155,15 @@ def _is(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and bool(value) and all(_is_item(get_args(kind)[0], v) for v in value)
+        return isinstance(value, list | tuple) and bool(value) and _are_items(get_args(kind), value)
     return isinstance(value, dict if dataclasses.is_dataclass(kind) else kind)
+
+
+def _are_items(kinds: tuple[Any, ...], values: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether a list has items of one kind, as many as there are, or as many as there are kinds."""
+    if kinds[-1] is not Ellipsis:
+        return len(values) == len(kinds) and all(map(_is, kinds, values))
+    return all(_is_item(kinds[0], value) for value in values)
 
 
 def _is_item(kind: Any, value: Any) -> bool:
@@ -168,6 +183,8 @@ _WORDS: dict[Any, str] = {
 def _wording(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
+    if kind == PAIRS:
+        return "a list of pairs [length, count]"
     if get_origin(kind) is tuple:
         choices = get_args(get_args(kind)[0])
         return f"a list from {', '.join(repr(choice) for choice in choices)}" if choices else "a list of names"

@@ -47,6 +47,15 @@ class Training:
         unit="tokens",
         example=2048,
     )
+    sequence_lengths: tuple[tuple[int, int], ...] | None = setting(
+        None,
+        label="Sample lengths",
+        help="Lengths of the dataset's samples in tokens, each with its number of samples, as"
+        " sorted(Counter(map(len, dataset['input_ids'])).items()) lists them. Micro-batches are drawn from them and"
+        " padded to their longest sample. Samples are cut to sequence_length (TRL's max_length) if it is given. Without"
+        " them, every sequence has sequence_length.",
+        example=[[256, 9000], [512, 900], [1024, 100]],
+    )
     gradient_accumulation_steps: int = setting(
         1,
         label="Gradient accumulation steps",
@@ -93,6 +102,23 @@ class Training:
         help="The maximum norm of all gradients together; null or 0 turns clipping off.",
         minimum=0,
         maximum=1e9,
+    )
+
+    torch_empty_cache_steps: int | None = setting(
+        None,
+        label="Empty the cache every",
+        help="Call torch.cuda.empty_cache() in the first step and every so many steps, as"
+        " TrainingArguments.torch_empty_cache_steps. By replay only.",
+        minimum=1,
+        maximum=1_000_000,
+        unit="steps",
+        example=10,
+    )
+    empty_cache_at: Literal["after_forward", "after_step"] = setting(
+        "after_forward",
+        label="Where the cache is emptied",
+        help="After each forward pass of these steps, as the Hugging Face Trainer does, or at the end of every N-th"
+        " step, as a training loop of one's own may.",
     )
 
     @property

@@ -155,11 +155,11 @@ def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
     method = resized(prepared.method, shape_env.create_symint)
     resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
     context = Context(resized_model, forward_of(prepared.model))
-    context.tape.sizes = _SymSizes(shape_env)
+    context.tape.sizes = SymSizes(shape_env)
     return SymbolicTrace(shape_env, interpreted(context, whole=whole))
 
 
-class _SymSizes(Sizes):
+class SymSizes(Sizes):
     """Bytes by shape and dtype, for shapes with symbolic dimensions.
 
     The keys contain the indices of dimensions: hashing the dimensions would guard on their values.
@@ -183,3 +183,9 @@ class _SymSizes(Sizes):
         if isinstance(count, SymInt):
             return count.binary(allocated, "", count, itemsize)
         return allocated(count, itemsize)
+
+    def indexed(self, row: Allocation) -> Allocation:
+        """A row with the indices of its dimensions and of its bytes."""
+        name, shape, dtype, component, size = row
+        index = self.shape_env.index
+        return name, tuple([index(dim) for dim in shape]), dtype, component, index(size)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from calculator.engine.tape import Allocation, Tape
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.symbolic_trace import SymSizes
 
 #: The number of periods that are interpreted.
 PERIODS = 4
@@ -103,9 +104,14 @@ def events(prepared: PreparedModel, *, periods: int = PERIODS) -> Events:
     return unrolled(prepared, periods=periods).events()
 
 
-def unrolled(prepared: PreparedModel, *, periods: int = PERIODS) -> Unrolled:
-    """Interpret a micro-batch, and unroll its layers in windows."""
+def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSizes | None = None) -> Unrolled:
+    """Interpret a micro-batch, and unroll its layers in windows.
+
+    With `symbols`, sizes of the training are symbolic, and rows have the indices of their dimensions and bytes instead.
+    """
     context = Context(prepared, forward_of(prepared.model))
+    if symbols is not None:
+        context.tape.sizes = symbols
     repetition = context.repetition
     period, more = repetition.end - repetition.start, repetition.copies + 2 - periods
     count = len(repetition.numbers) + repetition.copies * period
@@ -116,6 +122,8 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS) -> Unrolled:
         numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
     )
     micro_batch(context)
+    if symbols is not None:
+        context.tape.rows = [symbols.indexed(row) for row in context.tape.rows]
     marks = {label: position for position, label in context.tape.marks}
     if more <= 0:
         tape, middle, end = context.tape, marks["backward"], marks["end"]

@@ -89,6 +89,36 @@ class Moment(Answer):
     bytes: int = described("Bytes alive while it runs.", 9_102_336_000)
 
 
+class SeedHistory(Answer):
+    """What one history of drawn micro-batches reserves."""
+
+    seed: int = described("The seed that the micro-batches are drawn with.", 0)
+    peak_reserved_bytes: int = described("The most bytes reserved.", 9_640_607_744)
+    peak_step: int = described("The first step that reserves them, from 1.", 33)
+
+
+class History(Answer):
+    """What micro-batches of different lengths reserve, by replay."""
+
+    worst_seed: int = described("The seed whose history reserves the most.", 1)
+    peak_step: int = described("The first step of that history that reserves the most, from 1.", 33)
+    constant_reserved_bytes: int = described(
+        "What the run reserves if every micro-batch is the longest one and the cache is never emptied.", 9_440_607_744
+    )
+    added_bytes: int = described(
+        "peak_reserved_bytes minus constant_reserved_bytes: what the order of lengths adds; negative where emptying the"
+        " cache saves more.",
+        200_000_000,
+    )
+    reserved_by_step: tuple[int, ...] = described(
+        "The most bytes reserved in each step of that history.", [9_340_607_744, 9_640_607_744]
+    )
+    micro_batches: tuple[tuple[int, ...], ...] = described(
+        "The padded lengths of the micro-batches of each step of that history.", [[512], [1024]]
+    )
+    seeds: tuple[SeedHistory, ...] = described("Every history.", [{"seed": 0, "peak_reserved_bytes": 9_640_607_744}])
+
+
 class Memory(Answer):
     """The memory of one training step on each device, in whole bytes."""
 
@@ -115,6 +145,11 @@ class Memory(Answer):
         "What torch.cuda.max_memory_reserved() reads, workspaces included.", 9_640_607_744
     )
     required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 10_087_301_120)
+    history: History | None = described(
+        "What training.sequence_lengths and torch_empty_cache_steps change in peak_reserved_bytes; null without them,"
+        " or by the rule. All other figures are those of the longest micro-batch that can be drawn.",
+        None,
+    )
     overheads: tuple[Row, ...] = described(
         "What required_bytes contains in addition to peak_allocated_bytes.",
         [

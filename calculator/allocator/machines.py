@@ -1,0 +1,144 @@
+"""The allocators on which a history is replayed: flat lists with default settings, blocks as objects with others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.flat_device import FlatDevice
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.replay import Tensors
+from calculator.allocator.segments import BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from calculator.allocator.alloc_conf import AllocConf
+    from calculator.allocator.out_of_memory import DeviceMemory
+
+#: A block in use, as its machine knows it.
+Placed = tuple[Any, Any]
+
+
+class Machine(Protocol):
+    """An allocator that plays the events of one list of rows after the other."""
+
+    @property
+    def retries(self) -> int:
+        """Segments that were requested again after cached ones were freed."""
+
+    def most_reserved(self) -> int:
+        """The most bytes reserved since the last call."""
+
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
+        """Start a list of rows, of some bytes each. `name` is that of a row's tensor."""
+
+    def play(self, events: Sequence[int]) -> None:
+        """Allocate row `n` for an event `n`, and free it for `~n`.
+
+        Raises:
+            OutOfMemoryError: if an allocation fails, with the name of its tensor.
+        """
+
+    def placed(self, rows: Sequence[int]) -> list[Placed]:
+        """The blocks of allocated rows."""
+
+    def free(self, blocks: Sequence[Placed]) -> None:
+        """Free blocks, of this list of rows or of others."""
+
+    def empty_cache(self) -> None:
+        """Return every wholly free segment to the device, as `torch.cuda.empty_cache`."""
+
+
+class FlatMachine:
+    """Flat lists, with default settings. `units` is more than all its segments, in units of 512 bytes."""
+
+    def __init__(self, units: int, device: DeviceMemory | None) -> None:
+        self._device = FlatDevice(units.bit_length() + 2)
+        self._device.capacity = device.capacity if device is not None else None
+        self._sizes: list[int] = []
+        self._keys: list[int] = []
+        self._places: tuple[list[int], list[int]] = [], []
+        self._name: Callable[[int], str] = str
+
+    @property
+    def retries(self) -> int:
+        """Requests that were repeated."""
+        return self._device.retries
+
+    def most_reserved(self) -> int:
+        """The most bytes reserved since the last call."""
+        most = self._device.max_reserved
+        self._device.max_reserved = self._device.reserved
+        return most * BLOCK
+
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
+        """Start a list of rows."""
+        self._sizes = [size // BLOCK for size in sizes]
+        self._keys = self._device.keys(self._sizes)
+        self._places = [0] * len(sizes), [0] * len(sizes)
+        self._name = name
+
+    def play(self, events: Sequence[int]) -> None:
+        """Allocate and free rows."""
+        try:
+            self._device.play(events, self._sizes, self._keys, self._places)
+        except OutOfMemoryError as error:
+            error.tensor = self._name(error.row)
+            raise
+
+    def placed(self, rows: Sequence[int]) -> list[Placed]:
+        """The blocks of rows."""
+        addresses, behinds = self._places
+        return [(addresses[row], behinds[row]) for row in rows]
+
+    def free(self, blocks: Sequence[Placed]) -> None:
+        """Free blocks."""
+        places = [address for address, _ in blocks], [behind for _, behind in blocks]
+        sizes = [behind - address for address, behind in blocks]
+        self._device.play(range(-len(blocks), 0), sizes, self._device.pools(places[0]), places)
+
+    def empty_cache(self) -> None:
+        """Return wholly free segments."""
+        self._device.empty_cache()
+
+
+class ConfiguredMachine:
+    """The caching allocator with settings of PYTORCH_CUDA_ALLOC_CONF."""
+
+    def __init__(self, conf: AllocConf, device: DeviceMemory | None) -> None:
+        capacity, total = (device.capacity, device.total) if device is not None else (None, None)
+        self._allocator = CachingAllocator(conf, capacity=capacity, total=total)
+        self._tensors = Tensors(self._allocator, [])
+
+    @property
+    def retries(self) -> int:
+        """Requests that were repeated."""
+        return self._allocator.retries
+
+    def most_reserved(self) -> int:
+        """The most bytes reserved since the last call."""
+        most = self._allocator.max_reserved
+        self._allocator.max_reserved = self._allocator.reserved
+        return most
+
+    def begin(self, sizes: Sequence[int], name: Callable[[int], str]) -> None:
+        """Start a list of rows."""
+        self._tensors = Tensors(self._allocator, [*sizes], name)
+
+    def play(self, events: Sequence[int]) -> None:
+        """Allocate and free rows."""
+        self._tensors.play(events)
+
+    def placed(self, rows: Sequence[int]) -> list[Placed]:
+        """The blocks of rows."""
+        return [*self._tensors.blocks_of(rows)]
+
+    def free(self, blocks: Sequence[Placed]) -> None:
+        """Free blocks."""
+        for pool, block in blocks:
+            pool.free(block)
+
+    def empty_cache(self) -> None:
+        """Return wholly free segments."""
+        self._allocator.empty_cache()

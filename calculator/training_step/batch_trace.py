@@ -1,0 +1,99 @@
+"""Micro-batches of one run that differ in length: traced once with a symbolic length, and sized for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.methods.prepared_model import PreparedModel
+from calculator.training_step.symbolic_trace import SymSizes
+from calculator.training_step.unrolled import unrolled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.training_step.unrolled import Events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """The events of micro-batches that run the same operations: event `n` allocates row `n`, event `~n` frees it.
+
+    Attributes:
+        names: The name of each row's tensor.
+        passes: The events of the forward and of the backward pass. Rows of no bytes have no block, and no event.
+        products: The position of each pass's first matrix product.
+        gradients: The rows of gradients.
+        left: The other rows that are alive at the end: the batch, the loss, and what its graph keeps.
+    """
+
+    names: Sequence[str]
+    passes: tuple[Sequence[int], Sequence[int]]
+    products: tuple[int, int]
+    gradients: Sequence[int]
+    left: Sequence[int]
+
+
+class BatchTrace:
+    """A micro-batch with a symbolic length, and the bytes of its rows for any length with the same operations."""
+
+    __slots__ = ("_empty", "_env", "_indices", "_kinds", "program")
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self._env = ShapeEnv()
+        length = self._env.create_symint(prepared.training.sequence_length)
+        training = replace(prepared.training, sequence_length=length)
+        symbolic = PreparedModel(prepared.model, prepared.method, training, prepared.device, prepared.stack)
+        events = unrolled(symbolic, symbols=SymSizes(self._env)).events()
+        sizes = [row[4] for row in events.rows]
+        self._indices = [*dict.fromkeys(sizes)]
+        numbers = {index: number for number, index in enumerate(self._indices)}
+        self._kinds = [numbers[index] for index in sizes]
+        self._empty = [not self._env.values[index] for index in self._indices]
+        self.program = _program(events, {row for row, kind in enumerate(self._kinds) if self._empty[kind]})
+        self._env.eliminate_dead_code(self._indices)
+
+    def sizes(self, length: int) -> list[int] | None:
+        """The bytes of every row with a length; None where other operations run."""
+        values = self._env.evaluate((length,))
+        if values is None:
+            return None
+        kinds = [values[index] for index in self._indices]
+        if [not size for size in kinds] != self._empty:
+            return None
+        return [kinds[kind] for kind in self._kinds]
+
+
+class BatchTraces:
+    """The traces of a run's micro-batches: as many as run different operations."""
+
+    __slots__ = ("_prepared", "_traces")
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self._prepared = prepared
+        self._traces: list[BatchTrace] = []
+
+    def sized(self, length: int) -> tuple[Program, list[int]]:
+        """The program of micro-batches of a length, and the bytes of its rows."""
+        for trace in self._traces:
+            sizes = trace.sizes(length)
+            if sizes is not None:
+                return trace.program, sizes
+        training = replace(self._prepared.training, sequence_length=length)
+        self._traces.append(BatchTrace(self._prepared.for_run(training, self._prepared.device)))
+        return self.sized(length)
+
+
+def _program(events: Events, empty: set[int]) -> Program:
+    forward, backward = (
+        [event for event in passed if max(event, ~event) not in empty] if empty else [*passed]
+        for passed in (events.forward, events.backward)
+    )
+    return Program(
+        names=[row[0] for row in events.rows],
+        passes=(forward, backward),
+        products=(events.first_product(forward), events.first_product(backward)),
+        gradients=[row for row in events.gradients if row not in empty],
+        left=[row for row in events.left if row not in empty],
+    )
