@@ -56,6 +56,9 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
     )
     yield f"{verdict.sentence(plan)}"
     yield f"{verdict.why(plan)}"
+    drawn = verdict.history_sentence(plan)
+    if drawn is not None:
+        yield drawn
     if plan.fit is not None:
         yield from consequences(plan.fit)
         if plan.fit.out_of_memory is not None:

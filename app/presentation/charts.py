@@ -68,6 +68,38 @@ def timeline_figure(memory: Memory) -> str:
     return embedded(figure)
 
 
+def history_figure(memory: Memory) -> str | None:
+    """Return the bytes reserved by step of the worst history, with the most marked; None where there is none."""
+    history = memory.history
+    if history is None:
+        return None
+    steps = list(range(1, len(history.reserved_by_step) + 1))
+    captions = [
+        f"step {step}, {' + '.join(f'{length:,}' for length in lengths)} tokens: {size(reserved)}"
+        for step, lengths, reserved in zip(steps, history.micro_batches, history.reserved_by_step, strict=False)
+    ]
+    figure = go.Figure(layout={"template": go.layout.Template()})
+    figure.add_trace(
+        go.Scatter(
+            x=steps,
+            y=[gib(reserved) for reserved in history.reserved_by_step],
+            customdata=captions,
+            hovertemplate="%{customdata}<extra></extra>",
+            mode="lines+markers",
+            line={"shape": "hvh", "width": 2},
+            meta="accent",
+        )
+    )
+    figure.update_layout(
+        height=260,
+        margin={"l": 8, "r": 16, "t": 16, "b": 32},
+        xaxis={"zeroline": False, "showgrid": False, "title": {"text": "step"}},
+        yaxis={"title": {"text": "GiB reserved"}, "rangemode": "tozero", "automargin": True},
+        showlegend=False,
+    )
+    return embedded(figure)
+
+
 def _mark_phase(figure: go.Figure, first: int, label: str) -> None:
     edge = first - 0.5
     figure.add_shape(type="line", x0=edge, x1=edge, y0=0, y1=1, yref="paper", line={"width": 1, "dash": "dot"})

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 EXPANDABLE = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
+#: Advice where micro-batches differ, and the run is not replayed with other settings.
+DRAWN = (
+    "With expandable_segments:True in the allocator settings (device.alloc_conf), segments grow where a longer"
+    " micro-batch comes, and no others are added. Emptying the cache (torch_empty_cache_steps) helps too."
+)
+
 
 def consequences(fit: Fit) -> Iterator[str]:
     """Yield the sentences; none where the run fits or the verdict is by the rule."""
@@ -38,7 +44,13 @@ def _end(event: OutOfMemory) -> str:
 
 def _tight(fit: Fit) -> Iterator[str]:
     each, before = fit.retries_per_step or 0, fit.retries or 0
-    if each:
+    if fit.outcome is not None and fit.outcome.drawn:
+        yield (
+            f"In the worst history the allocator frees its cached blocks and tries again {_times(before)}, at most"
+            f" {_times(each)} in a step: where a longer micro-batch finds no cached block that is large enough. Each"
+            " time the GPU finishes its work first, and the driver returns and grants memory."
+        )
+    elif each:
         yield (
             f"The allocator frees its cached blocks and tries again {_times(each)} in every step. Each time the GPU"
             " finishes its work first, and the driver returns and grants memory, so that steps take longer."
@@ -54,6 +66,8 @@ def _tight(fit: Fit) -> Iterator[str]:
 def _expandable(fit: Fit) -> Iterator[str]:
     changed = fit.with_expandable_segments
     if changed is None:
+        if fit.outcome is not None and fit.outcome.drawn:
+            yield DRAWN
         return
     least = f"at least {size(changed.minimum_bytes)}"
     if changed.verdict is Verdict.FITS:

@@ -81,6 +81,24 @@ def _by_replay(required: str, fit: Fit) -> str:
     return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
 
 
+def history_sentence(plan: Estimate) -> str | None:
+    """Say what the order of lengths adds, and when; None where all micro-batches are alike and the cache is kept."""
+    history = plan.memory.history
+    if history is None:
+        return None
+    most = size(plan.memory.peak_reserved_bytes)
+    added = f"{size(abs(history.added_bytes))} {'more' if history.added_bytes >= 0 else 'less'}"
+    if len(history.seeds) == 1:
+        return (
+            f"With its cache emptied, the run reserves {most} on a card that never fills: {added} than with the cache"
+            " kept."
+        )
+    return (
+        f"The worst of {len(history.seeds)} histories of drawn micro-batches reserves {most} in step"
+        f" {history.peak_step}, on a card that never fills: {added} than if every micro-batch were the longest."
+    )
+
+
 def large_figure(fit: Fit) -> int:
     """Return the margin that the page shows large: to the smallest memory by replay, or to the rule's requirement."""
     return fit.headroom_bytes if fit.margin_bytes is None else fit.margin_bytes

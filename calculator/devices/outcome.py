@@ -82,9 +82,11 @@ class Outcome:
         course: How it goes.
         minimum_bytes: The smallest usable memory on which it was found to run, CUDA context included.
         with_expandable_segments: The run with expandable segments; None where it fits without, or has them already.
+        drawn: Whether micro-batches differ: the course is that of the worst history, and all of it is replayed.
     """
 
     verdict: Verdict
     course: Deferred[Course]
     minimum_bytes: Deferred[int]
     with_expandable_segments: Deferred[ExpandableSegments | None]
+    drawn: bool = False

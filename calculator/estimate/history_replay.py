@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from calculator.estimate.sample_lengths import SEEDS, sample_lengths
 if TYPE_CHECKING:
     from calculator.allocator.alloc_conf import AllocConf
     from calculator.allocator.history import Step
-    from calculator.devices.outcome import ExpandableSegments, Verdict
+    from calculator.devices.outcome import ExpandableSegments, Outcome, Verdict
     from calculator.inputs.training import Training
 
 #: The most steps between two calls of `empty_cache` where all lengths are equal: after so many, steps are alike.
@@ -41,11 +41,12 @@ class Histories:
         if lengths is None:
             return None
         constant = len(lengths.pairs) == 1
-        seeds = SEEDS[:1] if constant else SEEDS
-        return cls(
-            steps=tuple(lengths.history(training, seed) for seed in seeds),
-            empty_cache=_empty_cache(training, constant=constant),
-        )
+        emptied = _empty_cache(training, constant=constant)
+        if constant and emptied is None:
+            return None
+        if constant and emptied is not None:
+            return cls(steps=(lengths.history(training, 0)[: 2 * emptied.steps + 2],), empty_cache=emptied)
+        return cls(steps=tuple(lengths.history(training, seed) for seed in SEEDS), empty_cache=emptied)
 
 
 def _empty_cache(training: Training, *, constant: bool) -> EmptyCache | None:
@@ -100,6 +101,10 @@ class HistoryReplay(DeviceReplay):
     def peak_reserved_bytes(self) -> int:
         """What the worst history reserves on a device that never fills."""
         return max(result.peak_reserved_bytes for result in self.results)
+
+    def outcome(self, usable_bytes: int) -> Outcome:
+        """What the worst history does on a device."""
+        return replace(super().outcome(usable_bytes), drawn=True)
 
     def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
         return self._once(("course", conf, usable_bytes), lambda: self._worst(conf, usable_bytes))

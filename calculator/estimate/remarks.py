@@ -89,7 +89,7 @@ def _histories(request: Request) -> Iterator[str]:
             f"Micro-batches are padded to their longest sample. Peaks, components and phases are those of the longest"
             f" that can be drawn: {training.sequence_length:,} tokens{padding}."
         )
-    if drawn is not None and replayed:
+    if drawn is not None and replayed and len(drawn.sequence_lengths or ()) > 1:
         yield (
             f"Reserved memory and the verdict are the worst of {len(SEEDS)} replayed histories of drawn micro-batches."
             f" In each, at least {BEFORE} come before the longest, as in most epochs. A longer run may reserve more on"

@@ -21,7 +21,7 @@ from app.pages.inference import form as inference_form
 from app.pages.plan import form as needs_form
 from app.presentation import verdict
 from app.presentation.changes import changes_text
-from app.presentation.charts import methods_figure, timeline_figure
+from app.presentation.charts import history_figure, methods_figure, timeline_figure
 from app.presentation.consequences import consequences
 from app.presentation.templates import page
 from calculator import catalogue
@@ -127,6 +127,7 @@ def _answer(context: dict[str, Any], comparison: view.Comparison, chosen: Estima
         figure=methods_figure(comparison.estimates, chosen.fit),
         gauge=verdict.gauge(chosen),
         gpu=gpu_id(form.typed["gpu"]),
+        history=history_figure(chosen.memory),
         nearest=view.nearest_sizes(card_groups),
         needs_address=needs_form.address_of(form, request),
         plan=comparison,
