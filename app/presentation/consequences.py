@@ -50,7 +50,8 @@ def _tight(fit: Fit) -> Iterator[str]:
             f" {_times(each)} in a step: where a longer micro-batch finds no cached block that is large enough. Each"
             " time the GPU finishes its work first, and the driver returns and grants memory."
         )
-    elif each:
+        return
+    if each:
         yield (
             f"The allocator frees its cached blocks and tries again {_times(each)} in every step. Each time the GPU"
             " finishes its work first, and the driver returns and grants memory, so that steps take longer."

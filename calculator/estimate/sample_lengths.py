@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from calculator.estimate.request import Request
     from calculator.inputs.training import Training
 
-#: Histories that are replayed. Where segments are added depends on the order of the lengths: what 10 seeds reserve
-#: differs by half, and the worst of 3 is above the median in 7 of 8 cases.
+#: Histories that are replayed.
 SEEDS = range(3)
 
-#: Micro-batches before the longest. Segments are added where a length is above all before it, which is at the n-th
-#: micro-batch with a probability of 1/n: 4 times in 32. In a whole epoch the longest is rarely among the first 32.
+#: Micro-batches before the longest. Segments are added where a length is above all before it, which the n-th micro-batch
+#: is with a probability of 1/n: 4 times in 32. In a whole epoch the longest is rarely among the first 32.
 BEFORE = 32
 
-#: Steps after the longest micro-batch. Of 60 replays of 128 steps, 57 reserved nothing more after it.
+#: Steps after the longest micro-batch. Of 72 replayed histories of 128 steps, 67 reserve the most at most 4 steps after
+#: it: 12 plans of full fine-tuning, LoRA and QLoRA, with log-normal, uniform and bimodal lengths.
 AFTER = 4
 
 #: The most micro-batches of a step that are drawn: further ones find gradients as these do.

@@ -15,6 +15,8 @@ from app.interop.exports.part import (
     assembled,
     cached,
     differs,
+    drawn,
+    emptied,
     method_part,
     named_model,
     precision,
@@ -205,6 +207,7 @@ def _training(planned: Planned) -> Part:
     checkpointing = (
         {"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}
     )
+    empties, where = emptied(planned)
     keys = {
         "micro_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -216,19 +219,22 @@ def _training(planned: Planned) -> Part:
         "learning_rate": 0.0001,
         "num_epochs": 1,
         "output_dir": "./trained",
+        **empties,
     }
-    return Part(heading="Training", keys=keys, not_expressed=cached(planned))
+    return Part(heading="Training", keys=keys, not_expressed=(*where, *cached(planned)))
 
 
 def _data(planned: Planned) -> Part:
     """Rows of text, truncated at sequence_len or padded to it. By default, axolotl pads to multiples of 64."""
     training = planned.request.training
+    whole = training.padding and training.sequence_lengths is None
+    multiples = training.sequence_lengths is not None or (training.padding and training.sequence_length % 64)
     keys = {
         "datasets": [{"path": "corpus.jsonl", "ds_type": "json", "type": "completion", "field": "text"}],
         "val_set_size": 0,
         "sequence_len": training.sequence_length,
         "sample_packing": False,
-        "pad_to_sequence_len": training.padding,
-        **({"pad_to_multiple_of": 1} if training.padding and training.sequence_length % 64 else {}),
+        "pad_to_sequence_len": whole,
+        **({"pad_to_multiple_of": 1} if multiples else {}),
     }
-    return Part(heading="Data", keys=keys)
+    return Part(heading="Data", keys=keys, not_expressed=drawn(planned))

@@ -16,6 +16,8 @@ from app.interop.exports.part import (
     assembled,
     cached,
     differs,
+    drawn,
+    emptied,
     method_part,
     named_model,
     precision,
@@ -149,14 +151,17 @@ def _adapters(planned: Planned) -> tuple[NotExpressed, ...]:
 
 def _data(planned: Planned) -> Part:
     training = planned.request.training
-    keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length, "packing": not training.padding}
-    return Part(heading="Data: packed into full sequences, or padded up to the longest of a batch", keys=keys)
+    packed = not training.padding and training.sequence_lengths is None
+    keys = {"dataset": "c4_demo", "cutoff_len": training.sequence_length, "packing": packed}
+    heading = "Data: packed into full sequences, or padded up to the longest of a batch"
+    return Part(heading=heading, keys=keys, not_expressed=drawn(planned))
 
 
 def _training(planned: Planned) -> Part:
     training = planned.request.training
     full = planned.request.method.facts.trains_base
     dtypes, not_expressed = precision(planned, FULL_PRECISIONS if full else ADAPTER_PRECISIONS)
+    empties, where = emptied(planned)
     keys = {
         "per_device_train_batch_size": training.micro_batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
@@ -168,5 +173,6 @@ def _training(planned: Planned) -> Part:
         "logging_steps": 10,
         "report_to": "none",
         "output_dir": "trained",
+        **empties,
     }
-    return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *cached(planned)))
+    return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *cached(planned)))

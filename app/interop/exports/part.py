@@ -133,6 +133,27 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
     return (differs("model.config.use_cache", True, why),)
 
 
+def drawn(planned: Planned) -> tuple[NotExpressed, ...]:
+    """The lengths of samples, which a tool takes from the dataset."""
+    lengths = planned.request.training.sequence_lengths
+    if lengths is None:
+        return ()
+    shown = f"of {len(lengths):,} kinds"
+    return (differs("training.sequence_lengths", shown, "the lengths are those of the dataset that the file names"),)
+
+
+def emptied(planned: Planned) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]:
+    """The key of the Trainer that empties the cache, which it does after the forward pass only."""
+    training = planned.request.training
+    if training.torch_empty_cache_steps is None:
+        return {}, ()
+    keys = {"torch_empty_cache_steps": training.torch_empty_cache_steps}
+    if training.empty_cache_at == "after_forward":
+        return keys, ()
+    why = "the Trainer empties the cache after the forward pass"
+    return keys, (differs("training.empty_cache_at", training.empty_cache_at, why),)
+
+
 #: The function that writes each method's keys for a tool; None if the tool lacks the method.
 MethodParts = dict["MethodName", "Callable[[Planned], Part] | None"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import refusal
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.families import forward_of
 
 if TYPE_CHECKING:
@@ -44,4 +45,4 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
     plan, model = answer or estimate(request), model_of(request.model)
-    return Planned(request=within_positions(request, model), plan=plan, model=model)
+    return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

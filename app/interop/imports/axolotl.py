@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
 from app.interop.imports.reference import known, reference
+from app.interop.imports.trainer_keys import emptied
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
@@ -134,6 +135,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         "attention": _attention(keys),
         "optimizer": keys.choice("optimizer", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
+        **emptied(keys),
     }
 
 

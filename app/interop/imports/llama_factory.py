@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports import llama_factory
 from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import reference
+from app.interop.imports.trainer_keys import emptied
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.resident.optimizers import OPTIMIZERS
@@ -81,6 +82,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
         "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
+        **emptied(keys),
     }
 
 
