@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
+from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ def most_positions(model: Model) -> int | None:
 
 
 def within_positions(request: Request, model: Model) -> Request:
-    """The request with the default sequence length reduced to the positions that the model can run."""
+    """The request with the default sequence length: the longest sample's, or reduced to the model's positions."""
+    request = uncut(request)
     most = most_positions(model)
     if request.length_given or most is None:
         return request

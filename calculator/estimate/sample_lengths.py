@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Histories that are replayed.
 SEEDS = range(3)
 
-#: Micro-batches before the longest. Segments are added where a length is above all before it, which the n-th micro-batch
-#: is with a probability of 1/n: 4 times in 32. In a whole epoch the longest is rarely among the first 32.
+#: Micro-batches before the longest. Segments are added where a length is above all before it: with a probability of 1/n
+#: in the n-th micro-batch, so 4 times in 32. In a whole epoch the longest is rarely among the first 32.
 BEFORE = 32
 
 #: Steps after the longest micro-batch. Of 72 replayed histories of 128 steps, 67 reserve the most at most 4 steps after
@@ -86,20 +86,29 @@ def sample_lengths(training: Training) -> SampleLengths | None:
     return SampleLengths(tuple(sorted(counts.items())))
 
 
-def with_longest_batch(request: Request) -> Request:
-    """The request whose step is that of the longest micro-batch.
-
-    Without a `sequence_length`, samples are not cut.
-    """
-    training = request.training
-    if training.sequence_lengths is None:
+def uncut(request: Request) -> Request:
+    """The request with the length of its longest sample, if it has samples and no `sequence_length`."""
+    lengths = request.training.sequence_lengths
+    if lengths is None or request.length_given:
         return request
-    if not request.length_given:
-        most = max(length for length, _ in training.sequence_lengths)
-        request = replace(request, training=replace(training, sequence_length=max(2, most)), length_given=True)
-        training = request.training
+    training = replace(request.training, sequence_length=max(length for length, _ in lengths))
+    return replace(request, training=training, length_given=True)
+
+
+def with_longest_batch(request: Request) -> Request:
+    """The request whose step is that of the longest micro-batch."""
+    request = uncut(request)
+    training = request.training
     lengths = sample_lengths(training)
-    assert lengths is not None
+    if training.sequence_lengths is None or lengths is None:
+        return request
     longest = lengths.longest_batch(training)
     own = replace(training, sequence_length=longest.length, padding=longest.padding)
     return replace(request, training=own, drawn=training)
+
+
+def of_one_length(request: Request) -> Request:
+    """The request whose micro-batches are all the longest, with a cache that is never emptied."""
+    request = with_longest_batch(request)
+    training = replace(request.training, sequence_lengths=None, torch_empty_cache_steps=None)
+    return replace(request, training=training, drawn=None)

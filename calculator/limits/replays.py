@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.devices import Verdict
 from calculator.estimate.estimate import device_replay, estimate, training_step
+from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.limits.bisection import crossing
 from calculator.limits.probes import ProbeResult, with_value
 
@@ -138,5 +139,6 @@ class Replays:
         return live <= 0 and self._replay(value).outcome(self.ruled.usable).verdict is not Verdict.DOES_NOT_FIT
 
     def _replay(self, value: int) -> DeviceReplay:
-        request, series = with_value(self.request, self.ruled.name, value), self.ruled.series
+        request = with_longest_batch(with_value(self.request, self.ruled.name, value))
+        series = self.ruled.series
         return device_replay(request, training_step(request, series), series)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.sample_lengths import of_one_length
 from calculator.inputs.settings import declared
 from calculator.methods import IA3, METHODS, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
 from calculator.plan.candidates import attention_names
@@ -54,11 +55,17 @@ class Suggestion:
 
 
 def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
-    """What saves memory, the most first. `answer` is the request's estimate; textbook accounting gets none."""
+    """What saves memory, the most first. `answer` is the request's estimate; textbook accounting gets none.
+
+    Where micro-batches differ in length, the savings are those of the longest.
+    """
     if answer.accounting == "textbook":
         return ()
     model = model_of(request.model)
     request = within_positions(request, model)
+    if answer.memory.history is not None:
+        # The order of lengths is left out: each idea would replay histories of its own.
+        answer = estimate(of_one_length(request))
     before = step_cost(model, request, answer).relative
     found = [each for idea in ideas(request, model) if (each := _suggestion(idea, request, answer, model, before))]
     return tuple(sorted(found, key=lambda each: -each.saved_bytes))
@@ -68,7 +75,7 @@ def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, be
     """Try an idea; None where it is refused or saves too little."""
     changed = with_changes(request, idea.changes)
     try:
-        after = estimate(changed)
+        after = estimate(of_one_length(changed))
     except PlanError:
         return None
     saved = answer.memory.required_bytes - after.memory.required_bytes
