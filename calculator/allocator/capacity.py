@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
-#: How many guesses in a row a search tries before the middle.
-_GUESSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,26 +193,24 @@ def minimum(
 def _least(replay: Callable[[int], CappedReplay], fails: Callable[[CappedReplay], object], low: int, high: int) -> int:
     """The least capacity that does not fail, between one that does and one that does not, in pages of 2 MiB.
 
-    A replay that fails names the capacity on which its last refusal would have been none: that is tried next, and then
-    a page less. Where this leads nowhere, the middle is tried.
+    A replay that fails names the capacity on which its last refusal would have been none: that is tried next, or more
+    where such steps are small, and then a page less. Where this leads nowhere, the middle is tried.
     """
     wanted: set[int] = set()
-    in_a_row = 0
-    guess, at_most = low, high - SMALL_SEGMENT
+    guess, at_most, step = low, high - SMALL_SEGMENT, SMALL_SEGMENT
     while high - low > SMALL_SEGMENT:
-        if in_a_row < _GUESSES and low < guess < high:
-            capacity, in_a_row = guess, in_a_row + 1
-        else:
-            capacity, in_a_row = whole_pages((low + high) // 2), 0
+        guessed = low < guess < high
+        capacity = guess if guessed else whole_pages((low + high) // 2)
         result = replay(capacity)
         if not fails(result):
             high = min(capacity, whole_pages(result.same_from))
             guess, at_most = high - SMALL_SEGMENT if capacity in wanted else low, high
             continue
+        step = 2 * step if guessed else SMALL_SEGMENT
+        want = max(whole_pages(result.last_refused or 0), capacity + step)
         low = capacity
         if result.same_below is not None:
             low = max(capacity, min(whole_pages(result.same_below), high) - SMALL_SEGMENT)
-        want = whole_pages(result.last_refused or low)
         guess = low if want in wanted else min(want, at_most)
         wanted.add(want)
     return high

@@ -72,8 +72,12 @@ class DeviceReplay:
 
     def outcome(self, usable_bytes: int) -> Outcome:
         """What the run does on a device; only what the verdict depends on is replayed at once."""
-        course = Deferred(partial(self._course, self.conf, usable_bytes))
-        verdict = self._certain(usable_bytes) or course().verdict
+        verdict = self._certain(usable_bytes)
+        if verdict is Verdict.FITS:
+            course = Deferred(lambda: Course(retries=0, retries_per_step=0, out_of_memory=None))
+        else:
+            course = Deferred(partial(self._course, self.conf, usable_bytes))
+        verdict = verdict or course().verdict
         return Outcome(
             verdict=verdict,
             course=course,

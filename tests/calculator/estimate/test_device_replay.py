@@ -46,6 +46,14 @@ def test_on_a_large_device_the_run_fits_without_a_retry(large):
     assert fit.with_expandable_segments is None
 
 
+def test_a_run_that_fits_for_certain_goes_on_the_device_as_its_replay_does(large, monkeypatch):
+    """Without a replay on the device, if what it reserves at ease is less than the device has."""
+    course = large.fit.outcome.course()
+    request = parse_request({**SMALL, "device": {"memory_bytes": 48 * GIB}})
+    monkeypatch.setattr(DeviceReplay, "_certain", lambda *_: None)
+    assert estimate(request, SeriesCache()).fit.outcome.course() == course
+
+
 def test_the_margin_is_usable_memory_less_the_minimum(large):
     fit = large.fit
     assert fit.margin_bytes == fit.usable_bytes - fit.minimum_bytes
