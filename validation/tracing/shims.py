@@ -49,6 +49,7 @@ FLASH_ATTN: dict[str, Any] = {
 AUTOCAST: dict[str, Any] = {
     "torch.autocast": autocast.autocast,
     "torch.amp.autocast": autocast.autocast,
+    "torch.amp.autocast_mode.autocast": autocast.autocast,
     "torch.amp.is_autocast_available": autocast.is_autocast_available,
     "torch.is_autocast_enabled": autocast.is_autocast_enabled,
     "torch.get_autocast_dtype": autocast.get_autocast_dtype,

@@ -10,6 +10,7 @@ from transformers.quantizers import AutoHfQuantizer
 from transformers.trainer_callback import PrinterCallback
 
 from validation.reference.build import META, build_model
+from validation.reference.trainers import kernels
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import labelled_rows
 
@@ -36,6 +37,8 @@ def build_run(recipe: Recipe, folder: str, device: torch.device = META) -> Run:
     Raises:
         PlanError: if transformers, PEFT or TRL refuses the request.
     """
+    if recipe.use_liger_kernel or recipe.trainer != "transformers":
+        kernels.install()
     return BUILDERS[recipe.trainer](recipe, folder, device)
 
 

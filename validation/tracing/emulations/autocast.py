@@ -45,7 +45,10 @@ WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler inde
 
 
 class Autocast(TorchFunctionMode):
-    """Casts the arguments of the operations that CUDA's autocast casts; the innermost context applies."""
+    """Casts the arguments of the operations that CUDA's autocast casts; the innermost context applies.
+
+    An operation with `out=` is none of them.
+    """
 
     active: ClassVar[list[Autocast]] = []
     _weights: ClassVar[dict[int, tuple[Tensor, Tensor]]] = {}
@@ -77,7 +80,7 @@ class Autocast(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function with its arguments cast."""
         kwargs = kwargs or {}
-        if not self.enabled or self.active[-1] is not self:
+        if not self.enabled or self.active[-1] is not self or kwargs.get("out") is not None:
             return func(*args, **kwargs)
         name = func.__name__.strip("_") if func.__name__.startswith("__") else func.__name__
         if name in LOWER:
@@ -156,6 +159,9 @@ def disabled() -> AbstractContextManager[Any]:
     return nullcontext() if mode is None else Autocast(mode.dtype, enabled=False)
 
 
+#: The devices that the emulation answers for: Python functions of libraries name CUDA.
+EMULATED = frozenset({"cuda", "meta"})
+
 _on_real_device = torch.autocast
 _is_enabled, _is_available, _dtype = (
     torch.is_autocast_enabled,
@@ -167,8 +173,8 @@ _is_enabled, _is_available, _dtype = (
 def autocast(
     device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, cache_enabled: bool | None = None
 ) -> AbstractContextManager[Any]:
-    """`torch.autocast`, for the meta device too."""
-    if device_type != "meta":
+    """`torch.autocast`, for the meta device too, and for CUDA, which it emulates."""
+    if device_type not in EMULATED:
         return _on_real_device(device_type, dtype, enabled, cache_enabled)
     if not Autocast.active and not enabled:
         return nullcontext()
@@ -182,18 +188,18 @@ def maybe_autocast(device_type: str, *args: Any, **kwargs: Any) -> AbstractConte
 
 def is_autocast_enabled(device_type: str | None = None) -> bool:
     """Whether autocast is enabled; without a device the question is of CUDA, which meta emulates."""
-    if device_type in (None, "cuda", "meta"):
+    if device_type is None or device_type in EMULATED:
         return current() is not None
     return _is_enabled(device_type)
 
 
 def is_autocast_available(device_type: str) -> bool:
     """Whether a device has autocast; checkpointing restores the forward's autocast in backward if so."""
-    return device_type == "meta" or _is_available(device_type)
+    return device_type in EMULATED or _is_available(device_type)
 
 
 def get_autocast_dtype(device_type: str) -> torch.dtype:
     """The dtype of autocast's lower precision."""
-    if device_type != "meta":
+    if device_type not in EMULATED:
         return _dtype(device_type)
     return Autocast.active[-1].dtype if Autocast.active else torch.float16
