@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +43,10 @@ class ReferenceModel:
     base_parameters: int
     head: str | None
     root: str
+
+    def wrapped_as(self, wrapper: nn.Module) -> ReferenceModel:
+        """The same model in a method's wrapper."""
+        return replace(self, model=wrapper, root=_path(wrapper, self.model) or "")
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter, under the name that it had before the method was applied."""
@@ -90,9 +94,24 @@ def build_model(
     Raises:
         PlanError: if transformers or PEFT refuses the request, or a GPU would.
     """
+    base = build_base(request, device, quantization)
+    with refusing("method"), META if device == META else nullcontext():
+        wrapped = methods.apply(base.model, request)
+    wrapped.train()
+    return base.wrapped_as(wrapped)
+
+
+def build_base(
+    request: Request, device: torch.device = META, quantization: Quantization | None = None
+) -> ReferenceModel:
+    """Build a request's model with random weights on a device, before its method is applied.
+
+    Raises:
+        PlanError: if transformers refuses the request, or a GPU would.
+    """
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
-    with _refusing("model"), META if packed else device:
+    with refusing("model"), META if packed else device:
         model = _model(request, dtype)
     check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -101,11 +120,7 @@ def build_model(
         methods.quantize(model, packed, dtype, device)
         _materialize(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
-    with _refusing("method"), META if device == META else nullcontext():
-        wrapped = methods.apply(model, request)
-    wrapped.train()
-    root = _path(wrapped, model) or ""
-    return ReferenceModel(model=wrapped, base=base, base_parameters=base_parameters, head=head, root=root)
+    return ReferenceModel(model=model, base=base, base_parameters=base_parameters, head=head, root="")
 
 
 def _materialize(model: PreTrainedModel, device: torch.device) -> None:
@@ -131,7 +146,7 @@ def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @contextmanager
-def _refusing(loc: str) -> Iterator[None]:
+def refusing(loc: str) -> Iterator[None]:
     """Raise a library's exception as a refusal of the request's field `loc`."""
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import bitsandbytes as bnb
 import peft
@@ -85,41 +85,42 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if not method.facts.trains_base:
             model.enable_input_require_grads()
-    return APPLY[method.name](model, request)
+    if isinstance(method, Adapter):
+        bottleneck.insert(model, method, adapter_dtype(request))
+    config = peft_config(request)
+    if config is None:
+        return model
+    wrapped = get_peft_model(model, config)
+    cast(wrapped, training.adapter_dtype)
+    return wrapped
 
 
-def _full(model: nn.Module, request: Request) -> nn.Module:
-    return model
+def peft_config(request: Request) -> peft.PeftConfig | None:
+    """PEFT's config of a request's method; None if PEFT does not apply it."""
+    build = CONFIGS[request.method.name]
+    return None if build is None else build(request)
 
 
-def _low_rank(model: nn.Module, request: Request) -> nn.Module:
+def _low_rank_config(request: Request) -> peft.PeftConfig:
     assert isinstance(request.method, LowRank)
-    return low_rank(model, request.method, request.training.adapter_dtype)
+    return low_rank_config(request.method)
 
 
-def _adapter(model: nn.Module, request: Request) -> nn.Module:
-    assert isinstance(request.method, Adapter)
-    bottleneck.insert(model, request.method, adapter_dtype(request))
-    return model
-
-
-def _prefix(model: nn.Module, request: Request) -> nn.Module:
+def _prefix_config(request: Request) -> peft.PeftConfig:
     assert isinstance(request.method, Prefix)
-    config = peft.PrefixTuningConfig(
+    return peft.PrefixTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=request.method.num_virtual_tokens,
         prefix_projection=request.method.prefix_projection,
     )
-    return _prompted(model, config)
 
 
-def _prompt(model: nn.Module, request: Request) -> nn.Module:
+def _prompt_config(request: Request) -> peft.PeftConfig:
     assert isinstance(request.method, Prompt)
-    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=request.method.num_virtual_tokens)
-    return _prompted(model, config)
+    return peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=request.method.num_virtual_tokens)
 
 
-def _ia3(model: nn.Module, request: Request) -> nn.Module:
+def _ia3_config(request: Request) -> peft.PeftConfig:
     method = request.method
     assert isinstance(method, IA3)
     lists = {
@@ -127,28 +128,25 @@ def _ia3(model: nn.Module, request: Request) -> nn.Module:
         for name in ("target_modules", "feedforward_modules", "modules_to_save")
         for value in (getattr(method, name),)
     }
-    config = peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=method.init_ia3_weights, **lists)
-    model = peft.get_peft_model(model, config)
-    cast(model, request.training.adapter_dtype)
-    return model
+    return peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=method.init_ia3_weights, **lists)
 
 
-#: The function that applies each method to a model.
-APPLY: dict[MethodName, Callable[[nn.Module, Request], nn.Module]] = {
-    "full": _full,
-    "lora": _low_rank,
-    "qlora": _low_rank,
-    "adapter": _adapter,
-    "prefix": _prefix,
-    "prompt": _prompt,
-    "ia3": _ia3,
+#: The function that builds each method's config; None for methods that PEFT does not have.
+CONFIGS: dict[MethodName, Callable[[Request], peft.PeftConfig] | None] = {
+    "full": None,
+    "lora": _low_rank_config,
+    "qlora": _low_rank_config,
+    "adapter": None,
+    "prefix": _prefix_config,
+    "prompt": _prompt_config,
+    "ia3": _ia3_config,
 }
 
 
-def _prompted(model: nn.Module, config: peft.PromptLearningConfig) -> nn.Module:
-    """Add virtual tokens to a model; PEFT keeps their indices on the CPU and copies them in every step."""
-    wrapped = peft.get_peft_model(model, config)
-    for name, tokens in wrapped.prompt_tokens.items():
+def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) -> nn.Module:
+    """PEFT's `get_peft_model`; virtual tokens' indices are on the CPU, from where PEFT copies them in every step."""
+    wrapped = peft.get_peft_model(model, config, **options)
+    for name, tokens in getattr(wrapped, "prompt_tokens", {}).items():
         wrapped.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
     return wrapped
 
@@ -164,8 +162,15 @@ def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: 
 
     PEFT does not cast them on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
     """
+    model = peft.get_peft_model(model, low_rank_config(method, task_type))
+    cast(model, dtype)
+    return model
+
+
+def low_rank_config(method: LowRank, task_type: str | None = "CAUSAL_LM") -> peft.LoraConfig:
+    """PEFT's config of a low-rank method."""
     modules = method.target_modules
-    config = peft.LoraConfig(
+    return peft.LoraConfig(
         task_type=task_type,
         r=method.r,
         lora_alpha=method.lora_alpha,
@@ -176,9 +181,6 @@ def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: 
         bias=method.bias,
         modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
     )
-    model = peft.get_peft_model(model, config)
-    cast(model, dtype)
-    return model
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:

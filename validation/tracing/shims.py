@@ -40,7 +40,7 @@ WARNING: dict[str, Any] = {
 
 #: Functions of the flash_attn package, which needs CUDA.
 FLASH_ATTN: dict[str, Any] = {
-    f"{_FLASH}._lazy_imports": lambda *_, **__: (sdpa.flash_attn_func, sdpa.flash_attn_func, None, None, None),
+    f"{_FLASH}._lazy_imports": lambda *_, **__: (sdpa.flash_attn_func, sdpa.flash_attn_varlen_func, None, None, None),
     f"{_FLASH}.is_flash_attn_available": lambda *_, **__: True,
     "transformers.modeling_utils.PreTrainedModel._flash_attn_import_error": lambda *_, **__: None,
 }

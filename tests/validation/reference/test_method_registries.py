@@ -2,11 +2,11 @@
 
 from calculator.methods import METHODS
 from validation.random_grid.random_requests import METHOD_WEIGHTS, NEWER_METHODS, OPTIONS
-from validation.reference.methods import APPLY
+from validation.reference.methods import CONFIGS
 
 
 def test_every_method_is_applied_to_real_modules():
-    assert APPLY.keys() == METHODS.keys()
+    assert CONFIGS.keys() == METHODS.keys()
 
 
 def test_every_method_is_among_the_random_requests():

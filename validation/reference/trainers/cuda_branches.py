@@ -21,7 +21,7 @@ PACKAGES = ("liger_kernel", "trl", "cut_cross_entropy")
 
 
 class _Rewriter(ast.NodeTransformer):
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:  # noqa: N802  (ast's name)
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         left, operator, right = node.left, node.ops[0], node.comparators[0]
         if len(node.ops) != 1 or not isinstance(left, ast.Attribute) or left.attr != "type":
@@ -33,7 +33,7 @@ class _Rewriter(ast.NodeTransformer):
         negated = isinstance(operator, ast.NotEq | ast.NotIn)
         return ast.copy_location(ast.Compare(left, [ast.NotIn() if negated else ast.In()], [choices]), node)
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802  (ast's name)
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         self.generic_visit(node)
         if node.attr != "is_cuda" or not isinstance(node.ctx, ast.Load):
             return node

@@ -31,6 +31,11 @@ class Recipe:
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     trl: str = "1.16"
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the trainer itself prepares a quantized model for training, as TRL before 1.0 does."""
+        return self.trainer != "transformers" and int(self.trl.partition(".")[0]) == 0
+
 
 #: The fields of `training` that a trainer reads and the reference step does not.
 SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl"})

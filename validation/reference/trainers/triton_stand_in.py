@@ -57,7 +57,7 @@ class Placeholder:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Self:
+    def __call__(self, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         return self
 
 

@@ -97,6 +97,26 @@ def flash_attn_func(
     return flash(query, key, value, dropout_p, causal, softmax_scale).transpose(1, 2)
 
 
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    deterministic: bool = False,
+) -> Tensor:
+    """The flash_attn package's function over (tokens, heads, head_dim) of packed sequences, run as one sequence."""
+    query, key, value = (tensor[None].transpose(1, 2) for tensor in (q, k, v))
+    return flash(query, key, value, dropout_p, causal, softmax_scale).transpose(1, 2)[0]
+
+
 def _padded(tensor: Tensor) -> Tensor:
     short = -tensor.shape[-1] % 8
     return functional.pad(tensor, (0, short)) if short else tensor

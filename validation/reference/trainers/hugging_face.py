@@ -1,0 +1,34 @@
+"""The Trainer of transformers, as a script uses it that applies PEFT to a model itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformers import Trainer, TrainingArguments, default_data_collator
+
+from validation.reference.build import build_model, refusing
+from validation.reference.trainers.arguments import training_arguments
+from validation.reference.trainers.batches import labelled_rows
+from validation.reference.trainers.run import Run, with_quantizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from validation.reference.trainers.recipe import Recipe
+
+
+def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
+    """Build the Trainer of a recipe.
+
+    Raises:
+        PlanError: if transformers or PEFT refuses the request.
+    """
+    reference = build_model(recipe.request, device)
+    with refusing("training"):
+        trainer = Trainer(
+            model=with_quantizer(reference.model),
+            args=TrainingArguments(**training_arguments(recipe, folder)),
+            train_dataset=labelled_rows(recipe),
+            data_collator=default_data_collator,
+        )
+    return Run(trainer, reference)

@@ -1,0 +1,71 @@
+"""What every trainer of TRL gets: a model, PEFT's config, and a tokenizer of a few tokens."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import peft
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from calculator.methods import Adapter, QLoRA
+from validation.reference import methods
+from validation.reference.bottleneck import insert
+from validation.reference.build import build_base, refusing
+from validation.reference.trainers.run import with_quantizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from validation.reference.build import ReferenceModel
+    from validation.reference.trainers.recipe import Recipe
+
+#: The tokens; a trainer reads the numbers of the special ones.
+TOKENS = ("<pad>", "<s>", "</s>", "a", "b")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of five words."""
+    words = Tokenizer(models.WordLevel({token: number for number, token in enumerate(TOKENS)}, unk_token="a"))  # noqa: S106
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
+
+
+def model_and_config(recipe: Recipe, device: torch.device) -> tuple[ReferenceModel, peft.PeftConfig | None]:
+    """The model that a script passes to a trainer of TRL, and the config with which the trainer wraps it.
+
+    TRL has no option for adapters in the model's dtype, so a script wraps such a model itself.
+    """
+    request = recipe.request
+    method, training = request.method, request.training
+    reference = build_base(request, device)
+    model = with_quantizer(reference.model)
+    with refusing("method"):
+        if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training and not recipe.prepares:
+            peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        if isinstance(method, Adapter):
+            with device:
+                insert(model, method, methods.adapter_dtype(request))
+        config = methods.peft_config(request)
+        if config is None or isinstance(method, QLoRA) or training.adapter_dtype == "float32":
+            return reference, config
+        with device:
+            wrapped = methods.get_peft_model(model, config)
+        methods.cast(wrapped, training.adapter_dtype)
+    return reference.wrapped_as(wrapped), None
+
+
+@contextmanager
+def adapters_on(device: torch.device, module: str) -> Iterator[None]:
+    """Make a trainer's module create adapters on a device, which PEFT does not do on meta."""
+
+    def on_device(model: Any, config: peft.PeftConfig, **options: Any) -> Any:
+        with device:
+            return methods.get_peft_model(model, config, **options)
+
+    with mock.patch(f"{module}.get_peft_model", on_device):
+        yield

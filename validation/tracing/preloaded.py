@@ -1,0 +1,14 @@
+"""The libraries of a trace with a trainer, imported once for many processes."""
+
+from importlib import import_module
+
+from validation.reference.trainers import kernels
+from validation.reference.trainers.build import BUILDERS
+from validation.tracing.silence import silence_libraries
+
+silence_libraries()
+kernels.install()
+for name in ("validation.tracing.trainer_trace", "liger_kernel.transformers.monkey_patch"):
+    import_module(name)
+for name in sorted(set(BUILDERS.values())):
+    import_module(f"validation.reference.trainers.{name}")
