@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.common.names import PhaseName
-    from validation.reference.trainers.build import Run
+    from validation.reference.trainers.run import Run
 
 
 class TrainerStep:

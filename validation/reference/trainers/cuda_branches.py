@@ -72,4 +72,4 @@ class _Finder(PathFinder):
 def install() -> None:
     """Rewrite the packages when they are imported from now on."""
     if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class with find_spec is a finder
+        sys.meta_path.insert(0, _Finder)
