@@ -50,7 +50,7 @@ pins: ## Pin the requirements again (needs uv; ARGS=--upgrade for newer releases
 	$(COMPILE) $(ARGS) --output-file requirements/serve.txt
 	$(COMPILE) $(ARGS) --extra dev --constraints requirements/serve.txt --output-file requirements/dev.txt
 	$(COMPILE) $(ARGS) --extra validation --constraints requirements/dev.txt --excludes requirements/torch.txt \
-		--excludes requirements/stand_ins.txt --output-file requirements/validation.txt
+		--excludes requirements/stand_ins.in --output-file requirements/validation.txt
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
