@@ -18,6 +18,7 @@ COMMANDS = {
     "measure": "validation.measure.command",
     "prove": "validation.prove.command",
     "generate": "validation.comparison.generate",
+    "processes": "validation.sharding.processes",
 }
 
 

@@ -1,4 +1,7 @@
-"""Trace the step of a request, of its trainer or the reference, and show what is alive at its peaks."""
+"""Trace the step of a request, of its trainer or the reference, and show what is alive at its peaks.
+
+A request with device.count above 1 is traced for one rank of its sharded run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimate.sharded_request import parse_sharded_request
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 
@@ -26,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("request", help="the file of an estimate request as JSON; - reads standard input")
     parser.add_argument("--json", action="store_true", help="print the whole trace as JSON: storages, events, peaks")
+    parser.add_argument("--rank", type=int, default=0, metavar="R", help="the rank of a sharded run (0)")
     parser.add_argument(
         "--before-2.14", action="store_true", dest="before_2_14", help="choose attention kernels as PyTorch before 2.14"
     )
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
-        traced = traced_body(json.loads(text), before_2_14=args.before_2_14)
+        traced = traced_body(json.loads(text), before_2_14=args.before_2_14, rank=args.rank)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
@@ -51,20 +55,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def traced_body(body: Any, *, before_2_14: bool = False) -> Trace:
-    """The trace of an estimate's request: of its trainer's step, or of the reference step.
+def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace:
+    """The trace of a request: of its trainer's step, of the reference step, or of one rank's in a sharded run.
 
     Raises:
         PlanError: if the request is wrong, or a library refuses it.
     """
     recipe = parse_recipe(body)
-    if recipe is None:
-        from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
+    if recipe is not None:
+        from validation.tracing import trainer_trace  # noqa: PLC0415  (takes seconds to import)
 
-        return trace(parse_request(body), before_2_14=before_2_14)
-    from validation.tracing import trainer_trace  # noqa: PLC0415  (as above)
+        return trainer_trace.trace(recipe, before_2_14=before_2_14)
+    sharded = parse_sharded_request(body)
+    if sharded.sharding.name == "none":
+        from validation.tracing.trace import trace  # noqa: PLC0415  (as above)
 
-    return trainer_trace.trace(recipe, before_2_14=before_2_14)
+        return trace(sharded.request, before_2_14=before_2_14)
+    from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
+
+    return trace_rank(sharded, rank, before_2_14=before_2_14)
 
 
 def document(traced: Trace) -> dict[str, Any]:
@@ -77,6 +86,7 @@ def document(traced: Trace) -> dict[str, Any]:
         "peak_allocated_bytes": traced.peak_allocated_bytes,
         "peaks": {phase: asdict(peak) for phase, peak in traced.ledger.peaks.items()},
         "marks": traced.ledger.phase_starts,
+        "resident": traced.resident,
         "emulations": list(traced.emulations),
         "storages": [asdict(storage) for storage in traced.ledger.storages],
         "events": traced.events,
@@ -94,6 +104,7 @@ def lines(traced: Trace, rows: int) -> list[str]:
             shape = "×".join(map(str, storage.shape))
             description = (
                 f"{storage.moment:9} {storage.name or storage.site} {shape} {storage.dtype} {storage.component}"
+                f"{storage.stream and f' on {storage.stream}'}"
             )
             shown.append(f"    {storage.bytes:>16,}  {description}")
     return shown

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from calculator.estimate.request import Request
+    from calculator.inputs.sharding import QuantStorage
     from calculator.inputs.training import Training
     from calculator.resident.quantization import Quantization
 
@@ -85,11 +86,15 @@ def config_of(request: Request) -> dict[str, Any]:
 
 
 def build_model(
-    request: Request, device: torch.device = META, quantization: Quantization | None = None
+    request: Request,
+    device: torch.device = META,
+    quantization: Quantization | None = None,
+    quant_storage: QuantStorage = "uint8",
 ) -> ReferenceModel:
     """Build a request's model with random weights on a device, and apply its method.
 
     `quantization` stores the base in 4 bits for methods other than QLoRA, which has its own quantization settings.
+    `quant_storage` is the dtype that holds packed 4-bit weights.
 
     Raises:
         PlanError: if transformers or PEFT refuses the request, or a GPU would.
@@ -117,7 +122,7 @@ def build_base(
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
     if packed:
-        methods.quantize(model, packed, dtype, device)
+        methods.quantize(model, packed, dtype, device, quant_storage)
         _materialize(model, device)
     base = frozenset(name for name, _ in model.named_parameters())
     return ReferenceModel(model=model, base=base, base_parameters=base_parameters, head=head, root="")

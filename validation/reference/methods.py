@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import MethodName
     from calculator.estimate.request import Request
+    from calculator.inputs.sharding import QuantStorage
     from calculator.resident.quantization import Quantization
 
 
@@ -34,7 +35,13 @@ AdapterDType = Literal["float32", "model"]
 WEIGHT_STD = 0.02
 
 
-def quantize(model: nn.Module, quantization: Quantization, dtype: torch.dtype, device: torch.device) -> None:
+def quantize(
+    model: nn.Module,
+    quantization: Quantization,
+    dtype: torch.dtype,
+    device: torch.device,
+    quant_storage: QuantStorage = "uint8",
+) -> None:
     """Store all linear layers except the output head in 4 bits, as `from_pretrained` with a BitsAndBytesConfig does.
 
     The model is on the meta device. On a real `device`, each 4-bit layer gets random weights, which are quantised
@@ -45,6 +52,7 @@ def quantize(model: nn.Module, quantization: Quantization, dtype: torch.dtype, d
         bnb_4bit_quant_type=quantization.quant_type,
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=quant_storage,
     )
     with torch.device("meta"):
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), config)

@@ -27,6 +27,7 @@ def gradients_labelled(tracker: MemoryTracker, trainable: Mapping[str, torch.nn.
 def _labeller(tracker: MemoryTracker, name: str) -> Callable[[torch.Tensor], None]:
     def label(parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
-        tracker.label(f"{name}.grad", parameter.grad, "gradients")
+        # A DTensor's storage is its shard's.
+        tracker.label(f"{name}.grad", getattr(parameter.grad, "_local_tensor", parameter.grad), "gradients")
 
     return label

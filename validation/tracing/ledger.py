@@ -33,7 +33,7 @@ class Storage:
 
     `name` is the name of a parameter or state, if it is one. `module` and `op` are where the storage was allocated:
     the module's path with its layer index, and the operation. `moment` is `static`, `forward`, `backward`,
-    `recompute` or `optimizer`.
+    `recompute` or `optimizer`. `stream` names the stream that allocated it, empty for the default one.
     """
 
     number: int
@@ -45,6 +45,7 @@ class Storage:
     nbytes: int
     component: ComponentName
     name: str = ""
+    stream: str = ""
 
     @property
     def bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from validation.tracing.emulations import kernel_for
 from validation.tracing.ledger import Ledger, Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from calculator.common.names import ComponentName, PhaseName
     from validation.tracing.host_values import HostValues
@@ -26,14 +27,19 @@ SCRATCH = frozenset({"bitsandbytes.dequantize_4bit", "bitsandbytes.dequantize_bl
 
 
 class EmulatedKernels(TorchDispatchMode):
-    """Runs the kernels of `emulations`, which allocate the scratch that meta kernels do not show."""
+    """Runs the kernels of `emulations`, which allocate the scratch that meta kernels do not show.
 
-    def __init__(self, values: KnownValues | HostValues) -> None:
+    Operations on tensors of the classes `wrappers` are left to these classes, which run them on the tensors inside.
+    """
+
+    def __init__(self, values: KnownValues | HostValues, wrappers: tuple[type, ...] = ()) -> None:
         super().__init__()
-        self._values = values
+        self._values, self._wrappers = values, wrappers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
+        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+            return NotImplemented
         kernel = kernel_for(func, args)
         if kernel is None:
             return self._values.run(func, args, kwargs or {})
@@ -42,7 +48,11 @@ class EmulatedKernels(TorchDispatchMode):
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Records every storage on a device, the meta device by default, including those of emulated kernels."""
+    """Records every storage on a device, the meta device by default, including those of emulated kernels.
+
+    Operations on tensors of the classes `wrappers` are left to these classes, which run them on the tensors inside.
+    `stream` is the name of the stream that allocates, empty for the default one.
+    """
 
     def __init__(
         self,
@@ -50,12 +60,14 @@ class MemoryTracker(TorchDispatchMode):
         modules: ModuleTracker,
         head: str | None,
         values: KnownValues | HostValues,
+        *,
+        wrappers: tuple[type, ...] = (),
+        stream: Callable[[], str] = str,
         device: str = "meta",
     ) -> None:
         super().__init__()
         unshared_reference_counts()
         self.ledger = ledger
-        self._device = device
         self._values = values
         self._modules = modules
         self._loss_modules = {"", head}
@@ -63,6 +75,9 @@ class MemoryTracker(TorchDispatchMode):
         self._finalizers: dict[int, weakref.ref] = {}
         self._phase: PhaseName = "forward"
         self._emulated: str | None = None
+        self._wrappers, self._stream, self._device = wrappers, stream, device
+        self._owner: tuple[str, str, ComponentName] | None = None
+        self._resized: dict[int, tuple[weakref.ref, Storage]] = {}
 
     def enter(self, phase: PhaseName) -> None:
         """Begin a phase of the step."""
@@ -89,6 +104,8 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and record what it allocates."""
+        if self._wrappers and any(issubclass(each, self._wrappers) for each in types):
+            return NotImplemented
         kwargs = kwargs or {}
         if self._phase == "backward" and func is torch.ops.aten.add.Tensor and adds_in_place(*args):
             return args[0].add_(args[1], **kwargs)
@@ -112,6 +129,15 @@ class MemoryTracker(TorchDispatchMode):
             yield
         finally:
             self._emulated = outer
+
+    @contextmanager
+    def owner(self, module: str, op: str, component: ComponentName = "workspace") -> Iterator[None]:
+        """Record what is allocated inside the context under a module and an operation of the caller's."""
+        outer, self._owner = self._owner, (module, op, component)
+        try:
+            yield
+        finally:
+            self._owner = outer
 
     def _record(self, out: Any, op: str) -> None:
         if isinstance(out, torch.Tensor):
@@ -140,17 +166,27 @@ class MemoryTracker(TorchDispatchMode):
         """Where an operation allocates: the module's path, the operation, and the moment."""
         if self._emulated is not None and op != self._emulated:
             op = f"{self._emulated}/{op}"
+        if self._owner is not None:
+            return *self._owner[:2], self._moment()
         if self._phase == "optimizer_step":
             return "", op, "optimizer"
         module = self._modules.forward_module
         if module is not None:
-            return module, op, "forward" if self._phase == "forward" else "recompute"
+            return module, op, self._moment()
         if self._phase == "forward":
             return "", op, "forward"
         module, node = self._modules.backward_module()
         return module, f"{op}<{node}>", "backward"
 
+    def _moment(self) -> str:
+        if self._phase == "optimizer_step":
+            return "optimizer"
+        inside = self._modules.forward_module is not None
+        return "recompute" if self._phase == "backward" and inside else self._phase
+
     def _component(self, module: str, op: str) -> ComponentName:
+        if self._owner is not None:
+            return self._owner[2]
         if self._phase == "optimizer_step" or "/" in op or op.partition("<")[0] in SCRATCH:
             return "workspace"
         return "logits_and_loss" if module in self._loss_modules else "activations"
@@ -177,25 +213,45 @@ class MemoryTracker(TorchDispatchMode):
         storage = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
         storage.component, storage.name = component, name
 
-    def _allocate(self, storage: torch.UntypedStorage, tensor: torch.Tensor, **fields: Any) -> None:
-        if not storage.nbytes():
-            return
-        key, number = storage._cdata, len(self.ledger.storages)
-        self._numbers[key] = number
-        self._finalizers[key] = weakref.ref(storage, lambda _: self._free(key))
-        self.ledger.allocate(
-            Storage(
-                number=number,
-                shape=tuple(tensor.shape),
-                dtype=str(tensor.dtype).removeprefix("torch."),
-                nbytes=storage.nbytes(),
-                **fields,
-            )
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Record that a storage was resized: it is freed, and allocated again unless it is empty now."""
+        key = storage._cdata
+        if key in self._numbers:
+            self._resized[key] = weakref.ref(storage, lambda _: self._resized.pop(key)), self._freed(key)
+        if storage.nbytes():
+            self._add(storage, self._again(storage))
+
+    def _again(self, storage: torch.UntypedStorage) -> Storage:
+        """The record of a storage that has been resized, under the name that it had before."""
+        module, op, moment = self._site("resize_")
+        changes = {"nbytes": storage.nbytes(), "moment": moment, "stream": self._stream()}
+        if storage._cdata in self._resized:
+            return replace(self._resized.pop(storage._cdata)[1], **changes)
+        component = self._component(module, op)
+        return Storage(
+            number=0, module=module, op=op, shape=(storage.nbytes(),), dtype="uint8", component=component, **changes
         )
 
-    def _free(self, key: int) -> None:
+    def _allocate(self, storage: torch.UntypedStorage, tensor: torch.Tensor, **fields: Any) -> None:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        row = Storage(number=0, shape=tuple(tensor.shape), dtype=dtype, nbytes=storage.nbytes(), **fields)
+        if storage.nbytes():
+            self._add(storage, replace(row, stream=self._stream()))
+        elif fields["moment"] == "static" and storage._cdata not in self._resized:
+            key = storage._cdata
+            self._resized[key] = weakref.ref(storage, lambda _: self._resized.pop(key)), row
+
+    def _add(self, storage: torch.UntypedStorage, row: Storage) -> None:
+        key, row.number = storage._cdata, len(self.ledger.storages)
+        self._numbers[key] = row.number
+        self._finalizers[key] = weakref.ref(storage, lambda _: self._freed(key))
+        self.ledger.allocate(row)
+
+    def _freed(self, key: int) -> Storage:
         del self._finalizers[key]
-        self.ledger.free(self._numbers.pop(key))
+        number = self._numbers.pop(key)
+        self.ledger.free(number)
+        return self.ledger.storages[number]
 
 
 def _name(func: Any) -> str:

@@ -22,13 +22,15 @@ class Trace:
     """The allocations of one step, in bytes, each storage rounded up to 512.
 
     `parameters` has the counts `base`, `added`, `trainable` and `total`. `static` has the components that stay through
-    the step, and its gradients. `emulations` describes the kernels that the trace emulates.
+    the step, and its gradients. `emulations` describes the kernels that the trace emulates. `resident` is what is alive
+    between steps of a sharded run, in bytes.
     """
 
     parameters: dict[str, int]
     static: dict[str, int]
     ledger: Ledger[PhaseName]
     emulations: tuple[str, ...]
+    resident: int | None = None
 
     @property
     def phases(self) -> dict[PhaseName, int]:

@@ -33,7 +33,7 @@ class TrainerStep:
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(run.reference.model, run.reference.root)
         device = run.trainer.args.device.type
-        self.tracker = MemoryTracker(self.ledger, modules, run.reference.head, HostValues(), device)
+        self.tracker = MemoryTracker(self.ledger, modules, run.reference.head, HostValues(), device=device)
         self.steps = 0
 
     def run(self) -> None:

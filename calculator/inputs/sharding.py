@@ -1,0 +1,281 @@
+"""How a run on several GPUs is sharded: the request's fields for DDP, FSDP2 and DeepSpeed's ZeRO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from calculator.common.errors import PlanError, Problem
+from calculator.inputs.settings import parse, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ShardingName = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
+
+#: An integer, or transformers' value for the model's hidden size.
+OrAuto = int | Literal["auto"]
+
+#: ZeRO's stage by the name of the sharding.
+STAGES: dict[str, int] = {"zero1": 1, "zero2": 2, "zero3": 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DDPConfig:
+    """The arguments of `DistributedDataParallel`."""
+
+    gradient_as_bucket_view: bool = setting(
+        False, label="Gradients as bucket views", help="Whether gradients are views of the buckets that are reduced."
+    )
+    find_unused_parameters: bool = setting(
+        False, label="Find unused parameters", help="Whether DDP searches each graph for parameters without a gradient."
+    )
+    static_graph: bool = setting(False, label="Static graph", help="Whether every step runs the same graph.")
+    bucket_cap_mb: int = setting(
+        25, label="Bucket size", help="The size of a gradient bucket.", minimum=1, maximum=1_000_000, unit="MiB"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FSDPConfig:
+    """The keys of `TrainingArguments.fsdp_config` that change FSDP2's memory."""
+
+    reshard_after_forward: bool = setting(
+        True, label="Reshard after forward", help="Free a unit's gathered weights after its forward pass."
+    )
+    cpu_offload: bool = setting(
+        False, label="CPU offload", help="Keep shards, gradients and optimizer states in host memory."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offload:
+    """Where DeepSpeed keeps optimizer states (`offload_optimizer`) or weights (`offload_param`)."""
+
+    device: Literal["none", "cpu"] = setting("none", label="Offload device", help="none, or cpu for host memory.")
+    pin_memory: bool = setting(True, label="Pinned memory", help="Whether the host memory is page-locked.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroOptimization:
+    """The `zero_optimization` object of a DeepSpeed config, with DeepSpeed's defaults.
+
+    References:
+        deepspeed/runtime/zero/config.py, `DeepSpeedZeroConfig`.
+    """
+
+    stage: int | None = setting(None, label="Stage", help="ZeRO's stage.", minimum=1, maximum=3)
+    contiguous_gradients: bool = setting(
+        True, label="Contiguous gradients", help="Copy gradients into one buffer as they are produced."
+    )
+    reduce_scatter: bool = setting(True, label="Reduce-scatter", help="Reduce each gradient to its owner only.")
+    reduce_bucket_size: OrAuto = setting(
+        500_000_000, label="Reduce bucket", help="Elements reduced at a time.", minimum=1, unit="elements"
+    )
+    allgather_partitions: bool = setting(
+        True, label="All-gather partitions", help="Gather updated weights by all-gather instead of broadcasts."
+    )
+    allgather_bucket_size: int = setting(
+        500_000_000, label="All-gather bucket", help="Elements gathered at a time.", minimum=1, unit="elements"
+    )
+    overlap_comm: bool | None = setting(
+        None, label="Overlap communication", help="Reduce during the backward pass; null is true in stage 3 only."
+    )
+    round_robin_gradients: bool = setting(
+        False, label="Round-robin gradients", help="Deal gradients to the ranks in turn (stages 1 and 2)."
+    )
+    sub_group_size: int = setting(
+        1_000_000_000, label="Sub-group", help="Elements updated at a time in stage 3.", minimum=1, unit="elements"
+    )
+    stage3_prefetch_bucket_size: OrAuto = setting(
+        50_000_000, label="Prefetch bucket", help="Elements fetched ahead of use.", minimum=0, unit="elements"
+    )
+    stage3_param_persistence_threshold: OrAuto = setting(
+        100_000, label="Persistence threshold", help="Smaller parameters stay whole.", minimum=0, unit="elements"
+    )
+    stage3_max_live_parameters: int = setting(
+        1_000_000_000, label="Live parameters", help="The most elements gathered at once.", minimum=0, unit="elements"
+    )
+    stage3_max_reuse_distance: int = setting(
+        1_000_000_000,
+        label="Reuse distance",
+        help="A parameter stays gathered if it is used again within this many elements.",
+        minimum=0,
+        unit="elements",
+    )
+    stage3_gather_16bit_weights_on_model_save: bool = setting(
+        False, label="Gather on save", help="Gather the weights when the model is saved."
+    )
+    offload_optimizer: Offload = field(default_factory=Offload)
+    offload_param: Offload = field(default_factory=Offload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nodes:
+    """The field of `device` that only counts for communication."""
+
+    nodes: int = setting(1, label="Number of nodes", help="Machines that the GPUs are in.", minimum=1, maximum=65_536)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """The field of a 4-bit method that only counts for sharding."""
+
+    quant_storage: QuantStorage = setting(
+        "uint8",
+        label="4-bit storage type",
+        help="The data type that holds packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards a float type only.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharding:
+    """How many GPUs a run has, and how it is sharded over them."""
+
+    name: ShardingName = "none"
+    count: int = 1
+    nodes: int = 1
+    ddp: DDPConfig = field(default_factory=DDPConfig)
+    fsdp_config: FSDPConfig = field(default_factory=FSDPConfig)
+    zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
+    quant_storage: QuantStorage = "uint8"
+
+    @property
+    def stage(self) -> int:
+        """ZeRO's stage; 0 without ZeRO."""
+        return STAGES.get(self.name, 0)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether any state is in host memory."""
+        zero = self.zero_optimization
+        return self.fsdp_config.cpu_offload or "cpu" in (zero.offload_optimizer.device, zero.offload_param.device)
+
+
+#: The objects of a request that have fields of sharding, and these fields.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "training": ("ddp", "fsdp_config", "deepspeed"),
+    "device": ("nodes",),
+    "method": ("quant_storage",),
+}
+
+
+def without_sharding(body: dict[str, Any]) -> dict[str, Any]:
+    """A request without the fields of sharding that an estimate does not have yet."""
+    return {key: _without(value, FIELDS.get(key, ())) for key, value in body.items()}
+
+
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: each for name, each in value.items() if name not in names}
+
+
+def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Sharding:
+    """Parse a request's fields of sharding.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    training, device, method = (_object(body, key) for key in ("training", "device", "method"))
+    problems: list[Problem] = [*_contradictions(name, count, training)]
+
+    def part(cls: Any, value: Any, loc: str) -> Any:
+        try:
+            return parse(cls, value, loc)
+        except PlanError as error:
+            problems.extend(error.problems)
+            return cls()
+
+    nodes = part(Nodes, {key: device[key] for key in ("nodes",) if key in device}, "device").nodes
+    storage = part(Storage, {key: method[key] for key in ("quant_storage",) if key in method}, "method")
+    if "quant_storage" in method and method.get("name") != "qlora":
+        reason = "only qlora stores weights in 4 bits: leave it out"
+        problems.append(Problem(loc="method.quant_storage", msg=reason, input=method["quant_storage"]))
+    if count % nodes:
+        problems.append(Problem(loc="device.nodes", msg=f"{count} GPUs are no multiple of {nodes} nodes", input=nodes))
+    zero = ZeroOptimization()
+    if "deepspeed" in training:
+        try:
+            zero = parse_deepspeed(training["deepspeed"], STAGES.get(name))
+        except PlanError as error:
+            problems.extend(error.problems)
+    sharding = Sharding(
+        name=name,
+        count=count,
+        nodes=nodes,
+        ddp=part(DDPConfig, training.get("ddp", {}), "training.ddp"),
+        fsdp_config=part(FSDPConfig, training.get("fsdp_config", {}), "training.fsdp_config"),
+        zero_optimization=zero,
+        quant_storage=storage.quant_storage,
+    )
+    if problems:
+        raise PlanError(*problems)
+    return sharding
+
+
+def _object(body: dict[str, Any], key: str) -> dict[str, Any]:
+    value = body.get(key, {})
+    return value if isinstance(value, dict) else {}
+
+
+#: The sharding that each object of `training` configures.
+OWNERS: dict[str, tuple[ShardingName, ...]] = {
+    "ddp": ("ddp",),
+    "fsdp_config": ("fsdp",),
+    "deepspeed": ("zero1", "zero2", "zero3"),
+}
+
+
+def _contradictions(name: ShardingName, count: int, training: dict[str, Any]) -> Iterator[Problem]:
+    if count > 1 and name == "none":
+        reason = f"{count} GPUs need a sharding: set ddp, zero1, zero2, zero3 or fsdp"
+        yield Problem(loc="device.sharding", msg=reason, input=name)
+    if count == 1 and name != "none":
+        yield Problem(loc="device.count", msg=f"{name} needs 2 GPUs or more", input=count)
+    for key, owners in OWNERS.items():
+        if key in training and name not in owners:
+            reason = f"configures {' or '.join(owners)}, but device.sharding is {name}: leave it out"
+            yield Problem(loc=f"training.{key}", msg=reason, input=training[key])
+
+
+def parse_deepspeed(body: Any, stage: int | None) -> ZeroOptimization:
+    """Parse `training.deepspeed`, the config that DeepSpeed reads, for a stage of ZeRO.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    loc = "training.deepspeed"
+    if not isinstance(body, dict):
+        raise PlanError(Problem(loc=loc, msg="must be an object", input=body))
+    problems = [
+        Problem(loc=f"{loc}.{key}", msg="unknown field; known fields are zero_optimization", input=body[key])
+        for key in body
+        if key != "zero_optimization"
+    ]
+    loc, values = f"{loc}.zero_optimization", body.get("zero_optimization", {})
+    offloads: dict[str, Offload] = {}
+    for key in ("offload_optimizer", "offload_param"):
+        if isinstance(values, dict) and values.get(key) is not None:
+            try:
+                offloads[key] = parse(Offload, values[key], f"{loc}.{key}")
+            except PlanError as error:
+                problems.extend(error.problems)
+    try:
+        zero = parse(ZeroOptimization, values, loc, ignore=("offload_optimizer", "offload_param"))
+    except PlanError as error:
+        raise PlanError(*problems, *error.problems) from error
+    problems += _stage_problems(zero, offloads, stage, loc)
+    if problems:
+        raise PlanError(*problems)
+    return replace(zero, **offloads)  # type: ignore[arg-type]  # the keys are fields of this type
+
+
+def _stage_problems(
+    zero: ZeroOptimization, offloads: dict[str, Offload], stage: int | None, loc: str
+) -> Iterator[Problem]:
+    if zero.stage is not None and stage is not None and zero.stage != stage:
+        yield Problem(loc=f"{loc}.stage", msg=f"must be {stage}, the stage of device.sharding", input=zero.stage)
+    if offloads.get("offload_param", Offload()).device != "none" and stage != 3:
+        yield Problem(loc=f"{loc}.offload_param", msg="needs stage 3: set device.sharding zero3", input="cpu")

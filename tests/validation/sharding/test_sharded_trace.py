@@ -1,0 +1,134 @@
+"""Traces of one rank: what DDP and FSDP2 add to the step of one GPU, and what is refused."""
+
+import json
+from functools import cache
+
+import pytest
+
+from calculator.common.dtype import rounded
+from calculator.common.errors import PlanError
+from calculator.estimate.sharded_request import parse_sharded_request
+from validation.__main__ import main
+from validation.sharding.trace import trace
+from validation.tracing.trace import trace as trace_one_gpu
+
+pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+}
+LORA = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+
+
+def body(sharding, method=None, count=2, **training):
+    return {
+        "model": {"config": CONFIG},
+        "method": method or {"name": "full"},
+        "training": {"sequence_length": 64, **training},
+        "device": {"count": count, "sharding": sharding},
+    }
+
+
+@cache
+def _traced(text, rank):
+    return trace(parse_sharded_request(json.loads(text)), rank)
+
+
+def traced(*args, rank=0, **kwargs):
+    return _traced(json.dumps(body(*args, **kwargs)), rank)
+
+
+def buckets(found):
+    return sum(storage.bytes for storage in found.ledger.storages if storage.name.startswith("bucket"))
+
+
+def test_ddp_adds_the_buckets_to_every_phase_of_the_step_of_one_gpu():
+    one = trace_one_gpu(parse_sharded_request(body("ddp")).request)
+    found = traced("ddp")
+    assert buckets(found) == pytest.approx(2 * found.parameters["trainable"], abs=512)
+    assert found.phases == {phase: size + buckets(found) for phase, size in one.phases.items()}
+
+
+def test_gradients_that_are_views_of_the_buckets_add_nothing_to_the_optimizer_step():
+    one = trace_one_gpu(parse_sharded_request(body("ddp")).request)
+    views = traced("ddp", ddp={"gradient_as_bucket_view": True})
+    gradients = one.static["gradients"]
+    assert views.phases["optimizer_step"] == pytest.approx(one.phases["optimizer_step"], abs=gradients // 100)
+    assert views.phases["forward"] == one.phases["forward"] + buckets(views)
+
+
+def test_ddp_builds_the_buckets_in_the_order_of_the_gradients():
+    assert [s.name for s in traced("ddp").ledger.storages if s.name.startswith("bucket")] == ["bucket 0"]
+
+
+def test_fsdp_keeps_a_shard_of_weights_and_states_between_steps():
+    two, four = (traced("fsdp", count=count).static for count in (2, 4))
+    whole = trace_one_gpu(parse_sharded_request(body("fsdp")).request).static
+    buffers = 4096
+    for component in ("base_weights", "optimizer_states", "gradients"):
+        assert two[component] == pytest.approx(whole[component] / 2, abs=30 * 512 + buffers)
+        assert four[component] == pytest.approx(whole[component] / 4, abs=30 * 512 + buffers)
+
+
+def test_units_are_gathered_for_their_passes_and_named_after_their_parameters():
+    names = {s.name for s in traced("fsdp").alive_at_peak("forward")}
+    assert {"lm_head.weight: gathered", "model.norm.weight: gathered"} <= names
+    assert not {s.name for s in traced("fsdp").alive_at_peak("optimizer_step") if s.name.endswith("gathered")}
+
+
+def test_gathers_and_reductions_have_streams_of_their_own():
+    streams = {(s.op, bool(s.stream)) for s in traced("fsdp").ledger.storages if s.op.startswith("foreach")}
+    assert ("foreach_all_gather", True) in streams
+    assert ("foreach_reduce", False) in streams
+
+
+def test_weights_that_are_not_resharded_stay_gathered_through_the_step():
+    kept = traced("fsdp", fsdp_config={"reshard_after_forward": False})
+    whole = 2 * kept.parameters["trainable"]
+    assert kept.phases["backward"] - traced("fsdp").phases["backward"] < whole
+    gathered = sum(s.bytes for s in kept.alive_at_peak("forward") if s.name.endswith("gathered"))
+    assert gathered == pytest.approx(whole, abs=30 * 512)
+
+
+def test_micro_batches_before_the_last_keep_whole_gradients_under_fsdp():
+    more = traced("fsdp", gradient_accumulation_steps=4).phases["forward"] - traced("fsdp").phases["forward"]
+    assert more == pytest.approx(2 * traced("fsdp").parameters["trainable"], rel=0.05)
+
+
+def test_four_bit_weights_are_sharded_in_a_float_storage_only():
+    qlora = {"name": "qlora", "r": 4, "target_modules": "all-linear"}
+    whole, sharded = (traced("fsdp", {**qlora, "quant_storage": storage}).static for storage in ("uint8", "bfloat16"))
+    packed = rounded(sum(3 * 64 * 160 + 2 * 64 * 64 + 2 * 64 * 32 for _ in range(3)) // 2)
+    assert whole["base_weights"] - sharded["base_weights"] == pytest.approx(packed / 2, rel=0.05)
+    assert whole["quantization_constants"] == sharded["quantization_constants"]
+
+
+def test_the_ranks_of_fsdp_gather_the_same():
+    assert traced("fsdp", LORA, rank=1).phases == traced("fsdp", LORA).phases
+
+
+def test_what_is_not_traced_is_refused_with_its_field():
+    for field, request in (
+        ("training.optimizer", body("fsdp", optimizer="adamw_8bit")),
+        ("training.optimizer", body("fsdp", optimizer="adafactor")),
+        ("device.sharding", body("fsdp", fsdp_config={"cpu_offload": True})),
+    ):
+        with pytest.raises(PlanError, match=field):
+            trace(parse_sharded_request(request))
+    with pytest.raises(PlanError, match="rank"):
+        trace(parse_sharded_request(body("ddp")), 2)
+
+
+def test_the_command_traces_a_rank_and_names_the_streams(tmp_path, capsys):
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(body("fsdp")))
+    assert main(["trace", str(path), "--rank", "1", "--rows", "40"]) == 0
+    shown = capsys.readouterr().out
+    assert "foreach_all_gather" in shown
+    assert "on stream" in shown

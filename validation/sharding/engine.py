@@ -1,0 +1,80 @@
+"""What a sharded step needs of the library that shards it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from validation.reference.optimizers import optimizer_for
+
+if TYPE_CHECKING:
+    from calculator.common.names import ComponentName
+    from calculator.inputs.training import Training
+    from validation.reference.build import ReferenceModel
+    from validation.tracing.memory_tracker import MemoryTracker
+
+
+class Engine:
+    """A sharded model with its optimizer, trained by the reference's loop; each library overrides what it changes."""
+
+    #: Steps before the traced one: after them the states exist, and the library has learned the model's order.
+    warm_up_steps = 1
+
+    #: Classes of tensors that wrap the tensors on this rank.
+    wrappers: tuple[type, ...] = ()
+
+    def __init__(self, reference: ReferenceModel, training: Training) -> None:
+        self.reference, self.training = reference, training
+        self.model: Any = reference.model
+
+    def create_optimizer(self) -> None:
+        """Create the optimizer over the parameters that this rank updates."""
+        self.optimizer = optimizer_for(self.training.optimizer, list(self.trainable().values()))
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters of this rank, by name."""
+        return self.reference.trainable()
+
+    def component(self, name: str) -> ComponentName:
+        """The component of a parameter."""
+        return "base_weights" if name in self.reference.base else "adapter_weights"
+
+    def local(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The part of a tensor that is on this rank."""
+        return tensor
+
+    def warming_up(self) -> AbstractContextManager[Any]:
+        """The context of the steps before the traced one."""
+        return nullcontext()
+
+    def tracing(self, tracker: MemoryTracker) -> AbstractContextManager[Any]:
+        """The context of the traced step."""
+        return nullcontext()
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
+        """The context of a micro-batch; gradients are reduced in the last one."""
+        return nullcontext()
+
+    def autocast_dtype(self) -> str | None:
+        """The dtype of autocast in the forward pass."""
+        return self.training.autocast
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run the backward pass."""
+        loss.backward()
+
+    def update(self) -> None:
+        """Clip the gradients and update the parameters."""
+        parameters = list(self.trainable().values())
+        if self.training.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm, foreach=True)
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def track(self, tracker: MemoryTracker) -> None:
+        """Track what the library keeps between steps, beyond parameters and optimizer states."""

@@ -1,0 +1,117 @@
+"""FSDP2 as accelerate and transformers set it up: `fsdp2_prepare_model` with the plugin of `TrainingArguments.fsdp`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard import _fsdp_param_group
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from validation.sharding.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.inputs.sharding import Sharding
+    from calculator.inputs.training import Training
+    from validation.reference.build import ReferenceModel
+    from validation.tracing.memory_tracker import MemoryTracker
+
+#: accelerate's names of `training.autocast`.
+MIXED_PRECISION = {None: "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class _ItemsAreZero(TorchDispatchMode):
+    """Reads 0 from a scalar on meta: `state_dict` puts the mean of quantisation constants in words."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0.0
+        return func(*args, **(kwargs or {}))
+
+
+class FSDPEngine(Engine):
+    """A model whose units are gathered for their forward and backward passes."""
+
+    wrappers = (DTensor,)
+
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding) -> None:
+        super().__init__(reference, training)
+        precision = MIXED_PRECISION[training.autocast]
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+            cpu_ram_efficient_loading=False,
+            reshard_after_forward=sharding.fsdp_config.reshard_after_forward,
+            state_dict_type="FULL_STATE_DICT",
+        )
+        if precision != "no":
+            plugin.set_mixed_precision(precision)
+        device = next(reference.model.parameters()).device.type
+        accelerator = SimpleNamespace(
+            state=SimpleNamespace(fsdp_plugin=plugin),
+            mixed_precision=precision,
+            is_main_process=True,
+            device=torch.device(device),
+            torch_device_mesh=init_device_mesh(device, (sharding.count,), mesh_dim_names=("dp_shard",)),
+            parallelism_config=SimpleNamespace(fsdp_dim_names=("dp_shard",)),
+        )
+        with _ItemsAreZero():
+            self.model = fsdp_utils.fsdp2_prepare_model(accelerator, reference.model)
+        self.create_optimizer()
+
+    def local(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The shard of this rank."""
+        return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+    def autocast_dtype(self) -> None:
+        """None: the units' mixed precision policy casts instead."""
+
+    def warming_up(self) -> AbstractContextManager[Any]:
+        """Allow parameters on meta."""
+        return mock.patch.object(_fsdp_param_group.FSDPParamGroup, "_validate_no_meta_params", return_value=None)
+
+    @contextmanager
+    def tracing(self, tracker: MemoryTracker) -> Iterator[None]:
+        """Record the buffers of gathers and reductions under their units."""
+        with ExitStack() as stack:
+            for name in ("foreach_all_gather", "foreach_reduce"):
+                original = getattr(_fsdp_param_group, name)
+                stack.enter_context(mock.patch.object(_fsdp_param_group, name, _recorded(original, tracker)))
+            yield
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Reduce in the last micro-batch only, as accelerate's `no_sync` does."""
+        self.model.set_requires_gradient_sync(last)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+    def track(self, tracker: MemoryTracker) -> None:
+        """Track the gathered weights, which have no memory while they are sharded."""
+        names = {id(parameter): name for name, parameter in self.reference.named_parameters()}
+        for state in (m._get_fsdp_state() for m in self.model.modules() if isinstance(m, FSDPModule)):
+            for parameter in (each for group in state._fsdp_param_groups for each in group.fsdp_params):
+                name = names[id(parameter.sharded_param)]
+                for gathered in parameter.all_gather_outputs:
+                    tracker.track_external(f"{name}: gathered", gathered, self.component(name))
+
+
+def _recorded(collective: Callable[..., Any], tracker: MemoryTracker) -> Callable[..., Any]:
+    def run(parameters: list[Any], *args: Any) -> Any:
+        unit = parameters[0]._param_fqn.rpartition(".")[0]
+        with tracker.owner(unit, collective.__name__):
+            return collective(parameters, *args)
+
+    return run

@@ -1,0 +1,108 @@
+"""Run a sharded request on real processes on the CPU (gloo) and compare each rank with its trace on the fake group.
+
+Numbers of up to 8 bytes are left out on both sides: the optimizers keep their step counts on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from calculator.common.errors import PlanError
+from calculator.estimate.sharded_request import parse_sharded_request
+from validation.sharding.trace import trace, trace_in_group
+from validation.tracing.silence import silence_libraries
+
+if TYPE_CHECKING:
+    import argparse
+
+    from calculator.estimate.sharded_request import ShardedRequest
+    from validation.tracing.trace import Trace
+
+#: Storages of up to this many bytes hold one number.
+NUMBER = 8
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("requests", nargs="+", help="files of requests with device.count and device.sharding")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, compare and print; returns 1 if a rank's bytes differ, 2 if a request is refused."""
+    silence_libraries()
+    bodies = [json.loads(Path(name).read_text(encoding="utf-8")) for name in args.requests]
+    try:
+        results = compared(bodies)
+    except PlanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for name, ranks in zip(args.requests, results, strict=True):
+        for rank, (real, fake) in enumerate(ranks):
+            for phase, peak in real.items():
+                difference = fake[phase] - peak
+                print(f"{name}, rank {rank}, {phase}: {peak:,} in a process, {fake[phase]:,} traced, {difference:+,}")
+    return int(any(real != fake for ranks in results for real, fake in ranks))
+
+
+def compared(bodies: list[Any]) -> list[list[tuple[dict[str, int], dict[str, int]]]]:
+    """For each request, each rank's peaks by phase in its process and in its trace, and what is alive before the step.
+
+    The processes are forks of this one, which must not have run a backward pass: autograd refuses to run in forks then.
+
+    Raises:
+        PlanError: if the libraries refuse a request.
+    """
+    torch.set_num_threads(1)
+    requests = [parse_sharded_request(body) for body in bodies]
+    real = [_in_processes(request) for request in requests]
+    fake = [[peaks(trace(request, rank)) for rank in range(request.sharding.count)] for request in requests]
+    return [list(zip(*pair, strict=True)) for pair in zip(real, fake, strict=True)]
+
+
+def _in_processes(sharded: ShardedRequest) -> list[dict[str, int]]:
+    """The peaks of each rank, each run in its process."""
+    context, count = multiprocessing.get_context("fork"), sharded.sharding.count
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [context.Process(target=_run_rank, args=(sharded, rank, folder)) for rank in range(count)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            raise RuntimeError("a process failed; its message is above")
+        return [json.loads((Path(folder) / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
+
+
+def _run_rank(sharded: ShardedRequest, rank: int, folder: str) -> None:
+    """Trace one rank in this process, and write its peaks to a file of the folder."""
+    store = dist.FileStore(f"{folder}/store", sharded.sharding.count)
+    dist.init_process_group("gloo", rank=rank, world_size=sharded.sharding.count, store=store)
+    try:
+        found = peaks(trace_in_group(sharded, torch.device("cpu")))
+    finally:
+        dist.destroy_process_group()
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def peaks(traced: Trace) -> dict[str, int]:
+    """The most bytes alive in each phase, and the bytes alive before the step (`resident`), without single numbers."""
+    ledger, found = traced.ledger, {"resident": 0}
+    sizes = [storage.bytes if storage.nbytes > NUMBER else 0 for storage in ledger.storages]
+    starts = [*ledger.phase_starts, (len(ledger.events), "end")]
+    live = sum(sizes[number] for number in ledger.events[: starts[0][0]])
+    found["resident"] = live
+    for (start, phase), (end, _) in pairwise(starts):
+        found[phase] = max(found.get(phase, 0), live)
+        for event in ledger.events[start:end]:
+            live += sizes[event] if event >= 0 else -sizes[~event]
+            found[phase] = max(found[phase], live)
+    return found

@@ -1,0 +1,29 @@
+"""Sharded requests that the libraries refuse, and those that the trace does not run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from calculator.estimate.sharded_request import ShardedRequest
+
+#: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
+ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+
+
+def check(sharded: ShardedRequest, rank: int) -> None:
+    """Refuse what does not run on several GPUs, and what the trace does not run.
+
+    Raises:
+        PlanError: with the reason.
+    """
+    request, sharding = sharded.request, sharded.sharding
+    if not 0 <= rank < sharding.count:
+        raise refusal("rank", f"must be from 0 to {sharding.count - 1}", rank)
+    if sharding.offloads:
+        raise refusal("device.sharding", "offload to the host is not traced: leave it out", sharding.name)
+    if sharding.name == "fsdp" and request.training.optimizer not in ON_SHARDS:
+        reason = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
+        raise refusal("training.optimizer", reason, request.training.optimizer)

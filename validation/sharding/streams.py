@@ -1,0 +1,108 @@
+"""A device module for meta, as `torch.cuda` is for CUDA: streams and events that only have names."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Event:
+    """An event that has always happened."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def record(self, *_: Any) -> None:
+        """Record nothing."""
+
+    wait = synchronize = record
+
+    def query(self) -> bool:
+        """Whether the event happened."""
+        return True
+
+
+class Stream:
+    """A stream with a number; 0 is the default stream."""
+
+    _created: ClassVar[int] = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        type(self)._created += 1
+        self.number = type(self)._created
+        self.device = None
+
+    @property
+    def name(self) -> str:
+        """The name in a trace; empty for the default stream."""
+        return f"stream {self.number}" if self.number else ""
+
+    def wait_event(self, *_: Any) -> None:
+        """Wait for nothing."""
+
+    wait_stream = synchronize = wait_event
+
+    def record_event(self, *_: Any) -> Event:
+        """An event on this stream."""
+        return Event()
+
+    def query(self) -> bool:
+        """Whether all work is done."""
+        return True
+
+
+_Stream = Stream
+
+
+class Streams:
+    """The streams of a process, with the functions of `torch.cuda` that the libraries call."""
+
+    Event = Event
+    Stream = Stream
+
+    def __init__(self) -> None:
+        Stream._created = -1
+        self._default = Stream()
+        self._current = self._default
+
+    def current_stream(self, *_: Any) -> _Stream:
+        """The stream that operations run on now."""
+        return self._current
+
+    def current_name(self) -> str:
+        """The name of the current stream in a trace."""
+        return self._current.name
+
+    def default_stream(self, *_: Any) -> _Stream:
+        """The default stream."""
+        return self._default
+
+    def current_device(self) -> int:
+        """The index of the one device."""
+        return 0
+
+    def device_count(self) -> int:
+        """The number of devices of a process."""
+        return 1
+
+    def is_available(self) -> bool:
+        """Whether there is a device."""
+        return True
+
+    def synchronize(self, *_: Any) -> None:
+        """Wait for nothing."""
+
+    set_device = synchronize
+
+    @contextmanager
+    def stream(self, stream: _Stream | None) -> Iterator[None]:
+        """Run what is inside the context on a stream."""
+        outer = self._current
+        self._current = stream or outer
+        try:
+            yield
+        finally:
+            self._current = outer

@@ -1,0 +1,63 @@
+"""A trace of one rank's reference step on the meta device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from validation.reference.build import META, build_model
+from validation.reference.optimizers import optimizers_on_meta
+from validation.sharding.ddp import DDPEngine
+from validation.sharding.fsdp import FSDPEngine
+from validation.sharding.process_group import one_rank_of
+from validation.sharding.refusals import check
+from validation.sharding.step import ShardedStep
+from validation.sharding.streams import Streams
+from validation.tracing.emulations import EMULATIONS
+from validation.tracing.shims import emulate_cuda, patched_model_code
+from validation.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from calculator.estimate.sharded_request import ShardedRequest
+    from validation.sharding.engine import Engine
+
+#: The engine of each sharding.
+ENGINES: dict[str, Callable[..., Engine]] = {"ddp": DDPEngine, "fsdp": FSDPEngine}
+
+
+def trace(sharded: ShardedRequest, rank: int = 0, *, before_2_14: bool = False) -> Trace:
+    """Run one rank's reference step on the meta device and record every storage.
+
+    `before_2_14` runs float32 attention with grouped keys and values as PyTorch before 2.14 does.
+
+    Raises:
+        PlanError: if the libraries refuse the request, or the trace does not run it.
+    """
+    check(sharded, rank)
+    streams = Streams()
+    with one_rank_of(sharded.sharding.count, rank, streams):
+        return trace_in_group(sharded, META, streams, before_2_14=before_2_14)
+
+
+def trace_in_group(
+    sharded: ShardedRequest, device: torch.device, streams: Streams | None = None, *, before_2_14: bool = False
+) -> Trace:
+    """Run the reference step of this process's rank on a device and record every storage there.
+
+    Raises:
+        PlanError: if the libraries refuse the request.
+    """
+    request, sharding = sharded.request, sharded.sharding
+    with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta():
+        reference = build_model(request, device, quant_storage=sharding.quant_storage)
+        counts = reference.parameter_counts()
+        with patched_model_code():
+            engine = ENGINES[sharding.name](reference, request.training, sharding)
+            step = ShardedStep(engine, request, device, streams)
+            step.run()
+    return Trace(
+        parameters=counts, static=step.static(), ledger=step.ledger, emulations=EMULATIONS, resident=step.resident
+    )
