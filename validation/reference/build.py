@@ -99,7 +99,7 @@ def build_model(
     Raises:
         PlanError: if transformers or PEFT refuses the request, or a GPU would.
     """
-    base = build_base(request, device, quantization)
+    base = build_base(request, device, quantization, quant_storage)
     with refusing("method"), META if device == META else nullcontext():
         wrapped = methods.apply(base.model, request)
     wrapped.train()
@@ -107,7 +107,10 @@ def build_model(
 
 
 def build_base(
-    request: Request, device: torch.device = META, quantization: Quantization | None = None
+    request: Request,
+    device: torch.device = META,
+    quantization: Quantization | None = None,
+    quant_storage: QuantStorage = "uint8",
 ) -> ReferenceModel:
     """Build a request's model with random weights on a device, before its method is applied.
 
