@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: A capacity that no run needs.
 _UNLIMITED = 1 << 100
+#: The settings besides the default ones for which there are flat devices.
+_EXPANDABLE = AllocConf(expandable_segments=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ def replay_within(run: Replay, device: DeviceMemory, conf: AllocConf = DEFAULT) 
 class CappedReplays:
     """Replays of a run on devices of several capacities.
 
-    With default settings they are on flat devices, and share the steps before the first request that a device refuses.
+    With default settings, and with expandable segments alone, they are on flat devices, and share the stages before the
+    first request that a device refuses.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class CappedReplays:
         """`peak_reserved_bytes`: what the run reserves on a device that refuses nothing, if it is known."""
         self._run = run
         self._conf = conf
-        self._flat = FlatRun(run) if flat and conf == DEFAULT else None
+        flat = flat and conf in {DEFAULT, _EXPANDABLE}
+        self._flat = FlatRun(run, expandable=conf.expandable_segments) if flat else None
         self._peak = peak_reserved_bytes
         #: What the run is on such a device after the load, and before each stage that adds a segment.
         self._states: list[FlatReplay] = []
@@ -138,7 +142,7 @@ class CappedReplays:
         """A run that begins on a device, or goes on from where it is the same as on a larger one."""
         states = [state for state in self._states if state.allocator.reserved * BLOCK <= device.capacity]
         run = states[-1].saved() if states and self._spare(device) >= 0 else FlatReplay(flat)
-        run.allocator.capacity = device.capacity
+        run.allocator.on(device.capacity, device.total)
         run.total = device.total
         return run
 

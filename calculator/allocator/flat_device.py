@@ -66,6 +66,10 @@ class FlatDevice:
         self._starts: dict[int, int] = {}
         self._ends: dict[int, int] = {}
 
+    def on(self, capacity: int, total: int) -> None:  # noqa: ARG002  expandable segments depend on the device's memory
+        """Set what the device offers."""
+        self.capacity = capacity
+
     def keys(self, sizes: Sequence[int]) -> list[int]:
         """The lowest keys of free blocks for requests."""
         shift, large = self._shift, self._large

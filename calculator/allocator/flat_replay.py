@@ -6,6 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.allocator.flat_device import FlatDevice
+from calculator.allocator.flat_expandable import FlatExpandable
 from calculator.allocator.loading import one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
@@ -63,7 +64,7 @@ class FlatRun:
         "workspaces",
     )
 
-    def __init__(self, run: Replay) -> None:
+    def __init__(self, run: Replay, *, expandable: bool = False) -> None:
         self.sizes: list[int] = []
         self._names: list[tuple[int, Callable[[int], str]]] = []
         self.batches = [self._batch(batch) for batch in (run.first, run.later) if batch is not None]
@@ -74,7 +75,8 @@ class FlatRun:
         self.loading = run.loading
         self.load = self._rows([size // BLOCK for size in run.loading.sizes], run.loading.names.__getitem__)
         most = sum(self.sizes) + len(self.sizes) * LARGE_SEGMENT // BLOCK
-        self.device = FlatDevice((_TIMES * most).bit_length() + 1)
+        bits = (_TIMES * most).bit_length()
+        self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 1)
         self.keys = self.device.keys(self.sizes)
         #: The stages of the first step, and of every other.
         self.stages = [*self._stages(first=True)], [*self._stages(first=False)]

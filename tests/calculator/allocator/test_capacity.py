@@ -163,12 +163,13 @@ def test_a_layout_repeats_once_steps_do():
     assert (layouts[2], layouts[3]) == (layouts[4], layouts[5])
 
 
-def test_flat_devices_answer_as_the_allocator_does():
+@pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
+def test_flat_devices_answer_as_the_allocator_does(conf):
     """Random plans on random devices, most of them too small: each figure, and where and why a run ends."""
-    chance, failures, retried = Random(11), 0, 0
+    chance, failures, retried, settings = Random(11), 0, 0, parse_alloc_conf(conf)
     for request in plans(seed=23, count=8):
         run, alive = run_of(request), live(request)
-        flat, full = CappedReplays(run), CappedReplays(run, flat=False)
+        flat, full = CappedReplays(run, settings), CappedReplays(run, settings, flat=False)
         flat.share()
         most = full.within(device_of(10_000 * GIB)).peak_reserved_bytes
         for capacity in [*(chance.randrange(int(alive * 0.97), int(most * 1.01)) for _ in range(5)), alive // 2]:
@@ -180,10 +181,12 @@ def test_flat_devices_answer_as_the_allocator_does():
     assert retried > 20
 
 
+@pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
 @pytest.mark.parametrize("steps", [2, 5])
-def test_flat_devices_answer_as_the_allocator_does_with_accumulated_gradients(steps):
+def test_flat_devices_answer_as_the_allocator_does_with_accumulated_gradients(steps, conf):
     body = LLAMA | {"method": {"name": "full"}, "training": {"gradient_accumulation_steps": steps}}
     run, alive = run_of(parse_request(body)), live(parse_request(body))
-    flat, full = CappedReplays(run), CappedReplays(run, flat=False)
+    settings = parse_alloc_conf(conf)
+    flat, full = CappedReplays(run, settings), CappedReplays(run, settings, flat=False)
     for capacity in (alive - PAGE, alive + 100 * MIB, alive + 400 * MIB, 10_000 * GIB):
         assert flat.within(device_of(capacity)) == full.within(device_of(capacity))

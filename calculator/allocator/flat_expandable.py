@@ -1,0 +1,345 @@
+"""A device with expandable segments as flat lists, with the placements of `CachingAllocator` for them.
+
+Sizes and addresses are in units of 512 bytes, and blocks are no objects (see `flat_device`). What is done is that of
+`ExpandablePool`, whose functions name their source.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from copy import copy
+from typing import TYPE_CHECKING
+
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.segments import BLOCK, LARGE_SEGMENT, SMALL_REQUEST, SMALL_SEGMENT, segment_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.allocator.flat_pool import Placed, Places
+
+SMALL = SMALL_REQUEST // BLOCK
+
+#: Half of the addresses have room for as many segments at least (a power of two).
+_SEGMENTS = 8
+
+
+class Range:
+    """The addresses of small or of large requests.
+
+    Attributes:
+        page: The size of a page.
+        space: The size of a segment.
+        start, next: The first address, and the next segment's.
+        free: The keys of free blocks, in order: a block's size above `shift` bits, and its address below.
+        starts, ends: The addresses behind free blocks by the first ones, and these by those.
+        unmapped: The first addresses of unmapped blocks, in order.
+        unmapped_starts, unmapped_ends: The same of them as of free ones.
+    """
+
+    __slots__ = (
+        "ends",
+        "free",
+        "next",
+        "page",
+        "shift",
+        "space",
+        "start",
+        "starts",
+        "unmapped",
+        "unmapped_ends",
+        "unmapped_starts",
+    )
+
+    def __init__(self, shift: int, page: int, start: int, space: int) -> None:
+        self.shift = shift
+        self.page = page
+        self.space = space
+        self.start = self.next = -(-start // page) * page
+        self.free: list[int] = []
+        self.starts: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+        self.unmapped: list[int] = []
+        self.unmapped_starts: dict[int, int] = {}
+        self.unmapped_ends: dict[int, int] = {}
+
+    def saved(self) -> Range:
+        """A range in the same state."""
+        other = copy(self)
+        for name in ("free", "starts", "ends", "unmapped", "unmapped_starts", "unmapped_ends"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    def resize(self, space: int) -> None:
+        """Change the size of the only segment, of which no more is mapped."""
+        if self.next > self.start:
+            end = self.start + self.space
+            address = self.unmapped_ends[end]
+            self._drop_unmapped(address)
+            self.add_unmapped(address, self.start + space)
+            self.next = self.start + space + self.page
+        self.space = space
+
+    def best_fit(self, place: int) -> int:
+        """The place of the free block that is used instead of one to which pages can be added."""
+        free = self.free
+        reach = self._reach(free[place])
+        while reach > free[place] >> self.shift and place + 1 < len(free) and self._reach(free[place + 1]) < reach:
+            place += 1
+            reach = self._reach(free[place])
+        return place
+
+    def _reach(self, key: int) -> int:
+        behind = self.starts[key & (1 << self.shift) - 1]
+        return (key >> self.shift) + self.unmapped_starts.get(behind, behind) - behind
+
+    def room(self, size: int) -> Placed:
+        """The first free or unmapped block from which on a request has room, in a new segment if need be."""
+        for address in self.unmapped:
+            start = self.ends.get(address, address)
+            end = start
+            while end - start < size and (end in self.starts or end in self.unmapped_starts):
+                end = self.starts.get(end) or self.unmapped_starts[end]
+            if end - start >= size:
+                return start, self.starts.get(start) or self.unmapped_starts[start]
+        address, end = self.next, self.next + self.space
+        # A page that is not there keeps two segments apart.
+        self.next = end + self.page
+        self.add_unmapped(address, end)
+        return address, end
+
+    def map(self, address: int, pages: int) -> Placed:
+        """Map pages at the start of an unmapped block; the result is the free block that they are a part of."""
+        end = self._drop_unmapped(address)
+        behind = address + pages
+        if end > behind:
+            self.add_unmapped(behind, end)
+        if behind in self.starts:
+            behind = self.take(behind)
+        if address in self.ends:
+            address = self.ends[address]
+            self.take(address)
+        self.add(address, behind)
+        return address, behind
+
+    def unmap(self, address: int) -> int:
+        """Unmap every whole page of a free block; the result is their size."""
+        behind = self.starts[address]
+        start, end = -(-address // self.page) * self.page, behind // self.page * self.page
+        if start >= end:
+            return 0
+        self.take(address)
+        if start > address:
+            self.add(address, start)
+        if end < behind:
+            self.add(end, behind)
+        size = end - start
+        if end in self.unmapped_starts:
+            end = self._drop_unmapped(end)
+        if start in self.unmapped_ends:
+            start = self.unmapped_ends[start]
+            self._drop_unmapped(start)
+        self.add_unmapped(start, end)
+        return size
+
+    def add(self, address: int, behind: int) -> None:
+        """Add a free block."""
+        self.starts[address] = behind
+        self.ends[behind] = address
+        insort(self.free, behind - address << self.shift | address)
+
+    def take(self, address: int) -> int:
+        """Take a block off the free ones; the result is the address behind it."""
+        behind = self.starts.pop(address)
+        del self.ends[behind]
+        del self.free[bisect_left(self.free, behind - address << self.shift | address)]
+        return behind
+
+    def add_unmapped(self, address: int, behind: int) -> None:
+        """Add an unmapped block."""
+        self.unmapped_starts[address] = behind
+        self.unmapped_ends[behind] = address
+        insort(self.unmapped, address)
+
+    def _drop_unmapped(self, address: int) -> int:
+        behind = self.unmapped_starts.pop(address)
+        del self.unmapped_ends[behind]
+        self.unmapped.remove(address)
+        return behind
+
+
+class FlatExpandable:
+    """A device with expandable segments (see `flat_device.FlatDevice` for its attributes)."""
+
+    __slots__ = (
+        "_first_large",
+        "_ranges",
+        "_shift",
+        "capacity",
+        "last_refused",
+        "least_refused",
+        "max_reserved",
+        "reserved",
+        "retries",
+    )
+
+    def __init__(self, bits: int) -> None:
+        """`bits`: those of an address that no segment of a single range would reach."""
+        self.capacity: int | None = None
+        self.reserved = self.max_reserved = self.retries = 0
+        self.least_refused: int | None = None
+        self.last_refused: int | None = None
+        self._shift = bits + _SEGMENTS.bit_length() + 1
+        self._first_large = 1 << self._shift - 1
+        small, large = SMALL_SEGMENT // BLOCK, LARGE_SEGMENT // BLOCK
+        self._ranges = (
+            Range(self._shift, small, small, _whole(1 << bits, small)),
+            Range(self._shift, large, self._first_large, _whole(1 << bits, large)),
+        )
+
+    def keys(self, sizes: Sequence[int]) -> list[int]:
+        """The range of each request."""
+        return [int(size > SMALL) for size in sizes]
+
+    def pools(self, addresses: Sequence[int]) -> list[int]:
+        """The ranges of blocks, as keys have them."""
+        return [int(address >= self._first_large) for address in addresses]
+
+    def saved(self) -> FlatExpandable:
+        """A device in the same state."""
+        other = copy(self)
+        small, large = self._ranges
+        other._ranges = small.saved(), large.saved()  # noqa: SLF001  its own class
+        return other
+
+    def on(self, capacity: int, total: int) -> None:
+        """Set what the device offers. A segment has addresses for 9/8 of its memory, or for more than a run needs."""
+        self.capacity = capacity
+        for each in self._ranges:
+            whole = _whole(-(-(total + total // 8) // BLOCK), each.page)
+            each.resize(min(whole, each.space))
+
+    @property
+    def most_mapped(self) -> int:
+        """The most that the device had mapped."""
+        return self.max_reserved
+
+    def play(self, events: Sequence[int], sizes: Sequence[int], keys: Sequence[int], places: Places) -> None:
+        """Allocate row `n` for an event `n`, and free it for `~n` (see `FlatPool.play`).
+
+        Raises:
+            OutOfMemoryError: where the device has no room, even after cached pages were freed.
+        """
+        ranges, shift = self._ranges, self._shift
+        mask = (1 << shift) - 1
+        addresses, behinds = places
+        for event in events:
+            if event >= 0:
+                own = ranges[keys[event]]
+                free, size = own.free, sizes[event]
+                place = bisect_left(free, size << shift)
+                if place < len(free):
+                    address = free[place] & mask
+                    if own.starts[address] in own.unmapped_starts:
+                        place = own.best_fit(place)
+                        address = free[place] & mask
+                    del free[place]
+                    behind = own.starts.pop(address)
+                    del own.ends[behind]
+                else:
+                    address, behind = self._grow(own, size, event)
+                cut = address + size
+                if behind > cut:
+                    own.starts[cut] = behind
+                    own.ends[behind] = cut
+                    insort(free, behind - cut << shift | cut)
+                addresses[event] = address
+                behinds[event] = cut
+            else:
+                row = ~event
+                own = ranges[keys[row]]
+                free, starts, ends = own.free, own.starts, own.ends
+                address, behind = addresses[row], behinds[row]
+                if behind in starts:
+                    end = starts.pop(behind)
+                    del free[bisect_left(free, end - behind << shift | behind)]
+                    behind = end
+                if address in ends:
+                    start = ends.pop(address)
+                    del free[bisect_left(free, address - start << shift | start)]
+                    address = start
+                starts[address] = behind
+                ends[behind] = address
+                insort(free, behind - address << shift | address)
+
+    def layout(self, left: Sequence[Placed], gone: Sequence[Placed]) -> object:
+        """What the next requests depend on: the blocks that are free, unmapped, or in `left`.
+
+        Those in `gone` count as free.
+        """
+        free: list[Placed] = []
+        for address, behind in sorted([*gone, *(block for each in self._ranges for block in each.starts.items())]):
+            before = free.pop() if free and free[-1][1] == address else (address, address)
+            free.append((before[0], behind))
+        return free, sorted(left), [sorted(each.unmapped_starts.items()) for each in self._ranges]
+
+    def _grow(self, own: Range, size: int, row: int) -> Placed:
+        block = self._map(own, size)
+        if block is None:
+            self._empty_cache()
+            self.retries += 1
+            block = self._map(own, size)
+        if block is None:
+            raise self._out_of_memory(size, row)
+        own.take(block[0])
+        return block
+
+    def _map(self, own: Range, size: int) -> Placed | None:
+        """Pages that are mapped for a request, with the free blocks next to them; None where there is no room."""
+        address, behind = own.room(size)
+        if address in own.unmapped_starts:
+            mapped = self._mapped(own, address, min(behind - address, size))
+            if mapped is None:
+                return None
+            address, behind = mapped
+        while behind - address < size:
+            end = own.unmapped_starts[behind]
+            mapped = self._mapped(own, behind, min(end - behind, size - (behind - address)))
+            if mapped is None:
+                return None
+            address, behind = mapped
+        return address, behind
+
+    def _mapped(self, own: Range, address: int, size: int) -> Placed | None:
+        pages = _whole(size, own.page)
+        reserved = self.reserved + pages
+        if self.capacity is not None and reserved * BLOCK > self.capacity:
+            self.last_refused = reserved
+            self.least_refused = min(reserved, self.least_refused or reserved)
+            return None
+        self.reserved = reserved
+        self.max_reserved = max(self.max_reserved, reserved)
+        return own.map(address, pages)
+
+    def _empty_cache(self) -> None:
+        mask = (1 << self._shift) - 1
+        for own in reversed(self._ranges):
+            for key in own.free.copy():
+                self.reserved -= own.unmap(key & mask)
+
+    def _out_of_memory(self, size: int, row: int) -> OutOfMemoryError:
+        cached = sum(key >> self._shift for own in self._ranges for key in own.free)
+        error = OutOfMemoryError(
+            requested=size * BLOCK,
+            segment=segment_bytes(size * BLOCK),
+            allocated=(self.reserved - cached) * BLOCK,
+            reserved=self.reserved * BLOCK,
+            free=(self.capacity or 0) - self.reserved * BLOCK,
+            allowed=None,
+        )
+        error.row = row
+        return error
+
+
+def _whole(size: int, page: int) -> int:
+    return -(-size // page) * page
