@@ -11,7 +11,7 @@ from app.api.schema import STRICT, model, summary
 from app.interop.exports import FORMATS
 from app.interop.imports.text import LONGEST
 from calculator.compare.methods import MOST_METHODS
-from calculator.estimate.request import Choices
+from calculator.estimate.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
@@ -36,7 +36,6 @@ NeedsModel = model("Needs", Needs)
 METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
 MethodModel: Any = Annotated[reduce(or_, METHOD_MODELS.values()), Field(discriminator="name")]
 FormatName: Any = Literal[tuple(FORMATS)]
-Reserved: Any = Literal["rule", "replay"]
 
 
 class ModelConfig(BaseModel):
@@ -271,5 +270,5 @@ _PLAN: dict[str, Any] = {
     ),
 }
 
-PlanRequest: type[BaseModel] = create_model("PlanRequest", __config__=STRICT, **_PLAN)
+PlanRequest = model("PlanRequest", ReservedMemory, **_PLAN)
 PlanRequest.__doc__ = "One or several models, one or several devices, and needs."

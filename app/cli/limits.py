@@ -6,7 +6,6 @@ python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method ql
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, get_args
 
 from app.api.answers.limits import limits_answer
@@ -38,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
     found = limit(parse_limit(body))
-    text = limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(_lines(found))
-    sys.stdout.write(f"{text}\n")
+    request.print_text(limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(_lines(found)))
     return int(found.value is None)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.api.answers.plan import plan_answer
 from app.cli import files, options, request
 from app.cli.table import table
-from app.forms.fields import DEVICE, NEEDS
+from app.forms.fields import DEVICE, NEEDS, RESERVED
 from app.presentation import plan_text
 from app.presentation.changes import changes_text
 from app.presentation.format import gib, number, sentence, signed, size
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from calculator.plan.nearest_miss import NearestMiss
     from calculator.plan.plan import Configuration, DevicePlan, Plan
 
-FIELDS = (*NEEDS, *DEVICE)
+FIELDS = (*NEEDS, *DEVICE, *RESERVED)
 
 #: Pairs of fields of which a request has one. An option for either replaces both.
 ALTERNATIVES = (("model", "models"), ("device", "devices"))
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the configurations that fit; return 1 if there are none."""
     answer = plan(parse_plan(_body(args)))
-    request.print_answer(args, plan_answer(answer), "\n".join(_lines(answer)))
+    request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(_lines(answer)))
     return int(not any(part.configurations for part in answer.plans))
 
 

@@ -92,4 +92,9 @@ def file_body(args: argparse.Namespace) -> dict[str, Any]:
 
 def print_answer(args: argparse.Namespace, answer: BaseModel, text: str) -> None:
     """Print an answer as JSON, or as text."""
-    sys.stdout.write(f"{answer.model_dump_json(indent=2) if args.json else text}\n")
+    print_text(answer.model_dump_json(indent=2) if args.json else text)
+
+
+def print_text(text: str) -> None:
+    """Print text and a line break."""
+    sys.stdout.write(f"{text}\n")

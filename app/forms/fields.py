@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem
 from calculator.devices.gpus import GIB
-from calculator.estimate.request import Choices
+from calculator.estimate.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
@@ -182,6 +182,7 @@ def found(body: Any, keys: Sequence[str], default: Any) -> Any:
 DEVICE = fields_of("device", Device)
 TRAINING = fields_of("training", Training)
 STACK = fields_of("stack", StackVersions)
+RESERVED = fields_of("", ReservedMemory)
 CHOICES = fields_of("", Choices)
 NEEDS = fields_of("needs", Needs)
 SERVING = fields_of("serving", Serving)

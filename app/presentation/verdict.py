@@ -104,6 +104,20 @@ def large_figure(fit: Fit) -> int:
     return fit.headroom_bytes if fit.margin_bytes is None else fit.margin_bytes
 
 
+def margin_on(card: Fit, plan: Estimate) -> int:
+    """Return a plan's margin on another card, as `large_figure` does on its own.
+
+    Where the run was not replayed on the card, it needs as much as on its own, but for the workspaces.
+    """
+    least = plan.fit.minimum_bytes if plan.fit else None
+    if least is None:
+        return card.headroom_bytes
+    if card.margin_bytes is not None:
+        return card.margin_bytes
+    workspaces = card.usable_bytes - card.headroom_bytes - plan.memory.required_bytes
+    return card.usable_bytes - least - workspaces
+
+
 def decomposition(plan: Estimate) -> str:
     """Return the required memory as a sum."""
     memory = plan.memory

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
+from calculator.devices.near_limit import is_near_limit
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.request import Choices, Request, parse_method, parse_request
 from calculator.inputs.settings import declared
@@ -14,8 +15,9 @@ from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from calculator.devices.outcome import Outcome
     from calculator.estimate.answer import Estimate
 
 #: The largest number of methods in one comparison.
@@ -91,10 +93,21 @@ def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
 
 
 def _fit_on(plan: Estimate, card: GPU) -> Fit:
+    """The verdict on a card; near its limit, the run is replayed there."""
+    forward, backward = (part.bytes for part in library_workspace(card))
+    ruled = _fit_with(plan, card, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
+    if plan.memory.replay is None or not is_near_limit(ruled):
+        return ruled
+    replay = plan.memory.replay.with_workspaces((forward, backward))
+    return _fit_with(plan, card, replay.peak_reserved_bytes - forward - backward, replay.outcome)
+
+
+def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
+    """The verdict on a card on which `tensors` is reserved besides the workspaces."""
     memory = plan.memory
     workspace = sum(part.bytes for part in library_workspace(card))
     context = cuda_context(card).bytes
-    reserved = memory.peak_reserved_bytes - memory.library_workspace_bytes + workspace
+    reserved = tensors + workspace
     answer = fit(
         Device(gpu=card.id),
         peak_allocated_bytes=memory.peak_allocated_bytes,
@@ -102,6 +115,7 @@ def _fit_on(plan: Estimate, card: GPU) -> Fit:
         peak_reserved_bytes=reserved,
         context_bytes=context,
         required_bytes=reserved + context,
+        replayed=replayed,
     )
     assert answer is not None
     return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
 from calculator.architecture.dimension import Shape, substituted, symbolic
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import ComponentName, PhaseName
     from calculator.devices import Fit
+    from calculator.estimate.device_replay import DeviceReplay
     from calculator.methods import Method
 
 
@@ -156,6 +157,8 @@ class Memory:
     required_bytes: int
     overheads: tuple[Row, ...]
     history: History | None = None
+    #: The run, to be replayed on other cards; None if reserved memory is by the rule.
+    replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
 
     @property
     def timeline(self) -> tuple[Moment, ...]:

@@ -54,6 +54,22 @@ class DeviceReplay:
         self.conf = conf
         self.known: dict[Hashable, Any] = {} if known is None else known
 
+    def with_workspaces(self, workspaces: tuple[int, int]) -> DeviceReplay:
+        """The same run on a card whose matrix library has other workspaces."""
+        if workspaces == self.workspaces:
+            return self
+        return self._like(
+            self.resident,
+            workspaces,
+            live_bytes=self.live_bytes - sum(self.workspaces) + sum(workspaces),
+            context_bytes=self.context_bytes,
+            conf=self.conf,
+            known=self._once(("workspaces", workspaces), dict),
+        )
+
+    def _like(self, *args: Any, **options: Any) -> DeviceReplay:
+        return DeviceReplay(*args, **options)
+
     @property
     def peak_reserved_bytes(self) -> int:
         """What the run reserves on a device that never fills."""

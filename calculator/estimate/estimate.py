@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
-    from calculator.devices.outcome import Outcome
     from calculator.estimate.answer import Component, History, Moment
     from calculator.estimate.device_replay import DeviceReplay
     from calculator.estimate.request import ModelReference, Request
@@ -151,8 +150,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         highest.operation,
         replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
         timeline(step, peaks),
-        replay.outcome if replay else None,
-        replay.history if isinstance(replay, HistoryReplay) else None,
+        replay,
     )
 
 
@@ -172,12 +170,12 @@ def memory_and_fit(
     operation: str,
     reserved: int | None = None,
     line: Callable[[], tuple[Moment, ...]] = tuple,
-    replayed: Callable[[int], Outcome] | None = None,
-    history: History | None = None,
+    replay: DeviceReplay | None = None,
 ) -> tuple[Memory, Fit | None]:
     """The memory of a peak with its overheads, and the verdict.
 
-    Without `reserved`, allocated memory is rounded up to whole segments. `replayed` replays the run on a usable memory.
+    Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
+    device.
     """
     card = card_of(request.device)
     workspaces, context = library_workspace(card), cuda_context(card)
@@ -198,7 +196,8 @@ def memory_and_fit(
         overheads=tuple(
             overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
         ),
-        history=history,
+        history=replay.history if isinstance(replay, HistoryReplay) else None,
+        replay=replay,
     )
     verdict = fit(
         request.device,
@@ -207,7 +206,7 @@ def memory_and_fit(
         peak_reserved_bytes=reserved,
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,
-        replayed=replayed,
+        replayed=replay.outcome if replay else None,
     )
     return memory, verdict
 

@@ -65,6 +65,9 @@ class HistoryReplay(DeviceReplay):
         super().__init__(*args, **options)
         self.histories = histories
 
+    def _like(self, *args: Any, **options: Any) -> HistoryReplay:
+        return HistoryReplay(self.histories, *args, **options)
+
     @cached_property
     def _history_run(self) -> HistoryRun:
         return HistoryRun(self.resident, self.workspaces)

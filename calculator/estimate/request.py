@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.common.errors import PlanError, Problem, refusal
@@ -28,16 +28,29 @@ class ModelReference:
     parameters: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """The request's own options, next to its objects."""
+#: How reserved memory is found.
+ReservedBy = Literal["rule", "replay"]
 
-    reserved: Literal["rule", "replay"] = _setting(
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedMemory:
+    """How reserved memory is found."""
+
+    reserved: ReservedBy = _setting(
         "replay", label="Reserved memory", help="The caching allocator replayed, or a fast, conservative rule."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices(ReservedMemory):
+    """The request's own options, next to its objects."""
+
     accounting: Literal["exact", "textbook"] = _setting(
         "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
     )
+
+
+Options = TypeVar("Options", bound=ReservedMemory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +65,7 @@ class Request:
     training: Training = field(default_factory=Training)
     device: Device = field(default_factory=Device)
     stack: StackVersions = field(default_factory=StackVersions)
-    reserved: Literal["rule", "replay"] = "replay"
+    reserved: ReservedBy = "replay"
     accounting: Literal["exact", "textbook"] = "exact"
     length_given: bool = True
     drawn: Training | None = None
@@ -87,7 +100,7 @@ def parse_request(body: Any) -> Request:
     training = part(parse_training, body.get("training", {}))
     device = part(parse_device, body.get("device", {}))
     stack = part(parse_stack, body.get("stack", {}))
-    switches = part(_choices, body, choices)
+    switches = part(_options, Choices, body, choices)
     if problems:
         raise PlanError(*problems)
     return Request(
@@ -102,9 +115,18 @@ def parse_request(body: Any) -> Request:
     )
 
 
-def _choices(body: dict[str, Any], names: tuple[str, ...]) -> Choices:
+def parse_reserved(body: dict[str, Any]) -> ReservedBy:
+    """Parse the `reserved` of a request.
+
+    Raises:
+        PlanError: if it is neither the rule nor the replay.
+    """
+    return _options(ReservedMemory, body, ("reserved",)).reserved
+
+
+def _options(kind: type[Options], body: dict[str, Any], names: tuple[str, ...]) -> Options:
     try:
-        return parse(Choices, {key: body[key] for key in names if key in body}, "")
+        return parse(kind, {key: body[key] for key in names if key in body}, "")
     except PlanError as error:
         raise PlanError(*(Problem(loc=p.loc.lstrip("."), msg=p.msg, input=p.input) for p in error.problems)) from error
 

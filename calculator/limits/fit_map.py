@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, refusal
-from calculator.devices import Verdict
+from calculator.devices.near_limit import is_near_limit
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.series import SeriesCache
 from calculator.limits.bounds import bound
 
 if TYPE_CHECKING:
+    from calculator.devices import Fit
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
 
@@ -26,10 +27,6 @@ MAX_BATCHES = 8
 
 #: The most pairs that are replayed besides the request's own.
 MAX_REPLAYED = 12
-
-#: The share of a card within which a pair that fits by the rule is near its limit. The rule was at most 15 % too low in
-#: 1,000 random plans, and in 98.2 % of them not too low (docs/decisions/0004-reserved-memory.md).
-NEAR = 0.05
 
 #: The minimum of the request's field.
 MIN_LENGTH = 2
@@ -77,7 +74,7 @@ def fit_map(request: Request) -> FitMap:
     ruled = replace(request, reserved="rule") if replays else request
     cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
     own = (training.micro_batch_size, training.sequence_length)
-    near = sorted((pair for pair in cells if _is_near(cells[pair])), key=lambda pair: _distance(cells[pair]))
+    near = sorted((pair for pair in cells if is_near_limit(_fit(cells[pair]))), key=lambda pair: _distance(cells[pair]))
     for batch, length in dict.fromkeys((own, *near[:MAX_REPLAYED])) if replays else ():
         cells[batch, length] = _cell(request, batch, length, series)
     rows = tuple(tuple(cells[batch, length] for batch in batches) for length in lengths)
@@ -85,19 +82,15 @@ def fit_map(request: Request) -> FitMap:
     return FitMap(own=own, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
 
 
-def _is_near(cell: Cell) -> bool:
-    """Whether the rule does not decide: the live tensors fit, and what the rule adds may not."""
-    fit = cell.estimate.fit if cell.estimate else None
-    if fit is None or fit.verdict is Verdict.DOES_NOT_FIT:
-        return False
-    return fit.headroom_bytes < NEAR * fit.usable_bytes
+def _fit(cell: Cell) -> Fit | None:
+    return cell.estimate.fit if cell.estimate else None
 
 
 def _distance(cell: Cell) -> int:
     """How far the rule's requirement is from what the card offers."""
-    assert cell.estimate is not None
-    assert cell.estimate.fit is not None
-    return abs(cell.estimate.fit.headroom_bytes)
+    fit = _fit(cell)
+    assert fit is not None
+    return abs(fit.headroom_bytes)
 
 
 def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:

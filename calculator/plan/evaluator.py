@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.common.errors import PlanError
 from calculator.devices import Verdict, cuda_context
+from calculator.devices.near_limit import is_near_limit
 from calculator.devices.verdict import card_of
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of, parameter_counts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from calculator.common.errors import Problem
     from calculator.common.names import OptimizerName
     from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import ModelReference
+    from calculator.estimate.request import ModelReference, ReservedBy
     from calculator.inputs.training import Device
     from calculator.methods import Method
     from calculator.plan.needs import Needs
@@ -49,10 +50,23 @@ def micro_batches(effective_batch_size: int, cards: int = 1) -> tuple[int, ...]:
 
 
 class Evaluator:
-    """Evaluates candidates for one model on one device."""
+    """Evaluates candidates for one model on one device.
 
-    def __init__(self, reference: ModelReference, device: Device, needs: Needs, *, length_given: bool) -> None:
+    With `reserved` replay, reserved memory is by the rule while it decides; candidates near the device's limit, and
+    those that the answer states, are replayed.
+    """
+
+    def __init__(
+        self,
+        reference: ModelReference,
+        device: Device,
+        needs: Needs,
+        *,
+        length_given: bool,
+        reserved: ReservedBy = "replay",
+    ) -> None:
         self.model = model_of(reference)
+        self.reserved = reserved
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
         #: How many estimates were computed.
@@ -60,7 +74,25 @@ class Evaluator:
         #: Why the real stack refuses a candidate.
         self.problems: dict[Candidate, tuple[Problem, ...]] = {}
         self._answers: dict[Candidate, Estimate | None] = {}
+        self._stated: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
+
+    def other(
+        self,
+        *,
+        reference: ModelReference | None = None,
+        device: Device | None = None,
+        needs: Needs | None = None,
+        length_given: bool = False,
+    ) -> Evaluator:
+        """An evaluator for another model, device or needs; `length_given` if these set a length."""
+        return Evaluator(
+            reference or self.reference,
+            device or self.device,
+            needs or self.needs,
+            length_given=length_given or self.length_given,
+            reserved=self.reserved,
+        )
 
     def request(self, candidate: Candidate) -> Request:
         """The candidate's complete request."""
@@ -78,7 +110,7 @@ class Evaluator:
             method=candidate.method,
             training=training,
             device=self.device,
-            reserved="rule",
+            reserved=self.reserved,
             length_given=self.length_given,
         )
         return within_positions(request, self.model)
@@ -97,13 +129,28 @@ class Evaluator:
     def answer(self, candidate: Candidate) -> Estimate | None:
         """The candidate's estimate; None where the real stack refuses it, for the reasons in `problems`."""
         if candidate not in self._answers:
-            self.estimates += 1
-            try:
-                self._answers[candidate] = estimate(self.request(candidate))
-            except PlanError as error:
-                self._answers[candidate] = None
-                self.problems[candidate] = error.problems
+            ruled = self._estimate(candidate, "rule")
+            self._answers[candidate] = ruled
+            if ruled is not None and is_near_limit(ruled.fit):
+                self.stated(candidate)
         return self._answers[candidate]
+
+    def stated(self, candidate: Candidate) -> Estimate | None:
+        """The candidate's estimate as the answer states it; from then on it is its `answer` too."""
+        if candidate not in self._stated:
+            answer = self.answer(candidate)
+            if answer is not None and self.reserved == "replay":
+                answer = self._stated.get(candidate) or self._estimate(candidate, "replay")
+            self._stated[candidate] = self._answers[candidate] = answer
+        return self._stated[candidate]
+
+    def _estimate(self, candidate: Candidate, reserved: ReservedBy) -> Estimate | None:
+        self.estimates += 1
+        try:
+            return estimate(replace(self.request(candidate), reserved=reserved))
+        except PlanError as error:
+            self.problems[candidate] = error.problems
+            return None
 
     def trains(self, candidate: Candidate) -> bool:
         """Whether the candidate has an estimate and its training fits the device."""
@@ -132,6 +179,11 @@ class Evaluator:
             request_bytes=self._requests[four_bits],
             usable_bytes=answer.fit.usable_bytes,
         )
+
+    def is_confirmed(self, candidate: Candidate) -> bool:
+        """Whether a candidate that fits does so by its stated estimate too."""
+        self.stated(candidate)
+        return self.fits(candidate)
 
     def fits_every_task(self, candidate: Candidate) -> bool:
         """Whether all tasks of a candidate fit the device at once, or need not."""

@@ -12,7 +12,7 @@ from calculator.plan.candidates import candidates, low_rank_of, targets
 from calculator.plan.evaluator import Candidate, micro_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.common.errors import Problem
     from calculator.common.names import MethodName
@@ -34,8 +34,8 @@ class SearchResult:
     problems: tuple[Problem, ...] = ()
 
 
-def search(name: MethodName, evaluator: Evaluator) -> SearchResult:
-    """Search a method's candidates for those that fit the device."""
+def search(name: MethodName, evaluator: Evaluator, *, confirm: bool = False) -> SearchResult:
+    """Search a method's candidates for those that fit the device; with `confirm`, by their stated estimates too."""
     try:
         tried = candidates(name, evaluator)
     except PlanError as error:
@@ -46,12 +46,16 @@ def search(name: MethodName, evaluator: Evaluator) -> SearchResult:
     answered = [candidate for candidate in smallest if evaluator.answer(candidate) is not None]
     if not answered:
         return SearchResult(problems=evaluator.problems[smallest[0]])
-    chosen = [
-        candidate
-        for each in answered
-        for candidate in _best(tried, evaluator, checkpointing=each.gradient_checkpointing)
-    ]
-    return SearchResult(candidates=tuple(dict.fromkeys(chosen)), smallest=answered[0])
+    chosen = _chosen(tried, evaluator, answered)
+    while confirm and not all(evaluator.is_confirmed(candidate) for candidate in chosen):
+        chosen = _chosen(tried, evaluator, answered)
+    return SearchResult(candidates=chosen, smallest=answered[0])
+
+
+def _chosen(tried: tuple[Candidate, ...], evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    checkpointing = [each.gradient_checkpointing for each in smallest]
+    best = [candidate for each in checkpointing for candidate in _best(tried, evaluator, checkpointing=each)]
+    return tuple(dict.fromkeys(best))
 
 
 def _best(tried: tuple[Candidate, ...], evaluator: Evaluator, *, checkpointing: bool) -> Iterator[Candidate]:

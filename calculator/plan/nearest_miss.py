@@ -9,7 +9,6 @@ from calculator.compare.methods import cards
 from calculator.devices import Verdict, cuda_context, gpus
 from calculator.inference.multi_adapter import base_bytes, task_bytes
 from calculator.inputs.training import Device
-from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
 from calculator.plan.reasons.reason import size
 from calculator.plan.reasons.step_cost import step_cost
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
     from calculator.inference.multi_adapter import MultiAdapterFootprint
-    from calculator.plan.evaluator import Candidate
+    from calculator.plan.evaluator import Candidate, Evaluator
     from calculator.plan.reasons.step_cost import StepCost
     from calculator.plan.relaxations import Relaxation
 
@@ -74,10 +73,10 @@ def nearest_miss(
 ) -> NearestMiss:
     """Describe a candidate that does not fit; `relaxations` are the changes with which something fits."""
     there = smallest_card(evaluator, candidate)
-    on_card = there.answer(candidate) if there else None
+    on_card = there.stated(candidate) if there else None
     return NearestMiss(
         request=evaluator.request(candidate),
-        estimate=answer,
+        estimate=evaluator.stated(candidate) or answer,
         cost=step_cost(evaluator.model, evaluator.request(candidate), answer),
         task_bytes=task_bytes(answer),
         why_no_shorter_sequence=None
@@ -97,7 +96,7 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
     Such cards use the same kernels, so that the candidate needs about the same memory on all of them.
     """
     modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
-    answer = _on(modelled[0], evaluator).answer(candidate)
+    answer = _on(modelled[0], evaluator).stated(candidate)
     for fit in cards(answer) if answer else ():
         if fit.gpu in modelled and fit.verdict is Verdict.FITS:
             there = _on(fit.gpu, evaluator)
@@ -108,16 +107,14 @@ def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | Non
 
 def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
     """An evaluator on another card."""
-    return Evaluator(evaluator.reference, Device(gpu=card.id), evaluator.needs, length_given=evaluator.length_given)
+    return evaluator.other(device=Device(gpu=card.id))
 
 
 def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:
     """Why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
     length = min(SHORTEST, evaluator.needs.sequence_length)
-    shortest = Evaluator(
-        evaluator.reference, evaluator.device, replace(evaluator.needs, sequence_length=length), length_given=True
-    )
-    answer = shortest.answer(candidate)
+    shortest = evaluator.other(needs=replace(evaluator.needs, sequence_length=length), length_given=True)
+    answer = shortest.stated(candidate)
     if answer is None or answer.fit is None or shortest.trains(candidate):
         return None
     required, usable = answer.memory.required_bytes, answer.fit.usable_bytes

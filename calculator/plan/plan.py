@@ -113,7 +113,9 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
         "training": "needs",
     }
     try:
-        evaluator = Evaluator(model[1], device[1], request.needs, length_given=request.length_given)
+        evaluator = Evaluator(
+            model[1], device[1], request.needs, length_given=request.length_given, reserved=request.reserved
+        )
         return _planned(evaluator)
     except PlanError as error:
         raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
@@ -128,7 +130,7 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
     excluded = {name: why for name in METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
-    tried = {name: search(name, evaluator) for name in METHODS if name not in excluded}
+    tried = {name: search(name, evaluator, confirm=True) for name in METHODS if name not in excluded}
     _refused(tried, evaluator)
     proposed, dominated = proposals(tried, evaluator)
     near = (

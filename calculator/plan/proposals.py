@@ -47,7 +47,8 @@ def proposals(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> tu
     dominated = _drop_dominated_qlora(evaluation, evaluator)
     best = sorted((each[0] for each in evaluation.values() if each), key=place)
     others = [other for each in evaluation.values() for other in each[1:] if not _dominated(other, each[0])]
-    others += [_evaluation(candidate, evaluator) for candidate in _variants(best, evaluator)]
+    variants = [candidate for candidate in _variants(best, evaluator) if evaluator.is_confirmed(candidate)]
+    others += [_evaluation(candidate, evaluator) for candidate in variants]
     others.sort(key=place)
     return sorted([*best, *others][:MOST_CONFIGURATIONS], key=place), dominated
 
@@ -95,7 +96,7 @@ def _dominated(evaluation: Evaluation, other: Evaluation) -> bool:
 
 
 def _evaluation(candidate: Candidate, evaluator: Evaluator) -> Evaluation:
-    answer = evaluator.answer(candidate)
+    answer = evaluator.stated(candidate)
     assert answer is not None
     cost = step_cost(evaluator.model, evaluator.request(candidate), answer)
     return Evaluation(evaluator=evaluator, candidate=candidate, answer=answer, cost=cost)

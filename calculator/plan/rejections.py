@@ -46,10 +46,13 @@ def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
 
 
 def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
+    """What a candidate needs; if not even its live tensors fit, they say it without a replay."""
     answer = evaluator.answer(candidate)
     assert answer is not None
     assert answer.fit is not None
-    return (
-        f"Needs at least {size(answer.memory.required_bytes)}, {size(-answer.fit.headroom_bytes)} more than"
-        f" the {size(answer.fit.usable_bytes)} that the card offers."
-    )
+    memory, usable = answer.memory, answer.fit.usable_bytes
+    needs, required = "Needs at least", memory.required_bytes
+    if answer.reserved != evaluator.reserved:
+        needs = "Its tensors and CUDA alone need"
+        required += memory.peak_allocated_bytes + memory.library_workspace_bytes - memory.peak_reserved_bytes
+    return f"{needs} {size(required)}, {size(required - usable)} more than the {size(usable)} that the card offers."

@@ -12,7 +12,6 @@ from calculator.common.errors import PlanError
 from calculator.estimate.request import ModelReference
 from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
-from calculator.plan.evaluator import Evaluator
 from calculator.plan.method_search import search
 from calculator.plan.needs import Needs, excluded_by_needs
 from calculator.plan.reasons.reason import millions
@@ -20,7 +19,7 @@ from calculator.plan.reasons.reason import millions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.plan.evaluator import Candidate
+    from calculator.plan.evaluator import Candidate, Evaluator
 
 _SIZE = re.compile(r"[-_]?\d+(?:\.\d+)?[bm]\b", re.IGNORECASE)
 
@@ -68,12 +67,7 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
         if getattr(evaluator.needs, need) == getattr(usual, need):
             continue
         changed = {need: getattr(usual, need)}
-        freer = Evaluator(
-            evaluator.reference,
-            evaluator.device,
-            replace(evaluator.needs, **changed),
-            length_given=evaluator.length_given,
-        )
+        freer = evaluator.other(needs=replace(evaluator.needs, **changed))
         fitting = [
             METHODS[name].facts.label
             for name in METHODS
@@ -93,9 +87,7 @@ def _smaller_model(evaluator: Evaluator) -> Iterator[Relaxation]:
 
     def too_large(entry: catalogue.ModelEntry) -> bool:
         try:
-            smaller = Evaluator(
-                ModelReference(id=entry.id), evaluator.device, evaluator.needs, length_given=evaluator.length_given
-            )
+            smaller = evaluator.other(reference=ModelReference(id=entry.id))
         except PlanError:
             return True
         return not any(search(name, smaller).candidates for name in ("qlora", "lora"))

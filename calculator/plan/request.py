@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.devices.verdict import card_of, given_twice
 from calculator.estimate.compatibility import several_cards
-from calculator.estimate.request import ModelReference, parse_device, parse_model
+from calculator.estimate.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.inputs.settings import parse
 from calculator.plan.needs import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from calculator.estimate.request import ReservedBy
     from calculator.inputs.training import Device
 
 #: The largest number of models, and of devices, in one request.
@@ -23,7 +24,7 @@ MOST_OF_A_KIND = 8
 #: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
-KNOWN = ("model", "models", "device", "devices", "needs")
+KNOWN = ("model", "models", "device", "devices", "needs", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class PlanRequest:
     devices: tuple[Device, ...]
     needs: Needs
     length_given: bool = True
+    reserved: ReservedBy = "replay"
 
 
 def parse_plan(body: Any) -> PlanRequest:
@@ -60,13 +62,18 @@ def parse_plan(body: Any) -> PlanRequest:
     models = part(lambda: _listed(body, "model", _model))
     devices = part(lambda: _listed(body, "device", _device))
     needs = part(lambda: _needs(body.get("needs", {})))
+    reserved = part(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
         message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: split the request"
         problems.append(Problem(loc="devices", msg=message, input=body.get("devices")))
     if problems:
         raise PlanError(*problems)
     return PlanRequest(
-        models=models, devices=devices, needs=needs, length_given="sequence_length" in body.get("needs", {})
+        models=models,
+        devices=devices,
+        needs=needs,
+        length_given="sequence_length" in body.get("needs", {}),
+        reserved=reserved,
     )
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, MEMORY, NEEDS, STACK
+from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK
 from app.forms.layout import gpu_id
 from app.forms.plan_form import non_default, query, typed_fields, typed_model
 from app.pages.inference import form as inference_form
@@ -31,6 +31,7 @@ DEFAULTS: dict[str, str] = {
     "gpus": "",
     **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
+    **{field.name: field.text(field.declared.default) for field in RESERVED},
 }
 
 LABELS: dict[str, str] = {
@@ -41,6 +42,7 @@ LABELS: dict[str, str] = {
     "gpus": "More cards",
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
+    **{field.name: field.declared.setting.label for field in RESERVED},
 }
 
 
@@ -72,7 +74,7 @@ class NeedsForm:
         needs = non_default(NEEDS, self.typed)
         if self.typed["priorities"].strip() in ("", DEFAULTS["priorities"]):
             needs.pop("priorities", None)
-        return {**self._models(), **cards, "needs": needs}
+        return {**self._models(), **cards, "needs": needs, **non_default(RESERVED, self.typed)}
 
     def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
         """Return the problems by field; problems of no single field have the empty name."""
@@ -85,6 +87,8 @@ class NeedsForm:
             return "config" if "config" in rest and self.typed["config"].strip() else "model"
         if head == "needs":
             return rest[0] if rest and rest[0] in DEFAULTS else ""
+        if head in {field.name for field in RESERVED}:
+            return head
         if rest[-1:] == ["memory_bytes"]:
             return "memory_gib"
         if loc == "devices":
@@ -119,7 +123,7 @@ def address_of(plan: plan_form.Form, request: Request) -> str:
     """Return the address of the page for a plan's model, card, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps
-    kept = {name: plan.typed[name] for name in ("model", "config", "gpu", "memory_gib")}
+    kept = {name: plan.typed[name] for name in ("model", "config", "gpu", "memory_gib", "reserved")}
     needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
     return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"
 

@@ -34,10 +34,12 @@ def _room(evaluation: Evaluation) -> Reason:
     )
     if evaluation.evaluator.is_close(evaluation.candidate):
         share = percent(fit.headroom_bytes / fit.usable_bytes)
-        sentence = (
-            f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little. Reserved memory is by a rule that"
-            f" is mostly high ({RULE_ACCURACY}): the estimate with reserved: replay shows how much there is."
-        )
+        sentence = f"{sentence}, {share} of it, where less than {percent(MARGIN)} is little."
+        if evaluation.answer.reserved == "rule":
+            sentence = (
+                f"{sentence} Reserved memory is by a rule that is mostly high ({RULE_ACCURACY}): the estimate with"
+                " reserved: replay shows how much there is."
+            )
         return speaks_against("little_room", sentence)
     return speaks_for("fits", f"{sentence}.")
 
@@ -83,7 +85,7 @@ def _four_bits(evaluation: Evaluation) -> Iterator[Reason]:
 
 def _not_prepared(evaluation: Evaluation, method: QLoRA) -> Iterator[Reason]:
     prepared = replace(evaluation.candidate, method=replace(method, prepare_model_for_kbit_training=True))
-    other = evaluation.evaluator.answer(prepared)
+    other = evaluation.evaluator.stated(prepared)
     if other is not None:
         more = size(other.memory.required_bytes - evaluation.answer.memory.required_bytes)
         sentence = (

@@ -101,6 +101,22 @@ def test_against_its_own_card_a_plan_has_its_own_verdict(plan):
     assert mine == plan.fit
 
 
+@pytest.mark.parametrize(("length", "verdicts"), [(2048, {"fits", "tight"}), (4096, {"fits", "does_not_fit"})])
+def test_near_the_limit_of_a_card_the_run_is_replayed_there(length, verdicts):
+    training = {"gradient_checkpointing": True, "sequence_length": length}
+    body = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "full"}, "training": training}
+    near = [fit for fit in cards(estimate(parse_request(body))) if fit.outcome is not None]
+    assert {str(fit.verdict) for fit in near} == verdicts
+    for fit in [fit for fit in near if fit.gpu.has_flash][::5]:
+        there = estimate(parse_request({**body, "device": {"gpu": fit.gpu.id}})).fit
+        assert (there, there.retries, there.minimum_bytes) == (fit, fit.retries, fit.minimum_bytes)
+
+
+def test_by_the_rule_no_card_is_replayed():
+    ruled = estimate(parse_request({**PLAN, "method": {"name": "qlora"}, "reserved": "rule"}))
+    assert all(fit.outcome is None for fit in cards(ruled))
+
+
 @pytest.mark.parametrize("name", ["h100-sxm5-80gb", "l4", "mi300x"])
 def test_against_another_card_its_own_workspaces_and_context_count(plan, name):
     card = gpu(name)
