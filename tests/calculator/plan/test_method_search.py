@@ -14,7 +14,7 @@ from calculator.plan.needs import Needs
 
 
 def evaluator(model="meta-llama/Llama-3.1-8B", gpu="rtx-4090", **needs):
-    return Evaluator(ModelReference(id=model), Device(gpu=gpu), Needs(**needs), length_given=True)
+    return Evaluator(ModelReference(id=model), Device(gpu=gpu), Needs(**needs), length_given=True, reserved="rule")
 
 
 def test_micro_batches_make_up_the_effective_batch_exactly():

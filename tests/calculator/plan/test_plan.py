@@ -1,4 +1,4 @@
-"""Plans as a practitioner would make them: six scenarios, and properties of every plan."""
+"""Plans as a practitioner would make them: six scenarios, and properties of every plan. Most are by the rule."""
 
 import re
 
@@ -50,7 +50,7 @@ SCENARIOS = {
 
 
 def planned(body):
-    (part,) = plan(parse_plan(body)).plans
+    (part,) = plan(parse_plan({"reserved": "rule", **body})).plans
     return part
 
 

@@ -19,7 +19,9 @@ USUAL = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "a100-sxm4-80gb"}
 
 
 def planned(body, tasks, **needs):
-    (part,) = plan(parse_plan({**body, "needs": {"tasks": tasks, "switch_per_request": True, **needs}})).plans
+    (part,) = plan(
+        parse_plan({**body, "reserved": "rule", "needs": {"tasks": tasks, "switch_per_request": True, **needs}})
+    ).plans
     return part
 
 
@@ -60,7 +62,11 @@ def test_the_stated_number_of_tasks_is_served_and_not_many_more(name):
     """To within 5 %: each task's tensors are rounded up."""
     card = {"gpu": "rtx-4090"}
     evaluator = Evaluator(
-        ModelReference(id=USUAL["model"]), Device(**card), Needs(tasks=2, switch_per_request=True), length_given=True
+        ModelReference(id=USUAL["model"]),
+        Device(**card),
+        Needs(tasks=2, switch_per_request=True),
+        length_given=True,
+        reserved="rule",
     )
     method = {"lora": LoRA(r=16, target_modules="all-linear"), "adapter": Adapter()}[name]
     most = evaluator.footprint(Candidate(method=method)).max_tasks
