@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one row per method; return 0 if one of them fits, or if no device is given."""
     rows = compare(parse_comparison(_body(args)))
-    request.print_answer(args, compare_answer(rows), "\n".join(_lines(rows)))
+    request.print_text(compare_answer(rows).model_dump_json(indent=2) if args.json else "\n".join(_lines(rows)))
     return min(status(row.estimate.fit) for row in rows if row.estimate)
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import EstimateAnswer, settings
+from app.api.answers.estimate import ComparedEstimateAnswer, settings
 from app.http.problems import ProblemError
 from calculator.compare.methods import ComparisonRow
 
@@ -16,7 +16,7 @@ class AlternativeAnswer(Answer):
     changes: dict[str, Any] = described(
         "The settings that differ, by dotted path.", {"training.gradient_checkpointing": False}
     )
-    estimate: EstimateAnswer = described(
+    estimate: ComparedEstimateAnswer = described(
         "The estimate with these settings.", {"memory": {"peak_allocated_bytes": 9_341_251_584}}
     )
 
@@ -35,7 +35,7 @@ class ComparisonRowAnswer(Answer):
     )
     best_for: str = described("When to choose the method.", "most fine-tuning")
     source: str = described("Source of these statements.", "Hu et al. 2021, arXiv 2106.09685, section 4.1")
-    estimate: EstimateAnswer | None = described("The estimate; null if the combination is refused.", None)
+    estimate: ComparedEstimateAnswer | None = described("The estimate; null if the combination is refused.", None)
     problems: tuple[ProblemError, ...] = described("Why the combination is refused; empty if it is not.", [])
     alternative: AlternativeAnswer | None = described(
         "If the combination is refused, the closest one that is accepted; null if there is none.", None

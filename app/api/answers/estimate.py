@@ -208,8 +208,8 @@ class ExpandableSegmentsAnswer(Answer):
     minimum_bytes: int = described("The smallest usable memory on which it was found to run.", 24_000_000_000)
 
 
-class DeviceFit(Fit):
-    """Whether the run fits the requested device, and how it goes there. The added fields are null by the rule."""
+class ReplayedFit(Fit):
+    """Whether the run fits the requested device, by replay. The added fields are null by the rule."""
 
     minimum_bytes: int | None = described(
         "The smallest usable memory on which the run was found to run, CUDA context included.", 14_500_000_000
@@ -220,6 +220,11 @@ class DeviceFit(Fit):
     )
     retries_per_step: int | None = described("The same in each step of the steady state.", 0)
     out_of_memory: OutOfMemoryAnswer | None = described("Where the run ends out of memory; null if it runs.", None)
+
+
+class DeviceFit(ReplayedFit):
+    """Whether the run fits the requested device, and how it goes there. The added fields are null by the rule."""
+
     with_expandable_segments: ExpandableSegmentsAnswer | None = described(
         "The run with expandable segments; null if it fits without them, or has them already.", None
     )
@@ -297,6 +302,12 @@ class EstimateAnswer(Answer):
             return value
         attributes = {field.name: getattr(value, field.name) for field in fields(value)}
         return {**attributes, "method": settings(value.method), "accuracy": accuracy(value)}
+
+
+class ComparedEstimateAnswer(EstimateAnswer):
+    """The memory, parameters and verdict of one of several runs."""
+
+    fit: ReplayedFit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
 
 
 class SingleEstimateAnswer(EstimateAnswer):

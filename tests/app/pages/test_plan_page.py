@@ -127,7 +127,7 @@ def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
 
 
 def test_what_leaves_more_room_is_a_link_to_it(client):
-    text = text_of(client, "?model=meta-llama/Llama-3.2-3B&gpu=rtx-3070")
+    text = text_of(client, "?model=meta-llama/Llama-3.2-3B&gpu=rtx-3070&reserved=rule")
     link, spare = re.search(r'href="([^"]+)">With rank 8</a>: ([^ ]+) GiB to spare', text).groups()
     assert spare in client.get(unescape(link)).text
 
