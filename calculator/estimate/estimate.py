@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
-    from calculator.estimate.answer import Component, History, Moment
+    from calculator.estimate.answer import Component, Moment
     from calculator.estimate.device_replay import DeviceReplay
     from calculator.estimate.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
