@@ -42,4 +42,7 @@ OptimizerName = Literal[
 MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3"]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
-TrainerName = Literal["transformers"]
+TrainerName = Literal["transformers", "trl-sft"]
+
+#: A loss of a trainer, as a request's `training.loss_type` gives it.
+LossType = Literal["nll", "chunked_nll"]

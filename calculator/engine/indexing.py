@@ -27,6 +27,29 @@ def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
     return x.tape.new((*indices.shape, *x.shape[1:]), x.dtype, name, node)
 
 
+def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
+    """x[mask]: the rows of x where a mask is true, `count` of them; the mask is saved."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    if node is not None:
+        node.save(mask)
+    return x.tape.new((count, *x.shape[len(mask.shape) :]), x.dtype, name, node)
+
+
+def masked_scatter(x: Tensor, mask: Tensor, name: str) -> Tensor:
+    """zeros.masked_scatter(mask, x): the elements of x where the mask is true; the mask is saved."""
+    node = Node(x.tape, _masked_scatter_back, (x.edge,), x.shape) if x.edge else None
+    if node is not None:
+        node.save(mask)
+    zeros = x.tape.new(mask.shape, x.dtype, f"{name}: zeros")
+    out = x.tape.new(mask.shape, x.dtype, name, node)
+    del zeros
+    return out
+
+
+def _masked_scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    return (grad.tape.new(node.context, grad.dtype, "gradient, selected"),)
+
+
 def _scatter_back(node: Node, grad: Tensor) -> tuple[Tensor]:
     """The gradient, scattered into zeros."""
     zeros = grad.tape.new(node.context, grad.dtype, "zeros")

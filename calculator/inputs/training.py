@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calculator.common.dtype import DType
-from calculator.common.names import OptimizerName, TrainerName
+from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.settings import setting
 
 
@@ -27,7 +27,8 @@ class Training:
     trainer: TrainerName | None = setting(
         None,
         label="Trainer",
-        help="The training loop: that of transformers.Trainer, or the reference step, a plain PyTorch loop.",
+        help="The training loop: that of transformers.Trainer, of TRL's SFTTrainer, or the reference step, a plain "
+        "PyTorch loop.",
         example="transformers",
     )
     micro_batch_size: int = setting(
@@ -82,6 +83,27 @@ class Training:
         False,
         label="Gradient checkpointing",
         help="Save only each decoder layer's input and recompute the layer in the backward pass.",
+    )
+    loss_type: LossType | None = setting(
+        None,
+        label="Loss",
+        help="The trainer's loss_type; null means its default. Only with a trainer of TRL.",
+        example="nll",
+    )
+    completion_tokens: int | None = setting(
+        None,
+        label="Labelled tokens",
+        help="Tokens of a micro-batch that the loss counts, after the shift (N); null means all. Only with a trainer.",
+        minimum=1,
+        maximum=1 << 40,
+        unit="tokens",
+        example=2048,
+    )
+    use_liger_kernel: bool = setting(
+        False,
+        label="Liger kernels",
+        help="Patch the model's norms, rotary embedding, MLP and loss with Liger's kernels (use_liger_kernel). Only "
+        "with a trainer.",
     )
     gradient_checkpointing_kwargs: CheckpointingKwargs | None = setting(
         None,

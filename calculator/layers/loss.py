@@ -44,12 +44,21 @@ def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = 
     """
     context.set_scope("loss: ")
     logits = ops.cast(logits, "float32", "logits in float32")
-    labels = context.tape.new((logits.shape[0], logits.shape[1] + 1), "int64", "labels, padded")
-    shifted = labels if logits.shape[0] == 1 else context.tape.new(logits.shape[:2], "int64", "labels, shifted")
+    shifted, labels = shifted_labels(context, *logits.shape[:2])
     rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
     loss = _nll_loss(_log_softmax(flat), shifted)
-    return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
+    if num_items is not None:
+        loss = ops.mul(loss, num_items, "loss, divided")
+    del labels
+    return loss
+
+
+def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, Tensor]:
+    """Return the labels of the next tokens, and the padded labels, of which they are a view in a batch of one."""
+    labels = context.tape.new((batch, length + 1), "int64", "labels, padded")
+    shifted = labels if batch == 1 else context.tape.new((batch, length), "int64", "labels, shifted")
+    return shifted, labels
 
 
 def _log_softmax(x: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from calculator.inputs.training import Training
 from calculator.trainers.loop import Loop
 from calculator.trainers.reference.loop import Reference
 from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.trl_sft.loop import TrlSft
 
 #: Every training loop by the name that a request gives; None is the reference step.
-TRAINERS: dict[TrainerName | None, Loop] = {loop.name: loop for loop in (Reference(), Transformers())}
+TRAINERS: dict[TrainerName | None, Loop] = {loop.name: loop for loop in (Reference(), Transformers(), TrlSft())}
 
 
 def trainer_of(training: Training) -> Loop:

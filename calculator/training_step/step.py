@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
-from calculator.families import forward_of
 from calculator.layers.context import Context
+from calculator.trainers.liger import forward_for
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 
@@ -51,7 +51,7 @@ class TrainingStep:
         self.resident = resident
         self.traces = traces or TraceCache()
         prepared = resident.prepared
-        context_of = partial(Context, prepared, forward_of(prepared.model))
+        context_of = partial(Context, prepared, forward_for(prepared.model, prepared.training))
         traced = partial(self.traces.run_of, prepared)
         self.run, self.recording = recorded_run(context_of, traced, whole=whole)
         #: What is alive when the step ends, without gradients.

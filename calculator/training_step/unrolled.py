@@ -13,8 +13,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.engine.repetition import Repetition
-from calculator.families import forward_of
 from calculator.layers.context import NOT_RUN, Context
+from calculator.trainers.liger import forward_for
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
 
     With `symbols`, sizes of the training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
-    context = Context(prepared, forward_of(prepared.model))
+    context = Context(prepared, forward_for(prepared.model, prepared.training))
     if symbols is not None:
         context.tape.sizes = symbols
     repetition = context.repetition

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
+from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
+from calculator.trainers.liger import is_patched
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
 
@@ -35,8 +37,11 @@ class Transformers(Loop):
         return [Tensor(context.tape, None, shape, "int64", None) for _ in self.facts.batch]
 
     def head(self, context: Context) -> LossHead:
-        """Return the model's own head and loss, summed and divided by the number of labels in the step."""
-        return FullLogits(num_items=Tensor(context.tape, None, (), "float32", None))
+        """Return the model's own head and loss, or Liger's, summed and divided by the number of labels in the step."""
+        num_items = Tensor(context.tape, None, (), "float32", None)
+        if is_patched(context.model, context.training):
+            return FusedLinearCrossEntropy(num_items=num_items)
+        return FullLogits(num_items=num_items)
 
     def loss(self, context: Context, forward: Forward) -> Tensor:
         """Run the model. Its autocast ends with it, and then every output that is not float32 is copied to float32."""

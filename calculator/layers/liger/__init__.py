@@ -1,0 +1,1 @@
+"""Liger's kernels, as `use_liger_kernel` patches them into a model's modules."""

@@ -1,0 +1,69 @@
+"""Liger's RMSNorm: one kernel each way, which saves its input and the reciprocal root mean square of each row.
+
+Source: liger_kernel/ops/rms_norm.py of Liger 0.8.5, LigerRMSNormFunction.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import Dim, named
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.layers.bound_module import BoundModule
+
+#: Streaming multiprocessors, each of which sums a gradient of the weight: those of an A100.
+MULTIPROCESSORS = Dim(108, "SMs")
+
+
+def rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool = True) -> Tensor:
+    """weight · (x normalised), in the dtype of x. `in_place`: the input's gradient overwrites the output's."""
+    tape, weight = x.tape, norm.own["weight"]
+    tape.scope = f"{norm.name}: "
+    node = None
+    if x.edge or weight.edge:
+        node = Node(tape, _rms_norm_back, (x.edge, weight.edge), in_place)
+        node.save(x)
+    out = tape.new(x.shape, x.dtype, "output", node)
+    rows = 1
+    for size in x.shape[:-1]:
+        rows = size * rows
+    rstd = tape.new((named(rows, "rows"),), "float32", "reciprocal RMS")
+    if node is not None:
+        node.save(rstd)
+    return out
+
+
+
+def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The input's gradient, and the weight's: a row per multiprocessor, their sum, and its cast."""
+    tape, (x_edge, weight_edge) = grad.tape, node.edges
+    per_block = None
+    if weight_edge:
+        width = weight_edge[2]
+        per_block = tape.scratch((MULTIPROCESSORS, *width), "float32", "weight: gradient by multiprocessor")
+    x_grad = Tensor(tape, grad.storage, grad.shape, grad.dtype, None) if node.context else None
+    if x_grad is None:
+        x_grad = tape.new(grad.shape, grad.dtype, "gradient")
+    x_grad.viewed = True
+    if weight_edge is None:
+        return x_grad, None
+    weight_grad = tape.new(weight_edge[2], "float32", "weight: gradient in float32")
+    del per_block
+    return (x_grad if x_edge else None), ops.cast(weight_grad, weight_edge[3], "weight: gradient")
+
+
+def rms_norm_of_copy(norm: BoundModule, x: Tensor) -> Tensor:
+    """The norm of queries or keys by heads, which it copies first because their heads are not first in memory."""
+    x.tape.scope = f"{norm.name}: "
+    return rms_norm(norm, ops.contiguous(x, "input, contiguous"), in_place=False)
+
+
+#: Not in place, for norms whose output's gradient is the residual's too (Gemma 2 and 3, OLMo 2, GLM 4).
+out_of_place_rms_norm: Callable[[BoundModule, Tensor], Tensor] = partial(rms_norm, in_place=False)

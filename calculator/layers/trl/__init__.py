@@ -1,0 +1,1 @@
+"""The output heads and losses of TRL's trainers."""

@@ -1,0 +1,20 @@
+"""Labelled tokens: those whose next token has a label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Dim
+    from calculator.layers.context import Context
+
+
+def labelled_tokens(context: Context) -> Dim:
+    """Return N: `completion_tokens`, or every token of the micro-batch that has a next one in its sequence."""
+    training = context.training
+    if training.completion_tokens is not None:
+        return named(training.completion_tokens, "completion_tokens")
+    predicted = training.sequence_length - (context.length == training.sequence_length)
+    return named(context.batch * predicted, "N")

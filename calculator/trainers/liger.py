@@ -1,0 +1,110 @@
+"""What `use_liger_kernel` changes in each family's forward pass, and the families that it leaves alone.
+
+Source: liger_kernel/transformers/monkey_patch.py of Liger 0.8.5, MODEL_TYPE_TO_APPLY_LIGER_FN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from calculator.families import forward_of
+from calculator.layers.decoder_forward import final
+from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
+from calculator.layers.liger import mlp, norms, rope
+from calculator.layers.self_attention import SelfAttention, norm_after_projections, norm_each_projection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context
+    from calculator.layers.decoder_forward import DecoderForward
+    from calculator.layers.mlp import Sublayer
+    from calculator.layers.self_attention import Project, Rotate
+
+    Norm = Callable[[BoundModule, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """Liger's replacements for a family's modules; None leaves the family's own."""
+
+    norm: Norm = norms.rms_norm
+    rotate: Rotate | None = rope.rotate_in_place
+    project: Project | None = None
+    mlp: Sublayer = mlp.gated
+
+    def applied(self, forward: DecoderForward) -> DecoderForward:
+        """The family's forward pass with these modules."""
+        layer = forward.layer
+        assert isinstance(layer, SequentialLayer)
+        attention = layer.attention
+        assert isinstance(attention, SelfAttention)
+        attention = replace(
+            attention, rotate=self.rotate or attention.rotate, project=self.project or attention.project
+        )
+        layer = replace(layer, attention=attention, mlp=self.mlp, norm=norm_by_name(self.norm))
+        return replace(forward, layer=layer, final_norm=final(self.norm), logits=_none)
+
+
+def _none(context: Context, logits: Tensor) -> Tensor:
+    """The logits are never computed."""
+    raise AssertionError(context, logits)
+
+
+_LLAMA = Patch()
+
+#: The families that are patched and modelled.
+PATCHES: dict[str, Patch] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": Patch(project=norm_each_projection(norms.rms_norm)),
+    "smollm3": _LLAMA,
+    "phi3": Patch(rotate=rope.rotate_copies, mlp=mlp.fused_gated),
+    "gemma": _LLAMA,
+    "gemma2": Patch(norm=norms.out_of_place_rms_norm),
+    "gemma3_text": Patch(
+        norm=norms.out_of_place_rms_norm,
+        project=norm_after_projections(norms.rms_norm_of_copy),
+        rotate=rope.rotate_copies,
+    ),
+}
+
+#: Model types that Liger patches in a way that is not modelled.
+NOT_MODELLED = frozenset(
+    {
+        "deepseek_v2",
+        "deepseek_v3",
+        "gemma3",
+        "glm4",
+        "gpt_oss",
+        "granite",
+        "mixtral",
+        "nemotron",
+        "olmo2",
+        "olmo3",
+        "qwen3_moe",
+    }
+)
+
+
+@cache
+def _patched(model_type: str, forward: DecoderForward) -> DecoderForward:
+    return PATCHES[model_type].applied(forward)
+
+
+def is_patched(model: Model, training: Training) -> bool:
+    """Whether the run uses Liger's kernels: other families train as without them, with a warning in the log."""
+    return training.use_liger_kernel and model.model_type in PATCHES
+
+
+def forward_for(model: Model, training: Training) -> DecoderForward:
+    """The forward pass of a model's family in a training run."""
+    forward = forward_of(model)
+    return _patched(model.model_type, forward) if is_patched(model, training) else forward
