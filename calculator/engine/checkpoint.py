@@ -6,7 +6,7 @@ Source: torch/utils/checkpoint.py, `_checkpoint_without_reentrant_generator`, wi
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calculator.engine import autocast
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
+
+
+T = TypeVar("T")
 
 
 class _StopRecomputation(Exception):  # noqa: N818  ends a recomputation at its last saved tensor; it is no error
@@ -38,7 +41,7 @@ class Checkpoint:
 
     __slots__ = ("captured", "dtype", "function", "holders", "inputs", "recomputed")
 
-    def __init__(self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], captured: object) -> None:
+    def __init__(self, function: Callable[..., object], inputs: tuple[Tensor, ...], captured: object) -> None:
         self.function = function
         self.inputs = inputs
         #: What the function refers to besides its inputs.
@@ -75,7 +78,7 @@ class _Recomputation:
         self.kept: list[Tensor | None] = []
 
     def run(
-        self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], dtype: DType | None
+        self, function: Callable[..., object], inputs: tuple[Tensor, ...], dtype: DType | None
     ) -> list[Tensor | None]:
         hooks = inputs[0].tape.hooks
         hooks.append(self)
@@ -100,7 +103,7 @@ class _Recomputation:
         return packed
 
 
-def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, captured: object = None) -> Tensor:
+def checkpoint(function: Callable[..., T], *inputs: Tensor, captured: object = None) -> T:
     """Run a function and save only its inputs and what it captures for the backward pass."""
     hooks = inputs[0].tape.hooks
     hooks.append(Checkpoint(function, inputs, captured))

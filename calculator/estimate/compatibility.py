@@ -9,13 +9,15 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
+from calculator.methods.prepared_model import PreparedModel
+from calculator.trainers import liger, trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
-    from calculator.inputs.training import Device, Training
+    from calculator.inputs.training import Device
 
 
 #: Why several cards are refused, and what to request instead.
@@ -43,7 +45,7 @@ def check(request: Request, model: Model) -> None:
     problems = [
         *_switches(request, model),
         *_kernels(request, model),
-        *_trainer(request.training),
+        *_trainer(request, model),
         *_positions(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_cards(request.device),
@@ -73,14 +75,35 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
-def _trainer(training: Training) -> Iterator[Problem]:
-    """Settings that only a trainer's step has."""
-    if training.trainer is None and training.use_reentrant:
-        yield Problem(
-            loc="training.gradient_checkpointing_kwargs.use_reentrant",
-            msg="the reference step checkpoints without re-entrance: set training.trainer, or take false",
-            input=True,
-        )
+#: Settings that only a trainer's step has, and the values that leave it alone.
+OF_TRAINERS: dict[str, object] = {
+    "loss_type": None,
+    "completion_tokens": None,
+    "use_liger_kernel": False,
+    "gradient_checkpointing_kwargs": None,
+}
+
+
+def _trainer(request: Request, model: Model) -> Iterator[Problem]:
+    """What a trainer refuses, and settings that only a trainer's step has."""
+    training = request.training
+    if training.trainer is None:
+        for name, value in OF_TRAINERS.items():
+            given = getattr(training, name)
+            if given != value and (name != "gradient_checkpointing_kwargs" or training.use_reentrant):
+                message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
+                yield Problem(loc=f"training.{name}", msg=message, input=None if name.endswith("kwargs") else given)
+        return
+    if training.loss_type is not None and training.trainer == "transformers":
+        message = "transformers.Trainer has no loss_type: leave it out, or use trl-sft"
+        yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+    most = training.micro_batch_size * (training.sequence_length - 1 + bool(request.method.virtual_tokens))
+    if training.completion_tokens is not None and training.completion_tokens > most:
+        message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+    applied = PreparedModel(model, request.method, training, request.device, request.stack)
+    yield from liger.problems(applied)
+    yield from trainer_of(training).problems(applied)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

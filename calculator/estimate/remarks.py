@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
+from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
 from calculator.stack.sentences import differences, named
@@ -47,22 +48,27 @@ SCALER = (
 )
 
 
+def prepared(request: Request, model: Model) -> PreparedModel:
+    """A request's model with its method applied."""
+    return PreparedModel(model, request.method, request.training, request.device, request.stack)
+
+
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
     """What the figures assume."""
-    trainer = trainer_of(request.training).facts
+    trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
         *differences(request.stack),
         REPLAY if request.reserved == "replay" else RULE,
         *_histories(request),
         ACCURACY,
-        *trainer.assumptions,
+        *trainer.assumptions(prepared(request, model)),
     ]
-    if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.embeddings_in_32_bits:
+    if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    if model.config.get("use_cache") and trainer.uses_cache and not request.training.gradient_checkpointing:
+    if model.config.get("use_cache") and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.autocast is not None:
         lines.append(AUTOCAST)
@@ -124,6 +130,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         )
     if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
         lines += _before_2_14(request, model)
+    lines += trainer_of(request.training).warnings(prepared(request, model))
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:

@@ -18,7 +18,10 @@ class StackVersions:
     peft: str = setting("0.21", label="peft", help="The release of PEFT.", example="0.21")
     bitsandbytes: str = setting("0.50", label="bitsandbytes", help="The release of bitsandbytes.", example="0.50")
     trl: str = setting(
-        "1.16", label="TRL", help="The release of TRL, whose trainers changed their losses between releases.", example="1.16"
+        "1.16",
+        label="TRL",
+        help="The release of TRL, whose trainers changed their losses between releases.",
+        example="1.16",
     )
     liger_kernel: str = setting("0.8.5", label="Liger", help="The release of liger-kernel.", example="0.8.5")
     torch: str = setting("2.14", label="PyTorch", help="The release of PyTorch.", example="2.14")

@@ -84,7 +84,7 @@ class Context:
         self.past = 0
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
         #: The dtype of hidden states.
-        self.dtype: DType = method.hidden_dtype(training)
+        self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
         self.attention = forward.sdpa if training.attention == "sdpa" else training.attention
         dropouts = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
+from calculator.engine.autocast import reduction_dtype
 from calculator.engine.autograd import Node
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = 
     shifted, labels = shifted_labels(context, *logits.shape[:2])
     rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
-    loss = _nll_loss(_log_softmax(flat), shifted)
+    loss = nll_loss(log_softmax(flat), shifted)
     if num_items is not None:
         loss = ops.mul(loss, num_items, "loss, divided")
     del labels
@@ -61,9 +62,13 @@ def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, T
     return shifted, labels
 
 
-def _log_softmax(x: Tensor) -> Tensor:
+def log_softmax(x: Tensor) -> Tensor:
+    """torch.nn.functional.log_softmax over the last dimension, in float32 under autocast. The result is saved."""
+    dtype = reduction_dtype(x)
+    if (x.dtype, dtype) != ("float16", "float32"):
+        x = ops.cast(x, dtype, f"logits in {dtype}")
     node = Node(x.tape, _log_softmax_back, (x.edge,)) if x.edge else None
-    out = x.tape.new(x.shape, x.dtype, "log-probabilities", node)
+    out = x.tape.new(x.shape, dtype, "log-probabilities", node)
     if node is not None:
         node.save(out)
     return out
@@ -73,7 +78,8 @@ def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "gradient of the logits"),)
 
 
-def _nll_loss(x: Tensor, target: Tensor) -> Tensor:
+def nll_loss(x: Tensor, target: Tensor) -> Tensor:
+    """torch.nn.functional.nll_loss of log-probabilities, summed or averaged."""
     node = Node(x.tape, _nll_loss_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Tensor
+    from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
@@ -26,9 +27,6 @@ class MethodHooks(Protocol):
     @property
     def embeds_inputs(self) -> bool:
         """Whether PEFT looks up the word embeddings and passes them to the model."""
-
-    def hidden_dtype(self, training: Training) -> DType:
-        """Return the dtype of hidden states."""
 
     def cut_to_windows(self, model: Model) -> bool:
         """Return whether a prefix in the cache is cut to the windows of sliding layers."""
@@ -65,6 +63,14 @@ class Prepared(Protocol):
     @property
     def training(self) -> Training:
         """The training that it is prepared for."""
+
+    @property
+    def stack(self) -> StackVersions:
+        """The releases of the libraries."""
+
+    @property
+    def hidden_dtype(self) -> DType:
+        """The dtype of hidden states."""
 
     @property
     def kernels(self) -> Kernels:

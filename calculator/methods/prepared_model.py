@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from calculator.devices.kernels import kernels_of
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.stack.changes import older_behaviour
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
     from calculator.devices.kernels import Kernels
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Device, Training
@@ -46,6 +48,11 @@ class PreparedModel:
         return kernels_of(self.device, self.stack)
 
     @property
+    def hidden_dtype(self) -> DType:
+        """The dtype of hidden states: that of the embeddings."""
+        return trainer_of(self.training).hidden_dtype(self)
+
+    @property
     def older(self) -> frozenset[ChangeName]:
         """What the stack does differently from the default one."""
         return older_behaviour(self.stack)
@@ -55,6 +62,7 @@ class PreparedModel:
         known = self.module_specs.get((path, id(module)))
         if known is None:
             known = self.method.module_spec(path, module, self.model, self.training)
+            known = trainer_of(self.training).module_spec(self, path, known)
             self.module_specs[path, id(module)] = known
         return known
 

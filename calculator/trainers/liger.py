@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from calculator.common.errors import Problem
 from calculator.families import forward_of
 from calculator.layers.decoder_forward import final
 from calculator.layers.decoder_layer import SequentialLayer, norm_by_name
 from calculator.layers.liger import mlp, norms, rope
+from calculator.layers.liger.norms import MULTIPROCESSORS
 from calculator.layers.self_attention import SelfAttention, norm_after_projections, norm_each_projection
+from calculator.stack.releases import release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.engine.tape import Tensor
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.mlp import Sublayer
     from calculator.layers.self_attention import Project, Rotate
+    from calculator.stack.releases import Release
+    from calculator.trainers.subject import Subject
 
     Norm = Callable[[BoundModule, Tensor], Tensor]
 
@@ -58,6 +63,9 @@ def _none(context: Context, logits: Tensor) -> Tensor:
 
 
 _LLAMA = Patch()
+
+#: The releases whose kernels are modelled.
+MODELLED: tuple[Release, ...] = ((0, 8), (0, 8, 5))
 
 #: The families that are patched and modelled.
 PATCHES: dict[str, Patch] = {
@@ -108,3 +116,28 @@ def forward_for(model: Model, training: Training) -> DecoderForward:
     """The forward pass of a model's family in a training run."""
     forward = forward_of(model)
     return _patched(model.model_type, forward) if is_patched(model, training) else forward
+
+
+def problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield what of Liger is not modelled, and adapters that it would ignore."""
+    model, training = prepared.model, prepared.training
+    if not training.use_liger_kernel:
+        return
+    if model.model_type in NOT_MODELLED:
+        message = f"what Liger patches in {model.model_type} is not modelled yet: take false"
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+    if release(prepared.stack.liger_kernel) not in MODELLED:
+        message = f"kernels of Liger {prepared.stack.liger_kernel} are not modelled: use 0.8.5"
+        yield Problem(loc="stack.liger_kernel", msg=message, input=prepared.stack.liger_kernel)
+    head = model.output
+    if is_patched(model, training) and prepared.module_spec(head.name, head).added:
+        message = f"Liger reads the weight of {head.name} alone, so that an adapter on it learns nothing: leave it out"
+        yield Problem(loc="method.target_modules", msg=message, input=head.name)
+
+
+def assumption(model: Model, training: Training) -> Iterator[str]:
+    """Yield what an answer assumes about Liger."""
+    if is_patched(model, training):
+        yield f"Gradients of trained norms are summed by {MULTIPROCESSORS:,} multiprocessors, as many as an A100 has."
+    elif training.use_liger_kernel:
+        yield f"Liger patches no {model.model_type} model: use_liger_kernel changes nothing."

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.facts import TrainerFacts
+    from calculator.trainers.subject import Subject
 
     #: The model's forward pass: to the loss, and to the other outputs that the model returns.
     Forward = Callable[[], tuple[Tensor, list[Tensor]]]
@@ -24,6 +28,30 @@ class Loop:
     #: None for the reference step.
     name: ClassVar[TrainerName | None]
     facts: ClassVar[TrainerFacts]
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:  # noqa: ARG002  a hook's signature
+        """Yield what the trainer refuses, and what of it is not modelled."""
+        yield from ()
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
+        """Yield what an answer assumes about the loop."""
+        yield from self.facts.assumptions
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:  # noqa: ARG002  a hook's signature
+        """Yield where the request differs from the trainer's own defaults."""
+        yield from ()
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
+        """Return how a module is stored and trained, from how the method stores and trains it."""
+        return spec
+
+    def hidden_dtype(self, prepared: Subject) -> DType:
+        """Return the dtype of hidden states."""
+        return prepared.method.hidden_dtype(prepared.training)
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant."""
+        return context.training.use_reentrant
 
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a micro-batch, `input_ids` first."""

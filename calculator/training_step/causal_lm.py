@@ -121,7 +121,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     if not context.training.gradient_checkpointing:
         return run(hidden_states)
     captured = [_shared(context, kind) for kind in _types(context, position)]
-    if context.training.use_reentrant:
+    if trainer_of(context.training).is_reentrant(context):
         return checkpoint_reentrant(run, hidden_states, captured)
     return checkpoint(run, hidden_states, captured=captured)
 

@@ -40,7 +40,6 @@ def rms_norm(norm: BoundModule, x: Tensor, *, in_place: bool = True) -> Tensor:
     return out
 
 
-
 def _rms_norm_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """The input's gradient, and the weight's: a row per multiprocessor, their sum, and its cast."""
     tape, (x_edge, weight_edge) = grad.tape, node.edges

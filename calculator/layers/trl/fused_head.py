@@ -129,7 +129,7 @@ def _first_two(size: int, chunk: int) -> tuple[int, ...]:
     if size <= chunk:
         return (size,)
     rest = size - chunk
-    return chunk, rest if rest <= chunk else chunk
+    return chunk, min(rest, chunk)
 
 
 def _buffer(tape: Tape, tiles: _Tiles) -> Tensor:

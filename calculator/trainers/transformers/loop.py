@@ -13,15 +13,18 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
-from calculator.trainers.liger import is_patched
+from calculator.trainers import liger
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.trainers.loop import Forward
+    from calculator.trainers.subject import Subject
 
 
 class Transformers(Loop):
@@ -31,6 +34,11 @@ class Transformers(Loop):
     name: ClassVar[TrainerName | None] = "transformers"
     facts = FACTS
 
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the loop adds, and what Liger patches."""
+        yield from self.facts.assumptions
+        yield from liger.assumption(prepared.model, prepared.training)
+
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a batch, which was fetched with the others of the step."""
         shape = (context.batch, context.length)
@@ -39,7 +47,7 @@ class Transformers(Loop):
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss, or Liger's, summed and divided by the number of labels in the step."""
         num_items = Tensor(context.tape, None, (), "float32", None)
-        if is_patched(context.model, context.training):
+        if liger.is_patched(context.model, context.training):
             return FusedLinearCrossEntropy(num_items=num_items)
         return FullLogits(num_items=num_items)
 
@@ -49,12 +57,22 @@ class Transformers(Loop):
         with autocast.region(tape, dtype):
             loss, outputs = forward()
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
-        converted = [ops.cast(each, "float32", "output in float32") for each in outputs if dtype is not None]
-        del outputs, converted
+        if dtype is not None:
+            outputs = [_in_float32(each) for each in outputs]
+        loss = in_place.mul_(loss)
+        self.metrics(context, outputs)
         tape.component = "activations"
-        return in_place.mul_(loss)
+        return loss
+
+    def metrics(self, context: Context, outputs: list[Tensor]) -> None:
+        """Compute what the trainer logs from the model's outputs."""
 
     def root(self, loss: Tensor) -> Tensor:
         """Return the loss over the number of accumulation steps that accelerate knows of, which is 1."""
         loss.tape.scope = "loss: "
         return ops.scale(loss, "loss / 1")
+
+
+def _in_float32(x: Tensor) -> Tensor:
+    """Return a copy of an output in half precision in float32, or the output itself."""
+    return ops.cast(x, "float32", "output in float32") if x.dtype in ("bfloat16", "float16") else x

@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
 from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.layers.trl.chunked_nll import ChunkedNLL
 from calculator.layers.trl.fused_head import fused_head
+from calculator.layers.trl.logits_metrics import log_from_logits
 from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.trl_sft import check, qlora, sentences
+from calculator.trainers.trl_sft.eras import loss_of, shifts_first
 from calculator.trainers.trl_sft.facts import FACTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
-    from calculator.engine.tape import Tensor
     from calculator.layers.loss import LossHead
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.loop import Forward
+    from calculator.trainers.subject import Subject
 
 
 class TrlSft(Transformers):
@@ -28,12 +38,49 @@ class TrlSft(Transformers):
     name: ClassVar[TrainerName | None] = "trl-sft"
     facts = FACTS
 
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what SFTTrainer refuses, and what of it is not modelled."""
+        yield from check.problems(prepared)
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield how the release of TRL computes the loss, and what it casts."""
+        yield from Transformers.assumptions(self, prepared)
+        yield from sentences.assumptions(prepared.training, prepared.stack, in_4_bits=_in_4_bits(prepared))
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield where the request differs from SFTConfig's defaults."""
+        method, training = prepared.method, prepared.training
+        is_prepared = _in_4_bits(prepared) and method.hidden_dtype(training) != training.dtype
+        yield from sentences.warnings(training, prepared.stack, is_prepared=is_prepared)
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
+        """Return the dtypes that TRL casts a model in 4 bits to."""
+        return qlora.module_spec(prepared, path, spec) if _in_4_bits(prepared) else spec
+
+    def hidden_dtype(self, prepared: Subject) -> DType:
+        """Return the dtype of the word embeddings."""
+        table = next(module for module in prepared.model.outer.values() if module.kind == "embedding")
+        return prepared.module_spec(table.name, table).dtype
+
+    def is_reentrant(self, context: Context) -> bool:
+        """Return whether checkpointing is re-entrant. TRL 0.24 leaves a 4-bit model PyTorch's own default, which is."""
+        left = context.training.gradient_checkpointing_kwargs is None and qlora.is_prepared_by_trl(context.prepared)
+        return left or context.training.use_reentrant
+
     def head(self, context: Context) -> LossHead:
         """Return the head that the release of TRL puts on the model."""
-        return fused_head
+        match loss_of(context.training, context.prepared.stack):
+            case "fused":
+                return fused_head
+            case "chunked_nll":
+                return ChunkedNLL(num_items=Tensor(context.tape, None, (), "float32", None))
+            case "nll":
+                return Transformers.head(self, context)
 
     def loss(self, context: Context, forward: Forward) -> Tensor:
-        """Run the model and reduce its log-probabilities. The metrics are scalars."""
+        """Run the model. From the fused head's log-probabilities, compute the loss; else it is the model's."""
+        if loss_of(context.training, context.prepared.stack) != "fused":
+            return Transformers.loss(self, context, forward)
         tape = context.tape
         with autocast.region(tape, context.training.autocast):
             model_loss, outputs = forward()
@@ -47,3 +94,12 @@ class TrlSft(Transformers):
         tape.component = "activations"
         del model_loss, metrics
         return loss
+
+    def metrics(self, context: Context, outputs: list[Tensor]) -> None:
+        """Compute entropy and accuracy from the logits, where the model returns them."""
+        if loss_of(context.training, context.prepared.stack) == "nll" and outputs:
+            log_from_logits(context, outputs[0], shifts_first=shifts_first(context.prepared.stack))
+
+
+def _in_4_bits(prepared: Subject) -> bool:
+    return prepared.method.base_quantization(prepared.training) is not None

@@ -1,0 +1,60 @@
+"""What a training loop reads of the model that it trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.common.dtype import DType
+    from calculator.common.names import MethodName
+    from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.quantization import Quantization
+
+
+class AppliedMethod(Protocol):
+    """A fine-tuning method. `calculator.methods.base.Method` documents each hook."""
+
+    @property
+    def name(self) -> MethodName:
+        """Its name in a request."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """The tokens that it adds to each sequence."""
+
+    @property
+    def trains_biases(self) -> bool:
+        """Whether it trains biases of the base model."""
+
+    def hidden_dtype(self, training: Training) -> DType:
+        """Return the dtype of hidden states."""
+
+    def base_quantization(self, training: Training) -> Quantization | None:
+        """Return how the base model's linear layers are stored in 4 bits, if they are."""
+
+
+class Subject(Protocol):
+    """A model to which a method has been applied, for one training and one stack."""
+
+    @property
+    def model(self) -> Model:
+        """The model itself."""
+
+    @property
+    def method(self) -> AppliedMethod:
+        """The method."""
+
+    @property
+    def training(self) -> Training:
+        """The training that it is prepared for."""
+
+    @property
+    def stack(self) -> StackVersions:
+        """The releases of the libraries."""
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """Return how a module is stored and trained."""

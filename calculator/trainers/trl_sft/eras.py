@@ -1,0 +1,35 @@
+"""How TRL's SFTTrainer computes its loss, by release.
+
+Source: trl/trainer/sft_config.py and sft_trainer.py of TRL 0.24, 1.0, 1.9, 1.15 and 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from calculator.stack.releases import release
+
+if TYPE_CHECKING:
+    from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
+
+#: The loss from the log-probabilities of a fused head, from chunks of labelled tokens, or from all logits.
+SftLoss = Literal["fused", "chunked_nll", "nll"]
+
+#: The first releases with `chunked_nll` as the default, and with the fused head for every loss.
+CHUNKED, FUSED = (1, 7), (1, 15)
+
+
+def loss_of(training: Training, stack: StackVersions) -> SftLoss:
+    """Return how the loss is computed."""
+    trl = release(stack.trl)[:2]
+    if trl >= FUSED:
+        return "fused"
+    if training.loss_type is not None:
+        return training.loss_type
+    return "chunked_nll" if trl >= CHUNKED and not training.use_liger_kernel else "nll"
+
+
+def shifts_first(stack: StackVersions) -> bool:
+    """Whether the logged entropy leaves out the last position."""
+    return release(stack.trl)[:2] >= CHUNKED

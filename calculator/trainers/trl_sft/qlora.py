@@ -1,0 +1,52 @@
+"""What TRL's SFTTrainer does to the dtypes of a model in 4 bits.
+
+From 1.0 on it casts what is trained to bfloat16, and prepares nothing. Release 0.24 prepares the model for k-bit
+training itself, and with `bf16=True` casts embeddings and the output head back.
+
+Source: trl/trainer/sft_trainer.py, SFTTrainer.__init__, of TRL 1.0 to 1.16; trl/models/utils.py of TRL 0.24,
+prepare_peft_model and peft_module_casting_to_bf16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.stack.releases import release
+
+if TYPE_CHECKING:
+    from calculator.inputs.stack import StackVersions
+    from calculator.layers.method_hooks import Prepared
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.trainers.subject import Subject
+
+#: Parts of the names of modules that TRL 0.24 casts back.
+CAST_BACK = ("lm_head", "embed_tokens", "wte", "wpe")
+
+#: The part of the names of parameters that stay in float32.
+MAGNITUDE = "lora_magnitude_vector"
+
+
+def prepares(stack: StackVersions) -> bool:
+    """Return whether the trainer calls prepare_model_for_kbit_training."""
+    return release(stack.trl) < (1, 0)
+
+
+def is_prepared_by_trl(prepared: Prepared) -> bool:
+    """Return whether the trainer prepares the model, which is in 4 bits."""
+    return prepares(prepared.stack) and any(
+        prepared.module_spec(path, module).quantization is not None for path, module in prepared.model.paths
+    )
+
+
+def module_spec(prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
+    """Return how a module of a model in 4 bits is stored and trained."""
+    if prepares(prepared.stack):
+        casts = prepared.training.autocast == "bfloat16" and spec.dtype == "float32"
+        return replace(spec, dtype="bfloat16") if casts and _is_cast_back(path) else spec
+    added = tuple(each if MAGNITUDE in each.name else replace(each, dtype="bfloat16") for each in spec.added)
+    return replace(spec, added=added)
+
+
+def _is_cast_back(path: str) -> bool:
+    return "norm" not in path and any(name in path for name in CAST_BACK)

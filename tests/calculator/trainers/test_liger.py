@@ -1,0 +1,67 @@
+"""Liger's kernels in a step of a trainer. tests/cases/recipes.jsonl has traced steps."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate, training_step
+from calculator.estimate.request import parse_request
+from calculator.families import FAMILIES_WITH_FORWARD
+from calculator.layers.liger.loss import chunk_size
+from calculator.trainers.liger import NOT_MODELLED, PATCHES
+
+LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
+
+
+def request(method=LORA, model="meta-llama/Llama-3.2-1B", **training):
+    training = {"sequence_length": 512, "trainer": "transformers", "use_liger_kernel": True, **training}
+    return parse_request({"model": model, "method": method, "training": training})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "vocab_size", "hidden_size", "expected"),
+    [(16_384, 32_000, 4_096, 2_048), (4_096, 128_256, 4_096, 128), (100, 1_000, 4_096, 100), (3_000, 50_257, 768, 64)],
+)
+def test_a_chunk_is_a_power_of_two_that_bounds_the_logits(tokens, vocab_size, hidden_size, expected):
+    assert chunk_size(tokens, vocab_size, hidden_size) == expected
+
+
+def test_no_row_has_the_logits_of_all_tokens():
+    rows = training_step(request()).run.tape.rows
+    assert max(row[4] for row in rows if 128_256 in row[1]) < 2 * 512 * 128_256
+
+
+def test_the_gradients_of_a_trained_head_are_made_in_the_forward_pass():
+    def in_forward(method):
+        tape = training_step(request(method)).run.tape
+        events = tape.events[: tape.position("backward")]
+        return [tape.rows[event][1] for event in events if event >= 0]
+
+    assert (128_256, 2048) in in_forward({"name": "full"})
+    assert (128_256, 2048) not in in_forward(LORA)
+
+
+def test_every_family_is_patched_left_alone_or_refused():
+    assert set(PATCHES) <= set(FAMILIES_WITH_FORWARD)
+    assert not set(PATCHES) & NOT_MODELLED
+    assert set(FAMILIES_WITH_FORWARD) >= NOT_MODELLED
+
+
+def test_a_family_that_liger_does_not_patch_trains_as_without_it():
+    with_it, without = (estimate(request(model="openai-community/gpt2", use_liger_kernel=on)) for on in (True, False))
+    assert with_it.memory.phases == without.memory.phases
+    assert "Liger patches no gpt2 model" in " ".join(with_it.assumptions)
+
+
+def test_a_family_whose_patch_is_not_modelled_is_refused():
+    with pytest.raises(PlanError, match="not modelled yet"):
+        estimate(request(model="mistralai/Mixtral-8x7B-v0.1", method={"name": "full"}))
+
+
+def test_an_adapter_on_the_head_is_refused():
+    with pytest.raises(PlanError, match="learns nothing"):
+        estimate(request({"name": "lora", "target_modules": ["lm_head"]}))
+
+
+def test_the_reference_step_refuses_liger():
+    with pytest.raises(PlanError, match=r"set training\.trainer"):
+        estimate(request(trainer=None))

@@ -1,0 +1,122 @@
+"""TRL's SFTTrainer. tests/cases/recipes.jsonl has traced steps of three releases."""
+
+from math import prod
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate, training_step
+from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
+from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
+
+LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
+QLORA = {"name": "qlora", "r": 8, "target_modules": "all-linear", "prepare_model_for_kbit_training": False}
+MODEL = "meta-llama/Llama-3.2-1B"
+BF16 = {"autocast": "bfloat16"}
+
+
+def request(method=LORA, model=MODEL, trl="1.16", **training):
+    training = {"sequence_length": 512, "trainer": "trl-sft", **training}
+    return parse_request({"model": model, "method": method, "training": training, "stack": {"trl": trl}})
+
+
+def rows(wanted):
+    return training_step(wanted).run.tape.rows
+
+
+def peaks(wanted):
+    return {phase.name: phase.peak_bytes for phase in estimate(wanted).memory.phases}
+
+
+def test_the_fused_head_has_the_logits_of_one_tile():
+    shapes = {row[1] for row in rows(request(sequence_length=8192)) if row[0].endswith("tile of logits")}
+    assert shapes == {(TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE)}
+
+
+def test_float32_weights_under_autocast_are_copied_by_tiles():
+    shapes = [row[1] for row in rows(request(dtype="float32", **BF16)) if "head of a tile" in row[0]]
+    assert shapes.count((VOCAB_CHUNK_SIZE, 2048)) == 4
+    assert not [row for row in rows(request(**BF16)) if "head of a tile" in row[0]]
+
+
+def test_only_labelled_tokens_reach_the_head():
+    (shape,) = {row[1] for row in rows(request(completion_tokens=100)) if "hidden states of labelled" in row[0]}
+    assert shape == (100, 2048)
+
+
+@pytest.mark.parametrize(("trl", "logits"), [("1.16", False), ("1.9", False), ("1.0", True), ("0.24", True)])
+def test_the_release_decides_whether_all_logits_are_computed(trl, logits):
+    found = [row for row in rows(request(trl=trl)) if row[1][-1:] == (128_256,) and prod(row[1][:-1]) >= 511]
+    assert bool(found) is logits
+
+
+def test_an_older_loss_is_a_request_away():
+    all_logits, chunks = (peaks(request(trl="1.9", sequence_length=4096, loss_type=loss)) for loss in ("nll", None))
+    assert all_logits["forward"] > chunks["forward"]
+
+
+def test_more_chunks_need_no_more_memory_in_the_loss():
+    few, many = (training_step(request(trl="1.9", sequence_length=length)) for length in (1024, 4096))
+    largest = [max(row[4] for row in step.run.tape.rows if 128_256 in row[1]) for step in (few, many)]
+    assert largest[0] == largest[1]
+
+
+def test_sizes_of_one_series_give_the_figures_of_single_requests():
+    series = SeriesCache()
+    for length in (128, 256, 300, 512, 1024, 5000):
+        wanted = request(trl="1.9", sequence_length=length)
+        assert [p.bytes for p in training_step(wanted, series).peaks()] == [
+            p.bytes for p in training_step(wanted).peaks()
+        ]
+
+
+def test_trained_parameters_of_a_4_bit_model_are_bfloat16():
+    step = training_step(request(QLORA))
+    assert {tensor.dtype for tensor in step.resident.tensors if tensor.trained} == {"bfloat16"}
+    dora = training_step(request({**QLORA, "use_dora": True}))
+    dtypes = {tensor.dtype for tensor in dora.resident.tensors if "magnitude" in tensor.name}
+    assert dtypes == {"float32"}
+
+
+def test_0_24_casts_embeddings_and_head_of_a_prepared_model_back():
+    prepared = {**QLORA, "prepare_model_for_kbit_training": True}
+    kwargs = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    dtypes = {
+        tensor.name: tensor.dtype
+        for tensor in training_step(request(prepared, trl="0.24", **BF16, **kwargs)).resident.tensors
+    }
+    assert dtypes["model.embed_tokens.weight"] == "bfloat16"
+    assert dtypes["model.norm.weight"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"trl": "1.0", "loss_type": "chunked_nll"}, "training.loss_type"),
+        ({"trl": "1.9", "use_liger_kernel": True}, "training.use_liger_kernel"),
+        ({"trl": "0.24", "method": QLORA}, "method.prepare_model_for_kbit_training"),
+        ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
+        ({"method": {"name": "prompt"}}, "method.name"),
+        ({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}}, "training.trainer"),
+        ({"completion_tokens": 512}, "training.completion_tokens"),
+        ({"trl": "1.4"}, "stack.trl"),
+    ],
+)
+def test_what_is_refused_names_its_field(changes, loc):
+    with pytest.raises(PlanError) as refused:
+        estimate(request(**changes))
+    assert [problem.loc for problem in refused.value.problems] == [loc]
+
+
+def test_defaults_of_the_trainer_that_the_request_lacks_are_warned_about():
+    said = " ".join(estimate(request()).warnings)
+    assert "bf16=True" in said
+    assert "gradient_checkpointing=True" in said
+    assert "in float32" in said
+    assert not estimate(request(dtype="float32", gradient_checkpointing=True, **BF16)).warnings
+
+
+def test_the_answer_names_the_release_and_its_loss():
+    assert "TRL 1.16 computes the loss in its fused output head" in " ".join(estimate(request()).assumptions)
+    assert "TRL 1.9 computes the loss from the logits of 256" in " ".join(estimate(request(trl="1.9")).assumptions)
