@@ -8,6 +8,7 @@ reverse in the backward pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -163,6 +164,22 @@ def _passes(rows: Sequence[Allocation], forward: list[int], backward: list[int])
     )
 
 
+def _like(own: list[int], like: list[int], rows: Sequence[Allocation]) -> list[int]:
+    """The rows of a period that another period has too, by kind.
+
+    The last period may have more of a kind: where the gradient that enters it is a view, its first sum is a new tensor.
+    """
+    if len(own) == len(like):
+        return own
+    left = Counter(rows[row] for row in like)
+    kept = []
+    for row in reversed(own):
+        if left[rows[row]]:
+            left[rows[row]] -= 1
+            kept.append(row)
+    return kept[::-1]
+
+
 class _Periods:
     """The events of four periods, of which the third represents `more` periods after it.
 
@@ -203,6 +220,7 @@ class _Periods:
         inner = {row for own in allocated for row in own}
         outer = [[~event for event in window if event < 0 and ~event not in inner] for window in windows]
         kinds = {rows[row] for row in outer[1]}
+        allocated = [_like(own, allocated[1], rows) for own in allocated]
         return [own + [row for row in freed if rows[row] in kinds] for own, freed in zip(allocated, outer, strict=True)]
 
     def forward(self) -> list[Window]:

@@ -1,13 +1,16 @@
 """Liger's kernels in a step of a trainer. tests/cases/recipes.jsonl has traced steps."""
 
+from itertools import accumulate
+
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
+from calculator.estimate.estimate import estimate, resident_state, training_step
 from calculator.estimate.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.layers.liger.loss import chunk_size
 from calculator.trainers.liger import NOT_MODELLED, PATCHES
+from calculator.training_step.unrolled import events
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
 
@@ -65,3 +68,23 @@ def test_an_adapter_on_the_head_is_refused():
 def test_the_reference_step_refuses_liger():
     with pytest.raises(PlanError, match=r"set training\.trainer"):
         estimate(request(trainer=None))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_unrolled_layers_have_the_events_of_interpreted_ones(steps):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 320,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "vocab_size": 2048,
+    }
+    wanted = request(model={"config": config}, gradient_accumulation_steps=steps, micro_batch_size=2)
+    prepared = resident_state(wanted).prepared
+
+    def alive(unrolled):
+        change = [unrolled.rows[max(e, ~e)][4] * (1 if e >= 0 else -1) for e in (*unrolled.forward, *unrolled.backward)]
+        return [*accumulate(change)]
+
+    assert alive(events(prepared)) == alive(events(prepared, periods=100))
