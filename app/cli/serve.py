@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    uvicorn.run("app.application:application", factory=True, host=args.host, port=args.port, server_header=False)
+    uvicorn.run("app.application:served", factory=True, host=args.host, port=args.port, server_header=False)
     return 0
 
 

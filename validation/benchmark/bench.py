@@ -8,18 +8,21 @@ rows and its timeline are computed when they are read, which is timed separately
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
+from calculator.compare.methods import parse_comparison, side_by_side
 from calculator.estimate.estimate import estimate
+from calculator.estimate.recent_series import RECENT_SERIES
 from calculator.estimate.request import parse_request
 from calculator.estimate.series import SeriesCache
 from calculator.limits.limits import limit, parse_limit
 from calculator.limits.sweep import answers, parse_sweep
+from calculator.plan.suggestions import suggestions
 from validation.benchmark.machine_speed import loop_seconds
 from validation.tracing.silence import silence_libraries
 
@@ -46,6 +49,19 @@ ESTIMATES: tuple[tuple[str, dict[str, Any], float], ...] = (
     ("Llama-3.1-70B, QLoRA, reserved by replay", {**LLAMA_70B, "reserved": "replay"}, 60.0),
 )
 
+_CHECKPOINTED: dict[str, Any] = {"training": {"gradient_checkpointing": True}, "reserved": "replay"}
+
+#: What the page shows of plans on devices: a title, a request, and how many bytes the device has.
+ON_DEVICES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Llama-3.1-8B, QLoRA checkpointed", {**LLAMA_8B, "method": QLORA, **_CHECKPOINTED, "device": {"gpu": "rtx-4090"}}),
+    ("Llama-3.1-8B, LoRA", {**LLAMA_8B, "reserved": "replay", "device": {"gpu": "h100"}}),
+    ("Llama-3.1-70B, QLoRA checkpointed", {**LLAMA_70B, **_CHECKPOINTED, "device": {"gpu": "h100"}}),
+    (
+        "Llama-3.1-8B, QLoRA checkpointed, out of memory",
+        {**LLAMA_8B, "method": QLORA, **_CHECKPOINTED, "device": {"gpu": "rtx-4070"}},
+    ),
+)
+
 #: Timed limits: a title, a request, and the target in milliseconds.
 LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
     (
@@ -70,6 +86,9 @@ LIMITS: tuple[tuple[str, dict[str, Any], float], ...] = (
         200.0,
     ),
 )
+
+#: A request for each method, whose model, training and device are replaced.
+_METHODS = parse_comparison({"model": LLAMA_8B["model"]})
 
 #: The timed sweep: ranks, lengths and batches of one model.
 SWEEP: dict[str, Any] = {
@@ -112,7 +131,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time everything and print one table; returns 1 if a target is missed."""
     silence_libraries()
-    lines = [_machine_speed(), *_estimates(args.runs), *_limits(), _sweep()]
+    lines = [_machine_speed(), *_estimates(args.runs), *_on_devices(), *_limits(), _sweep()]
     missing = find_spec("torch") is None
     if args.traces and not missing:
         lines += _trace_and_estimate(args.traces)
@@ -160,6 +179,34 @@ def _read(request: Request) -> list[object]:
     """An estimate with its rows and its timeline, as the API answers it."""
     memory = estimate(request, SeriesCache(), whole=True).memory
     return [memory.timeline, *(part.rows for part in memory.components)]
+
+
+def _on_devices() -> Iterator[Line]:
+    """Parts of a new plan's page: what `fit` states, and all other methods and suggestions."""
+    for title, body in ON_DEVICES:
+        request = parse_request(body)
+        for part, figures in (("fit", _fit), ("fit, other methods and suggestions", _page)):
+            elapsed = seconds(partial(figures, request), 3) * 1e3
+            yield Line(title=f"{title}: {part}", figure=f"{elapsed:.0f} ms")
+
+
+def _fit(request: Request) -> Estimate:
+    """An estimate with what replays on the device tell, in a process that has answered none like it."""
+    RECENT_SERIES.clear()
+    answer = estimate(request)
+    if answer.fit is not None:
+        assert answer.fit.minimum_bytes is not None
+        deque((answer.fit.out_of_memory, answer.fit.with_expandable_segments), maxlen=0)
+    return answer
+
+
+def _page(request: Request) -> object:
+    """All figures of the estimate page."""
+    answer = _fit(request)
+    requests = (
+        replace(each, model=request.model, training=request.training, device=request.device) for each in _METHODS
+    )
+    return side_by_side(requests), suggestions(request, answer)
 
 
 def _limits() -> Iterator[Line]:

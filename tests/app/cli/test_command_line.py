@@ -1,5 +1,6 @@
 """The command line prints what the API answers, or the same as text."""
 
+import gc
 import io
 import json
 import sys
@@ -8,6 +9,7 @@ from importlib import import_module
 import pytest
 
 from app.__main__ import main
+from app.application import served
 from app.cli import COMMANDS, serve
 from app.forms.fields import FIELDS
 
@@ -234,6 +236,17 @@ def test_a_port_that_is_none_is_refused(port, capsys):
         main(["serve", f"--port={port}"])
     assert left.value.code == 2
     assert "is not a port: give a whole number from 0 to 65,535" in capsys.readouterr().err
+
+
+def test_the_served_application_answers_with_a_garbage_collector_that_rarely_runs():
+    before = gc.get_threshold()
+    try:
+        assert served().title == "Headroom"
+        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold()[0] > before[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 def test_serve_reads_host_and_port_from_its_options_or_the_environment(monkeypatch):
