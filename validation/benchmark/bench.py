@@ -131,7 +131,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Time everything and print one table; returns 1 if a target is missed."""
     silence_libraries()
-    lines = [_machine_speed(), *_estimates(args.runs), *_on_devices(), *_limits(), _sweep()]
+    lines = [_machine_speed(), *_estimates(args.runs), *_on_devices(args.runs), *_limits(), _sweep()]
     missing = find_spec("torch") is None
     if args.traces and not missing:
         lines += _trace_and_estimate(args.traces)
@@ -181,12 +181,13 @@ def _read(request: Request) -> list[object]:
     return [memory.timeline, *(part.rows for part in memory.components)]
 
 
-def _on_devices() -> Iterator[Line]:
-    """Parts of a new plan's page: what `fit` states, and all other methods and suggestions."""
+def _on_devices(runs: int) -> Iterator[Line]:
+    """Parts of a new plan's page, without a warm-up: what `fit` states, and all other methods and suggestions."""
     for title, body in ON_DEVICES:
         request = parse_request(body)
         for part, figures in (("fit", _fit), ("fit, other methods and suggestions", _page)):
-            elapsed = seconds(partial(figures, request), 3) * 1e3
+            timed = partial(figures, request)
+            elapsed = median(_once(timed, process_time) for _ in range(min(runs, 3))) * 1e3
             yield Line(title=f"{title}: {part}", figure=f"{elapsed:.0f} ms")
 
 
