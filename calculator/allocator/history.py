@@ -6,27 +6,22 @@ tensors, segments are added. So what is reserved depends on the order of the len
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from calculator.allocator.alloc_conf import DEFAULT, AllocConf
-from calculator.allocator.loading import Loading, one_by_one
-from calculator.allocator.machines import ConfiguredMachine, FlatMachine
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import PASSES, WORKSPACE
-from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.devices.outcome import OutOfMemory
-from calculator.training_step.batch_trace import BatchTraces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
+    from calculator.allocator.history_run import HistoryRun
     from calculator.allocator.machines import Machine, Placed
     from calculator.allocator.out_of_memory import DeviceMemory
     from calculator.devices.outcome import ReplayPhase
-    from calculator.resident.per_parameter import ResidentTensors
     from calculator.training_step.batch_trace import Program
-    from calculator.training_step.resident_state import ResidentState
 
 
 class Padded(NamedTuple):
@@ -81,108 +76,89 @@ class HistoryResult:
         return self.reserved.index(self.peak_reserved_bytes) + 1
 
 
-class HistoryRun:
-    """What all histories of a run share: the load, the optimizer's tensors, and the micro-batches by shape."""
+class History:
+    """A history on a machine.
 
-    def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
-        self.workspaces = workspaces
-        self.loading = Loading(resident.tensors, resident.prepared.training)
-        self.states = _each(resident.optimizer_states)
-        self.temporaries = _each(resident.step_temporaries)
-        self._prepared = resident.prepared
-        self._traces: dict[tuple[bool, bool], BatchTraces] = {}
-
-    def micro_batch(self, batch: Padded, *, later: bool) -> tuple[Program, list[int]]:
-        """The events of a micro-batch, and its rows' bytes. A `later` one of a step adds to gradients."""
-        key = batch.padding, later
-        if key not in self._traces:
-            training = replace(self._prepared.training, padding=batch.padding)
-            if not later:
-                training = replace(training, gradient_accumulation_steps=1)
-            self._traces[key] = BatchTraces(self._prepared.for_run(training, self._prepared.device))
-        return self._traces[key].sized(batch.length)
-
-    def replay(
-        self,
-        steps: Sequence[Step],
-        *,
-        empty_cache: EmptyCache | None = None,
-        device: DeviceMemory | None = None,
-        conf: AllocConf = DEFAULT,
-    ) -> HistoryResult:
-        """Replay the load and some steps, without a limit or on a device."""
-        machine: Machine
-        machine = FlatMachine(self._units(steps), device) if conf == DEFAULT else ConfiguredMachine(conf, device)
-        replay = _Replay(self, machine, empty_cache)
-        reserved: list[int] = []
-        retries: list[int] = []
-        end = None
-        try:
-            replay.load(device.total if device is not None else None)
-            retries.append(machine.retries)
-            for step in steps:
-                replay.step(step)
-                reserved.append(machine.most_reserved())
-                retries.append(machine.retries - sum(retries))
-        except OutOfMemoryError as error:
-            assert device is not None
-            reserved.append(machine.most_reserved())
-            retries.append(machine.retries - sum(retries))
-            end = replay.end(error, device)
-        return HistoryResult(reserved=tuple(reserved), retries=tuple(retries), out_of_memory=end)
-
-    def _units(self, steps: Sequence[Step]) -> int:
-        """More than all segments that the steps can request, in units of 512 bytes."""
-        longest = max(batch for step in steps for batch in step)
-        sizes = [*self.loading.sizes, *self.workspaces]
-        sizes += (size for _, size in (*self.states, *self.temporaries))
-        sizes += self.micro_batch(longest, later=True)[1] * max(map(len, steps))
-        return (sum(sizes) + len(sizes) * LARGE_SEGMENT) // BLOCK * (len(steps) + 1)
-
-
-def _each(resident: Iterable[ResidentTensors]) -> list[tuple[str, int]]:
-    return [(tensor.name, tensor.bytes // tensor.count) for tensor in one_by_one(resident)]
-
-
-class _Replay:
-    """A history on a machine."""
+    Attributes:
+        run: What the histories of the run share.
+        machine: The allocator.
+        loaded: The most bytes that are reserved in the load.
+        steps: How many steps have ended.
+        reserved: The most bytes that are reserved in each of them.
+    """
 
     def __init__(self, run: HistoryRun, machine: Machine, empty_cache: EmptyCache | None) -> None:
-        self._run = run
-        self._machine = machine
+        self.run = run
+        self.machine = machine
+        self.loaded = 0
+        self.steps = 0
+        self.reserved: list[int] = []
         self._empty_cache = empty_cache
-        self._steps = 0
         self._phase: ReplayPhase = "load"
         self._left: list[Placed] = []
         self._gradients: list[Placed] = []
+        self._retries: list[int] = []
 
-    def load(self, total: int | None) -> None:
+    def on(self, machine: Machine) -> History:
+        """The same history from here on, on another machine in the same state."""
+        other = copy(self)
+        other.machine = machine
+        other.reserved, other._retries = self.reserved.copy(), self._retries.copy()  # noqa: SLF001
+        return other
+
+    def finish(
+        self, steps: Sequence[Step], device: DeviceMemory | None, before: Callable[[History], object] = id
+    ) -> HistoryResult:
+        """Replay what is left of the load and the steps; `before` is called before each step."""
+        end = None
+        try:
+            if self._phase == "load":
+                self._load(device.total if device is not None else None)
+            for step in steps[self.steps :]:
+                before(self)
+                self._step(step)
+                self._note()
+        except OutOfMemoryError as error:
+            assert device is not None
+            self._note()
+            end = self._end(error, device)
+        return HistoryResult(reserved=tuple(self.reserved), retries=tuple(self._retries), out_of_memory=end)
+
+    def _note(self) -> None:
+        """Note what the load and a step reserved."""
+        most = self.machine.most_reserved()
+        self.reserved.append(most if self.reserved else max(self.loaded, most))
+        self._retries.append(self.machine.retries - sum(self._retries))
+
+    def _load(self, total: int | None) -> None:
         """Load the model onto a device of a size."""
-        loading = self._run.loading
+        loading = self.run.loading
         sizes, events = loading.on(total)
-        self._machine.begin(sizes, loading.names.__getitem__)
-        self._machine.play(events)
+        self.machine.begin(sizes, loading.names.__getitem__)
+        self.machine.play(events)
+        self.loaded = self.machine.most_reserved()
+        self._retries.append(self.machine.retries)
 
-    def step(self, step: Step) -> None:
+    def _step(self, step: Step) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
-        machine, empties = self._machine, self._empty_cache
-        if empties is not None and not empties.in_step(self._steps):
+        machine, empties = self.machine, self._empty_cache
+        if empties is not None and not empties.in_step(self.steps):
             empties = None
         machine.free(self._gradients)
         for number, batch in enumerate(step):
-            program, sizes = self._run.micro_batch(batch, later=number > 0)
+            program, sizes = self.run.micro_batch(batch, later=number > 0)
             self._micro_batch(program, sizes, empties=empties is not None and empties.after_forward)
             if not number:
                 self._gradients = machine.placed(program.gradients)
         self._optimizer_step()
         if empties is not None and not empties.after_forward:
             machine.empty_cache()
-        self._steps += 1
+        self.steps += 1
 
-    def end(self, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
+    def _end(self, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
         """Where the run is when a request fails."""
         return OutOfMemory(
-            step=self._steps + 1 if self._phase != "load" else 0,
+            step=self.steps + 1 if self._phase != "load" else 0,
             phase=self._phase,
             tensor=error.tensor,
             requested_bytes=error.requested,
@@ -194,10 +170,10 @@ class _Replay:
 
         The first micro-batch allocates the workspaces too.
         """
-        machine, names, count = self._machine, program.names, len(sizes)
-        first = not self._steps and not self._gradients
+        machine, names, count = self.machine, program.names, len(sizes)
+        first = not self.steps and not self._gradients
         machine.begin(
-            [*sizes, *self._run.workspaces] if first else sizes, lambda row: names[row] if row < count else WORKSPACE
+            [*sizes, *self.run.workspaces] if first else sizes, lambda row: names[row] if row < count else WORKSPACE
         )
         for number, (events, start) in enumerate(zip(program.passes, program.products, strict=True)):
             self._phase = PASSES[number]
@@ -210,14 +186,14 @@ class _Replay:
 
     def _optimizer_step(self) -> None:
         self._phase = "optimizer_step"
-        run = self._run
-        if not self._steps:
+        run = self.run
+        if not self.steps:
             self._play_together(run.states)
         freed = self._play_together(run.temporaries)
-        self._machine.play([~row for row in freed])
+        self.machine.play([~row for row in freed])
 
     def _play_together(self, tensors: list[tuple[str, int]]) -> range:
         rows = range(len(tensors))
-        self._machine.begin([size for _, size in tensors], lambda row: tensors[row][0])
-        self._machine.play(rows)
+        self.machine.begin([size for _, size in tensors], lambda row: tensors[row][0])
+        self.machine.play(rows)
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
 from calculator.allocator.caching_allocator import CachingAllocator
@@ -53,9 +54,8 @@ class Machine(Protocol):
 class FlatMachine:
     """Flat lists, with default settings. `units` is more than all its segments, in units of 512 bytes."""
 
-    def __init__(self, units: int, device: DeviceMemory | None) -> None:
+    def __init__(self, units: int) -> None:
         self._device = FlatDevice(units.bit_length() + 2)
-        self._device.capacity = device.capacity if device is not None else None
         self._sizes: list[int] = []
         self._keys: list[int] = []
         self._places: tuple[list[int], list[int]] = [], []
@@ -101,6 +101,14 @@ class FlatMachine:
     def empty_cache(self) -> None:
         """Return wholly free segments."""
         self._device.empty_cache()
+
+    def saved(self, capacity: int | None = None) -> FlatMachine:
+        """A machine in the same state, on a device of a capacity."""
+        other = copy(self)
+        other._device = self._device.saved()  # noqa: SLF001  its own class
+        other._device.capacity = capacity  # noqa: SLF001
+        other.begin((), str)
+        return other
 
 
 class ConfiguredMachine:

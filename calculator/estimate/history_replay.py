@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from calculator.allocator.capacity import minimum
-from calculator.allocator.history import EmptyCache, HistoryResult, HistoryRun
+from calculator.allocator.history import EmptyCache, HistoryResult
+from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 from calculator.devices.outcome import Course
 from calculator.estimate.answer import History, SeedHistory
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 MOST_BETWEEN = 16
 
 #: How close the smallest memory is found, as a part of the longest micro-batch's own.
-CLOSE = 128
+CLOSE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ from random import Random
 import pytest
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
-from calculator.allocator.history import EmptyCache, HistoryRun, Padded
+from calculator.allocator.history import EmptyCache, Padded
+from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import full_peak_reserved

@@ -1,0 +1,114 @@
+"""A run's histories: the load, the optimizer's tensors and the micro-batches that they share, and their replays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.history import History
+from calculator.allocator.loading import UNTOUCHED, Loading, one_by_one
+from calculator.allocator.machines import ConfiguredMachine, FlatMachine
+from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.training_step.batch_trace import BatchTraces
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from calculator.allocator.history import EmptyCache, HistoryResult, Padded, Step
+    from calculator.allocator.out_of_memory import DeviceMemory
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.training_step.batch_trace import Program
+    from calculator.training_step.resident_state import ResidentState
+
+    Steps = Sequence[Step]
+    #: A history, and its machine.
+    _State = tuple[History, FlatMachine]
+
+
+class HistoryRun:
+    """What all histories of a run share, and those that were replayed without a limit."""
+
+    def __init__(self, resident: ResidentState, workspaces: tuple[int, int]) -> None:
+        self.workspaces = workspaces
+        self.loading = Loading(resident.tensors, resident.prepared.training)
+        self.states = _each(resident.optimizer_states)
+        self.temporaries = _each(resident.step_temporaries)
+        self._prepared = resident.prepared
+        self._traces: dict[tuple[bool, bool], BatchTraces] = {}
+        self._unlimited: dict[Hashable, _Unlimited] = {}
+
+    def micro_batch(self, batch: Padded, *, later: bool) -> tuple[Program, list[int]]:
+        """The events of a micro-batch, and its rows' bytes. A `later` one of a step adds to gradients."""
+        key = batch.padding, later
+        if key not in self._traces:
+            training = replace(self._prepared.training, padding=batch.padding)
+            if not later:
+                training = replace(training, gradient_accumulation_steps=1)
+            self._traces[key] = BatchTraces(self._prepared.for_run(training, self._prepared.device))
+        return self._traces[key].sized(batch.length)
+
+    def replay(
+        self,
+        steps: Sequence[Step],
+        *,
+        empty_cache: EmptyCache | None = None,
+        device: DeviceMemory | None = None,
+        conf: AllocConf = DEFAULT,
+    ) -> HistoryResult:
+        """Replay the load and some steps, without a limit or on a device.
+
+        With default settings, a history that was replayed without a limit goes on from there on a device.
+        """
+        if conf != DEFAULT:
+            return History(self, ConfiguredMachine(conf, device), empty_cache).finish(steps, device)
+        key = tuple(steps), empty_cache
+        if key not in self._unlimited:
+            self._unlimited[key] = _Unlimited(self, FlatMachine(self._units(steps)), empty_cache, steps)
+        unlimited = self._unlimited[key]
+        return unlimited.result if device is None else unlimited.on(device)
+
+    def _units(self, steps: Sequence[Step]) -> int:
+        """More than all segments that the steps can request, in units of 512 bytes."""
+        longest = max(batch for step in steps for batch in step)
+        sizes = [*self.loading.sizes, *self.workspaces]
+        sizes += (size for _, size in (*self.states, *self.temporaries))
+        sizes += self.micro_batch(longest, later=True)[1] * max(map(len, steps))
+        return (sum(sizes) + len(sizes) * LARGE_SEGMENT) // BLOCK * (len(steps) + 1)
+
+
+class _Unlimited:
+    """A history without a limit, and its states before the load and before each step that reserves the most so far."""
+
+    def __init__(self, run: HistoryRun, machine: FlatMachine, empty_cache: EmptyCache | None, steps: Steps) -> None:
+        self._run = run
+        self._steps = steps
+        self._start = History(run, machine, empty_cache), machine
+        self._states: list[_State] = []
+        self.result = self._copy(self._start).finish(steps, None, self._keep)
+        reserved = self.result.reserved
+        growing = {step for step, most in enumerate(reserved) if most > max(reserved[:step], default=0)}
+        self._states = [state for state in self._states if state[0].steps in growing]
+
+    def on(self, device: DeviceMemory) -> HistoryResult:
+        """The replay on a device: the same up to the first step in which more is reserved than it has."""
+        capacity, state = device.capacity, self._start
+        if self._run.loading.warmup <= device.total - UNTOUCHED and self._states[0][0].loaded <= capacity:
+            if self.result.peak_reserved_bytes <= capacity:
+                return self.result
+            state = next(each for each in self._states if self.result.reserved[each[0].steps] > capacity)
+        return self._copy(state, capacity).finish(self._steps, device)
+
+    def _keep(self, history: History) -> None:
+        assert isinstance(history.machine, FlatMachine)
+        machine = history.machine.saved()
+        self._states.append((history.on(machine), machine))
+
+    @staticmethod
+    def _copy(state: _State, capacity: int | None = None) -> History:
+        history, machine = state
+        return history.on(machine.saved(capacity))
+
+
+def _each(resident: Iterable[ResidentTensors]) -> list[tuple[str, int]]:
+    return [(tensor.name, tensor.bytes // tensor.count) for tensor in one_by_one(resident)]
