@@ -1,66 +1,103 @@
-"""A replay of the steps of PEFT's method comparison, which sorts batches by length and empties the cache regularly.
+"""PEFT's method comparison, replayed: batches sorted in buckets, outputs kept alive, a cache that is emptied.
 
 Source: huggingface/peft, method_comparison/MetaMathQA/{run,utils,data}.py. A bucket is 80 rows, sorted from long to
 short and split into 20 batches of 4. The script empties the cache after every tenth step. So the longest batch, the
 first of its bucket, runs with a cache that was just emptied, while the outputs of the shortest batch are still alive.
 The script subtracts what was reserved before the model was loaded: one small segment.
 
-The lengths are not published, except for their mean. They are assumed to follow a log-normal distribution with that
-mean whose longest row is `LONGEST`. That is the only number set here, and it is the same for every row.
+A request states the lengths and when the cache is emptied. The order within buckets and the kept outputs are the
+script's own. The lengths are not published, except for their mean. They are assumed to follow a log-normal distribution
+with that mean whose longest row is `LONGEST`. That is the only number set here, and it is the same for every row.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cache
 from math import exp, log, sqrt
+from random import Random
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from calculator.allocator.caching_allocator import CachingAllocator
-from calculator.allocator.replay import Batch, Replay
+from calculator.allocator.history import Padded
+from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.segments import SMALL_SEGMENT
 from calculator.estimate.estimate import resident_state
-from calculator.training_step.unrolled import events
-from validation.published.outputs import keep_outputs
+from calculator.estimate.history_replay import Histories
+from calculator.estimate.sample_lengths import SEEDS, sample_lengths, with_longest_batch
+from validation.published.outputs import with_outputs
 
 if TYPE_CHECKING:
+    from calculator.allocator.history import Step
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
+    from calculator.training_step.batch_trace import Program
 
 #: The longest padded sequence of the 20,000 rows; it is not published.
 LONGEST = 696
 
-#: Rows of the run, rows per bucket, batches per bucket, steps between two calls of `empty_cache` (BUCKET_FACTOR and
+#: The lengths' unit in the request.
+UNIT = 8
+
+#: Rows of the run, rows per bucket, steps between two calls of `empty_cache` (BUCKET_FACTOR and
 #: ACCELERATOR_EMPTY_CACHE_SCHEDULE in run.py), and tokens of all rows, each with an end-of-sequence token.
 ROWS = 20_000
 BUCKET = 80
-BATCHES = 20
 STEPS_BETWEEN = 10
 TOKENS = 4_198_051
 
+#: Whole buckets before the one that begins with the longest batch. The cache is emptied in between.
+BUCKETS_BEFORE = 2
 
-def lengths() -> list[int]:
-    """The padded length of each batch of a median bucket, from first to last."""
+
+@cache
+def histogram() -> tuple[tuple[int, int], ...]:
+    """The assumed lengths of the run's rows, in multiples of `UNIT`."""
     mean = TOKENS / ROWS
     highest = NormalDist().inv_cdf(1 - 0.5 / ROWS)
     # longest / mean = exp(highest · sigma - sigma² / 2)
     sigma = highest - sqrt(highest**2 - 2 * log(LONGEST / mean))
     location = log(mean) - sigma**2 / 2
-    first_of_batch = (BUCKET // BATCHES * batch + 0.5 for batch in range(BATCHES))
-    return [round(exp(location + sigma * NormalDist().inv_cdf(1 - row / BUCKET))) for row in first_of_batch]
+    counts: dict[int, int] = {}
+    for row in range(ROWS):
+        length = UNIT * round(exp(location + sigma * NormalDist().inv_cdf((row + 0.5) / ROWS)) / UNIT)
+        counts[length] = counts.get(length, 0) + 1
+    return tuple(counts.items())
+
+
+def bucketed(request: Request, seed: int) -> tuple[Step, ...]:
+    """The steps of some buckets of drawn rows, the last of which begins with the longest row."""
+    lengths = sample_lengths(request.training)
+    assert lengths is not None
+    random, size = Random(seed), request.training.micro_batch_size
+    values, counts = zip(*lengths.pairs, strict=True)
+    buckets = [random.choices(values, counts, k=BUCKET) for _ in range(BUCKETS_BEFORE + 1)]
+    buckets[-1][0] = lengths.longest
+    rows = [row for bucket in buckets for row in sorted(bucket, reverse=True)]
+    batches = [rows[at : at + size] for at in range(0, len(rows), size)]
+    return tuple((Padded(batch[0], padding=batch[0] > batch[-1]),) for batch in batches)
+
+
+class _WithOutputs(HistoryRun):
+    """A run whose outputs stay alive until the next step's are assigned."""
+
+    def __init__(self, request: Request, model: Model, workspaces: tuple[int, int]) -> None:
+        super().__init__(resident_state(request), workspaces)
+        self._model = model
+        self._kept: dict[int, tuple[Program, Program]] = {}
+
+    def micro_batch(self, batch: Padded, *, later: bool) -> tuple[Program, list[int]]:
+        program, sizes = super().micro_batch(batch, later=later)
+        if id(program) not in self._kept:
+            self._kept[id(program)] = program, with_outputs(program, self._model)
+        return self._kept[id(program)][1], sizes
 
 
 def max_reserved(request: Request, model: Model, workspaces: tuple[int, int]) -> int:
-    """The script's result: the most bytes reserved when the longest batch runs after a whole bucket."""
-    resident = resident_state(request)
-    run = Replay(CachingAllocator(), resident, workspaces)
-    run.load()
-    for step, length in enumerate([*lengths(), request.training.sequence_length]):
-        if step % STEPS_BETWEEN == 0:
-            run.allocator.empty_cache()
-        training = replace(request.training, sequence_length=length)
-        run.first = Batch(
-            run.allocator, keep_outputs(events(resident.prepared.for_run(training, request.device)), model)
-        )
-        run.step()
-    return run.allocator.max_reserved - SMALL_SEGMENT
+    """The script's result: the most bytes reserved in the worst of some histories."""
+    histories = Histories.of(request.training)
+    assert histories is not None
+    run = _WithOutputs(with_longest_batch(request), model, workspaces)
+    peaks = [
+        run.replay(bucketed(request, seed), empty_cache=histories.empty_cache).peak_reserved_bytes for seed in SEEDS
+    ]
+    return max(peaks) - SMALL_SEGMENT

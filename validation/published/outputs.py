@@ -6,21 +6,36 @@ step keeps only the loss.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
+    from calculator.training_step.batch_trace import Program
 
 #: The end of the names of a cache's rows (calculator.layers.context).
 CACHED = ", cached"
 
 
+def with_outputs(program: Program, model: Model) -> Program:
+    """The same micro-batch of any length, with the outputs left alive at the end."""
+    kept = {row for row, name in enumerate(program.names) if _is_output(name, model)}
+    forward, backward = ([event for event in events if event >= 0 or ~event not in kept] for events in program.passes)
+    allocated = kept.intersection(forward) | kept.intersection(backward)
+    left = [*program.left, *sorted(allocated - set(program.left))]
+    return replace(program, passes=(forward, backward), left=left)
+
+
+def _is_output(name: str, model: Model) -> bool:
+    """Whether a row is of the logits, or of the cached keys and values."""
+    return name == f"{model.head}: output" or name.endswith(CACHED)
+
+
 def keep_outputs(events: Events, model: Model) -> Events:
     """The same events, with the outputs left alive at the end."""
-    logits = f"{model.head}: output"
-    kept = {number for number, row in enumerate(events.rows) if row[0] == logits or row[0].endswith(CACHED)}
+    kept = {number for number, row in enumerate(events.rows) if _is_output(row[0], model)}
     allocated = {event for event in (*events.forward, *events.backward) if event >= 0}
 
     def without_frees(events_of_pass: list[int]) -> list[int]:

@@ -1,14 +1,39 @@
-"""PEFT's batches, sorted by length in buckets, have the published number of tokens."""
+"""The histories of PEFT's method comparison: buckets of sorted rows, with the published number of tokens."""
 
-from validation.published.buckets import BATCHES, LONGEST, ROWS, TOKENS, lengths
+import pytest
+
+from calculator.allocator.history import Padded
+from calculator.estimate.request import parse_request
+from validation.published.buckets import BUCKET, LONGEST, ROWS, TOKENS, UNIT, bucketed, histogram
+from validation.published.rules import measurements
 
 
-def test_a_bucket_is_sorted_from_long_to_short():
-    assert len(lengths()) == BATCHES
-    assert lengths() == sorted(lengths(), reverse=True)
-    assert lengths()[0] < LONGEST
+def test_the_histogram_has_the_published_rows_and_tokens_and_the_assumed_longest():
+    lengths, counts = zip(*histogram(), strict=True)
+    assert sum(counts) == ROWS
+    assert sum(length * count for length, count in histogram()) == pytest.approx(TOKENS, rel=0.002)
+    assert (max(lengths), {length % UNIT for length in lengths}) == (LONGEST, {0})
 
 
-def test_padded_batches_have_slightly_more_than_the_published_tokens():
-    padded = sum(lengths()) / BATCHES
-    assert 1 < padded / (TOKENS / ROWS) < 1.1
+def test_a_bucket_is_sorted_from_long_to_short_and_the_last_begins_with_the_longest_row():
+    body = {"model": "meta-llama/Llama-3.2-3B", "method": {"name": "lora"}}
+    training = {"micro_batch_size": 4, "sequence_length": 768, "sequence_lengths": [[*pair] for pair in histogram()]}
+    request = parse_request(body | {"training": training})
+    steps = bucketed(request, 0)
+    size = BUCKET // 4
+    assert len(steps) == 3 * size
+    assert all(len(step) == 1 for step in steps)
+    lengths = [step[0].length for step in steps]
+    assert all(lengths[at : at + size] == sorted(lengths[at : at + size], reverse=True) for at in (0, size, 2 * size))
+    assert steps[2 * size] == (Padded(LONGEST, padding=True),)
+    assert max(lengths[: 2 * size]) < LONGEST
+    assert bucketed(request, 1) != steps
+
+
+def test_the_requests_state_the_lengths_and_when_the_cache_is_emptied():
+    own = [each for each in measurements() if each.source == "peft_metamathqa" and each.run.request]
+    assert len(own) >= 10
+    for each in own:
+        training = parse_request(each.run.request).training
+        assert (training.torch_empty_cache_steps, training.empty_cache_at) == (10, "after_step")
+        assert training.sequence_lengths == histogram()

@@ -1,14 +1,14 @@
 """PEFT's method comparison: Llama-3.2-3B on an L40S, `max_memory_reserved` of a whole run of 5,000 steps.
 
-The script keeps `outputs` alive until it assigns the next step's, sorts batches by length within buckets, and empties
-the cache every ten steps: the protocol `buckets`.
+The request has the lengths of the samples, and the cache that is emptied every ten steps. The script also keeps
+`outputs` alive until it assigns the next step's, and sorts batches by length within buckets: the protocol `buckets`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from validation.published.buckets import LONGEST
+from validation.published.buckets import LONGEST, STEPS_BETWEEN, UNIT, histogram
 from validation.published.measurement import Run, measurement
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ REMARKS = {
 }
 
 UNKNOWN = (
-    f"the longest padded sequence, assumed to be {LONGEST} in every row",
-    "the other batches' lengths, assumed to be log-normal with the published mean",
+    f"the longest sample, assumed to have {LONGEST} tokens in every row",
+    f"the other samples' lengths, assumed to be log-normal with the published mean, in multiples of {UNIT}",
 )
 
 
@@ -53,11 +53,13 @@ def _run(row: Row) -> Run:
         return Run(differs=(method,))
     training = {
         "micro_batch_size": row["batch_size"],
-        "sequence_length": LONGEST,
+        "sequence_length": row["max_seq_length"],
+        "sequence_lengths": [[*pair] for pair in histogram()],
+        "torch_empty_cache_steps": STEPS_BETWEEN,
+        "empty_cache_at": "after_step",
         "dtype": row["dtype"],
         "adapter_dtype": "float32" if row["autocast_adapter_dtype"] else "model",
         "gradient_checkpointing": row["gradient_checkpointing"],
-        "padding": True,
     }
     request = {"model": row["model"], "method": method, "training": training, "device": {"gpu": "l40s"}}
     return Run(request=request, protocol="buckets", unknown=UNKNOWN)
