@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from validation.measure import layer, step, step_cases, verdict
+from validation.measure import history, layer, step, step_cases, verdict
 from validation.measure.layer_cases import CPU_TOKENS, TOKENS, layer_cases
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from validation.measure.layer_cases import LayerCase
     from validation.measure.step_cases import StepCase
 
-Section = Literal["layers", "steps", "verdicts"]
+Section = Literal["layers", "steps", "verdicts", "histories"]
 
-SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts")
+SECTIONS: tuple[Section, ...] = ("layers", "steps", "verdicts", "histories")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,9 @@ def agenda(device: torch.device, card: str | None, *, quick: bool) -> list[Entry
         first += _steps(step_cases.small(request_device), device)
         return first if quick else [*first, *_layers((case for case in layers if not case.quick), device)]
     rounds = step_cases.rounds(request_device)
+    lengths = step_cases.of_lengths(request_device)
     first += [*_steps(rounds[0], device), *_verdicts(rounds[0][:6], device)]
+    first += [*_histories(lengths, device), *_verdicts(lengths, device)]
     if quick:
         return first
     rest = [case for cases in rounds[1:] for case in cases]
@@ -69,6 +71,11 @@ def _steps(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
 def _verdicts(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
     for case in cases:
         yield Entry(section="verdicts", name=case.name, measure=partial(verdict.capped, case, device))
+
+
+def _histories(cases: Iterable[StepCase], device: torch.device) -> Iterator[Entry]:
+    for case in cases:
+        yield Entry(section="histories", name=case.name, measure=partial(history.measured, case, device))
 
 
 def _step(case: StepCase, device: torch.device) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Layers are bitsandbytes' 4-bit layers, PEFT's LoRA, bottleneck adapters, prefixes and prompts at real sizes. Steps are
 whole models with random weights; nothing is downloaded. A GPU also runs verdicts, with the process's memory capped
-above and below the prediction. On the CPU only storages are compared, because it has no caching allocator to read peaks
-from.
+above, close to and below the prediction, and histories of micro-batches that differ in length. On the CPU only storages
+are compared, because it has no caching allocator to read peaks from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="measure one layer size and one small model, with every method"
     )
     parser.add_argument("--budget", type=float, metavar="MINUTES", help="start no case after this many minutes")
-    parser.add_argument("--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts"), default=None)
+    parser.add_argument(
+        "--only", nargs="+", metavar="SECTION", choices=("layers", "steps", "verdicts", "histories"), default=None
+    )
     parser.add_argument("--match", default="", metavar="TEXT", help="only cases whose name contains this text")
     parser.add_argument(
         "--results",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -131,6 +131,21 @@ class _StorageTracker(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor):
                 self._meter.track(leaf)
         return out
+
+
+class Counts(NamedTuple):
+    """How often the caching allocator freed cached blocks for a request, and how often it failed, in the process."""
+
+    retries: int
+    ooms: int
+
+
+def counts(device: torch.device) -> Counts | None:
+    """The counters `num_alloc_retries` and `num_ooms` of torch.cuda.memory_stats(); None without a GPU."""
+    if device.type != "cuda":
+        return None
+    stats = torch.cuda.memory_stats(device)
+    return Counts(stats["num_alloc_retries"], stats["num_ooms"])
 
 
 def meter_of(device: torch.device) -> Meter:

@@ -33,12 +33,29 @@ def step_line(row: dict[str, Any]) -> str:
 
 
 def verdict_line(row: dict[str, Any]) -> str:
-    """A verdict: whether each capped run ended as predicted."""
+    """A verdict: whether each capped run ended as predicted, and the retries of those that go through."""
     right = all(run["should_run"] == run["ran"] for run in row["runs"])
-    return f"{row['name']:56} {'as predicted above and below' if right else 'NOT as predicted'}"
+    counted = [run["retries"] for run in row["runs"] if run["should_run"]]
+    retries = ", ".join(f"{each['measured']} of {each['predicted']}" for each in counted)
+    return f"{row['name']:56} {'as predicted above and below' if right else 'NOT as predicted'}; retries: {retries}"
 
 
-LINES = {"layers": layer_line, "steps": step_line, "verdicts": verdict_line}
+def history_line(row: dict[str, Any]) -> str:
+    """A history: the error of the most bytes reserved, and of the mean over its steps."""
+    if row["measured"] is None:
+        return f"{row['name']:56} out of memory in {row['out_of_memory']['phase']}"
+    most, middle = history_errors(row)
+    counted = row["counts"]["retries"]
+    return f"{row['name']:56} reserved: most {most:+.2%}, mean {middle:+.2%}; {counted} retries"
+
+
+def history_errors(row: dict[str, Any]) -> tuple[float, float]:
+    """The relative errors of the most bytes reserved in a history, and of the mean over its steps."""
+    predicted, measured = row["predicted"]["reserved"], row["measured"]["reserved"]
+    return max(predicted) / max(measured) - 1, sum(predicted) / sum(measured) - 1
+
+
+LINES = {"layers": layer_line, "steps": step_line, "verdicts": verdict_line, "histories": history_line}
 
 
 def error(row: dict[str, Any]) -> float:
@@ -61,6 +78,10 @@ def summary(results: Results) -> Iterator[str]:
     ended = [run["should_run"] == run["ran"] for row in results.rows("verdicts") for run in row["runs"]]
     if ended:
         yield f"verdicts: {sum(ended)} of {len(ended)} as predicted"
+    histories = [history_errors(row) for row in results.rows("histories") if row["measured"] is not None]
+    if histories:
+        most, middle = zip(*histories, strict=True)
+        yield f"histories: most bytes reserved {_errors(most)}; mean over the steps {_errors(middle)}"
 
 
 def _same(row: dict[str, Any]) -> bool:

@@ -43,12 +43,17 @@ class Run:
         self.optimizer = optimizer_for(self.training.optimizer, self.trainable)
         self.loss: torch.Tensor | None = None
         self.load = meter.read(host=self._on_host())
-        shape = (self.training.micro_batch_size, self.training.sequence_length)
+        self.input_ids, self.mask = self._batch(self.training.sequence_length, padding=self.training.padding)
+
+    def _batch(self, length: int, *, padding: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Random tokens, and a mask with padding if there is some."""
+        shape = (self.training.micro_batch_size, length)
         vocabulary = self.model.get_input_embeddings().num_embeddings
-        self.input_ids = torch.randint(0, vocabulary, shape, device=device)
-        self.mask = torch.ones_like(self.input_ids) if self.training.padding else None
-        if self.mask is not None:
-            self.mask[0, -1] = 0
+        input_ids = torch.randint(0, vocabulary, shape, device=self.device)
+        mask = torch.ones_like(input_ids) if padding else None
+        if mask is not None:
+            mask[0, -1] = 0
+        return input_ids, mask
 
     def step(self, *, read: bool = False) -> None:
         """Run one step; `read` records the memory of each phase."""
@@ -56,13 +61,25 @@ class Run:
         if read:
             self.meter.read()
         for _ in range(self.training.gradient_accumulation_steps):
-            self._enter("forward")
-            with self._autocast():
-                self.loss = self.model(input_ids=self.input_ids, labels=self.input_ids, attention_mask=self.mask).loss
-            self._leave(read)
-            self._enter("backward")
-            self.loss.backward()
-            self._leave(read)
+            self._micro_batch(self.input_ids, self.mask, read=read)
+        self._update(read=read)
+
+    def _micro_batch(
+        self, input_ids: torch.Tensor, mask: torch.Tensor | None, *, read: bool = False, empties: bool = False
+    ) -> None:
+        """Forward and backward; `empties` empties the allocator's cache in between."""
+        self._enter("forward")
+        with self._autocast():
+            self.loss = self.model(input_ids=input_ids, labels=input_ids, attention_mask=mask).loss
+        self._leave(read)
+        if empties:
+            torch.cuda.empty_cache()
+        self._enter("backward")
+        self.loss.backward()
+        self._leave(read)
+
+    def _update(self, *, read: bool = False) -> None:
+        """Clip the gradients and run the optimizer's step."""
         self._enter("optimizer_step")
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.trainable, self.training.max_grad_norm, foreach=True)
@@ -118,12 +135,17 @@ def measured(request: Request, device: torch.device) -> dict[str, Any]:
     except torch.OutOfMemoryError as error:
         figures["out_of_memory"] = {"phase": run.phase if run else "load", "message": str(error)[:300]}
     finally:
-        _release(run)
+        release(run)
         del run
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        emptied(device)
     return figures
+
+
+def emptied(device: torch.device) -> None:
+    """Free what nothing refers to, and the cached blocks of a GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _figures(run: Run) -> dict[str, Any]:
@@ -144,7 +166,7 @@ def _most(figures: Any) -> int | None:
     return max(known) if known else None
 
 
-def _release(run: Run | None) -> None:
+def release(run: Run | None) -> None:
     """Drop a run's attributes, so that an exception's frames do not keep its tensors alive."""
     if run is not None:
         vars(run).clear()

@@ -42,6 +42,9 @@ METHODS: dict[str, dict[str, Any]] = {
 #: The batch sizes and sequence lengths of a method's cases.
 SHAPES = ((1, 1024), (4, 512))
 
+#: Sample lengths of the runs whose micro-batches differ.
+LENGTHS = [[128, 600], [300, 250], [700, 100], [1300, 40], [2048, 4]]
+
 #: Single variations: a name, the method, and the training settings that differ from the defaults.
 OPTIONS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("checkpointing", METHODS["lora"], {"gradient_checkpointing": True}),
@@ -126,6 +129,19 @@ def rounds(device: dict[str, Any]) -> list[list[StepCase]]:
         for model, name, training in LARGE
     ]
     return [least, options, billion, families, large, half]
+
+
+def of_lengths(device: dict[str, Any]) -> list[StepCase]:
+    """Runs whose micro-batches differ in length, with a cache that is kept and one that is emptied."""
+    emptied = {"torch_empty_cache_steps": 4}
+    options: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+        ("drawn lengths", METHODS["full"], {"gradient_checkpointing": True}),
+        ("drawn lengths", METHODS["lora"], {}),
+        ("drawn lengths, emptied", METHODS["lora"], emptied),
+        ("drawn lengths, emptied after steps", METHODS["lora"], {**emptied, "empty_cache_at": "after_step"}),
+    )
+    common = {"micro_batch_size": 4, "sequence_length": 2048, "sequence_lengths": LENGTHS}
+    return [_case(SMALL, option, method, {**common, **training}, device) for option, method, training in options]
 
 
 def small(device: dict[str, Any]) -> list[StepCase]:

@@ -1,17 +1,24 @@
-"""Tests of a verdict: a step runs with the process's memory capped just above and just below the prediction.
+"""Tests of a verdict: a run with the process's memory capped above, close to and below what it needs.
 
-The upper cap is `peak_reserved_bytes`: the step must run. The lower cap is 1 % below the allocated peak with the
-libraries' workspaces: no allocator can place what is alive, so the step must run out of memory.
+The caps are what the rule reserves, on which the run must go through; a little more than the least on which its replay
+does, with the retries that the replay counts; and 1 % below the live tensors with the libraries' workspaces, on which
+no allocator can place what is alive.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from calculator.estimate.estimate import device_replay, estimate, training_step
+from calculator.estimate.history_replay import Histories
+from calculator.estimate.sample_lengths import with_longest_batch
+from calculator.estimate.series import SeriesCache
+from validation.measure.history import played, worst
+from validation.measure.meter import counts
 from validation.measure.step import measured
-from validation.measure.step_prediction import predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,26 +26,53 @@ if TYPE_CHECKING:
     from calculator.estimate.request import Request
     from validation.measure.step_cases import StepCase
 
-#: The distance of the lower cap from the allocated peak, as a share.
-BELOW = 0.01
+#: The distance of the lower cap from the live bytes, and of the cap in the middle from the least, as a share. The
+#: model is built layer by layer here, not loaded as the replay assumes, so that the least is not exact.
+MARGIN = 0.01
 
 
 def capped(case: StepCase, device: torch.device) -> dict[str, Any]:
-    """Run a case with both caps: each cap in bytes, whether the step should run, and whether it did."""
+    """Run a case with each cap: the cap in bytes, whether it should run and did, and the retries."""
     return {"request": case.body, "runs": [*_runs(case.request, device)]}
 
 
 def _runs(request: Request, device: torch.device) -> Iterator[dict[str, Any]]:
-    figures = predicted(request)
-    allocated = figures["peak_allocated"] + figures["library_workspace"]
-    for cap, fits in ((figures["reserved_rule"], True), (int(allocated * (1 - BELOW)), False)):
-        yield {"cap": cap, "should_run": fits, "ran": _ran(request, device, cap)}
+    histories = Histories.of(request.training)
+    seed = worst(request, histories)[0] if histories is not None else None
+    for cap, retries in caps(request):
+        ran, counted = _ran(request, device, cap, seed)
+        yield {
+            "cap": cap,
+            "should_run": retries is not None,
+            "ran": ran,
+            "retries": {"predicted": retries, "measured": counted},
+        }
 
 
-def _ran(request: Request, device: torch.device, cap: int) -> bool:
+def caps(request: Request) -> list[tuple[int, int | None]]:
+    """The caps in bytes, each with the predicted retries; None where the run ends out of memory."""
+    own = with_longest_batch(request)
+    replay = device_replay(own, training_step(own), SeriesCache())
+    context = replay.context_bytes
+    least = int((replay.outcome(replay.peak_reserved_bytes + context).minimum_bytes() - context) * (1 + MARGIN))
+    ruled = estimate(replace(request, reserved="rule")).memory.peak_reserved_bytes
+    above = max(ruled, replay.peak_reserved_bytes)
+    found: list[tuple[int, int | None]] = []
+    for cap in (above, least):
+        course = replay.outcome(cap + context).course()
+        found.append((cap, None if course.out_of_memory else course.retries))
+    return [*found, (int(replay.live_bytes * (1 - MARGIN)), None)]
+
+
+def _ran(request: Request, device: torch.device, cap: int, seed: int | None) -> tuple[bool, int]:
+    """Whether a run, or its history of a seed, goes through on a cap, and how often cached blocks were freed."""
     total = torch.cuda.get_device_properties(device).total_memory
+    before = counts(device)
     torch.cuda.set_per_process_memory_fraction(cap / total, device)
     try:
-        return measured(request, device)["out_of_memory"] is None
+        figures = measured(request, device) if seed is None else played(request, device, seed)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
+    after = counts(device)
+    retries = after.retries - before.retries if before is not None and after is not None else 0
+    return figures["out_of_memory"] is None, retries

@@ -11,7 +11,7 @@ import validation.measure
 from validation.__main__ import main
 from validation.measure.agenda import SECTIONS, agenda
 from validation.measure.environment import card_named, environment
-from validation.measure.report import step_line, summary, verdict_line
+from validation.measure.report import history_line, step_line, summary, verdict_line
 from validation.measure.results import AnotherEnvironmentError, Results
 
 SCHEMA = json.loads((Path(validation.measure.__file__).parent / "schema.json").read_text())
@@ -96,7 +96,26 @@ def test_the_report_has_peaks_out_of_memory_and_wrong_verdicts():
     assert "out of memory in backward" in step_line(
         {"name": "b", "predicted": predicted, "measured": None, "out_of_memory": {"phase": "backward"}}
     )
-    assert "NOT as predicted" in verdict_line({"name": "c", "runs": [{"should_run": False, "ran": True}]})
+    runs = [
+        {"should_run": True, "ran": True, "retries": {"predicted": 2, "measured": 3}},
+        {"should_run": False, "ran": True, "retries": {"predicted": None, "measured": 5}},
+    ]
+    line = verdict_line({"name": "c", "runs": runs})
+    assert "NOT as predicted" in line
+    assert line.endswith("retries: 3 of 2")
+    assert "as predicted above and below" in verdict_line({"name": "c", "runs": runs[:1]})
+
+
+def test_the_report_has_the_errors_of_a_history():
+    row = {
+        "name": "a",
+        "predicted": {"reserved": [90, 220]},
+        "measured": {"reserved": [100, 200]},
+        "counts": {"retries": 4, "ooms": 0},
+    }
+    assert history_line(row).split(maxsplit=1) == ["a", "reserved: most +10.00%, mean +3.33%; 4 retries"]
+    ended = {"name": "b", "measured": None, "out_of_memory": {"phase": "forward"}}
+    assert "out of memory in forward" in history_line(ended)
 
 
 def test_the_summary_of_an_empty_file_claims_nothing(tmp_path):
