@@ -1,21 +1,28 @@
 """Real steps of drawn lengths, and the caps of verdicts; on the CPU, so without the allocator's counters."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from calculator.estimate import sample_lengths as sample_lengths_module
 from calculator.estimate.estimate import estimate
 from calculator.estimate.history_replay import Histories
-from calculator.estimate.request import parse_request
 from calculator.estimate.sample_lengths import sample_lengths, with_longest_batch
 from validation.measure import history, verdict
 from validation.measure.meter import counts, meter_of
-from validation.measure.step_cases import METHODS, SMALL, TINY, StepCase, of_lengths, small
+from validation.measure.step_cases import METHODS, TINY, StepCase, of_lengths, small
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Histories of a few steps, which a CPU runs in a second."""
+    monkeypatch.setattr(sample_lengths_module, "BEFORE", 3)
+    monkeypatch.setattr(sample_lengths_module, "AFTER", 1)
+
+
 TRAINING = {"micro_batch_size": 2, "sequence_lengths": [[8, 6], [16, 3], [24, 1]]}
 
 
@@ -32,9 +39,9 @@ def test_a_history_runs_with_its_lengths_and_masks_in_their_order():
             shapes.append((input_ids.shape[1], mask is not None))
             super()._micro_batch(input_ids, mask, **options)
 
-    steps = sample_lengths(case.request.training).history(case.request.training, 1)[:4]
+    steps = sample_lengths(case.request.training).history(case.request.training, 1)
     with meter_of(CPU) as meter:
-        assert Noted(with_longest_batch(case.request), CPU, meter).play(steps, None) == [None] * 4
+        assert Noted(with_longest_batch(case.request), CPU, meter).play(steps, None) == [None] * 5
     assert shapes == [(batch.length, batch.padding) for step in steps for batch in step]
 
 
@@ -92,10 +99,11 @@ def test_caps_are_above_close_to_and_below_what_a_run_needs(case):
     assert least[1] is not None
 
 
-def test_the_cases_of_lengths_are_answered_with_histories_that_differ():
+def test_the_cases_of_lengths_are_histories_with_a_cache_that_is_kept_and_one_that_is_emptied():
     cases = of_lengths({"gpu": "h100-sxm5-80gb"})
-    peaks = {estimate(case.request).memory.peak_reserved_bytes for case in cases}
-    assert len(peaks) == len(cases)
+    assert len({case.name for case in cases}) == len(cases)
     assert all(estimate(case.request).memory.history is not None for case in cases)
-    plain = parse_request({**cases[1].body, "model": SMALL})
-    assert replace(plain, training=cases[1].request.training) == cases[1].request
+    training = [case.request.training for case in cases]
+    places = {each.empty_cache_at for each in training if each.torch_empty_cache_steps}
+    assert places == {"after_forward", "after_step"}
+    assert any(each.torch_empty_cache_steps is None for each in training)
