@@ -75,24 +75,22 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
 
 
-#: Settings that only a trainer's step has, and the values that leave it alone.
-OF_TRAINERS: dict[str, object] = {
-    "loss_type": None,
-    "completion_tokens": None,
-    "use_liger_kernel": False,
-    "gradient_checkpointing_kwargs": None,
-}
+#: Settings that only a trainer's step has, with the values that leave it alone.
+OF_TRAINERS: dict[str, object] = {"loss_type": None, "completion_tokens": None, "use_liger_kernel": False}
 
 
 def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     """What a trainer refuses, and settings that only a trainer's step has."""
     training = request.training
     if training.trainer is None:
-        for name, value in OF_TRAINERS.items():
-            given = getattr(training, name)
-            if given != value and (name != "gradient_checkpointing_kwargs" or training.use_reentrant):
-                message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
-                yield Problem(loc=f"training.{name}", msg=message, input=None if name.endswith("kwargs") else given)
+        given = {
+            name: getattr(training, name) for name, value in OF_TRAINERS.items() if getattr(training, name) != value
+        }
+        if training.use_reentrant:
+            given["gradient_checkpointing_kwargs.use_reentrant"] = True
+        for name, value in given.items():
+            message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
+            yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
     if training.loss_type is not None and training.trainer == "transformers":
         message = "transformers.Trainer has no loss_type: leave it out, or use trl-sft"
@@ -100,6 +98,9 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     most = training.micro_batch_size * (training.sequence_length - 1 + bool(request.method.virtual_tokens))
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+    if training.completion_tokens is not None and training.sequence_lengths is not None:
+        message = "a number of labelled tokens is for micro-batches of one length: leave sequence_lengths out"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
     applied = PreparedModel(model, request.method, training, request.device, request.stack)
     yield from liger.problems(applied)

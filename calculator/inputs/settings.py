@@ -27,6 +27,8 @@ class Setting:
     maximum: float | None = None
     unit: str = ""
     example: Any = None
+    #: What a form shows for null.
+    empty: str = "none"
 
 
 def setting(
@@ -38,9 +40,12 @@ def setting(
     maximum: float | None = None,
     unit: str = "",
     example: Any = None,
+    empty: str = "none",
 ) -> Any:
     """Declare a dataclass field as an input."""
-    metadata = Setting(label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example)
+    metadata = Setting(
+        label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example, empty=empty
+    )
     return dataclasses.field(default=default, metadata={"setting": metadata})
 
 

@@ -30,6 +30,7 @@ class Training:
         help="The training loop: that of transformers.Trainer, of TRL's SFTTrainer, or the reference step, a plain "
         "PyTorch loop.",
         example="transformers",
+        empty="reference step",
     )
     micro_batch_size: int = setting(
         1,
@@ -89,6 +90,7 @@ class Training:
         label="Loss",
         help="The trainer's loss_type; null means its default. Only with a trainer of TRL.",
         example="nll",
+        empty="the trainer's default",
     )
     completion_tokens: int | None = setting(
         None,

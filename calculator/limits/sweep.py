@@ -12,6 +12,7 @@ from calculator.estimate.estimate import estimate
 from calculator.estimate.request import MAX_DEPTH, Choices, parse_request
 from calculator.estimate.series import SeriesCache
 from calculator.inputs.settings import declared
+from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
 
@@ -146,13 +147,14 @@ def _above(parts: list[str]) -> Iterator[str]:
 def _known(path: str, request: dict[str, Any]) -> bool:
     part, _, name = path.partition(".")
     if not name:
-        return part in ("model", "method", "training", "device", *(field.name for field in declared(Choices)))
+        return part in ("model", "method", "training", "device", "stack", *(field.name for field in declared(Choices)))
     if part == "model":
         return name.startswith("config.") and isinstance(request.get("model"), dict)
     kinds: dict[str, tuple[type, ...]] = {
         "method": tuple(METHODS.values()),
         "training": (Training,),
         "device": (Device,),
+        "stack": (StackVersions,),
     }
     return path == "method.name" or any(_is_setting(kind, name) for kind in kinds.get(part, ()))
 

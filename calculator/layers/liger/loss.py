@@ -47,6 +47,14 @@ def chunk_size(tokens: int, vocab_size: int, hidden_size: int) -> int:
     return named(size, "chunk") if size < tokens else tokens
 
 
+def _first_two(tokens: int, size: int) -> tuple[int, ...]:
+    """The sizes of the first chunk and of the next one, which finds what autocast cached in the first."""
+    if size == tokens:
+        return (tokens,)
+    rest = tokens - size
+    return size, rest if rest < size else size
+
+
 def _fused(x: Tensor, weight: Tensor) -> Tensor:
     """x: (tokens, hidden_size); weight: (vocab_size, hidden_size); returns the sum of the tokens' losses."""
     tape, (tokens, width), vocab_size = x.tape, x.shape, weight.shape[0]
@@ -54,7 +62,8 @@ def _fused(x: Tensor, weight: Tensor) -> Tensor:
     weight_grad = tape.new(weight.shape, weight.dtype, "gradient of the head") if x.edge and weight.edge else None
     losses = tape.new((tokens,), "float32", "loss of each token")
     labelled = tape.new((tokens,), "bool", "labelled")
-    _chunk(x, weight, chunk_size(tokens, vocab_size, width), trains_head=weight_grad is not None)
+    for size in _first_two(tokens, chunk_size(tokens, vocab_size, width)):
+        _chunk(x, weight, size, trains_head=weight_grad is not None)
     node = Node(tape, _fused_back, (x.edge, weight.edge)) if x.edge or weight.edge else None
     loss = tape.new((), "float32", "loss, summed", node)
     if node is not None:
@@ -66,7 +75,7 @@ def _fused(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _chunk(x: Tensor, weight: Tensor, size: int, *, trains_head: bool) -> None:
-    """One chunk. The first is the largest. Products go into buffers where no cast is needed."""
+    """One chunk. Its products go into buffers where no cast is needed."""
     tape, region = x.tape, x.tape.autocast
     dtype: DType = x.dtype if region is None else region.dtype
     logits_shape, rows = (size, weight.shape[0]), (size, x.shape[1])

@@ -204,3 +204,20 @@ def test_a_path_as_deep_as_a_request_may_be_is_answered():
     path = f"model.config.{'.'.join(['a'] * (MAX_DEPTH - 2))}"
     parsed_sweep = parsed({path: [1]}, {**REQUEST, "model": {"config": {**GPT2, "n_layer": 1}}})
     assert [swept.problems for swept in answers(parsed_sweep)] == [()]
+
+
+def test_releases_and_options_of_checkpointing_can_be_swept():
+    swept = parse_sweep(
+        {
+            "request": {
+                "model": "meta-llama/Llama-3.2-1B",
+                "method": {"name": "lora"},
+                "training": {"trainer": "trl-sft", "gradient_checkpointing": True, "sequence_length": 64},
+            },
+            "grid": {
+                "stack.trl": ["1.9", "1.16"],
+                "training.gradient_checkpointing_kwargs.use_reentrant": [False, True],
+            },
+        }
+    )
+    assert all(point.estimate is not None for point in answers(swept))

@@ -88,3 +88,21 @@ def test_unrolled_layers_have_the_events_of_interpreted_ones(steps):
         return [*accumulate(change)]
 
     assert alive(events(prepared)) == alive(events(prepared, periods=100))
+
+
+def test_a_cast_that_autocast_cached_in_one_chunk_is_there_in_the_next():
+    config = {
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 513,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 517,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+    }
+    training = {"sequence_length": 200, "dtype": "float32", "autocast": "bfloat16", "optimizer": "rmsprop"}
+    training |= {"gradient_checkpointing": True, "gradient_accumulation_steps": 2, "padding": True}
+    memory = estimate(request({"name": "full"}, {"config": config}, **training)).memory
+    assert [phase.peak_bytes for phase in memory.phases] == [22_087_680, 21_722_112, 23_164_928]
