@@ -1,5 +1,7 @@
 """The training loops that a request can name. A loop is registered by its place in `TRAINERS`."""
 
+from typing import get_args
+
 from calculator.common.names import TrainerName
 from calculator.inputs.training import Training
 from calculator.trainers.loop import Loop
@@ -9,6 +11,9 @@ from calculator.trainers.trl_sft.loop import TrlSft
 
 #: Every training loop by the name that a request gives; None is the reference step.
 TRAINERS: dict[TrainerName | None, Loop] = {loop.name: loop for loop in (Reference(), Transformers(), TrlSft())}
+
+if set(TRAINERS) != {None, *get_args(TrainerName)}:
+    raise AssertionError("every trainer that a request may name has its loop")
 
 
 def trainer_of(training: Training) -> Loop:

@@ -52,7 +52,7 @@ def _first_two(tokens: int, size: int) -> tuple[int, ...]:
     if size == tokens:
         return (tokens,)
     rest = tokens - size
-    return size, rest if rest < size else size
+    return size, min(size, rest)
 
 
 def _fused(x: Tensor, weight: Tensor) -> Tensor:
