@@ -76,7 +76,12 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
 
 
 #: Settings that only a trainer's step has, with the values that leave it alone.
-OF_TRAINERS: dict[str, object] = {"loss_type": None, "completion_tokens": None, "use_liger_kernel": False}
+OF_TRAINERS: dict[str, object] = {
+    "loss_type": None,
+    "packing": False,
+    "completion_tokens": None,
+    "use_liger_kernel": False,
+}
 
 
 def _trainer(request: Request, model: Model) -> Iterator[Problem]:
@@ -92,9 +97,6 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
             message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
             yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
-    if training.loss_type is not None and training.trainer == "transformers":
-        message = "transformers.Trainer has no loss_type: leave it out, or use trl-sft"
-        yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
     most = training.micro_batch_size * (training.sequence_length - 1 + bool(request.method.virtual_tokens))
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"

@@ -92,6 +92,12 @@ class Training:
         example="nll",
         empty="the trainer's default",
     )
+    packing: bool = setting(
+        False,
+        label="Packing",
+        help="Pack the sequences of a micro-batch into one row without padding (packing=True with the strategy bfd). "
+        "Only with trl-sft and flash_attention_2.",
+    )
     completion_tokens: int | None = setting(
         None,
         label="Labelled tokens",
@@ -148,7 +154,7 @@ class Training:
     @property
     def passes_mask(self) -> bool:
         """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
-        return self.padding or self.trainer is not None
+        return self.padding or (self.trainer is not None and not self.packing)
 
     @property
     def use_reentrant(self) -> bool:

@@ -77,9 +77,10 @@ class Context:
         self.forward = forward
         self.method = method
         self.training = training
-        self.batch = named(training.micro_batch_size, "B")
-        #: Tokens of this pass, virtual tokens included.
-        self.length = named(training.sequence_length, "S")
+        rows, tokens = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
+        self.batch: Dim = named(1, "1") if training.packing else rows
+        #: Tokens of this pass, virtual tokens included; of all sequences, where they are packed.
+        self.length: Dim = rows * tokens if training.packing else tokens
         #: Tokens in the cache from earlier passes, or from a prefix.
         self.past = 0
         self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)

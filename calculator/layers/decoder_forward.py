@@ -65,7 +65,11 @@ def tables_of_type(tables: tuple[Tensor, ...], attention: AttentionType) -> tupl
 
 
 def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
-    return context.tape.new((1, hidden_states.shape[1]), "int64", "position_ids")
+    """Return the positions; those of packed sequences come with the batch."""
+    shape = (1, hidden_states.shape[1])
+    if context.training.packing:
+        return Tensor(context.tape, None, shape, "int64", None)
+    return context.tape.new(shape, "int64", "position_ids")
 
 
 def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,11 @@ from calculator.architecture.dimension import named
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
+    from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.trainers.facts import TrainerFacts
 
@@ -24,15 +26,30 @@ def kept(facts: TrainerFacts, training: Training) -> tuple[ResidentTensor, ...]:
     shape = (named(training.micro_batch_size, "B"), named(training.sequence_length, "S"))
     steps = training.gradient_accumulation_steps
     return (
+        *(_packed(shape, steps) if training.packing else ()),
         *(
             ResidentTensor(name=name, shape=shape, dtype="int64", component="activations", count=steps)
             for name in facts.batch
+            if not (training.packing and name == "attention_mask")
         ),
         *(
             ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
             for name in facts.scalars
         ),
     )
+
+
+def _packed(shape: tuple[Dim, Dim], steps: int) -> Iterator[ResidentTensor]:
+    """What a batch of packed sequences has in place of a mask: positions, and where each sequence starts."""
+    bounds = (shape[0] + 1,)
+    tensors: tuple[tuple[str, Shape, DType], ...] = (
+        ("position_ids", shape, "int64"),
+        ("seq_idx", shape, "int32"),
+        ("cu_seq_lens_q", bounds, "int32"),
+        ("cu_seq_lens_k", bounds, "int32"),
+    )
+    for name, size, dtype in tensors:
+        yield ResidentTensor(name=name, shape=size, dtype=dtype, component="activations", count=steps)
 
 
 def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:

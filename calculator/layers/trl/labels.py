@@ -16,5 +16,5 @@ def labelled_tokens(context: Context) -> Dim:
     training = context.training
     if training.completion_tokens is not None:
         return named(training.completion_tokens, "completion_tokens")
-    predicted = training.sequence_length - (context.length == training.sequence_length)
-    return named(context.batch * predicted, "N")
+    predicted = training.sequence_length - (not context.method.virtual_tokens)
+    return named(training.micro_batch_size * predicted, "N")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from calculator.common.errors import Problem
 from calculator.engine import autocast, in_place
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
@@ -33,6 +34,13 @@ class Transformers(Loop):
     __slots__ = ()
     name: ClassVar[TrainerName | None] = "transformers"
     facts = FACTS
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield settings that only TRL's trainers have."""
+        for name in ("loss_type", "packing"):
+            if given := getattr(prepared.training, name):
+                message = f"transformers.Trainer has no {name}: leave it out, or use trl-sft"
+                yield Problem(loc=f"training.{name}", msg=message, input=given)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the loop adds, and what Liger patches."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
+from calculator.families import forward_of
+from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type
 from calculator.stack.releases import release
 from calculator.trainers.trl_sft import qlora
 from calculator.trainers.trl_sft.eras import CHUNKED, FUSED
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield the problems of a run with the trainer."""
     yield from _loss(prepared)
+    yield from _packing(prepared) if prepared.training.packing else ()
     yield from _method(prepared)
     if "output_router_logits" in prepared.model.config:
         message = f"the routers' loss that SFTTrainer adds to {prepared.model.model_type} is not modelled yet"
@@ -32,6 +35,23 @@ def _loss(prepared: Subject) -> Iterator[Problem]:
     if training.use_liger_kernel and trl < FUSED:
         message = f"Liger's loss in TRL {prepared.stack.trl} is not modelled yet: use stack.trl 1.15 or later"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+
+
+def _packing(prepared: Subject) -> Iterator[Problem]:
+    """Packing without flash attention, and what of it is not modelled."""
+    training, trl = prepared.training, release(prepared.stack.trl)[:2]
+    if training.attention != "flash_attention_2":
+        message = "the masks of packed sequences are not modelled for other kernels yet: use flash_attention_2"
+        yield Problem(loc="training.attention", msg=message, input=training.attention)
+    if trl < FUSED:
+        message = f"packing in TRL {prepared.stack.trl} is not modelled yet: use stack.trl 1.15 or later"
+        yield Problem(loc="training.packing", msg=message, input=True)
+    if training.sequence_lengths is not None:
+        message = "packed micro-batches have one length: leave sequence_lengths out"
+        yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
+    if forward_of(prepared.model).tables not in (rotary_tables, rotary_tables_per_type):
+        message = f"packing is not modelled for the positions of {prepared.model.model_type}: take false"
+        yield Problem(loc="training.packing", msg=message, input=True)
 
 
 def _method(prepared: Subject) -> Iterator[Problem]:

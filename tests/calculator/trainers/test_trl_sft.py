@@ -9,6 +9,7 @@ from calculator.estimate.estimate import estimate, training_step
 from calculator.estimate.request import parse_request
 from calculator.estimate.series import SeriesCache
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
+from calculator.resident.per_parameter import tensors
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
 QLORA = {"name": "qlora", "r": 8, "target_modules": "all-linear", "prepare_model_for_kbit_training": False}
@@ -99,6 +100,9 @@ def test_0_24_casts_embeddings_and_head_of_a_prepared_model_back():
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
         ({"method": {"name": "prompt"}}, "method.name"),
         ({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}}, "training.trainer"),
+        ({"packing": True}, "training.attention"),
+        ({"packing": True, "attention": "flash_attention_2", "trl": "1.9"}, "training.packing"),
+        ({"packing": True, "attention": "flash_attention_2", "model": "openai-community/gpt2"}, "training.packing"),
         ({"completion_tokens": 512}, "training.completion_tokens"),
         ({"trl": "1.4"}, "stack.trl"),
     ],
@@ -120,3 +124,18 @@ def test_defaults_of_the_trainer_that_the_request_lacks_are_warned_about():
 def test_the_answer_names_the_release_and_its_loss():
     assert "TRL 1.16 computes the loss in its fused output head" in " ".join(estimate(request()).assumptions)
     assert "TRL 1.9 computes the loss from the logits of 256" in " ".join(estimate(request(trl="1.9")).assumptions)
+
+
+def test_packed_sequences_are_one_row():
+    wanted = {"packing": True, "attention": "flash_attention_2", "gradient_checkpointing": True, **BF16}
+    packed = training_step(request(micro_batch_size=4, **wanted))
+    shapes = {row[1] for row in packed.run.tape.rows if row[0] == "model.embed_tokens: output"}
+    assert shapes == {(1, 4 * 512, 2048)}
+    kept = {tensor.name for tensor in tensors(packed.resident.optimizer_states)}
+    assert "position_ids" in kept
+    assert "attention_mask" not in kept
+
+
+def test_transformers_has_no_packing():
+    with pytest.raises(PlanError, match="has no packing"):
+        estimate(request(trainer="transformers", packing=True))
