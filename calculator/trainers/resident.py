@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from calculator.architecture.dimension import named
+from calculator.architecture.dimension import elements, named, symbolic
+from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from calculator.architecture.dimension import Dim, Shape
     from calculator.architecture.model import Model
@@ -21,35 +22,42 @@ if TYPE_CHECKING:
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
 
+#: The most micro-batches of a step whose tensors are listed one by one.
+MOST_LISTED = 1024
+
+
 def kept(facts: TrainerFacts, training: Training) -> tuple[ResidentTensor, ...]:
     """The batches of a step and the loop's scalars. A step's take the place of the step's before it."""
     shape = (named(training.micro_batch_size, "B"), named(training.sequence_length, "S"))
-    steps = training.gradient_accumulation_steps
-    return (
-        *(_packed(shape, steps) if training.packing else ()),
-        *(
-            ResidentTensor(name=name, shape=shape, dtype="int64", component="activations", count=steps)
-            for name in facts.batch
-            if not (training.packing and name == "attention_mask")
-        ),
-        *(
-            ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
-            for name in facts.scalars
-        ),
+    batch: list[tuple[str, Shape, DType]] = [
+        (name, shape, "int64") for name in facts.batch if not (training.packing and name == "attention_mask")
+    ]
+    batch += _packed(shape) if training.packing else ()
+    scalars = (
+        ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
+        for name in facts.scalars
     )
+    return (*(_of_step(*each, training.gradient_accumulation_steps) for each in batch), *scalars)
 
 
-def _packed(shape: tuple[Dim, Dim], steps: int) -> Iterator[ResidentTensor]:
+def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:
+    """One tensor for each micro-batch of a step; as one tensor where there are many, each rounded up as by itself."""
+    if steps <= MOST_LISTED:
+        return ResidentTensor(name=name, shape=shape, dtype=dtype, component="activations", count=steps)
+    rounded = allocated(elements(shape), ITEMSIZE[dtype]) // ITEMSIZE[dtype]
+    whole = (named(steps, "gradient_accumulation_steps"), named(rounded, f"{symbolic(shape)}, rounded"))
+    return ResidentTensor(name=f"{name} of every micro-batch", shape=whole, dtype=dtype, component="activations")
+
+
+def _packed(shape: tuple[Dim, Dim]) -> tuple[tuple[str, Shape, DType], ...]:
     """What a batch of packed sequences has in place of a mask: positions, and where each sequence starts."""
     bounds = (shape[0] + 1,)
-    tensors: tuple[tuple[str, Shape, DType], ...] = (
+    return (
         ("position_ids", shape, "int64"),
         ("seq_idx", shape, "int32"),
         ("cu_seq_lens_q", bounds, "int32"),
         ("cu_seq_lens_k", bounds, "int32"),
     )
-    for name, size, dtype in tensors:
-        yield ResidentTensor(name=name, shape=size, dtype=dtype, component="activations", count=steps)
 
 
 def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor]) -> list[tuple[ResidentTensor, ...]]:
