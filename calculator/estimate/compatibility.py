@@ -10,6 +10,7 @@ from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
 from calculator.methods.prepared_model import PreparedModel
+from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def check(request: Request, model: Model) -> None:
         *_positions(request, model),
         *unsupported_configs.problems(model, request.training),
         *several_cards(request.device),
+        *_stack(request, model),
     ]
     if problems:
         raise PlanError(*problems)
@@ -160,6 +162,11 @@ def within_positions(request: Request, model: Model) -> Request:
     room = max(2, most - request.method.virtual_tokens)
     length = min(request.training.sequence_length, room)
     return replace(request, training=replace(request.training, sequence_length=length))
+
+
+def _stack(request: Request, model: Model) -> Iterator[Problem]:
+    tokens = request.training.sequence_length + request.method.virtual_tokens
+    return verified.problems(request.stack, model.model_type, model.config, request.method.name, tokens)
 
 
 def _positions(request: Request, model: Model) -> Iterator[Problem]:

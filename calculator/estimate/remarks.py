@@ -58,7 +58,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     trainer = trainer_of(request.training)
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
-        *differences(request.stack),
+        *differences(request.stack, model.model_type),
         REPLAY if request.reserved == "replay" else RULE,
         *_histories(request),
         ACCURACY,

@@ -60,11 +60,22 @@ def _sdpa(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor
     Source: integrations/sdpa_attention.py.
     """
     grouped = key.shape[1] != query.shape[1]
-    if grouped and (context.mask is not None or not use_gqa_in_sdpa(key.shape[-1], value.shape[-1])):
+    if grouped and (context.mask is not None or not _stays_grouped(context, key, value)):
         if query.shape[2] == 1:
             return _packed(context, query, key, value)
         key, value = repeat_kv(query, key, "key, repeated"), repeat_kv(query, value, "value, repeated")
+    if "contiguous_queries" in context.older:
+        query, key, value = (_contiguous_heads(t, name) for t, name in _named(query, key, value))
     return run_kernel(context, query, key, value, partial(_kernel, context))
+
+
+def _stays_grouped(context: Context, key: Tensor, value: Tensor) -> bool:
+    return "repeated_keys" not in context.older and use_gqa_in_sdpa(key.shape[-1], value.shape[-1])
+
+
+def _contiguous_heads(x: Tensor, name: str) -> Tensor:
+    """Copy heads whose memory is ordered by positions, as the projections leave them."""
+    return x if x.merged or 1 in x.shape[1:3] else ops.contiguous(x, f"{name}, contiguous")
 
 
 def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -80,7 +91,9 @@ def _packed(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tens
 
 def _kernel(context: Context, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     if _runs_flash(context, query, value):
-        return _flash(query, key, value)
+        out = _flash(query, key, value)
+        # The kernel's output has the queries' layout, and the caller makes it contiguous by positions.
+        return by_positions(out, "attention output, by positions") if "contiguous_queries" in context.older else out
     return _efficient(context, query, key, value, mask)
 
 

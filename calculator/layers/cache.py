@@ -9,6 +9,7 @@ from calculator.engine import operations as ops
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.engine.tape import Tensor
 
@@ -37,11 +38,11 @@ class Cache:
         #: Keys and values of layers that have run.
         self.kept: list[tuple[Tensor, Tensor]] = []
 
-    def update(self, key: Tensor, value: Tensor, *, windowed: bool) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, *, windowed: bool, one_dtype: bool = False) -> tuple[Tensor, Tensor]:
         """Append keys and values to the next layer's, and return copies of all of them, which the cache keeps.
 
         A layer with a window drops its old keys only after its values are copied, and keeps a view of the window. The
-        copies keep their full size.
+        copies keep their full size. `one_dtype`: whether values are cached in the keys' dtype.
         Source: DynamicLayer.update, DynamicSlidingWindowLayer.update.
         """
         before = self.before.pop(0) if self.before else [None, None]
@@ -51,9 +52,19 @@ class Cache:
         keys = self._after(before[0], key, "key, cached")
         if not windowed:
             before[0] = None
-        values = self._after(before[1], value, "value, cached")
+        if one_dtype and value.dtype != key.dtype:
+            values = self._promoted(value, key.dtype)
+        else:
+            values = self._after(before[1], value, "value, cached")
         self.kept.append((keys, values))
         return keys, values
+
+    def _promoted(self, value: Tensor, dtype: DType) -> Tensor:
+        """Concatenate values with an empty tensor of the keys' dtype."""
+        outer, value.tape.component = value.tape.component, self.component
+        out = ops.cast(value, dtype, "value, cached")
+        value.tape.component = outer
+        return out
 
     def _after(self, before: Tensor | None, x: Tensor, name: str) -> Tensor:
         outer, x.tape.component = x.tape.component, self.component

@@ -52,6 +52,7 @@ class Context:
         "may_skip_first_layer",
         "method",
         "model",
+        "older",
         "parameters",
         "past",
         "position_tables",
@@ -71,6 +72,8 @@ class Context:
         self.tape = Tape(trains=trains)
         self.prepared = prepared
         self.kernels = prepared.kernels
+        #: What the stack does differently from the default one.
+        self.older = prepared.older
         self.model = model
         self.config = model.config
         #: The forward pass of the model's family.
@@ -154,7 +157,10 @@ class Context:
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values to the cache, if there is one, and return all of its layer."""
-        return (key, value) if self.cache is None else self.cache.update(key, value, windowed=self.attends_to_window)
+        if self.cache is None:
+            return key, value
+        one_dtype = "values_cached_as_keys" in self.older
+        return self.cache.update(key, value, windowed=self.attends_to_window, one_dtype=one_dtype)
 
     def fill_cache(self, layers: list[list[Tensor]], length: Dim) -> None:
         """Copy a prefix's keys and values into the cache, for every layer.

@@ -46,7 +46,16 @@ def rotary_tables(context: Context, hidden_states: Tensor, dtype: DType | None =
     """Return cos, sin and position_ids, which all layers share, in the hidden states' dtype unless another is given."""
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
-    return (*_cos_and_sin(context, hidden_states, dtype), position_ids)
+    if "tables_of_every_layer" in context.older:
+        return (position_ids,)
+    return (*_cos_and_sin(context, hidden_states.shape[1], dtype or hidden_states.dtype), position_ids)
+
+
+def own_tables(context: Context, value: Tensor) -> tuple[Tensor, ...]:
+    """Return the tables of a layer that computes its own, in the values' dtype; else those of all layers."""
+    if "tables_of_every_layer" not in context.older:
+        return context.position_tables
+    return _cos_and_sin(context, value.shape[2], value.dtype)
 
 
 def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType | None = None) -> tuple[Tensor, ...]:
@@ -54,7 +63,9 @@ def rotary_tables_per_type(context: Context, hidden_states: Tensor, dtype: DType
     context.set_scope("model.")
     position_ids = _position_ids(context, hidden_states)
     types = masks.attention_types(context.layers)
-    tables = [table for _ in types for table in _cos_and_sin(context, hidden_states, dtype)]
+    tables = [
+        table for _ in types for table in _cos_and_sin(context, hidden_states.shape[1], dtype or hidden_states.dtype)
+    ]
     return *tables, position_ids
 
 
@@ -72,9 +83,9 @@ def _position_ids(context: Context, hidden_states: Tensor) -> Tensor:
     return context.tape.new(shape, "int64", "position_ids")
 
 
-def _cos_and_sin(context: Context, hidden_states: Tensor, dtype: DType | None) -> tuple[Tensor, Tensor]:
+def _cos_and_sin(context: Context, length: int, dtype: DType) -> tuple[Tensor, Tensor]:
     width = context.config.get("rotary_dim") or context.config["head_dim"]
-    return rotary.cos_and_sin(context.tape, 1, hidden_states.shape[1], width, dtype or hidden_states.dtype)
+    return rotary.cos_and_sin(context.tape, 1, length, width, dtype)
 
 
 def same_tables(tables: tuple[Tensor, ...], attention: AttentionType) -> tuple[Tensor, ...]:  # noqa: ARG001  the signature of such hooks

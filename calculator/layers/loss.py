@@ -35,7 +35,15 @@ class FullLogits:
         """Return the loss, and the logits, which the model's output refers to."""
         logits = context.bind(context.model.output)(hidden_states)
         logits = context.forward.logits(context, logits)
+        if context.older & {"reassigned_logits", "logits_reassigned_by_mistral"}:
+            logits = float32_logits(context, logits)
         return causal_lm_loss(context, logits, self.num_items), [logits]
+
+
+def float32_logits(context: Context, logits: Tensor) -> Tensor:
+    """Return logits in float32."""
+    context.set_scope("loss: ")
+    return ops.cast(logits, "float32", "logits in float32")
 
 
 def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = None) -> Tensor:
@@ -43,8 +51,10 @@ def causal_lm_loss(context: Context, logits: Tensor, num_items: Tensor | None = 
 
     logits: (batch, sequence, vocab_size).
     """
-    context.set_scope("loss: ")
-    logits = ops.cast(logits, "float32", "logits in float32")
+    logits = float32_logits(context, logits)
+    if "shifted_logits" in context.older:
+        loss = _loss_of_shifted_logits(context, logits)
+        return loss if num_items is None else ops.mul(loss, num_items, "loss, divided")
     shifted, labels = shifted_labels(context, *logits.shape[:2])
     rows = named(logits.shape[0] * logits.shape[1], "B × S")
     flat = ops.view(logits, (rows, logits.shape[2]))
@@ -60,6 +70,16 @@ def shifted_labels(context: Context, batch: int, length: int) -> tuple[Tensor, T
     labels = context.tape.new((batch, length + 1), "int64", "labels, padded")
     shifted = labels if batch == 1 else context.tape.new((batch, length), "int64", "labels, shifted")
     return shifted, labels
+
+
+def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
+    """Return the loss of a copy of the logits without each sequence's last position."""
+    batch, length, vocabulary = logits.shape
+    shorter = named(length - 1, "(S - 1)")
+    kept = ops.contiguous(ops.narrow(logits, (batch, shorter, vocabulary)), "logits, shifted")
+    labels = context.tape.new((batch, shorter), "int64", "labels, shifted") if batch > 1 else None
+    flat = ops.view(kept, (named(batch * shorter, "B × (S - 1)"), vocabulary))
+    return nll_loss(log_softmax(flat), labels)
 
 
 def log_softmax(x: Tensor) -> Tensor:
@@ -78,12 +98,13 @@ def _log_softmax_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     return (grad.tape.new(grad.shape, grad.dtype, "gradient of the logits"),)
 
 
-def nll_loss(x: Tensor, target: Tensor) -> Tensor:
+def nll_loss(x: Tensor, target: Tensor | None) -> Tensor:
     """torch.nn.functional.nll_loss of log-probabilities, summed or averaged."""
     node = Node(x.tape, _nll_loss_back, (x.edge,)) if x.edge else None
     if node is not None:
         node.save(x)
-        node.save(target)
+        if target is not None:
+            node.save(target)
     loss = x.tape.new((), x.dtype, "loss", node)
     total_weight = x.tape.new((), x.dtype, "total weight")
     if node is not None:

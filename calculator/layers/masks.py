@@ -73,6 +73,8 @@ def _needed(context: Context, attention: AttentionType) -> bool:
     """
     both_ways = context.forward.bidirectional_masks and context.config["use_bidirectional_attention"]
     beyond = context.past and context.length > 1
+    if _masks_packed_sequences(context):
+        return True
     if context.training.padding or beyond or context.forward.always_masked or both_ways:
         return True
     window = context.config.get("sliding_window") if attention == "sliding_attention" else None
@@ -82,11 +84,19 @@ def _needed(context: Context, attention: AttentionType) -> bool:
     )
 
 
+def _masks_packed_sequences(context: Context) -> bool:
+    """Return whether a mask for packed sequences is made, though none is packed."""
+    cached = context.config["use_cache"] and not context.training.gradient_checkpointing
+    return "masks_without_cache" in context.older and not cached
+
+
 def _mask(context: Context, attention: AttentionType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
     if context.attention == "eager":
         return _additive(context, attention)
-    return _boolean(context, attention) if context.attention == "sdpa" and _needed(context, attention) else None
+    if context.attention != "sdpa" or not _needed(context, attention):
+        return None
+    return _additive(context, attention) if "float_masks" in context.older else _boolean(context, attention)
 
 
 def _boolean(context: Context, attention: AttentionType) -> Tensor:
@@ -97,6 +107,8 @@ def _boolean(context: Context, attention: AttentionType) -> Tensor:
     if attention == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
+    if _masks_packed_sequences(context) and not context.training.passes_mask:
+        mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
     if context.training.passes_mask:
         mask = _and(mask, mask, "where queries look")
         mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")

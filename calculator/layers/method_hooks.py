@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.resident.module_spec import ModuleSpec
+    from calculator.stack.changes import ChangeName
 
 
 class MethodHooks(Protocol):
@@ -75,6 +76,10 @@ class Prepared(Protocol):
     @property
     def kernels(self) -> Kernels:
         """The attention kernels of the device."""
+
+    @property
+    def older(self) -> frozenset[ChangeName]:
+        """What the stack does differently from the default one."""
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""

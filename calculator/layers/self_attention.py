@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
 from calculator.layers import attention, rotary
+from calculator.layers.decoder_forward import own_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,11 +146,13 @@ class SelfAttention:
         """(batch, sequence, hidden_size) to the same."""
         query_states, key_states, value_states, *_alive = self.project(context, modules, hidden_states)
         context.set_scope(f"{modules.prefix}self_attn: ")
+        shared, context.position_tables = context.position_tables, own_tables(context, value_states)
         if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
         key_states, value_states = context.update_cache(key_states, value_states)
         attn_output = attention.attend(context, query_states, key_states, value_states, self.eager_forward)
         attn_output = modules[self.output](attn_output)
+        context.position_tables = shared
         if self.dropout is None:
             return attn_output
         return ops.dropout(attn_output, context.config[self.dropout], "attention, dropped")

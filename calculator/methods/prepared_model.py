@@ -55,7 +55,7 @@ class PreparedModel:
     @property
     def older(self) -> frozenset[ChangeName]:
         """What the stack does differently from the default one."""
-        return older_behaviour(self.stack)
+        return older_behaviour(self.stack, self.model.model_type)
 
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """How the method stores and trains one module."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
+    from calculator.stack.changes import ChangeName
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,6 +84,10 @@ class Prepared(Protocol):
     def training(self) -> Training:
         """The training that it is prepared for."""
 
+    @property
+    def older(self) -> frozenset[ChangeName]:
+        """What the stack does differently from the default one."""
+
     def module_spec(self, path: str, module: Module) -> ModuleSpec:
         """Return how the method stores and trains one module."""
 
@@ -97,12 +102,26 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
                 _layer(tensors, part.name, layer, count, prepared)
         else:
             _module(tensors, part, part.name, 1, prepared)
-    for buffer in model.buffers:
-        tensors += _buffer(buffer, buffer.name, 1, method, training)
+    for buffer, name, count in _buffers(prepared):
+        tensors += _buffer(buffer, name, count, method, training)
     tensors += method.added(model, training)
     for tensor in tensors if model.idle else ():
         tensor.in_graph = not model.is_idle(tensor.name)
     return tuple(tensors)
+
+
+def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
+    """The buffers outside the layers, each with its name and count, and what older releases have instead."""
+    older, decoder = prepared.older, prepared.model.decoder
+    for buffer in prepared.model.buffers:
+        if buffer.name == "model.rotary_emb.inv_freq":
+            if older & {"inv_freq_of_every_layer", "tables_of_every_layer"}:
+                yield buffer, f"{decoder.name}.*.self_attn.rotary_emb.inv_freq", len(decoder.layers)
+            if "tables_of_every_layer" in older:
+                continue
+        if "one_inv_freq" in older and buffer.name.endswith("original_inv_freq"):
+            continue
+        yield buffer, buffer.name, 1
 
 
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:

@@ -12,20 +12,115 @@ if TYPE_CHECKING:
     from calculator.inputs.stack import StackVersions
     from calculator.stack.releases import Release
 
-ChangeName = Literal["math_kernel_for_float32_groups"]
+ChangeName = Literal[
+    "math_kernel_for_float32_groups",
+    "shifted_logits",
+    "reassigned_logits",
+    "repeated_keys",
+    "contiguous_queries",
+    "float_masks",
+    "masks_without_cache",
+    "one_inv_freq",
+    "inv_freq_of_every_layer",
+    "tables_of_every_layer",
+    "logits_reassigned_by_mistral",
+    "values_cached_as_keys",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A difference of a library's releases before one: what they do, and where their source does it."""
+    """A difference of a library's releases before one, and since one: what they do, and where their source does it."""
 
     package: str
+    since: Release = (0, 0)
     before: Release
     sentence: str
     source: str
+    #: The model types that it is of; none for every model.
+    model_types: tuple[str, ...] = ()
+
+    def applies(self, versions: StackVersions, model_type: str | None) -> bool:
+        """Return whether a stack has this difference for a model."""
+        own = release(getattr(versions, self.package))
+        return self.since <= own < self.before and (not self.model_types or model_type in self.model_types)
 
 
 CHANGES: dict[ChangeName, Change] = {
+    "shifted_logits": Change(
+        package="transformers",
+        before=(4, 49),
+        sentence="the loss copies the float32 logits without each sequence's last position",
+        source="transformers 4.48.3, loss/loss_utils.py, ForCausalLMLoss",
+    ),
+    "reassigned_logits": Change(
+        package="transformers",
+        before=(4, 46),
+        sentence="the float32 logits replace the half-precision ones, which are freed before the loss",
+        source="transformers 4.45.2, models/llama/modeling_llama.py, LlamaForCausalLM.forward",
+    ),
+    "logits_reassigned_by_mistral": Change(
+        package="transformers",
+        since=(4, 46),
+        before=(4, 48),
+        sentence="the float32 logits replace the half-precision ones, which are freed before the loss",
+        source="transformers 4.47.1, models/mistral/modeling_mistral.py, MistralForCausalLM.forward",
+        model_types=("mistral",),
+    ),
+    "tables_of_every_layer": Change(
+        package="transformers",
+        before=(4, 48),
+        sentence="every layer computes and keeps cosines and sines of its own",
+        source="transformers 4.47.1, models/mistral/modeling_mistral.py, MistralSdpaAttention.forward",
+        model_types=("mistral",),
+    ),
+    "inv_freq_of_every_layer": Change(
+        package="transformers",
+        before=(4, 48),
+        sentence="every layer has inverse frequencies that it does not use",
+        source="transformers 4.47.1, models/llama/modeling_llama.py, LlamaAttention.__init__",
+        model_types=("llama", "qwen2"),
+    ),
+    "values_cached_as_keys": Change(
+        package="transformers",
+        since=(4, 56),
+        before=(5, 24),
+        sentence="the cache keeps values in the keys' data type",
+        source="transformers 4.57.6, cache_utils.py, DynamicLayer.lazy_initialization",
+    ),
+    "repeated_keys": Change(
+        package="transformers",
+        before=(4, 54),
+        sentence="sdpa repeats keys and values to the number of the queries' heads",
+        source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
+    ),
+    "contiguous_queries": Change(
+        package="transformers",
+        since=(4, 48),
+        before=(4, 56),
+        sentence="sdpa copies queries, keys and values to be contiguous by heads, and its output back",
+        source="transformers 4.53.3, integrations/sdpa_attention.py, sdpa_attention_forward",
+    ),
+    "float_masks": Change(
+        package="transformers",
+        before=(4, 53),
+        sentence="sdpa's masks have the model's dtype; all layers share them",
+        source="transformers 4.52.4, models/llama/modeling_llama.py, LlamaModel._update_causal_mask",
+    ),
+    "masks_without_cache": Change(
+        package="transformers",
+        since=(4, 53),
+        before=(5, 0),
+        sentence="without a cache and an attention mask, sdpa gets a mask for packed sequences, so that it runs the"
+        " memory-efficient kernel on repeated keys and values",
+        source="transformers 4.57.6, masking_utils.py, find_packed_sequence_indices",
+    ),
+    "one_inv_freq": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="the original inverse frequencies are no buffer of their own",
+        source="transformers 4.57.6, models/llama/modeling_llama.py, LlamaRotaryEmbedding",
+    ),
     "math_kernel_for_float32_groups": Change(
         package="torch",
         before=(2, 14),
@@ -36,8 +131,6 @@ CHANGES: dict[ChangeName, Change] = {
 
 
 @cache
-def older_behaviour(versions: StackVersions) -> frozenset[ChangeName]:
-    """Return the names of the changes that the releases of a stack do not have yet."""
-    return frozenset(
-        name for name, change in CHANGES.items() if release(getattr(versions, change.package)) < change.before
-    )
+def older_behaviour(versions: StackVersions, model_type: str | None = None) -> frozenset[ChangeName]:
+    """Return what a stack does differently from the default one for a model; without one, for every model."""
+    return frozenset(name for name, change in CHANGES.items() if change.applies(versions, model_type))

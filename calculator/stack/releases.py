@@ -20,7 +20,7 @@ _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\+[a-z0-9.]{1,40}
 
 #: The first and the last minor release of each range that is known.
 KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
-    "transformers": (((5, 24), (5, 24)),),
+    "transformers": (((4, 45), (4, 57)), ((5, 0), (5, 24))),
     "peft": (((0, 21), (0, 21)),),
     "bitsandbytes": (((0, 50), (0, 50)),),
     "trl": (((0, 24), (0, 24)), ((1, 0), (1, 0)), ((1, 9), (1, 9)), ((1, 15), (1, 16))),
@@ -60,8 +60,10 @@ def _problems(versions: StackVersions, loc: str) -> Iterator[Problem]:
             yield Problem(loc=f"{loc}.{each.name}", msg=message, input=given)
 
 
-def _listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
-    def dotted(numbers: Release) -> str:
-        return ".".join(map(str, numbers))
+def dotted(numbers: Release) -> str:
+    """Return a release as it is written."""
+    return ".".join(map(str, numbers))
 
+
+def _listed(ranges: tuple[tuple[Release, Release], ...]) -> str:
     return ", ".join(dotted(first) if first == last else f"{dotted(first)} to {dotted(last)}" for first, last in ranges)

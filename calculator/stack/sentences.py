@@ -18,9 +18,9 @@ def named(versions: StackVersions) -> str:
     )
 
 
-def differences(versions: StackVersions) -> list[str]:
+def differences(versions: StackVersions, model_type: str | None) -> list[str]:
     """Return what an older stack does differently from the default one, a sentence per change."""
-    names = older_behaviour(versions)
+    names = older_behaviour(versions, model_type)
     return [
         f"{change.package} {getattr(versions, change.package)}: {change.sentence} ({change.source})."
         for name, change in CHANGES.items()

@@ -127,7 +127,7 @@ class PublishedAnswer(Answer):
     """The results of `python -m validation published`."""
 
     date: str = described("The date on which the estimates were computed.", "2026-11-25")
-    stack: str = described("The software that the estimates describe.", "PyTorch 2.13 or later on CUDA")
+    stack: str = described("The software that the estimates describe.", "PyTorch 2.14 on CUDA")
     sources: tuple[SourceAnswer, ...] = described("The publications.", [{"name": "peft_metamathqa"}])
     summary: tuple[SummaryAnswer, ...] = described("The errors, in total and per group.", [{"by": "all"}])
     peers: tuple[PeerAnswer, ...] = described("Other calculators on the same rows.", [{"name": "fitcheck-llm"}])
