@@ -29,12 +29,18 @@ def dequantize_4bit(tape: Tape, module: Module, quantization: Quantization) -> T
     return dense
 
 
-def matmul_4bit(x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None) -> Tensor:
-    """bitsandbytes.matmul_4bit: dequantise, multiply, free the dense copy; the backward pass dequantises again."""
+def matmul_4bit(
+    x: Tensor, module: Module, quantization: Quantization, bias: Tensor | None, *, keeps_input: bool = False
+) -> Tensor:
+    """bitsandbytes.matmul_4bit: dequantise, multiply, free the dense copy; the backward pass dequantises again.
+
+    `keeps_input`: whether the node refers to its input as an attribute, which checkpointing does not see.
+    """
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or bias_edge:
-        node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization))
+        kept = x if keeps_input and x.edge else None
+        node = Node(x.tape, _matmul_4bit_back, (x.edge, bias_edge), (module, quantization, kept))
     if _fused(x, quantization):
         return x.tape.new((*x.shape[:-1], module.out_features), quantization.compute_dtype, "product", node)
     constants = _block_constants(x.tape, module, quantization)
@@ -83,7 +89,7 @@ def _block_constants(tape: Tape, module: Module, quantization: Quantization) -> 
 
 
 def _matmul_4bit_back(node: Node, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    module, quantization = node.context
+    module, quantization, _ = node.context
     left, bias = node.edges
     bias_grad = grad.tape.new(grad.shape[1:], bias[3], "bias: gradient, of each position") if bias else None
     if left is None:

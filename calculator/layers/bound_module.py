@@ -27,12 +27,14 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulating", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulating", "keeps_inputs", "known", "leaves", "tape", "tied")
 
-    def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool) -> None:
+    def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool, keeps_inputs: bool = False) -> None:
         self.tape = tape
         self.tied = tied
         self.accumulating = accumulating
+        #: Whether 4-bit layers keep their inputs.
+        self.keeps_inputs = keeps_inputs
         self.known: dict[str, Tensor] = {}
         self.leaves: list[AccumulateGrad] = []
 
@@ -60,12 +62,13 @@ class Parameters:
 class BoundModule:
     """A module bound to a tape. Calling it runs its forward."""
 
-    __slots__ = ("added", "module", "module_spec", "name", "own", "tape", "wrapper")
+    __slots__ = ("added", "keeps_input", "module", "module_spec", "name", "own", "tape", "wrapper")
 
     def __init__(
         self, parameters: Parameters, path: str, module: Module, module_spec: ModuleSpec, wrapper: Wrapper | None
     ) -> None:
         self.tape = parameters.tape
+        self.keeps_input = parameters.keeps_inputs
         self.module = module
         self.name = path
         self.module_spec = module_spec
@@ -96,7 +99,8 @@ class BoundModule:
             return self._dense(x)
         x_dtype = x.dtype
         x = ops.cast(x, quantization.compute_dtype, "input in the compute dtype")
-        out = four_bit.matmul_4bit(x, self.module, quantization, self.own.get("bias"))
+        bias = self.own.get("bias")
+        out = four_bit.matmul_4bit(x, self.module, quantization, bias, keeps_input=self.keeps_input)
         return ops.cast(out, x_dtype, "output")
 
     def _dense(self, x: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class Cache:
         self.kept.append((keys, values))
         return keys, values
 
+    def refer(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values of a first pass themselves, without copies."""
+        self.kept.append((key, value))
+        return key, value
+
     def _promoted(self, value: Tensor, dtype: DType) -> Tensor:
         """Concatenate values with an empty tensor of the keys' dtype."""
         outer, value.tape.component = value.tape.component, self.component

@@ -86,7 +86,12 @@ class Context:
         self.length: Dim = rows * tokens if training.packing else tokens
         #: Tokens in the cache from earlier passes, or from a prefix.
         self.past = 0
-        self.parameters = Parameters(self.tape, model.tied, accumulating=training.gradient_accumulation_steps > 1)
+        self.parameters = Parameters(
+            self.tape,
+            model.tied,
+            accumulating=training.gradient_accumulation_steps > 1,
+            keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
+        )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
@@ -159,6 +164,8 @@ class Context:
         """Append keys and values to the cache, if there is one, and return all of its layer."""
         if self.cache is None:
             return key, value
+        if "cache_without_copies" in self.older:
+            return self.cache.refer(key, value)
         one_dtype = "values_cached_as_keys" in self.older
         return self.cache.update(key, value, windowed=self.attends_to_window, one_dtype=one_dtype)
 

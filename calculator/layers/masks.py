@@ -23,6 +23,8 @@ def attention_types(layers: Iterable[Layer]) -> set[AttentionType]:
 
 def window_tensors(context: Context) -> list[Tensor]:
     """Return each window's size, a tensor in a cache (transformers.cache_utils.DynamicSlidingWindowLayer)."""
+    if "windows_without_counters" in context.older:
+        return []
     context.set_scope("cache: ")
     sliding = sum(
         count for layer, count in context.model.decoder.distinct if layer.kind.attention == "sliding_attention"
@@ -87,7 +89,7 @@ def _needed(context: Context, attention: AttentionType) -> bool:
 def _masks_packed_sequences(context: Context) -> bool:
     """Return whether a mask for packed sequences is made, though none is packed."""
     cached = context.config["use_cache"] and not context.training.gradient_checkpointing
-    return "masks_without_cache" in context.older and not cached
+    return "masks_without_cache" in context.older and not cached and not context.training.passes_mask
 
 
 def _mask(context: Context, attention: AttentionType) -> Tensor | None:
@@ -107,7 +109,7 @@ def _boolean(context: Context, attention: AttentionType) -> Tensor:
     if attention == "sliding_attention":
         mask = _and(mask, mask, "in the window")
         mask = _and(mask, tape.new((1, length, width), "bool", "causal"), "causal and in the window")
-    if _masks_packed_sequences(context) and not context.training.passes_mask:
+    if _masks_packed_sequences(context):
         mask = _and(mask, tape.new((batch, length, width), "bool", "same sequence"), "and of one sequence")
     if context.training.passes_mask:
         mask = _and(mask, mask, "where queries look")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from calculator.architecture.dimension import Shape, elements
+from calculator.architecture.dimension import Dim, Shape, elements
 from calculator.architecture.model import Layer, Stack
+from calculator.architecture.module import Buffer
 from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.resident.module_spec import Added
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.model import Model
-    from calculator.architecture.module import Buffer, Module, Parameter
+    from calculator.architecture.module import Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
     from calculator.resident.module_spec import ModuleSpec
@@ -117,11 +118,21 @@ def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
         if buffer.name == "model.rotary_emb.inv_freq":
             if older & {"inv_freq_of_every_layer", "tables_of_every_layer"}:
                 yield buffer, f"{decoder.name}.*.self_attn.rotary_emb.inv_freq", len(decoder.layers)
+            if "tables_of_all_positions" in older:
+                yield from _tables_of_all_positions(prepared.model)
             if "tables_of_every_layer" in older:
                 continue
         if "one_inv_freq" in older and buffer.name.endswith("original_inv_freq"):
             continue
         yield buffer, buffer.name, 1
+
+
+def _tables_of_all_positions(model: Model) -> Iterator[tuple[Buffer, str, int]]:
+    """Cosines and sines of every layer, in the model's dtype."""
+    shape = (Dim(int(model.config["max_position_embeddings"]), "max_position_embeddings"), model.config["head_dim"])
+    for name in ("cos_cached", "sin_cached"):
+        own = f"{model.decoder.name}.*.self_attn.rotary_emb.{name}"
+        yield Buffer(name=own, shape=shape, dtype="model"), own, len(model.decoder.layers)
 
 
 def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, prepared: Prepared) -> None:

@@ -25,6 +25,10 @@ ChangeName = Literal[
     "tables_of_every_layer",
     "logits_reassigned_by_mistral",
     "values_cached_as_keys",
+    "cache_without_copies",
+    "windows_without_counters",
+    "tables_of_all_positions",
+    "inputs_of_frozen_4bit_layers",
 ]
 
 
@@ -74,6 +78,13 @@ CHANGES: dict[ChangeName, Change] = {
         source="transformers 4.47.1, models/mistral/modeling_mistral.py, MistralSdpaAttention.forward",
         model_types=("mistral",),
     ),
+    "tables_of_all_positions": Change(
+        package="transformers",
+        before=(4, 43),
+        sentence="every layer keeps cosines and sines for all positions of the model",
+        source="transformers 4.39.3, models/mistral/modeling_mistral.py, MistralRotaryEmbedding._set_cos_sin_cache",
+        model_types=("mistral",),
+    ),
     "inv_freq_of_every_layer": Change(
         package="transformers",
         before=(4, 48),
@@ -87,6 +98,18 @@ CHANGES: dict[ChangeName, Change] = {
         before=(5, 24),
         sentence="the cache keeps values in the keys' data type",
         source="transformers 4.57.6, cache_utils.py, DynamicLayer.lazy_initialization",
+    ),
+    "cache_without_copies": Change(
+        package="transformers",
+        before=(4, 56),
+        sentence="the cache refers to keys and values without copying them",
+        source="transformers 4.55.4, cache_utils.py, DynamicLayer.update",
+    ),
+    "windows_without_counters": Change(
+        package="transformers",
+        before=(5, 0),
+        sentence="the cache of a layer with a window counts its tokens on the CPU",
+        source="transformers 4.57.6, cache_utils.py, DynamicSlidingWindowLayer",
     ),
     "repeated_keys": Change(
         package="transformers",
@@ -120,6 +143,12 @@ CHANGES: dict[ChangeName, Change] = {
         before=(5, 0),
         sentence="the original inverse frequencies are no buffer of their own",
         source="transformers 4.57.6, models/llama/modeling_llama.py, LlamaRotaryEmbedding",
+    ),
+    "inputs_of_frozen_4bit_layers": Change(
+        package="bitsandbytes",
+        before=(0, 43, 2),
+        sentence="a 4-bit layer keeps its input for the backward pass, out of checkpointing's reach",
+        source="bitsandbytes 0.43.1, autograd/_functions.py, MatMul4Bit.forward (ctx.tensors)",
     ),
     "math_kernel_for_float32_groups": Change(
         package="torch",

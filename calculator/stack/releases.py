@@ -20,9 +20,9 @@ _RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:\+[a-z0-9.]{1,40}
 
 #: The first and the last minor release of each range that is known.
 KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
-    "transformers": (((4, 45), (4, 57)), ((5, 0), (5, 24))),
-    "peft": (((0, 21), (0, 21)),),
-    "bitsandbytes": (((0, 50), (0, 50)),),
+    "transformers": (((4, 39), (4, 57)), ((5, 0), (5, 24))),
+    "peft": (((0, 11), (0, 21)),),
+    "bitsandbytes": (((0, 43), (0, 50)),),
     "trl": (((0, 24), (0, 24)), ((1, 0), (1, 0)), ((1, 9), (1, 9)), ((1, 15), (1, 16))),
     "liger_kernel": (((0, 8), (0, 8)),),
     "torch": (((2, 13), (2, 14)),),

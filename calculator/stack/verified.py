@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Training
     from calculator.stack.releases import Release
 
 #: The first release of transformers that was compared, by model type.
 FIRST: dict[str, Release] = {
     "llama": (4, 45),
-    "mistral": (4, 45),
+    "mistral": (4, 39),
     "qwen2": (4, 45),
 }
 
@@ -29,17 +30,24 @@ METHODS = ("full", "lora", "qlora", "adapter", "ia3")
 #: Rotary types whose frequencies never change, so that older releases keep one buffer.
 CONSTANT = ("default", "linear", "llama3", "yarn")
 
-_LOC = "stack.transformers"
+#: From this release on, PEFT keeps adapters in float32. Before, they have the model's dtype, except on 4-bit weights.
+#: Source: peft 0.12.0, tuners/tuners_utils.py, cast_adapter_dtype.
+FLOAT32_ADAPTERS = (0, 12)
 
 
 def problems(
     versions: StackVersions, model_type: str | None, config: Mapping[str, Any], method: str, tokens: int
 ) -> Iterator[Problem]:
-    """Yield why an older transformers cannot be answered for a model, a method and a sequence of tokens."""
+    """Yield why an older transformers cannot be answered for a model and a method.
+
+    `tokens`: the length of a sequence whose mask has a window; 0 if there is none.
+    """
     if release(versions.transformers)[:2] == release(DEFAULT_STACK.transformers):
         return
     for message in _messages(versions, model_type, config, method, tokens):
-        yield Problem(loc=_LOC, msg=f"{message}: use {DEFAULT_STACK.transformers}", input=versions.transformers)
+        yield Problem(
+            loc="stack.transformers", msg=f"{message}: use {DEFAULT_STACK.transformers}", input=versions.transformers
+        )
 
 
 def _messages(
@@ -56,6 +64,15 @@ def _messages(
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {own} are not known"
     window = config.get("sliding_window")
-    windowed = "sliding_attention" in (config.get("layer_types") or ())
-    if "float_masks" in older_behaviour(versions) and windowed and window is not None and tokens >= window:
+    if "float_masks" in older_behaviour(versions) and window is not None and tokens >= window:
         yield f"the masks of {own} for {tokens:,} tokens and a sliding window of {window:,} are not known"
+
+
+def adapter_problems(versions: StackVersions, training: Training, method: str, *, four_bits: bool) -> Iterator[Problem]:
+    """Yield why an older PEFT would not keep adapters in float32."""
+    if release(versions.peft) >= FLOAT32_ADAPTERS or training.adapter_dtype != "float32":
+        return
+    if training.dtype == "float32" or four_bits or method not in ("lora", "ia3"):
+        return
+    message = f"peft {versions.peft} keeps adapters in the model's dtype: use model, or peft 0.12 or later"
+    yield Problem(loc="training.adapter_dtype", msg=message, input=training.adapter_dtype)

@@ -94,8 +94,9 @@ def _are_alike(context: Context) -> bool:
     """Whether all layers are alike, except that the first one's input may need no gradient.
 
     They are not if layers use different masks, which are freed one before the other; if autocast caches a copy of the
-    first layer's input; or if the loss uses every layer's router logits. A checkpointed layer saves only its input.
+    first layer's input; if older 4-bit layers keep their inputs; or if the loss uses every layer's router logits. A
+    checkpointed layer saves only its input.
     """
-    if context.training.autocast is not None:
+    if context.training.autocast is not None or context.parameters.keeps_inputs:
         return False
     return len(masks.attention_types(context.layers)) == 1 and not context.model.adds_router_loss

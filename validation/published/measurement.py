@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 #: the reading of nvidia-smi, or a statistic that the source does not state.
 Statistic = Literal["max_memory_allocated", "memory_allocated", "max_memory_reserved", "nvidia_smi", "unstated"]
 
-#: The script that a prediction follows: the Hugging Face Trainer before transformers 4.46 (`trainer`) or from 4.46 to 5
-#: (`trainer_from_4_46`), PEFT's method comparison (`buckets`), or a step whose loss is the logits' mean
-#: (`mean_of_logits`).
-Protocol = Literal["trainer", "trainer_from_4_46", "buckets", "mean_of_logits"]
+#: The script that a prediction follows, where a request does not state it: PEFT's method comparison (`buckets`), or a
+#: step whose loss is the logits' mean (`mean_of_logits`).
+Protocol = Literal["buckets", "mean_of_logits"]
 
 #: The point of the step at which `memory_allocated` was read.
 Point = Literal["loaded", "forward", "backward", "between_steps"]
@@ -31,12 +30,10 @@ class Run:
 
     `request` is None if no request can express the run. `differs` lists what the request omits or has differently, so
     that its figure is not a fair prediction. `unknown` lists assumptions about what the source does not state.
-    `adjustments` names the additional tensors of the measured stack, as keys of `ADJUSTMENTS`.
     """
 
     request: dict[str, Any] | None = None
     protocol: Protocol | None = None
-    adjustments: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 

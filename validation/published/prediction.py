@@ -5,29 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.devices import cuda_context, library_workspace
+from calculator.devices import library_workspace
 from calculator.devices.verdict import card_of
 from calculator.estimate.compatibility import check
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.request import parse_request
-from validation.published import phases, trainer
-from validation.published.adjustments import adjusted
+from validation.published import phases
 from validation.published.buckets import max_reserved
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
-    from calculator.common.sourced import Sourced
     from calculator.estimate.request import Request
     from validation.published.measurement import Measurement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """Bytes of the measured statistic, with the adjustments, and the phase of the peak."""
+    """Bytes of the measured statistic, and the phase of the peak."""
 
     bytes: int
     phase: str
-    adjustments: tuple[Sourced, ...] = ()
 
 
 def predicted(measured: Measurement) -> Prediction:
@@ -44,21 +41,14 @@ def predicted(measured: Measurement) -> Prediction:
     if measured.run.protocol == "buckets":
         size = max_reserved(request, model, _workspaces(request))
         return Prediction(bytes=size, phase=estimate(request).memory.peak_phase)
-    return _by_trainer(measured, request, model)
+    return _by_estimate(measured, request)
 
 
-def _by_trainer(measured: Measurement, request: Request, model: Model) -> Prediction:
-    loss = trainer.OlderLoss(request, model, keeps_half=measured.run.protocol == "trainer_from_4_46")
-    step, workspaces = loss.events(), _workspaces(request)
-    peaks = trainer.peaks(request, step)
-    highest = max(peaks, key=lambda phase: peaks[phase])
+def _by_estimate(measured: Measurement, request: Request) -> Prediction:
+    memory = estimate(request).memory
     if measured.statistic == "nvidia_smi":
-        context = cuda_context(card_of(request.device)).bytes
-        size = trainer.max_reserved(request, step, workspaces) + context
-    else:
-        size = peaks[highest] + sum(workspaces)
-    adjustments = adjusted(measured.run.adjustments, request, model)
-    return Prediction(bytes=size + sum(each.bytes for each in adjustments), phase=highest, adjustments=adjustments)
+        return Prediction(bytes=memory.required_bytes, phase=memory.peak_phase)
+    return Prediction(bytes=memory.peak_allocated_bytes + memory.library_workspace_bytes, phase=memory.peak_phase)
 
 
 def _at_point(measured: Measurement, request: Request, model: Model) -> Prediction:
@@ -66,13 +56,11 @@ def _at_point(measured: Measurement, request: Request, model: Model) -> Predicti
     assert point is not None
     forward, backward = _workspaces(request)
     workspaces = {"loaded": 0, "forward": forward}.get(point, forward + backward)
-    adjustments = adjusted(measured.run.adjustments, request, model)
     if measured.run.protocol == "mean_of_logits":
         size = phases.with_mean_of_logits(request, model, point)
     else:
         size = phases.between_steps(request)
-    total = size + workspaces + sum(each.bytes for each in adjustments)
-    return Prediction(bytes=total, phase=point, adjustments=adjustments)
+    return Prediction(bytes=size + workspaces, phase=point)
 
 
 def _workspaces(request: Request) -> tuple[int, int]:

@@ -46,7 +46,6 @@ def result(measured: Measurement) -> Result:
         "expressed": measured.expressed,
         "protocol": measured.run.protocol,
         "request": measured.run.request,
-        "adjustments": [],
         "differs": list(measured.run.differs),
         "unknown": list(measured.run.unknown),
         "remark": measured.remark,
@@ -64,7 +63,6 @@ def result(measured: Measurement) -> Result:
     except PlanError as refused:
         reasons = [problem.msg for problem in refused.problems]
         return {**row, "expressed": "not", "differs": [*row["differs"], *reasons]}
-    row["adjustments"] = [{"name": a.name, "bytes": a.bytes, "source": a.source} for a in prediction.adjustments]
     row["predicted_bytes"], row["phase"] = prediction.bytes, prediction.phase
     if measured.bytes:
         row["error"] = round(prediction.bytes / measured.bytes - 1, 6)
@@ -163,8 +161,7 @@ def _line(group: str, name: str, rows: Sequence[Result]) -> dict[str, Any]:
 
 def configuration(row: Result) -> str:
     """A key that is equal for two figures of the same run, or of runs with equal settings."""
-    names = [each["name"] for each in row["adjustments"]]
-    return json.dumps([row["source"], row["request"], row["protocol"], names, row["differs"]], sort_keys=True)
+    return json.dumps([row["source"], row["request"], row["protocol"], row["differs"]], sort_keys=True)
 
 
 def write(results: dict[str, Any], path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from calculator import catalogue
+from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.stack.changes import CHANGES
@@ -36,3 +40,90 @@ def test_older_pytorch_runs_float32_attention_with_grouped_heads_in_its_math_ker
     assert scores < older - newer < 3 * scores
     assert any("2.14" in line for line in answer().warnings)
     assert not any("2.14" in line for line in answer({"torch": "2.13"}).warnings)
+
+
+QLORA = {
+    "model": "mistralai/Mistral-7B-v0.1",
+    "method": {"name": "qlora"},
+    "training": {"sequence_length": 256, "gradient_checkpointing": True},
+}
+
+
+def peak(body: dict[str, Any], **stack: str) -> int:
+    return estimate(parse_request({**body, "stack": stack})).memory.phases[0].peak_bytes
+
+
+def test_bitsandbytes_before_0_43_2_keeps_the_inputs_of_4bit_layers_through_checkpoints() -> None:
+    kept = peak(QLORA, bitsandbytes="0.43.1") - peak(QLORA, bitsandbytes="0.43.2")
+    tokens, hidden, heads, wide = 256, 4096, 4096, 14336
+    # A copy of each layer's input in bfloat16, of this step and of the last one, whose graph the loss refers to.
+    of_a_layer = tokens * 2 * (3 * hidden + heads + 2 * hidden + wide)
+    assert 63 * of_a_layer <= kept <= 64 * of_a_layer
+    assert peak(QLORA, bitsandbytes="0.50") == peak(QLORA, bitsandbytes="0.43.2")
+
+
+def problems(body: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(PlanError) as refused:
+        estimate(parse_request(body))
+    return {problem.loc: problem.msg for problem in refused.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": "google/gemma-2-2b"}, "what transformers 4.48 does for gemma2 is not known: use 5.24"),
+        ({"method": {"name": "prefix"}}, "how transformers 4.48 runs the virtual tokens of prefix is not known: use 5"),
+        ({"training": {"sequence_length": 4096}}, "the masks of transformers 4.48 for 4,096 tokens and a sliding win"),
+    ],
+)
+def test_what_older_releases_do_is_refused_where_it_is_not_known(changes: dict[str, Any], expected: str) -> None:
+    body = {**QLORA, "training": {"sequence_length": 256}, **changes, "stack": {"transformers": "4.48"}}
+    assert problems(body)["stack.transformers"].startswith(expected)
+
+
+def test_a_model_names_the_first_release_that_is_known() -> None:
+    body = {**LLAMA, "stack": {"transformers": "4.39"}}
+    expected = "what transformers 4.39 does for llama is not known; from 4.45 on they are known: use 5.24"
+    assert problems(body) == {"stack.transformers": expected}
+
+
+def test_peft_before_0_12_keeps_adapters_in_the_models_dtype() -> None:
+    body = {**LLAMA, "method": {"name": "lora"}, "training": {"sequence_length": 256}, "stack": {"peft": "0.11.1"}}
+    assert "model's dtype" in problems(body)["training.adapter_dtype"]
+    own = {"sequence_length": 256, "adapter_dtype": "model"}
+    assert estimate(parse_request({**body, "training": own})).memory.peak_allocated_bytes > 0
+
+
+#: Of the package vramcalc 0.1.2, benchmarks/results.jsonl: an RTX A6000, torch 2.14.1, transformers 4.57.6. The script
+#: refers to the model's output in the backward pass, whose logits the reference step does not keep.
+MEASURED = [
+    ("meta-llama/Llama-3.2-1B", "full", False, 17_514_948_096),
+    ("meta-llama/Llama-3.2-1B", "full", True, 13_758_686_720),
+    ("meta-llama/Llama-3.2-1B", "lora", False, 10_128_365_056),
+    ("meta-llama/Llama-3.2-3B", "lora", False, 18_980_605_440),
+    ("meta-llama/Llama-3.1-8B", "lora", True, 20_549_780_992),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "checkpointing", "measured"), MEASURED)
+def test_measured_steps_without_a_cache_have_masks_and_repeated_keys(
+    name: str, method: str, checkpointing: bool, measured: int
+) -> None:
+    targets = {"r": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    body = {
+        "model": {"config": {**catalogue.model(name).config, "use_cache": False}},
+        "method": {"name": method, **(targets if method == "lora" else {})},
+        "training": {
+            "gradient_checkpointing": checkpointing,
+            "gradient_accumulation_steps": 2,
+            "max_grad_norm": None,
+        },
+        "device": {"gpu": "rtx-a6000"},
+        "reserved": "rule",
+        "stack": {"transformers": "4.57.6", "torch": "2.14.1"},
+    }
+    memory = estimate(parse_request(body)).memory
+    forward, backward, update = (phase.peak_bytes for phase in memory.phases)
+    logits = 2048 * 128_256 * 2
+    total = max(forward, backward + logits, update) + memory.library_workspace_bytes
+    assert abs(total / measured - 1) < 4e-4

@@ -5,7 +5,6 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from validation.published.adjustments import ADJUSTMENTS
 from validation.published.rules import RULES, measurements
 from validation.published.source import sources
 
@@ -39,10 +38,6 @@ def test_every_request_is_valid():
                 parse_request(each.run.request)
             except PlanError as error:
                 pytest.fail(f"{each.id}: {error}")
-
-
-def test_every_adjustment_is_known():
-    assert {name for each in measurements() for name in each.run.adjustments} <= set(ADJUSTMENTS)
 
 
 def test_a_full_run_of_the_trainer_is_expressed_as_a_whole():
