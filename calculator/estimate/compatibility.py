@@ -9,6 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
+from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
 from calculator.stack import verified
@@ -167,9 +168,12 @@ def within_positions(request: Request, model: Model) -> Request:
 
 def _stack(request: Request, model: Model) -> Iterator[Problem]:
     stack, method, training = request.stack, request.method, request.training
+    if stack == DEFAULT_STACK:
+        return
     windows = training.attention != "flash_attention_2" and "sliding_attention" in attention_types(model.decoder.layers)
     masked = training.sequence_length if windows else 0
     yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
+    yield from verified.trainer_problems(stack, training)
     yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
 
 

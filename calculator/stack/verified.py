@@ -42,12 +42,31 @@ def problems(
 
     `tokens`: the length of a sequence whose mask has a window; 0 if there is none.
     """
-    if release(versions.transformers)[:2] == release(DEFAULT_STACK.transformers):
+    if not _is_older(versions):
         return
     for message in _messages(versions, model_type, config, method, tokens):
         yield Problem(
             loc="stack.transformers", msg=f"{message}: use {DEFAULT_STACK.transformers}", input=versions.transformers
         )
+
+
+def _is_older(versions: StackVersions) -> bool:
+    return release(versions.transformers)[:2] < release(DEFAULT_STACK.transformers)
+
+
+def trainer_problems(versions: StackVersions, training: Training) -> Iterator[Problem]:
+    """Yield why a trainer or kernels that replace a model's code cannot be answered with an older transformers."""
+    if not _is_older(versions):
+        return
+    own, newest = f"transformers {versions.transformers}", DEFAULT_STACK.transformers
+    if training.trainer not in (None, "transformers"):
+        message = (
+            f"what {training.trainer} does with {own} is not known: use transformers, or stack.transformers {newest}"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.use_liger_kernel:
+        message = f"what Liger's kernels patch in {own} is not known: use false, or stack.transformers {newest}"
+        yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
 
 
 def _messages(
