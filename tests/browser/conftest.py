@@ -79,7 +79,7 @@ def open_page(browser, origin):
 
     def open_(address="/", **options):
         context = browser.new_context(base_url=origin, **{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = watch(context.new_page())
         page.goto(address)
