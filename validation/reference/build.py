@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
@@ -111,8 +111,11 @@ def build_base(
     device: torch.device = META,
     quantization: Quantization | None = None,
     quant_storage: QuantStorage = "uint8",
+    auto_model: Any = AutoModelForCausalLM,
 ) -> ReferenceModel:
     """Build a request's model with random weights on a device, before its method is applied.
+
+    `auto_model` is the class of transformers that chooses the model's class: a causal language model's by default.
 
     Raises:
         PlanError: if transformers refuses the request, or a GPU would.
@@ -120,7 +123,7 @@ def build_base(
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
     with refusing("model"), META if packed else device:
-        model = _model(request, dtype)
+        model = _model(request, dtype, auto_model)
     check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
@@ -144,13 +147,13 @@ def _materialize(model: PreTrainedModel, device: torch.device) -> None:
     model.init_weights()
 
 
-def _model(request: Request, dtype: torch.dtype) -> PreTrainedModel:
+def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedModel:
     config = AutoConfig.for_model(**config_of(request))
     if hasattr(config, "layerdrop"):
         config.layerdrop = 0.0  # layerdrop skips random layers; the reference step runs every layer
-    return AutoModelForCausalLM.from_config(
-        config, dtype=dtype, attn_implementation=_attention(config, request.training)
-    )
+    if auto_model is AutoModelForSequenceClassification:
+        config.num_labels = 1
+    return auto_model.from_config(config, dtype=dtype, attn_implementation=_attention(config, request.training))
 
 
 @contextmanager

@@ -103,10 +103,14 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     return wrapped
 
 
-def peft_config(request: Request) -> peft.PeftConfig | None:
+def peft_config(request: Request, task_type: str = "CAUSAL_LM") -> peft.PeftConfig | None:
     """PEFT's config of a request's method; None if PEFT does not apply it."""
     build = CONFIGS[request.method.name]
-    return None if build is None else build(request)
+    if build is None:
+        return None
+    config = build(request)
+    config.task_type = task_type
+    return config
 
 
 def _low_rank_config(request: Request) -> peft.PeftConfig:

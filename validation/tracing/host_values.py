@@ -38,6 +38,8 @@ class HostValues:
         """Run one operation; reading a value, and operations whose shape depends on one, use the host's copy."""
         if func is _ATEN._local_scalar_dense.default:
             return self._read(args[0])
+        if func is _ATEN._to_copy.default and _on_meta(args[0]) and str(kwargs.get("device")) == "cpu":
+            return self._copied_to_host(args[0], kwargs.get("dtype"))
         leaves = tree_flatten((args, kwargs))[0]
         inputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not any(map(_on_meta, leaves)):
@@ -63,6 +65,12 @@ class HostValues:
     def _read(self, tensor: torch.Tensor) -> Any:
         value = self.value(tensor)
         return UNKNOWN.get(tensor.dtype, 1) if value is None else value.item()
+
+    def _copied_to_host(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        """A copy on the host, of zeros if the values are not known."""
+        value = self.value(tensor)
+        host = torch.zeros(tensor.shape, dtype=tensor.dtype) if value is None else value.clone()
+        return host.to(dtype or tensor.dtype)
 
     def _run_on_both(self, func: Any, args: Any, kwargs: Any) -> Any:
         host_args, host_kwargs = tree_map(self._to_host, (args, kwargs))

@@ -28,7 +28,7 @@ class TrainerStep:
     """
 
     def __init__(self, run: Run) -> None:
-        self.trainer, self.reference = run.trainer, run.reference
+        self.trainer, self.reference, self.frozen = run.trainer, run.reference, run.frozen
         self.trainable = run.reference.trainable()
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(run.reference.model, run.reference.root)
@@ -39,6 +39,9 @@ class TrainerStep:
     def run(self) -> None:
         """Train, and record the last step."""
         track_model(self.tracker, self.reference)
+        if self.frozen is not None:
+            for name, tensor in (*self.frozen.named_parameters(), *self.frozen.named_buffers()):
+                self.tracker.track_external(f"ref_model.{name}", tensor, "activations")
         self._before(self.trainer, "get_batch_samples", self._begin_step)
         self._before(self.trainer, "training_step", lambda: self.tracker.enter("forward"))
         self._before(self.trainer.accelerator, "backward", lambda: self.tracker.enter("backward"))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from calculator.common.errors import refusal
+
 if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from validation.reference.trainers.recipe import Recipe
@@ -34,12 +36,19 @@ def labelled_rows(recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def labelled_tokens(recipe: Recipe) -> list[int]:
-    """The number of labelled tokens of each row of a micro-batch, after the shift."""
+def labelled_tokens(recipe: Recipe, sequences: int = 1) -> list[int]:
+    """The number of labelled tokens of each sequence in each row of a micro-batch, after the shift.
+
+    Raises:
+        PlanError: if a row's sequences cannot have the same number, or have fewer tokens.
+    """
     training = recipe.request.training
     rows, most = training.micro_batch_size, training.sequence_length - 1
-    total = rows * most if recipe.completion_tokens is None else recipe.completion_tokens
-    return [min(most, (total + row) // rows) for row in range(rows)]
+    total = sequences * rows * most if recipe.completion_tokens is None else recipe.completion_tokens
+    if total % sequences or total > sequences * rows * most:
+        reason = f"a micro-batch labels at most {sequences * rows * most:,} tokens, each sequence of a row as many"
+        raise refusal("training.completion_tokens", reason, recipe.completion_tokens)
+    return [(total // sequences + row) // rows for row in range(rows)]
 
 
 def _mask(training: Training, row: int) -> torch.Tensor:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 BUILDERS: dict[TrainerName, str] = {
     "transformers": "hugging_face",
     "trl-sft": "supervised",
+    "trl-dpo": "preference",
+    "trl-kto": "preference",
+    "trl-reward": "preference",
+    "trl-orpo": "preference",
+    "trl-grpo": "reinforcement",
+    "trl-rloo": "reinforcement",
 }
 
 

@@ -8,9 +8,13 @@ from typing import Any, Literal, get_args
 from calculator.common.errors import refusal
 from calculator.estimate.request import Request, parse_request
 
-TrainerName = Literal["transformers", "trl-sft"]
+TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo"]
 
 TRAINERS: tuple[TrainerName, ...] = get_args(TrainerName)
+
+
+#: Families for which Liger has kernels, and the catalogue models. Source: liger_kernel/transformers/monkey_patch.py.
+LIGER_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "qwen3_moe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +33,14 @@ class Recipe:
     padding_free: bool = False
     completion_tokens: int | None = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    precompute_ref_log_probs: bool = False
+    num_generations: int | None = None
     trl: str = "1.16"
 
     @property
     def prepares(self) -> bool:
-        """Whether the trainer itself prepares a quantized model for training, as TRL before 1.0 does."""
-        return self.trainer != "transformers" and int(self.trl.partition(".")[0]) == 0
+        """Whether the trainer itself prepares a quantized model for training, as ORPOTrainer and TRL before 1.0 do."""
+        return self.trainer == "trl-orpo" or (self.trainer != "transformers" and self.trl.startswith("0."))
 
 
 #: The fields of `training` that a trainer reads and the reference step does not.

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A trainer, and the model that it trains."""
+    """A trainer, the model that it trains, and the frozen one that it compares it with."""
 
     trainer: Any
     reference: ReferenceModel
+    frozen: ReferenceModel | None = None
 
     def __post_init__(self) -> None:
         self.trainer.remove_callback(PrinterCallback)

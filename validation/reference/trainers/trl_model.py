@@ -8,7 +8,7 @@ from unittest import mock
 
 import peft
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from calculator.methods import Adapter, QLoRA
 from validation.reference import methods
@@ -35,14 +35,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>")  # noqa: S106
 
 
-def model_and_config(recipe: Recipe, device: torch.device) -> tuple[ReferenceModel, peft.PeftConfig | None]:
+def model_and_config(
+    recipe: Recipe, device: torch.device, auto_model: Any = AutoModelForCausalLM, task_type: str = "CAUSAL_LM"
+) -> tuple[ReferenceModel, peft.PeftConfig | None]:
     """The model that a script passes to a trainer of TRL, and the config with which the trainer wraps it.
 
     TRL has no option for adapters in the model's dtype, so a script wraps such a model itself.
     """
     request = recipe.request
     method, training = request.method, request.training
-    reference = build_base(request, device)
+    reference = build_base(request, device, auto_model=auto_model)
     model = with_quantizer(reference.model)
     with refusing("method"):
         if isinstance(method, QLoRA) and method.prepare_model_for_kbit_training and not recipe.prepares:
@@ -50,7 +52,7 @@ def model_and_config(recipe: Recipe, device: torch.device) -> tuple[ReferenceMod
         if isinstance(method, Adapter):
             with device:
                 insert(model, method, methods.adapter_dtype(request))
-        config = methods.peft_config(request)
+        config = methods.peft_config(request, task_type)
         if config is None or isinstance(method, QLoRA) or training.adapter_dtype == "float32":
             return reference, config
         with device:

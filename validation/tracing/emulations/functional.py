@@ -42,9 +42,12 @@ _torch_tensor = torch.tensor
 
 
 def tensor(data: Any, *, device: torch.device | str | None = None, **options: Any) -> Tensor:
-    """`torch.tensor` of a number, by an operation that dispatch modes see on the meta device too."""
-    if isinstance(data, int | float) and device is not None and torch.device(device).type == "meta":
-        return torch.full((), data, device=device, **options)
+    """`torch.tensor` of a number or a list, by operations that dispatch modes see on the meta device too."""
+    if device is not None and torch.device(device).type == "meta":
+        if isinstance(data, int | float):
+            return torch.full((), data, device=device, **options)
+        if isinstance(data, list):
+            return _torch_tensor(data, device="cpu", **options).to(device)
     return _torch_tensor(data, device=device, **options)
 
 

@@ -1,0 +1,160 @@
+"""TRL's trainers of preferences: DPOTrainer, KTOTrainer, RewardTrainer and ORPOTrainer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from validation.reference.build import build_base, refusing
+from validation.reference.trainers.arguments import training_arguments
+from validation.reference.trainers.batches import STEPS, labelled_tokens
+from validation.reference.trainers.run import Run
+from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from validation.reference.trainers.recipe import Recipe, TrainerName
+
+    Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A trainer of preferences: its classes, the rows of its dataset, and what it needs besides the policy.
+
+    `prepared` replaces functions of its module that prepare the dataset, which has tokens already.
+    """
+
+    trainer: type
+    config: type
+    rows: Callable[[Recipe], list[Row]]
+    has_reference: bool = False
+    auto_model: type = AutoModelForCausalLM
+    task_type: str = "CAUSAL_LM"
+    prepared: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
+    """Build a trainer of preferences; its dataset has tokens already.
+
+    Raises:
+        PlanError: if transformers, PEFT or TRL refuses the request.
+    """
+    kind, training = KINDS[recipe.trainer], recipe.request.training
+    reference, config = model_and_config(recipe, device, kind.auto_model, kind.task_type)
+    frozen = None
+    if kind.has_reference and config is None and reference.root == "" and not recipe.precompute_ref_log_probs:
+        frozen = build_base(recipe.request, device)
+    with ExitStack() as stack:
+        stack.enter_context(refusing("training"))
+        stack.enter_context(adapters_on(device, kind.trainer.__module__))
+        for name, replacement in kind.prepared.items():
+            stack.enter_context(mock.patch(f"{kind.trainer.__module__}.{name}", replacement))
+        trainer = kind.trainer(
+            model=reference.model,
+            args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, kind)),
+            train_dataset=Dataset.from_list(kind.rows(recipe) * STEPS * training.gradient_accumulation_steps),
+            processing_class=tokenizer(),
+            peft_config=config,
+            **({"ref_model": frozen.model} if frozen else {}),
+        )
+    return Run(trainer, reference.wrapped_as(trainer.model), frozen)
+
+
+def _own_arguments(recipe: Recipe, kind: Preference) -> dict[str, Any]:
+    own: dict[str, Any] = {"max_length": recipe.request.training.sequence_length}
+    if recipe.loss_type:
+        own["loss_type"] = recipe.loss_type
+    if kind.has_reference:
+        own["precompute_ref_log_probs"] = recipe.precompute_ref_log_probs
+    return own
+
+
+def _pairs(recipe: Recipe) -> list[Row]:
+    """Pairs of completions to one prompt. A prompt has one token, or more if `completion_tokens` is set."""
+    length = recipe.request.training.sequence_length
+    known = {"ref_chosen_logps": -1.0, "ref_rejected_logps": -1.0} if recipe.precompute_ref_log_probs else {}
+    counts = labelled_tokens(recipe, sequences=2)
+    return [{**_row(length, count, ("chosen_ids", "rejected_ids")), **known} for count in counts]
+
+
+def _texts(recipe: Recipe) -> list[Row]:
+    """The same as text; ORPOTrainer tokenizes it, and adds a token to the prompt and to each completion."""
+    length = recipe.request.training.sequence_length
+    return [
+        {"prompt": " ".join("a" * (length - count - 1)), "chosen": answer, "rejected": answer}
+        for count in labelled_tokens(recipe, sequences=2)
+        for answer in (" a" * (count - 1),)
+    ]
+
+
+def _unpaired(recipe: Recipe) -> list[Row]:
+    """Completions, each desirable or not, and the completions of other prompts that estimate the KL divergence."""
+    length = recipe.request.training.sequence_length
+    known = {"ref_logps": -1.0, "ref_KL_logps": -1.0} if recipe.precompute_ref_log_probs else {}
+    return [
+        {**_row(length, count, ("completion_ids", "KL_completion_ids")), **known, "label": bool(number % 2)}
+        for number, count in enumerate(labelled_tokens(recipe))
+    ]
+
+
+def _row(length: int, count: int, names: tuple[str, ...]) -> Row:
+    return {"prompt_ids": [3] * (length - count), **{name: [3] * count for name in names}}
+
+
+def _whole(recipe: Recipe) -> list[Row]:
+    """Pairs of whole sequences, of which a reward is computed."""
+    training = recipe.request.training
+    sequence = [3] * training.sequence_length
+    return [{"chosen_ids": sequence, "rejected_ids": sequence} for _ in range(training.micro_batch_size)]
+
+
+def _tokenized(_: Any, dataset: Dataset, *__: Any) -> Dataset:
+    """The dataset as it is: it has tokens, and the reference's log-probabilities if they are computed before."""
+    return dataset
+
+
+#: The trainers of preferences.
+KINDS: dict[TrainerName, Preference] = {
+    "trl-dpo": Preference(
+        DPOTrainer,
+        DPOConfig,
+        _pairs,
+        has_reference=True,
+        prepared={
+            "DPOTrainer._prepare_dataset": _tokenized,
+            "DPOTrainer._precompute_ref_logps": _tokenized,
+            "hash_module": lambda _: "",
+        },
+    ),
+    "trl-kto": Preference(
+        KTOTrainer,
+        KTOConfig,
+        _unpaired,
+        has_reference=True,
+        prepared={
+            "KTOTrainer._prepare_dataset": _tokenized,
+            "KTOTrainer._precompute_ref_logps": _tokenized,
+            "hash_module": lambda _: "",
+        },
+    ),
+    "trl-reward": Preference(
+        RewardTrainer,
+        RewardConfig,
+        _whole,
+        auto_model=AutoModelForSequenceClassification,
+        task_type="SEQ_CLS",
+        prepared={"RewardTrainer._prepare_dataset": _tokenized},
+    ),
+    "trl-orpo": Preference(ORPOTrainer, ORPOConfig, _texts),
+}

@@ -1,0 +1,105 @@
+"""TRL's trainers that generate: GRPOTrainer and RLOOTrainer. Their completions are given, so no generation is traced."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from datasets import Dataset
+from transformers import GenerationConfig
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from calculator.common.errors import refusal
+from validation.reference.build import build_base, refusing
+from validation.reference.trainers.arguments import training_arguments
+from validation.reference.trainers.batches import STEPS, labelled_tokens
+from validation.reference.trainers.run import Run
+from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from validation.reference.build import ReferenceModel
+    from validation.reference.trainers.recipe import Recipe, TrainerName
+
+
+@dataclass(frozen=True, slots=True)
+class Generating:
+    """A trainer that generates: its classes, and what its `_generate` returns after tokens and texts."""
+
+    trainer: type
+    config: type
+    fields: tuple[Any, ...]
+
+
+def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
+    """Build a trainer whose completions are given.
+
+    Raises:
+        PlanError: if transformers, PEFT or TRL refuses the request.
+    """
+    kind, training = KINDS[recipe.trainer], recipe.request.training
+    reference, config = model_and_config(recipe, device)
+    reference.model.generation_config = GenerationConfig()
+    loaded: list[ReferenceModel] = []
+
+    def load(*_: Any, **__: Any) -> Any:
+        loaded.append(build_base(recipe.request, device))
+        return loaded[0].model
+
+    rows = training.micro_batch_size * training.gradient_accumulation_steps
+    with ExitStack() as stack:
+        stack.enter_context(refusing("training"))
+        stack.enter_context(adapters_on(device, kind.trainer.__module__))
+        stack.enter_context(mock.patch(f"{kind.trainer.__module__}.create_model_from_path", load))
+        trainer = kind.trainer(
+            model=reference.model,
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=kind.config(**training_arguments(recipe, folder), **_own_arguments(recipe, rows)),
+            train_dataset=Dataset.from_list([{"prompt": "a"}] * rows * STEPS),
+            processing_class=tokenizer(),
+            peft_config=config,
+        )
+    trainer._generate = _given(recipe, kind)
+    return Run(trainer, reference.wrapped_as(trainer.model), loaded[0] if loaded else None)
+
+
+def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
+    """The arguments of these trainers; TRL needs a whole number of groups in a step."""
+    generations = recipe.num_generations or next((size for size in (8, 4, 2, 3, 5, 7) if rows % size == 0), rows)
+    if generations < 2 or rows % generations:
+        reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
+        raise refusal("training.num_generations", reason, recipe.num_generations)
+    own = {"num_generations": generations, "max_completion_length": recipe.request.training.sequence_length}
+    return {**own, "loss_type": recipe.loss_type} if recipe.loss_type else own
+
+
+def _given(recipe: Recipe, kind: Generating) -> Any:
+    """A replacement of `_generate`, which gives completions of the labelled tokens to prompts of the others.
+
+    The prompts and completions of a step are of one length each.
+    """
+    length = recipe.request.training.sequence_length
+    labelled = labelled_tokens(recipe)
+    longest = max(labelled)
+
+    def generate(prompts: list[Any]) -> tuple[Any, ...]:
+        counts = [labelled[row % len(labelled)] for row in range(len(prompts))]
+        completions = [[3] * count for count in counts]
+        return ([[3] * (length - longest)] * len(prompts), completions, *_filled(kind.fields, len(prompts)))
+
+    return generate
+
+
+def _filled(fields: tuple[Any, ...], rows: int) -> list[Any]:
+    """The fields of a batch: a text is one of each completion."""
+    return [[field] * rows if isinstance(field, str) else field for field in fields]
+
+
+#: The trainers that generate.
+KINDS: dict[TrainerName, Generating] = {
+    "trl-grpo": Generating(GRPOTrainer, GRPOConfig, (None, "a", None, {}, None, None)),
+    "trl-rloo": Generating(RLOOTrainer, RLOOConfig, ("a",)),
+}
