@@ -11,9 +11,10 @@ from validation.reference.trainers.recipe import LIGER_FAMILIES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: The families of the requests; those with Liger's kernels come first in a request that uses them.
+#: The families of the requests without Liger's kernels.
 FAMILIES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2", "granite", "qwen3_moe",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2", "granite",
+    "qwen3_moe",
 )  # fmt: skip
 
 #: Sizes at which a trace takes seconds.

@@ -9,6 +9,7 @@ from unittest import mock
 
 import bitsandbytes as bnb
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers.optimization import Adafactor
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def states(optimizer: torch.optim.Optimizer) -> Iterator[tuple[torch.nn.Paramete
 
 
 def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device) -> torch.Tensor:
-    """A meta tensor in place of one in managed memory (bitsandbytes.functional.get_paged)."""
-    buffer = torch.empty(shape, dtype=dtype, device=device)
+    """A meta tensor in place of one in managed memory (bitsandbytes.functional.get_paged), which no tracker sees."""
+    with _disable_current_modes():
+        buffer = torch.empty(shape, dtype=dtype, device=device)
     buffer.is_paged = True
     return buffer
 

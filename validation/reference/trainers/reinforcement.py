@@ -1,4 +1,4 @@
-"""TRL's trainers that generate: GRPOTrainer and RLOOTrainer. Their completions are given, so no generation is traced."""
+"""TRL's trainers that generate, GRPOTrainer and RLOOTrainer. Their completions are given; no generation is traced."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import peft
+from datasets import disable_progress_bars
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from validation.reference.build import ReferenceModel
     from validation.reference.trainers.recipe import Recipe
+
+disable_progress_bars()
 
 #: The tokens; a trainer reads the numbers of the special ones.
 TOKENS = ("<pad>", "<s>", "</s>", "a", "b")

@@ -1,0 +1,39 @@
+"""Steps of trainers, compared with traces of the real trainers (tests/cases/README.md), to the byte."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "trainers.jsonl").read_text().splitlines()]
+
+#: What a refusal of a step that is not modelled yet states.
+NOT_MODELLED = ("not modelled", "unknown field", "must be one of")
+
+OPEN = pytest.mark.xfail(reason="the calculator differs from the trace in this step so far", strict=False)
+
+
+def parameters(case):
+    return pytest.param(case, id=case["id"], marks=[OPEN] if "open" in case["tags"] else [])
+
+
+@pytest.mark.parametrize("case", map(parameters, CASES))
+def test_a_step_of_a_trainer_is_right_to_the_byte_or_refused_as_not_modelled(case):
+    if (refused := refusal(case)) is not None:
+        assert any(text in refused for text in NOT_MODELLED)
+        return
+    memory = estimate(parse_request(case["request"])).memory
+    assert {phase.name: phase.peak_bytes for phase in memory.phases} == case["expected"]["phases"]
+
+
+def refusal(case):
+    """The text of the calculator's refusal; None if it answers."""
+    try:
+        estimate(parse_request(case["request"]))
+    except PlanError as error:
+        return str(error)
+    return None
