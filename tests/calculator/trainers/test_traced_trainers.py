@@ -21,7 +21,7 @@ def parameters(case):
     return pytest.param(case, id=case["id"], marks=[OPEN] if "open" in case["tags"] else [])
 
 
-@pytest.mark.parametrize("case", map(parameters, CASES))
+@pytest.mark.parametrize("case", [parameters(case) for case in CASES])
 def test_a_step_of_a_trainer_is_right_to_the_byte_or_refused_as_not_modelled(case):
     if (refused := refusal(case)) is not None:
         assert any(text in refused for text in NOT_MODELLED)
