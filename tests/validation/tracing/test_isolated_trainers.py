@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 
+from calculator.common.errors import PlanError
 from tests.validation.tracing.test_trainer_step import CONFIG
+from validation.reference.trainers.build import check_release
 from validation.tracing.isolation import each_alone
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]
@@ -47,3 +49,9 @@ def test_a_fused_loss_never_builds_the_logits():
 def test_tokens_without_a_label_take_no_part_in_the_fused_loss():
     tile = 2 * min(T // 2, 4096) * min(V, 32_768)
     assert peak(SFT) - peak(HALF) >= tile
+
+
+def test_another_release_of_trl_is_refused_with_the_command_that_installs_it():
+    check_release("1.16")
+    with pytest.raises(PlanError, match=r"pip install --no-deps --target trl-1.9 'trl==1.9"):
+        check_release("1.9")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from calculator.common.errors import refusal
 from validation.reference.build import META
 from validation.reference.trainers import kernels
 
@@ -27,12 +29,27 @@ BUILDERS: dict[TrainerName, str] = {
 }
 
 
+def check_release(wanted: str) -> None:
+    """Refuse a request that names another release of TRL than the one that Python imports.
+
+    Raises:
+        PlanError: with the commands that put the release first.
+    """
+    imported = version("trl")
+    if not f"{imported}.".startswith(f"{wanted}."):
+        install = f"pip install --no-deps --target trl-{wanted} 'trl=={wanted}.*'"
+        reason = f"TRL {imported} is imported; run {install}, and trace with PYTHONPATH=trl-{wanted}"
+        raise refusal("stack.trl", reason, wanted)
+
+
 def build_run(recipe: Recipe, folder: str, device: torch.device = META) -> Run:
     """Build a recipe's model and trainer. The trainer may write to `folder`.
 
     Raises:
         PlanError: if transformers, PEFT or TRL refuses the request.
     """
+    if recipe.trainer != "transformers":
+        check_release(recipe.trl)
     if recipe.use_liger_kernel or recipe.trainer != "transformers":
         kernels.install()
     builder = import_module(f"validation.reference.trainers.{BUILDERS[recipe.trainer]}")
