@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.sharding.engine import Engine
 
@@ -16,17 +15,8 @@ if TYPE_CHECKING:
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
     from validation.reference.build import ReferenceModel
+    from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
-
-
-class _CopyToHost(TorchDispatchMode):
-    """Leaves the host's tensor as it is where meta is copied to it: rank 0 receives the bucket indices that it sent."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
-        if func is torch.ops.aten.copy_.default and args[1].is_meta and not args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 class DDPEngine(Engine):
@@ -37,8 +27,8 @@ class DDPEngine(Engine):
 
     warm_up_steps = 2
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding) -> None:
-        super().__init__(reference, training)
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+        super().__init__(reference, training, sharding, streams)
         config = sharding.ddp
         self._buckets: dict[int, torch.Tensor] = {}
         self.model = DistributedDataParallel(
@@ -52,10 +42,6 @@ class DDPEngine(Engine):
         hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
         self.model.register_comm_hook(self._buckets, hook)
         self.create_optimizer()
-
-    def warming_up(self) -> AbstractContextManager[Any]:
-        """Allow DDP to copy the buckets' order to the host."""
-        return _CopyToHost()
 
     def micro_batch(self, *, last: bool) -> AbstractContextManager[Any]:
         """Reduce in the last micro-batch only."""

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from validation.reference.optimizers import optimizer_for
+from validation.reference.optimizers import optimizer_for, states
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.common.names import ComponentName
+    from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
     from validation.reference.build import ReferenceModel
+    from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
 
 
@@ -25,8 +29,8 @@ class Engine:
     #: Classes of tensors that wrap the tensors on this rank.
     wrappers: tuple[type, ...] = ()
 
-    def __init__(self, reference: ReferenceModel, training: Training) -> None:
-        self.reference, self.training = reference, training
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+        self.reference, self.training, self._sharding, self._streams = reference, training, sharding, streams
         self.model: Any = reference.model
 
     def create_optimizer(self) -> None:
@@ -37,6 +41,10 @@ class Engine:
         """The trained parameters of this rank, by name."""
         return self.reference.trainable()
 
+    def labelled(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters whose gradients the trace names."""
+        return self.trainable()
+
     def component(self, name: str) -> ComponentName:
         """The component of a parameter."""
         return "base_weights" if name in self.reference.base else "adapter_weights"
@@ -44,6 +52,10 @@ class Engine:
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """The part of a tensor that is on this rank."""
         return tensor
+
+    def running(self) -> AbstractContextManager[Any]:
+        """The context of every step."""
+        return nullcontext()
 
     def warming_up(self) -> AbstractContextManager[Any]:
         """The context of the steps before the traced one."""
@@ -76,5 +88,14 @@ class Engine:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def states(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The optimizer's state tensors on this rank, by name."""
+        names = {id(parameter): name for name, parameter in self.trainable().items()}
+        for parameter, state, tensor in states(self.optimizer):
+            yield f"{names[id(parameter)]}.{state}", self.local(tensor)
+
     def track(self, tracker: MemoryTracker) -> None:
-        """Track what the library keeps between steps, beyond parameters and optimizer states."""
+        """Track what has other names than the parameters and their states, before these are tracked."""
+
+    def track_rest(self, tracker: MemoryTracker) -> None:
+        """Track what else the library keeps, after everything with a name."""

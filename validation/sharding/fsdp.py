@@ -13,7 +13,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from validation.sharding.engine import Engine
 
@@ -23,20 +22,11 @@ if TYPE_CHECKING:
     from calculator.inputs.sharding import Sharding
     from calculator.inputs.training import Training
     from validation.reference.build import ReferenceModel
+    from validation.sharding.streams import Streams
     from validation.tracing.memory_tracker import MemoryTracker
 
 #: accelerate's names of `training.autocast`.
 MIXED_PRECISION = {None: "no", "bfloat16": "bf16", "float16": "fp16"}
-
-
-class _ItemsAreZero(TorchDispatchMode):
-    """Reads 0 from a scalar on meta: `state_dict` puts the mean of quantisation constants in words."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation."""
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return 0.0
-        return func(*args, **(kwargs or {}))
 
 
 class FSDPEngine(Engine):
@@ -44,8 +34,8 @@ class FSDPEngine(Engine):
 
     wrappers = (DTensor,)
 
-    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding) -> None:
-        super().__init__(reference, training)
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+        super().__init__(reference, training, sharding, streams)
         precision = MIXED_PRECISION[training.autocast]
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2,
@@ -65,7 +55,7 @@ class FSDPEngine(Engine):
             torch_device_mesh=init_device_mesh(device, (sharding.count,), mesh_dim_names=("dp_shard",)),
             parallelism_config=SimpleNamespace(fsdp_dim_names=("dp_shard",)),
         )
-        with _ItemsAreZero():
+        with mock.patch.object(fsdp_utils, "logger"):  # accelerate's logger needs an Accelerator
             self.model = fsdp_utils.fsdp2_prepare_model(accelerator, reference.model)
         self.create_optimizer()
 
@@ -76,7 +66,7 @@ class FSDPEngine(Engine):
     def autocast_dtype(self) -> None:
         """None: the units' mixed precision policy casts instead."""
 
-    def warming_up(self) -> AbstractContextManager[Any]:
+    def running(self) -> AbstractContextManager[Any]:
         """Allow parameters on meta."""
         return mock.patch.object(_fsdp_param_group.FSDPParamGroup, "_validate_no_meta_params", return_value=None)
 

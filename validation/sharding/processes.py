@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from calculator.common.errors import PlanError
 from calculator.estimate.sharded_request import parse_sharded_request
+from validation.sharding.streams import Streams
 from validation.sharding.trace import trace, trace_in_group
 from validation.tracing.silence import silence_libraries
 
@@ -87,7 +88,7 @@ def _run_rank(sharded: ShardedRequest, rank: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store", sharded.sharding.count)
     dist.init_process_group("gloo", rank=rank, world_size=sharded.sharding.count, store=store)
     try:
-        found = peaks(trace_in_group(sharded, torch.device("cpu")))
+        found = peaks(trace_in_group(sharded, torch.device("cpu"), Streams()))
     finally:
         dist.destroy_process_group()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")

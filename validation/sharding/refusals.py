@@ -24,6 +24,10 @@ def check(sharded: ShardedRequest, rank: int) -> None:
         raise refusal("rank", f"must be from 0 to {sharding.count - 1}", rank)
     if sharding.offloads:
         raise refusal("device.sharding", "offload to the host is not traced: leave it out", sharding.name)
-    if sharding.name == "fsdp" and request.training.optimizer not in ON_SHARDS:
+    training = request.training
+    if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":
+        reason = "DeepSpeed trains float32 weights unless bf16 is enabled: set autocast bfloat16"
+        raise refusal("training.autocast", reason, training.autocast)
+    if sharding.name == "fsdp" and training.optimizer not in ON_SHARDS:
         reason = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
-        raise refusal("training.optimizer", reason, request.training.optimizer)
+        raise refusal("training.optimizer", reason, training.optimizer)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from validation.reference.optimizers import states
 from validation.reference.refusals import positions_needed
+from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
@@ -34,7 +34,7 @@ TRACED_MICRO_BATCHES = 3
 class ShardedStep:
     """One rank's step in its steady state, after the steps in which the library allocates what it keeps."""
 
-    def __init__(self, engine: Engine, request: Request, device: torch.device, streams: Streams | None = None) -> None:
+    def __init__(self, engine: Engine, request: Request, device: torch.device, streams: Streams) -> None:
         self.engine, self.training = engine, request.training
         self.micro_batches = min(TRACED_MICRO_BATCHES, self.training.gradient_accumulation_steps)
         shape = (self.training.micro_batch_size, self.training.sequence_length)
@@ -49,14 +49,14 @@ class ShardedStep:
             reference.head,
             self.values,
             wrappers=engine.wrappers,
-            stream=str if streams is None else streams.current_name,
+            stream=streams.current_name,
             device=device.type,
         )
 
     def run(self) -> None:
         """Run the first steps, then trace one."""
-        with self.engine.warming_up():
-            with EmulatedKernels(self.values, self.engine.wrappers):
+        with self.engine.running(), HostReads():
+            with self.engine.warming_up(), EmulatedKernels(self.values, self.engine.wrappers):
                 for _ in range(self.engine.warm_up_steps):
                     self._micro_batches()
                     self.engine.update()
@@ -77,7 +77,7 @@ class ShardedStep:
     def _tracking(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(no_garbage_collection())
-            stack.enter_context(gradients_labelled(self.tracker, self.engine.trainable()))
+            stack.enter_context(gradients_labelled(self.tracker, self.engine.labelled()))
             stack.enter_context(self.engine.tracing(self.tracker))
             stack.enter_context(resizing_seen(self.tracker.resized))
             stack.enter_context(self.tracker.tracking())
@@ -100,6 +100,7 @@ class ShardedStep:
 
     def _track_initial_tensors(self) -> None:
         engine, reference, track = self.engine, self.engine.reference, self.tracker.track_external
+        engine.track(self.tracker)
         for name, parameter in reference.named_parameters():
             track(name, engine.local(parameter), engine.component(name))
         for path, module in reference.model.named_modules():
@@ -107,11 +108,10 @@ class ShardedStep:
                 track(f"{path}.weight.{constant}", tensor, "quantization_constants")
         for name, buffer in reference.named_buffers():
             track(name, buffer, "base_weights")
-        names = {id(parameter): name for name, parameter in engine.trainable().items()}
-        for parameter, name, tensor in states(engine.optimizer):
-            track(f"{names[id(parameter)]}.{name}", engine.local(tensor), "optimizer_states")
-        engine.track(self.tracker)
+        for name, tensor in engine.states():
+            track(name, tensor, "optimizer_states")
         for name, tensor in (("input_ids", self.input_ids), ("attention_mask", self.mask)):
             if tensor is not None:
                 track(name, tensor, "activations")
         track_loss(self.tracker, self.loss)
+        engine.track_rest(self.tracker)

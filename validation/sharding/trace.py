@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
+from calculator.common.errors import refusal
 from validation.reference.build import META, build_model
 from validation.reference.optimizers import optimizers_on_meta
 from validation.sharding.ddp import DDPEngine
 from validation.sharding.fsdp import FSDPEngine
+from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import one_rank_of
 from validation.sharding.refusals import check
 from validation.sharding.step import ShardedStep
@@ -24,8 +27,24 @@ if TYPE_CHECKING:
     from calculator.estimate.sharded_request import ShardedRequest
     from validation.sharding.engine import Engine
 
+
+def _zero(*arguments: Any) -> Engine:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed looks for a GPU while it is imported
+    try:
+        from validation.sharding.zero import ZeROEngine  # noqa: PLC0415  (DeepSpeed is optional)
+    except ImportError as error:
+        raise refusal("device.sharding", "needs DeepSpeed: pip install 'headroom[deepspeed]'") from error
+    return ZeROEngine(*arguments)
+
+
 #: The engine of each sharding.
-ENGINES: dict[str, Callable[..., Engine]] = {"ddp": DDPEngine, "fsdp": FSDPEngine}
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "ddp": DDPEngine,
+    "fsdp": FSDPEngine,
+    "zero1": _zero,
+    "zero2": _zero,
+    "zero3": _zero,
+}
 
 
 def trace(sharded: ShardedRequest, rank: int = 0, *, before_2_14: bool = False) -> Trace:
@@ -43,7 +62,7 @@ def trace(sharded: ShardedRequest, rank: int = 0, *, before_2_14: bool = False) 
 
 
 def trace_in_group(
-    sharded: ShardedRequest, device: torch.device, streams: Streams | None = None, *, before_2_14: bool = False
+    sharded: ShardedRequest, device: torch.device, streams: Streams, *, before_2_14: bool = False
 ) -> Trace:
     """Run the reference step of this process's rank on a device and record every storage there.
 
@@ -55,7 +74,8 @@ def trace_in_group(
         reference = build_model(request, device, quant_storage=sharding.quant_storage)
         counts = reference.parameter_counts()
         with patched_model_code():
-            engine = ENGINES[sharding.name](reference, request.training, sharding)
+            with HostReads():
+                engine = ENGINES[sharding.name](reference, request.training, sharding, streams)
             step = ShardedStep(engine, request, device, streams)
             step.run()
     return Trace(

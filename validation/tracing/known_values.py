@@ -25,7 +25,7 @@ PROPAGATED: dict[Any, Callable[[Any, Any], Any]] = {
 }
 
 #: The tensor attribute that contains its value.
-_VALUE = "known_value"
+VALUE = "known_value"
 
 
 class KnownValues:
@@ -40,13 +40,13 @@ class KnownValues:
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation, and return the value of a tensor if it is known."""
-        if func is _ATEN._local_scalar_dense.default and hasattr(args[0], _VALUE):
-            return getattr(args[0], _VALUE)
+        if func is _ATEN._local_scalar_dense.default and hasattr(args[0], VALUE):
+            return getattr(args[0], VALUE)
         out = func(*args, **kwargs)
         if func is _ATEN.max.default and args[0].dtype == torch.int64:
-            setattr(out, _VALUE, self._last)
-        elif func in PROPAGATED and hasattr(args[0], _VALUE):
-            other = getattr(args[1], _VALUE, args[1])
+            setattr(out, VALUE, self._last)
+        elif func in PROPAGATED and hasattr(args[0], VALUE):
+            other = getattr(args[1], VALUE, args[1])
             if not isinstance(other, torch.Tensor):
-                setattr(out, _VALUE, PROPAGATED[func](getattr(args[0], _VALUE), other))
+                setattr(out, VALUE, PROPAGATED[func](getattr(args[0], VALUE), other))
         return out

@@ -13,12 +13,9 @@ from calculator.families import FAMILIES_WITH_FORWARD, fields
 from calculator.layers.activation import ACTIVATIONS
 from tests.paths import CASE_FILES
 
-CASES = [
-    json.loads(line)
-    for path in sorted(CASE_FILES.glob("*.jsonl"))
-    if path.name != "trainers.jsonl"
-    for line in path.read_text().splitlines()
-]
+#: Cases of sharded runs and of trainers have tests of their own.
+FILES = sorted(path for path in CASE_FILES.glob("*.jsonl") if path.name not in {"sharded.jsonl", "trainers.jsonl"})
+CASES = [json.loads(line) for path in FILES for line in path.read_text().splitlines()]
 REFUSED = [case for case in CASES if case["expected"].get("refused")]
 COUNTED = [case for case in CASES if "parameters" in case["expected"]]
 TRACED = [case for case in CASES if "phases" in case["expected"]]

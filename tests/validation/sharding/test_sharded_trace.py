@@ -132,3 +132,21 @@ def test_the_command_traces_a_rank_and_names_the_streams(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "foreach_all_gather" in shown
     assert "on stream" in shown
+
+
+ZERO = {"autocast": "bfloat16", "deepspeed": {"zero_optimization": {"reduce_bucket_size": 20_000}}}
+
+
+@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
+def test_zero_keeps_masters_and_states_of_one_partition(stage):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is an optional extra")
+    found = traced(stage, **ZERO)
+    partition = found.parameters["trainable"] // 2
+    assert found.static["optimizer_states"] == pytest.approx(12 * partition, rel=0.01)
+    weights = 2 * partition * (1 if stage == "zero3" else 2)
+    assert found.static["base_weights"] == pytest.approx(weights, rel=0.1)
+
+
+def test_zero_refuses_half_precision_weights_without_autocast():
+    with pytest.raises(PlanError, match=r"training\.autocast"):
+        trace(parse_sharded_request(body("zero2")))

@@ -1,0 +1,41 @@
+"""Estimates of one rank of a sharded run compared with its traces (tests/cases/README.md)."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from calculator.estimate.sharded_request import parse_sharded_request
+from calculator.inputs.sharding import MODELLED
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text().splitlines()]
+
+
+def sharding(case):
+    return case["request"]["device"]["sharding"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if sharding(case) in MODELLED], ids=lambda case: case["id"])
+def test_every_phase_of_a_rank_is_right_to_the_byte(case):
+    memory = estimate(parse_request(case["request"])).memory
+    assert {phase.name: phase.peak_bytes for phase in memory.phases} == case["expected"]["phases"]
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if sharding(case) not in MODELLED], ids=lambda case: case["id"]
+)
+def test_a_sharding_that_is_not_modelled_is_parsed_and_refused(case):
+    assert parse_sharded_request(case["request"]).sharding.name == sharding(case)
+    with pytest.raises(PlanError):
+        estimate(parse_request(case["request"]))
+
+
+def test_the_cases_cover_every_sharding():
+    counts = Counter(map(sharding, CASES))
+    assert counts["ddp"] >= 40
+    assert counts["fsdp"] >= 40
+    assert set(counts) == {"ddp", "fsdp", "zero1", "zero2", "zero3"}

@@ -1,0 +1,38 @@
+"""What the host reads from tensors on the meta device, which have no values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from validation.tracing.known_values import VALUE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ATEN = torch.ops.aten
+
+
+class HostReads(TorchDispatchMode):
+    """Reads 0 from a number on meta, and leaves the host's tensor as it is where meta is copied to it.
+
+    A process reads the order of DDP's buckets that it sent itself; whether gradients overflow (0: they do not); norms;
+    and the mean of quantisation constants, which `state_dict` puts in words.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        if func is _ATEN._local_scalar_dense.default and args[0].is_meta and not hasattr(args[0], VALUE):
+            return 0.0
+        if func is _ATEN.copy_.default and args[1].is_meta and not args[0].is_meta:
+            return args[0]
+        if func is _ATEN._to_copy.default and _to_host(args[0], kwargs.get("device")):
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return func(*args, **kwargs)
+
+
+def _to_host(tensor: Tensor, device: torch.device | None) -> bool:
+    return tensor.is_meta and device is not None and device.type == "cpu"

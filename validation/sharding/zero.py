@@ -1,0 +1,194 @@
+"""DeepSpeed's ZeRO as accelerate's `_prepare_deepspeed` and transformers' `auto` values set it up."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import deepspeed
+import torch
+
+from validation.reference.optimizers import states
+from validation.sharding.accelerator import forget_groups, posing_as_cuda
+from validation.sharding.engine import Engine
+from validation.sharding.survivors import Survivors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.common.names import ComponentName
+    from calculator.inputs.sharding import Sharding
+    from calculator.inputs.training import Training
+    from validation.reference.build import ReferenceModel
+    from validation.sharding.streams import Streams
+    from validation.tracing.memory_tracker import MemoryTracker
+
+
+def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[str, Any]:
+    """The DeepSpeed config of a run, with transformers' values for `auto`.
+
+    References:
+        transformers/integrations/deepspeed.py, `trainer_config_process` and `trainer_config_finalize`.
+    """
+    auto = {
+        "reduce_bucket_size": hidden_size * hidden_size,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),
+        "stage3_param_persistence_threshold": 10 * hidden_size,
+    }
+    zero = {key: value for key, value in asdict(sharding.zero_optimization).items() if value is not None}
+    zero = {key: auto[key] if value == "auto" else value for key, value in zero.items()}
+    micro_batches = training.gradient_accumulation_steps
+    return {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": micro_batches,
+        "train_batch_size": training.micro_batch_size * micro_batches * sharding.count,
+        "gradient_clipping": training.max_grad_norm or 0.0,
+        "bf16": {"enabled": training.autocast == "bfloat16"},
+        "fp16": {"enabled": training.autocast == "float16"},
+        "zero_optimization": {**zero, "stage": sharding.stage},
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+#: DeepSpeed's methods that allocate in the step, and the component of what they allocate.
+ALLOCATING: dict[str, ComponentName] = {
+    "setup_buckets": "workspace",
+    "process_gradients": "gradients",
+    "reduce_ready_partitions_and_remove_grads": "gradients",
+    "independent_gradient_partition_epilogue": "gradients",
+    "fetch_sub_module": "base_weights",
+}
+
+
+#: The attributes of DeepSpeed's optimizers that are tensors or lists of them, and their components.
+KEPT: dict[str, ComponentName] = {
+    "bit16_groups_flat": "base_weights",
+    "single_partition_of_fp32_groups": "optimizer_states",
+    "lp_param_buffer": "base_weights",
+    "fp32_partitioned_groups_flat": "optimizer_states",
+    "grad_partitions_flat_buffer": "gradients",
+}
+
+
+class ZeROEngine(Engine):
+    """A model whose optimizer states, gradients or weights DeepSpeed partitions.
+
+    Stage 3 learns the modules' order in its first two steps, so the third is the first that is like all later ones.
+    """
+
+    def __init__(self, reference: ReferenceModel, training: Training, sharding: Sharding, streams: Streams) -> None:
+        super().__init__(reference, training, sharding, streams)
+        self.warm_up_steps = 2 if sharding.stage == 3 else 1
+        self._device = next(reference.model.parameters()).device.type
+        self._survivors = Survivors(self._device)
+        hidden_size = reference.model.config.get_text_config().hidden_size
+        self.create_optimizer()
+        forget_groups()
+        with self.running(), self._survivors:
+            self.model, self._zero, *_ = deepspeed.initialize(
+                model=reference.model, optimizer=self.optimizer, config=config_of(training, sharding, hidden_size)
+            )
+
+        check = self._zero.has_overflow
+        # The emulated kernels' outputs have no values in a process either, and an overflow skips the step.
+        self._zero.has_overflow = lambda *args, **kwargs: check(*args, **kwargs) and False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """DeepSpeed runs on the device as on CUDA."""
+        backend = "fake" if self._device == "meta" else "gloo"
+        with posing_as_cuda(self._device, self._streams, backend):
+            yield
+
+    @contextmanager
+    def warming_up(self) -> Iterator[None]:
+        """Remember what the first steps allocate."""
+        with self._survivors:
+            yield
+
+    def autocast_dtype(self) -> None:
+        """None: DeepSpeed casts the weights instead."""
+
+    @contextmanager
+    def tracing(self, tracker: MemoryTracker) -> Iterator[None]:
+        """Record what DeepSpeed allocates under the method that does, and gradients in storages of their own."""
+        with ExitStack() as stack:
+            parameters = getattr(self._zero, "parameter_offload", None)
+            for owner in (self._zero, getattr(parameters, "param_coordinator", None)):
+                for name, component in ALLOCATING.items():
+                    if hasattr(owner, name):
+                        recorded = _recorded(getattr(owner, name), name, component, tracker)
+                        stack.enter_context(mock.patch.object(owner, name, recorded))
+            for name, parameter in self.trainable().items():
+                hook = parameter.register_post_accumulate_grad_hook(_labeller(tracker, name))
+                stack.callback(hook.remove)
+            yield
+
+    def labelled(self) -> dict[str, torch.nn.Parameter]:
+        """None: most gradients are views of a bucket."""
+        return {}
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Reduce at the boundary, as accelerate sets it."""
+        self.model.set_gradient_accumulation_boundary(is_boundary=last)
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run DeepSpeed's backward pass."""
+        self.model.backward(loss)
+
+    def update(self) -> None:
+        """Clip, update and drop the gradients, all of which `step` does."""
+        self.model.step()
+
+    def zero_grad(self) -> None:
+        """Do nothing: `step` has dropped the gradients."""
+
+    def states(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The states of this rank's partitions."""
+        for index, (_, state, tensor) in enumerate(states(self.optimizer)):
+            yield f"partition {index}.{state}", tensor
+
+    def track(self, tracker: MemoryTracker) -> None:
+        """Track weights, masters and buffers under names of their own, and the parts of every parameter."""
+        for attribute, component in KEPT.items():
+            value = getattr(self._zero, attribute, None)
+            for index, tensor in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(tensor, torch.Tensor):
+                    tracker.track_external(f"{attribute} {index}", tensor, component)
+        for dtype, bucket in self._zero.ipg_buckets.items():
+            if isinstance(bucket.buffer, torch.Tensor):
+                tracker.track_external(f"reduce bucket {dtype}".replace("torch.", ""), bucket.buffer, "workspace")
+        for name, parameter in self.reference.named_parameters():
+            if hasattr(parameter, "ds_tensor"):
+                tracker.track_external(f"{name}: partition", parameter.ds_tensor, self.component(name))
+
+    def track_rest(self, tracker: MemoryTracker) -> None:
+        """Track what DeepSpeed keeps."""
+        shapes = getattr(self._zero, "round_robin_bit16_meta", [])
+        known = {tensor.untyped_storage()._cdata for group in shapes for tensor in group}
+        for op, tensor in self._survivors.tensors():
+            if tensor.untyped_storage()._cdata not in known:
+                tracker.track_external(f"deepspeed.{op}", tensor, "workspace")
+
+
+def _recorded(
+    method: Callable[..., Any], name: str, component: ComponentName, tracker: MemoryTracker
+) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with tracker.owner("", name, component):
+            return method(*args, **kwargs)
+
+    return run
+
+
+def _labeller(tracker: MemoryTracker, name: str) -> Callable[[torch.Tensor], None]:
+    def label(parameter: torch.Tensor) -> None:
+        grad = parameter.grad
+        if grad is not None and grad.untyped_storage().nbytes() == grad.nbytes:
+            tracker.label(f"{name}.grad", grad, "gradients")
+
+    return label
