@@ -134,7 +134,10 @@ def test_the_command_traces_a_rank_and_names_the_streams(tmp_path, capsys):
     assert "on stream" in shown
 
 
-ZERO = {"autocast": "bfloat16", "deepspeed": {"zero_optimization": {"reduce_bucket_size": 20_000}}}
+ZERO = {
+    "autocast": "bfloat16",
+    "deepspeed": {"zero_optimization": {"reduce_bucket_size": 20_000, "stage3_param_persistence_threshold": 0}},
+}
 
 
 @pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
