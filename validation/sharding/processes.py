@@ -1,6 +1,8 @@
-"""Run a sharded request on real processes on the CPU (gloo) and compare each rank with its trace on the fake group.
+"""Run sharded requests on real processes on the CPU (gloo) and compare each rank with its trace on the fake group.
 
-Numbers of up to 8 bytes are left out on both sides: the optimizers keep their step counts on the CPU.
+Attention kernels are emulated there too and return no values, so that DeepSpeed finds an overflow and skips the step: a
+request for ZeRO needs attention eager. Numbers of up to 8 bytes are left out on both sides: the optimizers keep their
+step counts on the CPU.
 """
 
 from __future__ import annotations
