@@ -39,7 +39,7 @@ OptimizerName = Literal[
 ]
 
 #: A fine-tuning method, as a request's `method.name` gives it.
-MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3"]
+MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3", "ln_tuning"]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
 TrainerName = Literal["transformers", "trl-sft"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
+from calculator.resident.module_spec import is_copys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +28,13 @@ class Costs:
 
     def __init__(self, resident: ResidentState, serving: Serving, cache: Cache) -> None:
         prepared = resident.prepared
-        self.in_graphhod, self.model = prepared.method, prepared.model
+        self.method, self.model = prepared.method, prepared.model
         self.serving = serving
         self.cache = cache
         self.state = resident.tensors
         #: The tensors in the graph of a token of text.
         self.in_graph = [tensor for tensor in self.state if tensor.in_graph]
-        self.virtual = self.in_graphhod.virtual_tokens
+        self.virtual = self.method.virtual_tokens
         self.positions = serving.context_length + serving.max_new_tokens - 1
 
     def every(self) -> tuple[Cost, ...]:
@@ -45,7 +46,7 @@ class Costs:
         matmuls = products(self.model)
         multiplied = self._multiplied()
         attended = 2 * matmuls.attention * self.virtual
-        other = self.in_graphhod.other_operations([*self._added()], self.serving.batch_size)
+        other = self.method.other_operations([*self._added()], self.serving.batch_size)
         terms = [
             ("2 × added weights", f"2 × {multiplied:,}", multiplied),
             (
@@ -107,13 +108,13 @@ class Costs:
 
     def _added(self) -> Iterator[ResidentTensor]:
         """A task's parameters in the graph of a token; a saved module's copy replaces its original."""
-        return (tensor for tensor in self.in_graph if not tensor.base and ".modules_to_save." not in tensor.name)
+        return (tensor for tensor in self.in_graph if not tensor.base and not is_copys(tensor.name))
 
     def _read_whole(self) -> Iterator[ResidentTensor]:
-        return filter(self.in_graphhod.is_read, self._added())
+        return filter(self.method.is_read, self._added())
 
     def _multiplied(self) -> int:
-        is_matmul = self.in_graphhod.is_matmul
+        is_matmul = self.method.is_matmul
         return sum(tensor.parameters * tensor.count for tensor in self._read_whole() if is_matmul(tensor))
 
     def _added_read(self) -> int:

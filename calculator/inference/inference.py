@@ -120,7 +120,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         PlanError: with every reason.
     """
     serving = request.serving
-    problems = [*_own(request, plan), *_routed(request, model)]
+    problems = [*_own(request, model, plan), *_routed(request, model)]
     trained = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
     try:
         compatibility.check(trained, model)
@@ -131,14 +131,15 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         raise PlanError(*problems)
 
 
-def _own(request: InferenceRequest, plan: ServedMethod) -> Iterator[Problem]:
+def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterator[Problem]:
     """Combinations of the method and `serving` that are refused."""
     serving, facts = request.serving, request.method.facts
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
         yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: take false", input=True)
-    if plan.quantization is not None and facts.refuses_4_bits:
-        yield Problem(loc="serving.storage", msg=f"{facts.refuses_4_bits}: take dtype", input=serving.storage)
+    reason = request.method.refuses_4_bits(model) if plan.quantization is not None else None
+    if reason:
+        yield Problem(loc="serving.storage", msg=f"{reason}: take dtype", input=serving.storage)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)

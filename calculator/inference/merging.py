@@ -32,6 +32,7 @@ def merging(unmerged: ResidentState, served: ServedMethod) -> Merge | None:
         peak = alive + sum(map(_bytes, step.allocated))
         if worst is None or peak > worst[0]:
             worst = (peak, path, step)
+        # A copy stays, and replaces its original.
         alive -= sum(_bytes((each.name, each.shape, each.dtype)) for each in module_spec.added)
     if worst is None:
         return None
@@ -46,19 +47,24 @@ def merging(unmerged: ResidentState, served: ServedMethod) -> Merge | None:
 
 
 def _targets(prepared: PreparedModel) -> Iterator[tuple[str, Module, ModuleSpec]]:
-    """Every module with added parameters, in the model's order."""
+    """Every module that is merged, in the model's order."""
     for part in prepared.model.parts:
         if not isinstance(part, Stack):
             module_spec = prepared.module_spec(part.name, part)
-            if module_spec.added:
+            if merges(module_spec):
                 yield part.name, part, module_spec
             continue
         for layer in part.layers:
             for module in layer.modules:
                 path = f"{part.name}.*.{module.name}"
                 module_spec = prepared.module_spec(path, module)
-                if module_spec.added:
+                if merges(module_spec):
                     yield path, module, module_spec
+
+
+def merges(module_spec: ModuleSpec) -> bool:
+    """Whether PEFT merges the module: one of `modules_to_save` replaces its original without a merge."""
+    return bool(module_spec.added) or module_spec.copied == "ln_tuning_layers"
 
 
 def _bytes(tensor: Allocated) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from calculator.methods import IA3, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
 from calculator.methods import Method as Trained
 from calculator.methods.base import Method
 from calculator.methods.low_rank.method import LowRank
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import OtherOperations
+    from calculator.resident.module_spec import CopyName
     from calculator.resident.tensors import ResidentTensor
 
 
@@ -62,9 +63,9 @@ class ServedMethod(Method):
             return ModuleSpec(dtype=training.dtype, quantization=quantization)
         return ModuleSpec(dtype=training.dtype, quantization=quantization, added=own.added, copied=own.copied)
 
-    def copies_module(self, path: str) -> bool:
-        """Whether a saved module is kept next to its original, which merging replaces."""
-        return not self.merged and self.method.copies_module(path)
+    def copy_name(self, path: str) -> CopyName | None:
+        """The name of a module's copy next to its original, which merging replaces."""
+        return None if self.merged else self.method.copy_name(path)
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of the embeddings and norms."""
@@ -132,7 +133,7 @@ def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
         case Prefix():
             # PEFT saves and loads the result of the projection (peft.PeftModel.get_prompt).
             return replace(method, prefix_projection=False)
-        case Full() | Adapter() | Prompt() | IA3():
+        case Full() | Adapter() | Prompt() | IA3() | LNTuning():
             return method
     assert_never(method)
 

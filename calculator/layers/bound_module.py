@@ -73,7 +73,7 @@ class BoundModule:
         self.name = path
         self.module_spec = module_spec
         self.wrapper = wrapper
-        own_path = f"{path}.modules_to_save" if module_spec.copied else path
+        own_path = f"{path}.{module_spec.copied}" if module_spec.copied else path
         self.own: dict[str, Tensor] = {}
         for p in module.parameters:
             dtype, trained = module_spec.dtype_of(p), p.name in module_spec.trained

@@ -91,6 +91,7 @@ CLAIMS: dict[MethodName, Claim | None] = {
         trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models", chapter="prompt"
     ),
     "ia3": None,
+    "ln_tuning": None,
 }
 
 
@@ -135,6 +136,7 @@ SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
     "prefix": _virtual_tokens,
     "prompt": _virtual_tokens,
     "ia3": lambda _: {},
+    "ln_tuning": lambda _: {},
 }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import MergeStep
+    from calculator.resident.module_spec import CopyName
     from calculator.resident.quantization import Quantization
     from calculator.resident.tensors import ResidentTensor
 
@@ -64,6 +65,10 @@ class Method:
             PlanError: with the reason.
         """
 
+    def refuses_4_bits(self, model: Model) -> str | None:  # noqa: ARG002
+        """Why the method is refused over a base in 4 bits, if it is."""
+        return self.facts.refuses_4_bits
+
     def nearest_targets(self, model: Model) -> Literal["all-linear"] | tuple[str, ...] | None:  # noqa: ARG002
         """The accepted `target_modules` nearest to refused ones; None where there are none."""
         return None
@@ -76,9 +81,9 @@ class Method:
         """How the base model's linear layers are stored in 4 bits, if they are."""
         return None
 
-    def copies_module(self, path: str) -> bool:  # noqa: ARG002
-        """Whether the module at a path is copied with its buffers, alone or inside a copied module."""
-        return False
+    def copy_name(self, path: str) -> CopyName | None:  # noqa: ARG002
+        """The name of the copy of a module and its buffers, if it is copied, alone or inside a copied module."""
+        return None
 
     def hidden_dtype(self, training: Training) -> DType:
         """The dtype of hidden states: that of the embeddings and norms."""

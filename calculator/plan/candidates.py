@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.inputs.training import Training
-from calculator.methods import IA3, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from calculator.plan.evaluator import Candidate
 
@@ -177,4 +177,5 @@ CANDIDATES: dict[MethodName, Callable[[Evaluator], Iterator[Candidate]]] = {
     "prefix": partial(_of_sizes, method=Prefix()),
     "prompt": partial(_of_sizes, method=Prompt()),
     "ia3": partial(_of_sizes, method=IA3()),
+    "ln_tuning": partial(_of_sizes, method=LNTuning()),
 }

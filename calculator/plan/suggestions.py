@@ -10,7 +10,7 @@ from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.sample_lengths import of_one_length
 from calculator.inputs.settings import declared
-from calculator.methods import IA3, METHODS, Adapter, Full, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, METHODS, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
 from calculator.plan.candidates import attention_names
 from calculator.plan.reasons.rules import RULES
 from calculator.plan.reasons.step_cost import step_cost
@@ -149,7 +149,7 @@ def _of_method(request: Request, model: Model) -> Iterator[Idea]:
         case QLoRA():
             yield from _of_low_rank(method, model)
             yield from _of_four_bits(method)
-        case Adapter() | Prefix() | Prompt() | IA3():
+        case Adapter() | Prefix() | Prompt() | IA3() | LNTuning():
             return
         case _:
             assert_never(method)

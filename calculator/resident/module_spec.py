@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Parameter
     from calculator.common.dtype import DType
     from calculator.resident.quantization import Quantization
+
+#: What PEFT calls a trained copy inside the module that replaces the original.
+CopyName = Literal["modules_to_save", "ln_tuning_layers"]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -34,8 +37,8 @@ class ModuleSpec:
     quantization: Quantization | None = None
     #: Parameters that the method adds to it.
     added: tuple[Added, ...] = ()
-    #: Whether it is a trained copy whose frozen original stays in memory (PEFT's modules_to_save).
-    copied: bool = False
+    #: The name of its trained copy, which runs in its place; the frozen original stays in memory.
+    copied: CopyName | None = None
     #: Whether it runs in the step.
     runs: bool = True
 
@@ -48,3 +51,14 @@ class ModuleSpec:
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype
         return self.dtype if parameter.dtype == "model" else parameter.dtype
+
+
+def owner_of(name: str) -> str:
+    """The path of the module that owns a parameter; of a copy's parameter, that of the original."""
+    owner = name.rpartition(".")[0]
+    return owner.rpartition(".")[0] if is_copys(name) else owner
+
+
+def is_copys(name: str) -> bool:
+    """Whether a parameter belongs to a trained copy, by its name."""
+    return name.split(".")[-2:-1] in [[copy] for copy in get_args(CopyName)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module, Parameter
     from calculator.common.names import ComponentName
     from calculator.inputs.training import Training
-    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.module_spec import CopyName, ModuleSpec
     from calculator.resident.quantization import Quantization
     from calculator.stack.changes import ChangeName
 
@@ -66,8 +66,8 @@ class AddsTensors(Protocol):
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
         """Return the tensors that belong to no module."""
 
-    def copies_module(self, path: str) -> bool:
-        """Return whether the module at a path is copied or is inside one that is."""
+    def copy_name(self, path: str) -> CopyName | None:
+        """Return the name of the copy of the module at a path, if it is copied or is inside one that is."""
 
 
 class Prepared(Protocol):
@@ -148,8 +148,9 @@ def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training
     own = ResidentTensor(name=name, shape=buffer.shape, dtype=dtype, component="base_weights", count=count)
     yield own
     owner, _, last = name.rpartition(".")
-    if method.copies_module(owner):
-        yield replace(own, name=f"{owner}.modules_to_save.{last}")
+    copy = method.copy_name(owner)
+    if copy:
+        yield replace(own, name=f"{owner}.{copy}.{last}")
 
 
 def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int, prepared: Prepared) -> None:
@@ -160,7 +161,7 @@ def _module(tensors: list[ResidentTensor], module: Module, name: str, count: int
             tensors += _own(parameter, full_name, count, module_spec)
         if module_spec.copied:
             copy = Added(
-                name=f"modules_to_save.{parameter.name}",
+                name=f"{module_spec.copied}.{parameter.name}",
                 shape=parameter.shape,
                 dtype=module_spec.dtype_of(parameter),
             )

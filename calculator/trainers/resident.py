@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements, named, symbolic
 from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.resident.module_spec import owner_of
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
@@ -73,12 +74,11 @@ def groups(facts: TrainerFacts, model: Model, trained: Iterable[ResidentTensor])
 
 def _has_no_decay(name: str, norms: set[str]) -> bool:
     """Whether a parameter is a bias, or a parameter of a norm."""
-    owner = name.rpartition(".")[0].removesuffix(".modules_to_save")
+    owner = owner_of(name)
     return owner in norms or bool(_WITHOUT_DECAY.search(name.lower()))
 
 
 def embeddings(model: Model, tensors: Iterable[ResidentTensor]) -> set[str]:
     """The names of the weights that are parameters of a torch.nn.Embedding, PEFT's own included."""
     owners = {path for path, module in model.paths if module.kind == "embedding"} | {"prompt_encoder.embedding"}
-    names = {each.name for each in tensors}
-    return names & {f"{owner}{copy}.weight" for owner in owners for copy in ("", ".modules_to_save")}
+    return {each.name for each in tensors if each.name.endswith(".weight") and owner_of(each.name) in owners}

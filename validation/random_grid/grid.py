@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
+from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
 from validation.random_grid import table
@@ -34,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
     parser.add_argument("--families", nargs="+", choices=FAMILIES_WITH_FORWARD, metavar="FAMILY", help="only these")
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
+    parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
     parser.add_argument("--results", type=Path, default=Path("build/grid.jsonl"), help="the file of traces")
@@ -44,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
     silence_libraries()
-    cases = drawn(args.seed, args.count, args.families or FAMILIES_WITH_FORWARD, args.only)
+    cases = drawn(args.seed, args.count, args.families or FAMILIES_WITH_FORWARD, args.only, args.method)
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
     for case in cases:
@@ -56,16 +58,19 @@ def run(args: argparse.Namespace) -> int:
     return int(missed)
 
 
-def drawn(seed: int, count: int, families: Sequence[str], only: str | None = None) -> list[Case]:
+def drawn(
+    seed: int, count: int, families: Sequence[str], only: str | None = None, method: str | None = None
+) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
-    `only` is a field that each must set.
+    `only` is a field that each must set, and `method` the method of each.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
         request = random_request(seed, number, families)
-        if only is None or Case(number=number, request=request).sets(only):
+        wanted = only is None or Case(number=number, request=request).sets(only)
+        if wanted and method in (None, request["method"]["name"]):
             cases.append(estimated(number, request))
             answered += cases[-1].refusal is None
         number += 1

@@ -68,6 +68,7 @@ OPTIONS: dict[MethodName, Options] = {
     "prefix": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200)), "prefix_projection": (0.25, (True,))},
     "prompt": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200))},
     "ia3": {"init_ia3_weights": (0.1, (False,))},
+    "ln_tuning": {},
 }
 
 #: How often each method is drawn.
@@ -75,7 +76,7 @@ METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "a
 
 
 #: The share of requests that each newer method gets.
-NEWER_METHODS: dict[MethodName, float] = {"ia3": 0.09}
+NEWER_METHODS: dict[MethodName, float] = {"ia3": 0.09, "ln_tuning": 0.09}
 
 
 def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str,
     name = _method(f"{seed} {number}", drawn)
     method = {"name": name, **_set(rng, OPTIONS[name])}
     if issubclass(METHODS[name], TargetedMethod):
-        method |= _targets(rng, model, name)
+        method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
     if name == "ia3":
         method |= _feedforward(rng, method.get("target_modules"))
     return {"model": {"config": config}, "method": method, "training": _training(rng, name)}
@@ -127,6 +128,18 @@ def _targets(rng: random.Random, model: Model, name: MethodName) -> dict[str, An
     default = 25 if model.model_type in METHODS[name].facts.default_targets else 1
     chosen = rng.choices(["all-linear", None, some, [*some, embedding]], [35, default, 37, 3])
     saved = rng.choices([None, [some[0]], [embedding], [model.head or embedding]], [84, 3, 6, 7])
+    fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _copies(rng: random.Random, model: Model) -> dict[str, Any]:
+    """Return LN Tuning's target modules, mostly norms, and the modules that it trains in full."""
+    names = sorted({path.rpartition(".")[2] for path, _ in model.paths})
+    norms = sorted({path.rpartition(".")[2] for path, module in model.paths if module.kind == "norm"}) or names
+    default = 40 if model.model_type in METHODS["ln_tuning"].facts.default_targets else 1
+    some = rng.sample(norms, rng.randint(1, len(norms)))
+    chosen = rng.choices(["all-linear", None, some, [*some, rng.choice(names)]], [5, default, 30, 25])
+    saved = rng.choices([None, [rng.choice(names)]], [80, 20])
     fields = {"target_modules": chosen[0], "modules_to_save": saved[0]}
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -13,7 +13,7 @@ from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import IA3, Adapter, Prefix, Prompt, QLoRA
+from calculator.methods import IA3, Adapter, LNTuning, Prefix, Prompt, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from validation.reference import bottleneck
 
@@ -99,7 +99,8 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     if config is None:
         return model
     wrapped = get_peft_model(model, config)
-    cast(wrapped, training.adapter_dtype)
+    if not method.facts.follows_base_dtype:
+        cast(wrapped, training.adapter_dtype)
     return wrapped
 
 
@@ -143,6 +144,17 @@ def _ia3_config(request: Request) -> peft.PeftConfig:
     return peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=method.init_ia3_weights, **lists)
 
 
+def _ln_tuning_config(request: Request) -> peft.PeftConfig:
+    method = request.method
+    assert isinstance(method, LNTuning)
+    modules = method.target_modules
+    return peft.LNTuningConfig(
+        task_type="CAUSAL_LM",
+        target_modules=list(modules) if isinstance(modules, tuple) else modules,
+        modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
+    )
+
+
 #: The function that builds each method's config; None for methods that PEFT does not have.
 CONFIGS: dict[MethodName, Callable[[Request], peft.PeftConfig] | None] = {
     "full": None,
@@ -152,6 +164,7 @@ CONFIGS: dict[MethodName, Callable[[Request], peft.PeftConfig] | None] = {
     "prefix": _prefix_config,
     "prompt": _prompt_config,
     "ia3": _ia3_config,
+    "ln_tuning": _ln_tuning_config,
 }
 
 

@@ -160,6 +160,7 @@ METHOD_PARTS: MethodParts = {
     "prefix": None,
     "prompt": None,
     "ia3": None,
+    "ln_tuning": None,
 }
 
 

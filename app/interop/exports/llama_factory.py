@@ -137,6 +137,7 @@ METHOD_PARTS: MethodParts = {
     "prefix": None,
     "prompt": None,
     "ia3": None,
+    "ln_tuning": None,
 }
 
 

@@ -67,6 +67,7 @@ SCRIPTS: dict[MethodName, MethodScript] = {
     "prefix": MethodScript(template="prefix", imports=("peft",)),
     "prompt": MethodScript(template="prompt", imports=("peft",)),
     "ia3": MethodScript(template="ia3", imports=("peft",)),
+    "ln_tuning": MethodScript(template="ln_tuning", imports=("peft",)),
 }
 
 

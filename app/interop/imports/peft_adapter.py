@@ -1,6 +1,6 @@
 """PEFT's adapter_config.json as a request.
 
-Source: peft 0.21, tuners/{lora,prefix_tuning,prompt_tuning,ia3}/config.py.
+Source: peft 0.21, tuners/{lora,prefix_tuning,prompt_tuning,ia3,ln_tuning}/config.py.
 """
 
 from __future__ import annotations
@@ -96,6 +96,14 @@ def _ia3(keys: Keys) -> dict[str, Any]:
     }
 
 
+def _ln_tuning(keys: Keys) -> dict[str, Any]:
+    return {
+        "name": "ln_tuning",
+        "target_modules": _targets(keys),
+        "modules_to_save": keys.names("modules_to_save"),
+    }
+
+
 #: The function that reads each method's settings from an adapter_config.json; None if PEFT has no such file. QLoRA's
 #: file is LoRA's: the base model's config.json states that it is stored in 4 bits.
 READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
@@ -106,4 +114,5 @@ READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
     "prefix": _prefix,
     "prompt": _prompt,
     "ia3": _ia3,
+    "ln_tuning": _ln_tuning,
 }

@@ -155,6 +155,7 @@ SETTINGS: dict[MethodName, type] = {
     "prefix": PrefixOnModel,
     "prompt": PromptOnModel,
     "ia3": OnModel,
+    "ln_tuning": OnModel,
 }
 
 ON_MODEL = {

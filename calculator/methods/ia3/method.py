@@ -75,7 +75,7 @@ class IA3(TargetedMethod):
         """Frozen, with a vector added to each target."""
         dtype = training.dtype
         if self.is_saved(path):
-            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied=True)
+            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save")
         if not self.is_target(path, module, model):
             return ModuleSpec(dtype=dtype)
         feedforward = self._is_feedforward(path, model)

@@ -28,7 +28,7 @@ def adapted(
     `base` is the dtype that the module computes in; where its weight is dense, it is the weight's.
     """
     if method.is_saved(path):
-        return {"trained": tuple(p.name for p in module.parameters), "copied": True}
+        return {"trained": tuple(p.name for p in module.parameters), "copied": "modules_to_save"}
     target = method.is_target(path, module, model)
     biases = method.bias == "all" or (method.bias == "lora_only" and target)
     trained = ("bias",) if biases and module.bias is not None else ()

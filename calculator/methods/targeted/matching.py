@@ -46,8 +46,8 @@ def attention_projections(model: Model) -> tuple[str, ...]:
 
 def way_out(method: TargetedMethod, model: Model) -> str:
     """What a refusal proposes: names of this model, and `all-linear` where that is accepted."""
-    named = f"name the attention's projections ({', '.join(attention_projections(model))})"
-    return named if method.refused_names(model) else f'{named}, or use "all-linear"'
+    named = f"name {method.usual} ({', '.join(method.usual_targets(model))})"
+    return f'{named}, or use "all-linear"' if method.adapts_linear and not method.refused_names(model) else named
 
 
 def is_named(path: str, names: tuple[str, ...]) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.errors import Problem
     from calculator.inputs.training import Training
+    from calculator.resident.module_spec import CopyName
 
 #: Source: peft/utils/other.py, EMBEDDING_LAYER_NAMES.
 _EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -30,6 +31,10 @@ class TargetedMethod(Method):
     __slots__ = ()
     #: The kinds of modules that the method can adapt.
     adaptable: ClassVar[tuple[str, ...]] = ("linear", "conv1d")
+    #: What the names of `usual_targets` are.
+    usual: ClassVar[str] = "the attention's projections"
+    #: Whether a refusal may propose `all-linear`.
+    adapts_linear: ClassVar[bool] = True
 
     @property
     def target_modules(self) -> TargetModules:
@@ -54,6 +59,10 @@ class TargetedMethod(Method):
         router = matching.ROUTERS.get(model.model_type)
         return (router,) if router else ()
 
+    def usual_targets(self, model: Model) -> tuple[str, ...]:
+        """Names that a refusal proposes."""
+        return matching.attention_projections(model)
+
     def is_target(self, path: str, module: Module, model: Model) -> bool:
         """Whether the module at a path is adapted."""
         return not self.is_saved(path) and matching.is_requested(path, module, self, model)
@@ -62,9 +71,9 @@ class TargetedMethod(Method):
         """Whether the module at a path is one of `modules_to_save` or inside one."""
         return modules_to_save.is_saved(path, self.modules_to_save)
 
-    def copies_module(self, path: str) -> bool:
-        """Whether the module at a path is copied: `modules_to_save` are."""
-        return self.is_saved(path)
+    def copy_name(self, path: str) -> CopyName | None:
+        """The name of a module's copy: `modules_to_save` are copied."""
+        return "modules_to_save" if self.is_saved(path) else None
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:
         """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
@@ -77,11 +86,12 @@ class TargetedMethod(Method):
     def nearest_targets(self, model: Model) -> TargetModules:
         """The accepted targets nearest to the requested ones, if there are any.
 
-        Those requested names that can be adapted; else every linear layer; else the attention's projections.
+        Those requested names that can be adapted; else every linear layer; else the usual targets.
         """
         requested = self.target_modules if isinstance(self.target_modules, tuple) else ()
         kept = tuple(name for name in requested if self._accepts((name,), model))
-        choices: tuple[TargetModules, ...] = (kept, "all-linear", matching.attention_projections(model))
+        usual = self.usual_targets(model)
+        choices: tuple[TargetModules, ...] = (kept, "all-linear", usual) if self.adapts_linear else (kept, usual)
         return next((targets for targets in choices if targets and self._accepts(targets, model)), None)
 
     def _accepts(self, targets: TargetModules, model: Model) -> bool:

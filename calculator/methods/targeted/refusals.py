@@ -65,7 +65,7 @@ def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Ite
 def _routers(method: TargetedMethod, model: Model, found: Iterable[str]) -> Iterator[Problem]:
     """A router that PEFT treats as a linear layer, although it returns a tuple."""
     router = ROUTERS.get(model.model_type)
-    if router and any(is_named(path, (router,)) for path in found):
+    if router in method.refused_names(model) and any(is_named(path, (router,)) for path in found):
         message = f"the router of {model.model_type} returns a tuple, which PEFT can't adapt: {way_out(method, model)}"
         yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 

@@ -67,6 +67,13 @@ def _ia3(evaluation: Evaluation) -> Iterator[Reason]:
     yield speaks_for("ia3_quality", f"Trains {added} parameters; with few examples it scored above full fine-tuning.")
 
 
+def _ln_tuning(evaluation: Evaluation) -> Iterator[Reason]:
+    added = millions(evaluation.answer.parameters.added)
+    yield speaks_against(
+        "ln_tuning_quality", f"Trains {added} parameters; it was measured on images with text, not on text alone."
+    )
+
+
 #: What gives each method's reasons.
 QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "full": _full,
@@ -76,4 +83,5 @@ QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "prefix": _prefix,
     "prompt": _prompt,
     "ia3": _ia3,
+    "ln_tuning": _ln_tuning,
 }

@@ -32,6 +32,8 @@ METHODS = {
     "prompt": {"name": "prompt", "num_virtual_tokens": 7},
     "qlora": {"name": "qlora", "target_modules": "all-linear", "r": 2},
     "ia3": {"name": "ia3"},
+    "ln tuning": {"name": "ln_tuning"},
+    "ln tuning on all": {"name": "ln_tuning", "target_modules": "all-linear"},
     "ia3 on all": {"name": "ia3", "target_modules": "all-linear"},
 }
 SHORT = {"sequence_length": 8}  # fewer than the learned positions of any random config

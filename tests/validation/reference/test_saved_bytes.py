@@ -57,6 +57,10 @@ def written(request):
         (LLAMA, {"name": "ia3"}),
         (GPT2, {"name": "ia3"}),
         (LLAMA, {"name": "ia3", "target_modules": ["q_proj", "lm_head"]}),
+        (LLAMA, {"name": "ln_tuning"}),
+        (GPT2, {"name": "ln_tuning"}),
+        (LLAMA, {"name": "ln_tuning", "target_modules": ["norm", "lm_head"]}),
+        (TIED, {"name": "ln_tuning", "target_modules": ["embed_tokens"], "modules_to_save": ["norm"]}),
     ],
     ids=str,
 )

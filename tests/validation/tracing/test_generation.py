@@ -68,6 +68,8 @@ METHODS = [
     {"name": "prompt", "num_virtual_tokens": 7},
     {"name": "ia3"},
     {"name": "ia3", "target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+    {"name": "ln_tuning"},
+    {"name": "ln_tuning", "target_modules": ["input_layernorm", "ln_1", "lm_head", "embed_tokens", "wte"]},
 ]
 
 
@@ -76,8 +78,9 @@ def prepared(config, method, **serving):
     reference, serving = parse_model({"config": config}), Serving(**serving)
     model, plan = model_of(reference), served(parse_method(method), serving)
     check(Request(model=reference, method=plan.method, training=serving.training), model)
-    if plan.quantization is not None and plan.method.facts.refuses_4_bits:
-        raise refusal("serving.storage", plan.method.facts.refuses_4_bits, serving.storage)
+    why = plan.method.refuses_4_bits(model) if plan.quantization is not None else None
+    if why:
+        raise refusal("serving.storage", why, serving.storage)
     return reference, model, plan, serving
 
 

@@ -39,7 +39,13 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize(
-    "method", [{"name": "lora"}, {"name": "qlora", "target_modules": "all-linear", "r": 64}, {"name": "ia3"}]
+    "method",
+    [
+        {"name": "lora"},
+        {"name": "qlora", "target_modules": "all-linear", "r": 64},
+        {"name": "ia3"},
+        {"name": "ln_tuning"},
+    ],
 )
 @pytest.mark.parametrize(
     "options", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"]

@@ -1,0 +1,98 @@
+"""LN Tuning: the norms are copied, and the copies are trained (Zhao et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from re import finditer
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from calculator.architecture.module import Kind
+from calculator.common.errors import Problem
+from calculator.inputs.settings import setting
+from calculator.methods.costs import MergeStep
+from calculator.methods.ln_tuning.facts import FACTS
+from calculator.methods.targeted.matching import is_named
+from calculator.methods.targeted.method import TargetedMethod
+from calculator.resident.module_spec import ModuleSpec
+from calculator.resident.quantization import converted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.inputs.training import Training
+    from calculator.resident.module_spec import CopyName
+
+_MERGE = "peft, tuners/ln_tuning/layer.py, LNTuningLayer.merge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LNTuning(TargetedMethod):
+    """A trained copy of each targeted module, which runs in its place; the frozen original stays in memory."""
+
+    name = "ln_tuning"
+    facts = FACTS
+    # PEFT copies any module (tuners/ln_tuning/layer.py, LNTuningLayer.update_layer).
+    adaptable: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+    usual = "norms"
+    adapts_linear = False
+
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
+        None,
+        label="Target modules",
+        help="Names of the modules to copy and train, all-linear, or null for PEFT's default for the family.",
+        example=("input_layernorm", "post_attention_layernorm", "norm"),
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None,
+        label="Modules to save",
+        help="Further modules that are copied and trained in full, by name.",
+        example=("lm_head",),
+    )
+
+    def refused_names(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
+        """None: a copied router returns its tuple as before."""
+        return ()
+
+    def usual_targets(self, model: Model) -> tuple[str, ...]:
+        """The names of the norms that the model runs."""
+        named = (path.rpartition(".")[2] for path, module in model.running if module.kind == "norm")
+        return tuple(dict.fromkeys(named))
+
+    def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:  # noqa: ARG002
+        """Targets that hold other modules, which PEFT copies whole."""
+        names = self.target_modules if isinstance(self.target_modules, tuple) else ()
+        owners = {path[: dot.start()] for path, _ in model.paths for dot in finditer(r"\.", path)}
+        for name in names:
+            if any(is_named(owner, (name,)) for owner in owners):
+                message = f"{name} holds other modules, whose copy is not modelled: name those, or save it whole"
+                yield Problem(loc="method.target_modules", msg=message, input=list(names))
+
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
+        """Frozen, or a trained copy in the original's dtype (LNTuningModel._cast_adapter_dtype does nothing)."""
+        copied: CopyName | None = "modules_to_save" if self.is_saved(path) else None
+        if self.is_target(path, module, model):
+            copied = "ln_tuning_layers"
+        trained = tuple(p.name for p in module.parameters) if copied else ()
+        return ModuleSpec(dtype=training.dtype, trained=trained, copied=copied)
+
+    def copy_name(self, path: str) -> CopyName | None:
+        """The name of a module's copy with its buffers, if the method names it: linear layers and norms have none."""
+        if self.is_saved(path):
+            return "modules_to_save"
+        names = self.target_modules if isinstance(self.target_modules, tuple) else ()
+        return "ln_tuning_layers" if is_named(path, names) else None
+
+    def refuses_4_bits(self, model: Model) -> str | None:
+        """Copies of quantised modules, which have a packed weight that can't be trained."""
+        for path, module in model.paths:
+            if converted(path, module, model) and (self.is_saved(path) or self.is_target(path, module, model)):
+                return f"LN Tuning with {path} over a base in 4 bits is not modelled: its copy can't be trained there"
+        return None
+
+    def merge_step(self, module: Module, module_spec: ModuleSpec) -> MergeStep:  # noqa: ARG002
+        """Nothing: the copy and the original are swapped."""
+        return MergeStep(
+            allocated=(), loss="The trained copy replaces the original: nothing is rounded.", source=_MERGE
+        )

@@ -1,0 +1,26 @@
+"""Which modules LN Tuning copies by default."""
+
+_PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
+_GEMMA2 = (*_PRE_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm")
+
+#: The modules that `target_modules=None` copies, by model_type.
+#: Source: peft 0.21, peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING.
+DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
+    "bart": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+    "blip-2": ("layernorm", "LayerNorm", "final_layer_norm", "self_attn_layer_norm"),
+    "bloom": (*_PRE_NORMS, "ln_f"),
+    "falcon": (*_PRE_NORMS, "ln_f"),
+    "gemma": (*_PRE_NORMS, "norm"),
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2,
+    "gpt2": ("ln_1", "ln_2", "ln_f"),
+    "gptj": ("ln_1", "ln_f"),
+    "llama": (*_PRE_NORMS, "norm"),
+    "llava": ("multi_modal_projector", *_PRE_NORMS, "norm", "embed_tokens", "lm_head"),
+    "mistral": (*_PRE_NORMS, "norm"),
+    "mt5": ("layer_norm", "final_layer_norm"),
+    "phi": ("input_layernorm", "final_layernorm"),
+    "qwen2": ("post_attention_layernorm",),
+    "qwen3": ("post_attention_layernorm",),
+    "t5": ("layer_norm", "final_layer_norm"),
+}
