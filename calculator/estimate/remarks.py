@@ -110,7 +110,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
     lines = _without_gradient(tensors) if model.idle else []
     if request.method.facts.always_float32 and request.training.adapter_dtype == "model":
         lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
-    if request.method.facts.follows_base_dtype and request.training.added_dtype != request.training.dtype:
+    if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype:
         lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
     if request.method.facts.quantizes_base:
         lines += not_quantized(model)

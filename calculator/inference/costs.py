@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.dtype import ITEMSIZE
 from calculator.inference.answer import Cost
 from calculator.inference.matmul_counts import products
-from calculator.resident.module_spec import is_copys
+from calculator.resident.module_spec import is_of_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ class Costs:
 
     def _added(self) -> Iterator[ResidentTensor]:
         """A task's parameters in the graph of a token; a saved module's copy replaces its original."""
-        return (tensor for tensor in self.in_graph if not tensor.base and not is_copys(tensor.name))
+        return (tensor for tensor in self.in_graph if not tensor.base and not is_of_copy(tensor.name))
 
     def _read_whole(self) -> Iterator[ResidentTensor]:
         return filter(self.method.is_read, self._added())

@@ -56,9 +56,9 @@ class ModuleSpec:
 def owner_of(name: str) -> str:
     """The path of the module that owns a parameter; of a copy's parameter, that of the original."""
     owner = name.rpartition(".")[0]
-    return owner.rpartition(".")[0] if is_copys(name) else owner
+    return owner.rpartition(".")[0] if is_of_copy(name) else owner
 
 
-def is_copys(name: str) -> bool:
+def is_of_copy(name: str) -> bool:
     """Whether a parameter belongs to a trained copy, by its name."""
     return name.split(".")[-2:-1] in [[copy] for copy in get_args(CopyName)]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
+from calculator.estimate.estimate import model_of
+from calculator.estimate.request import parse_request
 from calculator.estimate.sharded_request import parse_sharded_request
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
@@ -29,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("request", help="the file of an estimate request as JSON; - reads standard input")
     parser.add_argument("--json", action="store_true", help="print the whole trace as JSON: storages, events, peaks")
+    parser.add_argument("--case", metavar="ID", help="print a line of that id for a file of tests/cases")
     parser.add_argument("--rank", type=int, default=0, metavar="R", help="the rank of a sharded run (0)")
     parser.add_argument(
         "--before-2.14", action="store_true", dest="before_2_14", help="choose attention kernels as PyTorch before 2.14"
@@ -43,11 +46,14 @@ def run(args: argparse.Namespace) -> int:
     silence_libraries()
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
     try:
-        traced = traced_body(json.loads(text), before_2_14=args.before_2_14, rank=args.rank)
+        body = json.loads(text)
+        traced = traced_body(body, before_2_14=args.before_2_14, rank=args.rank)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
-    if args.json:
+    if args.case:
+        print(json.dumps(case(args.case, body, traced)))
+    elif args.json:
         json.dump(document(traced), sys.stdout)
         print()
     else:
@@ -74,6 +80,21 @@ def traced_body(body: Any, *, before_2_14: bool = False, rank: int = 0) -> Trace
     from validation.sharding.trace import trace as trace_rank  # noqa: PLC0415  (as above)
 
     return trace_rank(sharded, rank, before_2_14=before_2_14)
+
+
+def case(name: str, body: Any, traced: Trace) -> dict[str, Any]:
+    """A traced request as a case that an estimate must equal to the byte in every phase."""
+    reference = parse_request(body)
+    tags = [
+        "tiny",
+        "peak",
+        "exact",
+        f"family:{model_of(reference.model).model_type}",
+        f"method:{reference.method.name}",
+    ]
+    figures = {name: getattr(traced, name) for name in ("parameters", "static", "phases")}
+    peak = {"peak_phase": traced.peak_phase, "peak_allocated_bytes": traced.peak_allocated_bytes}
+    return {"id": name, "tags": tags, "request": body, "expected": figures | peak}
 
 
 def document(traced: Trace) -> dict[str, Any]:

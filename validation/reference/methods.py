@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import bitsandbytes as bnb
 import peft
 import torch
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
@@ -99,8 +100,7 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     if config is None:
         return model
     wrapped = get_peft_model(model, config)
-    if not method.facts.follows_base_dtype:
-        cast(wrapped, training.adapter_dtype)
+    cast(wrapped, training.adapter_dtype)
     return wrapped
 
 
@@ -209,8 +209,12 @@ def low_rank_config(method: LowRank, task_type: str | None = "CAUSAL_LM") -> pef
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:
-    """Cast the parameters of PEFT's layers to their dtype, because PEFT does not do so on the meta device."""
-    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+    """Cast the parameters of PEFT's layers to their dtype, because PEFT does not do so on the meta device.
+
+    LN Tuning's copies keep theirs, as PEFT leaves them (LNTuningModel._cast_adapter_dtype).
+    """
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    for layer in (each for each in layers if not isinstance(each, LNTuningLayer)):
         _, own = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):

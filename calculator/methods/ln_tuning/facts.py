@@ -14,7 +14,7 @@ FACTS = MethodFacts(
     quality_tier=2,
     peft_type="LN_TUNING",
     default_targets=DEFAULT_TARGETS,
-    follows_base_dtype=True,
+    trains_copies=True,
     # A product and a sum for the copy's gradient; the rest is the base module's own work.
     backward_operations=2,
 )

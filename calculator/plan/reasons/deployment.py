@@ -36,9 +36,8 @@ def _merging(evaluation: Evaluation) -> Iterator[Reason]:
         yield speaks_for("merges", f"Merges into {models} of {size(whole)} in 16 bits, at no cost at inference.")
     elif facts.mergeable and not needs.switches and not needs.frozen_base:
         added = millions(evaluation.answer.parameters.added)
-        yield speaks_for(
-            "merges", f"Its {added} parameters can be added into the weights: then inference costs no more."
-        )
+        how = "replace the base's" if evaluation.method.facts.trains_copies else "be added into the weights"
+        yield speaks_for("merges", f"Its {added} parameters can {how}: then inference costs no more.")
     if facts.quantizes_base and needs.must_merge:
         yield speaks_against("merging_rounds", _sixteen_bits(evaluation, whole))
     if facts.mergeable and needs.must_merge:
@@ -64,13 +63,15 @@ def _tasks(evaluation: Evaluation) -> Iterator[Reason]:
     if evaluation.needs.must_merge:
         return
     footprint = evaluation.evaluator.footprint(evaluation.candidate)
+    dtype = "" if evaluation.method.facts.trains_copies else " in float32"
     if footprint is None:
         every = f"{tasks:,} tasks add {size(tasks * evaluation.task_bytes)}"
-        yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)} in float32; {every}.")
+        yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)}{dtype}; {every}.")
         return
     left = f"which leaves {size(-footprint.short_bytes)} for the KV cache of more"
-    yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)} in float32; {at_once(footprint)}, {left}.")
-    yield mixed_batch(evaluation)
+    yield speaks_for("one_base", f"A task adds {size(evaluation.task_bytes)}{dtype}; {at_once(footprint)}, {left}.")
+    if not evaluation.method.facts.trains_copies:
+        yield mixed_batch(evaluation)
     yield from _preferred_does_not_fit(evaluation)
 
 

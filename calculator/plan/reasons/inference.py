@@ -27,6 +27,8 @@ def unmerged(evaluation: Evaluation) -> Reason:
     """What stays unmerged, and what it costs."""
     facts, added = evaluation.method.facts, millions(evaluation.answer.parameters.added)
     products, share = _products(evaluation), percent(added_operations(evaluation))
+    if evaluation.method.facts.trains_copies:
+        return speaks_against("unmerged", f"Unmerged, its {added} parameters replace the base's at no more operations.")
     if facts.mergeable:
         more = f"{products:,} more small products" if products else f"{_elementwise(evaluation):,} elementwise products"
         sentence = (

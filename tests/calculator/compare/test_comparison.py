@@ -17,7 +17,7 @@ def test_every_method_has_its_words_and_their_source():
         assert all((facts.label, facts.trainable, facts.inference_overhead, facts.best_for, facts.source))
 
 
-def test_only_low_rank_updates_and_ia3_can_be_merged():
+def test_only_low_rank_updates_ia3_and_ln_tuning_can_be_merged():
     assert {name: cls.facts.mergeable for name, cls in METHODS.items()} == {
         "full": None,
         "lora": True,
@@ -26,6 +26,7 @@ def test_only_low_rank_updates_and_ia3_can_be_merged():
         "prefix": False,
         "prompt": False,
         "ia3": True,
+        "ln_tuning": True,
     }
 
 

@@ -12,6 +12,7 @@ from calculator.lesson.worked import on_model
 from calculator.methods import METHODS
 from calculator.plan.candidates import CANDIDATES
 from calculator.plan.reasons.quality import QUALITY
+from validation.random_grid import random_requests
 
 REGISTRIES = {
     "a plan's candidates": CANDIDATES,
@@ -23,6 +24,8 @@ REGISTRIES = {
     "axolotl's keys": axolotl.METHOD_PARTS,
     "LLaMA-Factory's keys": llama_factory.METHOD_PARTS,
     "readers of adapter_config.json": peft_adapter.READERS,
+    "options of random requests": random_requests.OPTIONS,
+    "shares of random requests": random_requests.METHOD_WEIGHTS | random_requests.NEWER_METHODS,
 }
 
 

@@ -73,6 +73,7 @@ ALL_ROUTERS = {
     "prefix": {"num_virtual_tokens": 5},
     "prompt": {"num_virtual_tokens": 5},
     "ia3": {"target_modules": "all-linear", "feedforward_modules": ["down_proj"]},
+    "ln_tuning": {"target_modules": ["norm"]},
 }
 
 
@@ -119,6 +120,8 @@ SETTINGS = [
     ({"name": "ia3"}, {}),
     ({"name": "ia3", "target_modules": "all-linear"}, {"adapter_dtype": "model", "gradient_checkpointing": True}),
     ({"name": "ia3", "modules_to_save": ["lm_head"], "init_ia3_weights": False}, {"dtype": "float16"}),
+    ({"name": "ln_tuning"}, {}),
+    ({"name": "ln_tuning", "target_modules": ["norm"], "modules_to_save": ["lm_head"]}, {"adapter_dtype": "model"}),
 ]
 
 
