@@ -58,7 +58,8 @@ class MethodFacts:
     quantizes_base: bool = False
     #: Whether PEFT keeps the added parameters in float32 whatever `adapter_dtype` is.
     always_float32: bool = False
-    #: Whether it trains copies of the base's modules, which run in their place, in the base's dtype whatever `adapter_dtype` is.
+    #: Whether it trains copies of the base's modules, which run in their place in the base's dtype, whatever
+    #: `adapter_dtype` is.
     trains_copies: bool = False
     #: Whether PEFT refuses the method with gradient checkpointing.
     refuses_checkpointing: bool = False

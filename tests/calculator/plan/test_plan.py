@@ -74,7 +74,7 @@ def reasons(configuration, stance):
 def test_7b_on_24_gb_has_the_choice_of_everything_but_full_and_prefix(plans):
     """16-bit LoRA fits with checkpointing, so that it comes before QLoRA, which leaves more room; full does not."""
     part = plans["7B on 24 GB"]
-    assert list(dict.fromkeys(methods(part))) == ["lora", "qlora", "adapter", "ia3", "ln_tuning", "prompt"]
+    assert list(dict.fromkeys(methods(part))) == ["lora", "qlora", "adapter", "ln_tuning", "ia3", "prompt"]
     assert out(part) == {"full": "fits", "prefix": "fits"}
     best, training = part.configurations[0], part.configurations[0].request.training
     assert (best.request.method.r, best.request.method.target_modules) == (16, "all-linear")
