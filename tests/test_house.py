@@ -86,7 +86,7 @@ ORDER = (
     ("common",),
     ("inputs", "architecture", "catalogue"),
     ("stack",),
-    ("devices", "resident"),
+    ("devices", "resident", "sharding"),
     ("engine",),
     ("layers",),
     ("methods", "families", "trainers"),

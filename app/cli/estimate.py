@@ -59,6 +59,7 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
     drawn = verdict.history_sentence(plan)
     if drawn is not None:
         yield drawn
+    yield from verdict.communication_sentences(plan)
     if plan.fit is not None:
         yield from consequences(plan.fit)
         if plan.fit.out_of_memory is not None:

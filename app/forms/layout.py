@@ -28,7 +28,7 @@ FIRST_TRAINING = (
 )
 
 #: Device fields that are always visible.
-FIRST_DEVICE = ("gpu", "memory_gib", "count")
+FIRST_DEVICE = ("gpu", "memory_gib", "count", "sharding")
 
 #: Labels of the fields that no setting declares.
 MODEL_LABELS = {"model": "Model", "config": "config.json", "method": "Method"}

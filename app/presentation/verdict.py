@@ -10,6 +10,8 @@ from app.presentation.labels import COMPONENTS, PHASES, ComponentLabel, Part, pa
 from calculator.devices import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.devices import Fit
     from calculator.estimate.answer import Estimate, Row
 
@@ -79,6 +81,15 @@ def _by_replay(required: str, fit: Fit) -> str:
             f" than the card has. It would take {required} if the card had them."
         )
     return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
+
+
+def communication_sentences(plan: Estimate) -> Iterator[str]:
+    """Yield what each of several GPUs sends in a step."""
+    for each in plan.communication or ():
+        yield (
+            f"The figures are of each of {each.ranks:,} GPUs. In a step, each sends {size(each.sent_bytes)} to the"
+            f" others in {each.name}: {each.substituted} bytes."
+        )
 
 
 def history_sentence(plan: Estimate) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.flat_pool import FlatPool
@@ -32,7 +31,7 @@ class FastReplay:
         self.resident = resident
         prepared = resident.prepared
         self.training = prepared.training
-        alone = replace(self.training, gradient_accumulation_steps=1)
+        alone = self.training.first_micro_batch
         self.first = MicroBatch(unrolled(prepared.for_run(alone, prepared.device)), workspaces)
         self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
         self.loading = Loading(resident.tensors, self.training)
@@ -41,6 +40,13 @@ class FastReplay:
         self.temporaries = _sizes(resident.step_temporaries)
         sizes = [*self.loading.sizes, *self.first.sizes]
         sizes += (size for kind in (*self.states, *self.temporaries) for size in kind)
+        found = resident.buckets
+        #: The sizes of DDP's buckets in each pool: those of the first step, and of the others if they are rebuilt.
+        self.buckets = [
+            _by_pool([bucket.bytes // BLOCK for bucket in each])
+            for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
+        ]
+        sizes += (size for both in self.buckets for kind in both for size in kind)
         sizes += self.later.sizes if self.later is not None else []
         shift = (_TIMES * (sum(sizes) + len(sizes) * LARGE_SEGMENT // BLOCK)).bit_length()
         self.pools = FlatPool(shift, small=True), FlatPool(shift, small=False)
@@ -48,6 +54,7 @@ class FastReplay:
         #: For each pool, the blocks that the last micro-batch left, and those of the step's gradients.
         self.left: list[list[Placed]] = [[], []]
         self.gradients: list[list[Placed]] = [[], []]
+        self.placed_buckets: list[list[Placed]] = [[], []]
         #: For each pool, what each step began with, but for the first, which is another. One that begins as an earlier
         #: one did ends as that one did: no segment was added since, and none will be.
         self.beginnings: list[list[object]] = [[], []]
@@ -66,12 +73,17 @@ class FastReplay:
         for n, pool in enumerate(self.pools):
             events = [event for event in self.loading.events if large[event if event >= 0 else ~event] == n]
             pool.play(events, sizes, places)
+            if self.buckets:
+                self.placed_buckets[n] = _allocate(pool, self.buckets[0][n])
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and let the optimizer step."""
         for n, pool in enumerate(self.pools):
             if not self.repeats[n]:
                 _free(pool, self.gradients[n])
+                if self.steps == 1 and len(self.buckets) > 1:
+                    _free(pool, self.placed_buckets[n])
+                    self.placed_buckets[n] = _allocate(pool, self.buckets[1][n])
                 beginning = pool.free_blocks(), self.left[n]
                 self.repeats[n] = beginning in self.beginnings[n]
                 self.beginnings[n] += [beginning] if self.steps else []
@@ -87,6 +99,9 @@ class FastReplay:
         if self.later is not None:
             for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
                 self._micro_batch(n, pool, self.later)
+        if self.training.has_bucket_views:
+            _free(pool, self.gradients[n])
+            self.gradients[n] = []
         if not self.steps:
             _allocate(pool, self.states[n])
         temporaries = self.temporaries[n]
@@ -109,7 +124,10 @@ class FastReplay:
 
 
 def _sizes(resident: Iterable[ResidentTensors]) -> tuple[list[int], list[int]]:
-    sizes = [tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)]
+    return _by_pool([tensor.bytes // tensor.count // BLOCK for tensor in one_by_one(resident)])
+
+
+def _by_pool(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     return [size for size in sizes if size <= SMALL], [size for size in sizes if size > SMALL]
 
 

@@ -11,6 +11,7 @@ from calculator.allocator.loading import one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import LATER_MICRO_BATCHES, PASSES, WORKSPACE
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+from calculator.sharding import ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,14 +47,16 @@ class FlatRun:
     """The rows and events of a run, for any number of replays.
 
     Rows of the first and of later micro-batches come first, then workspaces, optimizer states, temporaries of the
-    optimizer step, and the load.
+    optimizer step, DDP's buckets, and the load.
     """
 
     __slots__ = (
         "_names",
         "accumulated",
         "batches",
+        "buckets",
         "device",
+        "frees_gradients",
         "keys",
         "load",
         "loading",
@@ -71,6 +74,13 @@ class FlatRun:
         self.workspaces = self._rows([workspace // BLOCK for workspace in run.workspaces], lambda _: WORKSPACE)
         self.states = self._resident(run.resident.optimizer_states)
         self.temporaries = self._resident(run.resident.step_temporaries)
+        found = run.resident.buckets
+        #: The buckets of the first step, and of the others where they are rebuilt.
+        self.buckets = [
+            self._rows([bucket.bytes // BLOCK for bucket in each], lambda _: ddp.NAME)
+            for each in ((found.first, found.steady)[: 1 + found.are_rebuilt] if found is not None else ())
+        ]
+        self.frees_gradients = run.training.has_bucket_views
         self.accumulated = min(run.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)
         self.loading = run.loading
         self.load = self._rows([size // BLOCK for size in run.loading.sizes], run.loading.names.__getitem__)
@@ -78,8 +88,10 @@ class FlatRun:
         bits = (_TIMES * most).bit_length()
         self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 1)
         self.keys = self.device.keys(self.sizes)
-        #: The stages of the first step, and of every other.
-        self.stages = [*self._stages(first=True)], [*self._stages(first=False)]
+        others = [*self._stages(first=False)]
+        second = [Stage("forward", self._rebuilding()), *others] if len(self.buckets) > 1 else others
+        #: The stages of the first step, of the second, and of every other.
+        self.stages = [*self._stages(first=True)], second, others
 
     def name(self, row: int) -> str:
         """The name of a row's tensor."""
@@ -101,6 +113,11 @@ class FlatRun:
         rows = batch.events.rows
         start = self._rows([row[4] // BLOCK for row in rows], lambda n: rows[n][0]).start
         return FlatBatch(batch, start)
+
+    def _rebuilding(self) -> Sequence[int]:
+        """The events that free the first buckets and allocate the others."""
+        before, after = self.buckets
+        return [*(~row for row in before), *after]
 
     def _stages(self, *, first: bool) -> Iterator[Stage]:
         for batch in [self.batches[0], *self.batches[1:] * self.accumulated]:
@@ -178,6 +195,7 @@ class FlatReplay:
             self.sizes = [*self.run.sizes[:start], *[size // BLOCK for size in sizes]]
             self.keys = self.allocator.keys(self.sizes)
         self._play(_numbered(events, start))
+        self._play([row for rows in self.run.buckets[:1] for row in rows])
         self.phase = "forward"
 
     def step(self) -> None:
@@ -191,9 +209,12 @@ class FlatReplay:
         if not self.stage:
             self.begun = self.allocator.reserved
             self._free(self.gradients)
-        stages = self.run.stages[self.steps > 0]
+        stages = self.run.stages[min(self.steps, 2)]
         stage = stages[self.stage]
         self.phase = stage.phase
+        if stage.phase == "optimizer_step" and self.run.frees_gradients:
+            self._free(self.gradients)
+            self.gradients = []
         self._play(stage.events)
         if stage.ends_pass:
             self._free(self.left)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.allocator.replay import PASSES, WORKSPACE
 from calculator.devices.outcome import OutOfMemory
+from calculator.sharding import ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +98,7 @@ class History:
         self._phase: ReplayPhase = "load"
         self._left: list[Placed] = []
         self._gradients: list[Placed] = []
+        self._buckets: list[Placed] = []
         self._retries: list[int] = []
 
     def on(self, machine: Machine) -> History:
@@ -136,6 +138,8 @@ class History:
         sizes, events = loading.on(total)
         self.machine.begin(sizes, loading.names.__getitem__)
         self.machine.play(events)
+        if self.run.buckets is not None:
+            self._create(self.run.buckets.first)
         self.loaded = self.machine.most_reserved()
         self._retries.append(self.machine.retries)
 
@@ -145,11 +149,17 @@ class History:
         if empties is not None and not empties.in_step(self.steps):
             empties = None
         machine.free(self._gradients)
+        if self.steps == 1 and self.run.buckets is not None and self.run.buckets.are_rebuilt:
+            machine.free(self._buckets)
+            self._create(self.run.buckets.steady)
         for number, batch in enumerate(step):
             program, sizes = self.run.micro_batch(batch, later=number > 0)
             self._micro_batch(program, sizes, empties=empties is not None and empties.after_forward)
             if not number:
                 self._gradients = machine.placed(program.gradients)
+        if self.run.frees_gradients:
+            machine.free(self._gradients)
+            self._gradients = []
         self._optimizer_step()
         if empties is not None and not empties.after_forward:
             machine.empty_cache()
@@ -191,6 +201,11 @@ class History:
             self._play_together(run.states)
         freed = self._play_together(run.temporaries)
         self.machine.play([~row for row in freed])
+
+    def _create(self, buckets: tuple[ddp.Bucket, ...]) -> None:
+        """Allocate DDP's buckets."""
+        self._play_together([(ddp.NAME, bucket.bytes) for bucket in buckets])
+        self._buckets = self.machine.placed(range(len(buckets)))
 
     def _play_together(self, tensors: list[tuple[str, int]]) -> range:
         rows = range(len(tensors))

@@ -34,6 +34,8 @@ class HistoryRun:
         self.loading = Loading(resident.tensors, resident.prepared.training)
         self.states = _each(resident.optimizer_states)
         self.temporaries = _each(resident.step_temporaries)
+        self.buckets = resident.buckets
+        self.frees_gradients = resident.prepared.training.has_bucket_views
         self._prepared = resident.prepared
         self._traces: dict[tuple[bool, bool], BatchTraces] = {}
         self._unlimited: dict[Hashable, _Unlimited] = {}
@@ -44,7 +46,7 @@ class HistoryRun:
         if key not in self._traces:
             training = replace(self._prepared.training, padding=batch.padding)
             if not later:
-                training = replace(training, gradient_accumulation_steps=1)
+                training = training.first_micro_batch
             self._traces[key] = BatchTraces(self._prepared.for_run(training, self._prepared.device))
         return self._traces[key].sized(batch.length)
 
@@ -73,6 +75,7 @@ class HistoryRun:
         longest = max(batch for step in steps for batch in step)
         sizes = [*self.loading.sizes, *self.workspaces]
         sizes += (size for _, size in (*self.states, *self.temporaries))
+        sizes += (each.bytes for both in self.buckets or () for each in both)
         sizes += self.micro_batch(longest, later=True)[1] * max(map(len, steps))
         return (sum(sizes) + len(sizes) * LARGE_SEGMENT) // BLOCK * (len(steps) + 1)
 

@@ -2,13 +2,13 @@
 
 The model is loaded, then what the method adds, and training steps run until one reserves nothing more. The first step
 creates the optimizer's states in blocks that its activations freed, so the second step finds less free memory. Every
-step has the same batch shape, and nothing empties the cache.
+step has the same batch shape, and nothing empties the cache. DDP creates its buckets after the load, and anew when the
+second step begins. Gradients that are views of them are freed after the last micro-batch, where they were accumulated.
 """
 
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
@@ -16,6 +16,7 @@ from calculator.allocator.block_pool import Block, Pool
 from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.sharding import ddp
 from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Replay:
 
     __slots__ = (
         "allocator",
+        "buckets",
         "first",
         "gradients",
         "later",
@@ -136,7 +138,7 @@ class Replay:
         self.workspaces = workspaces
         prepared = resident.prepared
         self.training = prepared.training
-        alone = replace(self.training, gradient_accumulation_steps=1)
+        alone = self.training.first_micro_batch
         self.first = Batch(allocator, events(prepared.for_run(alone, prepared.device)))
         self.later = Batch(allocator, events(prepared)) if self.training != alone else None
         self.loading = Loading(resident.tensors, self.training)
@@ -148,6 +150,7 @@ class Replay:
         self.phase: ReplayPhase = "load"
         self.left: list[Allocated] = []
         self.gradients: list[Allocated] = []
+        self.buckets: list[Allocated] = []
 
     def on(self, allocator: CachingAllocator) -> Replay:
         """The same run from its beginning, for another allocator."""
@@ -162,16 +165,24 @@ class Replay:
         """Load the model onto the card."""
         sizes, loaded = self.loading.on(self.allocator.total)
         Tensors(self.allocator, sizes, self.loading.names.__getitem__).play(loaded)
+        if self.resident.buckets is not None:
+            self._create(self.resident.buckets.first)
         self.phase = "forward"
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
         self._free(self.gradients)
+        if self.steps == 1 and self.resident.buckets is not None and self.resident.buckets.are_rebuilt:
+            self._free(self.buckets)
+            self._create(self.resident.buckets.steady)
         self._micro_batch(self.first)
         self.gradients = self.first.tensors.blocks_of(self.first.events.gradients)
         if self.later is not None:
             for _ in range(min(self.training.gradient_accumulation_steps - 1, LATER_MICRO_BATCHES)):
                 self._micro_batch(self.later)
+        if self.training.has_bucket_views:
+            self._free(self.gradients)
+            self.gradients = []
         self._optimizer_step()
         self.steps += 1
 
@@ -197,6 +208,10 @@ class Replay:
                 self._allocate(state.bytes // state.count, state.name)
         temporaries = one_by_one(self.resident.step_temporaries)
         self._free([self._allocate(tensor.bytes // tensor.count, tensor.name) for tensor in temporaries])
+
+    def _create(self, buckets: tuple[ddp.Bucket, ...]) -> None:
+        """Allocate DDP's buckets."""
+        self.buckets = [self._allocate(bucket.bytes, ddp.NAME) for bucket in buckets]
 
     def _allocate(self, size: int, name: str) -> Allocated:
         try:

@@ -56,13 +56,13 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     resident, training = step.resident, step.resident.prepared.training
     added = [tensor for tensor in resident.tensors if not tensor.base]
     gradients = resident.gradients if training.gradient_accumulation_steps > 1 else ()
-    kept = Counter(sizes((*added, *resident.optimizer_states, *gradients)))
+    kept = Counter(sizes((*added, *resident.optimizer_states, *resident.of_sharding, *gradients)))
     kept.update(workspaces)
     steps = _in_steps(step)
     loaded = sum(tensor.bytes for tensor in resident.tensors if tensor.base)
     loaded += _freed_after_cast(resident.tensors, training)
     largest = max(steps)
-    left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.gradients])
+    left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
     return whole_segments(loaded) + _in_segments(kept) + _in_segments(steps) + again
 

@@ -107,12 +107,14 @@ class Mark(Node):
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("grad", "has_grad", "name")
+    __slots__ = ("grad", "has_grad", "in_bucket", "name")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
         #: Whether the tensor has a gradient from an earlier micro-batch. A new one is added to it in place and freed.
         self.has_grad = False
+        #: Whether DDP copies the gradient to a bucket, and the bucket takes its place.
+        self.in_bucket = False
         self.name = name
         self.component = component
         self.grad: Tensor | None = None
@@ -125,6 +127,8 @@ class AccumulateGrad(Node):
             return
         if _has_other_layout(grad):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
+        if self.in_bucket:
+            return
         self.grad = grad
         grad.rename(f"{self.name}: gradient", self.component)
 

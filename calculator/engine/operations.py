@@ -124,6 +124,11 @@ def _narrow_back(node: Node, grad: Tensor) -> tuple[Tensor]:
 # Copies
 
 
+def clone(x: Tensor, name: str) -> Tensor:
+    """A copy of a tensor; its gradient is that of the tensor."""
+    return x.tape.new(x.shape, x.dtype, name, Node(x.tape, _pass_on, (x.edge,)) if x.edge else None)
+
+
 def contiguous(x: Tensor, name: str) -> Tensor:
     """A contiguous copy of a transposed or expanded view."""
     node = Node(x.tape, _pass_on, (x.edge,)) if x.edge else None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimate.device_replay import DeviceReplay
     from calculator.methods import Method
+    from calculator.sharding.communication import Collective
 
 
 #: The number of terms that a component's formula spells out.
@@ -208,3 +209,5 @@ class Estimate:
     saved_bytes: int
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    #: What one GPU sends to the others in a step; None for a run on one.
+    communication: tuple[Collective, ...] | None = None

@@ -9,9 +9,11 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
+from calculator.inputs.sharding import DDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.tensors import resident_tensors
 from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
 
@@ -20,11 +22,15 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
-    from calculator.inputs.training import Device
+    from calculator.inputs.training import Device, Training
 
 
 #: Why several cards are refused, and what to request instead.
-ONE_CARD = "runs on several cards are not modelled yet: set device.count 1 and device.sharding none"
+ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
+#: The same where DDP is modelled.
+ONE_CARD_OR_DDP = "not modelled yet: set device.sharding ddp, or device.count 1 and device.sharding none"
+#: Why DDP needs several cards.
+TWO_CARDS = "ddp needs 2 cards or more: set device.count 2, or device.sharding none"
 
 #: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
@@ -53,6 +59,7 @@ def check(request: Request, model: Model) -> None:
         *unsupported_configs.problems(model, request.training),
         *several_cards(request.device),
         *_stack(request, model),
+        *_ddp(request, model),
     ]
     if problems:
         raise PlanError(*problems)
@@ -65,7 +72,7 @@ def check_device(request: Request) -> None:
     Raises:
         PlanError: with every reason found.
     """
-    problems = tuple(several_cards(request.device))
+    problems = tuple(one_card(request.device))
     if problems:
         raise PlanError(*problems)
 
@@ -189,9 +196,59 @@ def _positions(request: Request, model: Model) -> Iterator[Problem]:
         )
 
 
-def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card."""
+def _returns_cache(training: Training, model: Model) -> bool:
+    """Whether the model returns a cache of keys and values."""
+    uses_cache = bool(model.config.get("use_cache")) and trainer_of(training).facts.uses_cache
+    return uses_cache and not training.gradient_checkpointing
+
+
+def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Problems of a device with more than one card, where only one is modelled."""
     if device.sharding != "none":
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
         yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
+
+
+def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Problems of a device with more than one card, where DDP is modelled."""
+    if device.sharding == "ddp":
+        if device.count == 1:
+            yield Problem(loc=f"{loc}.count", msg=TWO_CARDS, input=device.count)
+    elif device.sharding != "none":
+        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_DDP}", input=device.sharding)
+    elif device.count > 1:
+        yield Problem(
+            loc=f"{loc}.count", msg=f"{device.count:,} cards without sharding are {ONE_CARD_OR_DDP}", input=device.count
+        )
+
+
+def _ddp(request: Request, model: Model) -> Iterator[Problem]:
+    """Options without DDP, what DDP refuses, and what of it is not modelled."""
+    training, config = request.training, request.training.ddp
+    if request.device.sharding != "ddp":
+        if config is not None:
+            message = f"configures ddp, but device.sharding is {request.device.sharding}: leave it out"
+            yield Problem(loc="training.ddp", msg=message, input=None)
+        return
+    config = config or DDPConfig()
+    if config.gradient_as_bucket_view and training.gradient_accumulation_steps == 2:
+        message = (
+            "with gradient_as_bucket_view, 2 steps are not modelled yet, because the last micro-batch frees gradients "
+            "one by one: use 1 or at least 3, or set gradient_as_bucket_view false"
+        )
+        yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
+    if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
+        message = "re-entrant checkpointing marks parameters ready twice, which DDP refuses: set it false"
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
+    if config.copies_outputs and _returns_cache(training, model):
+        message = (
+            "DDP then copies the cache of keys and values, which is not modelled yet: set it false, or checkpoint, or "
+            "set use_cache false in the model's config, or set training.trainer"
+        )
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
+    if model.idle and not config.find_unused_parameters and not config.static_graph:
+        tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
+        if any(each.trained and not each.in_graph for each in tensors):
+            message = "DDP refuses trained parameters without a gradient, and text gives some none: set it true"
+            yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)

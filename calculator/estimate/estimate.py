@@ -24,6 +24,7 @@ from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
+from calculator.sharding.communication import communication
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         saved_bytes=request.method.saved_bytes(tensors, model),
         assumptions=assumptions(request, model, verdict),
         warnings=warnings(request, model, tensors) + _card_caveats(request),
+        communication=communication(step.resident.buckets, request.device.count),
     )
 
 
@@ -157,7 +159,15 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:
     """All of a request that decides a replay of its model."""
     kernels = kernels_of(request.device, request.stack)
-    return request.method, request.drawn or request.training, request.stack, kernels, forward, backward
+    return (
+        request.method,
+        request.drawn or request.training,
+        request.device.sharding,
+        request.stack,
+        kernels,
+        forward,
+        backward,
+    )
 
 
 _PEAK = attrgetter("peak_bytes")

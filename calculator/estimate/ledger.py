@@ -11,6 +11,7 @@ from calculator.common.names import ComponentName
 from calculator.engine.autocast import COPY
 from calculator.estimate.answer import Component, Row
 from calculator.resident.per_parameter import tensors
+from calculator.sharding import ddp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +37,18 @@ SOURCES: dict[ComponentName, str] = {
 AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, kept for trained weights"
 
 
+#: The source of DDP's buckets.
+BUCKETS = (
+    "torch/csrc/distributed/c10d/reducer.cpp, initialize_buckets: a tensor for the gradients of several parameters"
+)
+
+
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     """Everything alive at a peak by component, the largest rows first."""
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(alive):
         if size:
-            source = AUTOCAST if name.endswith(COPY) else SOURCES[component]
+            source = AUTOCAST if name.endswith(COPY) else BUCKETS if name == ddp.NAME else SOURCES[component]
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
             by_component[component].append(row)
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}

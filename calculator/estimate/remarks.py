@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
+from calculator.inputs.sharding import DDPConfig
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
@@ -63,6 +64,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *_histories(request),
         ACCURACY,
         *trainer.assumptions(prepared(request, model)),
+        *_distributed(request),
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:
         lines.append(
@@ -83,6 +85,39 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     if verdict is not None and verdict.assumption:
         lines.append(verdict.assumption)
     return tuple(lines)
+
+
+def _distributed(request: Request) -> Iterator[str]:
+    """What DDP adds, and what of it is not counted."""
+    device, config = request.device, request.training.ddp or DDPConfig()
+    if device.sharding != "ddp":
+        return
+    views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
+    yield (
+        f"The figures are of each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
+        f" {config.bucket_cap_mb:,} MiB for all trained gradients during the whole run{views}. They are filled in the"
+        " reverse order of the parameters; that of the backward pass can change each bucket's rounding to 512 bytes."
+    )
+    yield (
+        "NCCL's buffers are outside the caching allocator and not counted; nor are the model's own buffers, which DDP"
+        " broadcasts at the start of the forward pass."
+    )
+
+
+def _found_unused(request: Request) -> Iterator[str]:
+    """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
+    training, facts = request.training, request.method.facts
+    if training.trainer is None or request.device.sharding != "ddp":
+        return
+    yield "The trainer's step under DDP is not traced: it also gathers some scalars of all GPUs, which are not counted."
+    wrapped = not facts.trains_base and request.method.name != "adapter"
+    default = wrapped or not training.gradient_checkpointing
+    given = training.ddp is not None and training.ddp.find_unused_parameters
+    if default != given:
+        yield (
+            f"transformers' Trainer sets find_unused_parameters {str(default).lower()} for this run unless"
+            f" ddp_find_unused_parameters is set; the figures are for {str(given).lower()}."
+        )
 
 
 def _histories(request: Request) -> Iterator[str]:
@@ -133,6 +168,7 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
     if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
         lines += _before_2_14(request, model)
     lines += trainer_of(request.training).warnings(prepared(request, model))
+    lines += _found_unused(request)
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:

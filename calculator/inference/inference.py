@@ -120,8 +120,9 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
         PlanError: with every reason.
     """
     serving = request.serving
-    problems = [*_own(request, model, plan), *_routed(request, model)]
-    trained = Request(model=request.model, method=plan.method, training=serving.training, device=request.device)
+    problems = [*_own(request, model, plan), *_routed(request, model), *compatibility.one_card(request.device)]
+    device = replace(request.device, count=1, sharding="none")
+    trained = Request(model=request.model, method=plan.method, training=serving.training, device=device)
     try:
         compatibility.check(trained, model)
     except PlanError as error:

@@ -29,15 +29,29 @@ class DDPConfig:
     """The arguments of `DistributedDataParallel`."""
 
     gradient_as_bucket_view: bool = setting(
-        False, label="Gradients as bucket views", help="Whether gradients are views of the buckets that are reduced."
+        False,
+        label="Gradients as bucket views",
+        help="Make gradients views of DDP's buckets (gradient_as_bucket_view).",
     )
     find_unused_parameters: bool = setting(
-        False, label="Find unused parameters", help="Whether DDP searches each graph for parameters without a gradient."
+        False, label="Find unused parameters", help="Search each graph for parameters without a gradient (DDP)."
     )
-    static_graph: bool = setting(False, label="Static graph", help="Whether every step runs the same graph.")
+    static_graph: bool = setting(
+        False, label="Static graph", help="Every step runs the same graph (DDP's static_graph)."
+    )
     bucket_cap_mb: int = setting(
-        25, label="Bucket size", help="The size of a gradient bucket.", minimum=1, maximum=1_000_000, unit="MiB"
+        25,
+        label="Bucket size",
+        help="The size at which DDP closes a gradient bucket.",
+        minimum=1,
+        maximum=1_000_000,
+        unit="MiB",
     )
+
+    @property
+    def copies_outputs(self) -> bool:
+        """Whether DDP copies the model's outputs: it searches the graph that ends in them."""
+        return self.find_unused_parameters and not self.static_graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +172,7 @@ class Sharding:
 
 #: The objects of a request that have fields of sharding, and these fields.
 FIELDS: dict[str, tuple[str, ...]] = {
-    "training": ("ddp", "fsdp_config", "deepspeed"),
+    "training": ("fsdp_config", "deepspeed"),
     "device": ("nodes",),
     "method": ("quant_storage",),
 }
@@ -208,7 +222,7 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
         name=name,
         count=count,
         nodes=nodes,
-        ddp=part(DDPConfig, training.get("ddp", {}), "training.ddp"),
+        ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
         fsdp_config=part(FSDPConfig, training.get("fsdp_config", {}), "training.fsdp_config"),
         zero_optimization=zero,
         quant_storage=storage.quant_storage,

@@ -1,11 +1,12 @@
 """The request's `training` and `device` objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.settings import setting
+from calculator.inputs.sharding import DDPConfig, ShardingName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,12 @@ class Training:
         maximum=1e9,
     )
 
+    ddp: DDPConfig | None = setting(
+        None,
+        label="DDP options",
+        help="The options of DistributedDataParallel; null means its defaults. Only with device.sharding ddp.",
+        example={"gradient_as_bucket_view": True},
+    )
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",
@@ -162,6 +169,19 @@ class Training:
         return self.gradient_checkpointing_kwargs is not None and self.gradient_checkpointing_kwargs.use_reentrant
 
     @property
+    def has_bucket_views(self) -> bool:
+        """Whether gradients are views of DDP's buckets."""
+        return self.ddp is not None and self.ddp.gradient_as_bucket_view
+
+    @property
+    def first_micro_batch(self) -> "Training":
+        """The training of a step that ends after its first micro-batch, which leaves gradients for the later ones."""
+        if self.gradient_accumulation_steps == 1:
+            return self
+        ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
+        return replace(self, gradient_accumulation_steps=1, ddp=ddp)
+
+    @property
     def added_dtype(self) -> DType:
         """The data type of the parameters that a method adds."""
         return self.dtype if self.adapter_dtype == "model" else "float32"
@@ -186,9 +206,18 @@ class Device:
         unit="bytes",
         example=24 << 30,
     )
-    count: int = setting(1, label="Number of GPUs", help="GPUs of this kind; only 1 so far.", minimum=1, maximum=65_536)
-    sharding: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = setting(
-        "none", label="Sharding", help="How a run on several GPUs shards its state; only none so far."
+    count: int = setting(
+        1,
+        label="Number of GPUs",
+        help="GPUs of this kind (ranks). Figures are of one of them.",
+        minimum=1,
+        maximum=65_536,
+    )
+    sharding: ShardingName = setting(
+        "none",
+        label="Sharding",
+        help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
+        "The others are not modelled yet.",
     )
     alloc_conf: str | None = setting(
         None,

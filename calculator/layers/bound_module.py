@@ -27,14 +27,24 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulating", "keeps_inputs", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulating", "in_buckets", "keeps_inputs", "known", "leaves", "tape", "tied")
 
-    def __init__(self, tape: Tape, tied: Mapping[str, str], *, accumulating: bool, keeps_inputs: bool = False) -> None:
+    def __init__(
+        self,
+        tape: Tape,
+        tied: Mapping[str, str],
+        *,
+        accumulating: bool,
+        keeps_inputs: bool = False,
+        in_buckets: bool = False,
+    ) -> None:
         self.tape = tape
         self.tied = tied
         self.accumulating = accumulating
         #: Whether 4-bit layers keep their inputs.
         self.keeps_inputs = keeps_inputs
+        #: Whether DDP copies each gradient to its bucket and frees it.
+        self.in_buckets = in_buckets
         self.known: dict[str, Tensor] = {}
         self.leaves: list[AccumulateGrad] = []
 
@@ -55,6 +65,7 @@ class Parameters:
             return Tensor(self.tape, None, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
         leaf.has_grad = self.accumulating
+        leaf.in_bucket = self.in_buckets
         self.leaves.append(leaf)
         return Tensor(self.tape, None, shape, dtype, leaf)
 

@@ -86,11 +86,13 @@ class Context:
         self.length: Dim = rows * tokens if training.packing else tokens
         #: Tokens in the cache from earlier passes, or from a prefix.
         self.past = 0
+        accumulating = training.gradient_accumulation_steps > 1
         self.parameters = Parameters(
             self.tape,
             model.tied,
-            accumulating=training.gradient_accumulation_steps > 1,
+            accumulating=accumulating,
             keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
+            in_buckets=training.has_bucket_views and not accumulating,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype

@@ -177,7 +177,8 @@ class Probes:
         resident = step.resident
         added = [tensor for tensor in resident.tensors if not tensor.base]
         rows = [row[4] for row in step.run.tape.rows]
-        kept, made = (*added, *resident.optimizer_states), (*resident.gradients, *resident.step_temporaries)
+        kept = (*added, *resident.optimizer_states, *resident.of_sharding)
+        made = (*resident.gradients, *resident.step_temporaries)
         return [*_each(kept)], [*rows, *_each(made)]
 
 

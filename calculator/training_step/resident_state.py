@@ -6,9 +6,11 @@ from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from calculator.inputs.sharding import DDPConfig
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
+from calculator.sharding import ddp
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Device, Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
     from calculator.trainers.facts import TrainerFacts
 
 
@@ -51,8 +54,27 @@ class ResidentState:
 
     @cached_property
     def gradients(self) -> tuple[PerParameter, ...]:
-        """The gradients of a whole step."""
+        """The gradients of a whole step, where each is a tensor of its own."""
         return (gradients(self.tensors),)
+
+    @property
+    def kept_gradients(self) -> tuple[PerParameter, ...]:
+        """The gradients that are alive in the optimizer's step, besides the buckets that are views of some."""
+        return () if self.prepared.training.has_bucket_views else self.gradients
+
+    @property
+    def buckets(self) -> ddp.Buckets | None:
+        """DDP's buckets; None for a run that is not wrapped in DDP."""
+        return self._buckets if self.prepared.device.sharding == "ddp" else None
+
+    @cached_property
+    def _buckets(self) -> ddp.Buckets:
+        return ddp.buckets(self.tensors, self.prepared.training.ddp or DDPConfig())
+
+    @property
+    def of_sharding(self) -> tuple[ResidentTensor, ...]:
+        """The tensors that stay on the device because the run has several GPUs."""
+        return self.buckets.resident if self.buckets is not None else ()
 
     @cached_property
     def step_temporaries(self) -> tuple[ResidentTensors, ...]:

@@ -69,13 +69,13 @@ class TrainingStep:
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
         resident = self.resident
-        always = (*resident.tensors, *resident.optimizer_states)
+        always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
         accumulates = resident.prepared.training.gradient_accumulation_steps > 1
         accumulated = (*always, *resident.gradients) if accumulates else always
         marks, curve = self.marks, self.recording.curve
         forward = curve.peak(marks["forward"], marks["backward"])
         backward = curve.peak(marks["backward"], marks["end"])
-        in_step = (*always, *resident.gradients, *resident.step_temporaries)
+        in_step = (*always, *resident.kept_gradients, *resident.step_temporaries)
         return (
             self._peak("forward", accumulated, forward, self.carried),
             self._peak("backward", accumulated, backward, Counter()),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from validation.tracing.memory_tracker import MemoryTracker
 
 
+#: The cap at which accelerate passes none (`KwargsHandler.to_kwargs`): then the first bucket is DDP's 1 MiB.
+DEFAULT_BUCKET_CAP_MB = 25
+
+
 class DDPEngine(Engine):
     """A replicated model, whose gradients are reduced in buckets.
 
@@ -37,7 +41,7 @@ class DDPEngine(Engine):
             gradient_as_bucket_view=config.gradient_as_bucket_view,
             find_unused_parameters=config.find_unused_parameters,
             static_graph=config.static_graph,
-            bucket_cap_mb=config.bucket_cap_mb,
+            bucket_cap_mb=None if config.bucket_cap_mb == DEFAULT_BUCKET_CAP_MB else config.bucket_cap_mb,
         )
         hook = lambda buckets, bucket: _reduced(buckets, bucket)  # noqa: E731, PLW0108  DDP refuses annotations as text
         self.model.register_comm_hook(self._buckets, hook)

@@ -276,6 +276,20 @@ class Accuracy(Answer):
     )
 
 
+class CollectiveAnswer(Answer):
+    """A collective of one step."""
+
+    name: str = described("The collective, as in torch.distributed.", "all_reduce")
+    ranks: int = described("The number of GPUs that take part.", 4)
+    payload_bytes: int = described("The bytes of the tensors that it is called on.", 167_772_160)
+    sent_bytes: int = described(
+        "The bytes that each GPU sends to others, and receives, by the ring algorithm.", 251_658_240
+    )
+    formula: str = described("The formula of sent_bytes.", "2 × (count - 1) / count × gradients")
+    substituted: str = described("The formula with numbers.", "2 × 3 / 4 × 167,772,160")
+    source: str = described("Source of the formula.", "github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md")
+
+
 class EstimateAnswer(Answer):
     """The memory, parameters and verdict of one run."""
 
@@ -293,6 +307,9 @@ class EstimateAnswer(Answer):
     )
     assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.13, transformers 5, peft 0.21"])
     warnings: tuple[str, ...] = described("Risks worth knowing.", [])
+    communication: tuple[CollectiveAnswer, ...] | None = described(
+        "What each GPU sends in a step, by collective; null for a run on one GPU.", None
+    )
     accuracy: Accuracy = described("How far similar estimates were from measurements.", {"method": "lora"})
 
     @model_validator(mode="before")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
 from calculator.layers.loss import FullLogits
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
 from calculator.trainers.loop import Loop
 
@@ -41,7 +42,8 @@ class Reference(Loop):
     def loss(self, context: Context, forward: Forward) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
         with autocast.region(context.tape, context.training.autocast):
-            return forward()[0]
+            loss, outputs = forward()
+            return returned(context, loss, outputs)[0]
 
     def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""

@@ -15,6 +15,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.liger.loss import FusedLinearCrossEntropy
 from calculator.layers.loss import FullLogits
 from calculator.trainers import liger
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.loop import Loop
 from calculator.trainers.transformers.facts import FACTS
 
@@ -67,6 +68,7 @@ class Transformers(Loop):
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
         if dtype is not None:
             outputs = [_in_float32(each) for each in outputs]
+        loss, outputs = returned(context, loss, outputs)
         loss = in_place.mul_(loss)
         self.metrics(context, outputs)
         tape.component = "activations"

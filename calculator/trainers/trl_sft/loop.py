@@ -13,6 +13,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.chunked_nll import ChunkedNLL
 from calculator.layers.trl.fused_head import fused_head
 from calculator.layers.trl.logits_metrics import log_from_logits
+from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl_sft import check, qlora, sentences
 from calculator.trainers.trl_sft.eras import loss_of, shifts_first
@@ -84,6 +85,7 @@ class TrlSft(Transformers):
         tape = context.tape
         with autocast.region(tape, context.training.autocast):
             model_loss, outputs = forward()
+        model_loss, outputs = returned(context, model_loss, outputs)
         tape.scope, tape.component = "loss: ", "logits_and_loss"
         per_token_loss = ops.scale(outputs[0], "loss of each token")
         total = ops.sum_over(per_token_loss, (), "loss, summed")

@@ -26,7 +26,7 @@ def estimate(client, body):
 def test_an_estimate_answers_with_every_part_of_the_contract(client, plan):
     answer = estimate(client, plan).json()
     contract = {"model", "parameters", "memory", "fit", "assumptions", "warnings"}
-    assert set(answer) == contract | {"method", "accounting", "reserved", "accuracy", "saved_bytes"}
+    assert set(answer) == contract | {"method", "accounting", "reserved", "accuracy", "communication", "saved_bytes"}
     assert answer["method"]["r"] == plan["method"]["r"]
     assert answer["model"]["id"] == "meta-llama/Llama-3.1-8B"
     assert answer["model"]["model_type"] == "llama"

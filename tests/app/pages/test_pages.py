@@ -171,7 +171,7 @@ def test_a_plan_that_does_not_fit_states_that_several_cards_take_sharding(client
     text = client.get("/?model=meta-llama/Llama-3.1-70B").text
     assert "does not fit" in text
     assert re.search(r"With sharding \(ZeRO or FSDP\), it takes at least \d+ such cards\.", text)
-    assert "Without sharding, more cards do not help" in text
+    assert "Without it, and with DDP, more cards do not help" in text
 
 
 def test_the_table_of_cards_states_that_several_take_sharding(client):

@@ -1,0 +1,1 @@
+"""What sharding a run over several GPUs changes on one of them."""

@@ -1,0 +1,109 @@
+"""The buckets in which DistributedDataParallel reduces gradients.
+
+Source: torch/csrc/distributed/c10d/reducer.cpp (compute_bucket_assignment_by_size, initialize_buckets,
+rebuild_buckets) and torch/nn/parallel/distributed.py (BucketCapacityConfig).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.architecture.dimension import elements, named
+from calculator.common.dtype import ITEMSIZE, DType, allocated
+from calculator.resident.tensors import ResidentTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.inputs.sharding import DDPConfig
+
+#: torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes: it applies where no cap is passed.
+FIRST_BUCKET_BYTES = 1 << 20
+#: torch/nn/parallel/distributed.py, _DEFAULT_BUCKET_CAP_MB. accelerate passes no cap that is equal to it.
+DEFAULT_CAP_MB = 25
+
+NAME = "DistributedDataParallel: gradient bucket"
+
+
+class Bucket(NamedTuple):
+    """A tensor that contains the gradients of several parameters of one dtype."""
+
+    elements: int
+    dtype: DType
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its storage, rounded up to 512."""
+        return allocated(self.elements, ITEMSIZE[self.dtype])
+
+
+class Buckets(NamedTuple):
+    """The buckets that DDP has in the first step, and in all others.
+
+    They are the same where DDP does not know in which order gradients are produced: it looks for unused parameters.
+    """
+
+    first: tuple[Bucket, ...]
+    steady: tuple[Bucket, ...]
+
+    @property
+    def are_rebuilt(self) -> bool:
+        """Whether the second step begins by freeing the first step's buckets and allocating others."""
+        return self.first is not self.steady
+
+    @property
+    def resident(self) -> tuple[ResidentTensor, ...]:
+        """The buckets of all steps but the first, by size."""
+        return tuple(
+            ResidentTensor(
+                name=NAME,
+                shape=(named(bucket.elements, "bucket_size"),),
+                dtype=bucket.dtype,
+                component="gradients",
+                count=count,
+                base=False,
+            )
+            for bucket, count in Counter(self.steady).items()
+        )
+
+    @property
+    def payload_bytes(self) -> int:
+        """The bytes of all gradients, which each step reduces."""
+        return sum(bucket.elements * ITEMSIZE[bucket.dtype] for bucket in self.steady)
+
+
+def buckets(tensors: Iterable[ResidentTensor], config: DDPConfig) -> Buckets:
+    """The buckets of a model's resident tensors: every trained parameter is in one, used or not."""
+    parameters = [*_parameters(tensor for tensor in tensors if tensor.trained)]
+    cap = config.bucket_cap_mb << 20
+    caps = (FIRST_BUCKET_BYTES, cap) if config.bucket_cap_mb == DEFAULT_CAP_MB else (cap,)
+    if config.copies_outputs:
+        only = (*reversed(_assigned(parameters, caps)),)
+        return Buckets(first=only, steady=only)
+    return Buckets(first=_assigned(parameters, ()), steady=_assigned(parameters[::-1], caps))
+
+
+def _parameters(trained: Iterable[ResidentTensor]) -> Iterator[Bucket]:
+    """Each parameter alone, in the model's order: layer by layer."""
+    for (count, _), group in groupby(trained, lambda tensor: (tensor.count, "*" in tensor.name)):
+        yield from [Bucket(elements(tensor.shape), tensor.dtype) for tensor in group] * count
+
+
+def _assigned(parameters: Sequence[Bucket], caps: tuple[int, ...]) -> tuple[Bucket, ...]:
+    """Fill buckets with parameters in turn, those of each dtype by themselves.
+
+    A bucket is complete when its bytes reach its cap. The last cap is that of all further buckets of its dtype; without
+    caps, there is one bucket.
+    """
+    complete: list[Bucket] = []
+    filled: dict[DType, int] = {}
+    numbers: dict[DType, int] = {}
+    for size, dtype in parameters:
+        filled[dtype] = filled.get(dtype, 0) + size
+        number = numbers.get(dtype, 0)
+        if caps and filled[dtype] * ITEMSIZE[dtype] >= caps[min(number, len(caps) - 1)]:
+            complete.append(Bucket(filled.pop(dtype), dtype))
+            numbers[dtype] = number + 1
+    return (*complete, *(Bucket(size, dtype) for dtype, size in filled.items()))
