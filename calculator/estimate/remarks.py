@@ -12,6 +12,7 @@ from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
 from calculator.stack.sentences import differences, named
+from calculator.stack.verified import untraced
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     lines = [
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
         *differences(request.stack, model.model_type),
+        *untraced(request.stack, model.model_type, request.method.name),
         REPLAY if request.reserved == "replay" else RULE,
         *_histories(request),
         ACCURACY,

@@ -24,6 +24,16 @@ FIRST: dict[str, Release] = {
     "qwen2": (4, 45),
 }
 
+#: The older releases of transformers of which steps were traced, by model type: tests/calculator/stack/traced.json.
+TRACED: dict[str, tuple[Release, ...]] = {
+    "llama": ((4, 45), (4, 48), (4, 52), (4, 53), (4, 55), (4, 56), (4, 57)),
+    "mistral": ((4, 45), (4, 46), (4, 47), (4, 48), (4, 57)),
+    "qwen2": ((4, 45), (4, 48), (4, 57)),
+}
+
+#: The methods of those traces.
+TRACED_METHODS = ("full", "lora", "qlora")
+
 #: The methods that need nothing of transformers but its modules.
 METHODS = ("full", "lora", "qlora", "adapter", "ia3")
 
@@ -47,6 +57,18 @@ def problems(
     for message in _messages(versions, model_type, config, method, tokens):
         yield Problem(
             loc="stack.transformers", msg=f"{message}: use {DEFAULT_STACK.transformers}", input=versions.transformers
+        )
+
+
+def untraced(versions: StackVersions, model_type: str | None, method: str) -> Iterator[str]:
+    """Yield a sentence if no step of the release was traced for the model and the method."""
+    if not _is_older(versions):
+        return
+    traced = TRACED.get(model_type or "", ())
+    if release(versions.transformers)[:2] not in traced or method not in TRACED_METHODS:
+        yield (
+            f"No step of {model_type} with {method} was traced with transformers {versions.transformers}. The figures"
+            f" assume that it differs from {DEFAULT_STACK.transformers} by the changes above only."
         )
 
 

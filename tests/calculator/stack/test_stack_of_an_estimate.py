@@ -34,6 +34,15 @@ def test_the_answer_names_the_stack_and_what_it_does_differently() -> None:
     assert second.startswith(f"torch 2.13: {CHANGES['math_kernel_for_float32_groups'].sentence} (")
 
 
+def test_the_answer_states_that_a_release_was_not_traced() -> None:
+    sentence = "No step of llama with full was traced with transformers"
+    stated = {
+        version: any(line.startswith(sentence) for line in answer({"transformers": version}).assumptions)
+        for version in ("4.57.6", "4.50", "5.8", "5.24")
+    }
+    assert stated == {"4.57.6": False, "4.50": True, "5.8": True, "5.24": False}
+
+
 def test_older_pytorch_runs_float32_attention_with_grouped_heads_in_its_math_kernel() -> None:
     older, newer = (answer(stack).memory.phases[0].peak_bytes for stack in ({"torch": "2.13"}, None))
     scores = 16 * 32 * 512 * 512 * 4

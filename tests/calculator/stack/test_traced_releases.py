@@ -17,6 +17,9 @@ from calculator.estimate.compatibility import check
 from calculator.estimate.estimate import model_of, training_step
 from calculator.estimate.request import parse_request
 from calculator.stack.changes import CHANGES, older_behaviour
+from calculator.stack.releases import release
+from calculator.stack.verified import TRACED as TRACED_RELEASES
+from calculator.stack.verified import TRACED_METHODS
 
 TRACED = json.loads((Path(__file__).parent / "traced.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = TRACED["cases"]
@@ -67,3 +70,9 @@ def test_the_cases_cover_every_change_of_transformers() -> None:
     }
     named = {found for found, change in CHANGES.items() if change.package == "transformers"}
     assert named - covered == {"tables_of_all_positions"}
+
+
+def test_the_releases_named_as_traced_are_those_of_the_cases() -> None:
+    traced = {(case["model"], release(case["transformers"])[:2]) for case in CASES}
+    assert {(model, each) for model, releases in TRACED_RELEASES.items() for each in releases} == traced
+    assert {case["method"]["name"] for case in CASES} == set(TRACED_METHODS)
