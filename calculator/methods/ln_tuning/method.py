@@ -7,7 +7,7 @@ from re import finditer
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from calculator.architecture.module import Kind
-from calculator.common.errors import Problem
+from calculator.common.errors import Problem, refusal
 from calculator.inputs.settings import setting
 from calculator.methods.costs import MergeStep
 from calculator.methods.ln_tuning.facts import FACTS
@@ -50,6 +50,15 @@ class LNTuning(TargetedMethod):
         help="Further modules that are copied and trained in full, by name.",
         example=("lm_head",),
     )
+
+    def check(self, model: Model, training: Training) -> None:
+        """Refuse targets that PEFT refuses, and trainers whose steps are not modelled with copies."""
+        if training.use_liger_kernel:
+            raise refusal("training.use_liger_kernel", "is not modelled with LN Tuning: take false", True)
+        if training.trainer == "trl-sft":
+            message = "LN Tuning is not modelled in TRL's SFTTrainer: take transformers"
+            raise refusal("training.trainer", message, training.trainer)
+        TargetedMethod.check(self, model, training)
 
     def refused_names(self, model: Model) -> tuple[str, ...]:  # noqa: ARG002
         """None: a copied router returns its tuple as before."""

@@ -61,6 +61,12 @@ def test_targets_that_hold_other_modules_and_single_layers_are_refused():
     assert "picks one layer" in problems(target_modules=("layers.3.input_layernorm",))["method.target_modules"]
 
 
+@pytest.mark.parametrize("training", [{"trainer": "trl-sft"}, {"trainer": "transformers", "use_liger_kernel": True}])
+def test_trainers_that_are_not_modelled_with_copies_are_refused(training):
+    with pytest.raises(PlanError, match="not modelled"):
+        estimate(request(training))
+
+
 def test_a_saved_module_may_not_be_the_end_of_a_targets_name():
     assert "input_layernorm" in problems(modules_to_save=("norm",))["method.modules_to_save"]
 
