@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING
+from app.forms.fields import DEVICE, FIELDS, METHOD, TRAINING, found
 from app.forms.plan_form import DEFAULTS, read
 from calculator.devices import gpus
 from calculator.estimate.request import parse_request
@@ -77,7 +77,7 @@ def test_an_empty_number_shows_its_default(client, method, field):
         rf'id="{field.name}" name="{field.name}" value="" placeholder="([^"]+)"', client.get(f"/{address}").text
     )
     request = parse_request(read(parse_qsl(address[1:], keep_blank_values=True)).estimate())
-    default = getattr(getattr(request, field.part), field.declared.name)
+    default = found(getattr(request, field.part.split(".")[0]), field.keys, field.declared.default)
     assert shown[1] == (field.text(default) or "none")
 
 
