@@ -146,6 +146,23 @@ class FlatDevice:
         """The pools of blocks, as keys have them."""
         return [self._large if address >= self._first_large else 0 for address in addresses]
 
+    def small_blocks(self) -> list[int]:
+        """The free blocks of the small pool, on which the places of its further requests depend."""
+        return self._free[: bisect_left(self._free, self._large)]
+
+    def restore_small(self, blocks: list[int]) -> None:
+        """Leave the small pool with the free blocks that it had when it had as many segments."""
+        mask = (1 << self._shift) - 1
+        count = bisect_left(self._free, self._large)
+        for key in self._free[:count]:
+            del self._ends[self._starts.pop(key & mask)]
+        for key in blocks:
+            address = key & mask
+            behind = address + (key >> self._shift)
+            self._starts[address] = behind
+            self._ends[behind] = address
+        self._free[:count] = blocks
+
     def empty_cache(self) -> None:
         """Return every wholly free segment to the device (release_cached_blocks)."""
         for address, behind in [*self._segments.items()]:

@@ -283,6 +283,19 @@ class FlatExpandable:
             free.append((before[0], behind))
         return free, sorted(left), [sorted(each.unmapped_starts.items()) for each in self._ranges]
 
+    def small_blocks(self) -> list[int]:
+        """The free and unmapped blocks of the small range, on which the places of its further requests depend."""
+        small = self._ranges[0]
+        unmapped = [each for address in small.unmapped for each in (address, small.unmapped_starts[address])]
+        return [len(small.free), *small.free, *unmapped]
+
+    def restore_small(self, blocks: list[int]) -> None:
+        """Leave the small range with the free blocks that it had when it had as many pages."""
+        small, mask = self._ranges[0], (1 << self._shift) - 1
+        small.free = blocks[1 : blocks[0] + 1]
+        small.starts = {key & mask: (key & mask) + (key >> self._shift) for key in small.free}
+        small.ends = {behind: address for address, behind in small.starts.items()}
+
     def _grow(self, own: Range, size: int, row: int) -> Placed:
         block = self._map(own, size)
         if block is None:

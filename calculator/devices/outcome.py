@@ -11,8 +11,8 @@ from calculator.common.names import PhaseName
 if TYPE_CHECKING:
     from calculator.common.deferred import Deferred
 
-#: A part of a run: the load, or a phase of a training step.
-ReplayPhase = Literal["load"] | PhaseName
+#: A part of a run: the load, a phase of a training step, or a pass of `generate`: the prompt's or a later token's.
+ReplayPhase = Literal["load"] | PhaseName | Literal["prefill", "decode"]
 
 
 class Verdict(StrEnum):
@@ -28,7 +28,7 @@ class OutOfMemory:
     """Where a run ends with torch.OutOfMemoryError.
 
     Attributes:
-        step: The training step, from 1; 0 while the model is loaded.
+        step: The training step or the pass of `generate`, from 1; 0 while the model is loaded.
         phase: What runs then.
         tensor: The name of the tensor that is requested.
         requested_bytes: Its block.

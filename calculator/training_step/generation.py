@@ -33,10 +33,12 @@ from calculator.training_step.causal_lm import decoder
 from calculator.training_step.router_loss import router_loss
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.engine.memory_curve import Moment
-    from calculator.engine.tape import Tensor
+    from calculator.engine.tape import Sizes, Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
 
 
@@ -47,6 +49,26 @@ class Pass:
     recording: Recording
     moment: Moment
     operation: str
+    cache: Cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedPass:
+    """The events of one pass, which are those of its tape from `start` to `end`.
+
+    Attributes:
+        tape: The events, and the rows that they allocate and free.
+        given: The rows of what the pass before leaves, allocated before `start`; none for the prompt.
+        left: The rows of what the pass leaves: the cache, the ids, the logits, the token, the mask. The next pass is
+            given as many, in the same order. Of the prompt's pass, it is given no window twice.
+        cache: The cache after the pass.
+    """
+
+    tape: Tape
+    start: int
+    end: int
+    given: tuple[int, ...]
+    left: tuple[int, ...]
     cache: Cache
 
 
@@ -66,6 +88,11 @@ class LoopTensors:
     tokens: Tensor | None = None
     mask: Tensor | None = None
 
+    def tensors(self, cache: Cache, pairs: Sequence[Sequence[Tensor | None]]) -> tuple[int, ...]:
+        """The rows of the loop's tensors, of a cache's windows, and of its pairs of keys and values."""
+        kept = [self.ids, self.logits, self.tokens, self.mask, *cache.windows, *(each for pair in pairs for each in pair)]
+        return tuple(each.storage.row for each in kept if each is not None and each.storage is not None)
+
 
 class Generation:
     """Generation with a prepared model. Its `training` states the batch, the prompt's length and the dtypes."""
@@ -77,6 +104,10 @@ class Generation:
 
     def prefill(self) -> Pass:
         """Run the whole prompt."""
+        return _measured(self.traced_prefill())
+
+    def traced_prefill(self) -> TracedPass:
+        """Trace the whole prompt."""
         context = self._context()
         tape, shape = context.tape, (context.batch, context.length)
         loop = LoopTensors(ids=tape.new(shape, "int64", "input_ids"))
@@ -90,7 +121,13 @@ class Generation:
 
         `first`: whether this is the first token after the prompt.
         """
+        return _measured(self.traced_decode(past, prefilled, first=first))
+
+    def traced_decode(self, past: Dim, prefilled: Cache, *, first: bool, sizes: Sizes | None = None) -> TracedPass:
+        """Trace one more token, as `decode`. `sizes` are those of a trace in which `past` is symbolic."""
         context = self._context()
+        if sizes is not None:
+            context.tape.sizes = sizes
         context.past, context.length = past, ONE
         windows = [context.tape.new((), "int64", "window") for _ in prefilled.windows]
         context.cache = Cache(windowed=prefilled.windowed, given=windows, component="kv_cache")
@@ -113,7 +150,7 @@ class Generation:
         tape, virtual = context.tape, context.method.virtual_tokens
         seen = context.past + 1
         loop = LoopTensors(
-            ids=tape.new((context.batch, int(seen) - virtual), "int64", "ids"),
+            ids=tape.new((context.batch, seen - virtual), "int64", "ids"),
             logits=_float32_logits(context),
             tokens=tape.new((context.batch,), "int64", "next_tokens"),
         )
@@ -131,21 +168,31 @@ def _cached_before(context: Context, layer: Layer, like: Tensor, *, first: bool)
     return ops.narrow(whole, (batch, heads, seen, width))
 
 
-def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> Pass:
+def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> TracedPass:
     """Run the model, which gets the only reference to the ids, and choose the next token."""
     tape, start = context.tape, len(context.tape.events)
+    assert context.cache is not None
+    given = loop.tensors(context.cache, context.cache.before) if context.past else ()
     if not context.past:
         context.method.before_forward(context)
     outputs = _forward(context, ids.pop())
     context.forward_locals = []
     _choose(context, loop)
     del outputs
+    left = loop.tensors(context.cache, context.cache.kept)
+    return TracedPass(
+        tape=tape, start=start, end=len(tape.events), given=given, left=left, cache=context.cache
+    )
+
+
+def _measured(traced: TracedPass) -> Pass:
+    """Return a pass with its peak."""
+    tape = traced.tape
     recording = Recording(tape, Lifetimes(tape.events, tape.rows))
-    moment = recording.curve.peak(start, len(tape.events))
+    moment = recording.curve.peak(traced.start, traced.end)
     event = tape.events[moment.event - 1]
-    assert context.cache is not None
     operation = tape.rows[event if event >= 0 else ~event][0]
-    return Pass(recording=recording, moment=moment, operation=operation, cache=context.cache)
+    return Pass(recording=recording, moment=moment, operation=operation, cache=traced.cache)
 
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,230 @@
+"""An answer of `generate`, replayed on a flat device: the load, the prompt's pass, and a pass for each later token.
+
+A pass for a token repeats most of what the one before it did. Where it finds the small pool as that one did, and
+requests the same of it, it leaves it so too, and only its large tensors are placed. The pools depend on each other only
+where a device refuses a segment and cached ones are freed: then all tensors of the pass are placed in their order.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.flat_device import SMALL, FlatDevice
+from calculator.allocator.flat_expandable import FlatExpandable
+from calculator.allocator.out_of_memory import OutOfMemoryError
+from calculator.allocator.replay import WORKSPACE
+from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.allocator.flat_pool import Placed, Places
+    from calculator.allocator.loading import Loading
+    from calculator.training_step.answer_trace import AnswerTraces, PassProgram
+
+
+#: How many passes are known besides the last: tensors of the loop are in two places by turns.
+RECENT = 3
+
+
+class Answer:
+    """What is replayed.
+
+    Attributes:
+        loading: The load.
+        workspace: Bytes of the matrix library's workspace, which is allocated before the prompt's pass.
+        traces: The passes.
+        passes: Their number: the tokens that are generated.
+    """
+
+    __slots__ = ("loading", "passes", "traces", "workspace")
+
+    def __init__(self, loading: Loading, workspace: int, traces: AnswerTraces, passes: int) -> None:
+        self.loading = loading
+        self.workspace = workspace
+        self.traces = traces
+        self.passes = passes
+
+    def units(self) -> int:
+        """More than all segments that it can request, in units of 512 bytes."""
+        sizes = [*self.loading.sizes, self.workspace]
+        for number in {0, self.passes - 1}:
+            program, kinds = self.traces.sized(number)
+            sizes += [kinds[kind] for kind in program.kinds] * (self.passes if number else 1)
+        return (sum(sizes) + len(sizes) * LARGE_SEGMENT) // BLOCK
+
+
+class _Rows:
+    """The rows of a program on a kind of device: their sizes, keys and places in the pass that is played."""
+
+    __slots__ = ("_device", "_events", "_kinds", "_of_kind", "_requested", "keys", "places", "program", "sizes")
+
+    def __init__(self, program: PassProgram, device: FlatDevice | FlatExpandable) -> None:
+        count = len(program.kinds)
+        self.program = program
+        self.sizes, self.keys = [0] * count, [0] * count
+        self.places: Places = [0] * count, [0] * count
+        self._device = device
+        self._requested: Sequence[int] = ()
+        self._kinds = [-1] * (max(program.kinds) + 1)
+        self._of_kind: list[list[int]] = [[] for _ in self._kinds]
+        for row, kind in enumerate(program.kinds):
+            self._of_kind[kind].append(row)
+        self._events: dict[object, tuple[list[int], list[int]]] = {}
+
+    def begin(self, kinds: Sequence[int], given: Sequence[Placed]) -> list[int]:
+        """Set the sizes of the rows and what the pass is given; the result is the pools of that."""
+        for kind, (old, new) in enumerate(zip(self._kinds, kinds, strict=True)):
+            if old != new:
+                (key,) = self._device.keys([new // BLOCK])
+                for row in self._of_kind[kind]:
+                    self.sizes[row], self.keys[row] = new // BLOCK, key
+        self._kinds[:] = kinds
+        self._requested = kinds
+        addresses, behinds = self.places
+        pools = self._device.pools([address for address, _ in given])
+        for row, place, pool in zip(self.program.given, given, pools, strict=True):
+            addresses[row], behinds[row] = place
+            self.sizes[row], self.keys[row] = place[1] - place[0], pool
+        for kind in {self.program.kinds[row] for row in self.program.given}:
+            self._kinds[kind] = -1
+        return pools
+
+    def events(self) -> tuple[list[int], list[int]]:
+        """The events of all rows that have a block, and those of large rows."""
+        sizes = self.sizes
+        given = [sizes[row] > SMALL for row in self.program.given]
+        pattern = *((size > 0) + (size > SMALL * BLOCK) for size in self._requested), *given
+        if pattern not in self._events:
+            every = [event for event in self.program.events if sizes[max(event, ~event)]]
+            self._events[pattern] = every, [event for event in every if sizes[max(event, ~event)] > SMALL]
+        return self._events[pattern]
+
+
+class AnswerRun:
+    """An answer on a kind of device, for any number of replays."""
+
+    __slots__ = ("_rows", "answer", "device")
+
+    def __init__(self, answer: Answer, *, expandable: bool = False) -> None:
+        self.answer = answer
+        bits = answer.units().bit_length()
+        self.device: FlatDevice | FlatExpandable = FlatExpandable(bits) if expandable else FlatDevice(bits + 2)
+        self._rows: dict[int, _Rows] = {}
+
+    def rows(self, program: PassProgram) -> _Rows:
+        """The rows of a program."""
+        if id(program) not in self._rows:
+            self._rows[id(program)] = _Rows(program, self.device)
+        return self._rows[id(program)]
+
+
+class _Course(NamedTuple):
+    """A pass in the small pool, while no cached block is freed.
+
+    No segment is added where a pass finds what one before it found: all blocks, free or given, are as many bytes.
+
+    Attributes:
+        found: The small blocks that are free and that are given, and what is requested.
+        after: The free ones after the pass.
+        left: What it leaves.
+    """
+
+    found: object
+    after: list[int]
+    left: list[Placed]
+
+
+class AnswerReplay:
+    """An answer on a device.
+
+    Attributes:
+        passes: How many passes have run.
+        left: What the last one left.
+    """
+
+    __slots__ = ("_courses", "allocator", "left", "loaded", "passes", "run", "total")
+
+    def __init__(self, run: AnswerRun) -> None:
+        self.run = run
+        self.allocator = run.device.saved()
+        #: The device's memory; None where it does not change what is requested.
+        self.total: int | None = None
+        self.loaded = False
+        self.passes = 0
+        self.left: list[Placed] = []
+        #: The courses of the last passes since cached blocks were freed.
+        self._courses: tuple[_Course, ...] = ()
+
+    def saved(self) -> AnswerReplay:
+        """A replay in the same state."""
+        other = copy(self)
+        other.allocator = self.allocator.saved()
+        return other
+
+    def load(self) -> None:
+        """Load the model onto the device, and allocate the workspace."""
+        loading, workspace = self.run.answer.loading, self.run.answer.workspace // BLOCK
+        requested, events = loading.on(self.total)
+        sizes = [*(size // BLOCK for size in requested), workspace]
+        places = [0] * len(sizes), [0] * len(sizes)
+        try:
+            self.allocator.play([*events, len(requested)], sizes, self.allocator.keys(sizes), places)
+        except OutOfMemoryError as error:
+            error.tensor = loading.names[error.row] if error.row < len(requested) else WORKSPACE
+            raise
+        self.loaded = True
+
+    def advance(self) -> None:
+        """Run the next pass."""
+        program, kinds = self.run.answer.traces.sized(self.passes)
+        rows, given = self.run.rows(program), self.left
+        pools = rows.begin(kinds, given)
+        every, large = rows.events()
+        small = [None if pool else place for pool, place in zip(pools, given, strict=True)]
+        requested = [kind if kind <= SMALL * BLOCK else None for kind in kinds]
+        found = program, requested, small, self.allocator.small_blocks()
+        known = next((course for course in self._courses if course.found == found), None)
+        if known is not None and self._plays(large, rows):
+            self.allocator.restore_small(known.after)
+            self._leave(rows, known.left)
+        else:
+            retries = self.allocator.retries
+            self._play(every, rows)
+            self._leave(rows, ())
+            course = _Course(found, self.allocator.small_blocks(), self.left)
+            self._courses = (*self._courses[-RECENT:], course) if retries == self.allocator.retries else ()
+        self.passes += 1
+
+    def _plays(self, events: Sequence[int], rows: _Rows) -> bool:
+        """Play the events of large rows; if a segment is refused on the way, undo that."""
+        before = self.allocator.saved()
+        try:
+            self._play(events, rows)
+        except OutOfMemoryError:
+            self.allocator = before
+            return False
+        if self.allocator.retries > before.retries:
+            self.allocator = before
+            return False
+        return True
+
+    def _play(self, events: Sequence[int], rows: _Rows) -> None:
+        try:
+            self.allocator.play(events, rows.sizes, rows.keys, rows.places)
+        except OutOfMemoryError as error:
+            error.tensor = rows.program.names[error.row]
+            raise
+
+    def _leave(self, rows: _Rows, small: Sequence[Placed]) -> None:
+        """Note where the rows are that the pass leaves; small ones where they were, if that is given."""
+        addresses, behinds = rows.places
+        left = [(addresses[row], behinds[row]) for row in rows.program.left]
+        if small:
+            sizes = rows.sizes
+            left = [
+                before if sizes[row] <= SMALL else after
+                for row, before, after in zip(rows.program.left, small, left, strict=True)
+            ]
+        self.left = left

@@ -1,0 +1,99 @@
+"""The passes of `generate` as events and sizes: later tokens are traced once, with a symbolic length of the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.training_step.generation import Generation
+from calculator.training_step.symbolic_trace import SymSizes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.layers.cache import Cache
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.training_step.generation import TracedPass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PassProgram:
+    """The events of passes that run the same operations: event `n` allocates row `n`, event `~n` frees it.
+
+    Attributes:
+        names: The name of each row's tensor.
+        kinds: The kind of each row. Rows of a kind have the same size.
+        events: The events. Rows of no bytes have no block, and no event.
+        given: The rows of the tensors that the pass before left, without their allocation.
+        left: The rows of the tensors that the pass leaves, in the order in which the next one is given them.
+    """
+
+    names: Sequence[str]
+    kinds: Sequence[int]
+    events: Sequence[int]
+    given: Sequence[int]
+    left: Sequence[int]
+
+
+def _program(traced: TracedPass, sizes: Sequence[int]) -> tuple[PassProgram, list[int]]:
+    """The program of a pass, and what is the size of each kind; `sizes` are those of its rows, or tell them apart."""
+    tape, given = traced.tape, {*traced.given}
+    distinct = {size: kind for kind, size in enumerate(dict.fromkeys(sizes))}
+    before = [event for event in tape.events[: traced.start] if event not in given]
+    program = PassProgram(
+        names=[row[0] for row in tape.rows],
+        kinds=[distinct[size] for size in sizes],
+        events=[*before, *tape.events[traced.start : traced.end]],
+        given=traced.given,
+        left=traced.left,
+    )
+    return program, [*distinct]
+
+
+class _DecodeTrace:
+    """A pass for one token over a cache of symbolic length, and the bytes of its rows for other lengths."""
+
+    __slots__ = ("_env", "_indices", "program")
+
+    def __init__(self, generation: Generation, past: int, prefilled: Cache) -> None:
+        self._env = ShapeEnv()
+        symbol = self._env.create_symint(past)
+        traced = generation.traced_decode(symbol, prefilled, first=False, sizes=SymSizes(self._env))
+        self.program, self._indices = _program(traced, [self._env.index(row[4]) for row in traced.tape.rows])
+        self._env.eliminate_dead_code(self._indices)
+
+    def sizes(self, past: int) -> list[int] | None:
+        """The bytes of every kind of row with a length; None where other operations run."""
+        values = self._env.evaluate((past,))
+        return [values[index] for index in self._indices] if values is not None else None
+
+
+class AnswerTraces:
+    """The passes of an answer, each as a program and the bytes of its kinds of rows."""
+
+    __slots__ = ("_first", "_generation", "_past", "_prefilled", "_sized", "_traces")
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self._generation = Generation(prepared)
+        prefill = self._generation.traced_prefill()
+        self._prefilled = prefill.cache
+        self._first = _program(prefill, [row[4] for row in prefill.tape.rows])
+        training = prepared.training
+        self._past = int(training.sequence_length) + prepared.method.virtual_tokens
+        self._traces: list[_DecodeTrace] = []
+        self._sized: list[tuple[PassProgram, list[int]]] = [self._first]
+
+    def sized(self, number: int) -> tuple[PassProgram, list[int]]:
+        """The program of a pass and the bytes of each kind of its rows; the prompt's pass is number 0."""
+        while number >= len(self._sized):
+            self._sized.append(self._decode(self._past + len(self._sized) - 1))
+        return self._sized[number]
+
+    def _decode(self, past: int) -> tuple[PassProgram, list[int]]:
+        for trace in reversed(self._traces):
+            sizes = trace.sizes(past)
+            if sizes is not None:
+                return trace.program, sizes
+        self._traces.append(_DecodeTrace(self._generation, past, self._prefilled))
+        return self._decode(past)
