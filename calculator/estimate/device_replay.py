@@ -110,8 +110,12 @@ class DeviceReplay:
             return None
         # What the load allocates and frees first is as large as on any device, if it leaves 1.2 GiB of this one alone.
         room = usable_bytes - UNTOUCHED
-        warmed = self.peak_reserved_bytes <= room or self._run.loading.warmup <= room
+        warmed = self.peak_reserved_bytes <= room or self._warmup() <= room
         return Verdict.FITS if warmed else None
+
+    def _warmup(self) -> int:
+        """What the load allocates and frees first, bytes."""
+        return self._run.loading.warmup
 
     @cached_property
     def _run(self) -> Replay:

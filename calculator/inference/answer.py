@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.common.names import PassName
     from calculator.devices import Fit
+    from calculator.estimate.request import ReservedBy
     from calculator.estimate.answer import Component, ModelSummary, Row
     from calculator.inference.settings import Serving
     from calculator.methods import Method
@@ -91,5 +92,8 @@ class Inference:
     costs: tuple[Cost, ...]
     merge: Merge | None
     fit: Fit | None
+    #: How reserved memory was found, and why by the rule where a replay was requested.
+    reserved: ReservedBy
+    reserved_reason: str | None
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]

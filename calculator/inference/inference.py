@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from calculator.allocator.alloc_conf import parse_alloc_conf
 from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace
@@ -19,6 +20,7 @@ from calculator.inference.merging import merging
 from calculator.inference.passes import peaks, state
 from calculator.inference.remarks import assumptions, warnings
 from calculator.inference.served_method import ServedMethod, served
+from calculator.inference.serving_replay import ServingReplay
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 
@@ -47,7 +49,11 @@ def inference(request: InferenceRequest) -> Inference:
     card = card_of(request.device)
     resident = ResidentState(PreparedModel(model, plan, serving.training, request.device))
     passes = peaks(resident, plan, serving)
-    memory, verdict = _memory(request.device, passes)
+    replay = _replay(request, plan, resident, passes) if request.reserved == "replay" else None
+    reason = replay.refusal if replay else None
+    if reason:
+        replay = None
+    memory, verdict = _memory(request.device, passes, replay)
     merge = _merge(resident, plan)
     usable = verdict.usable_bytes if verdict is not None else None
     return Inference(
@@ -59,6 +65,8 @@ def inference(request: InferenceRequest) -> Inference:
         costs=Costs(resident, serving, passes[0].ran.cache).every(),
         merge=merge,
         fit=verdict,
+        reserved="rule" if replay is None else "replay",
+        reserved_reason=reason,
         assumptions=assumptions(request, model, plan, verdict),
         warnings=warnings(request, model, plan, merge, usable, passes[0].ran.cache)
         + (caveats(card) if card is not None else ()),
@@ -84,12 +92,34 @@ def _resident(resident: ResidentState, plan: ServedMethod, request: InferenceReq
     )
 
 
-def _memory(device: Device, peaks: tuple[Peak, ...]) -> tuple[ServingMemory, Fit | None]:
+def _replay(
+    request: InferenceRequest, plan: ServedMethod, resident: ResidentState, peaks: tuple[Peak, ...]
+) -> ServingReplay:
+    """The answer, to be replayed."""
+    card, serving = card_of(request.device), request.serving
+    workspace = library_workspace(card)[0].bytes
+    return ServingReplay(
+        resident,
+        state(resident, plan, serving),
+        workspace,
+        tokens=serving.max_new_tokens,
+        live_bytes=max(peak.bytes for peak in peaks) + workspace,
+        context_bytes=cuda_context(card).bytes,
+        conf=parse_alloc_conf(request.device.alloc_conf or ""),
+    )
+
+
+def _memory(
+    device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None
+) -> tuple[ServingMemory, Fit | None]:
     """The memory that the peak needs on a card, and the verdict."""
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)
     highest = max(peaks, key=lambda peak: peak.bytes)
-    reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace.bytes)
+    if replay is not None:
+        reserved = replay.peak_reserved_bytes
+    else:
+        reserved = of_passes(highest.resident_tensors, [peak.ran.recording for peak in peaks], workspace.bytes)
     slack = fragmentation(reserved, highest.bytes + workspace.bytes)
     memory = ServingMemory(
         components=components(highest.alive),
@@ -109,6 +139,7 @@ def _memory(device: Device, peaks: tuple[Peak, ...]) -> tuple[ServingMemory, Fit
         peak_reserved_bytes=reserved,
         context_bytes=context.bytes,
         required_bytes=memory.required_bytes,
+        replayed=replay.outcome if replay else None,
     )
     return memory, verdict
 

@@ -74,6 +74,7 @@ def request_bytes(reference: ModelReference, device: Device, training: Training,
                 storage="nf4" if four_bits else "dtype",
             ),
             device=device,
+            reserved="rule",
             length_given=False,
         )
     )

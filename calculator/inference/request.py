@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.request import ModelReference, parse_device, parse_method, parse_model
+from calculator.estimate.request import ModelReference, ReservedBy, parse_device, parse_method, parse_model, parse_reserved
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import parse
 from calculator.inputs.training import Device
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.methods import Method
 
 #: The objects of a request.
-KNOWN = ("model", "method", "serving", "device")
+KNOWN = ("model", "method", "serving", "device", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,7 @@ class InferenceRequest:
     method: Method
     serving: Serving = field(default_factory=Serving)
     device: Device = field(default_factory=Device)
+    reserved: ReservedBy = "replay"
     #: Whether the request named a context length.
     length_given: bool = True
 
@@ -60,6 +61,7 @@ def parse_inference(body: Any) -> InferenceRequest:
     method = part(parse_method, body.get("method", {"name": "full"}))
     serving = part(parse, Serving, body.get("serving", {}), "serving")
     device = part(parse_device, body.get("device", {}))
+    reserved = part(parse_reserved, body)
     if problems:
         raise PlanError(*problems)
     return InferenceRequest(
@@ -67,5 +69,6 @@ def parse_inference(body: Any) -> InferenceRequest:
         method=method,
         serving=serving,
         device=device,
+        reserved=reserved,
         length_given="context_length" in body.get("serving", {}),
     )

@@ -81,13 +81,13 @@ def _reserved(resident, plan, serving):
     loading = Loading(state(resident, plan, serving), serving.training)
     Tensors(allocator, loading.sizes).play(loading.events)
     allocator.pool(WORKSPACE).allocate(WORKSPACE)
-    tape = _answer(resident.prepared, serving)
+    tape = answer_tape(resident.prepared, serving)
     sizes = [row[4] for row in tape.rows]
     Tensors(allocator, sizes).play([event for event in tape.events if sizes[max(event, ~event)]])
     return allocator.max_reserved
 
 
-def _answer(prepared, serving):
+def answer_tape(prepared, serving):
     """The tape of all passes, one after the other over the same cache."""
     tape = Tape(trains=False)
     with mock.patch.object(running, "Tape", return_value=tape):

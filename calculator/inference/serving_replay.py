@@ -1,0 +1,91 @@
+"""An answer of `generate` replayed on its device: what it reserves, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.alloc_conf import DEFAULT, AllocConf
+from calculator.allocator.answer_capacity import EXPANDABLE, CappedAnswers
+from calculator.allocator.answer_replay import Answer
+from calculator.allocator.loading import Loading
+from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
+from calculator.devices.outcome import Course
+from calculator.estimate.device_replay import DeviceReplay
+from calculator.training_step.answer_trace import AnswerTraces
+
+if TYPE_CHECKING:
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.resident_state import ResidentState
+
+#: The most allocations and frees of an answer that is replayed.
+MOST_EVENTS = 1_000_000
+#: How close the smallest memory is found, as a part of the live tensors.
+CLOSE = 128
+
+
+class ServingReplay(DeviceReplay):
+    """The replay of an answer of some tokens; `state` are the resident tensors of all tasks."""
+
+    def __init__(
+        self,
+        resident: ResidentState,
+        state: tuple[ResidentTensor, ...],
+        workspace: int,
+        *,
+        tokens: int,
+        live_bytes: int,
+        context_bytes: int,
+        conf: AllocConf,
+    ) -> None:
+        super().__init__(resident, (workspace, 0), live_bytes=live_bytes, context_bytes=context_bytes, conf=conf)
+        loading = Loading(state, resident.prepared.training)
+        self._answer = Answer(loading, workspace, AnswerTraces(resident.prepared), tokens)
+        self._replays: dict[AllocConf, CappedAnswers] = {}
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the answer is not replayed, if it is not."""
+        if self.conf not in {DEFAULT, EXPANDABLE}:
+            return "Of the settings of device.alloc_conf, an answer is replayed with expandable_segments:True alone."
+        passes = self._answer.passes
+        events = len(self._answer.traces.sized(min(1, passes - 1))[0].events) * passes
+        if events > MOST_EVENTS:
+            return f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} are replayed."
+        return None
+
+    def _capped(self, conf: AllocConf) -> CappedAnswers:
+        if conf not in self._replays:
+            self._replays[conf] = CappedAnswers(self._answer, conf)
+        return self._replays[conf]
+
+    def _peak_reserved(self) -> int:
+        return self._capped(self.conf).peak_reserved_bytes
+
+    def _warmup(self) -> int:
+        return self._answer.loading.warmup
+
+    def _course(self, conf: AllocConf, usable_bytes: int) -> Course:
+        device = self._device(usable_bytes - self.context_bytes)
+        result = self._once(("course", conf, device), lambda: self._capped(conf).within(device))
+        return Course(
+            retries=result.retries,
+            retries_per_step=result.retries_per_step,
+            out_of_memory=result.out_of_memory,
+        )
+
+    def _minimum(self, conf: AllocConf) -> int:
+        return self._once(("minimum", conf), lambda: self._least(conf)) + self.context_bytes
+
+    def _least(self, conf: AllocConf) -> int:
+        """A capacity on which the answer runs, close to the least: bisected from the live tensors on."""
+        fails = whole_pages(self.live_bytes) - SMALL_SEGMENT
+        runs, step = self._capped(conf).at_ease(self._device), whole_pages(self.live_bytes // CLOSE)
+        while self._ends(conf, runs):
+            fails, runs = runs, runs + step
+        while runs - fails > step:
+            middle = whole_pages((runs + fails) // 2)
+            fails, runs = (middle, runs) if self._ends(conf, middle) else (fails, middle)
+        return runs
+
+    def _ends(self, conf: AllocConf, capacity: int) -> bool:
+        return self._course(conf, capacity + self.context_bytes).out_of_memory is not None
