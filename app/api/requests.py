@@ -194,10 +194,9 @@ class ImportRequest(BaseModel):
     )
 
 
-InferenceRequest: type[BaseModel] = create_model(
+InferenceRequest = model(
     "InferenceRequest",
-    __config__=STRICT,
-    __doc__="A fine-tuned model, how it is served, and on what device.",
+    ReservedMemory,
     model=(
         _BASE_MODEL,
         Field(
@@ -226,6 +225,7 @@ InferenceRequest: type[BaseModel] = create_model(
     ),
     device=_DEVICE,
 )
+InferenceRequest.__doc__ = "A fine-tuned model, how it is served, and on what device."
 
 _PLAN: dict[str, Any] = {
     "model": (

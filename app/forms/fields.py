@@ -206,5 +206,5 @@ CARD = tuple(field for field in DEVICE if field.name in ("gpu", "memory_gib"))
 
 #: The fields of an inference request.
 INFERENCE_FIELDS: dict[str, Field] = {
-    field.name: field for group in (*METHOD.values(), CARD, SERVING) for field in group
+    field.name: field for group in (*METHOD.values(), CARD, SERVING, RESERVED) for field in group
 }

@@ -37,6 +37,8 @@ def consequences(fit: Fit) -> Iterator[str]:
 def _end(event: OutOfMemory) -> str:
     if event.phase == "load":
         where = "while the model is loaded"
+    elif event.phase in ("prefill", "decode"):
+        where = "in the pass of the prompt" if event.phase == "prefill" else f"in the pass of token {event.step:,}"
     else:
         where = f"in step {event.step}, in the {PHASES[event.phase]}"
     return f"It ends {where}, at “{event.tensor}”, a request of {size(event.requested_bytes)}."
@@ -50,6 +52,13 @@ def _tight(fit: Fit) -> Iterator[str]:
             f" {_times(each)} in a step: where a longer micro-batch finds no cached block that is large enough. Each"
             " time the GPU finishes its work first, and the driver returns and grants memory."
         )
+        return
+    if fit.outcome is not None and fit.outcome.passes:
+        yield (
+            f"The allocator frees its cached blocks and tries again {_times(before)}, at most {_times(each)} in a pass."
+            " Each time the GPU finishes its work first, and the driver returns and grants memory."
+        )
+        yield "Another process on the card, or a longer answer, can end it out of memory."
         return
     if each:
         yield (
@@ -74,9 +83,8 @@ def _expandable(fit: Fit) -> Iterator[str]:
     if changed.verdict is Verdict.FITS:
         yield f"With {EXPANDABLE} it fits without a retry, and needs {least}."
     elif changed.verdict is Verdict.TIGHT:
-        retries = (
-            f"tries again {_times(changed.retries_per_step)} in every step" if changed.retries_per_step else "runs"
-        )
+        often = "a pass at most" if fit.outcome is not None and fit.outcome.passes else "every step"
+        retries = f"tries again {_times(changed.retries_per_step)} in {often}" if changed.retries_per_step else "runs"
         yield f"With {EXPANDABLE} it {retries}, and needs {least}."
     else:
         yield f"{EXPANDABLE} does not help: it would need {least}."

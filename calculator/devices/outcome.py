@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from calculator.common.deferred import Deferred
 
 #: A part of a run: the load, a phase of a training step, or a pass of `generate`: the prompt's or a later token's.
-ReplayPhase = Literal["load"] | PhaseName | Literal["prefill", "decode"]
+ReplayPhase = Literal["load", "prefill", "decode"] | PhaseName
 
 
 class Verdict(StrEnum):
@@ -48,7 +48,7 @@ class Course:
 
     Attributes:
         retries: How often cached blocks are freed for a request, from the load to the steady state.
-        retries_per_step: The same in a step of the steady state.
+        retries_per_step: The same in a step of the steady state; of an answer's passes, the most in one.
         out_of_memory: Where the run ends, if it does not reach its steady state.
     """
 
@@ -82,6 +82,7 @@ class Outcome:
         course: How it goes.
         minimum_bytes: The smallest usable memory on which it was found to run, CUDA context included.
         with_expandable_segments: The run with expandable segments; None where it fits without, or has them already.
+        passes: Whether the run is an answer of `generate`, whose steps are passes that differ.
         drawn: Whether micro-batches differ: the course is that of the worst history, and all of it is replayed.
     """
 
@@ -89,4 +90,5 @@ class Outcome:
     course: Deferred[Course]
     minimum_bytes: Deferred[int]
     with_expandable_segments: Deferred[ExpandableSegments | None]
+    passes: bool = False
     drawn: bool = False

@@ -67,7 +67,7 @@ def inference(request: InferenceRequest) -> Inference:
         fit=verdict,
         reserved="rule" if replay is None else "replay",
         reserved_reason=reason,
-        assumptions=assumptions(request, model, plan, verdict),
+        assumptions=assumptions(request, model, plan, verdict, replayed=replay is not None, reason=reason),
         warnings=warnings(request, model, plan, merge, usable, passes[0].ran.cache)
         + (caveats(card) if card is not None else ()),
     )
@@ -109,9 +109,7 @@ def _replay(
     )
 
 
-def _memory(
-    device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None
-) -> tuple[ServingMemory, Fit | None]:
+def _memory(device: Device, peaks: tuple[Peak, ...], replay: ServingReplay | None) -> tuple[ServingMemory, Fit | None]:
     """The memory that the peak needs on a card, and the verdict."""
     card = card_of(device)
     workspace, context = library_workspace(card)[0], cuda_context(card)

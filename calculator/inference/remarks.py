@@ -26,6 +26,10 @@ PASSES = (
     "The passes are those of greedy generate with a DynamicCache: the whole prompt at once, then a token at a time. Its"
     " mask of ones, sampling and stopping criteria are not counted."
 )
+REPLAY = (
+    "Reserved memory is that of PyTorch's caching allocator, replayed from the load through every pass on a device that"
+    " ran nothing before."
+)
 RULE = (
     "Reserved memory is estimated by a rule: blocks for the largest number of tensors of each size that are alive at"
     " once in the pass that needs most. Replays of answers of at most 128 tokens reserved from 40 % less to 1 % more;"
@@ -44,10 +48,19 @@ WINDOW = (
 EXPERTS = "After the prompt, generate copies each token's expert matrices before it multiplies; the copies are counted."
 
 
-def assumptions(request: InferenceRequest, model: Model, served: ServedMethod, verdict: Fit | None) -> tuple[str, ...]:
-    """What the figures assume."""
+def assumptions(
+    request: InferenceRequest,
+    model: Model,
+    served: ServedMethod,
+    verdict: Fit | None,
+    *,
+    replayed: bool,
+    reason: str | None,
+) -> tuple[str, ...]:
+    """What the figures assume. `reason` is why reserved memory is not replayed, if a replay was requested."""
     serving = request.serving
-    sentences = [f"The figures are for {named(DEFAULT_STACK)}.", PASSES, RULE]
+    sentences = [f"The figures are for {named(DEFAULT_STACK)}.", PASSES]
+    sentences += [REPLAY] if replayed else [RULE, *([reason] if reason else [])]
     if table_bytes := _rotary_table_bytes(request, model):
         sentences.append(
             "generate computes position_ids for each sequence; the figures share them across the batch, as the model's"

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.request import ModelReference, ReservedBy, parse_device, parse_method, parse_model, parse_reserved
+from calculator.estimate.request import (
+    ModelReference,
+    ReservedBy,
+    parse_device,
+    parse_method,
+    parse_model,
+    parse_reserved,
+)
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import parse
 from calculator.inputs.training import Device

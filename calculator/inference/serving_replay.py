@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
@@ -14,6 +15,7 @@ from calculator.estimate.device_replay import DeviceReplay
 from calculator.training_step.answer_trace import AnswerTraces
 
 if TYPE_CHECKING:
+    from calculator.devices.outcome import Outcome
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.resident_state import ResidentState
 
@@ -52,6 +54,10 @@ class ServingReplay(DeviceReplay):
         if events > MOST_EVENTS:
             return f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} are replayed."
         return None
+
+    def outcome(self, usable_bytes: int) -> Outcome:
+        """What the answer does on a device."""
+        return replace(super().outcome(usable_bytes), passes=True)
 
     def _capped(self, conf: AllocConf) -> CappedAnswers:
         if conf not in self._replays:

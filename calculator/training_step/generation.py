@@ -90,7 +90,14 @@ class LoopTensors:
 
     def tensors(self, cache: Cache, pairs: Sequence[Sequence[Tensor | None]]) -> tuple[int, ...]:
         """The rows of the loop's tensors, of a cache's windows, and of its pairs of keys and values."""
-        kept = [self.ids, self.logits, self.tokens, self.mask, *cache.windows, *(each for pair in pairs for each in pair)]
+        kept = [
+            self.ids,
+            self.logits,
+            self.tokens,
+            self.mask,
+            *cache.windows,
+            *(each for pair in pairs for each in pair),
+        ]
         return tuple(each.storage.row for each in kept if each is not None and each.storage is not None)
 
 
@@ -180,9 +187,7 @@ def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> TracedPass:
     _choose(context, loop)
     del outputs
     left = loop.tensors(context.cache, context.cache.kept)
-    return TracedPass(
-        tape=tape, start=start, end=len(tape.events), given=given, left=left, cache=context.cache
-    )
+    return TracedPass(tape=tape, start=start, end=len(tape.events), given=given, left=left, cache=context.cache)
 
 
 def _measured(traced: TracedPass) -> Pass:

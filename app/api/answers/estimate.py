@@ -193,7 +193,7 @@ class Fit(Answer):
 class OutOfMemoryAnswer(Answer):
     """Where a run ends out of memory."""
 
-    step: int = described("The training step, from 1; 0 while the model is loaded.", 1)
+    step: int = described("The training step or the pass of generate, from 1; 0 while the model is loaded.", 1)
     phase: ReplayPhase = described("What runs then.", "forward")
     tensor: str = described("The tensor that is requested.", "logits")
     requested_bytes: int = described("The bytes that are requested.", 33_554_432)
@@ -218,7 +218,9 @@ class ReplayedFit(Fit):
     retries: int | None = described(
         "How often cached blocks are freed and memory is requested again, from the load to the steady state.", 0
     )
-    retries_per_step: int | None = described("The same in each step of the steady state.", 0)
+    retries_per_step: int | None = described(
+        "The same in each step of the steady state; in inference, the most in a pass.", 0
+    )
     out_of_memory: OutOfMemoryAnswer | None = described("Where the run ends out of memory; null if it runs.", None)
 
 

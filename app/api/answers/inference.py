@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import model_validator
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import Component, Fit, ModelSummary, Row, settings
+from app.api.answers.estimate import Component, DeviceFit, ModelSummary, Row, settings
 from calculator.common.names import PassName
+from calculator.estimate.request import ReservedBy
 from calculator.inference.answer import Inference
 
 
@@ -38,7 +39,7 @@ class ServingMemoryAnswer(Answer):
         "The workspaces of cuBLAS. torch.cuda.max_memory_allocated() reads peak_allocated_bytes plus these.", 8_519_680
     )
     peak_reserved_bytes: int = described(
-        "What torch.cuda.max_memory_reserved() reads, estimated by a rule.", 42_803_000_000
+        "What torch.cuda.max_memory_reserved() reads, workspaces included.", 42_803_000_000
     )
     required_bytes: int = described("Reserved memory plus the CUDA context: what nvidia-smi shows.", 43_250_000_000)
     overheads: tuple[Row, ...] = described(
@@ -98,7 +99,11 @@ class InferenceAnswer(Answer):
     merge: MergeAnswer | None = described(
         "The memory of merging; null if nothing is merged, or if this merge is not modelled.", None
     )
-    fit: Fit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
+    fit: DeviceFit | None = described("The verdict; null if the request has no device.", {"verdict": "fits"})
+    reserved: ReservedBy = described("How peak_reserved_bytes was computed.", "replay")
+    reserved_reason: str | None = described(
+        "Why it was computed by the rule although a replay was requested; null if it was not.", None
+    )
     assumptions: tuple[str, ...] = described("What the figures assume.", ["PyTorch 2.13, transformers 5.24, peft 0.21"])
     warnings: tuple[str, ...] = described("Risks worth knowing.", [])
 

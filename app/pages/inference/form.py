@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
-from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, SERVING
+from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVING
 from app.forms.layout import MODEL_LABELS, gpu_id
 from app.forms.plan_form import Form, non_default, query, typed_fields, typed_model
 
@@ -71,6 +71,7 @@ class InferenceForm:
             "method": method,
             "serving": non_default(SERVING, self.typed),
             "device": non_default(CARD, self.typed),
+            **non_default(RESERVED, self.typed),
         }
 
     def messages(self, problems: Iterable[Problem]) -> dict[str, str]:

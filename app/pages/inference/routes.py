@@ -8,12 +8,13 @@ from starlette.requests import Request
 
 from app.api import inference
 from app.api.responses import json_response
-from app.forms.fields import CARD, SERVING
+from app.forms.fields import CARD, RESERVED, SERVING
 from app.forms.layout import gpu_choices, groups
 from app.forms.plan_form import LONGEST_ADDRESS
 from app.http.body_params import FormFields
 from app.pages.inference.form import LABELS, InferenceForm, read
 from app.presentation import inference_text, verdict
+from app.presentation.consequences import consequences
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
@@ -59,6 +60,8 @@ def inference_page(form: InferenceForm) -> Response:
         "labels": LABELS,
         "methods": {name: cls.facts for name, cls in METHODS.items()},
         "models": catalogue.models(),
+        "consequences": consequences,
+        "reserved_field": RESERVED[0],
         "serving_fields": SERVING,
         "shareable": len(form.address()) <= LONGEST_ADDRESS,
         "verdict_text": verdict,

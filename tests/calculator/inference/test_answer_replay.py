@@ -57,7 +57,7 @@ class Played:
         tensor = None
         try:
             Tensors(allocator, sizes, self.loading.names.__getitem__).play(events)
-            allocator.pool(WORKSPACE).allocate(WORKSPACE)
+            Tensors(allocator, [WORKSPACE], lambda _: "cuBLAS workspace").play([0])
             played = [event for event in self.tape.events if rows[max(event, ~event)]]
             Tensors(allocator, rows, lambda row: self.tape.rows[row][0]).play(played)
         except OutOfMemoryError as error:
