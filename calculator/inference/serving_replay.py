@@ -48,11 +48,16 @@ class ServingReplay(DeviceReplay):
     def refusal(self) -> str | None:
         """Why the answer is not replayed, if it is not."""
         if self.conf not in {DEFAULT, EXPANDABLE}:
-            return "Of the settings of device.alloc_conf, an answer is replayed with expandable_segments:True alone."
+            return (
+                "An answer is replayed with the allocator's default settings, or with expandable_segments:True alone."
+            )
         passes = self._answer.passes
         events = len(self._answer.traces.sized(min(1, passes - 1))[0].events) * passes
         if events > MOST_EVENTS:
-            return f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} are replayed."
+            return (
+                f"The answer's {passes:,} passes are {events:,} allocations and frees; at most {MOST_EVENTS:,} are replayed."
+                f" With {MOST_EVENTS // (events // passes):,} new tokens or fewer it is."
+            )
         return None
 
     def outcome(self, usable_bytes: int) -> Outcome:
