@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.allocator.out_of_memory import DeviceMemory
+    from calculator.devices.outcome import ReplayPhase
 
 #: The settings with which answers are replayed, besides the default ones.
 EXPANDABLE = AllocConf(expandable_segments=True)
@@ -105,12 +106,9 @@ class CappedAnswers:
 
 
 def _event(run: AnswerReplay, error: OutOfMemoryError, device: DeviceMemory) -> OutOfMemory:
-    if not run.loaded:
-        step, phase = 0, "load"
-    else:
-        step, phase = run.passes + 1, "decode" if run.passes else "prefill"
+    phase: ReplayPhase = "load" if not run.loaded else "decode" if run.passes else "prefill"
     return OutOfMemory(
-        step=step,
+        step=run.passes + run.loaded,
         phase=phase,
         tensor=error.tensor,
         requested_bytes=error.requested,

@@ -48,14 +48,12 @@ class ServingReplay(DeviceReplay):
     def refusal(self) -> str | None:
         """Why the answer is not replayed, if it is not."""
         if self.conf not in {DEFAULT, EXPANDABLE}:
-            return (
-                "An answer is replayed with the allocator's default settings, or with expandable_segments:True alone."
-            )
+            return "Answers are replayed with the allocator's default settings, or with expandable_segments:True."
         passes = self._answer.passes
         events = len(self._answer.traces.sized(min(1, passes - 1))[0].events) * passes
         if events > MOST_EVENTS:
             return (
-                f"The answer's {passes:,} passes are {events:,} allocations and frees; at most {MOST_EVENTS:,} are replayed."
+                f"The answer's {passes:,} passes are {events:,} allocations and frees; {MOST_EVENTS:,} can be replayed."
                 f" With {MOST_EVENTS // (events // passes):,} new tokens or fewer it is."
             )
         return None
