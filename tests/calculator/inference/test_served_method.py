@@ -10,8 +10,8 @@ from calculator.methods.base import Method
 #: What only training and its files ask.
 OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", "trains_biases"}
 
-#: What plans and merging read from the method itself.
-OF_PLANS = {"merge_step", "quality_tier", "label_parts"}
+#: What plans, merging and the check of a base in 4 bits read from the method itself.
+OF_PLANS = {"label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
