@@ -45,7 +45,7 @@ def test_tables_of_all_positions_are_added_at_the_peak_and_between_steps():
         ("fms_acceleration/561/max_memory_allocated", 2e-5),
         ("peft_metamathqa/29/max_memory_reserved", 2e-3),
         ("peft_metamathqa/26/max_memory_reserved", 2e-3),
-        ("peft_metamathqa/18/max_memory_reserved", 2e-3),
+        ("peft_metamathqa/18/max_memory_reserved", 2.5e-3),
         ("peft_metamathqa/19/max_memory_reserved", 4e-3),
         ("peft_metamathqa/13/max_memory_reserved", 4e-2),
         ("peft_metamathqa/38/max_memory_reserved", 4e-2),

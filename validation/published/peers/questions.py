@@ -58,12 +58,18 @@ def question(measured: Measurement) -> dict[str, Any] | None:
         return None
     request = parse_request(body)
     model = model_of(request.model)
+    training = {name: getattr(request.training, name) for name in TRAINING}
+    lengths = [length for length, _ in request.training.sequence_lengths or ()]
+    if lengths:
+        # Peers know no histograms: their question is about the longest sample, and shorter ones next to it are padded.
+        training["sequence_length"] = min(training["sequence_length"], max(lengths))
+        training["padding"] = training["padding"] or training["micro_batch_size"] > 1 < len(lengths)
     return {
         "id": measured.id,
         "statistic": measured.statistic,
         "gpu": request.device.gpu,
         "method": body["method"],
-        "training": {name: getattr(request.training, name) for name in TRAINING},
+        "training": training,
         "model": {
             "id": model.id or model.model_type,
             "model_type": model.model_type,
