@@ -15,7 +15,7 @@ ShardingName = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 
 #: The shardings that an estimate models; it refuses the others.
-MODELLED: frozenset[ShardingName] = frozenset({"none"})
+MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp"})
 
 #: An integer, or transformers' value for the model's hidden size.
 OrAuto = int | Literal["auto"]
