@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import ExpandableSegments, Outcome, Verdict
     from calculator.inputs.training import Training
 
-#: The most steps between two calls of `empty_cache` where all lengths are equal: after so many, steps are alike.
+#: The most steps between two calls of `empty_cache` where all lengths are equal; later steps repeat the same state.
 MOST_BETWEEN = 16
 
 #: How close the smallest memory is found, as a part of the longest micro-batch's own.

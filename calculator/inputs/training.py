@@ -144,7 +144,7 @@ class Training:
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",
-        help="Call torch.cuda.empty_cache() in the first step and every so many steps, as"
+        help="Call torch.cuda.empty_cache() in the first step and then every N steps, as"
         " TrainingArguments.torch_empty_cache_steps. By replay only.",
         minimum=1,
         maximum=1_000_000,

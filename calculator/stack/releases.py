@@ -61,7 +61,7 @@ def _problems(versions: StackVersions, loc: str) -> Iterator[Problem]:
 
 
 def dotted(numbers: Release) -> str:
-    """Return a release as it is written."""
+    """Return a release in dotted form, such as 4.57."""
     return ".".join(map(str, numbers))
 
 

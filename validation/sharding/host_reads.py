@@ -16,7 +16,7 @@ _ATEN = torch.ops.aten
 
 
 class HostReads(TorchDispatchMode):
-    """Reads 0 from a number on meta, and leaves the host's tensor as it is where meta is copied to it.
+    """Reads 0 from a number on meta, and skips copies from meta to a host tensor.
 
     A process reads the order of DDP's buckets that it sent itself; whether gradients overflow (0: they do not); norms;
     and the mean of quantisation constants, which `state_dict` puts in words.

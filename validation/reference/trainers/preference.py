@@ -120,7 +120,7 @@ def _whole(recipe: Recipe) -> list[Row]:
 
 
 def _tokenized(_: Any, dataset: Dataset, *__: Any) -> Dataset:
-    """The dataset as it is: it has tokens, and the reference's log-probabilities if they are computed before."""
+    """Return the dataset unchanged: it already has tokens, and log-probabilities if they are precomputed."""
     return dataset
 
 
