@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from calculator.allocator.alloc_conf import DEFAULT, AllocConf
 from calculator.allocator.caching_allocator import CachingAllocator
@@ -178,29 +178,6 @@ def minimum(
     `device_of` states the device for a capacity. `peak_reserved_bytes` is what the run reserves at ease, if known.
     """
     replays = CappedReplays(run, conf, peak_reserved_bytes=peak_reserved_bytes)
-    return minimum_of(replays, live_bytes, device_of, conf)
-
-
-class Capped(Protocol):
-    """Replays of a run on devices of several capacities (see `CappedReplays`)."""
-
-    def share(self) -> None:
-        """Run what is the same on all devices."""
-
-    def at_ease(self, device_of: Callable[[int], DeviceMemory]) -> int:
-        """What the run needs on a device that refuses nothing."""
-
-    def missing(self, device: DeviceMemory) -> int:
-        """By how much the device is too small for the load to request all."""
-
-    def within(self, device: DeviceMemory) -> CappedReplay:
-        """The replay on a device."""
-
-
-def minimum_of(
-    replays: Capped, live_bytes: int, device_of: Callable[[int], DeviceMemory], conf: AllocConf = DEFAULT
-) -> Minimum:
-    """The smallest capacity of a run, as `minimum`."""
     replays.share()
     low, at_ease = whole_pages(live_bytes) - SMALL_SEGMENT, replays.at_ease(device_of)
     missing = replays.missing(device_of(at_ease))

@@ -9,7 +9,7 @@ from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
-from calculator.inputs.sharding import DDPConfig
+from calculator.inputs.sharding import MODELLED, DDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
@@ -215,7 +215,7 @@ def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
     if device.sharding == "ddp":
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=TWO_CARDS, input=device.count)
-    elif device.sharding != "none":
+    elif device.sharding not in MODELLED:
         yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_DDP}", input=device.sharding)
     elif device.count > 1:
         yield Problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     Forward = Callable[[], tuple[Tensor, list[Tensor]]]
 
 
-class Loop:
-    """A training loop around the model's forward and backward pass. A subclass overrides every hook."""
+class Loop(ABC):
+    """A training loop around the model's forward and backward pass. Subclasses override the abstract hooks."""
 
     __slots__ = ()
     #: None for the reference step.
@@ -53,17 +54,17 @@ class Loop:
         """Return whether checkpointing is re-entrant."""
         return context.training.use_reentrant
 
+    @abstractmethod
     def batch(self, context: Context) -> list[Tensor]:
         """Return the tensors of a micro-batch, `input_ids` first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def head(self, context: Context) -> LossHead:
         """Return what computes the loss from the decoder's output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, context: Context, forward: Forward) -> Tensor:
         """Run the model and return the loss that the loop refers to during the backward pass."""
-        raise NotImplementedError
 
     def root(self, loss: Tensor) -> Tensor:
         """Return the tensor on which `backward()` is called."""
