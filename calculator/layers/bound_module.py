@@ -27,7 +27,7 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulating", "in_buckets", "keeps_inputs", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulating", "dtype", "in_buckets", "keeps_inputs", "known", "leaves", "tape", "tied")
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Parameters:
         accumulating: bool,
         keeps_inputs: bool = False,
         in_buckets: bool = False,
+        dtype: DType | None = None,
     ) -> None:
         self.tape = tape
         self.tied = tied
@@ -45,11 +46,14 @@ class Parameters:
         self.keeps_inputs = keeps_inputs
         #: Whether DDP copies each gradient to its bucket and frees it.
         self.in_buckets = in_buckets
+        #: The dtype of all parameters, whatever they are stored in; None for each in its own.
+        self.dtype = dtype
         self.known: dict[str, Tensor] = {}
         self.leaves: list[AccumulateGrad] = []
 
     def new(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
         """Return a parameter, or the one that it is tied to. It has a gradient already when gradients accumulate."""
+        dtype = self.dtype or dtype
         if not self.tied:
             return self._made(name, shape, dtype, trained=trained)
         name = self.tied.get(name, name)
@@ -91,7 +95,7 @@ class BoundModule:
             if trained or parameters.tied:
                 self.own[p.name] = parameters.new(f"{own_path}.{p.name}", p.shape, dtype, trained=trained)
             else:
-                self.own[p.name] = Tensor(self.tape, None, p.shape, dtype, None)
+                self.own[p.name] = Tensor(self.tape, None, p.shape, parameters.dtype or dtype, None)
         self.added: dict[str, Tensor] = {}
         for a in module_spec.added:
             self.added[a.name] = parameters.new(f"{path}.{a.name}", a.shape, a.dtype, trained=a.trained)

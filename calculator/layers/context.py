@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.repetition import repetition
 from calculator.engine.tape import Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.cache import Cache
+from calculator.layers.sharding_hooks import NO_HOOKS, Hooks
 
 if TYPE_CHECKING:
     from calculator.architecture.dimension import Dim
@@ -45,6 +45,7 @@ class Context:
         "dtype",
         "forward",
         "forward_locals",
+        "hooks",
         "kernels",
         "length",
         "mask",
@@ -67,7 +68,12 @@ class Context:
         "training",
     )
 
-    def __init__(self, prepared: Prepared, forward: DecoderForward, *, trains: bool = True) -> None:
+    def __init__(
+        self, prepared: Prepared, forward: DecoderForward, *, hooks: Hooks = NO_HOOKS, trains: bool = True
+    ) -> None:
+        #: What the sharding runs in a micro-batch.
+        self.hooks = hooks
+        prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
         self.tape = Tape(trains=trains)
         self.prepared = prepared
@@ -93,6 +99,7 @@ class Context:
             accumulating=accumulating,
             keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
             in_buckets=training.has_bucket_views and not accumulating,
+            dtype=self.hooks.param_dtype,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
@@ -118,7 +125,7 @@ class Context:
         #: Each router's logits, None unless the config sets output_router_logits.
         self.router_logits: list[Tensor] | None = [] if model.config.get("output_router_logits") else None
         #: The layers that are run, and how many layers each represents.
-        self.repetition = repetition(layer_classes(self))
+        self.repetition = self.hooks.repetition(layer_classes(self))
         #: A prefix's keys and values of layers that are not run.
         self.skipped_layer_tensors: list[Tensor] = []
         #: Gradients of router logits of layers that are not run.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from calculator.devices.kernels import Kernels
     from calculator.engine.tape import Tensor
     from calculator.inputs.stack import StackVersions
-    from calculator.inputs.training import Training
+    from calculator.inputs.training import Device, Training
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.resident.module_spec import ModuleSpec
@@ -64,6 +64,10 @@ class Prepared(Protocol):
     @property
     def training(self) -> Training:
         """The training that it is prepared for."""
+
+    @property
+    def device(self) -> Device:
+        """The device, and the number of them."""
 
     @property
     def stack(self) -> StackVersions:

@@ -35,6 +35,7 @@ def micro_batch(context: Context) -> None:
     tape.mark("backward")
     first = context.skipped_layer
     backward(tape, trainer.root(loss), seen=None if first is None else partial(first.read_graph, tape))
+    context.hooks.after_backward()
     context.release()
     left = trainer.left(batch, loss)
     del batch, loss
@@ -44,6 +45,7 @@ def micro_batch(context: Context) -> None:
 
 def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
+    context.hooks.begin(context.parameters)
     uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
         context.cache = Cache(windowed=True, given=masks.window_tensors(context))
@@ -57,6 +59,7 @@ def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
+    loss, outputs = context.hooks.end(loss, outputs)
     context.cache, context.router_logits, context.forward_locals = None, None, []
     return loss, outputs
 
@@ -64,9 +67,7 @@ def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list
 def decoder(context: Context, ids: Tensor) -> Tensor:
     """Run embeddings, layers and the final norm: (batch, sequence) to (batch, sequence, hidden_size)."""
     forward = context.forward
-    inputs_embeds = forward.embeddings(context, ids)
-    if context.training.gradient_checkpointing and not inputs_embeds.edge:
-        inputs_embeds = context.input_requiring_grad(inputs_embeds)
+    inputs_embeds = _embeddings(context, ids)
     inputs_embeds = context.method.prepare_inputs_embeds(context, inputs_embeds)
     hidden_states = forward.before_layers(context, inputs_embeds)
     retained = {"words": inputs_embeds, "input": hidden_states}.get(forward.retained)
@@ -84,9 +85,20 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         hidden_states = mark(hidden_states, f"layer {position}")
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
     hidden_states = mark(hidden_states, f"layer {len(context.repetition.numbers)}")
-    hidden_states = forward.final_norm(context, hidden_states)
+    norm = context.hooks.module("final_norm")
+    hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
     return hidden_states
+
+
+def _embeddings(context: Context, ids: Tensor) -> Tensor:
+    """Look up the word embeddings. Under checkpointing they get a gradient, though nothing before them is trained."""
+    module = context.hooks.module("embeddings")
+    module.before(ids)
+    inputs_embeds = context.forward.embeddings(context, ids)
+    if context.training.gradient_checkpointing and not inputs_embeds.edge:
+        inputs_embeds = context.input_requiring_grad(inputs_embeds)
+    return module.after(inputs_embeds)
 
 
 def mark(x: Tensor, label: str) -> Tensor:
@@ -106,6 +118,7 @@ def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
 def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     layers = context.model.decoder
     layer = layers.layers[context.repetition.numbers[position]]
+    unit = context.hooks.layer(layer)
     modules = context.layer(layer, f"{layers.name}.*.")
     tables, mask = _shared(context, layer.kind.attention)
 
@@ -114,9 +127,10 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
         context.position_tables, context.mask = tables, mask
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
-            return context.forward.layer(context, modules, x)
+            out = context.forward.layer(context, modules, unit.before(x))
         finally:
             context.exit_layer(*outer)
+        return unit.after(out)
 
     if not context.training.gradient_checkpointing:
         return run(hidden_states)

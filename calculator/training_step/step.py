@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
-from calculator.layers.context import Context
-from calculator.trainers.liger import forward_for
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
+from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +50,7 @@ class TrainingStep:
         self.resident = resident
         self.traces = traces or TraceCache()
         prepared = resident.prepared
-        context_of = partial(Context, prepared, forward_for(prepared.model, prepared.training))
+        context_of = partial(training_context, prepared)
         traced = partial(self.traces.run_of, prepared)
         self.run, self.recording = recorded_run(context_of, traced, whole=whole)
         #: What is alive when the step ends, without gradients.

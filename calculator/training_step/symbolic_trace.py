@@ -11,10 +11,9 @@ from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.engine.tape import Sizes, Tape
 from calculator.inputs.size_settings import other_settings, resized, sizes
-from calculator.layers.context import Context
 from calculator.methods.prepared_model import PreparedModel
-from calculator.trainers.liger import forward_for
 from calculator.training_step.run import Run, interpreted
+from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +131,7 @@ class TraceCache:
             self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
         own = [*sizes(training), *sizes(method)]
         if whole not in self.first:
-            run = interpreted(Context(prepared, forward_for(prepared.model, prepared.training)), whole=whole)
+            run = interpreted(training_context(prepared), whole=whole)
             # The objects of a step that are freed from now on add events to its own tape, but not to the one kept.
             tape = _with_rows(run.tape, [*run.tape.events], run.tape.rows)
             lifetimes = copy(run.lifetimes)
@@ -154,7 +153,7 @@ def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
     training = resized(prepared.training, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
     resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
-    context = Context(resized_model, forward_for(prepared.model, prepared.training))
+    context = training_context(resized_model)
     context.tape.sizes = SymSizes(shape_env)
     return SymbolicTrace(shape_env, interpreted(context, whole=whole))
 

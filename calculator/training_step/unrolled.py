@@ -14,9 +14,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from calculator.engine.repetition import Repetition
-from calculator.layers.context import NOT_RUN, Context
-from calculator.trainers.liger import forward_for
+from calculator.layers.context import NOT_RUN
 from calculator.training_step.causal_lm import micro_batch
+from calculator.training_step.training_context import training_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
 
     With `symbols`, sizes of the training are symbolic, and rows have the indices of their dimensions and bytes instead.
     """
-    context = Context(prepared, forward_for(prepared.model, prepared.training))
+    context = training_context(prepared)
     if symbols is not None:
         context.tape.sizes = symbols
     repetition = context.repetition

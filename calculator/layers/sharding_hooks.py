@@ -1,0 +1,76 @@
+"""The hooks through which a sharding takes part in a micro-batch: around the model, its modules and its layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from calculator.engine.repetition import repetition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Layer
+    from calculator.common.dtype import DType
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import Parameters
+    from calculator.layers.method_hooks import Prepared
+
+#: A module outside the layers that a sharding may treat by itself.
+Role = Literal["embeddings", "final_norm", "head"]
+
+
+class Unit:
+    """A module or a layer of the running step. Here, nothing runs around it."""
+
+    __slots__ = ()
+
+    def before(self, x: Tensor) -> Tensor:
+        """Run what comes before its forward, also when a checkpoint recomputes it; return its input."""
+        return x
+
+    def after(self, x: Tensor) -> Tensor:
+        """Run what comes after its forward, also when a checkpoint recomputes it; return its output."""
+        return x
+
+
+_UNIT = Unit()
+
+
+class Hooks:
+    """What a sharding changes in a micro-batch. A subclass overrides the hooks that it needs; one is made for a run."""
+
+    __slots__ = ()
+
+    #: The dtype in which every parameter is gathered; None for each in its own.
+    param_dtype: DType | None = None
+
+    def computed(self, prepared: Prepared) -> Prepared:
+        """Return the model as it computes, where gathered weights have another dtype than stored ones."""
+        return prepared
+
+    def repetition(self, classes: Sequence[int]) -> Repetition:
+        """Return which layers are interpreted, from a number for each layer that is equal for equal layers."""
+        return repetition(classes)
+
+    def begin(self, parameters: Parameters) -> None:
+        """Run what comes before the model's forward."""
+
+    def module(self, role: Role) -> Unit:  # noqa: ARG002  a hook's signature
+        """Return a module outside the layers, before its parameters are made."""
+        return _UNIT
+
+    def layer(self, layer: Layer) -> Unit:  # noqa: ARG002  a hook's signature
+        """Return a layer, before its parameters are made."""
+        return _UNIT
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Run what comes after the model's forward; return its loss and its other outputs."""
+        return loss, outputs
+
+    def after_backward(self) -> None:
+        """Run what comes after the backward pass."""
+
+
+#: The hooks of a run on one GPU.
+NO_HOOKS = Hooks()

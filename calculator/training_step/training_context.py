@@ -1,0 +1,17 @@
+"""The state of a micro-batch that trains a prepared model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.layers.context import Context
+from calculator.sharding.registry import hooks_of
+from calculator.trainers.liger import forward_for
+
+if TYPE_CHECKING:
+    from calculator.methods.prepared_model import PreparedModel
+
+
+def training_context(prepared: PreparedModel) -> Context:
+    """The context of a micro-batch, with the forward pass and the sharding that its settings name."""
+    return Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks_of(prepared))
