@@ -1,6 +1,8 @@
-"""What all tests share: no deadline for examples, and an empty cache of quantization code books."""
+"""What all tests share: no deadline for examples, and libraries that are left as they were."""
 
 import sys
+from functools import cache
+from pkgutil import resolve_name
 
 import pytest
 from hypothesis import settings
@@ -16,3 +18,26 @@ def _empty_code_books():
     functional = sys.modules.get("bitsandbytes.functional")
     if functional is not None:
         functional.name2qmap.clear()
+
+
+@pytest.fixture(autouse=True)
+def _restored_functions():
+    """Fail a test that leaves a library's function replaced: a trace in a later test would use the replacement."""
+    yield
+    if "validation.tracing.shims" in sys.modules:
+        left = [name for name, module, function, replacement in _replaced() if getattr(module, function) is replacement]
+        assert not left
+
+
+@cache
+def _replaced():
+    """Each function that a trace replaces in torch and transformers, with its module and its replacement."""
+    from validation.tracing import shims  # it imports torch, which few tests need
+
+    found = []
+    for name, replacement in (
+        shims.FUSED | shims.VALUE_CHECKS | shims.WARNING | shims.FLASH_ATTN | shims.AUTOCAST
+    ).items():
+        module, _, function = name.rpartition(".")
+        found.append((name, resolve_name(module), function, replacement))
+    return found

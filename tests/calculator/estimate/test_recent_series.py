@@ -95,13 +95,19 @@ def test_a_refused_request_leaves_no_cache():
 
 
 def test_further_plans_of_a_kind_take_less_than_half_a_millisecond():
+    """The machine's speed is measured along with the plans, since it changes while other processes run."""
     ruled = {**LORA, "reserved": "rule"}
     for length in (512, 1024):
         estimate(of_length(length, ruled))
-    allowed, times = 0.5e-3 * machine_speed(), []
+    assert min(least_seconds(ruled) / machine_speed() for _ in range(10)) < 0.5e-3
+
+
+def least_seconds(body):
+    """The CPU seconds of the fastest of a few plans."""
+    times = []
     for number in range(12):
-        request = of_length(1024 + 64 * number, ruled)
+        request = of_length(1024 + 64 * number, body)
         start = process_time()
         estimate(request)
         times.append(process_time() - start)
-    assert min(times) < allowed
+    return min(times)

@@ -3,6 +3,7 @@
 If a warning's test fails, the libraries have fixed the fault.
 """
 
+from contextlib import ExitStack
 from unittest import mock
 
 import peft
@@ -80,15 +81,16 @@ VALUE_CHECKS = {
 
 
 @pytest.fixture
-def without_values(monkeypatch):
+def without_values():
     """Patch the checks of values, so that `generate` runs for NEW tokens on the meta device."""
-    with emulate_cuda():
+    left = iter([True] * NEW)
+    unfinished = "transformers.generation.utils.GenerationMixin._has_unfinished_sequences"
+    with ExitStack() as stack:
+        stack.enter_context(emulate_cuda())
         for name, answer in VALUE_CHECKS.items():
-            monkeypatch.setattr(name, answer)
-        left = iter([True] * NEW)
-        unfinished = "transformers.generation.utils.GenerationMixin._has_unfinished_sequences"
-        with mock.patch(unfinished, side_effect=lambda *_, **__: next(left, False)):
-            yield
+            stack.enter_context(mock.patch(name, answer))
+        stack.enter_context(mock.patch(unfinished, side_effect=lambda *_, **__: next(left, False)))
+        yield
 
 
 #: Bytes of the rotary tables for the second sequence: 512 positions of 32 dimensions, in 16 bits.
