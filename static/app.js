@@ -106,6 +106,16 @@
     }
   };
 
+  // The choice of a tool sets other fields, which the server's form shows.
+  const adopt = (answered) => {
+    for (const shown of form.elements) {
+      const fresh = shown.id && answered.getElementById(shown.id);
+      if (!fresh || shown.type === "file") continue;
+      if (["radio", "checkbox"].includes(shown.type)) shown.checked = fresh.checked;
+      else shown.value = fresh.value;
+    }
+  };
+
   const remember = (answered, name) => {
     const link = answered.querySelector("[data-live-address]");
     if (!link) return;
@@ -170,6 +180,7 @@
       return;
     }
     showAnswer(answered);
+    if (name === "tool") adopt(answered);
     unanswered.hidden = true;
     strip.hash = "#verdict";
     markWrong(answered);

@@ -13,6 +13,7 @@ from app.api import (
     models,
     plan,
     sweep,
+    trainers,
     validation,
 )
 
@@ -29,6 +30,7 @@ ENDPOINTS = (
     models,
     gpus,
     methods,
+    trainers,
     validation,
     health,
 )
@@ -48,4 +50,11 @@ POST_EXAMPLES = (
 )
 
 #: One example answer of every GET endpoint, for the OpenAPI document.
-GET_EXAMPLES = (*models.EXAMPLES, *gpus.EXAMPLES, *methods.EXAMPLES, *validation.EXAMPLES, *health.EXAMPLES)
+GET_EXAMPLES = (
+    *models.EXAMPLES,
+    *gpus.EXAMPLES,
+    *methods.EXAMPLES,
+    *trainers.EXAMPLES,
+    *validation.EXAMPLES,
+    *health.EXAMPLES,
+)

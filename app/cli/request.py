@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from app.cli import files, options
-from app.forms.fields import FIELDS
+from app.forms.fields import FIELDS, place
 from app.forms.plan_form import named_model
+from app.tools import TOOLS
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
 
@@ -38,12 +39,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_method_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that selects the method."""
+    """Add the options of commands with one method: the method, and a tool whose defaults the request starts from."""
     parser.add_argument("--method", "--method.name", metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    help_text = f"start from the defaults of a trainer or tool: {', '.join(TOOLS)}"
+    parser.add_argument("--tool", choices=TOOLS, metavar="NAME", help=help_text)
 
 
 def body(args: argparse.Namespace) -> Any:
-    """Return the request body of a command with one method.
+    """Return the request body of a command with one method. The defaults of a tool come first.
 
     Raises:
         PlanError: if a file cannot be read.
@@ -52,7 +55,22 @@ def body(args: argparse.Namespace) -> Any:
     if args.method is not None:
         given = options.merged({"method": {}}, given)
         given["method"] = {"name": args.method, **given["method"]}
-    return with_file(args, given)
+    given = with_file(args, given)
+    if args.tool is None:
+        return given
+    if TOOLS[args.tool].not_modelled:
+        sys.stderr.write(f"Note: {TOOLS[args.tool].not_modelled}\n")
+    return options.merged(_defaults(args.tool, given), given)
+
+
+def _defaults(tool: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a tool as a request body, for the method of the given body."""
+    method = given.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    defaults: dict[str, Any] = {}
+    for path, value in TOOLS[tool].settings_for(str(name)).items():
+        place(defaults, path.split("."), value)
+    return defaults
 
 
 def options_body(args: argparse.Namespace) -> dict[str, Any]:

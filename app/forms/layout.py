@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 #: Training fields that are always visible; the others are folded.
 FIRST_TRAINING = (
-    "trainer",
     "micro_batch_size",
     "sequence_length",
     "gradient_checkpointing",
     "attention",
     "optimizer",
     "dtype",
+    "autocast",
 )
+
+#: Training fields that the choice of a trainer or tool sets, instead of an input of their own.
+CHOSEN = ("trainer",)
 
 #: Device fields that are always visible.
 FIRST_DEVICE = ("gpu", "memory_gib", "count", "sharding")
@@ -64,7 +67,7 @@ class Groups:
 @cache
 def groups() -> Groups:
     """Return every field of an estimate's form, in its group."""
-    rest = [field for field in (*TRAINING, *DEVICE) if field.name not in (*FIRST_TRAINING, *FIRST_DEVICE)]
+    rest = [field for field in (*TRAINING, *DEVICE) if field.name not in (*CHOSEN, *FIRST_TRAINING, *FIRST_DEVICE)]
     return Groups(
         device=_select(DEVICE, FIRST_DEVICE),
         training=_select(TRAINING, FIRST_TRAINING),

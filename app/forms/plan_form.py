@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
+from app.forms import tool_fields
 from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, Field, found, place, without_commas
 from app.http.bodies import parse_json
+from app.tools import tool_of
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from app.tools import Tool
     from calculator.common.errors import Problem
     from calculator.estimate.request import Request
 
@@ -32,6 +35,7 @@ FIRST_PLAN: dict[str, str] = {
 
 DEFAULTS: dict[str, str] = {
     **FIRST_PLAN,
+    tool_fields.TOOL: "",
     **{name: field.text(field.declared.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
 }
 
@@ -56,6 +60,11 @@ class Form:
     def method(self) -> str:
         """The name of the selected method."""
         return self.typed["method"]
+
+    @property
+    def tool(self) -> Tool | None:
+        """The tool whose trainer the plan has; None if no trainer has the typed name."""
+        return tool_of(self.typed[tool_fields.TOOL], self.typed["trainer"].strip())
 
     def shown(self, name: str) -> str:
         """Return the typed text of a declared field, or its default if it is empty."""
@@ -114,8 +123,9 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
 
     A checkbox follows a hidden "false" of the same name, so that an unticked one is submitted too.
     """
-    typed, unknown = typed_fields(pairs, DEFAULTS, ignored={FILE})
-    return Form(typed=typed, unknown=unknown)
+    submitted = dict(pairs)
+    typed, unknown = typed_fields(submitted.items(), DEFAULTS, ignored={FILE, tool_fields.SHOWN})
+    return Form(typed={**typed, **tool_fields.chosen(submitted, typed, DEFAULTS)}, unknown=unknown)
 
 
 def read_strictly(pairs: Iterable[tuple[str, str]]) -> Form:
@@ -150,20 +160,29 @@ def query(typed: Mapping[str, str], changes: Mapping[str, str], defaults: Mappin
     return fields
 
 
-def filled(request: Mapping[str, Any]) -> Form:
-    """Return the form of a request body: its model, method and training. The device is the first plan's."""
+def filled(request: Mapping[str, Any], tool: str = "") -> Form:
+    """Return the form of a request body: its model, method, training and stack. The device is the first plan's."""
     model, method, training = request["model"], request["method"], request.get("training", {})
     config = json.dumps(model["config"]) if isinstance(model, dict) else ""
     typed = {**DEFAULTS, "model": "" if config else model, "config": config, "method": method["name"]}
-    for fields, values in ((METHOD[method["name"]], method), (TRAINING, training)):
+    typed[tool_fields.TOOL] = tool
+    for fields, values in (
+        (METHOD[method["name"]], method),
+        (TRAINING, training),
+        (STACK, request.get("stack", {})),
+    ):
         typed |= {field.name: field.text(_given(values, field)) for field in fields}
     return read(typed.items())
 
 
 def typed_request(request: Request) -> dict[str, str]:
-    """Return the typed text of a request's method and training, defaults included."""
+    """Return the typed text of a request's method, training and stack, defaults included."""
     typed: dict[str, str] = {"method": request.method.name}
-    for fields, settings in ((METHOD[request.method.name], request.method), (TRAINING, request.training)):
+    for fields, settings in (
+        (METHOD[request.method.name], request.method),
+        (TRAINING, request.training),
+        (STACK, request.stack),
+    ):
         typed |= {field.name: field.text(found(settings, field.keys, None)) for field in fields}
     return typed
 

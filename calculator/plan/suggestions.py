@@ -14,6 +14,7 @@ from calculator.methods import IA3, METHODS, Adapter, Full, LNTuning, LoRA, Pref
 from calculator.plan.candidates import attention_names
 from calculator.plan.reasons.rules import RULES
 from calculator.plan.reasons.step_cost import step_cost
+from calculator.plan.trainer_ideas import trainer_ideas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,20 +94,31 @@ def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, be
 
 def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
     """The request with settings changed, by their paths; a new method keeps the settings that both methods have."""
-    training = {path.removeprefix("training."): value for path, value in changes.items() if path.startswith("training")}
-    changed = {path.removeprefix("method."): value for path, value in changes.items() if path.startswith("method")}
+    training, changed, stack = (_of(changes, part) for part in ("training.", "method.", "stack."))
     name = changed.pop("name", request.method.name)
     kind: type = METHODS[name]
     present: type = type(request.method)
     settings = {each.name for each in declared(kind)}
     kept = {each.name: getattr(request.method, each.name) for each in declared(present)}
     method: Any = kind(**{key: value for key, value in (kept | changed).items() if key in settings})
-    return replace(request, method=method, training=replace(request.training, **training), length_given=True)
+    return replace(
+        request,
+        method=method,
+        training=replace(request.training, **training),
+        stack=replace(request.stack, **stack),
+        length_given=True,
+    )
+
+
+def _of(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {path.removeprefix(part): value for path, value in changes.items() if path.startswith(part)}
 
 
 def ideas(request: Request, model: Model) -> Iterator[Idea]:
     """Every change that might save memory."""
     yield from _of_training(request.training)
+    for rule, changes in trainer_ideas(request):
+        yield Idea(rule=rule, changes=changes)
     yield from _of_optimizer(request.training)
     yield from _of_method(request, model)
 
@@ -116,7 +128,7 @@ def _of_training(training: Training) -> Iterator[Idea]:
         yield Idea(rule="recomputation", changes={"training.gradient_checkpointing": True})
     if training.attention == "eager":
         yield Idea(rule="fused_attention", changes={"training.attention": "sdpa"})
-    if training.dtype == "float32":
+    if training.dtype == "float32" and (training.trainer is None or training.autocast is None):
         yield Idea(rule="half_precision", changes={"training.dtype": "bfloat16", "training.autocast": None})
     if training.micro_batch_size > 1:
         halved, times = training.micro_batch_size // 2, training.gradient_accumulation_steps * 2

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerDefault:
+    """A setting's default in a trainer's own configuration, and where it is written."""
+
+    #: The setting's path in a request.
+    path: str
+    value: Any
+    source: str
+    #: Only for methods that train the base weights, or only for those that do not; None for all.
+    trains_base: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,6 +26,10 @@ class TrainerFacts:
     label: str
     #: Where its step is written.
     source: str
+    #: What the choice of this trainer changes, in sentences.
+    summary: str
+    #: Its own defaults, where a run that leaves them out differs from a request that does.
+    defaults: tuple[TrainerDefault, ...] = ()
     #: The (batch, sequence) tensors of each batch that a step fetches at once. Empty if the batch is on the tape.
     batch: tuple[str, ...] = ()
     #: The scalars that the loop keeps on the device from step to step.

@@ -184,3 +184,24 @@ def test_the_first_tab_stop_skips_to_the_content(open_page):
     assert page.evaluate("() => document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "main"
+
+
+def test_the_choice_of_a_trainer_sets_its_defaults_in_the_form(open_page):
+    page = open_page("/?model=meta-llama/Llama-3.2-1B&reserved=rule")
+    after_update(page, lambda: page.get_by_label("TRL SFTTrainer").check())
+    assert page.get_by_label("Precision", exact=True).input_value() == "float32"
+    assert page.get_by_label("Autocast").input_value() == "bfloat16"
+    assert "This plan has its defaults" in page.locator(".tool").inner_text()
+    after_update(page, lambda: page.get_by_label("Precision", exact=True).select_option("bfloat16"))
+    assert "here bfloat16" in page.locator(".tool").inner_text()
+    after_update(page, lambda: page.get_by_label("Reference step").check())
+    assert page.url.endswith("/?model=meta-llama%2FLlama-3.2-1B&reserved=rule")
+
+
+def test_without_scripts_the_choice_of_a_trainer_sets_its_defaults_too(open_page):
+    page = open_page("/?model=meta-llama/Llama-3.2-1B&reserved=rule", **NO_SCRIPTS)
+    page.get_by_label("axolotl").check()
+    page.get_by_role("button", name="Update the plan").click()
+    assert "Its defaults" in page.locator(".tool").inner_text() or "its defaults" in page.locator(".tool").inner_text()
+    assert page.locator("#optimizer").input_value() == "adamw_torch_fused"
+    assert page.get_by_label("axolotl").is_checked()

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from app.api import compare, estimate
 from app.api.accuracy.accuracy import accuracy
 from app.api.responses import json_response
+from app.forms import tool_fields
 from app.forms.layout import LABELS, gpu_choices, gpu_id, groups
-from app.forms.plan_form import FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, read, read_strictly
+from app.forms.plan_form import DEFAULTS, FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, read, read_strictly
 from app.http.body_params import FormFields
 from app.interop.downloads import downloads
 from app.interop.imports import Imported
@@ -24,6 +25,7 @@ from app.presentation.changes import changes_text
 from app.presentation.charts import history_figure, methods_figure, timeline_figure
 from app.presentation.consequences import consequences
 from app.presentation.templates import page
+from app.tools import TOOLS
 from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.estimate.answer import Estimate
@@ -77,6 +79,7 @@ def plan_page(form: Form, origin: str, box: ImportBox | None = None) -> Response
         "origin": origin.rstrip("/"),
         "import_box": box,
         **_address_limits(form),
+        **_tool(form),
         **_constants(),
     }
     if box.wrong:
@@ -96,6 +99,17 @@ def _address_limits(form: Form) -> dict[str, bool]:
     return {"linked": length <= LONGEST_REPEATED, "shareable": length <= LONGEST_ADDRESS}
 
 
+def _tool(form: Form) -> dict[str, Any]:
+    """Return the defaults of the plan's tool, and the changes that set them all."""
+    tool = form.tool
+    if tool is None:
+        return {"tool_settings": (), "tool_changes": {}}
+    rows = tool_fields.settings(tool, form.typed)
+    own = tool_fields.texts(tool, form.method, DEFAULTS) if any(row.instead for row in rows) else {}
+    changes = {name: text for name, text in own.items() if form.typed[name] != text}
+    return {"tool_settings": rows, "tool_changes": changes}
+
+
 def _constants() -> dict[str, Any]:
     return {
         "accuracy": accuracy,
@@ -106,6 +120,7 @@ def _constants() -> dict[str, Any]:
         "labels": {**LABELS, FILE: "The file"},
         "methods": {name: cls.facts for name, cls in METHODS.items()},
         "models": catalogue.models(),
+        "tools": TOOLS,
         "verdict_text": verdict,
     }
 

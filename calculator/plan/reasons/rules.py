@@ -231,6 +231,33 @@ RULES: dict[str, Rule] = {
             source="Kalamkar et al. 2019, arXiv 1905.12322, section 3",
         ),
         Rule(
+            name="loaded_in_half_precision",
+            statement="Frozen weights in half precision take half the bytes, and matrix products run in autocast's type"
+            " anyway. TRL loads a model by its name in float32, unless model_init_kwargs sets its dtype.",
+            source="TRL 1.16, trainer/utils.py, create_model_from_path; torch/amp/autocast_mode.py",
+        ),
+        Rule(
+            name="loss_in_chunks",
+            statement="chunked_nll builds the logits of 256 labelled tokens at a time, and again in the backward pass.",
+            source="TRL 1.9, trainer/sft_trainer.py, chunked_nll",
+        ),
+        Rule(
+            name="fused_head",
+            statement="From 1.15 on, SFTTrainer computes the loss in tiles and never builds all logits.",
+            source="TRL 1.16, kernels/chunked_logprob.py",
+        ),
+        Rule(
+            name="liger_kernels",
+            statement="Liger's kernels compute norms, MLP and loss with fewer saved tensors, and the same results up to"
+            " rounding. They need Triton.",
+            source="Hsu et al. 2024, arXiv 2410.10989, sections 3 and 4; liger_kernel/transformers/monkey_patch.py",
+        ),
+        Rule(
+            name="packed_rows",
+            statement="Packed sequences need no padding and no mask. FlashAttention keeps each sequence to itself.",
+            source="TRL 1.16, trainer/sft_config.py, packing and padding_free",
+        ),
+        Rule(
             name="no_bfloat16",
             statement="Without bfloat16 the base is in float16, whose own gradients GradScaler refuses to unscale.",
             source="torch/amp/grad_scaler.py, _unscale_grads_",

@@ -26,6 +26,7 @@ class Reference(Loop):
     facts = TrainerFacts(
         label="Reference step",
         source="validation/tracing/step.py",
+        summary="A plain PyTorch loop: the model's forward pass, loss.backward(), gradient clipping and the optimizer.",
         assumptions=("Data loading, evaluation and what a Trainer adds are not counted.",),
     )
 

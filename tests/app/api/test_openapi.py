@@ -39,6 +39,7 @@ PATHS = {
     "/api/v1/models/{id}": "get",
     "/api/v1/gpus": "get",
     "/api/v1/methods": "get",
+    "/api/v1/trainers": "get",
     "/api/v1/validation": "get",
     "/healthz": "get",
 }

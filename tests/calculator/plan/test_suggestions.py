@@ -81,3 +81,21 @@ def test_textbook_accounting_has_no_suggestions():
     assert (
         found({"model": {"parameters": 7_000_000_000}, "method": {"name": "full"}, "accounting": "textbook"})[1] == ()
     )
+
+
+def test_a_trainers_loss_kernels_packing_and_weights_in_half_precision_are_suggested():
+    training = {"trainer": "trl-sft", "autocast": "bfloat16", "dtype": "float32", "gradient_checkpointing": True}
+    small = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "reserved": "rule"}
+    older = {**training, "micro_batch_size": 4, "padding": True}
+    by_name = changes({**small, "training": training})
+    of_all_logits = changes({**small, "training": {**older, "loss_type": "nll"}, "stack": {"trl": "1.9"}})
+    packing = changes({**small, "training": {**older, "dtype": "bfloat16"}})
+    assert {"training.dtype": "bfloat16"} in by_name
+    assert {"training.dtype": "bfloat16", "training.autocast": None} not in by_name
+    assert {"training.loss_type": "chunked_nll"} in of_all_logits
+    assert {"stack.trl": "1.16"} in of_all_logits
+    flash = {"training.attention": "flash_attention_2", "training.padding": False}
+    assert {"training.packing": True, **flash} in packing
+    plain = {**training, "trainer": "transformers"}
+    assert {"training.use_liger_kernel": True} in changes({**small, "training": plain})
+    assert not any("training.use_liger_kernel" in each for each in changes({**small, "training": {"dtype": "float32"}}))

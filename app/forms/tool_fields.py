@@ -1,0 +1,99 @@
+"""The choice of a trainer or tool in a form, and the text that its defaults give the fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.forms.fields import FIELDS
+from app.tools import TOOLS, tool_of
+from calculator.estimate.compatibility import OF_TRAINERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from app.tools import Tool
+    from calculator.trainers.facts import TrainerDefault
+
+#: The field of the choice.
+TOOL = "tool"
+
+#: The hidden field with the tool whose defaults the form last got, so that a change of it is noticed without scripts.
+SHOWN = "tool_shown"
+
+
+def _name(path: str) -> str:
+    """Return the field of a setting's path."""
+    return path.rsplit(".", 1)[-1]
+
+
+#: Every field that some tool sets, and those that only a trainer's step has.
+OWNED: tuple[str, ...] = tuple(
+    dict.fromkeys(("trainer", *(_name(each.path) for tool in TOOLS.values() for each in tool.defaults), *OF_TRAINERS))
+)
+
+
+def chosen(submitted: Mapping[str, str], typed: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that the choice of a tool changes in a submitted form or an address.
+
+    Another tool than the form showed sets all of its fields. An address with a tool and without a trainer gets its
+    defaults where it has no field of its own. Where the trainer is another one than the tool's, the trainer counts.
+    """
+    tool = TOOLS.get(typed[TOOL])
+    changes: dict[str, str] = {}
+    if tool is not None and submitted.get(SHOWN, tool.name) != tool.name:
+        changes = texts(tool, typed["method"], defaults)
+    elif tool is not None and SHOWN not in submitted and "trainer" not in submitted:
+        given = texts(tool, typed["method"], defaults)
+        changes = {name: text for name, text in given.items() if name not in submitted}
+    running = tool_of(typed[TOOL], changes.get("trainer", typed["trainer"]))
+    return {**changes, TOOL: "" if running is None or running.is_trainer else running.name}
+
+
+def texts(tool: Tool, method: str, defaults: Mapping[str, str]) -> dict[str, str]:
+    """Return the text of every owned field: a tool's own default, or the form's."""
+    own = {_name(each.path): text_of(each) for each in tool.defaults if each.path.startswith("method.")}
+    own |= {_name(path): _text(path, value) for path, value in tool.settings_for(method).items()}
+    return {name: own.get(name, defaults[name]) for name in OWNED}
+
+
+def text_of(default: TrainerDefault) -> str:
+    """Return a default as the text of its field."""
+    return _text(default.path, default.value)
+
+
+def _text(path: str, value: Any) -> str:
+    return FIELDS[_name(path)].text(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSetting:
+    """A default of a tool, as a page shows it, and the plan's own value where it is another."""
+
+    label: str
+    value: str
+    source: str
+    #: The plan's value; empty if it is the tool's.
+    instead: str
+
+
+def settings(tool: Tool, typed: Mapping[str, str]) -> tuple[ToolSetting, ...]:
+    """Return the defaults of a tool for the typed method. Options of checkpointing count where it is on."""
+    rows = []
+    for each in tool.defaults_for(typed["method"]):
+        field, text = FIELDS[_name(each.path)], text_of(each)
+        unused = _name(each.path) == "use_reentrant" and typed["gradient_checkpointing"] != "true"
+        same = typed[field.name] == text or (unused and typed[field.name] == "false")
+        rows.append(
+            ToolSetting(
+                label=field.declared.setting.label,
+                value=_shown(text),
+                source=each.source,
+                instead="" if same else _shown(typed[field.name]),
+            )
+        )
+    return tuple(rows)
+
+
+def _shown(text: str) -> str:
+    return {"": "none", "true": "on", "false": "off"}.get(text, text)

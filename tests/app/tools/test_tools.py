@@ -1,0 +1,171 @@
+"""Trainers and tools: each trainer is offered, defaults are settings of a request, forms and commands apply them."""
+
+import json
+from urllib.parse import parse_qsl
+
+import pytest
+
+from app.__main__ import main
+from app.api.estimate import answer
+from app.cli.options import place
+from app.forms import tool_fields
+from app.forms.fields import FIELDS
+from app.forms.plan_form import read
+from app.tools import TOOLS
+from calculator.estimate.request import parse_request
+from calculator.methods import METHODS
+from calculator.trainers import TRAINERS
+
+MODEL = "meta-llama/Llama-3.2-1B"
+
+
+def typed(address):
+    return read(parse_qsl(address, keep_blank_values=True))
+
+
+def body_of(tool, method, **training):
+    body = {"model": MODEL, "method": {"name": method}, "reserved": "rule", "training": dict(training)}
+    for path, value in TOOLS[tool].settings_for(method).items():
+        place(body, path.split("."), value)
+    return body
+
+
+def test_every_trainer_of_the_calculator_is_offered_in_its_order():
+    offered = [tool.trainer for tool in TOOLS.values() if tool.is_trainer]
+    assert offered == list(TRAINERS)
+    assert {"axolotl", "llama-factory", "unsloth"} < set(TOOLS)
+    assert all(tool.summary.endswith(".") and tool.source for tool in TOOLS.values())
+
+
+def test_every_trainer_but_the_reference_step_has_defaults_with_a_source():
+    for name, loop in TRAINERS.items():
+        assert bool(loop.facts.defaults) is (name is not None)
+        assert all(each.source for each in loop.facts.defaults)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tools_defaults_are_settings_of_a_request(tool):
+    for method in ("full", "lora", "qlora"):
+        assert parse_request(body_of(tool, method)).training.trainer == TOOLS[tool].trainer
+    for each in TOOLS[tool].defaults:
+        field = FIELDS[each.path.rsplit(".", 1)[-1]]
+        assert field.value(tool_fields.text_of(each)) == each.value
+
+
+def test_trls_defaults_leave_nothing_to_warn_about():
+    assert answer(body_of("trl-sft", "lora")).warnings == ()
+    warned = answer(
+        {"model": MODEL, "method": {"name": "lora"}, "training": {"trainer": "trl-sft"}, "reserved": "rule"}
+    )
+    assert len(warned.warnings) == 3
+
+
+def test_llama_factory_keeps_trained_weights_in_float32():
+    assert TOOLS["llama-factory"].settings_for("full")["training.dtype"] == "float32"
+    assert TOOLS["llama-factory"].settings_for("lora")["training.dtype"] == "bfloat16"
+
+
+def test_a_method_without_a_setting_gets_no_default_of_it():
+    path = "method.prepare_model_for_kbit_training"
+    assert path in TOOLS["trl-sft"].settings_for("qlora")
+    assert path not in TOOLS["trl-sft"].settings_for("lora")
+    assert list(TOOLS["trl-sft"].defaults_for("no-such-method")) == []
+
+
+def test_another_tool_than_the_form_showed_sets_its_defaults():
+    form = typed("tool_shown=reference&tool=axolotl&trainer=&gradient_checkpointing=true&optimizer=sgd&r=32")
+    assert form.tool is TOOLS["axolotl"]
+    training = form.estimate()["training"]
+    assert training["trainer"] == "transformers"
+    assert "gradient_checkpointing" not in training
+    assert training["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert training["optimizer"] == "adamw_torch_fused"
+    assert form.typed["r"] == "32"
+
+
+def test_the_tool_that_the_form_showed_leaves_changes_alone():
+    form = typed("tool_shown=axolotl&tool=axolotl&trainer=transformers&optimizer=sgd&gradient_checkpointing=true")
+    assert (form.typed["optimizer"], form.typed["gradient_checkpointing"]) == ("sgd", "true")
+    assert "tool=axolotl" in form.address()
+
+
+def test_the_reference_step_takes_every_setting_of_a_trainer_back():
+    chosen = typed("tool=trl-sft&use_liger_kernel=true&completion_tokens=7&loss_type=nll")
+    assert chosen.typed["use_liger_kernel"] == "true"
+    back = read([*chosen.typed.items(), ("tool", "reference"), ("tool_shown", "trl-sft")])
+    assert back.address() == ""
+
+
+def test_an_address_with_a_tool_alone_gets_its_defaults_where_it_has_no_field():
+    form = typed("tool=trl-sft&dtype=bfloat16")
+    assert (form.typed["trainer"], form.typed["autocast"], form.typed["dtype"]) == ("trl-sft", "bfloat16", "bfloat16")
+    assert "tool=" not in form.address()
+
+
+def test_a_trainer_outweighs_a_tool_of_another_trainer():
+    form = typed("tool=axolotl&trainer=trl-sft")
+    assert (form.tool, form.typed["tool"]) == (TOOLS["trl-sft"], "")
+    assert typed("trainer=nobody").tool is None
+    assert typed("tool=nobody").tool is TOOLS["reference"]
+
+
+def test_a_plan_with_other_values_than_its_tools_is_marked():
+    rows = tool_fields.settings(TOOLS["trl-sft"], typed("tool=trl-sft&dtype=bfloat16").typed)
+    assert [(row.label, row.value, row.instead) for row in rows if row.instead] == [
+        ("Precision", "float32", "bfloat16")
+    ]
+    off = tool_fields.settings(TOOLS["axolotl"], typed("tool=axolotl&use_reentrant=false").typed)
+    assert [row.label for row in off if row.instead] == []
+
+
+def test_the_page_asks_for_the_trainer_first_and_shows_its_defaults(client):
+    text = client.get(f"/?model={MODEL}&tool=trl-sft&reserved=rule").text
+    assert text.index("Which trainer do you use?") < text.index('for="model"')
+    for name, tool in TOOLS.items():
+        assert f'id="tool-{name}" name="tool" value="{name}"{" checked" if name == "trl-sft" else ""}>' in text
+        assert tool.label in text
+    assert "This plan has its defaults:" in text
+    other = client.get(f"/?model={MODEL}&tool=trl-sft&dtype=bfloat16&reserved=rule").text
+    assert "here bfloat16" in other
+    assert "Set its defaults" in other
+    assert "does not model Unsloth" in client.get(f"/?model={MODEL}&tool=unsloth&reserved=rule").text
+
+
+def test_a_trainer_that_does_not_exist_is_refused_at_the_choice(client):
+    response = client.get("/?trainer=nobody")
+    assert response.status_code == 422
+    assert 'href="#trainer"' in response.text
+
+
+def test_the_api_lists_trainers_and_tools_with_their_defaults(client):
+    listed = {each["name"]: each for each in client.get("/api/v1/trainers").json()["trainers"]}
+    assert list(listed) == list(TOOLS)
+    assert listed["reference"]["trainer"] is None
+    values = {each["path"]: each["value"] for each in listed["trl-sft"]["defaults"]}
+    assert values["training.dtype"] == "float32"
+
+
+def test_a_command_starts_from_a_tools_defaults(capsys):
+    given = ["estimate", "--model", MODEL, "--method", "lora", "--reserved", "rule", "--json"]
+    assert main([*given, "--tool", "trl-sft", "--dtype", "bfloat16"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    wanted = answer(
+        body_of("trl-sft", "lora")
+        | {
+            "training": {
+                "trainer": "trl-sft",
+                "autocast": "bfloat16",
+                "gradient_checkpointing": True,
+                "optimizer": "adamw_torch_fused",
+            }
+        }
+    )
+    assert printed["memory"]["peak_allocated_bytes"] == wanted.memory.peak_allocated_bytes
+    assert main([*given, "--tool", "unsloth"]) == 0
+    assert "does not model Unsloth" in capsys.readouterr().err
+
+
+def test_every_method_has_defaults_that_its_request_may_have():
+    for tool in TOOLS.values():
+        for method in METHODS:
+            parse_request(body_of(tool.name, method))
