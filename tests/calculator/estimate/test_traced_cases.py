@@ -51,7 +51,7 @@ def test_a_step_is_as_traced(case):
 
 
 def peaks_are_as_traced(memory, case):
-    """The peak is right to a millionth, every phase to half a mebibyte or a hundred-thousandth, and some to the byte."""
+    """The peak is right to a millionth, each phase to half a mebibyte or a hundred-thousandth, and some to the byte."""
     expected, phases = case["expected"], {phase.name: phase.peak_bytes for phase in memory.phases}
     assert memory.peak_phase == expected["peak_phase"]
     assert memory.peak_allocated_bytes == pytest.approx(expected["peak_allocated_bytes"], rel=1e-6)
