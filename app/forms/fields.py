@@ -125,7 +125,10 @@ def _names(text: str) -> Any:
 def _pairs(text: str) -> Any:
     """Return pairs of numbers: `256:9000, 512:900`, two numbers a line, a JSON list, or a list as Python prints it."""
     if _PAIRED.fullmatch(text):
-        numbers = [int(digits) for digits in re.findall(r"\d+", text)]
+        try:
+            numbers = [int(digits) for digits in re.findall(r"\d+", text)]
+        except ValueError:  # Python converts at most 4,300 digits
+            return text
         return [[*pair] for pair in zip(numbers[::2], numbers[1::2], strict=True)] if not len(numbers) % 2 else text
     return _json(text.replace("(", "[").replace(")", "]"))
 
@@ -171,12 +174,16 @@ def place(body: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def found(body: Any, keys: Sequence[str], default: Any) -> Any:
-    """Return the value at a path in a body of objects, or in settings; the default where an object is missing."""
-    for key in keys:
-        body = body.get(key) if isinstance(body, Mapping) else getattr(body, key, None)
+    """Return the value at a path in a body of objects, or in settings; null where it is null there.
+
+    The default is returned where the value, or an object on its path, is missing.
+    """
+    *outer, name = keys
+    for key in outer:
+        body = body.get(key) if isinstance(body, Mapping) else getattr(body, key)
         if body is None:
             return default
-    return body
+    return body.get(name, default) if isinstance(body, Mapping) else getattr(body, name)
 
 
 DEVICE = fields_of("device", Device)

@@ -171,7 +171,7 @@ def filled(request: Mapping[str, Any], tool: str = "") -> Form:
         (TRAINING, training),
         (STACK, request.get("stack", {})),
     ):
-        typed |= {field.name: field.text(_given(values, field)) for field in fields}
+        typed |= {field.name: field.text(found(values, field.keys, field.declared.default)) for field in fields}
     return read(typed.items())
 
 
@@ -183,15 +183,8 @@ def typed_request(request: Request) -> dict[str, str]:
         (TRAINING, request.training),
         (STACK, request.stack),
     ):
-        typed |= {field.name: field.text(found(settings, field.keys, None)) for field in fields}
+        typed |= {field.name: field.text(found(settings, field.keys, field.declared.default)) for field in fields}
     return typed
-
-
-def _given(values: Mapping[str, Any], field: Field) -> Any:
-    """Return a field's value in a request's object; null where it is null there, the default where it is missing."""
-    *outer, name = field.keys
-    inner = found(values, outer, {})
-    return inner.get(name, field.declared.default)
 
 
 def field_of(loc: str) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.forms.fields import FIELDS
-from app.forms.plan_form import DEFAULTS, field_of, read
+from app.forms.plan_form import DEFAULTS, field_of, read, typed_request
 from app.http.bodies import decode_form
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
@@ -44,6 +44,16 @@ def test_an_empty_number_is_absent_or_null_if_it_is_nullable():
     assert typed("sequence_length=").estimate()["training"] == {"gradient_checkpointing": True}
     assert typed("max_grad_norm=").estimate()["training"]["max_grad_norm"] is None
     assert typed("gpu=").estimate()["device"] == {}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "?max_grad_norm=", "?micro_batch_size=3&double_quant=false", "?use_reentrant=false&gpu=&method=lora"],
+)
+def test_a_request_is_typed_as_the_form_it_came_from(address):
+    form = typed(address)
+    same = typed_request(parse_request(form.estimate()))
+    assert {name: form.typed[name] for name in same} == same
 
 
 def test_lists_are_typed_with_commas_or_spaces():

@@ -168,7 +168,7 @@ def test_every_cell_of_the_comparison_is_computed_or_has_its_source(client):
         assert re.search(r"<strong>[\d,]+</strong>", trainable)
         assert '<data value="' in memory
         assert 'href="#source-' in inference
-        assert ("operations per token" in inference) == (cls.facts.label != "Full fine-tuning")
+        assert ("operations per token" in inference) != (cls.facts.trains_base or cls.facts.trains_copies)
         assert 'href="/lesson/merging"' in mergeable
         assert 'href="#source-' in best
         assert cls.facts.best_for in best
