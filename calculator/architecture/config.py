@@ -17,7 +17,9 @@ Config = Mapping[str, Any]
 #: size: a whole number from 1, read as a Dim; count: a whole number from 0; number: a finite number; flag: a boolean;
 #: text: a string; names: a list of strings; terms: such a list, or one string with bars between; indices: a list of
 #: whole numbers; items: any list; object: an object.
-FieldType = Literal["size", "count", "number", "flag", "text", "names", "terms", "indices", "items", "object"]
+FieldType = Literal[
+    "size", "count", "number", "flag", "text", "names", "terms", "indices", "items", "object", "pattern"
+]
 
 #: The default of a required field.
 REQUIRED: Any = object()
@@ -201,7 +203,13 @@ _LIMITS: dict[FieldType, tuple[float, float]] = {
     "number": (-LARGEST_NUMBER, LARGEST_NUMBER),
 }
 
-_CLASSES: dict[str, type | tuple[type, ...]] = {"flag": bool, "text": str, "items": (list, tuple), "object": dict}
+_CLASSES: dict[str, type | tuple[type, ...]] = {
+    "flag": bool,
+    "text": str,
+    "items": (list, tuple),
+    "object": dict,
+    "pattern": (int, str),
+}
 
 _WORDS: dict[FieldType, str] = {
     "size": "a whole number above 0",
@@ -214,4 +222,5 @@ _WORDS: dict[FieldType, str] = {
     "indices": "a list of whole numbers",
     "items": "a list",
     "object": "an object",
+    "pattern": "a whole number or a string",
 }

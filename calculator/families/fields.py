@@ -130,13 +130,19 @@ def kv_heads(default: int | None = None, *, nullable: bool = True) -> tuple[Fiel
     return size("num_key_value_heads", default, nullable=nullable, null=heads if nullable else None), GROUPS
 
 
-def grouped_sizes(*, kv: int | None = None, kv_nullable: bool = True, head: int | None = None) -> tuple[Entry, ...]:
+def grouped_sizes(
+    *,
+    kv: int | None = None,
+    kv_nullable: bool = True,
+    head: int | None = None,
+    layer_aliases: tuple[str, ...] = (),
+) -> tuple[Entry, ...]:
     """The sizes of a decoder with grouped key/value heads."""
     return (
         size("vocab_size"),
         size("hidden_size"),
         size("intermediate_size"),
-        layers(),
+        layers(aliases=layer_aliases),
         size("num_attention_heads"),
         *kv_heads(kv, nullable=kv_nullable),
         head_dim(head),

@@ -126,12 +126,27 @@ def rotate_part_interleaved(context: Context, query_states: Tensor, key_states: 
     return rotary.rotate_part(query_states, key_states, cos, sin)
 
 
+@dataclass(frozen=True, slots=True)
+class NormsAfterRotation:
+    """Norms of rotated queries and keys: what a norm runs, and the names of its modules."""
+
+    norm: Norm
+    query: str
+    key: str
+
+    def __call__(self, modules: LayerModules, query_states: Tensor, key_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Norm queries, then keys."""
+        query_states = self.norm(modules[self.query], query_states)
+        return query_states, self.norm(modules[self.key], key_states)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
     """Grouped-query attention. The defaults are Llama's."""
 
     project: Project = project_qkv
     rotate: Rotate = rotate_heads
+    rotated_norms: NormsAfterRotation | None = None
 
     #: The family's own eager_attention_forward, if it has one.
     eager_forward: EagerAttention | None = None
@@ -149,6 +164,8 @@ class SelfAttention:
         shared, context.position_tables = context.position_tables, own_tables(context, value_states)
         if modules.kind.rotated:
             query_states, key_states, *_unrotated = self.rotate(context, query_states, key_states)
+        if self.rotated_norms is not None:
+            query_states, key_states = self.rotated_norms(modules, query_states, key_states)
         key_states, value_states = context.update_cache(key_states, value_states)
         attn_output = attention.attend(context, query_states, key_states, value_states, self.eager_forward)
         attn_output = modules[self.output](attn_output)

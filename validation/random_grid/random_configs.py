@@ -158,6 +158,8 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "num_experts_per_tok": lambda d: d.rng.randint(1, 2),
     "n_group": lambda d: d.experts // 2,
     "topk_group": lambda d: d.rng.randint(1, d.experts // 2),
+    "mlp_layer_types": lambda d: [d.rng.choice(["dense", "sparse"]) for _ in range(d.layers)],
+    "sliding_window_pattern": lambda d: d.rng.choice([None, 4, "LLLG"]),
     "first_k_dense_replace": lambda d: d.rng.randint(0, 3),
     "qk_rope_head_dim": lambda d: d.head,
     "qk_nope_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
@@ -282,8 +284,36 @@ def _equal_heads(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     return {**config, "hidden_size": draw.heads * draw.head}
 
 
+def _scaled_queries(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    """Leave rotary parameters to the class: others lack what scales the queries."""
+    return {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+
+
+def _same_biases(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    biases = ("attention_bias", "qkv_bias", "mlp_bias", "bias")
+    return {**{key: value for key, value in config.items() if key not in biases}, "bias": True, "qkv_bias": True}
+
+
+def _with_window(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    return {**config, "sliding_window": config["sliding_window"] or 5}
+
+
+def _without_window(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "use_sliding_window"}
+
+
+def _listed_layers(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    """List the layers' types: the class derives them only from a window and a number."""
+    return {**config, "layer_types": draw.types()}
+
+
 #: Changes that a family's configs need beyond its fields.
 QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
+    "cwm": _with_window,
+    "exaone4": _listed_layers,
+    "internlm3": _same_biases,
+    "iquestcoder": _without_window,
+    "ministral3": _scaled_queries,
     "mixtral": _with_head_dim,
     "phi": _even_norms,
     "olmoe": _equal_heads,

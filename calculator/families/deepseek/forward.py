@@ -163,3 +163,8 @@ DEEPSEEK_V3 = DecoderForward(
     ),
     refuses_flash=_refused,
 )
+
+YOUTU = DecoderForward(
+    layer=SequentialLayer(attention=LatentAttention(rotate=_rotated)),
+    refuses_flash=_refused,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Computed
+from calculator.architecture.config import Check, Computed, shown
 from calculator.architecture.layer_kind import LayerKind
 from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, gated_mlp, norms
 from calculator.families.family import Family, Parts
@@ -17,6 +17,7 @@ from calculator.families.fields import (
     grouped_sizes,
     layers,
     number,
+    off,
     padding,
     positions,
     size,
@@ -27,7 +28,7 @@ from calculator.families.rope import rope
 from calculator.families.windows import attention_type, window
 
 if TYPE_CHECKING:
-    from calculator.architecture.config import Config
+    from calculator.architecture.config import Config, Entry, Field
 
 
 def _llama(config: Config) -> Parts:
@@ -55,24 +56,86 @@ _REMOTE = (
     " together; its projections are fused and named otherwise"
 )
 
-_LLAMA = (
-    *grouped_sizes(),
-    DIVISIBLE,
-    positions(2048),
-    *rope(),
-    activation(),
-    number("rms_norm_eps", 1e-6),
-    *dropouts("attention_dropout", nullable=True),
-    flag("attention_bias", False),
-    flag("mlp_bias", False),
-    tie(default=False),
-    *padding(),
-)
+
+def _entries(
+    *sizes: Entry,
+    longest: int,
+    eps: Field,
+    theta: float = 10_000.0,
+    pad: int | None = None,
+    act: Field | None = None,
+    bias_names: tuple[str | None, str | None] = (None, None),
+) -> tuple[Entry, ...]:
+    """The fields of LlamaConfig and of the classes that derive from it."""
+    attention_bias, mlp_bias = bias_names
+    return (
+        *sizes,
+        DIVISIBLE,
+        positions(longest),
+        *rope(theta=theta),
+        act or activation(),
+        eps,
+        *dropouts("attention_dropout", nullable=True),
+        flag("attention_bias", False, aliases=(attention_bias,) if attention_bias else ()),
+        flag("mlp_bias", False, aliases=(mlp_bias,) if mlp_bias else ()),
+        tie(default=False),
+        *padding(pad),
+    )
+
+
+def _biases_differ(config: Config) -> str | None:
+    attention, mlp = config["attention_bias"], config["mlp_bias"]
+    return (
+        f"{shown(mlp)} is not attention_bias, {shown(attention)}: Llama's code has both or none"
+        if attention != mlp
+        else None
+    )
+
 
 FAMILIES = (
     Family(
         model_type="llama",
-        entries=_LLAMA,
+        entries=_entries(*grouped_sizes(), longest=2048, eps=number("rms_norm_eps", 1e-6)),
+        parts=_llama,
+        forward=forward.LLAMA,
+    ),
+    Family(
+        model_type="exaone",
+        folder="llama",
+        entries=_entries(
+            *grouped_sizes(kv=8, layer_aliases=("num_layers",)),
+            longest=4096,
+            theta=500_000.0,
+            eps=number("rms_norm_eps", 1e-5, aliases=("layer_norm_epsilon",)),
+            act=activation(aliases=("activation_function",)),
+            pad=0,
+        ),
+        parts=_llama,
+        forward=forward.LLAMA,
+    ),
+    Family(
+        model_type="internlm3",
+        folder="llama",
+        entries=(
+            *_entries(
+                *grouped_sizes(kv=2, head=128),
+                longest=32_768,
+                eps=number("rms_norm_eps", 1e-5),
+                bias_names=("qkv_bias", "bias"),
+                pad=2,
+            ),
+            Check(name="mlp_bias", problem=_biases_differ),
+        ),
+        parts=_llama,
+        forward=forward.LLAMA,
+    ),
+    Family(
+        model_type="iquestcoder",
+        folder="llama",
+        entries=(
+            *_entries(*grouped_sizes(kv=8, head=128), longest=131_072, eps=number("rms_norm_eps", 1e-5)),
+            *off("use_sliding_window", "transformers refuses it for this family"),
+        ),
         parts=_llama,
         forward=forward.LLAMA,
     ),

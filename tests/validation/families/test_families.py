@@ -8,9 +8,11 @@ import json
 import bitsandbytes
 import pytest
 import torch
+import transformers
 from transformers import BitsAndBytesConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -164,5 +166,5 @@ def test_defaults_are_those_of_the_config_class(family):
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.model_type)
 def test_the_source_of_a_family_is_a_file_of_transformers(family):
     folder, _, file = family.source.removeprefix("transformers/models/").partition("/")
-    module = CONFIG_MAPPING[family.built_as or family.model_type].__module__
-    assert (folder, file) == (module.split(".")[2], f"modeling_{folder}.py")
+    built = getattr(transformers, MODEL_MAPPING_NAMES[family.built_as or family.model_type])
+    assert (folder, file) == (built.__module__.split(".")[2], f"modeling_{folder}.py")
