@@ -51,9 +51,12 @@ _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 FUSED_EXPERTS: dict[str, tuple[str, ...]] = {
     "deepseek_v2": _EXPERTS,
     "deepseek_v3": _EXPERTS,
+    "glm4_moe": _EXPERTS,
+    "glm4_moe_lite": _EXPERTS,
     "mixtral": ("gate", "w1", "w2", "w3"),
     "olmoe": _EXPERTS,
     "qwen3_moe": _EXPERTS,
+    "solar_open": _EXPERTS,
 }
 
 
