@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Rule = Callable[["Node", Any], Sequence[Tensor | None]]
 
 
+#: The prefix of the marks at which gradients are ready; the parameter's name follows.
+GRADIENT_OF = "gradient of "
+
+
 class Node:
     """One function of the backward graph, as `torch.autograd.graph.Node`."""
 
@@ -107,14 +111,16 @@ class Mark(Node):
 class AccumulateGrad(Node):
     """The end of the graph: it accumulates the gradient of a trained tensor."""
 
-    __slots__ = ("grad", "has_grad", "in_bucket", "name")
+    __slots__ = ("grad", "has_grad", "in_bucket", "is_marked", "name")
 
     def __init__(self, tape: Tape, name: str, component: ComponentName = "gradients") -> None:
         super().__init__(tape, _no_further, ())
         #: Whether the tensor has a gradient from an earlier micro-batch. A new one is added to it in place and freed.
         self.has_grad = False
-        #: Whether DDP copies the gradient to a bucket, and the bucket takes its place.
+        #: Whether the gradient is copied to a bucket, which takes its place.
         self.in_bucket = False
+        #: Whether the moment at which the gradient is ready is marked.
+        self.is_marked = False
         self.name = name
         self.component = component
         self.grad: Tensor | None = None
@@ -123,11 +129,13 @@ class AccumulateGrad(Node):
         """Keep a first gradient without a copy, unless its layout differs from the tensor's."""
         grad: Tensor | None = self.incoming
         self.incoming = None
-        if grad is None or self.has_grad or grad.storage is None:
+        if grad is None or grad.storage is None:
             return
-        if _has_other_layout(grad):
+        if not self.has_grad and _has_other_layout(grad):
             grad = grad.tape.new(grad.shape, grad.dtype, "gradient, copied")
-        if self.in_bucket:
+        if self.is_marked:
+            grad.tape.mark(f"{GRADIENT_OF}{self.name}", grad)
+        if self.has_grad or self.in_bucket:
             return
         self.grad = grad
         grad.rename(f"{self.name}: gradient", self.component)

@@ -212,7 +212,7 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
     """Problems of a device with more than one card, where DDP is modelled."""
-    if device.sharding == "ddp":
+    if device.sharding in ("ddp","zero1","zero2"):
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=TWO_CARDS, input=device.count)
     elif device.sharding not in MODELLED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.common.errors import PlanError, Problem
@@ -15,7 +15,7 @@ ShardingName = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 
 #: The shardings that an estimate models; it refuses the others.
-MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp"})
+MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2"})
 
 #: An integer, or transformers' value for the model's hidden size.
 OrAuto = int | Literal["auto"]
@@ -124,8 +124,49 @@ class ZeroOptimization:
     stage3_gather_16bit_weights_on_model_save: bool = setting(
         False, label="Gather on save", help="Gather the weights when the model is saved."
     )
-    offload_optimizer: Offload = field(default_factory=Offload)
-    offload_param: Offload = field(default_factory=Offload)
+    offload_optimizer: Offload | None = setting(
+        None,
+        label="Offload of the optimizer",
+        help="Keep masters and optimizer states in host memory, and update them there.",
+        example={"device": "cpu"},
+    )
+    offload_param: Offload | None = setting(
+        None,
+        label="Offload of the weights",
+        help="Keep stage 3's partitions of the weights in host memory.",
+        example={"device": "cpu"},
+    )
+
+    def resolved(self, name: str, hidden_size: int) -> int:
+        """A size, with transformers' value for `auto`.
+
+        References:
+            transformers/integrations/deepspeed.py, `trainer_config_finalize`.
+        """
+        auto = {
+            "reduce_bucket_size": hidden_size * hidden_size,
+            "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),
+            "stage3_param_persistence_threshold": 10 * hidden_size,
+        }
+        value = getattr(self, name)
+        return auto[name] if value == "auto" else int(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedConfig:
+    """The object of a DeepSpeed config that changes memory. `Training` gives the others."""
+
+    zero_optimization: ZeroOptimization | None = setting(
+        None,
+        label="ZeRO",
+        help="The object zero_optimization of a DeepSpeed config.",
+        example={"overlap_comm": True},
+    )
+
+    @property
+    def zero(self) -> ZeroOptimization:
+        """The settings of ZeRO, with DeepSpeed's defaults."""
+        return self.zero_optimization or ZeroOptimization()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +208,13 @@ class Sharding:
     def offloads(self) -> bool:
         """Whether any state is in host memory."""
         zero = self.zero_optimization
-        return self.fsdp_config.cpu_offload or "cpu" in (zero.offload_optimizer.device, zero.offload_param.device)
+        offloads = [each.device for each in (zero.offload_optimizer, zero.offload_param) if each is not None]
+        return self.fsdp_config.cpu_offload or "cpu" in offloads
 
 
 #: The objects of a request that have fields of sharding, and these fields.
 FIELDS: dict[str, tuple[str, ...]] = {
-    "training": ("fsdp_config", "deepspeed"),
+    "training": ("fsdp_config",),
     "device": ("nodes",),
     "method": ("quant_storage",),
 }
@@ -263,36 +305,17 @@ def parse_deepspeed(body: Any, stage: int | None) -> ZeroOptimization:
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
-    loc = "training.deepspeed"
-    if not isinstance(body, dict):
-        raise PlanError(Problem(loc=loc, msg="must be an object", input=body))
-    problems = [
-        Problem(loc=f"{loc}.{key}", msg="unknown field; known fields are zero_optimization", input=body[key])
-        for key in body
-        if key != "zero_optimization"
-    ]
-    loc, values = f"{loc}.zero_optimization", body.get("zero_optimization", {})
-    offloads: dict[str, Offload] = {}
-    for key in ("offload_optimizer", "offload_param"):
-        if isinstance(values, dict) and values.get(key) is not None:
-            try:
-                offloads[key] = parse(Offload, values[key], f"{loc}.{key}")
-            except PlanError as error:
-                problems.extend(error.problems)
-    try:
-        zero = parse(ZeroOptimization, values, loc, ignore=("offload_optimizer", "offload_param"))
-    except PlanError as error:
-        raise PlanError(*problems, *error.problems) from error
-    problems += _stage_problems(zero, offloads, stage, loc)
+    zero = parse(DeepSpeedConfig, body, "training.deepspeed").zero
+    problems = [*stage_problems(zero, stage)]
     if problems:
         raise PlanError(*problems)
-    return replace(zero, **offloads)  # type: ignore[arg-type]  # the keys are fields of this type
+    return zero
 
 
-def _stage_problems(
-    zero: ZeroOptimization, offloads: dict[str, Offload], stage: int | None, loc: str
-) -> Iterator[Problem]:
+def stage_problems(zero: ZeroOptimization, stage: int | None) -> Iterator[Problem]:
+    """What contradicts the stage of `device.sharding`."""
+    loc = "training.deepspeed.zero_optimization"
     if zero.stage is not None and stage is not None and zero.stage != stage:
         yield Problem(loc=f"{loc}.stage", msg=f"must be {stage}, the stage of device.sharding", input=zero.stage)
-    if offloads.get("offload_param", Offload()).device != "none" and stage != 3:
+    if (zero.offload_param or Offload()).device != "none" and stage != 3:
         yield Problem(loc=f"{loc}.offload_param", msg="needs stage 3: set device.sharding zero3", input="cpu")

@@ -6,7 +6,7 @@ from typing import Literal
 from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.settings import setting
-from calculator.inputs.sharding import DDPConfig, ShardingName
+from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, ShardingName, ZeroOptimization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +141,13 @@ class Training:
         help="The options of DistributedDataParallel; null means its defaults. Only with device.sharding ddp.",
         example={"gradient_as_bucket_view": True},
     )
+    deepspeed: DeepSpeedConfig | None = setting(
+        None,
+        label="DeepSpeed options",
+        help="The object zero_optimization of a DeepSpeed config; null means DeepSpeed's defaults. Only with "
+        "device.sharding zero1, zero2 or zero3.",
+        example={"zero_optimization": {"reduce_bucket_size": "auto"}},
+    )
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",
@@ -172,6 +179,11 @@ class Training:
     def has_bucket_views(self) -> bool:
         """Whether gradients are views of DDP's buckets."""
         return self.ddp is not None and self.ddp.gradient_as_bucket_view
+
+    @property
+    def zero(self) -> ZeroOptimization:
+        """The settings of ZeRO, with DeepSpeed's defaults."""
+        return (self.deepspeed or DeepSpeedConfig()).zero
 
     @property
     def first_micro_batch(self) -> "Training":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
     from calculator.resident.module_spec import ModuleSpec
+    from calculator.layers.sharding_hooks import Accumulation
 
     #: A method's forward of a linear module, given the module and its input.
     Wrapper = Callable[["BoundModule", Tensor], Tensor]
@@ -27,25 +28,22 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulating", "dtype", "in_buckets", "keeps_inputs", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulation", "dtype", "keeps_inputs", "known", "leaves", "tape", "tied")
 
     def __init__(
         self,
         tape: Tape,
         tied: Mapping[str, str],
         *,
-        accumulating: bool,
+        accumulation: Accumulation,
         keeps_inputs: bool = False,
-        in_buckets: bool = False,
         dtype: DType | None = None,
     ) -> None:
         self.tape = tape
         self.tied = tied
-        self.accumulating = accumulating
+        self.accumulation = accumulation
         #: Whether 4-bit layers keep their inputs.
         self.keeps_inputs = keeps_inputs
-        #: Whether DDP copies each gradient to its bucket and frees it.
-        self.in_buckets = in_buckets
         #: The dtype of all parameters, whatever they are stored in; None for each in its own.
         self.dtype = dtype
         self.known: dict[str, Tensor] = {}
@@ -68,8 +66,7 @@ class Parameters:
         if not trained or not self.tape.trains:
             return Tensor(self.tape, None, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)
-        leaf.has_grad = self.accumulating
-        leaf.in_bucket = self.in_buckets
+        leaf.has_grad, leaf.in_bucket, leaf.is_marked = self.accumulation
         self.leaves.append(leaf)
         return Tensor(self.tape, None, shape, dtype, leaf)
 

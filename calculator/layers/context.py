@@ -92,13 +92,11 @@ class Context:
         self.length: Dim = rows * tokens if training.packing else tokens
         #: Tokens in the cache from earlier passes, or from a prefix.
         self.past = 0
-        accumulating = training.gradient_accumulation_steps > 1
         self.parameters = Parameters(
             self.tape,
             model.tied,
-            accumulating=accumulating,
+            accumulation=self.hooks.accumulation(training),
             keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
-            in_buckets=training.has_bucket_views and not accumulating,
             dtype=self.hooks.param_dtype,
         )
         #: The dtype of hidden states.

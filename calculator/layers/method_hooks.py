@@ -78,6 +78,10 @@ class Prepared(Protocol):
         """The dtype of hidden states."""
 
     @property
+    def cast_to(self) -> DType | None:
+        """The dtype that every parameter is cast to after the method is applied, if they are."""
+
+    @property
     def kernels(self) -> Kernels:
         """The attention kernels of the device."""
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calculator.engine.repetition import repetition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from calculator.architecture.model import Layer
     from calculator.common.dtype import DType
     from calculator.engine.repetition import Repetition
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.bound_module import Parameters
     from calculator.layers.method_hooks import Prepared
 
 #: A module outside the layers that a sharding may treat by itself.
 Role = Literal["embeddings", "final_norm", "head"]
+
+
+class Accumulation(NamedTuple):
+    """How the last micro-batch of a step accumulates gradients.
+
+    Attributes:
+        adds: Whether parameters have gradients from an earlier micro-batch, to which new ones are added.
+        in_buckets: Whether each gradient is copied to a bucket and freed.
+        marked: Whether the tape marks the moment at which each gradient is ready.
+    """
+
+    adds: bool
+    in_buckets: bool = False
+    marked: bool = False
 
 
 class Unit:
@@ -67,6 +82,15 @@ class Hooks:
     def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Run what comes after the model's forward; return its loss and its other outputs."""
         return loss, outputs
+
+    def accumulation(self, training: Training) -> Accumulation:
+        """Return how gradients are accumulated; DDP's buckets may take their place."""
+        adds = training.gradient_accumulation_steps > 1
+        return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
+
+    def roots(self, loss: Tensor) -> Iterator[Tensor]:
+        """Yield the loss, and tensors made from it; the backward pass starts at the last, and all live until its end."""
+        yield loss
 
     def after_backward(self) -> None:
         """Run what comes after the backward pass."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from calculator.devices.kernels import kernels_of
 from calculator.inputs.stack import DEFAULT_STACK
+from calculator.sharding import precision
 from calculator.stack.changes import older_behaviour
 from calculator.trainers import trainer_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class PreparedModel:
     """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
-    __slots__ = ("device", "method", "model", "module_specs", "stack", "training")
+    __slots__ = ("device", "given", "method", "model", "module_specs", "stack", "training")
 
     def __init__(
         self,
@@ -36,7 +37,10 @@ class PreparedModel:
     ) -> None:
         self.model = model
         self.method = method
-        self.training = training
+        #: The training in the request, which the method is applied with.
+        self.given = training
+        #: The training that the step runs.
+        self.training = precision.of_step(training, device)
         self.device = device
         self.stack = stack
         #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
@@ -48,9 +52,14 @@ class PreparedModel:
         return kernels_of(self.device, self.stack)
 
     @property
+    def cast_to(self) -> DType | None:
+        """The dtype that every parameter is cast to after the method is applied, if they are."""
+        return precision.cast_to(self.given, self.device)
+
+    @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states: that of the embeddings."""
-        return trainer_of(self.training).hidden_dtype(self)
+        return self.cast_to or trainer_of(self.training).hidden_dtype(self)
 
     @property
     def older(self) -> frozenset[ChangeName]:
@@ -61,8 +70,9 @@ class PreparedModel:
         """How the method stores and trains one module."""
         known = self.module_specs.get((path, id(module)))
         if known is None:
-            known = self.method.module_spec(path, module, self.model, self.training)
+            known = self.method.module_spec(path, module, self.model, self.given)
             known = trainer_of(self.training).module_spec(self, path, known)
+            known = precision.cast(known, self.cast_to)
             self.module_specs[path, id(module)] = known
         return known
 

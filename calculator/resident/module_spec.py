@@ -41,6 +41,8 @@ class ModuleSpec:
     copied: CopyName | None = None
     #: Whether it runs in the step.
     runs: bool = True
+    #: The dtype that every parameter is cast to after the method is applied; None if each keeps its own.
+    cast_to: DType | None = None
 
     def dtype_of(self, parameter: Parameter) -> DType:
         """A parameter's dtype: its own if it has one, else the model's.
@@ -48,6 +50,8 @@ class ModuleSpec:
         The bias of a 4-bit module is cast to the compute dtype at its first run. Source: bitsandbytes/nn/modules.py,
         Linear4bit.forward.
         """
+        if self.cast_to is not None:
+            return self.cast_to
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype
         return self.dtype if parameter.dtype == "model" else parameter.dtype

@@ -86,6 +86,14 @@ class Prepared(Protocol):
         """The training that it is prepared for."""
 
     @property
+    def given(self) -> Training:
+        """The training in the request."""
+
+    @property
+    def cast_to(self) -> DType | None:
+        """The dtype that every parameter is cast to after the method is applied, if they are."""
+
+    @property
     def older(self) -> frozenset[ChangeName]:
         """What the stack does differently from the default one."""
 
@@ -105,7 +113,8 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
             _module(tensors, part, part.name, 1, prepared)
     for buffer, name, count in _buffers(prepared):
         tensors += _buffer(buffer, name, count, method, training)
-    tensors += method.added(model, training)
+    for added in method.added(model, prepared.given):
+        tensors.append(replace(added, dtype=prepared.cast_to, bytes=0) if prepared.cast_to else added)
     for tensor in tensors if model.idle else ():
         tensor.in_graph = not model.is_idle(tensor.name)
     return tuple(tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.sharding.zero.hooks import stage_1, stage_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.layers.sharding_hooks import Hooks
 
 #: What makes the hooks of a run, by the name of its sharding.
-HOOKS: dict[ShardingName, Callable[[Prepared], Hooks]] = {}
+HOOKS: dict[ShardingName, Callable[[Prepared], Hooks]] = {"zero1": stage_1, "zero2": stage_2}
 
 
 def hooks_of(prepared: Prepared) -> Hooks:

@@ -34,8 +34,11 @@ def micro_batch(context: Context) -> None:
     loss = trainer.loss(context, partial(_forward, context, trainer, batch[0]))
     tape.mark("backward")
     first = context.skipped_layer
-    backward(tape, trainer.root(loss), seen=None if first is None else partial(first.read_graph, tape))
+    roots = [*context.hooks.roots(trainer.root(loss))]
+    backward(tape, roots[-1], seen=None if first is None else partial(first.read_graph, tape))
     context.hooks.after_backward()
+    tape.mark("epilogue")
+    del roots
     context.release()
     left = trainer.left(batch, loss)
     del batch, loss

@@ -11,6 +11,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding import ddp
+from calculator.sharding.zero.state import FlatState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
@@ -70,6 +71,15 @@ class ResidentState:
     @cached_property
     def _buckets(self) -> ddp.Buckets:
         return ddp.buckets(self.tensors, self.prepared.training.ddp or DDPConfig())
+
+    @cached_property
+    def flat(self) -> FlatState | None:
+        """What ZeRO's stages 1 and 2 keep in flat tensors; None for other runs."""
+        if self.prepared.device.sharding not in ("zero1", "zero2"):
+            return None
+        trained = [tensor for tensor in self.tensors if tensor.trained]
+        of_groups = groups(self.trainer, self.prepared.model, trained)
+        return FlatState(self.prepared, self.tensors, of_groups, self.optimizer)
 
     @property
     def of_sharding(self) -> tuple[ResidentTensor, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
+from calculator.sharding.zero.peaks import FlatPeaks
+from calculator.training_step.peak import Peak
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
@@ -22,25 +24,6 @@ if TYPE_CHECKING:
     from calculator.training_step.resident_state import ResidentState
 
 
-class Peak(NamedTuple):
-    """A phase's peak: the bytes alive, how many of them are alive throughout the phase, and the operation that ran.
-
-    `left` is what the previous step left alive. `deferred` lists everything that is alive when it is first read.
-    """
-
-    phase: PhaseName
-    bytes: int
-    throughout: int
-    operation: str
-    left: Counter[Allocation]
-    deferred: Deferred[LiveTensors]
-
-    @property
-    def alive(self) -> LiveTensors:
-        """Everything alive at the peak."""
-        return self.deferred()
-
-
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
@@ -52,7 +35,7 @@ class TrainingStep:
         prepared = resident.prepared
         context_of = partial(training_context, prepared)
         traced = partial(self.traces.run_of, prepared)
-        self.run, self.recording = recorded_run(context_of, traced, whole=whole)
+        self.run, self.recording = recorded_run(context_of, traced, whole=whole or resident.flat is not None)
         #: What is alive when the step ends, without gradients.
         self.left = self.recording.at_the_end()
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
@@ -68,6 +51,8 @@ class TrainingStep:
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
         resident = self.resident
+        if resident.flat is not None:
+            return FlatPeaks(resident.flat, self.run, self.recording, self.left).peaks(self.carried, self.marks)
         always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
         accumulates = resident.prepared.training.gradient_accumulation_steps > 1
         accumulated = (*always, *resident.gradients) if accumulates else always

@@ -150,7 +150,7 @@ class TraceCache:
 def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
     """Trace a request with symbolic sizes. A context allocates nothing before its step is interpreted."""
     shape_env = ShapeEnv()
-    training = resized(prepared.training, shape_env.create_symint)
+    training = resized(prepared.given, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
     resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
     context = training_context(resized_model)

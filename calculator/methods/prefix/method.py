@@ -114,7 +114,7 @@ class Prefix(VirtualTokens):
         indices = context.tape.new((context.batch, p), "int64", "indices")
         table = weights["embedding.weight"]
         if not context.tape.trains:
-            return context.tape.new((context.batch, p, table.shape[1]), "float32", "repeated")
+            return context.tape.new((context.batch, p, table.shape[1]), table.dtype, "repeated")
         x = ops.embedding(indices, table, table.shape[1], "embedding")
         if not self.prefix_projection:
             return x

@@ -86,7 +86,7 @@ class Prompt(VirtualTokens):
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
         indices = context.tape.new((context.batch, p), "int64", "indices")
         if not context.tape.trains:
-            return context.tape.new((context.batch, p, width), "float32", "repeated")
+            return context.tape.new((context.batch, p, width), table.dtype, "repeated")
         return ops.repeat(ops.embedding(indices, table, width, "output"), context.batch, "repeated")
 
 

@@ -1,0 +1,1 @@
+"""What DeepSpeed's ZeRO keeps and allocates on one GPU."""

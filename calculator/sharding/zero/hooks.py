@@ -1,0 +1,53 @@
+"""What DeepSpeed's stages 1 and 2 change in a micro-batch: the weights' dtype, the loss, and when gradients are freed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.layers.sharding_hooks import Accumulation, Hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.method_hooks import Prepared
+
+
+class FlatHooks(Hooks):
+    """The hooks of stages 1 and 2. Gradients leave the tape when they are ready; the reduction accounts for them."""
+
+    __slots__ = ("_adds", "param_dtype")
+
+    def __init__(self, prepared: Prepared, *, adds: bool) -> None:
+        self.param_dtype = prepared.cast_to
+        #: Whether micro-batches add to whole gradients, which stage 2 has reduced instead.
+        self._adds = adds
+
+    def accumulation(self, training: Training) -> Accumulation:
+        """Mark every gradient."""
+        adds = self._adds and training.gradient_accumulation_steps > 1
+        return Accumulation(adds=adds, in_buckets=True, marked=True)
+
+    def roots(self, loss: Tensor) -> Iterator[Tensor]:
+        """Divide the loss by the number of micro-batches, then scale it (runtime/engine.py, backward)."""
+        yield loss
+        if loss.edge is None:
+            return
+        tape, outer = loss.tape, loss.tape.component
+        tape.component = "logits_and_loss"
+        for name in ("loss, divided by the micro-batches", "loss, scaled"):
+            loss = ops.scale(loss, name)
+            yield loss
+        tape.component = outer
+
+
+def stage_1(prepared: Prepared) -> FlatHooks:
+    """The hooks of stage 1."""
+    return FlatHooks(prepared, adds=True)
+
+
+def stage_2(prepared: Prepared) -> FlatHooks:
+    """The hooks of stage 2."""
+    return FlatHooks(prepared, adds=False)

@@ -1,0 +1,233 @@
+"""The reduction of gradients in stages 1 and 2: a bucket that is filled, reduced, and copied to each rank's partition.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py, reduce_independent_p_g_buckets_and_remove_grads, average_tensor and
+copy_grads_in_partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.common.dtype import ITEMSIZE, allocated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.sharding.zero.backward import At, BackwardPass
+    from calculator.sharding.zero.partitions import Partitions, Place
+
+
+class Point(NamedTuple):
+    """A moment of the backward pass with what the reduction has allocated, on every rank alike.
+
+    Attributes:
+        bytes: All bytes alive, without a rank's own gradients.
+        at: The moment, without what the reduction has allocated.
+        has_bucket: Whether the bucket is allocated.
+        large: Bytes of gradients that are larger than the bucket.
+        held: Bytes of the other gradients that are tensors of their own.
+        copied: Bytes of the flat copy that is reduced.
+    """
+
+    bytes: int
+    at: At
+    has_bucket: bool
+    large: int
+    held: int
+    copied: int
+
+    def without(self, large: int) -> Point:
+        """The same point on a rank that has freed some of the large gradients."""
+        return self._replace(bytes=self.bytes - large, large=self.large - large)
+
+
+class Large(NamedTuple):
+    """A gradient that is larger than the bucket: the last interval before its owners free it, and their ranks."""
+
+    interval: int
+    bytes: int
+    ranks: range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a run reduces its gradients.
+
+    Attributes:
+        partitions: Where each parameter is.
+        in_order: The parameters with a gradient, in the optimizer's order.
+        bucket_size: The elements of a bucket.
+        buffers: The buckets: two if reductions overlap with the pass.
+        dtype: The dtype of gradients.
+        streams: Whether gradients are reduced during the backward pass, or after it.
+        keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
+        accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
+    """
+
+    partitions: Partitions
+    in_order: Sequence[Place]
+    bucket_size: int
+    buffers: int
+    dtype: DType
+    streams: bool
+    keeps_large: bool
+    accumulated: int
+
+    @property
+    def bucket_bytes(self) -> int:
+        """The bytes of all buckets."""
+        return self.buffers * allocated(self.bucket_size, ITEMSIZE[self.dtype])
+
+    @property
+    def keeps_bucket(self) -> bool:
+        """Whether an earlier micro-batch left the buckets allocated."""
+        return bool(self.accumulated)
+
+    def bytes_of(self, place: Place) -> int:
+        """The bytes of a parameter's gradient."""
+        return allocated(place.elements, ITEMSIZE[self.dtype])
+
+    def fullest_of_earlier(self, passed: BackwardPass, steps: int) -> Point | None:
+        """The fullest point of the micro-batches before the last, where those reduce nothing; None elsewhere.
+
+        Of two, the first leaves its gradients one by one. A later one has all of them from its start.
+        """
+        if not self.accumulated or not self.streams:
+            return None
+        held = self.accumulated if steps > 2 else 0
+        most = self._point(passed.before, held, has_bucket=bool(held))
+        for key, gradient, ready, after in passed.hooks:
+            most = max(most, self._point(ready, held, has_bucket=True))
+            held += 0 if steps > 2 else gradient
+            most = max(most, self._point(after, held, has_bucket=True))
+        return max(most, self._point(passed.end, held, has_bucket=True))
+
+    def _point(self, at: At, held: int, *, has_bucket: bool) -> Point:
+        size = at.bytes + held + (self.bucket_bytes if has_bucket else 0)
+        return Point(size, at, has_bucket=has_bucket, large=0, held=held, copied=0)
+
+
+class Reduction:
+    """The reduction in the backward pass of a step's last micro-batch.
+
+    `intervals` has the fullest point before each reduction, up to its end, and the point right after it, when a rank
+    copies the gradients of its partition. `reduced` has the number of the last interval before a rank has its buffer
+    for them. `kept` are the gradients that ranks other than their owners keep to the end.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_filled",
+        "_has_bucket",
+        "_held",
+        "_large",
+        "_open",
+        "_plan",
+        "_waiting",
+        "intervals",
+        "kept",
+        "reduced",
+    )
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.intervals: list[Point] = []
+        self.reduced: dict[int, int] = {}
+        self.kept: list[Large] = []
+        self._open: Point | None = None
+        #: Gradients in the bucket, and their elements.
+        self._bucket: list[Place] = []
+        self._filled = 0
+        #: Bytes of gradients of their own, and of those that are larger than the bucket.
+        self._held = plan.accumulated
+        self._large = 0
+        #: The large gradient in place of a bucket, if one waits for its reduction.
+        self._waiting = 0
+        self._has_bucket = plan.keeps_bucket
+
+    def run(self, passed: BackwardPass) -> Reduction:
+        """Reduce the gradients of a backward pass."""
+        plan = self._plan
+        self._note(passed.before)
+        self._has_bucket = True
+        for key, gradient, ready, after in passed.hooks:
+            self._note(ready)
+            if plan.accumulated:
+                gradient = plan.bytes_of(plan.partitions.places[key])
+            elif not plan.streams:
+                self._held += gradient
+            if plan.streams:
+                self._add(plan.partitions.places[key], gradient, ready)
+            self._note(after)
+        self._note(passed.end)
+        if not plan.streams:
+            for place in plan.in_order:
+                self._add(place, plan.bytes_of(place), passed.end)
+        self._reduce(passed.end)
+        self._close()
+        return self
+
+    @property
+    def left(self) -> int:
+        """Bytes of the large gradients that are alive after the last reduction on a rank that owns no part of them."""
+        return self._large
+
+    def _add(self, place: Place, gradient: int, at: At) -> None:
+        """Put a gradient into the bucket, after reducing what is in it if both have no room."""
+        plan = self._plan
+        if self._filled + place.elements > plan.bucket_size:
+            self._reduce(at)
+        if plan.accumulated or not plan.streams:
+            self._held -= gradient
+        if place.elements > plan.bucket_size:
+            self._waiting = gradient
+            self._large += gradient
+        self._bucket.append(place)
+        self._filled += place.elements
+        if plan.accumulated or not plan.streams:
+            self._note(at)
+
+    def _reduce(self, at: At) -> None:
+        """Reduce what is in the bucket, and copy what belongs to a rank's partition."""
+        self._note(at, copied=self._copied())
+        self._close()
+        for place in self._bucket:
+            for rank in place.ranks:
+                self.reduced.setdefault(rank, len(self.intervals) - 1)
+        self._note(at)
+        self._close()
+        if self._waiting and self._plan.keeps_large:
+            self.kept.append(Large(len(self.intervals) - 1, self._waiting, self._bucket[0].ranks))
+        else:
+            self._large -= self._waiting
+        self._bucket, self._filled, self._waiting = [], 0, 0
+
+    def _copied(self) -> int:
+        """The bytes of the largest flat copy: parts for different ranks are copied together, one part is a view."""
+        most = parts = elements = 0
+        for size in self._parts():
+            parts, elements = parts + 1, elements + size
+            if elements > self._plan.bucket_size:
+                most, parts, elements = max(most, elements if parts > 1 else 0), 0, 0
+        most = max(most, elements if parts > 1 else 0)
+        return allocated(most, ITEMSIZE[self._plan.dtype])
+
+    def _parts(self) -> Iterator[int]:
+        """The elements of each run of gradients for one rank."""
+        slices = (part for place in self._bucket for part in self._plan.partitions.slices(place))
+        for _, run in groupby(slices, lambda part: part[0]):
+            yield sum(size for _, size in run)
+
+    def _note(self, at: At, *, copied: int = 0) -> None:
+        bucket = self._plan.bucket_bytes if self._has_bucket else 0
+        size = at.bytes + bucket + self._large + self._held + copied
+        if self._open is None or size > self._open.bytes:
+            self._open = Point(size, at, self._has_bucket, self._large, self._held, copied)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self.intervals.append(self._open)
+        self._open = None

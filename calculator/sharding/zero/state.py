@@ -1,0 +1,176 @@
+"""What stages 1 and 2 keep on one GPU between steps: whole weights, and a partition of the masters and the states.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.dtype import ITEMSIZE, allocated
+from calculator.inputs.sharding import STAGES
+from calculator.resident.per_parameter import optimizer_states
+from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.zero.parameters import in_order
+from calculator.sharding.zero.partitions import Partitions
+from calculator.sharding.zero.reduction import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.inputs.sharding import ZeroOptimization
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.optimizers import Optimizer
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor as Tensor
+    from calculator.sharding.zero.reduction import Point
+
+#: The prefix of the names of what DeepSpeed allocates.
+PREFIX = "DeepSpeed: "
+
+
+def row(
+    name: str, elements: int, what: str, dtype: DType, component: ComponentName = "workspace", count: int = 1
+) -> ResidentTensor:
+    """A tensor that DeepSpeed allocates; `what` names its elements in formulas."""
+    shape = (named(elements, what),) if what else ()
+    return ResidentTensor(
+        name=PREFIX + name, shape=shape, dtype=dtype, component=component, count=count, base=False
+    )
+
+
+class FlatState:
+    """The flat tensors of stages 1 and 2, and what each rank has of them."""
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        tensors: Sequence[Tensor],
+        groups: Sequence[Sequence[Tensor]],
+        optimizer: Optimizer,
+    ) -> None:
+        self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
+        self.zero: ZeroOptimization = prepared.training.zero
+        ordered = [*in_order(prepared.model, tensors)]
+        names = [{tensor.name for tensor in group} for group in groups]
+        self.dtype: DType = prepared.cast_to or "float32"
+        self.partitions = Partitions(
+            [[each for each in ordered if each.key.name in own] for own in names],
+            prepared.device.count,
+            round_robin=self.zero.round_robin_gradients,
+        )
+        self._keys = [each.key for group in self.partitions.groups for each in group.given]
+        self._idle = [each.key for each in ordered if not each.tensor.in_graph]
+
+    @property
+    def kept(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device between steps."""
+        frozen = [tensor for tensor in self.tensors if not tensor.trained]
+        norm = row("gradient norm", 1, "", "float32")
+        return (*frozen, *self._flat(), *self._masters(), *self._states(), norm)
+
+    def _flat(self) -> list[ResidentTensor]:
+        component: ComponentName = "base_weights" if self.prepared.method.facts.trains_base else "adapter_weights"
+        what = "trained parameters, padded"
+        return [row("flat weights", group.padded, what, self.dtype, component) for group in self.partitions.groups]
+
+    def partition(self, group: int) -> int:
+        """A named number of elements: those of a rank's partition."""
+        return named(self.partitions.groups[group].partition, "trained parameters, padded / count")
+
+    def _masters(self) -> list[ResidentTensor]:
+        groups = range(len(self.partitions.groups))
+        return [self._like_partition(group, "master weights", "optimizer_states") for group in groups]
+
+    def _like_partition(self, group: int, name: str, component: ComponentName) -> ResidentTensor:
+        return ResidentTensor(
+            name=PREFIX + name,
+            shape=(self.partition(group),),
+            dtype="float32",
+            component=component,
+            base=False,
+            trained=True,
+        )
+
+    def _states(self) -> list[ResidentTensors]:
+        return [each for master in self._masters() for each in optimizer_states([master], self.optimizer)]
+
+    @cached_property
+    def _elements(self) -> list[int]:
+        """By rank: the elements of the buffer for the gradients of its partition."""
+        return self.partitions.whole()
+
+    @cached_property
+    def _zeros(self) -> list[int]:
+        """By rank: bytes of zeros for parameters of its partition without a gradient."""
+        places = self.partitions.places
+        changes = [0] * (self.partitions.count + 1)
+        for place in map(places.__getitem__, self._idle):
+            size = allocated(place.elements, ITEMSIZE[self.dtype])
+            changes[place.ranks.start] += size
+            changes[place.ranks.stop] -= size
+        return [*accumulate(changes[:-1])]
+
+    def gradients_of(self, rank: int) -> tuple[tuple[ResidentTensor, ...], tuple[ResidentTensor, ...]]:
+        """The gradients of a rank's partition, and zeros in place of those that the step does not produce."""
+        elements, zeros = self._elements[rank], self._zeros[rank] // ITEMSIZE[self.dtype]
+        what = "parameters in the partition"
+        own = row("gradients of the partition", elements, what, self.dtype, "gradients")
+        idle = row("zeros for parameters without a gradient", zeros, what, self.dtype, "gradients")
+        return (own,) if elements else (), (idle,) if zeros else ()
+
+    def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
+        """What earlier micro-batches of a step left alive for the next forward pass."""
+        if self.plan.accumulated:
+            held = row("gradients", self.plan.accumulated // ITEMSIZE[self.dtype], "trained", self.dtype, "gradients")
+            return held, self._bucket()
+        return self.partition_of_earlier(rank)
+
+    def partition_of_earlier(self, rank: int) -> tuple[ResidentTensor, ...]:
+        """The gradients of a rank's partition that earlier micro-batches of a step left."""
+        accumulates = self.prepared.training.gradient_accumulation_steps > 1
+        if not accumulates or STAGES[self.prepared.device.sharding] == 1:
+            return ()
+        own, zeros = self.gradients_of(rank)
+        return (*own, *zeros)
+
+    def _bucket(self) -> ResidentTensor:
+        plan = self.plan
+        return row("reduction bucket", plan.bucket_size, "reduce_bucket_size", self.dtype, count=plan.buffers)
+
+    def reducing(self, point: Point) -> Iterator[ResidentTensor]:
+        """What the reduction has allocated at a point, on every rank alike."""
+        item = ITEMSIZE[self.dtype]
+        if point.has_bucket:
+            yield self._bucket()
+        if point.large:
+            elements = point.large // item
+            yield row("gradients larger than the bucket", elements, "parameters", self.dtype, "gradients")
+        if point.held:
+            yield row("gradients", point.held // item, "parameters", self.dtype, "gradients")
+        if point.copied:
+            yield row("gradients, flat", point.copied // item, "gradients in the bucket", self.dtype)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How the gradients are reduced."""
+        stage, zero, training = STAGES[self.prepared.device.sharding], self.zero, self.prepared.training
+        idle = set(self._idle)
+        with_gradient = [self.partitions.places[key] for key in self._keys if key not in idle]
+        keeps = stage == 1 and training.gradient_accumulation_steps > 1
+        sizes = [allocated(place.elements, ITEMSIZE[self.dtype]) for place in with_gradient]
+        return Plan(
+            partitions=self.partitions,
+            in_order=with_gradient,
+            bucket_size=zero.resolved("reduce_bucket_size", int(self.prepared.model.config["hidden_size"])),
+            buffers=2 if zero.overlap_comm else 1,
+            dtype=self.dtype,
+            streams=stage == 2 or bool(zero.overlap_comm),
+            keeps_large=stage == 1,
+            accumulated=sum(sizes) if keeps else 0,
+        )
