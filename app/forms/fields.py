@@ -61,7 +61,13 @@ class Field:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """The types that the setting accepts."""
-        return get_args(self.declared.type) if type(None) in get_args(self.declared.type) else (self.declared.type,)
+        members = get_args(self.declared.type)
+        return members if type(None) in members or int in members else (self.declared.type,)
+
+    @property
+    def or_word(self) -> bool:
+        """Whether the setting is a number or one of some words."""
+        return int in self.kinds and bool(self.declared.choices)
 
     @property
     def nullable(self) -> bool:
@@ -75,6 +81,8 @@ class Field:
             return "checkbox"
         if PAIRS in self.kinds:
             return "area"
+        if self.or_word or bool in self.kinds:
+            return "text"
         if int in self.kinds or float in self.kinds:
             return "number"
         return "text" if str in self.kinds or any(get_origin(kind) is tuple for kind in self.kinds) else "select"
@@ -101,8 +109,10 @@ class Field:
         text = text.strip()
         if not text:
             return None if self.nullable else self.declared.default
-        if self.control == "checkbox":
+        if self.declared.type is bool or bool in self.kinds:
             return {"true": True, "on": True, "false": False}.get(text, text)
+        if self.or_word:
+            return text if text in self.declared.choices else _number(without_commas(text))
         if self.control == "number":
             return _bytes(text) if self.sized else _number(text if float in self.kinds else without_commas(text))
         if self.control == "area":
@@ -160,6 +170,8 @@ def fields_of(part: str, cls: type) -> tuple[Field, ...]:
     """Return the fields of a dataclass of settings. A setting that is an object has a field for each of its own."""
     fields: list[Field] = []
     for declaration in declared(cls):
+        if not declaration.setting.form:
+            continue
         nested = declaration.nested
         own = (Field(part=part, declared=declaration),)
         fields += own if nested is None else fields_of(f"{part}.{declaration.name}", nested)

@@ -85,11 +85,12 @@ def _by_replay(required: str, fit: Fit) -> str:
 
 def communication_sentences(plan: Estimate) -> Iterator[str]:
     """Yield what each of several GPUs sends in a step."""
-    for each in plan.communication or ():
-        yield (
-            f"The figures are of each of {each.ranks:,} GPUs. In a step, each sends {size(each.sent_bytes)} to the"
-            f" others in {each.name}: {each.substituted} bytes."
-        )
+    collectives = plan.communication or ()
+    sent = ", and ".join(
+        f"{size(each.sent_bytes)} to the others in {each.name}: {each.substituted} bytes" for each in collectives
+    )
+    if sent:
+        yield f"The figures are of each of {collectives[0].ranks:,} GPUs. In a step, each sends {sent}."
 
 
 def history_sentence(plan: Estimate) -> str | None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.step import TrainingStep
+    from calculator.training_step.zero.peaks import FlatPeaks
 
 #: How far the rule is from the replay: the median of 1,000 random requests, and the range without 1 % at either end.
 #: Source: docs/decisions/0004-reserved-memory.md.
@@ -53,6 +54,8 @@ SOURCE = "c10/cuda/CUDACachingAllocator.cpp of PyTorch"
 
 def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
+    if step.flat is not None:
+        return _of_rank(step, step.flat, workspaces)
     resident, training = step.resident, step.resident.prepared.training
     added = [tensor for tensor in resident.tensors if not tensor.base]
     gradients = resident.gradients if training.gradient_accumulation_steps > 1 else ()
@@ -65,6 +68,17 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
     return whole_segments(loaded) + _in_segments(kept) + _in_segments(steps) + again
+
+
+def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
+    """The rule for the fullest rank under ZeRO: what it keeps, and the blocks of its reductions and of its update."""
+    frozen = sum(tensor.bytes for tensor in step.resident.tensors if tensor.base and not tensor.trained)
+    kept = Counter(sizes(flat.kept))
+    kept.update(workspaces)
+    kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
+    loaded = sum(tensor.bytes for tensor in step.resident.tensors)
+    flattened = whole_segments(loaded) + _in_segments(sizes(flat.flat_weights))
+    return max(flattened, whole_segments(frozen) + _in_segments(kept) + _in_segments(_peak_counts(step)))
 
 
 def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
@@ -137,4 +151,5 @@ def _peak_counts(step: TrainingStep) -> dict[int, int]:
     carried, until = by_size(step.carried), step.marks["backward"]
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]
-    return peak_counts(step.recording, step.resident.step_temporaries, extra)
+    temporaries = step.resident.step_temporaries if step.flat is None else ()
+    return peak_counts(step.recording, temporaries, extra)

@@ -181,9 +181,13 @@ class Recording:
         counted += [(kind, -copies) for at, copies, kind in self.dropped if at <= moment.event]
         if left:
             counted += left.items()
-        ends, rows = self.lifetimes.ends, self.tape.rows
-        counted += [(rows[row], 1) for row in self.retained_by_copies if ends[row] < moment.event < self.windows[1].end]
+        counted += [(self.tape.rows[row], 1) for row in self.retained_at(moment.event)]
         return LiveTensors(resident_tensors, self.lifetimes.alive(moment.event), counted, self._in_order())
+
+    def retained_at(self, event: int) -> list[int]:
+        """The rows that the copies keep at a position and the interpreted layer has freed."""
+        ends = self.lifetimes.ends
+        return [row for row in self.retained_by_copies if ends[row] < event < self.windows[1].end]
 
     def _in_order(self) -> list[Allocation]:
         """Every kind in the order of allocation; the first layer's kinds are those of the interpreted layer."""

@@ -14,6 +14,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
+from calculator.sharding.zero.refusals import zero_problems
 from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
+    from calculator.inputs.sharding import ShardingName
     from calculator.inputs.training import Device, Training
 
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
 #: The same where DDP is modelled.
 ONE_CARD_OR_DDP = "not modelled yet: set device.sharding ddp, or device.count 1 and device.sharding none"
-#: Why DDP needs several cards.
-TWO_CARDS = "ddp needs 2 cards or more: set device.count 2, or device.sharding none"
+#: Why a sharding needs several cards.
+TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
 #: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
 #: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
@@ -60,6 +62,7 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_ddp(request, model),
+        *zero_problems(request.training, request.device, quantizes=request.method.facts.quantizes_base),
     ]
     if problems:
         raise PlanError(*problems)
@@ -210,13 +213,15 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
 
 
-def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
-    """Problems of a device with more than one card, where DDP is modelled."""
-    if device.sharding in ("ddp","zero1","zero2"):
-        if device.count == 1:
-            yield Problem(loc=f"{loc}.count", msg=TWO_CARDS, input=device.count)
-    elif device.sharding not in MODELLED:
+def several_cards(
+    device: Device, loc: str = "device", modelled: frozenset[ShardingName] = MODELLED
+) -> Iterator[Problem]:
+    """Problems of a device with more than one card, where some shardings are modelled."""
+    if device.sharding not in modelled:
         yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_DDP}", input=device.sharding)
+    elif device.sharding != "none":
+        if device.count == 1:
+            yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
     elif device.count > 1:
         yield Problem(
             loc=f"{loc}.count", msg=f"{device.count:,} cards without sharding are {ONE_CARD_OR_DDP}", input=device.count

@@ -24,7 +24,6 @@ from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
-from calculator.sharding.communication import communication
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from calculator.estimate.device_replay import DeviceReplay
     from calculator.estimate.request import ModelReference, Request
     from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.peak import Peak
     from calculator.training_step.resident_state import ResidentState
-    from calculator.training_step.step import Peak
 
 
 def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
@@ -77,7 +76,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         saved_bytes=request.method.saved_bytes(tensors, model),
         assumptions=assumptions(request, model, verdict),
         warnings=warnings(request, model, tensors) + _card_caveats(request),
-        communication=communication(step.resident.buckets, request.device.count),
+        communication=step.resident.communication,
     )
 
 

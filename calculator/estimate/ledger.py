@@ -12,6 +12,7 @@ from calculator.engine.autocast import COPY
 from calculator.estimate.answer import Component, Row
 from calculator.resident.per_parameter import tensors
 from calculator.sharding import ddp
+from calculator.sharding.zero import state as zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,10 +49,19 @@ def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
     by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
     for name, shape, dtype, component, count, size in _storages(alive):
         if size:
-            source = AUTOCAST if name.endswith(COPY) else BUCKETS if name == ddp.NAME else SOURCES[component]
+            source = _source(name, component)
             row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
             by_component[component].append(row)
     return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
+
+
+def _source(name: str, component: ComponentName) -> str:
+    """The source of a row."""
+    if name.endswith(COPY):
+        return AUTOCAST
+    if name.startswith(zero.PREFIX):
+        return zero.SOURCE
+    return BUCKETS if name == ddp.NAME else SOURCES[component]
 
 
 _SIZE = attrgetter("bytes")

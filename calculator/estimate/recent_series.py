@@ -77,8 +77,14 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
         text = json.dumps(config)
         if config is not None and json.loads(text) != config:
             return None
-        kernels = kernels_of(request.device, request.stack)
-        settings = other_settings(request.method), other_settings(request.training), request.stack, kernels
+        device = request.device
+        settings = (
+            other_settings(request.method),
+            other_settings(request.training),
+            request.stack,
+            kernels_of(device, request.stack),
+            device.divided,
+        )
         hash(settings)
     except (PlanError, TypeError, ValueError):
         return None

@@ -10,6 +10,7 @@ from calculator.common.errors import PlanError, Problem, refusal
 from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
+from calculator.inputs.sharding import REPLAYED
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
@@ -109,7 +110,7 @@ def parse_request(body: Any) -> Request:
         training=training,
         device=device,
         stack=stack,
-        reserved=switches.reserved,
+        reserved=switches.reserved if device.sharding in REPLAYED else "rule",
         accounting=switches.accounting,
         length_given="sequence_length" in body.get("training", {}),
     )

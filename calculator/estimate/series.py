@@ -58,8 +58,8 @@ class SeriesCache:
     def resident_state(
         self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
     ) -> ResidentState:
-        """The resident state of a request; batch, length and device change none of its tensors."""
-        key = (id(model), method, other_settings(training), stack)
+        """The resident state of a request; batch, length and card change none of its tensors."""
+        key = (id(model), method, other_settings(training), stack, device.divided)
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:

@@ -12,7 +12,8 @@ from calculator.estimate.answer import Moment
 if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.engine.memory_curve import MemoryCurve, Window
-    from calculator.training_step.step import Peak, TrainingStep
+    from calculator.training_step.peak import Peak
+    from calculator.training_step.step import TrainingStep
 
 #: A span of the tape: its first and last event.
 Span = tuple[int, int]
@@ -28,15 +29,21 @@ def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tup
 
 def _of_layers(step: TrainingStep, throughout: tuple[int, int], last: tuple[str, int]) -> tuple[Moment, ...]:
     whole = step.whole
-    return _moments_of(whole.recording.curve, whole.marks, whole.layers, throughout, last)
+    backward = whole.flat.line() if whole.flat is not None else None
+    return _moments_of(whole.recording.curve, whole.marks, whole.layers, throughout, last, backward)
 
 
 def _moments_of(
-    curve: MemoryCurve, marks: dict[str, int], layers: int, throughout: tuple[int, int], last: tuple[str, int]
+    curve: MemoryCurve,
+    marks: dict[str, int],
+    layers: int,
+    throughout: tuple[int, int],
+    last: tuple[str, int],
+    backward: list[int] | None,
 ) -> tuple[Moment, ...]:
     first = "embeddings" if "layer 0 backward" in marks else "layer 0"
     forward = _line(curve, throughout[0], _spans(marks, "forward", "backward"))
-    backward = _line(curve, throughout[1], _spans(marks, "backward", "end"))
+    backward = backward or _line(curve, throughout[1], _spans(marks, "backward", "end"))
     return (
         *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),

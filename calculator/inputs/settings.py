@@ -29,6 +29,8 @@ class Setting:
     example: Any = None
     #: What a form shows for null.
     empty: str = "none"
+    #: Whether forms and the command line have a field for it.
+    form: bool = True
 
 
 def setting(
@@ -41,10 +43,11 @@ def setting(
     unit: str = "",
     example: Any = None,
     empty: str = "none",
+    form: bool = True,
 ) -> Any:
     """Declare a dataclass field as an input."""
     metadata = Setting(
-        label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example, empty=empty
+        label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example, empty=empty, form=form
     )
     return dataclasses.field(default=default, metadata={"setting": metadata})
 

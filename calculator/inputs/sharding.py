@@ -17,6 +17,9 @@ QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 #: The shardings that an estimate models; it refuses the others.
 MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2"})
 
+#: The shardings whose reserved memory is found by replay; that of the others follows the rule.
+REPLAYED: frozenset[ShardingName] = frozenset({"none", "ddp"})
+
 #: An integer, or transformers' value for the model's hidden size.
 OrAuto = int | Literal["auto"]
 
@@ -82,19 +85,27 @@ class ZeroOptimization:
         deepspeed/runtime/zero/config.py, `DeepSpeedZeroConfig`.
     """
 
-    stage: int | None = setting(None, label="Stage", help="ZeRO's stage.", minimum=1, maximum=3)
+    stage: int | None = setting(None, label="Stage", help="ZeRO's stage.", minimum=1, maximum=3, form=False)
     contiguous_gradients: bool = setting(
-        True, label="Contiguous gradients", help="Copy gradients into one buffer as they are produced."
+        True, label="Contiguous gradients", help="Copy gradients into one buffer as they are produced.", form=False
     )
     reduce_scatter: bool = setting(True, label="Reduce-scatter", help="Reduce each gradient to its owner only.")
     reduce_bucket_size: OrAuto = setting(
         500_000_000, label="Reduce bucket", help="Elements reduced at a time.", minimum=1, unit="elements"
     )
     allgather_partitions: bool = setting(
-        True, label="All-gather partitions", help="Gather updated weights by all-gather instead of broadcasts."
+        True,
+        label="All-gather partitions",
+        help="Gather updated weights by all-gather instead of broadcasts.",
+        form=False,
     )
     allgather_bucket_size: int = setting(
-        500_000_000, label="All-gather bucket", help="Elements gathered at a time.", minimum=1, unit="elements"
+        500_000_000,
+        label="All-gather bucket",
+        help="Elements gathered at a time.",
+        minimum=1,
+        unit="elements",
+        form=False,
     )
     overlap_comm: bool | None = setting(
         None, label="Overlap communication", help="Reduce during the backward pass; null is true in stage 3 only."
@@ -103,16 +114,36 @@ class ZeroOptimization:
         False, label="Round-robin gradients", help="Deal gradients to the ranks in turn (stages 1 and 2)."
     )
     sub_group_size: int = setting(
-        1_000_000_000, label="Sub-group", help="Elements updated at a time in stage 3.", minimum=1, unit="elements"
+        1_000_000_000,
+        label="Sub-group",
+        help="Elements updated at a time in stage 3.",
+        minimum=1,
+        unit="elements",
+        form=False,
     )
     stage3_prefetch_bucket_size: OrAuto = setting(
-        50_000_000, label="Prefetch bucket", help="Elements fetched ahead of use.", minimum=0, unit="elements"
+        50_000_000,
+        label="Prefetch bucket",
+        help="Elements fetched ahead of use.",
+        minimum=0,
+        unit="elements",
+        form=False,
     )
     stage3_param_persistence_threshold: OrAuto = setting(
-        100_000, label="Persistence threshold", help="Smaller parameters stay whole.", minimum=0, unit="elements"
+        100_000,
+        label="Persistence threshold",
+        help="Smaller parameters stay whole.",
+        minimum=0,
+        unit="elements",
+        form=False,
     )
     stage3_max_live_parameters: int = setting(
-        1_000_000_000, label="Live parameters", help="The most elements gathered at once.", minimum=0, unit="elements"
+        1_000_000_000,
+        label="Live parameters",
+        help="The most elements gathered at once.",
+        minimum=0,
+        unit="elements",
+        form=False,
     )
     stage3_max_reuse_distance: int = setting(
         1_000_000_000,
@@ -120,21 +151,24 @@ class ZeroOptimization:
         help="A parameter stays gathered if it is used again within this many elements.",
         minimum=0,
         unit="elements",
+        form=False,
     )
     stage3_gather_16bit_weights_on_model_save: bool = setting(
-        False, label="Gather on save", help="Gather the weights when the model is saved."
+        False, label="Gather on save", help="Gather the weights when the model is saved.", form=False
     )
     offload_optimizer: Offload | None = setting(
         None,
         label="Offload of the optimizer",
         help="Keep masters and optimizer states in host memory, and update them there.",
         example={"device": "cpu"},
+        form=False,
     )
     offload_param: Offload | None = setting(
         None,
         label="Offload of the weights",
         help="Keep stage 3's partitions of the weights in host memory.",
         example={"device": "cpu"},
+        form=False,
     )
 
     def resolved(self, name: str, hidden_size: int) -> int:

@@ -229,7 +229,8 @@ class Device:
         "none",
         label="Sharding",
         help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "The others are not modelled yet.",
+        "zero1 and zero2 are DeepSpeed's ZeRO: GPUs divide optimizer states, and gradients from stage 2 on. zero3 and "
+        "fsdp are not modelled yet.",
     )
     alloc_conf: str | None = setting(
         None,
@@ -237,3 +238,8 @@ class Device:
         help="PYTORCH_CUDA_ALLOC_CONF of the run. Settings change reserved memory by replay, not by the rule.",
         example="expandable_segments:True",
     )
+
+    @property
+    def divided(self) -> tuple[ShardingName, int] | None:
+        """How GPUs divide the run's state, and how many they are; None if each has all of it."""
+        return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.resident.module_spec import ModuleSpec
     from calculator.layers.sharding_hooks import Accumulation
+    from calculator.resident.module_spec import ModuleSpec
 
     #: A method's forward of a linear module, given the module and its input.
     Wrapper = Callable[["BoundModule", Tensor], Tensor]

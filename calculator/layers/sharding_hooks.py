@@ -89,7 +89,7 @@ class Hooks:
         return Accumulation(adds=adds, in_buckets=training.has_bucket_views and not adds)
 
     def roots(self, loss: Tensor) -> Iterator[Tensor]:
-        """Yield the loss, and tensors made from it; the backward pass starts at the last, and all live until its end."""
+        """Yield the loss and tensors made from it, which live until the backward pass ends; it starts at the last."""
         yield loss
 
     def after_backward(self) -> None:

@@ -21,7 +21,7 @@ class Collective:
         substituted: The same with numbers.
     """
 
-    name: Literal["all_reduce"]
+    name: Literal["all_reduce", "all_gather"]
     ranks: int
     payload_bytes: int
     sent_bytes: int
@@ -30,22 +30,39 @@ class Collective:
     source: str
 
 
-def communication(buckets: Buckets | None, count: int) -> tuple[Collective, ...] | None:
-    """The collectives of a step; None for a run on one GPU.
+#: Where the bytes that the ring algorithm sends are derived.
+_SOURCE = "github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md"
 
-    DDP reduces every gradient once a step, in the last micro-batch. What it broadcasts is left out: a model's buffers.
-    """
-    if buckets is None:
-        return None
-    payload = buckets.payload_bytes
-    return (
-        Collective(
-            name="all_reduce",
-            ranks=count,
-            payload_bytes=payload,
-            sent_bytes=-(-2 * (count - 1) * payload // count),
-            formula="2 × (count - 1) / count × gradients",
-            substituted=f"2 × {count - 1:,} / {count:,} × {payload:,}",
-            source="github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md: AllReduce",
-        ),
+
+def all_reduce(payload: int, count: int, what: str) -> Collective:
+    """Sum tensors of some bytes over all ranks."""
+    return Collective(
+        name="all_reduce",
+        ranks=count,
+        payload_bytes=payload,
+        sent_bytes=-(-2 * (count - 1) * payload // count),
+        formula=f"2 × (count - 1) / count × {what}",
+        substituted=f"2 × {count - 1:,} / {count:,} × {payload:,}",
+        source=f"{_SOURCE}: AllReduce",
     )
+
+
+def all_gather(payload: int, count: int, what: str) -> Collective:
+    """Gather the parts of a tensor of some bytes from all ranks."""
+    return Collective(
+        name="all_gather",
+        ranks=count,
+        payload_bytes=payload,
+        sent_bytes=-(-(count - 1) * payload // count),
+        formula=f"(count - 1) / count × {what}",
+        substituted=f"{count - 1:,} / {count:,} × {payload:,}",
+        source=f"{_SOURCE}: AllGather",
+    )
+
+
+def of_ddp(buckets: Buckets, count: int) -> tuple[Collective, ...]:
+    """The collectives of a step under DDP.
+
+    It reduces every gradient once a step, in the last micro-batch. What it broadcasts is left out: a model's buffers.
+    """
+    return (all_reduce(buckets.payload_bytes, count, "gradients"),)

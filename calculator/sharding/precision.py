@@ -26,9 +26,9 @@ def cast_to(training: Training, device: Device) -> DType | None:
 
 def of_step(training: Training, device: Device) -> Training:
     """The training that the step runs: in the weights' dtype instead of under autocast."""
-    dtype = cast_to(training, device)
-    if dtype is None:
+    if cast_to(training, device) is None:
         return training
+    dtype = training.autocast or training.dtype
     return replace(training, dtype=dtype, autocast=None, adapter_dtype="model")
 
 

@@ -11,6 +11,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding import ddp
+from calculator.sharding.communication import of_ddp
 from calculator.sharding.zero.state import FlatState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.communication import Collective
     from calculator.trainers.facts import TrainerFacts
 
 
@@ -80,6 +82,13 @@ class ResidentState:
         trained = [tensor for tensor in self.tensors if tensor.trained]
         of_groups = groups(self.trainer, self.prepared.model, trained)
         return FlatState(self.prepared, self.tensors, of_groups, self.optimizer)
+
+    @property
+    def communication(self) -> tuple[Collective, ...] | None:
+        """What one GPU sends in a step, by collective; None for a run on one GPU."""
+        if self.flat is not None:
+            return self.flat.communication
+        return None if self.buckets is None else of_ddp(self.buckets, self.prepared.device.count)
 
     @property
     def of_sharding(self) -> tuple[ResidentTensor, ...]:

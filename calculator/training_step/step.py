@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
-from calculator.sharding.zero.peaks import FlatPeaks
 from calculator.training_step.peak import Peak
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
+from calculator.training_step.zero.peaks import FlatPeaks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
-    __slots__ = ("carried", "left", "recording", "resident", "run", "traces")
+    __slots__ = ("carried", "flat", "left", "recording", "resident", "run", "traces")
 
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
@@ -40,6 +40,8 @@ class TrainingStep:
         self.left = self.recording.at_the_end()
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
         self.carried = self.left - self._inputs(self.marks["forward"])
+        #: The ranks of a run under ZeRO's stages 1 and 2.
+        self.flat = FlatPeaks.of(resident.flat, self.run, self.recording, self.left, self.carried)
 
     @property
     def whole(self) -> TrainingStep:
@@ -51,8 +53,8 @@ class TrainingStep:
     def peaks(self) -> tuple[Peak, Peak, Peak]:
         """Forward, backward and optimizer step."""
         resident = self.resident
-        if resident.flat is not None:
-            return FlatPeaks(resident.flat, self.run, self.recording, self.left).peaks(self.carried, self.marks)
+        if self.flat is not None:
+            return self.flat.peaks()
         always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
         accumulates = resident.prepared.training.gradient_accumulation_steps > 1
         accumulated = (*always, *resident.gradients) if accumulates else always

@@ -125,8 +125,8 @@ class TraceCache:
 
     def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""
-        method, training = prepared.method, prepared.training
-        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack)
+        method, training, sharding = prepared.method, prepared.given, prepared.device.sharding
+        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack, sharding)
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
         own = [*sizes(training), *sizes(method)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,11 +12,14 @@ from calculator.engine.memory_curve import Moment
 from calculator.sharding.zero.parameters import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.memory_curve import Window
-    from calculator.training_step.run import Run
     from calculator.engine.recording import Recording
+    from calculator.engine.repetition import Repetition
+    from calculator.engine.tape import Allocation, Tape
+    from calculator.resident.per_parameter import ResidentTensors
 
 #: The mark after the backward pass, at which DeepSpeed reduces what is left.
 EPILOGUE = "epilogue"
@@ -32,10 +36,11 @@ class At(NamedTuple):
 class Hook(NamedTuple):
     """The moment at which a gradient is ready, and the fullest moment until the next hook.
 
-    `gradient` are its bytes, which are alive at the moment and freed right after it.
+    `gradient` are its bytes, which are alive at the moment and freed right after it. Without a key, it is the moment at
+    which the backward pass enters the next layer.
     """
 
-    key: Key
+    key: Key | None
     gradient: int
     ready: At
     after: At
@@ -44,27 +49,46 @@ class Hook(NamedTuple):
 class BackwardPass:
     """The moments of one backward pass, with every copy of the repeated layers."""
 
-    __slots__ = ("_base", "_last", "_marks", "_positions", "_recording", "_run", "before", "end", "hooks")
+    __slots__ = (
+        "_base",
+        "_last",
+        "_marks",
+        "_positions",
+        "_recording",
+        "_repetition",
+        "_rows",
+        "before",
+        "end",
+        "hooks",
+    )
 
-    def __init__(self, run: Run, recording: Recording) -> None:
-        self._run, self._recording = run, recording
-        marks = dict((label, at) for at, label in run.tape.marks)
+    def __init__(self, tape: Tape, repetition: Repetition, recording: Recording) -> None:
+        self._repetition, self._recording, self._rows = repetition, recording, tape.rows
+        marks = {label: at for at, label in tape.marks}
         self._base, self._last = _curves(recording)
         start, end = marks["backward"], marks[EPILOGUE]
-        inside = [(at, label) for at, label in run.tape.marks if start <= at <= end and label.startswith(GRADIENT_OF)]
-        self._marks = [(at, label, run.tape.marked_rows[label]) for at, label in inside]
-        self._positions = _layers(run, start)
+        inside = [(at, label) for at, label in tape.marks if start <= at <= end]
+        self._marks = [
+            (at, label, tape.marked_rows[label] if label.startswith(GRADIENT_OF) else None)
+            for at, label in inside
+            if label.startswith(GRADIENT_OF) or _is_of_layer(label)
+        ]
+        self._positions = _layers(tape, start)
         self.hooks: list[Hook] = []
         #: The fullest moment before the first hook, and the moment at which DeepSpeed reduces what is left.
         self.before = At(-1, 0, 0)
         self._add(start, end)
         self.end = At(self._bytes(end, self._copies()), end, self._copies())
 
-    def moment(self, at: At) -> Moment:
-        """A moment for the recording."""
-        windows = self._recording.windows
-        repeats = tuple(at.copy if n and w.start == self._window().start else w.copies for n, w in enumerate(windows))
-        return Moment(event=at.event, bytes=at.bytes, repeats=repeats)
+    def alive(self, at: At, resident_tensors: Sequence[ResidentTensors]) -> LiveTensors:
+        """The tensors alive at a moment, with resident tensors."""
+        recording = self._recording
+        repeats = tuple(at.copy if number == 1 else each.copies for number, each in enumerate(recording.windows))
+        freed: Counter[Allocation] = Counter()
+        if at.copy == self._copies():
+            # The recording has tables that only the copies before the last still keep.
+            freed.update({self._rows[row]: -1 for row in recording.retained_at(at.event)})
+        return recording.alive(Moment(event=at.event, bytes=at.bytes, repeats=repeats), resident_tensors, freed)
 
     def _window(self) -> Window | None:
         windows = self._recording.windows
@@ -102,10 +126,13 @@ class BackwardPass:
                 continue
             self._until(base, at, position, offset, copy)
             ready = At(base[position] + offset, position, copy)
+            at = position
+            if row is None:
+                self.hooks.append(Hook(None, 0, ready, ready))
+                continue
             name = label.removeprefix(GRADIENT_OF)
             key = Key(name, self._layer(position, copy) if "*" in name else None)
-            self.hooks.append(Hook(key, self._run.tape.rows[row][4], ready, At(-1, position, copy)))
-            at = position
+            self.hooks.append(Hook(key, self._rows[row][4], ready, At(-1, position, copy)))
         self._until(base, at, end, offset, copy)
 
     def _until(self, base: Sequence[int], start: int, end: int, offset: int, copy: int) -> None:
@@ -121,7 +148,7 @@ class BackwardPass:
 
     def _layer(self, position: int, copy: int) -> int:
         """The number of the layer that runs at a position of the tape, in one copy."""
-        repetition = self._run.repetition
+        repetition = self._repetition
         starts, layers = self._positions
         at = layers[bisect_left(starts, position) - 1]
         number = repetition.numbers[at]
@@ -130,12 +157,15 @@ class BackwardPass:
         return number
 
 
-def _layers(run: Run, backward: int) -> tuple[list[int], list[int]]:
+def _is_of_layer(label: str) -> bool:
+    """Whether a mark is the moment at which the backward pass enters a layer, or leaves the first."""
+    return label.startswith("layer ") and label.endswith("backward")
+
+
+def _layers(tape: Tape, backward: int) -> tuple[list[int], list[int]]:
     """The positions at which the backward pass of each layer starts, and the layers' positions in the repetition."""
     found = sorted(
-        (at, int(label.split()[1]) - 1)
-        for at, label in run.tape.marks
-        if at >= backward and label.startswith("layer ") and label.endswith("backward")
+        (at, int(label.split()[1]) - 1) for at, label in tape.marks if at >= backward and _is_of_layer(label)
     )
     return [at for at, _ in found], [layer for _, layer in found]
 

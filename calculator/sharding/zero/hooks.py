@@ -1,4 +1,4 @@
-"""What DeepSpeed's stages 1 and 2 change in a micro-batch: the weights' dtype, the loss, and when gradients are freed."""
+"""What DeepSpeed's stages 1 and 2 change in a micro-batch: dtypes, the loss, and when gradients are freed."""
 
 from __future__ import annotations
 

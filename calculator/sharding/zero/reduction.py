@@ -63,6 +63,7 @@ class Plan:
         buffers: The buckets: two if reductions overlap with the pass.
         dtype: The dtype of gradients.
         streams: Whether gradients are reduced during the backward pass, or after it.
+        copies: Whether gradients for different ranks are copied to one tensor that is reduced (reduce_scatter).
         keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
         accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
     """
@@ -73,6 +74,7 @@ class Plan:
     buffers: int
     dtype: DType
     streams: bool
+    copies: bool
     keeps_large: bool
     accumulated: int
 
@@ -81,33 +83,9 @@ class Plan:
         """The bytes of all buckets."""
         return self.buffers * allocated(self.bucket_size, ITEMSIZE[self.dtype])
 
-    @property
-    def keeps_bucket(self) -> bool:
-        """Whether an earlier micro-batch left the buckets allocated."""
-        return bool(self.accumulated)
-
     def bytes_of(self, place: Place) -> int:
         """The bytes of a parameter's gradient."""
         return allocated(place.elements, ITEMSIZE[self.dtype])
-
-    def fullest_of_earlier(self, passed: BackwardPass, steps: int) -> Point | None:
-        """The fullest point of the micro-batches before the last, where those reduce nothing; None elsewhere.
-
-        Of two, the first leaves its gradients one by one. A later one has all of them from its start.
-        """
-        if not self.accumulated or not self.streams:
-            return None
-        held = self.accumulated if steps > 2 else 0
-        most = self._point(passed.before, held, has_bucket=bool(held))
-        for key, gradient, ready, after in passed.hooks:
-            most = max(most, self._point(ready, held, has_bucket=True))
-            held += 0 if steps > 2 else gradient
-            most = max(most, self._point(after, held, has_bucket=True))
-        return max(most, self._point(passed.end, held, has_bucket=True))
-
-    def _point(self, at: At, held: int, *, has_bucket: bool) -> Point:
-        size = at.bytes + held + (self.bucket_bytes if has_bucket else 0)
-        return Point(size, at, has_bucket=has_bucket, large=0, held=held, copied=0)
 
 
 class Reduction:
@@ -129,6 +107,7 @@ class Reduction:
         "_waiting",
         "intervals",
         "kept",
+        "line",
         "reduced",
     )
 
@@ -146,23 +125,15 @@ class Reduction:
         self._large = 0
         #: The large gradient in place of a bucket, if one waits for its reduction.
         self._waiting = 0
-        self._has_bucket = plan.keeps_bucket
+        self._has_bucket = bool(plan.accumulated)
+        #: By layer of the backward pass: the interval and the bytes of every point.
+        self.line: list[list[tuple[int, int]]] = [[]]
 
     def run(self, passed: BackwardPass) -> Reduction:
         """Reduce the gradients of a backward pass."""
         plan = self._plan
-        self._note(passed.before)
-        self._has_bucket = True
-        for key, gradient, ready, after in passed.hooks:
-            self._note(ready)
-            if plan.accumulated:
-                gradient = plan.bytes_of(plan.partitions.places[key])
-            elif not plan.streams:
-                self._held += gradient
-            if plan.streams:
-                self._add(plan.partitions.places[key], gradient, ready)
-            self._note(after)
-        self._note(passed.end)
+        for at in self._hooks(passed):
+            self._note(at)
         if not plan.streams:
             for place in plan.in_order:
                 self._add(place, plan.bytes_of(place), passed.end)
@@ -170,10 +141,36 @@ class Reduction:
         self._close()
         return self
 
+    def _hooks(self, passed: BackwardPass) -> Iterator[At]:
+        """Run the hooks of all gradients, and yield the moments between."""
+        plan = self._plan
+        yield passed.before
+        for key, gradient, ready, after in passed.hooks:
+            if key is None:
+                self.line.append([])
+                yield after
+                continue
+            self._has_bucket = True
+            yield ready
+            place = plan.partitions.places[key]
+            if plan.streams:
+                self._add(place, plan.bytes_of(place) if plan.accumulated else gradient, ready)
+            elif not plan.accumulated:
+                self._held += gradient
+            yield after
+        yield passed.end
+
     @property
     def left(self) -> int:
         """Bytes of the large gradients that are alive after the last reduction on a rank that owns no part of them."""
         return self._large
+
+    def earlier(self, passed: BackwardPass) -> Reduction:
+        """Run a micro-batch before the last, which reduces nothing: there is one interval."""
+        for at in self._hooks(passed):
+            self._note(at)
+        self._close()
+        return self
 
     def _add(self, place: Place, gradient: int, at: At) -> None:
         """Put a gradient into the bucket, after reducing what is in it if both have no room."""
@@ -208,6 +205,8 @@ class Reduction:
     def _copied(self) -> int:
         """The bytes of the largest flat copy: parts for different ranks are copied together, one part is a view."""
         most = parts = elements = 0
+        if not self._plan.copies:
+            return 0
         for size in self._parts():
             parts, elements = parts + 1, elements + size
             if elements > self._plan.bucket_size:
@@ -224,6 +223,7 @@ class Reduction:
     def _note(self, at: At, *, copied: int = 0) -> None:
         bucket = self._plan.bucket_bytes if self._has_bucket else 0
         size = at.bytes + bucket + self._large + self._held + copied
+        self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:
             self._open = Point(size, at, self._has_bucket, self._large, self._held, copied)
 

@@ -5,6 +5,7 @@ Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.inputs.sharding import STAGES
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.communication import all_gather, all_reduce
 from calculator.sharding.zero.parameters import in_order
 from calculator.sharding.zero.partitions import Partitions
 from calculator.sharding.zero.reduction import Plan
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
-    from calculator.resident.tensors import ResidentTensor as Tensor
+    from calculator.sharding.communication import Collective
     from calculator.sharding.zero.reduction import Point
 
 #: The prefix of the names of what DeepSpeed allocates.
 PREFIX = "DeepSpeed: "
+SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
 
 
 def row(
@@ -39,9 +42,7 @@ def row(
 ) -> ResidentTensor:
     """A tensor that DeepSpeed allocates; `what` names its elements in formulas."""
     shape = (named(elements, what),) if what else ()
-    return ResidentTensor(
-        name=PREFIX + name, shape=shape, dtype=dtype, component=component, count=count, base=False
-    )
+    return ResidentTensor(name=PREFIX + name, shape=shape, dtype=dtype, component=component, count=count, base=False)
 
 
 class FlatState:
@@ -50,8 +51,8 @@ class FlatState:
     def __init__(
         self,
         prepared: PreparedModel,
-        tensors: Sequence[Tensor],
-        groups: Sequence[Sequence[Tensor]],
+        tensors: Sequence[ResidentTensor],
+        groups: Sequence[Sequence[ResidentTensor]],
         optimizer: Optimizer,
     ) -> None:
         self.prepared, self.optimizer, self.tensors = prepared, optimizer, tensors
@@ -70,28 +71,33 @@ class FlatState:
     @property
     def kept(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device between steps."""
-        frozen = [tensor for tensor in self.tensors if not tensor.trained]
-        norm = row("gradient norm", 1, "", "float32")
-        return (*frozen, *self._flat(), *self._masters(), *self._states(), norm)
+        return (*(tensor for tensor in self.tensors if not tensor.trained), *self.divided)
 
-    def _flat(self) -> list[ResidentTensor]:
+    @property
+    def divided(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device between steps besides the model's frozen tensors."""
+        norm = row("gradient norm", 1, "", "float32")
+        return (*self.flat_weights, *self._masters(), *self._states(), norm)
+
+    @property
+    def flat_weights(self) -> list[ResidentTensor]:
+        """The flat tensors of the trained weights."""
         component: ComponentName = "base_weights" if self.prepared.method.facts.trains_base else "adapter_weights"
         what = "trained parameters, padded"
         return [row("flat weights", group.padded, what, self.dtype, component) for group in self.partitions.groups]
 
-    def partition(self, group: int) -> int:
-        """A named number of elements: those of a rank's partition."""
-        return named(self.partitions.groups[group].partition, "trained parameters, padded / count")
-
     def _masters(self) -> list[ResidentTensor]:
         groups = range(len(self.partitions.groups))
-        return [self._like_partition(group, "master weights", "optimizer_states") for group in groups]
+        return [self.like_partition(group, "master weights", component="optimizer_states") for group in groups]
 
-    def _like_partition(self, group: int, name: str, component: ComponentName) -> ResidentTensor:
+    def like_partition(
+        self, group: int, name: str, dtype: DType = "float32", component: ComponentName = "workspace"
+    ) -> ResidentTensor:
+        """A tensor with as many elements as a rank's partition of a group."""
         return ResidentTensor(
             name=PREFIX + name,
-            shape=(self.partition(group),),
-            dtype="float32",
+            shape=(named(self.partitions.groups[group].partition, "trained parameters, padded / count"),),
+            dtype=dtype,
             component=component,
             base=False,
             trained=True,
@@ -139,6 +145,28 @@ class FlatState:
         own, zeros = self.gradients_of(rank)
         return (*own, *zeros)
 
+    @property
+    def earlier_plan(self) -> Plan | None:
+        """How the micro-batches before the last keep their gradients, where that one reduces them as they are ready.
+
+        Of two, the first leaves its gradients one by one. A later one has all of them from its start.
+        """
+        plan, steps = self.plan, self.prepared.training.gradient_accumulation_steps
+        if not plan.accumulated or not plan.streams:
+            return None
+        return replace(plan, streams=False, accumulated=plan.accumulated if steps > 2 else 0)
+
+    @property
+    def communication(self) -> tuple[Collective, ...]:
+        """The collectives of a step: stage 2 reduces in each micro-batch, and updated weights are gathered once."""
+        count, item, steps = self.partitions.count, ITEMSIZE[self.dtype], 1
+        if STAGES[self.prepared.device.sharding] == 2:
+            steps = self.prepared.training.gradient_accumulation_steps
+        gradients = sum(place.elements for place in self.plan.in_order) * item
+        weights = sum(group.padded for group in self.partitions.groups) * item
+        what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
+        return all_reduce(gradients * steps, count, what), all_gather(weights, count, "trained weights")
+
     def _bucket(self) -> ResidentTensor:
         plan = self.plan
         return row("reduction bucket", plan.bucket_size, "reduce_bucket_size", self.dtype, count=plan.buffers)
@@ -171,6 +199,7 @@ class FlatState:
             buffers=2 if zero.overlap_comm else 1,
             dtype=self.dtype,
             streams=stage == 2 or bool(zero.overlap_comm),
+            copies=zero.reduce_scatter,
             keeps_large=stage == 1,
             accumulated=sum(sizes) if keeps else 0,
         )

@@ -1,0 +1,1 @@
+"""The peaks of a step under DeepSpeed's ZeRO."""

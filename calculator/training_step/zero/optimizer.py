@@ -1,0 +1,94 @@
+"""The optimizer's step of stages 1 and 2 on one rank: norms, the float32 gradients of its partition, the update.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py, step; deepspeed/runtime/utils.py, has_inf_or_nan.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.sharding.zero.state import row
+from calculator.training_step.optimizer_step import temporaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.zero.state import FlatState
+
+#: The numbers alive at once while the first gradient is searched for infinities.
+OVERFLOW_SCALARS = 7
+#: The same while the total norm is searched, besides the gradients' norms.
+NORM_SCALARS = 5
+#: The global norm twice: the one that stays, and the one that clips.
+KEPT_SCALARS = 2
+#: The numbers alive at once while the clipping factor is computed and applied.
+CLIP_SCALARS = 4
+
+#: What is alive at a moment of the step besides what stays on the device; the gradients of the partition included.
+Alive = tuple["ResidentTensors", ...]
+
+
+class OptimizerStep:
+    """The step of one rank. Its gradients are in one buffer, followed by zeros up to the partition's end."""
+
+    def __init__(self, state: FlatState, rank: int, gradients: tuple[ResidentTensor, ...]) -> None:
+        self._state, self._gradients = state, gradients
+        groups = state.partitions.groups
+        self._rank = rank
+        #: By group: the elements of each gradient in the partition.
+        self._slices = [group.slices(rank) for group in groups]
+
+    @property
+    def fullest(self) -> Alive:
+        """What is alive at the moment with the most bytes."""
+        return max(self._moments(), key=_bytes)
+
+    def _moments(self) -> Iterator[Alive]:
+        before = (*self._gradients, *padding_of(self._state, self._rank))
+        if self._state.dtype != "float32":
+            yield *before, _scalars(OVERFLOW_SCALARS)
+        norms = 0
+        for number, slices in enumerate(self._slices):
+            norms = number
+            for size in slices:
+                norms += 1
+                yield *before, row("gradient in float64", size, "gradient", "float64"), _scalars(norms)
+            yield *before, row("norms, stacked", len(slices), "gradients", "float64", count=2), _scalars(norms)
+            yield *before, _scalars(norms + NORM_SCALARS)
+        for group in range(len(self._slices)):
+            yield from self._update(group)
+
+    def _update(self, group: int) -> Iterator[Alive]:
+        """Copy the gradients of a group's partition to one float32 tensor, free them, clip and update.
+
+        One gradient alone is not copied first; in float32 it is not copied at all.
+        """
+        state, last = self._state, group == len(self._slices) - 1
+        several = len(self._slices[group]) + bool(state.partitions.groups[group].padding(self._rank)) > 1
+        flat = (state.like_partition(group, "flat gradients", state.dtype),) if several else ()
+        master = state.like_partition(group, "float32 gradients")
+        own = (master,) if state.dtype != "float32" else flat
+        numbers = _scalars(KEPT_SCALARS)
+        copied = (*flat, *own) if own is not flat else flat
+        yield *self._gradients, *padding_of(state, self._rank, group), *copied, numbers
+        kept = padding_of(state, self._rank, group + 1 if own else group)
+        after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
+        if state.prepared.training.max_grad_norm:
+            yield *after, _scalars(CLIP_SCALARS)
+        yield *after, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)
+
+
+def padding_of(state: FlatState, rank: int, first: int = 0) -> tuple[ResidentTensor, ...]:
+    """The zeros after a rank's gradients of each group, from one group on."""
+    sizes = [group.padding(rank) for group in state.partitions.groups[first:]]
+    return tuple(row("padding of gradients", size, "padding", state.dtype, "gradients") for size in sizes if size)
+
+
+def _scalars(count: int) -> ResidentTensor:
+    return row("norms and flags", 1, "", "float32", count=count)
+
+
+def _bytes(alive: Alive) -> int:
+    return sum([tensor.bytes for tensor in alive])

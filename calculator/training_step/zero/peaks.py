@@ -1,0 +1,230 @@
+"""The peaks of a step under stages 1 and 2, on the fullest rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property, partial
+from itertools import pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calculator.common.deferred import Deferred
+from calculator.engine.live_tensors import LiveTensors
+from calculator.sharding.zero.backward import BackwardPass
+from calculator.sharding.zero.reduction import Point, Reduction
+from calculator.training_step.peak import Peak
+from calculator.training_step.zero.optimizer import OptimizerStep, padding_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from calculator.engine.recording import Recording
+    from calculator.engine.tape import Allocation
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.zero.state import FlatState
+    from calculator.training_step.run import Run
+
+
+class Rank(NamedTuple):
+    """One rank's tensors in the passes and in the optimizer's step, besides what stays on every rank.
+
+    `accumulated` are those that earlier micro-batches of the step left, `backward` those at its point.
+    """
+
+    number: int
+    accumulated: tuple[ResidentTensors, ...]
+    backward: tuple[ResidentTensors, ...]
+    point: Point
+    step: tuple[ResidentTensors, ...]
+
+
+#: A rank's fullest point in the backward pass, with the gradients of its partition there.
+Fullest = tuple[Point, tuple["ResidentTensors", ...]]
+
+
+def _bytes(tensors: Sequence[ResidentTensors]) -> int:
+    return sum([tensor.bytes for tensor in tensors])
+
+
+def _left(left: Counter[Allocation]) -> int:
+    return sum([kind[4] * count for kind, count in left.items()])
+
+
+_SIZE = attrgetter("bytes")
+
+
+class FlatPeaks:
+    """The peaks of a step on each rank, and on the fullest.
+
+    `left` is what the step leaves alive without gradients, and `carried` those of them that live until the next forward
+    pass ends.
+    """
+
+    def __init__(
+        self,
+        state: FlatState,
+        run: Run,
+        recording: Recording,
+        left: Counter[Allocation],
+        carried: Counter[Allocation],
+    ) -> None:
+        self._state, self._run, self._recording = state, run, recording
+        self._left, self._carried = left, carried
+        self._kept = state.kept
+        self._passed = BackwardPass(run.tape, run.repetition, recording)
+        self._reduction = Reduction(state.plan).run(self._passed)
+        earlier = state.earlier_plan
+        self._earlier = Reduction(earlier).earlier(self._passed) if earlier is not None else None
+        marks = {label: at for at, label in run.tape.marks}
+        self._forward = recording.curve.peak(marks["forward"], marks["backward"])
+
+    @classmethod
+    def of(cls, state: FlatState | None, *args: Any) -> FlatPeaks | None:
+        """The peaks of a run with such a state; None for other runs."""
+        return cls(state, *args) if state is not None else None
+
+    def rank(self, number: int) -> Rank:
+        """What one rank has."""
+        state = self._state
+        own, zeros = state.gradients_of(number)
+        step = OptimizerStep(state, number, (*own, *zeros)).fullest
+        point, added = max(self._candidates(number, own), key=_total)
+        return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
+
+    def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:
+        """The points that may be the fullest of a rank, each with the gradients of its partition that are alive."""
+        intervals = self._reduction.intervals
+        first = self._reduction.reduced.get(number, len(intervals) - 1)
+        if self._earlier is not None:
+            yield self._earlier.intervals[0], ()
+        large = [each for each in self._reduction.kept if number in each.ranks]
+        cuts = sorted({0, first + 1, len(intervals), *(each.interval + 1 for each in large)})
+        for start, end in pairwise(cuts):
+            freed = sum(each.bytes for each in large if each.interval < start)
+            yield max(intervals[start:end], key=_SIZE).without(freed), own if start > first else ()
+        yield self._done(number), self._last(number)
+
+    def _done(self, number: int) -> Point:
+        """The moment after the last reduction, before the bucket is freed."""
+        at, bucket = self._passed.end, self._state.plan.bucket_bytes
+        left = self._reduction.left - sum(each.bytes for each in self._reduction.kept if number in each.ranks)
+        return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, held=0, copied=0)
+
+    def _last(self, number: int) -> tuple[ResidentTensor, ...]:
+        """A rank's gradients after the last reduction."""
+        own, zeros = self._state.gradients_of(number)
+        return (*own, *zeros, *padding_of(self._state, number))
+
+    @cached_property
+    def ranks(self) -> list[Rank]:
+        """What each rank has."""
+        return [*map(self.rank, range(self._state.partitions.count))]
+
+    def peak_of(self, rank: Rank) -> int:
+        """A rank's highest peak."""
+        shared, left = _bytes(self._kept), _left(self._left)
+        forward = self._forward.bytes + _left(self._carried) + _bytes(rank.accumulated)
+        return shared + max(forward, rank.point.bytes + _bytes(rank.backward), _bytes(rank.step) + left)
+
+    @cached_property
+    def fullest(self) -> Rank:
+        """The rank with the highest peak; of several, the first."""
+        return max(self.ranks, key=self.peak_of)
+
+    @property
+    def spread(self) -> int:
+        """The bytes by which the highest peaks of the ranks differ."""
+        peaks = [*map(self.peak_of, self.ranks)]
+        return max(peaks) - min(peaks)
+
+    def peaks(self) -> tuple[Peak, Peak, Peak]:
+        """Forward, backward and optimizer step of the fullest rank."""
+        rank = self.fullest
+        return self._forward_peak(rank), self._backward_peak(rank), self._step_peak(rank)
+
+    @property
+    def kept(self) -> tuple[ResidentTensors, ...]:
+        """What stays on the device besides the model's frozen tensors."""
+        return self._state.divided
+
+    @property
+    def flat_weights(self) -> list[ResidentTensor]:
+        """The flat tensors of the trained weights."""
+        return self._state.flat_weights
+
+    @property
+    def in_backward(self) -> tuple[ResidentTensors, ...]:
+        """What the fullest rank has in the backward pass besides what it keeps and the pass itself."""
+        point, intervals = self.fullest.point, self._reduction.intervals
+        copied = max(each.copied for each in intervals)
+        large = max(each.large for each in intervals)
+        held = max(each.held for each in intervals)
+        most = point._replace(has_bucket=True, copied=copied, large=large, held=held)
+        own, zeros = self._state.gradients_of(self.fullest.number)
+        earlier = self._state.partition_of_earlier(self.fullest.number)
+        return (*own, *zeros, *earlier, *self._state.reducing(most))
+
+    def line(self) -> list[int]:
+        """The fullest rank's peak in each part of the backward pass: the head, the layers, what is before them."""
+        number = self.fullest.number
+        own = _bytes(self._state.gradients_of(number)[0])
+        first = self._reduction.reduced.get(number, 0)
+        freed = {each.interval: each.bytes for each in self._reduction.kept if number in each.ranks}
+        shared = _bytes((*self._kept, *self._state.partition_of_earlier(number)))
+        line = [
+            max(size + (own if at > first else 0) - sum(freed[end] for end in freed if end < at) for at, size in points)
+            for points in self._reduction.line
+        ]
+        if self._earlier is not None:
+            line = [
+                max(most, *(size for _, size in points)) for most, points in zip(line, self._earlier.line, strict=True)
+            ]
+        line[-1] = max(line[-1], self._done(number).bytes + _bytes(self._last(number)))
+        return [shared + most for most in line]
+
+    def _operation(self, position: int) -> str:
+        """The operation of the last event before a position of the tape."""
+        event = self._run.tape.events[position - 1] if position else 0
+        return self._run.tape.rows[event if event >= 0 else ~event][0]
+
+    def _forward_peak(self, rank: Rank) -> Peak:
+        moment, carried = self._forward, self._carried
+        state = (*self._kept, *rank.accumulated)
+        throughout = _bytes(state) + _left(carried)
+        return Peak(
+            phase="forward",
+            bytes=throughout + moment.bytes,
+            throughout=throughout,
+            operation=self._operation(moment.event),
+            left=carried,
+            deferred=Deferred(partial(self._recording.alive, moment, state, carried)),
+        )
+
+    def _backward_peak(self, rank: Rank) -> Peak:
+        point = rank.point
+        state = (*self._kept, *rank.backward, *self._state.reducing(point))
+        return Peak(
+            phase="backward",
+            bytes=_bytes(state) + point.at.bytes,
+            throughout=_bytes((*self._kept, *rank.backward)),
+            operation=self._operation(point.at.event),
+            left=Counter(),
+            deferred=Deferred(partial(self._passed.alive, point.at, state)),
+        )
+
+    def _step_peak(self, rank: Rank) -> Peak:
+        state = (*self._kept, *rank.step)
+        size = _bytes(state) + _left(self._left)
+        return Peak(
+            phase="optimizer_step",
+            bytes=size,
+            throughout=size,
+            operation=f"{self._state.optimizer.name}: step",
+            left=self._left,
+            deferred=Deferred(partial(LiveTensors, state, (), [*self._left.items()])),
+        )
+
+
+def _total(point: Fullest) -> int:
+    return point[0].bytes + _bytes(point[1])
