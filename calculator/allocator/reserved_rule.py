@@ -44,6 +44,10 @@ RULE = (
     f" largest block twice if layers leave as much alive. It is {RULE_ACCURACY}. Set reserved to replay for a replay of"
     " the allocator."
 )
+RULE_OF_ZERO = (
+    "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once. Runs under ZeRO"
+    " are not replayed, and the rule has not been compared with one."
+)
 REPLAY = (
     "Reserved memory is from a replay of PyTorch's caching allocator: the model is loaded, then steps of one batch"
     " shape run until they reserve nothing more. Batches of changing lengths can need more."

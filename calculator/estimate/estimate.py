@@ -19,11 +19,12 @@ from calculator.estimate.compatibility import check, check_device, within_positi
 from calculator.estimate.history_replay import Histories, HistoryReplay, replay_of
 from calculator.estimate.ledger import components
 from calculator.estimate.recent_series import RECENT_SERIES
-from calculator.estimate.remarks import assumptions, warnings
+from calculator.estimate.remarks import assumptions, of_ranks, warnings
 from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
+from calculator.inputs.sharding import REPLAYED
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         memory=memory,
         fit=verdict,
         saved_bytes=request.method.saved_bytes(tensors, model),
-        assumptions=assumptions(request, model, verdict),
+        assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
         warnings=warnings(request, model, tensors) + _card_caveats(request),
         communication=step.resident.communication,
+        unreplayed=request.device.sharding not in REPLAYED,
     )
 
 

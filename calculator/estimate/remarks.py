@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import REPLAY, RULE
+from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
-from calculator.inputs.sharding import DDPConfig
+from calculator.inputs.sharding import STAGES, DDPConfig
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimate.request import Request
     from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.zero.peaks import FlatPeaks
 
 #: How far peaks are from traced training steps. tests/calculator/estimate/test_traced_cases.py checks this sentence.
 ACCURACY = (
@@ -62,7 +63,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
         *differences(request.stack, model.model_type),
         *untraced(request.stack, model.model_type, request.method.name),
-        REPLAY if request.reserved == "replay" else RULE,
+        _reserved(request),
         *_histories(request),
         ACCURACY,
         *trainer.assumptions(prepared(request, model)),
@@ -74,7 +75,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         )
     if model.config.get("use_cache") and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
-    if request.training.autocast is not None:
+    if request.training.autocast is not None and request.device.sharding not in STAGES:
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
         lines.append(SCALER)
@@ -89,9 +90,40 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
     return tuple(lines)
 
 
+def _reserved(request: Request) -> str:
+    """How reserved memory is found."""
+    if request.device.sharding in STAGES:
+        return RULE_OF_ZERO
+    return REPLAY if request.reserved == "replay" else RULE
+
+
+def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
+    """Which rank the figures are of, where ranks differ."""
+    if flat is None:
+        return ()
+    rank, spread = flat.fullest.number, flat.spread
+    others = (
+        f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
+    )
+    return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
+
+
+def _zero(request: Request) -> Iterator[str]:
+    """What DeepSpeed does to the weights, and what of it is not counted."""
+    if request.training.autocast is not None:
+        yield (
+            "DeepSpeed casts every parameter to bfloat16 and keeps float32 masters of those that are trained, as with"
+            " Trainer's bf16=True. There is no autocast."
+        )
+    yield "NCCL's buffers are outside the caching allocator and not counted."
+    yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
+
+
 def _distributed(request: Request) -> Iterator[str]:
-    """What DDP adds, and what of it is not counted."""
+    """What a sharding adds, and what of it is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
+    if device.sharding in STAGES:
+        yield from _zero(request)
     if device.sharding != "ddp":
         return
     views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
@@ -109,6 +141,8 @@ def _distributed(request: Request) -> Iterator[str]:
 def _found_unused(request: Request) -> Iterator[str]:
     """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
     training, facts = request.training, request.method.facts
+    if training.trainer is not None and request.device.sharding in STAGES:
+        yield "The trainer's step under DeepSpeed is not traced; the figures join its loop with DeepSpeed's reductions."
     if training.trainer is None or request.device.sharding != "ddp":
         return
     yield "The trainer's step under DDP is not traced: it also gathers some scalars of all GPUs, which are not counted."
@@ -145,9 +179,10 @@ def _histories(request: Request) -> Iterator[str]:
 def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
     """Risks that a user should know; `tensors` are the resident tensors."""
     lines = _without_gradient(tensors) if model.idle else []
-    if request.method.facts.always_float32 and request.training.adapter_dtype == "model":
+    casts = request.device.sharding in STAGES and request.training.autocast is not None
+    if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
         lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
-    if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype:
+    if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype and not casts:
         lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
     if request.method.facts.quantizes_base:
         lines += not_quantized(model)

@@ -30,15 +30,11 @@ def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[
     """The DeepSpeed config of a run, with transformers' values for `auto`.
 
     References:
-        transformers/integrations/deepspeed.py, `trainer_config_process` and `trainer_config_finalize`.
+        transformers/integrations/deepspeed.py, `trainer_config_process`.
     """
-    auto = {
-        "reduce_bucket_size": hidden_size * hidden_size,
-        "stage3_prefetch_bucket_size": int(0.9 * hidden_size * hidden_size),
-        "stage3_param_persistence_threshold": 10 * hidden_size,
-    }
-    zero = {key: value for key, value in asdict(sharding.zero_optimization).items() if value is not None}
-    zero = {key: auto[key] if value == "auto" else value for key, value in zero.items()}
+    given = sharding.zero_optimization
+    zero = {key: value for key, value in asdict(given).items() if value is not None}
+    zero = {key: given.resolved(key, hidden_size) if value == "auto" else value for key, value in zero.items()}
     micro_batches = training.gradient_accumulation_steps
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,

@@ -78,6 +78,8 @@ def _sentence(label: str, errors: tuple[Errors, ...]) -> str:
 
 def _rule_sentence(estimate: Estimate) -> str:
     """Say how the rule compares with replays, if reserved memory is by the rule."""
+    if estimate.unreplayed:
+        return " Reserved memory follows a rule here that has not been compared with a run."
     return f" Reserved memory follows a rule here, which is {RULE_ACCURACY}." if estimate.reserved == "rule" else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.sharding import STAGES, stage_problems
+from calculator.inputs.sharding import MODELLED, STAGES, stage_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ def zero_problems(training: Training, device: Device, *, quantizes: bool) -> Ite
         if training.deepspeed is not None:
             message = f"configures zero1, zero2 or zero3, but device.sharding is {device.sharding}: leave it out"
             yield Problem(loc="training.deepspeed", msg=message, input=None)
+        return
+    if device.sharding not in MODELLED:
         return
     yield from stage_problems(training.zero, stage)
     yield from _precision(training, quantizes=quantizes)

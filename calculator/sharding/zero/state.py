@@ -96,7 +96,7 @@ class FlatState:
         """A tensor with as many elements as a rank's partition of a group."""
         return ResidentTensor(
             name=PREFIX + name,
-            shape=(named(self.partitions.groups[group].partition, "trained parameters, padded / count"),),
+            shape=(named(self.partitions.groups[group].partition, "(trained parameters, padded) / count"),),
             dtype=dtype,
             component=component,
             base=False,

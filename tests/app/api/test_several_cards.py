@@ -65,7 +65,7 @@ def test_a_sweep_answers_ddp_and_refuses_the_other_points(client):
     grid = {"device.count": [1, 2], "device.sharding": ["none", "ddp"]}
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     one, alone, unsharded, two = map(json.loads, lines)
-    assert [problem["msg"] for problem in alone["problems"]] == [TWO_CARDS]
+    assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_CARDS}"]
     assert unsharded["problems"][0]["msg"].endswith(ONE_CARD_OR_DDP)
     assert two["memory"]["peak_allocated_bytes"] > one["memory"]["peak_allocated_bytes"]
 

@@ -1,0 +1,184 @@
+"""ZeRO's stages 1 and 2: partitions, reductions in buckets, the step of each rank, and what is refused."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate, training_step
+from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
+from calculator.inputs.sharding import ZeroOptimization
+from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.zero.parameters import Key, Trained
+from calculator.sharding.zero.partitions import Partitions
+from tests.paths import CASE_FILES
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 4000,
+}
+LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
+CASES = [json.loads(line) for line in (CASE_FILES / "sharded.jsonl").read_text().splitlines()]
+OF_RANKS = [case for case in CASES if "phases_of_ranks" in case["expected"]]
+
+
+def request(sharding="zero2", count=4, method=None, zero=None, **training):
+    return parse_request(
+        {
+            "model": {"config": CONFIG},
+            "method": method or {"name": "full"},
+            "training": {
+                "sequence_length": 64,
+                "autocast": "bfloat16",
+                **({"deepspeed": {"zero_optimization": zero}} if zero else {}),
+                **training,
+            },
+            "device": {"count": count, "sharding": sharding},
+        }
+    )
+
+
+def phases(*args, **kwargs):
+    return {phase.name: phase.peak_bytes for phase in estimate(request(*args, **kwargs)).memory.phases}
+
+
+def parameters(*sizes):
+    tensor = ResidentTensor(name="w", shape=(1,), dtype="bfloat16", component="base_weights")
+    return [Trained(Key(f"w{number}", None), tensor, size) for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("case", OF_RANKS, ids=[case["id"] for case in OF_RANKS])
+def test_the_peak_of_every_rank_is_that_of_its_trace(case):
+    flat = training_step(parse_request(case["request"])).flat
+    found = {str(rank.number): flat.peak_of(rank) for rank in flat.ranks}
+    assert found == {rank: max(traced.values()) for rank, traced in case["expected"]["phases_of_ranks"].items()}
+    assert flat.fullest.number == case["expected"]["rank"]
+
+
+def test_a_flat_tensor_is_padded_to_two_elements_for_each_rank():
+    (group,) = Partitions([parameters(10, 7)], 4).groups
+    assert (group.elements, group.padded, group.partition) == (17, 24, 6)
+    assert [group.padding(rank) for rank in range(4)] == [0, 0, 1, 6]
+    assert [group.slices(rank) for rank in range(4)] == [[6], [4, 2], [5], []]
+
+
+def test_a_rank_copies_every_parameter_that_it_owns_a_part_of():
+    assert Partitions([parameters(10, 7)], 4).whole() == [10, 17, 7, 0]
+    assert Partitions([parameters(2, 2, 2, 2)], 2, round_robin=True).places[Key("w2", None)].ranks == range(1)
+
+
+def test_masters_and_states_are_of_one_partition_and_weights_are_whole():
+    rows = {row.name: row for part in estimate(request()).memory.components for row in part.rows}
+    trained = estimate(request()).parameters.trainable
+    assert rows["DeepSpeed: flat weights"].bytes == pytest.approx(2 * trained, abs=512)
+    assert rows["DeepSpeed: master weights"].bytes == pytest.approx(4 * trained / 4, abs=512)
+    assert rows["DeepSpeed: master weights: exp_avg"].bytes == pytest.approx(trained, abs=512)
+    assert rows["DeepSpeed: master weights"].formula == "(trained parameters, padded) / count × 4"
+    assert "stage_1_and_2.py" in rows["DeepSpeed: master weights"].source
+
+
+def test_the_bucket_is_as_large_as_asked_and_twice_with_overlap():
+    sizes = [
+        phases(zero={"reduce_bucket_size": 1 << 24, "overlap_comm": on})["backward"] for on in (False, True)
+    ]
+    assert sizes[1] - sizes[0] == 2 << 24
+    auto = phases(zero={"reduce_bucket_size": "auto"})
+    assert auto == phases(zero={"reduce_bucket_size": 128 * 128})
+
+
+def test_stage_2_frees_gradients_that_stage_1_keeps():
+    small = {"reduce_bucket_size": 4096}
+    first, second = (phases(name, 64, zero=small, sequence_length=4)["backward"] for name in ("zero1", "zero2"))
+    kept = first - second
+    trained = estimate(request()).parameters.trainable
+    assert kept > trained
+
+
+def test_accumulation_keeps_a_partition_in_stage_2_and_whole_gradients_in_stage_1():
+    small, trained = {"reduce_bucket_size": 4096}, estimate(request()).parameters.trainable
+    for sharding, least in (("zero1", 2 * trained), ("zero2", 2 * trained // 4)):
+        more = (
+            phases(sharding, zero=small, gradient_accumulation_steps=4)["forward"]
+            - phases(sharding, zero=small)["forward"]
+        )
+        assert least <= more < 3 * least
+
+
+@pytest.mark.parametrize("zero", [None, {"reduce_bucket_size": 9000, "overlap_comm": True}], ids=str)
+@pytest.mark.parametrize(("sharding", "steps"), [("zero1", 1), ("zero1", 2), ("zero1", 3), ("zero2", 2)])
+def test_the_timeline_has_the_peaks_and_a_moment_for_each_layer(sharding, steps, zero):
+    memory = estimate(request(sharding, zero=zero, method=LORA, gradient_accumulation_steps=steps)).memory
+    for phase in memory.phases:
+        assert max(moment.bytes for moment in memory.timeline if moment.phase == phase.name) == phase.peak_bytes
+    assert len(memory.timeline) == 2 * (4 + 2)  # no gradient flows from the first layer to the embeddings
+    assert sum(part.bytes for part in memory.components) == memory.peak_allocated_bytes
+
+
+def test_an_answer_does_not_depend_on_the_requests_before_it():
+    series = SeriesCache()
+    for sharding, count, length in (("zero2", 2, 64), ("zero2", 8, 64), ("zero1", 8, 32), ("zero2", 8, 32)):
+        one = request(sharding, count, sequence_length=length)
+        assert estimate(one, series).memory == estimate(one, SeriesCache()).memory
+    none = parse_request({"model": {"config": CONFIG}, "method": {"name": "full"}, "training": {"sequence_length": 32}})
+    assert estimate(none, series).memory == estimate(none, SeriesCache()).memory
+
+
+def test_every_parameter_is_cast_under_bf16_and_none_without():
+    for method in ({"name": "prefix"}, {"name": "prompt"}, {"name": "ia3"}, {**LORA, "name": "qlora"}):
+        tensors = training_step(request(method=method)).resident.tensors
+        assert {tensor.dtype for tensor in tensors if tensor.parameters} <= {"bfloat16", "uint8"}
+    alone = training_step(request(autocast=None, dtype="float32")).resident.tensors
+    assert {tensor.dtype for tensor in alone} == {"float32"}
+
+
+def test_gradients_are_reduced_in_each_micro_batch_of_stage_2_and_weights_gathered_once():
+    trained = estimate(request()).parameters.trainable
+    for sharding, times in (("zero1", 1), ("zero2", 3)):
+        reduced, gathered = estimate(request(sharding, gradient_accumulation_steps=3)).communication
+        assert (reduced.name, reduced.payload_bytes) == ("all_reduce", 2 * trained * times)
+        assert gathered.name == "all_gather"
+        assert gathered.sent_bytes == pytest.approx(2 * trained * 3 / 4, abs=16)
+
+
+def test_reserved_memory_follows_the_rule_and_the_answer_says_so():
+    answer = estimate(request())
+    assert answer.reserved == "rule"
+    assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes
+    assert any("not replayed" in line for line in answer.assumptions)
+    assert any(line.startswith("The figures are of rank") for line in answer.assumptions)
+    assert not any("Autocast is on" in line for line in answer.assumptions)
+
+
+def test_transformers_values_for_auto_follow_from_the_hidden_size():
+    zero = ZeroOptimization(reduce_bucket_size="auto", stage3_prefetch_bucket_size=7)
+    assert zero.resolved("reduce_bucket_size", 64) == 4096
+    assert zero.resolved("stage3_prefetch_bucket_size", 64) == 7
+
+
+@pytest.mark.parametrize(
+    ("loc", "kwargs"),
+    [
+        ("training.autocast", {"autocast": None}),
+        ("training.autocast", {"autocast": "float16"}),
+        ("training.autocast", {"autocast": None, "dtype": "float32", "method": {"name": "qlora", "r": 8}}),
+        ("training.optimizer", {"optimizer": "adamw_8bit"}),
+        ("training.deepspeed.zero_optimization.stage", {"zero": {"stage": 3}}),
+        ("training.deepspeed.zero_optimization.contiguous_gradients", {"zero": {"contiguous_gradients": False}}),
+        ("training.deepspeed.zero_optimization.offload_optimizer", {"zero": {"offload_optimizer": {"device": "cpu"}}}),
+        ("training.deepspeed.zero_optimization.buckets", {"zero": {"buckets": 1}}),
+        ("device.count", {"count": 1}),
+        ("device.sharding", {"sharding": "zero3"}),
+        ("training.deepspeed", {"sharding": "ddp", "zero": {"stage": 2}}),
+    ],
+    ids=str,
+)
+def test_what_is_refused_names_its_field(loc, kwargs):
+    with pytest.raises(PlanError) as caught:
+        estimate(request(**kwargs))
+    assert [problem.loc for problem in caught.value.problems] == [loc]
