@@ -211,5 +211,3 @@ class Estimate:
     warnings: tuple[str, ...]
     #: What one GPU sends to the others in a step; None for a run on one.
     communication: tuple[Collective, ...] | None = None
-    #: Whether the run is one that is never replayed.
-    unreplayed: bool = False

@@ -24,7 +24,6 @@ from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
-from calculator.inputs.sharding import REPLAYED
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -78,7 +77,6 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
         warnings=warnings(request, model, tensors) + _card_caveats(request),
         communication=step.resident.communication,
-        unreplayed=request.device.sharding not in REPLAYED,
     )
 
 

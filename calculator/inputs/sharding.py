@@ -91,7 +91,12 @@ class ZeroOptimization:
     )
     reduce_scatter: bool = setting(True, label="Reduce-scatter", help="Reduce each gradient to its owner only.")
     reduce_bucket_size: OrAuto = setting(
-        500_000_000, label="Reduce bucket", help="Elements reduced at a time.", minimum=1, unit="elements"
+        500_000_000,
+        label="Reduce bucket",
+        help="Elements reduced at a time, or auto for hidden_size².",
+        minimum=1,
+        maximum=1 << 40,
+        unit="elements",
     )
     allgather_partitions: bool = setting(
         True,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
-    from calculator.layers.sharding_hooks import Accumulation
+    from calculator.layers.accumulation import Accumulation
     from calculator.resident.module_spec import ModuleSpec
 
     #: A method's forward of a linear module, given the module and its input.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from calculator.engine.repetition import repetition
+from calculator.layers.accumulation import Accumulation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,20 +20,6 @@ if TYPE_CHECKING:
 
 #: A module outside the layers that a sharding may treat by itself.
 Role = Literal["embeddings", "final_norm", "head"]
-
-
-class Accumulation(NamedTuple):
-    """How the last micro-batch of a step accumulates gradients.
-
-    Attributes:
-        adds: Whether parameters have gradients from an earlier micro-batch, to which new ones are added.
-        in_buckets: Whether each gradient is copied to a bucket and freed.
-        marked: Whether the tape marks the moment at which each gradient is ready.
-    """
-
-    adds: bool
-    in_buckets: bool = False
-    marked: bool = False
 
 
 class Unit:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.engine import operations as ops
-from calculator.layers.sharding_hooks import Accumulation, Hooks
+from calculator.layers.accumulation import Accumulation
+from calculator.layers.sharding_hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
