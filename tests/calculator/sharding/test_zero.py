@@ -84,9 +84,7 @@ def test_masters_and_states_are_of_one_partition_and_weights_are_whole():
 
 
 def test_the_bucket_is_as_large_as_asked_and_twice_with_overlap():
-    sizes = [
-        phases(zero={"reduce_bucket_size": 1 << 24, "overlap_comm": on})["backward"] for on in (False, True)
-    ]
+    sizes = [phases(zero={"reduce_bucket_size": 1 << 24, "overlap_comm": on})["backward"] for on in (False, True)]
     assert sizes[1] - sizes[0] == 2 << 24
     auto = phases(zero={"reduce_bucket_size": "auto"})
     assert auto == phases(zero={"reduce_bucket_size": 128 * 128})
