@@ -42,7 +42,25 @@ OptimizerName = Literal[
 MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3", "ln_tuning"]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
-TrainerName = Literal["transformers", "trl-sft"]
+TrainerName = Literal["transformers", "trl-sft", "trl-dpo"]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.
-LossType = Literal["nll", "chunked_nll"]
+LossType = Literal[
+    "nll",
+    "chunked_nll",
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import elements
 from calculator.engine.autograd import AccumulateGrad, Mark, Node
+from calculator.engine.tape import LeafTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,8 @@ class Autocast:
 
 def _leaf(x: Tensor) -> AccumulateGrad | None:
     """The AccumulateGrad of a leaf tensor: a trained parameter, or embeddings after enable_input_require_grads."""
+    if isinstance(x, LeafTensor):
+        return x.leaf
     edge = x.edge
     while edge is not None and isinstance(edge[0], Mark):
         edge = edge[0].edges[0]

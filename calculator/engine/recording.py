@@ -34,6 +34,7 @@ class Recording:
         "dropped",
         "first",
         "gained",
+        "has_backward",
         "hidden_states_row",
         "lifetimes",
         "net",
@@ -54,6 +55,7 @@ class Recording:
         shared_rows: int = 0,
         hidden_states_row: int | None = None,
         first: SkippedLayer | None = None,
+        without_graph: tuple[Window, ...] = (),
     ) -> None:
         #: Rows below this number are allocated before the first layer.
         self.shared_rows = shared_rows
@@ -64,6 +66,8 @@ class Recording:
         self.first = first
         self.tape = tape
         self.windows = windows
+        #: Whether gradients flow through the repeated layers.
+        self.has_backward = len(windows) > 1
         self.lifetimes = lifetimes
         #: The bytes that each event adds.
         self.changes = self.lifetimes.changes()
@@ -82,6 +86,8 @@ class Recording:
             self.dropped = tuple([(at, copies + 1, allocation) for at, copies, allocation in self.dropped])
         #: What one copy leaves alive when the step ends.
         self.remaining = self._remaining()
+        for window in without_graph:
+            self._add_without_graph(window)
         #: What one copy adds in each window, by size.
         self.sizes = [by_size(gained) for gained in self.gained]
         growth = tuple([sum([size * count for size, count in sizes.items()]) for sizes in self.sizes])
@@ -106,6 +112,17 @@ class Recording:
         freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
         both = lifetimes.kinds(freed_here) & lifetimes.kinds(freed_after)
         return surviving - both if both else surviving
+
+    def _add_without_graph(self, window: Window) -> None:
+        """Count the copies in a pass without a graph. What such a pass keeps, it frees at its end."""
+        lifetimes = self.lifetimes
+        surviving = lifetimes.surviving(window.start, window.end)
+        gained = lifetimes.kinds(surviving)
+        gained.subtract(lifetimes.kinds(lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
+        freed = lifetimes.freed(surviving, window.end, lifetimes.end)
+        self.windows += (window,)
+        self.gained.append(gained)
+        self.dropped += tuple(self._drops_of(gained, freed, window, last=True))
 
     def _gained(self, index: int) -> Counter[Allocation]:
         """What one copy adds in a window. Tables that all layers share are freed once, not by every copy."""
@@ -206,7 +223,7 @@ class Recording:
 
         The peak is among these copies where each leaves fewer bytes than it found.
         """
-        if len(growth) < 2 or growth[1] > 0 or not self.windows[1].copies:
+        if not self.has_backward or growth[1] > 0 or not self.windows[1].copies:
             return []
         window, entered = self.windows[1], self.tape.marked_rows.get("layer 0 forward")
         freed = self.lifetimes.freed(range(self.shared_rows), window.start, window.end)

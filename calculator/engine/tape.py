@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.common.names import ComponentName
     from calculator.engine.autocast import Autocast
-    from calculator.engine.autograd import Node
+    from calculator.engine.autograd import AccumulateGrad, Node
 
 #: Where a tensor's gradient goes: the node that made it, the index of that output, and the tensor's shape and dtype.
 Edge = tuple["Node", int, "Shape", DType]
@@ -59,6 +59,7 @@ class Tape:
         "hooks",
         "marked_rows",
         "marks",
+        "module_dropout",
         "rows",
         "scope",
         "sequence_nr",
@@ -74,6 +75,8 @@ class Tape:
         self.events: list[int] = []
         #: Whether the running code builds a graph that anything keeps, as torch.is_grad_enabled.
         self.grad_enabled = True
+        #: Whether torch.nn.Dropout modules drop anything.
+        self.module_dropout = True
         #: The checkpoints around the running code, innermost last.
         self.hooks: list[SavedTensorsHooks] = []
         #: Named positions among the events.
@@ -158,3 +161,13 @@ class Tensor:
     def detach(self) -> Tensor:
         """The same storage without a gradient."""
         return Tensor(self.tape, self.storage, self.shape, self.dtype, None)
+
+
+class LeafTensor(Tensor):
+    """A tensor that requires a gradient, in code that records no graph. Autocast reads that it does."""
+
+    __slots__ = ("leaf",)
+
+    def __init__(self, tape: Tape, storage: Storage | None, shape: Shape, dtype: DType, leaf: AccumulateGrad) -> None:
+        super().__init__(tape, storage, shape, dtype, None)
+        self.leaf = leaf

@@ -94,6 +94,7 @@ OF_TRAINERS: dict[str, object] = {
     "loss_type": None,
     "packing": False,
     "completion_tokens": None,
+    "precompute_ref_log_probs": False,
     "use_liger_kernel": False,
 }
 
@@ -111,7 +112,8 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
             message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
             yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
-    most = training.micro_batch_size * (training.sequence_length - 1 + bool(request.method.virtual_tokens))
+    of_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)
+    most = training.micro_batch_size * trainer_of(training).facts.sequences * of_row
     if training.completion_tokens is not None and training.completion_tokens > most:
         message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
         yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)

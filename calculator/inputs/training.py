@@ -28,7 +28,7 @@ class Training:
     trainer: TrainerName | None = setting(
         None,
         label="Trainer",
-        help="The training loop: that of transformers.Trainer, of TRL's SFTTrainer, or the reference step, a plain "
+        help="The training loop: that of transformers.Trainer, of a trainer of TRL, or the reference step, a plain "
         "PyTorch loop.",
         example="transformers",
         empty="reference step",
@@ -36,7 +36,7 @@ class Training:
     micro_batch_size: int = setting(
         1,
         label="Micro-batch size",
-        help="Sequences per forward pass on each GPU (B).",
+        help="Rows of the dataset per forward pass on each GPU (B): sequences, or pairs of them with trl-dpo.",
         minimum=1,
         maximum=65_536,
         example=1,
@@ -107,6 +107,12 @@ class Training:
         maximum=1 << 40,
         unit="tokens",
         example=2048,
+    )
+    precompute_ref_log_probs: bool = setting(
+        False,
+        label="Precompute the reference",
+        help="Compute the reference model's log-probabilities before training, so that training needs no reference "
+        "model (precompute_ref_log_probs). Only with trl-dpo.",
     )
     use_liger_kernel: bool = setting(
         False,

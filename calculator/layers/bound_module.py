@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.engine import four_bit
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.tape import Tape, Tensor
+from calculator.engine.tape import LeafTensor, Tape, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class Parameters:
     It keeps these nodes, and so the gradients, as a model keeps them in its parameters.
     """
 
-    __slots__ = ("accumulation", "dtype", "keeps_inputs", "known", "leaves", "tape", "tied")
+    __slots__ = ("accumulation", "dtype", "graph", "keeps_inputs", "known", "leaves", "tape", "tied")
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class Parameters:
         accumulation: Accumulation,
         keeps_inputs: bool = False,
         dtype: DType | None = None,
+        graph: bool = True,
     ) -> None:
         self.tape = tape
         self.tied = tied
@@ -46,6 +47,8 @@ class Parameters:
         self.keeps_inputs = keeps_inputs
         #: The dtype of all parameters, whatever they are stored in; None for each in its own.
         self.dtype = dtype
+        #: Whether the pass records a graph.
+        self.graph = graph
         self.known: dict[str, Tensor] = {}
         self.leaves: list[AccumulateGrad] = []
 
@@ -63,6 +66,8 @@ class Parameters:
         return parameter
 
     def _made(self, name: str, shape: Shape, dtype: DType, *, trained: bool) -> Tensor:
+        if trained and not self.graph:
+            return LeafTensor(self.tape, None, shape, dtype, AccumulateGrad(self.tape, name))
         if not trained or not self.tape.trains:
             return Tensor(self.tape, None, shape, dtype, None)
         leaf = AccumulateGrad(self.tape, name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.engine.autograd import AccumulateGrad
-from calculator.engine.tape import Tape, Tensor
+from calculator.engine.tape import LeafTensor, Tape, Tensor
 from calculator.layers import masks
 from calculator.layers.bound_module import BoundModule, Parameters
 from calculator.layers.cache import Cache
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Layer
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
+    from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.layers.decoder_forward import DecoderForward
     from calculator.layers.method_hooks import Prepared
@@ -40,6 +41,7 @@ class Context:
         "batch",
         "cache",
         "caller_tensors",
+        "compared",
         "config",
         "decoder_locals",
         "dtype",
@@ -48,6 +50,7 @@ class Context:
         "hooks",
         "kernels",
         "length",
+        "marks",
         "mask",
         "masks",
         "may_skip_first_layer",
@@ -55,6 +58,7 @@ class Context:
         "model",
         "older",
         "parameters",
+        "passes",
         "past",
         "position_tables",
         "prepared",
@@ -66,27 +70,42 @@ class Context:
         "skipped_router_gradients",
         "tape",
         "training",
+        "unrolls",
     )
 
     def __init__(
-        self, prepared: Prepared, forward: DecoderForward, *, hooks: Hooks = NO_HOOKS, trains: bool = True
+        self,
+        prepared: Prepared,
+        forward: DecoderForward,
+        *,
+        hooks: Hooks = NO_HOOKS,
+        trains: bool = True,
+        tape: Tape | None = None,
     ) -> None:
+        """Start a step on a tape of its own, or with `tape` a pass without a graph inside the step of that tape."""
         #: What the sharding runs in a micro-batch.
         self.hooks = hooks
         prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
-        self.tape = Tape(trains=trains)
+        self.tape = tape or Tape(trains=trains)
+        #: The prefix of this pass's marks between layers.
+        self.marks = ""
+        self.tape.module_dropout = not prepared.disables_dropout
+        #: What runs in place of the model that is trained.
+        self.compared: str | None = None
+        #: Whether every layer's tensors have rows of their own, for a replay.
+        self.unrolls = False
         self.prepared = prepared
         self.kernels = prepared.kernels
         #: What the stack does differently from the default one.
         self.older = prepared.older
         self.model = model
-        self.config = model.config
+        self.config = prepared.config(forward.dropout_modules)
         #: The forward pass of the model's family.
         self.forward = forward
         self.method = method
         self.training = training
-        rows, tokens = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
+        rows, tokens = sequences(prepared), named(training.sequence_length, "S")
         self.batch: Dim = named(1, "1") if training.packing else rows
         #: Tokens of this pass, virtual tokens included; of all sequences, where they are packed.
         self.length: Dim = rows * tokens if training.packing else tokens
@@ -98,12 +117,13 @@ class Context:
             accumulation=self.hooks.accumulation(training),
             keeps_inputs="inputs_of_frozen_4bit_layers" in prepared.older,
             dtype=self.hooks.param_dtype,
+            graph=tape is None,
         )
         #: The dtype of hidden states.
         self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
         self.attention = forward.sdpa if training.attention == "sdpa" else training.attention
-        dropouts = (model.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
+        dropouts = (self.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None
         #: The masks by attention type, and the one of the layer that runs.
@@ -131,6 +151,8 @@ class Context:
         #: Whether the first layer may be derived from the second instead of being run, and that layer if it is.
         self.may_skip_first_layer = False
         self.skipped_layer: SkippedLayer | None = None
+        #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
+        self.passes: list[tuple[str, Repetition]] = []
         #: The batch and the loss, which the training loop refers to.
         self.caller_tensors: list[Tensor] = []
 
@@ -215,6 +237,8 @@ class Context:
     def input_requiring_grad(self, embeddings: Tensor) -> Tensor:
         """Return embeddings that get a gradient though nothing before them is trained (enable_input_require_grads)."""
         leaf = AccumulateGrad(self.tape, "input embeddings", "activations")
+        if not self.parameters.graph:
+            return LeafTensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
         leaf.context = embeddings
         return Tensor(self.tape, embeddings.storage, embeddings.shape, embeddings.dtype, leaf)
 
@@ -239,6 +263,12 @@ class LayerModules:
 
     def __contains__(self, name: Any) -> bool:
         return name in self.modules
+
+
+def sequences(prepared: Prepared) -> Dim:
+    """Return the number of sequences in a forward pass: those of each row, such as a pair, by the rows."""
+    rows = named(prepared.training.micro_batch_size, "B")
+    return rows if prepared.sequences_per_row == 1 else prepared.sequences_per_row * rows
 
 
 def layer_classes(context: Context) -> list[int]:

@@ -158,6 +158,9 @@ class DecoderForward:
     #: The attention types whose masks are made even if no layer is of that type.
     masks: tuple[AttentionType, ...] = ()
 
+    #: The config's names of the probabilities of torch.nn.Dropout modules. Other dropout is a function.
+    dropout_modules: tuple[str, ...] = ()
+
     #: The implementation that runs if sdpa is requested.
     sdpa: Literal["sdpa", "eager"] = "sdpa"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from calculator.architecture.config import Config
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -80,6 +83,17 @@ class Prepared(Protocol):
     @property
     def cast_to(self) -> DType | None:
         """The dtype that every parameter is cast to after the method is applied, if they are."""
+
+    @property
+    def sequences_per_row(self) -> int:
+        """The sequences in each row of a micro-batch: two in one of pairs."""
+
+    @property
+    def disables_dropout(self) -> bool:
+        """Whether torch.nn.Dropout modules drop nothing."""
+
+    def config(self, dropout_modules: Collection[str]) -> Config:
+        """Return the model's config, with the probabilities of these dropout modules that the trainer leaves."""
 
     @property
     def kernels(self) -> Kernels:

@@ -11,6 +11,9 @@ from calculator.stack.changes import older_behaviour
 from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from calculator.architecture.config import Config
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module
     from calculator.common.dtype import DType
@@ -60,6 +63,23 @@ class PreparedModel:
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states: that of the embeddings."""
         return self.cast_to or trainer_of(self.training).hidden_dtype(self)
+
+    @property
+    def sequences_per_row(self) -> int:
+        """The sequences in each row of a micro-batch: two in one of pairs."""
+        return trainer_of(self.training).facts.sequences
+
+    @property
+    def disables_dropout(self) -> bool:
+        """Whether the trainer sets the probabilities of torch.nn.Dropout modules to 0."""
+        return trainer_of(self.training).facts.disables_dropout
+
+    def config(self, dropout_modules: Collection[str]) -> Config:
+        """The model's config, without the probabilities of its dropout modules where the trainer sets those to 0."""
+        config = self.model.config
+        if not self.disables_dropout:
+            return config
+        return {name: 0.0 if name in dropout_modules else value for name, value in config.items()}
 
     @property
     def older(self) -> frozenset[ChangeName]:

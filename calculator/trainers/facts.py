@@ -30,6 +30,12 @@ class TrainerFacts:
     summary: str
     #: Its own defaults, where a run that leaves them out differs from a request that does.
     defaults: tuple[TrainerDefault, ...] = ()
+    #: The sequences in each row of a micro-batch: two in one of pairs.
+    sequences: int = 1
+    #: Whether it compares the model with a reference.
+    compares: bool = False
+    #: Whether it sets the probabilities of torch.nn.Dropout modules to 0, as `disable_dropout` does.
+    disables_dropout: bool = False
     #: The (batch, sequence) tensors of each batch that a step fetches at once. Empty if the batch is on the tape.
     batch: tuple[str, ...] = ()
     #: The scalars that the loop keeps on the device from step to step.
@@ -38,6 +44,8 @@ class TrainerFacts:
     uses_cache: bool = True
     #: Whether 8-bit optimizers keep the states of `torch.nn.Embedding` weights in 32 bits.
     embeddings_in_32_bits: bool = False
+    #: Whether the states that an optimizer is created with are moved to the device, step counters too.
+    moves_states: bool = False
     #: Whether the optimizer has two parameter groups: with weight decay, and without.
     decay_groups: bool = False
     #: Whether the norm of the gradients is computed even if it clips nothing, and kept.

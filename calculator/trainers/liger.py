@@ -118,6 +118,20 @@ def forward_for(model: Model, training: Training) -> DecoderForward:
     return _patched(model.model_type, forward) if is_patched(model, training) else forward
 
 
+def forward_beside(model: Model, training: Training) -> DecoderForward:
+    """The forward pass of a second model of the family, which was made before the patch: only functions are new."""
+    forward = forward_of(model)
+    if not is_patched(model, training):
+        return forward
+    layer, patched = forward.layer, forward_for(model, training).layer
+    assert isinstance(layer, SequentialLayer)
+    assert isinstance(patched, SequentialLayer)
+    attention, other = layer.attention, patched.attention
+    assert isinstance(attention, SelfAttention)
+    assert isinstance(other, SelfAttention)
+    return replace(forward, layer=replace(layer, attention=replace(attention, rotate=other.rotate)))
+
+
 def problems(prepared: Subject) -> Iterator[Problem]:
     """Yield what of Liger is not modelled, and adapters that it would ignore."""
     model, training = prepared.model, prepared.training

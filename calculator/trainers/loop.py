@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from calculator.trainers.resident import batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
     from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.subject import Subject
 
-    #: The model's forward pass: to the loss, and to the other outputs that the model returns.
-    Forward = Callable[[], tuple[Tensor, list[Tensor]]]
+
+#: What the policy is compared with: another model in memory, the same model with its adapters off, or with frozen
+#: copies of them.
+Compared = Literal["model", "without adapters", "adapter copies"]
+
+
+class Passes(Protocol):
+    """The forward passes of a micro-batch. Each returns the loss, and the other outputs that the model returns."""
+
+    def __call__(self) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained."""
+
+    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+        """Run the model under torch.no_grad, or its reference. The names of its tensors begin with `name`."""
 
 
 class Loop(ABC):
@@ -46,6 +62,10 @@ class Loop(ABC):
         """Return how a module is stored and trained, from how the method stores and trains it."""
         return spec
 
+    def compared(self, prepared: Subject) -> Compared | None:  # noqa: ARG002  a hook's signature
+        """Return what the loop compares the model with, which stays in memory."""
+        return None
+
     def hidden_dtype(self, prepared: Subject) -> DType:
         """Return the dtype of hidden states."""
         return prepared.method.hidden_dtype(prepared.training)
@@ -53,6 +73,10 @@ class Loop(ABC):
     def is_reentrant(self, context: Context) -> bool:
         """Return whether checkpointing is re-entrant."""
         return context.training.use_reentrant
+
+    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
+        return batch(self.facts, training)
 
     @abstractmethod
     def batch(self, context: Context) -> list[Tensor]:
@@ -63,7 +87,7 @@ class Loop(ABC):
         """Return what computes the loss from the decoder's output."""
 
     @abstractmethod
-    def loss(self, context: Context, forward: Forward) -> Tensor:
+    def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model and return the loss that the loop refers to during the backward pass."""
 
     def root(self, loss: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.inputs.training import Training
     from calculator.trainers.facts import TrainerFacts
+    from calculator.trainers.loop import Loop
 
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -27,18 +28,25 @@ _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(
 MOST_LISTED = 1024
 
 
-def kept(facts: TrainerFacts, training: Training) -> tuple[ResidentTensor, ...]:
+def kept(loop: Loop, training: Training) -> tuple[ResidentTensor, ...]:
     """The batches of a step and the loop's scalars. A step's take the place of the step's before it."""
-    shape = (named(training.micro_batch_size, "B"), named(training.sequence_length, "S"))
-    batch: list[tuple[str, Shape, DType]] = [
-        (name, shape, "int64") for name in facts.batch if not (training.packing and name == "attention_mask")
-    ]
-    batch += _packed(shape) if training.packing else ()
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
-        for name in facts.scalars
+        for name in loop.facts.scalars
     )
-    return (*(_of_step(*each, training.gradient_accumulation_steps) for each in batch), *scalars)
+    return (*(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(training)), *scalars)
+
+
+def batch(facts: TrainerFacts, training: Training) -> list[tuple[str, Shape, DType]]:
+    """The tensors of a micro-batch with a number for each token, by name, and what packed sequences have."""
+    rows = named(training.micro_batch_size, "B")
+    if facts.sequences > 1:
+        rows = facts.sequences * rows
+    shape = (rows, named(training.sequence_length, "S"))
+    tensors: list[tuple[str, Shape, DType]] = [
+        (name, shape, "int64") for name in facts.batch if not (training.packing and name == "attention_mask")
+    ]
+    return [*tensors, *(_packed(shape) if training.packing else ())]
 
 
 def _of_step(name: str, shape: Shape, dtype: DType, steps: int) -> ResidentTensor:

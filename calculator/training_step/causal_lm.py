@@ -16,6 +16,7 @@ from calculator.engine.tape import Tensor
 from calculator.layers import masks
 from calculator.layers.cache import Cache
 from calculator.trainers import trainer_of
+from calculator.training_step.compared import ModelPasses
 from calculator.training_step.first_layer import FirstLayer, can_skip_first_layer
 from calculator.training_step.router_loss import add_router_loss
 
@@ -31,7 +32,7 @@ def micro_batch(context: Context) -> None:
     tape, trainer = context.tape, trainer_of(context.training)
     batch = trainer.batch(context)
     tape.mark("forward")
-    loss = trainer.loss(context, partial(_forward, context, trainer, batch[0]))
+    loss = trainer.loss(context, ModelPasses(context, partial(_forward, trainer=trainer, ids=batch[0])))
     tape.mark("backward")
     first = context.skipped_layer
     roots = [*context.hooks.roots(trainer.root(loss))]
@@ -46,7 +47,7 @@ def micro_batch(context: Context) -> None:
     context.caller_tensors = left
 
 
-def _forward(context: Context, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
     context.hooks.begin(context.parameters)
     uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
@@ -85,9 +86,9 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
     for position in range(len(context.repetition.numbers)):
         if position == context.repetition.start:
             context.skipped_layer_tensors = []
-        hidden_states = mark(hidden_states, f"layer {position}")
+        hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
-    hidden_states = mark(hidden_states, f"layer {len(context.repetition.numbers)}")
+    hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
     norm = context.hooks.module("final_norm")
     hidden_states = norm.after(forward.final_norm(context, norm.before(hidden_states)))
     del retained
@@ -135,7 +136,7 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
             context.exit_layer(*outer)
         return unit.after(out)
 
-    if not context.training.gradient_checkpointing:
+    if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return run(hidden_states)
     captured = [_shared(context, kind) for kind in _types(context, position)]
     if trainer_of(context.training).is_reentrant(context):

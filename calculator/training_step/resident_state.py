@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from calculator.inputs.sharding import DDPConfig
+from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
@@ -36,8 +38,12 @@ class ResidentState:
     def __init__(self, prepared: PreparedModel) -> None:
         self.prepared = prepared
         self.optimizer = OPTIMIZERS[prepared.training.optimizer]
-        #: Weights, quantization constants and buffers of the model, and parameters that the method adds.
-        self.tensors = resident_tensors(prepared)
+        #: Weights, quantization constants and buffers of the model, parameters that the method adds, and what the
+        #: trainer compares the model with.
+        self.tensors = (
+            *resident_tensors(prepared),
+            *compared_tensors(prepared, trainer_of(prepared.training).compared(prepared)),
+        )
 
     @property
     def trainer(self) -> TrainerFacts:
@@ -47,13 +53,16 @@ class ResidentState:
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states, from its second step on, and what the trainer keeps."""
-        added = kept(self.trainer, self.prepared.training)
+        added = kept(trainer_of(self.prepared.training), self.prepared.training)
         return (*self._states, *added) if added else self._states
 
     @cached_property
     def _states(self) -> tuple[ResidentTensors, ...]:
         in_32_bits = embeddings(self.prepared.model, self.tensors) if self.trainer.embeddings_in_32_bits else ()
-        return tuple(optimizer_states(self.tensors, self.optimizer, in_32_bits))
+        optimizer = self.optimizer
+        if optimizer.early and self.trainer.moves_states:
+            optimizer = replace(optimizer, step_on_device=True)
+        return tuple(optimizer_states(self.tensors, optimizer, in_32_bits))
 
     @cached_property
     def gradients(self) -> tuple[PerParameter, ...]:

@@ -32,11 +32,20 @@ class Run(NamedTuple):
     shared_rows: int
     hidden_states_row: int | None
     first: SkippedLayer | None
+    without_graph: tuple[Window, ...] = ()
     kept: object = None
 
     def recorded(self) -> Recording:
         """Count the layers' copies."""
-        return Recording(self.tape, self.lifetimes, self.windows, self.shared_rows, self.hidden_states_row, self.first)
+        return Recording(
+            self.tape,
+            self.lifetimes,
+            self.windows,
+            self.shared_rows,
+            self.hidden_states_row,
+            self.first,
+            self.without_graph,
+        )
 
 
 def recorded_run(
@@ -73,6 +82,7 @@ def interpreted(context: Context, *, whole: bool) -> Run:
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
+        without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
         kept=context,
     )
 
@@ -88,6 +98,12 @@ def _windows(repetition: Repetition, marks: Mapping[str, int], *, skips_first: b
     if back in marks:
         begin = marks[f"{end} backward"]
         yield Window(before=begin, start=begin, end=marks[back], copies=copies)
+
+
+def _window(repetition: Repetition, marks: Mapping[str, int], prefix: str) -> Window:
+    """The window of the repeated layers of a pass without a graph."""
+    before, start, end = (marks[f"{prefix}layer {place} forward"] for place in repetition.boundaries)
+    return Window(before=before, start=start, end=end, copies=repetition.copies)
 
 
 def _are_alike(context: Context) -> bool:

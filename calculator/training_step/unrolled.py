@@ -119,6 +119,7 @@ def unrolled(prepared: PreparedModel, *, periods: int = PERIODS, symbols: SymSiz
     last = repetition.end + (periods - 2) * period
     numbers = (*range(last), *range(last + more * period, count)) if more > 0 else tuple(range(count))
     repeated = range(last - period, last) if more > 0 else range(0)
+    context.unrolls = True
     context.repetition = Repetition(
         numbers=numbers, start=count, end=count, copies=0, repeated_positions=repeated, repeats=max(0, more)
     )

@@ -31,12 +31,26 @@ COMMON: Options = {
     "use_liger_kernel": (0.3, (True,)),
 }
 
+#: Losses of DPOTrainer that need no further setting.
+DPO_LOSSES = (
+    "hinge", "ipo", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down",
+    "discopop", "sft", "sigmoid_norm",
+)  # fmt: skip
+
 #: Settings of TRL's trainers, by trainer; numbers from 0 to 1 are shares of the tokens.
 OWN: dict[str, Options] = {
     "transformers": {},
     "trl-sft": {"completion_tokens": (0.4, (0.1, 0.5, 0.9)), "packing": (0.2, (True,)), "loss_type": (0.15, ("dft",))},
-    "trl-dpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9)), "precompute_ref_log_probs": (0.25, (True,))},
-    "trl-kto": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
+    "trl-dpo": {
+        "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
+        "precompute_ref_log_probs": (0.25, (True,)),
+        "loss_type": (0.5, DPO_LOSSES),
+    },
+    "trl-kto": {
+        "completion_tokens": (0.4, (0.1, 0.5, 0.9)),
+        "precompute_ref_log_probs": (0.25, (True,)),
+        "loss_type": (0.3, ("apo_zero_unpaired",)),
+    },
     "trl-reward": {},
     "trl-orpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
     "trl-grpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
@@ -60,8 +74,9 @@ def random_trainer_request(seed: int, number: int, trainers: Sequence[str]) -> d
     if training.get("attention") == "flash_attention_2" and training.get("dtype") == "float32":
         training["autocast"] = "bfloat16"
     if "completion_tokens" in training:
-        rows = training.get("micro_batch_size", 1) * (2 if trainer in {"trl-dpo", "trl-orpo"} else 1)
-        training["completion_tokens"] = int(training["completion_tokens"] * rows * (training["sequence_length"] - 1))
+        sequences = 2 if trainer in {"trl-dpo", "trl-orpo"} else 1  # each pair's have the same number
+        tokens = training.get("micro_batch_size", 1) * (training["sequence_length"] - 1)
+        training["completion_tokens"] = sequences * int(training["completion_tokens"] * tokens)
     if training.get("use_liger_kernel") and request["method"]["name"] == "adapter":
         del training["use_liger_kernel"]  # its kernels look into the modules that adapters wrap
     return {"model": request["model"], "method": _method(trainer, request["method"]), "training": training}

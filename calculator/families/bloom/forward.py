@@ -153,6 +153,7 @@ BLOOM = DecoderForward(
     before_layers=_before_layers,
     tables=_alibi,
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
+    dropout_modules=("attention_dropout",),
     sdpa="eager",
     returns_weights=True,
     refuses_flash=_refused,

@@ -49,6 +49,7 @@ GPT_NEO = DecoderForward(
     tables=learned_positions.position_ids,
     layer=Block(attention=_attention, mlp=mlp.plain("mlp.c_fc", "mlp.c_proj", dropout="resid_dropout")),
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
+    dropout_modules=("attention_dropout", "resid_dropout", "embed_dropout"),
     sdpa="eager",
     returns_weights=True,
 )

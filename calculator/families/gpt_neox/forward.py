@@ -67,5 +67,6 @@ GPT_NEOX = DecoderForward(
     embeddings=partial(embed, name="gpt_neox.embed_in"),
     before_layers=_before_layers,
     final_norm=final(norms.layer_norm, "gpt_neox.final_layer_norm"),
+    dropout_modules=("hidden_dropout",),
     partial_rotary=True,
 )

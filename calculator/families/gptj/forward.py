@@ -82,5 +82,6 @@ GPTJ = DecoderForward(
         residual_last=True,
     ),
     final_norm=final(norms.layer_norm, "transformer.ln_f"),
+    dropout_modules=("resid_pdrop", "embd_pdrop"),
     partial_rotary=True,
 )

@@ -58,6 +58,7 @@ PHI = DecoderForward(
     ),
     final_norm=final(norms.layer_norm, "model.final_layernorm"),
     partial_rotary=True,
+    dropout_modules=("resid_pdrop", "embd_pdrop"),
 )
 
 PHI3 = DecoderForward(
@@ -67,6 +68,7 @@ PHI3 = DecoderForward(
         transform_output=_dropped,
     ),
     partial_rotary=True,
+    dropout_modules=("resid_pdrop",),
 )
 
 _MIXTURE = Mixture(router=sparse_mixer, gate="mlp.router", jitter="input_jitter_noise", jitters_twice=True)

@@ -57,5 +57,6 @@ def _sequential(context: Context, modules: LayerModules, hidden_states: Tensor) 
 STABLELM = DecoderForward(
     layer=_layer,
     final_norm=final(norms.layer_norm),
+    dropout_modules=("hidden_dropout",),
     partial_rotary=True,
 )

@@ -6,7 +6,8 @@ and 1.16 on CUDA.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from calculator.architecture.dimension import named
 from calculator.engine import indexing
@@ -15,6 +16,9 @@ from calculator.engine.autograd import Node
 from calculator.layers.trl.labels import labelled_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
     from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
@@ -37,8 +41,22 @@ class _Tiles(NamedTuple):
     rows: tuple[int, ...]
 
 
-def fused_head(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the model's loss, and its outputs: log-probabilities, entropy, is_top1 and the mask of labels."""
+#: What the head computes besides the log-probabilities.
+Output = Literal["entropy", "mean_logits", "is_top1"]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedHead:
+    """The head that `add_fused_lm_head` puts on a model, with the outputs that its caller asks for."""
+
+    outputs: tuple[Output, ...] = ()
+
+    def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the model's loss, and its outputs: log-probabilities, the others, and the mask of labels."""
+        return _run(context, hidden_states, self.outputs)
+
+
+def _run(context: Context, hidden_states: Tensor, wanted: tuple[Output, ...]) -> tuple[Tensor, list[Tensor]]:
     head = context.bind(context.model.output)
     context.set_scope("loss: ")
     tape, (batch, length, width) = context.tape, hidden_states.shape
@@ -48,9 +66,10 @@ def fused_head(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Te
     count = labelled_tokens(context)
     hidden = indexing.masked_rows(hidden_states, mask, count, "hidden states of labelled tokens")
     targets = tape.new((count,), "int64", "labels")
-    per_token = _log_probs(hidden, head.own["weight"], head.own.get("bias"), targets)
+    per_token = _log_probs(hidden, head.own["weight"], head.own.get("bias"), targets, wanted)
     del hidden, targets
-    outputs = [indexing.masked_scatter(x, mask, name) for x, name in zip(per_token, _OUTPUTS, strict=True)]
+    names = ("log-probabilities", *wanted)
+    outputs = [indexing.masked_scatter(x, mask, name) for x, name in zip(per_token, names, strict=True)]
     del per_token
     loss = ops.scale(ops.sum_over(outputs[0], (), "log-probabilities, summed"), "loss, negated")
     labels = tape.new((), "int64", "number of labels")
@@ -58,10 +77,9 @@ def fused_head(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Te
     return loss, [*outputs, mask]
 
 
-_OUTPUTS = ("log-probabilities", "entropy", "is_top1")
-
-
-def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> list[Tensor]:
+def _log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: tuple[Output, ...]
+) -> list[Tensor]:
     """hidden: (N, hidden_size); weight: (vocab_size, hidden_size); returns tensors of N elements."""
     tape, shape = hidden.tape, hidden.shape[:1]
     statistics = [tape.new(shape, "float32", name) for name in _STATISTICS]
@@ -75,15 +93,38 @@ def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     edges = (hidden.edge, weight.edge, None if bias is None else bias.edge)
     node = Node(tape, _log_probs_back, edges, tiles, outputs=2) if any(edges) else None
     log_probs = tape.new(shape, "float32", "log-probabilities, packed")
-    entropy = _sum(tape, shape, "mean of z", "entropy, packed")
-    flags = [tape.new(shape, "bool", f"is_top1: {side}") for side in ("highest", "first")]
-    is_top1 = tape.new(shape, "bool", "is_top1, packed")
+    others = {name: _OTHERS[name](tape, shape) for name in wanted}
     if node is not None:
-        for saved in (hidden, targets, log_z, entropy):
+        for saved in (hidden, targets, log_z, others.get("entropy", log_z)):
             node.save(saved)
-        log_probs.edge, entropy.edge = ((node, index, shape, "float32") for index in (0, 1))
-    del flags, buffer, statistics, chunk
-    return [log_probs, entropy, is_top1]
+        log_probs.edge = node, 0, shape, "float32"
+        if "entropy" in others:
+            others["entropy"].edge = node, 1, shape, "float32"
+    del buffer, statistics, chunk
+    return [log_probs, *others.values()]
+
+
+def _entropy(tape: Tape, shape: Shape) -> Tensor:
+    return _sum(tape, shape, "mean of z", "entropy, packed")
+
+
+def _mean_logits(tape: Tape, shape: Shape) -> Tensor:
+    return tape.new(shape, "float32", "mean logits, packed")
+
+
+def _is_top1(tape: Tape, shape: Shape) -> Tensor:
+    flags = [tape.new(shape, "bool", f"is_top1: {side}") for side in ("highest", "first")]
+    out = tape.new(shape, "bool", "is_top1, packed")
+    del flags
+    return out
+
+
+#: How each further output is computed.
+_OTHERS: dict[Output, Callable[[Tape, Shape], Tensor]] = {
+    "entropy": _entropy,
+    "mean_logits": _mean_logits,
+    "is_top1": _is_top1,
+}
 
 
 def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | None]:
@@ -105,7 +146,7 @@ def _log_probs_back(node: Node, grads: list[Tensor | None]) -> list[Tensor | Non
     return cast
 
 
-def _sum(tape: Tape, shape: tuple[int, ...], term: str, name: str) -> Tensor:
+def _sum(tape: Tape, shape: Shape, term: str, name: str) -> Tensor:
     """A statistic that is the sum of another and of a term computed for it."""
     added = tape.new(shape, "float32", term)
     out = tape.new(shape, "float32", name)

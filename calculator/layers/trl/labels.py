@@ -17,4 +17,4 @@ def labelled_tokens(context: Context) -> Dim:
     if training.completion_tokens is not None:
         return named(training.completion_tokens, "completion_tokens")
     predicted = training.sequence_length - (not context.method.virtual_tokens)
-    return named(training.micro_batch_size * predicted, "N")
+    return named(training.micro_batch_size * context.prepared.sequences_per_row * predicted, "N")

@@ -55,8 +55,8 @@ class LNTuning(TargetedMethod):
         """Refuse targets that PEFT refuses, and trainers whose steps are not modelled with copies."""
         if training.use_liger_kernel:
             raise refusal("training.use_liger_kernel", "is not modelled with LN Tuning: take false", True)
-        if training.trainer == "trl-sft":
-            message = "LN Tuning is not modelled in TRL's SFTTrainer: take transformers"
+        if training.trainer not in (None, "transformers"):
+            message = "LN Tuning is not modelled in TRL's trainers: take transformers"
             raise refusal("training.trainer", message, training.trainer)
         TargetedMethod.check(self, model, training)
 

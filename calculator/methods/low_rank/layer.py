@@ -97,7 +97,11 @@ def _forward_4bit(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
 
 def update(method: LowRank, bound: BoundModule, x: Tensor) -> Tensor:
     """Compute B(A(dropout(x))), scaled: (..., in_features) to (..., out_features)."""
-    return ops.scale(_product(bound, ops.dropout(x, method.lora_dropout, "dropout")), "update, scaled")
+    return ops.scale(_product(bound, _dropped(method, x)), "update, scaled")
+
+
+def _dropped(method: LowRank, x: Tensor) -> Tensor:
+    return ops.dropout(x, method.lora_dropout, "dropout") if x.tape.module_dropout else x
 
 
 def _product(bound: BoundModule, x: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def _dora(method: LowRank, bound: BoundModule, x: Tensor, result: Tensor) -> Ten
     """Run DoRA (Liu et al. 2024) as peft.tuners.lora.dora.DoraLinearLayer.forward does."""
     base_result: Tensor | None = result
     if method.lora_dropout and bound.tape.trains:
-        x = ops.dropout(x, method.lora_dropout, "dropout")
+        x = _dropped(method, x)
         base_result = None
     return ops.add(result, _dora_update(bound, x, base_result), "result + update")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
-    from calculator.trainers.loop import Forward
+    from calculator.trainers.loop import Passes
 
 
 class Reference(Loop):
@@ -40,7 +40,7 @@ class Reference(Loop):
         """Return the model's own head and loss."""
         return FullLogits()
 
-    def loss(self, context: Context, forward: Forward) -> Tensor:
+    def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
         with autocast.region(context.tape, context.training.autocast):
             loss, outputs = forward()

@@ -38,6 +38,7 @@ FACTS = TrainerFacts(
     scalars=("num_items_in_batch", "tr_loss", "tr_loss_step", "grad_norm"),
     uses_cache=False,
     embeddings_in_32_bits=True,
+    moves_states=True,  # accelerate/optimizer.py, AcceleratedOptimizer.__init__
     decay_groups=True,
     keeps_norm=True,
     assumptions=(STEP,),

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from calculator.common.names import TrainerName
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
-    from calculator.trainers.loop import Forward
+    from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
+
+
+#: Settings that only trainers of TRL have, each with such a trainer.
+OF_TRL = {"loss_type": "trl-sft", "packing": "trl-sft", "precompute_ref_log_probs": "trl-dpo"}
 
 
 class Transformers(Loop):
@@ -38,9 +42,9 @@ class Transformers(Loop):
 
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield settings that only TRL's trainers have."""
-        for name in ("loss_type", "packing"):
+        for name, trainer in OF_TRL.items():
             if given := getattr(prepared.training, name):
-                message = f"transformers.Trainer has no {name}: leave it out, or use trl-sft"
+                message = f"transformers.Trainer has no {name}: leave it out, or use {trainer}"
                 yield Problem(loc=f"training.{name}", msg=message, input=given)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:
@@ -60,7 +64,7 @@ class Transformers(Loop):
             return FusedLinearCrossEntropy(num_items=num_items)
         return FullLogits(num_items=num_items)
 
-    def loss(self, context: Context, forward: Forward) -> Tensor:
+    def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model. Its autocast ends with it, and then every output that is not float32 is copied to float32."""
         tape, dtype = context.tape, context.training.autocast
         with autocast.region(tape, dtype):

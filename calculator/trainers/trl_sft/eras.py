@@ -25,9 +25,11 @@ def loss_of(training: Training, stack: StackVersions) -> SftLoss:
     trl = release(stack.trl)[:2]
     if trl >= FUSED:
         return "fused"
-    if training.loss_type is not None:
-        return training.loss_type
-    return "chunked_nll" if trl >= CHUNKED and not training.use_liger_kernel else "nll"
+    match training.loss_type:
+        case "nll" | "chunked_nll":
+            return training.loss_type
+        case _:
+            return "chunked_nll" if trl >= CHUNKED and not training.use_liger_kernel else "nll"
 
 
 def shifts_first(stack: StackVersions) -> bool:

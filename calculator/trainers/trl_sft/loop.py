@@ -11,11 +11,12 @@ from calculator.engine import autocast
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.chunked_nll import ChunkedNLL
-from calculator.layers.trl.fused_head import fused_head
+from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.logits_metrics import log_from_logits
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.transformers.loop import Transformers
-from calculator.trainers.trl_sft import check, qlora, sentences
+from calculator.trainers.trl import qlora
+from calculator.trainers.trl_sft import check, sentences
 from calculator.trainers.trl_sft.eras import loss_of, shifts_first
 from calculator.trainers.trl_sft.facts import FACTS
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.resident.module_spec import ModuleSpec
-    from calculator.trainers.loop import Forward
+    from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
 
@@ -72,13 +73,13 @@ class TrlSft(Transformers):
         """Return the head that the release of TRL puts on the model."""
         match loss_of(context.training, context.prepared.stack):
             case "fused":
-                return fused_head
+                return FusedHead(outputs=("entropy", "is_top1"))
             case "chunked_nll":
                 return ChunkedNLL(num_items=Tensor(context.tape, None, (), "float32", None))
             case "nll":
                 return Transformers.head(self, context)
 
-    def loss(self, context: Context, forward: Forward) -> Tensor:
+    def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model. From the fused head's log-probabilities, compute the loss; else it is the model's."""
         if loss_of(context.training, context.prepared.stack) != "fused":
             return Transformers.loss(self, context, forward)

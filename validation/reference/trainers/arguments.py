@@ -25,6 +25,7 @@ def training_arguments(recipe: Recipe, folder: str) -> dict[str, Any]:
         "gradient_checkpointing_kwargs": recipe.gradient_checkpointing_kwargs,
         "use_liger_kernel": recipe.use_liger_kernel,
         "max_steps": STEPS,
+        "train_sampling_strategy": "sequential",  # so that the rows of a batch label what a request says
         "report_to": [],
         "save_strategy": "no",
         "logging_strategy": "no",

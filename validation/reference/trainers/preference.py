@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from validation.reference.build import build_base, refusing
+from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import STEPS, labelled_tokens
 from validation.reference.trainers.run import Run
-from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
+from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     reference, config = model_and_config(recipe, device, kind.auto_model, kind.task_type)
     frozen = None
     if kind.has_reference and config is None and reference.root == "" and not recipe.precompute_ref_log_probs:
-        frozen = build_base(recipe.request, device)
+        frozen = loaded(recipe, device)
     with ExitStack() as stack:
         stack.enter_context(refusing("training"))
         stack.enter_context(adapters_on(device, kind.trainer.__module__))

@@ -12,11 +12,11 @@ from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from calculator.common.errors import refusal
-from validation.reference.build import build_base, refusing
+from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
 from validation.reference.trainers.batches import STEPS, labelled_tokens
 from validation.reference.trainers.run import Run
-from validation.reference.trainers.trl_model import adapters_on, model_and_config, tokenizer
+from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,11 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
     kind, training = KINDS[recipe.trainer], recipe.request.training
     reference, config = model_and_config(recipe, device)
     reference.model.generation_config = GenerationConfig()
-    loaded: list[ReferenceModel] = []
+    compared: list[ReferenceModel] = []
 
     def load(*_: Any, **__: Any) -> Any:
-        loaded.append(build_base(recipe.request, device))
-        return loaded[0].model
+        compared.append(loaded(recipe, device))
+        return compared[0].model
 
     rows = training.micro_batch_size * training.gradient_accumulation_steps
     with ExitStack() as stack:
@@ -63,7 +63,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             peft_config=config,
         )
     trainer._generate = _given(recipe, kind)
-    return Run(trainer, reference.wrapped_as(trainer.model), loaded[0] if loaded else None)
+    return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
 
 
 def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:

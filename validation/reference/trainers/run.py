@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A trainer, the model that it trains, and the frozen one that it compares it with."""
+    """A trainer, the model that it trains, and the one that it compares it with."""
 
     trainer: Any
     reference: ReferenceModel

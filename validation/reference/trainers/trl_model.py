@@ -64,6 +64,13 @@ def model_and_config(
     return reference.wrapped_as(wrapped), None
 
 
+def loaded(recipe: Recipe, device: torch.device) -> ReferenceModel:
+    """A model to compare with. TRL leaves it as `from_pretrained` returns it: in eval mode, and not frozen."""
+    reference = build_base(recipe.request, device)
+    reference.model.eval()
+    return reference
+
+
 @contextmanager
 def adapters_on(device: torch.device, module: str) -> Iterator[None]:
     """Make a trainer's module create adapters on a device, which PEFT does not do on meta."""
@@ -72,5 +79,14 @@ def adapters_on(device: torch.device, module: str) -> Iterator[None]:
         with device:
             return methods.get_peft_model(model, config, **options)
 
-    with mock.patch(f"{module}.get_peft_model", on_device):
+    add_adapter = peft.PeftModel.add_adapter
+
+    def added_on_device(model: Any, *args: Any, **options: Any) -> Any:
+        with device:
+            return add_adapter(model, *args, **options)
+
+    with (
+        mock.patch(f"{module}.get_peft_model", on_device),
+        mock.patch.object(peft.PeftModel, "add_adapter", added_on_device),
+    ):
         yield

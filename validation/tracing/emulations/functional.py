@@ -38,6 +38,16 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
     return _Mish.apply(input)
 
 
+def log_sigmoid_forward(input: Tensor) -> tuple[Tensor, Tensor]:  # noqa: A002
+    """Log-sigmoid, whose buffer is empty on CUDA (ATen/native/cuda/Activation.cpp, `log_sigmoid_forward_cuda`)."""
+    return torch.empty_like(input), input.new_empty(0)
+
+
+def log_sigmoid_backward(grad: Tensor, input: Tensor, buffer: Tensor) -> Tensor:  # noqa: A002
+    """The gradient of log-sigmoid, without the buffer that only the CPU fills."""
+    return torch.empty_like(grad.expand_as(input), memory_format=torch.contiguous_format)
+
+
 _torch_tensor = torch.tensor
 
 

@@ -1,0 +1,32 @@
+"""Log-probabilities of whole sequences, from those of their tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def masked_labels(context: Context) -> Tensor:
+    """Return the ids with -100 where a token is not of a completion: (sequences, length)."""
+    shape = (context.batch, context.length)
+    unlabelled = context.tape.new(shape, "bool", "tokens without a label")
+    labels = context.tape.new(shape, "int64", "labels")
+    del unlabelled
+    return labels
+
+
+def sums(context: Context, log_probs: Tensor) -> Tensor:
+    """Return the sum of each sequence's log-probabilities. log_probs: (sequences, length - 1)."""
+    context.set_scope("loss: ")
+    per_token = ops.slice_from_end(log_probs, log_probs.shape)
+    return ops.sum_over(per_token, log_probs.shape[:1], "log-probabilities of sequences")
+
+
+def halves(x: Tensor, rows: int) -> list[Tensor]:
+    """Return the numbers of the chosen and of the rejected sequences: views."""
+    return ops.split(x, [(rows,), (rows,)])

@@ -1,0 +1,78 @@
+"""What a trainer compares the model with: a second model, the model without adapters, or with copies of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.methods.base import Method
+from calculator.methods.full.method import Full
+from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.tensors import resident_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.module import Module
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.trainers.loop import Compared
+
+
+def compared_model(prepared: PreparedModel, compared: Compared) -> PreparedModel:
+    """The model that runs in place of the prepared one.
+
+    TRL freezes no second model: its weights require a gradient, though none is computed.
+    """
+    match compared:
+        case "model":
+            return PreparedModel(prepared.model, Full(), prepared.training, prepared.device, prepared.stack)
+        case "without adapters":
+            return _WithoutAdapters(prepared)
+        case "adapter copies":
+            return _WithCopies(prepared)
+
+
+class _WithoutAdapters(PreparedModel):
+    """The model inside PEFT's `disable_adapter`: modules that are copied run as they were, biases as they are."""
+
+    __slots__ = ("adapted",)
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__(prepared.model, Method(), prepared.training, prepared.device, prepared.stack)
+        self.adapted = prepared
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """How the module is stored, with nothing added."""
+        spec = self.adapted.module_spec(path, module)
+        return replace(spec, added=(), trained=() if spec.copied else spec.trained, copied=None)
+
+
+class _WithCopies(PreparedModel):
+    """The model with the adapter that DPOTrainer adds under the name `ref`: in float32, PEFT's default."""
+
+    __slots__ = ("adapted",)
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        super().__init__(prepared.model, prepared.method, prepared.training, prepared.device, prepared.stack)
+        self.adapted = prepared
+
+    def module_spec(self, path: str, module: Module) -> ModuleSpec:
+        """How the module is stored, with float32 adapters."""
+        spec = self.adapted.module_spec(path, module)
+        return replace(spec, added=tuple(replace(each, dtype="float32") for each in spec.added))
+
+
+def compared_tensors(prepared: PreparedModel, compared: Compared | None) -> Iterator[ResidentTensor]:
+    """Yield what stays in memory to compare the model with: no parameters of the model that is trained."""
+    if compared == "model":
+        for tensor in resident_tensors(compared_model(prepared, compared)):
+            yield _untrained(tensor, f"ref_model.{tensor.name}", base=True)
+    elif compared == "adapter copies":
+        for tensor in resident_tensors(compared_model(prepared, compared)):
+            if not tensor.base:
+                yield _untrained(tensor, f"{tensor.name} of the adapter ref", base=False)
+
+
+def _untrained(tensor: ResidentTensor, name: str, *, base: bool) -> ResidentTensor:
+    return replace(tensor, name=name, trained=False, parameters=0, base=base, dtype_at_optimizer_init=None)

@@ -1,0 +1,1 @@
+"""What the trainers of TRL 1.16 share."""

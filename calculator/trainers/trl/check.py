@@ -1,0 +1,61 @@
+"""What TRL's trainers refuse of a model and a method, and what of them is not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.trainers.trl import qlora
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.trainers.facts import TrainerFacts
+    from calculator.trainers.subject import Subject
+
+
+def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
+    """Yield virtual tokens, the routers' loss, dropout that is not modelled, and a reference that the loop has not."""
+    method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
+    if prepared.training.precompute_ref_log_probs and not facts.compares:
+        message = f"{trainer} has no reference: take false, or use trl-dpo"
+        yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
+    if method.virtual_tokens:
+        message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
+        yield Problem(loc="method.name", msg=message, input=method.name)
+    if "output_router_logits" in model.config:
+        message = f"the routers' loss that {trainer} adds to {model.model_type} is not modelled yet"
+        yield Problem(loc="training.trainer", msg=f"{message}: use transformers", input=prepared.training.trainer)
+    if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
+        message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
+        yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))
+
+
+def _drops_attention(prepared: Subject) -> float:
+    return float(prepared.model.config.get("attention_dropout") or 0.0)
+
+
+def head_problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield an adapter on the output head, whose weight TRL's own head reads alone."""
+    head = prepared.model.output
+    if prepared.module_spec(head.name, head).added:
+        message = f"TRL reads the weight of {head.name} alone and refuses an adapter on it: leave it out"
+        yield Problem(loc="method.target_modules", msg=message, input=head.name)
+
+
+def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield what is not modelled of TRL's casts of a model in 4 bits."""
+    method = prepared.method
+    if method.base_quantization(prepared.training) is None:
+        return
+    is_prepared = method.hidden_dtype(prepared.training) != prepared.training.dtype
+    if qlora.prepares(prepared.stack) and not is_prepared and prepared.training.dtype != "float32":
+        message = f"TRL {prepared.stack.trl} prepares a 4-bit model itself: take true"
+        yield Problem(loc="method.prepare_model_for_kbit_training", msg=message, input=False)
+    trains_more = method.trains_biases or getattr(method, "modules_to_save", None)
+    if trains_more and not qlora.prepares(prepared.stack) and (is_prepared or prepared.training.dtype != "bfloat16"):
+        message = (
+            "TRL casts what is trained of a 4-bit model to bfloat16: with biases or modules_to_save, that is modelled "
+            "for training.dtype bfloat16 without preparation only"
+        )
+        yield Problem(loc="training.dtype", msg=message, input=prepared.training.dtype)

@@ -1,0 +1,61 @@
+"""What TRL's trainers of preferences take as the reference.
+
+Source: trl/trainer/dpo_trainer.py and kto_trainer.py of TRL 1.16, __init__.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.trainers.loop import Compared
+    from calculator.trainers.subject import Subject
+
+#: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model.
+_BY_PEFT = ("lora", "qlora", "ia3")
+
+
+def compared(prepared: Subject) -> Compared | None:
+    """Return the reference that is in memory, if any.
+
+    TRL has no option for adapters in the model's dtype. A script applies them to the model itself, and then the trainer
+    compares with a copy of the adapters, in float32, which stays in memory with precomputed log-probabilities too.
+    """
+    method, training = prepared.method.name, prepared.training
+    if method not in _BY_PEFT:
+        return None if training.precompute_ref_log_probs else "model"
+    copies = training.adapter_dtype == "model" and method != "qlora"
+    return "adapter copies" if copies else "without adapters"
+
+
+def copies_problems(prepared: Subject) -> Iterator[Problem]:
+    """Yield why PEFT refuses a copy of the adapters."""
+    if compared(prepared) == "adapter copies" and prepared.method.trains_biases:
+        message = (
+            "the reference is a copy of the adapters, and PEFT trains biases with a single adapter only: take none, or "
+            "training.adapter_dtype float32"
+        )
+        yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
+
+
+def sentence(prepared: Subject) -> str:
+    """Return what the reference is, and what it keeps in memory."""
+    if prepared.training.precompute_ref_log_probs:
+        return "The reference's log-probabilities are precomputed: no reference runs in the step."
+    match compared(prepared):
+        case "model":
+            return (
+                "The reference is a second model of the same dtype (ref_model). TRL does not freeze it, so that with "
+                "autocast its float32 weights have copies while it runs, although it is never trained."
+            )
+        case "adapter copies":
+            return (
+                "adapter_dtype model is for a script that applies the adapters itself: the reference is the model with "
+                "a float32 copy of them, which DPOTrainer adds."
+            )
+        case _:
+            return "The reference is the model with its adapters off: it needs no second model."

@@ -1,0 +1,85 @@
+"""The base class of TRL's trainers of preferences.
+
+Source: trl/trainer/dpo_trainer.py, kto_trainer.py and reward_trainer.py of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.common.errors import Problem
+from calculator.stack.releases import release
+from calculator.trainers.transformers.loop import Transformers
+from calculator.trainers.trl import check, qlora, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.common.dtype import DType
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.stack.releases import Release
+    from calculator.trainers.subject import Subject
+
+
+class TrlTrainer(Transformers):
+    """A subclass of transformers.Trainer with TRL's own loss, of one release of TRL."""
+
+    __slots__ = ()
+    #: The releases whose step is modelled.
+    releases: ClassVar[tuple[Release, ...]] = ((1, 16),)
+    #: The values of `loss_type` that are modelled, and why others are not, by name.
+    losses: ClassVar[tuple[str, ...]] = ()
+    other_losses: ClassVar[dict[str, str]] = {}
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what the trainer refuses, and what of it is not modelled."""
+        training, trl = prepared.training, prepared.stack.trl
+        if release(trl)[:2] not in self.releases:
+            message = f"{self.facts.label} is modelled for TRL 1.16: use that"
+            yield Problem(loc="stack.trl", msg=message, input=trl)
+        if training.loss_type is not None and training.loss_type not in self.losses:
+            yield self._loss_problem(training.loss_type)
+        if training.packing:
+            message = f"{self.facts.label} does not pack sequences: take false"
+            yield Problem(loc="training.packing", msg=message, input=True)
+        if training.sequence_lengths is not None:
+            message = f"sample lengths are not modelled for {self.facts.label}: take sequence_length alone"
+            yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
+        yield from check.model_problems(prepared, self.facts)
+        yield from check.four_bit_problems(prepared)
+
+    def _loss_problem(self, given: str) -> Problem:
+        """Return why a value of `loss_type` is refused."""
+        known = f"use one of {', '.join(self.losses)}" if self.losses else "leave it out"
+        reason = self.other_losses.get(given, "is no loss of this trainer that is modelled")
+        return Problem(loc="training.loss_type", msg=f"{self.facts.label}: {given} {reason}: {known}", input=given)
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the loop adds, and what TRL casts."""
+        yield from Transformers.assumptions(self, prepared)
+        if in_4_bits(prepared):
+            yield sentences.casts_to_bfloat16(prepared.stack)
+
+    def warnings(self, prepared: Subject) -> Iterator[str]:
+        """Yield where the request differs from the config's defaults."""
+        training, trainer = prepared.training, self.facts.label.removeprefix("TRL ")
+        yield from sentences.defaults(training, trainer.replace("Trainer", "Config"))
+        is_prepared = in_4_bits(prepared) and prepared.method.hidden_dtype(training) != training.dtype
+        if is_prepared:
+            yield sentences.prepared_by_script(prepared.stack)
+        elif training.dtype != "float32":
+            yield sentences.loaded_in_float32(training, trainer)
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
+        """Return the dtypes that TRL casts a model in 4 bits to."""
+        return qlora.module_spec(prepared, path, spec) if in_4_bits(prepared) else spec
+
+    def hidden_dtype(self, prepared: Subject) -> DType:
+        """Return the dtype of the word embeddings."""
+        table = next(module for module in prepared.model.outer.values() if module.kind == "embedding")
+        return prepared.module_spec(table.name, table).dtype
+
+
+def in_4_bits(prepared: Subject) -> bool:
+    """Whether the base model is stored in 4 bits."""
+    return prepared.method.base_quantization(prepared.training) is not None

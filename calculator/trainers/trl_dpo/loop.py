@@ -1,0 +1,126 @@
+"""The micro-batch of TRL's DPOTrainer.
+
+Source: trl/trainer/dpo_trainer.py, DPOTrainer.__init__ (the reference) and _compute_loss, of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.layers.trl.fused_head import FusedHead, Output
+from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
+from calculator.trainers.ddp_outputs import returned
+from calculator.trainers.trl import check
+from calculator.trainers.trl.compared import compared, copies_problems, sentence
+from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl_dpo.facts import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
+    from calculator.common.names import TrainerName
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.loop import Compared, Passes
+    from calculator.trainers.subject import Subject
+
+#: Further settings that a loss needs.
+_NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
+
+
+class TrlDpo(TrlTrainer):
+    """trl.DPOTrainer. Its losses differ in vectors with a number for each pair, which no peak has."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "trl-dpo"
+    facts = FACTS
+    losses = (
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    )
+    other_losses: ClassVar[dict[str, str]] = {"exo_pair": _NEEDS_SMOOTHING}
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what DPOTrainer refuses, and what of it is not modelled."""
+        yield from TrlTrainer.problems(self, prepared)
+        yield from check.head_problems(prepared)
+        yield from copies_problems(prepared)
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the reference is."""
+        yield from TrlTrainer.assumptions(self, prepared)
+        yield sentence(prepared)
+
+    def compared(self, prepared: Subject) -> Compared | None:
+        """Return what the reference is."""
+        return compared(prepared)
+
+    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return the batch, and the reference's log-probabilities if they are precomputed."""
+        tensors = TrlTrainer.fetched(self, training)
+        if training.precompute_ref_log_probs:
+            rows: Shape = (training.micro_batch_size,)
+            tensors += [(name, rows, "float32") for name in ("ref_chosen_logps", "ref_rejected_logps")]
+        return tensors
+
+    def head(self, context: Context) -> LossHead:
+        """Return the fused head. That of a second model computes the log-probabilities alone."""
+        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits", "is_top1")
+        return FusedHead(outputs=logged)
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:
+        """Run the model and then its reference, and compute the loss from the log-probabilities of whole sequences."""
+        tape, dtype = context.tape, context.training.autocast
+        labels = masked_labels(context)
+        with autocast.region(tape, dtype):
+            model_loss, outputs = forward()
+        model_loss, outputs = returned(context, model_loss, outputs)
+        tape.component = "logits_and_loss"
+        policy = sums(context, outputs[0])
+        rows = context.training.micro_batch_size
+        reference = self._reference(context, forward)
+        loss = _loss(halves(policy, rows), halves(reference, rows))
+        del labels, model_loss, outputs, policy, reference
+        loss = ops.scale(loss, "loss / gradient_accumulation_steps")
+        tape.component = "activations"
+        return loss
+
+    def _reference(self, context: Context, forward: Passes) -> Tensor:
+        """Return the reference's log-probabilities of sequences; those of the batch have no storage here."""
+        if context.training.precompute_ref_log_probs:
+            return Tensor(context.tape, None, (context.batch,), "float32", None)
+        with autocast.region(context.tape, context.training.autocast):
+            _, outputs = forward.without_graph("reference: ", reference=True)
+        return sums(context, outputs[0])
+
+
+def _loss(policy: list[Tensor], reference: list[Tensor]) -> Tensor:
+    """The loss `sigmoid`, in place of every loss."""
+    chosen, rejected = (
+        ops.subtract(own, other, "log-ratios of chosen and rejected")
+        for own, other in zip(policy, reference, strict=True)
+    )
+    delta = ops.subtract(chosen, rejected, "difference of log-ratios")
+    losses = ops.unary(ops.scale(delta, "β · difference"), "log-sigmoid", saves="input")
+    losses = ops.scale(losses, "loss of each pair")
+    loss = ops.scale(ops.sum_over(losses, (), "loss, mean"), "loss, weighted")
+    return ops.shift(loss, "loss, summed over types")

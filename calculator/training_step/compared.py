@@ -1,0 +1,78 @@
+"""The forward passes of a micro-batch: with a graph, and under torch.no_grad of what the model is compared with."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.engine.repetition import Repetition, repetition
+from calculator.layers.context import Context, layer_classes
+from calculator.methods.compared import compared_model
+from calculator.trainers import trainer_of
+from calculator.trainers.liger import forward_beside, forward_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.engine.tape import Tape, Tensor
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.trainers.loop import Compared
+
+    #: A whole forward pass: to the loss, and to the other outputs of the model.
+    Forward = Callable[[Context], tuple[Tensor, list[Tensor]]]
+
+
+class ModelPasses:
+    """The passes of one micro-batch."""
+
+    __slots__ = ("context", "forward")
+
+    def __init__(self, context: Context, forward: Forward) -> None:
+        self.context = context
+        self.forward = forward
+
+    def __call__(self) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained."""
+        return self.forward(self.context)
+
+    def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
+        """Run the model, or what it is compared with. `name` is the prefix of its rows and marks."""
+        prepared: PreparedModel = self.context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        compared = trainer_of(prepared.training).compared(prepared) if reference else None
+        context = _context(self.context, prepared, compared, name)
+        first = len(context.tape.rows)
+        with _no_grad(context.tape, in_eval_mode=compared == "model"):
+            loss, outputs = self.forward(context)
+        rows = context.tape.rows
+        rows[first:] = [(f"{name}{row[0]}", *row[1:]) for row in rows[first:]]
+        return loss, outputs
+
+
+def _context(outer: Context, prepared: PreparedModel, compared: Compared | None, name: str) -> Context:
+    """Return the context of a pass on the tape of the step."""
+    forward = forward_for(prepared.model, prepared.training)
+    if compared is not None:
+        training = replace(prepared.training, gradient_checkpointing=False)
+        forward = forward_beside(prepared.model, training) if compared == "model" else forward
+        prepared = compared_model(prepared.for_run(training, prepared.device), compared)
+    context = Context(prepared, forward, tape=outer.tape)
+    context.marks, context.compared, context.length = name, compared, outer.length
+    if outer.unrolls:
+        count = len(context.layers)
+        context.repetition = Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+    else:
+        context.repetition = repetition(layer_classes(context))
+    outer.passes.append((name, context.repetition))
+    return context
+
+
+@contextmanager
+def _no_grad(tape: Tape, *, in_eval_mode: bool) -> Iterator[None]:
+    """Run a block without a graph. In eval mode, nothing is dropped."""
+    outer = tape.grad_enabled, tape.trains, tape.scope
+    tape.grad_enabled, tape.trains = False, not in_eval_mode
+    try:
+        yield
+    finally:
+        tape.grad_enabled, tape.trains, tape.scope = outer
