@@ -123,6 +123,10 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     applied = PreparedModel(model, request.method, training, request.device, request.stack)
     yield from liger.problems(applied)
     yield from trainer_of(training).problems(applied)
+    facts, sharding = trainer_of(training).facts, request.device.sharding
+    if facts.on_one_gpu and sharding != "none":
+        message = f"{facts.label} is modelled on one GPU only: take none, or the trainer trl-sft"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

@@ -32,6 +32,8 @@ class TrainerFacts:
     defaults: tuple[TrainerDefault, ...] = ()
     #: The sequences in each row of a micro-batch: two in one of pairs.
     sequences: int = 1
+    #: Whether its step is modelled on one GPU only.
+    on_one_gpu: bool = False
     #: Whether it compares the model with a reference.
     compares: bool = False
     #: Whether it sets the probabilities of torch.nn.Dropout modules to 0, as `disable_dropout` does.

@@ -25,6 +25,7 @@ FACTS = replace(
     summary=SUMMARY,
     defaults=DEFAULTS,
     sequences=2,
+    on_one_gpu=True,
     compares=True,
     disables_dropout=True,
     batch=("input_ids", "attention_mask", "completion_mask"),

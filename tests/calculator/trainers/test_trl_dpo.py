@@ -114,6 +114,12 @@ def test_what_is_refused_names_its_field(changes, loc):
     assert [problem.loc for problem in refused.value.problems] == [loc]
 
 
+def test_several_gpus_are_refused():
+    body = {"model": MODEL, "method": LORA, "training": {"trainer": "trl-dpo"}}
+    with pytest.raises(PlanError, match="on one GPU only"):
+        estimate(parse_request({**body, "device": {"count": 2, "sharding": "ddp"}}))
+
+
 def test_every_token_of_both_sequences_may_be_labelled():
     assert estimate(request(completion_tokens=2 * 511)).memory
 
