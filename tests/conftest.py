@@ -11,6 +11,14 @@ settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 
+@pytest.fixture(scope="session")
+def app():
+    """One application for all tests: it builds its documentation once."""
+    from app.application import application  # the calculator's tests need no web server
+
+    return application()
+
+
 @pytest.fixture(autouse=True)
 def _empty_code_books():
     """Drop the code books that a test leaves in bitsandbytes: those on the meta device have no data for later tests."""

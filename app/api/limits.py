@@ -47,11 +47,11 @@ EXAMPLES = PostExamples(
     requests={
         "rank": (
             "The highest rank of 13B QLoRA on a 24 GB GPU",
-            {**RUN, "model": "meta-llama/Llama-2-13b-hf", "method": _QLORA, "solve_for": "r"},
+            {**RUN, "model": "meta-llama/Llama-2-13b-hf", "method": _QLORA, "solve_for": "r", "reserved": "rule"},
         ),
         "length": (
             "The longest sequence of 8B QLoRA on a 24 GB GPU",
-            {**RUN, "method": _QLORA, "solve_for": "sequence_length"},
+            {**RUN, "method": _QLORA, "solve_for": "sequence_length", "reserved": "rule"},
         ),
     },
     answer=answer,

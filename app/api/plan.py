@@ -54,7 +54,7 @@ EXAMPLES = PostExamples(
         ),
         "nothing": (
             "Nothing fits: what to change, and the smallest GPU that is enough",
-            {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "rtx-4090"}},
+            {"model": "meta-llama/Llama-3.1-70B", "device": {"gpu": "rtx-4090"}, "reserved": "rule"},
         ),
     },
     answer=answer,

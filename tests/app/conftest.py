@@ -1,14 +1,7 @@
-"""One application and client for all tests of the app."""
+"""One client for all tests of the app, and a plan."""
 
 import pytest
 from fastapi.testclient import TestClient
-
-from app.application import application
-
-
-@pytest.fixture(scope="session")
-def app():
-    return application()
 
 
 @pytest.fixture(scope="session")

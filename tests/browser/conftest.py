@@ -10,8 +10,6 @@ import pytest
 import uvicorn
 from playwright.sync_api import sync_playwright
 
-from app.application import application
-
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,9 +37,9 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def origin():
+def origin(app):
     """The address of a server that runs for the whole session."""
-    server = uvicorn.Server(uvicorn.Config(application(), host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 30
@@ -79,7 +77,7 @@ def open_page(browser, origin):
 
     def open_(address="/", **options):
         context = browser.new_context(base_url=origin, **{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(120_000)  # a busy machine is slow
         contexts.append(context)
         page = watch(context.new_page())
         page.goto(address)

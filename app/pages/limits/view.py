@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from app.api.answers.limits import limits_answer
@@ -41,7 +43,13 @@ def plan_limits(body: Any) -> PlanLimits:
     Raises:
         PlanError: if the request is invalid, has no device, or the libraries refuse the combination.
     """
-    request = parse_request(body)
+    return _of_text(json.dumps(body, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _of_text(body: str) -> PlanLimits:
+    """Return the limits of a body as JSON text. The last few are kept: a browser asks again whenever it goes back."""
+    request = parse_request(json.loads(body))
     return PlanLimits(limits=_limits(request), map=fit_map(request))
 
 

@@ -1,12 +1,15 @@
 """The plan page shows configurations, error messages, or the nearest miss."""
 
 import json
+import random
 import re
 from html import unescape
 
 import pytest
 
-from app.pages.plan.form import DEFAULTS, LABELS
+from app.pages.plan.form import DEFAULTS, LABELS, read
+from calculator.common.errors import PlanError
+from calculator.plan.request import parse_plan
 
 #: A config.json of a model that no catalogue has.
 SMALL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}
@@ -37,8 +40,8 @@ def test_the_figures_and_their_order_are_those_of_the_api(client):
 
 
 def test_each_configuration_opens_on_the_page_that_checks_it(client):
-    answer = client.get("/plan.json").json()["plans"][0]
-    links = re.findall(r'class="open" href="([^"]+)"', text_of(client, ""))
+    answer = client.get("/plan.json?reserved=rule").json()["plans"][0]
+    links = re.findall(r'class="open" href="([^"]+)"', text_of(client, "?reserved=rule"))
     assert len(links) == len(answer["configurations"])
     for link, configuration in zip(links, answer["configurations"], strict=True):
         checked = client.get(f"/estimate.json{unescape(link)[1:]}").json()
@@ -101,29 +104,31 @@ def test_needs_that_contradict_each_other_are_reported_at_their_field(client):
 
 
 def test_where_nothing_fits_links_lead_to_what_would(client):
-    text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-70B"))
+    text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-70B&reserved=rule"))
     assert "Nothing fits" in text
     assert "Of the catalogue's NVIDIA cards with compute capability 8.0 or later, the smallest that fits it" in text
     spare = re.search(r'href="([^"]+)">[^<]+ to spare</a>', text)[1]
     assert 'data-verdict="fits"' in client.get(spare).text
     card = re.search(r'href="(/plan\?[^"]+)">plan for this card</a>', text)[1]
     change = re.search(r'href="(/plan[^"]*)">meta-llama/Llama-3.1-8B, of the same series', text)[1]
-    assert change == "/plan"
+    assert change == "/plan?reserved=rule"
     for address in (card, change):
         assert 'class="card configuration"' in client.get(address).text
 
 
 def test_the_nearest_miss_is_shown_as_fully_as_a_configuration(client):
-    text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-8B&gpu=rtx-3070"))
+    text = unescape(text_of(client, "?model=meta-llama/Llama-3.1-8B&gpu=rtx-3070&reserved=rule"))
     assert "<dd>paged_adamw_8bit</dd>" in text.replace("<wbr>", "")
     assert "2,048 tokens each" in text
-    assert "No shorter sequence makes it fit" in text_of(client, "?gpu=rtx-2060")
+    assert "No shorter sequence makes it fit" in text_of(client, "?gpu=rtx-2060&reserved=rule")
 
 
 def test_what_estimates_warn_of_is_shown_once_where_all_do(client):
-    text = unescape(text_of(client, "?model=meta-llama/Llama-2-7b-hf&sequence_length=4224"))
+    text = unescape(text_of(client, "?model=meta-llama/Llama-2-7b-hf&sequence_length=4224&reserved=rule"))
     assert text.count("The sequence is longer than the model's 4,096 positions") == 1
-    assert "bitsandbytes does not quantize experts" in text_of(client, "?model=mistralai/Mixtral-8x7B-v0.1")
+    assert "bitsandbytes does not quantize experts" in text_of(
+        client, "?model=mistralai/Mixtral-8x7B-v0.1&reserved=rule"
+    )
 
 
 def test_what_leaves_more_room_is_a_link_to_it(client):
@@ -154,15 +159,32 @@ def test_a_config_too_long_for_an_address_is_answered_at_once(client):
     assert "Link to these needs" not in response.text
 
 
+#: Texts that few inputs expect.
+TEXTS = ("", "x" * 300, "é\x00", "1e400", "9" * 5000, ",")
+
+
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
-@pytest.mark.parametrize("value", ["", "x" * 300, "é\x00", "1e400", ","])
-def test_no_input_meets_a_fault(client, name, value):
-    rest = {"model": "gpt2", "gpu": "t4", name: value}
-    assert client.get("/plan", params=rest).status_code in (200, 422)
+def test_no_text_in_an_input_meets_a_fault(client, name):
+    """Every text as a request, and one of them, drawn, as a page."""
+    small = {"model": "gpt2", "gpu": "t4", "reserved": "rule"}
+    for text in TEXTS:
+        form = read({**small, name: text}.items())
+        try:
+            parse_plan(form.body())
+        except PlanError as refused:
+            form.messages(refused.problems)
+    drawn = {**small, name: random.Random(name).choice(TEXTS)}
+    assert client.get("/plan", params=drawn).status_code in (200, 422)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: repr(text[:5]))
+def test_no_text_in_every_input_meets_a_fault(client, text):
+    typed = dict.fromkeys(DEFAULTS.keys() - {"model", "config"}, text)
+    assert client.post("/plan", data=typed).status_code in (200, 422)
 
 
 def test_no_page_leads_a_browser_to_another_server(client):
-    for address in ("", WRONG, "?model=meta-llama/Llama-3.1-70B"):
+    for address in ("", WRONG, "?model=meta-llama/Llama-3.1-70B&reserved=rule"):
         text = text_of(client, address)
         assert re.findall(r'(?:src|srcset|action|formaction)="(?:https?:)?//', text) == []
         assert re.findall(r"\sstyle=|<style|\son[a-z]+=\"", text) == []
