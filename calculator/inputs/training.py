@@ -112,7 +112,7 @@ class Training:
         False,
         label="Precompute the reference",
         help="Compute the reference model's log-probabilities before training, so that training needs no reference "
-        "model (precompute_ref_log_probs). Only with trl-dpo.",
+        "model (precompute_ref_log_probs). Only with trl-dpo and trl-kto.",
     )
     use_liger_kernel: bool = setting(
         False,

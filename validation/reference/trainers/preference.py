@@ -99,11 +99,17 @@ def _texts(recipe: Recipe) -> list[Row]:
 
 
 def _unpaired(recipe: Recipe) -> list[Row]:
-    """Completions, each desirable or not, and the completions of other prompts that estimate the KL divergence."""
+    """Completions, each desirable or not, and the completions of other prompts that estimate the KL divergence.
+
+    The loss apo_zero_unpaired needs no such estimate, and TRL prepares nothing for it.
+    """
     length = recipe.request.training.sequence_length
-    known = {"ref_logps": -1.0, "ref_KL_logps": -1.0} if recipe.precompute_ref_log_probs else {}
+    estimated = recipe.loss_type != "apo_zero_unpaired"
+    names = ("completion_ids", "KL_completion_ids") if estimated else ("completion_ids",)
+    references = ("ref_logps", "ref_KL_logps") if estimated else ("ref_logps",)
+    known = dict.fromkeys(references, -1.0) if recipe.precompute_ref_log_probs else {}
     return [
-        {**_row(length, count, ("completion_ids", "KL_completion_ids")), **known, "label": bool(number % 2)}
+        {**_row(length, count, names), **known, "label": bool(number % 2)}
         for number, count in enumerate(labelled_tokens(recipe))
     ]
 

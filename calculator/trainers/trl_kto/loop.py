@@ -1,0 +1,130 @@
+"""The micro-batch of TRL's KTOTrainer.
+
+Source: trl/trainer/kto_trainer.py, _compute_kl_logps and _compute_loss, of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.common.errors import Problem
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.layers.trl.fused_head import FusedHead
+from calculator.layers.trl.sequence_logps import masked_labels, sums
+from calculator.trainers.trl import check
+from calculator.trainers.trl.compared import compared, copies_problems, sentence
+from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl_kto.facts import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.names import TrainerName
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.layers.trl.fused_head import Output
+    from calculator.trainers.loop import Compared, Passes
+    from calculator.trainers.subject import Subject
+
+
+class TrlKto(TrlTrainer):
+    """trl.KTOTrainer. Its losses differ in the second batch, and in vectors that no peak has."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "trl-kto"
+    facts = FACTS
+    losses = ("kto", "apo_zero_unpaired")
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what KTOTrainer refuses, and what of it is not modelled."""
+        training = prepared.training
+        yield from TrlTrainer.problems(self, prepared)
+        yield from check.head_problems(prepared)
+        yield from copies_problems(prepared)
+        if _estimates_kl(training) and training.micro_batch_size == 1:
+            message = "the loss kto pairs each prompt with another row's completion: take at least 2"
+            yield Problem(loc="training.micro_batch_size", msg=message, input=1)
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the reference is."""
+        yield from TrlTrainer.assumptions(self, prepared)
+        yield sentence(prepared)
+
+    def compared(self, prepared: Subject) -> Compared | None:
+        """Return what the reference is."""
+        return compared(prepared)
+
+    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""
+        batch = TrlTrainer.fetched(self, training)
+        references = ["ref_logps"] if training.precompute_ref_log_probs else []
+        if _estimates_kl(training):
+            batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch]
+            references += ["ref_KL_logps"] if references else []
+        rows: Shape = (training.micro_batch_size,)
+        return [*batch, ("label", rows, "bool"), *((name, rows, "float32") for name in references)]
+
+    def head(self, context: Context) -> LossHead:
+        """Return the fused head. That of a second model computes the log-probabilities alone."""
+        logged: tuple[Output, ...] = () if context.compared == "model" else ("entropy", "mean_logits")
+        return FusedHead(outputs=logged)
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:
+        """Run the model on both batches, then its reference, and compute the loss from whole sequences."""
+        tape, training = context.tape, context.training
+        tape.component = "logits_and_loss"
+        counts = [tape.new((), "int64", f"{name} rows") for name in ("desirable", "undesirable")]
+        kl = self._kl(context, forward, reference=False) if _estimates_kl(training) else None
+        tape.component = "activations"
+        labels = masked_labels(context)
+        with autocast.region(tape, training.autocast):
+            model_loss, outputs = forward()
+        tape.component = "logits_and_loss"
+        policy = sums(context, outputs[0])
+        selected = _selected(policy)
+        reference, ref_kl = self._reference(context, forward)
+        tape.scope = "loss: "
+        ratios = ops.subtract(policy, reference, "log-ratios")
+        losses = ops.unary(ops.scale(ratios, "β · log-ratios"), "sigmoid", saves="result")
+        loss = ops.sum_over(ops.scale(losses, "loss of each row"), (), "loss, mean")
+        del counts, kl, ref_kl, labels, model_loss, outputs, policy, selected, reference, ratios, losses
+        loss = ops.scale(loss, "loss / gradient_accumulation_steps")
+        tape.component = "activations"
+        return loss
+
+    def _reference(self, context: Context, forward: Passes) -> tuple[Tensor, Tensor | None]:
+        """Return the reference's log-probabilities of sequences, and of those for the KL divergence."""
+        if context.training.precompute_ref_log_probs:
+            return Tensor(context.tape, None, (context.batch,), "float32", None), None
+        kl = self._kl(context, forward, reference=True) if _estimates_kl(context.training) else None
+        return self._logps(context, forward, "reference: ", reference=True), kl
+
+    def _kl(self, context: Context, forward: Passes, *, reference: bool) -> Tensor:
+        """Return the log-probabilities of the batch for the KL divergence."""
+        labels = masked_labels(context)
+        out = self._logps(context, forward, "KL, reference: " if reference else "KL: ", reference=reference)
+        del labels
+        return out
+
+    def _logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
+        with autocast.region(context.tape, context.training.autocast):
+            _, outputs = forward.without_graph(name, reference=reference)
+        return sums(context, outputs[0])
+
+
+def _selected(logps: Tensor) -> list[Tensor]:
+    """Return the numbers of desirable rows, half of all, and of the others; and the indices of both."""
+    tape, rows = logps.tape, logps.shape[0]
+    sizes = rows // 2, rows - rows // 2
+    indices = [tape.new((size,), "int64", "rows by label") for size in sizes]
+    return [*indices, *(tape.new((size,), logps.dtype, "log-probabilities by label") for size in sizes)]
+
+
+def _estimates_kl(training: Training) -> bool:
+    """Whether the loss needs an estimate of the KL divergence: `kto`, the default, does."""
+    return training.loss_type != "apo_zero_unpaired"
