@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from calculator.common.names import OptimizerName
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import ModelReference, ReservedBy
+    from calculator.inference.answer import Inference
+    from calculator.inference.settings import Serving
     from calculator.inputs.training import Device
     from calculator.methods import Method
     from calculator.plan.needs import Needs
@@ -76,6 +78,8 @@ class Evaluator:
         self._answers: dict[Candidate, Estimate | None] = {}
         self._stated: dict[Candidate, Estimate | None] = {}
         self._requests: dict[bool, int] = {}
+        #: Answers for serving the merged model, which needs the same memory whichever method was merged.
+        self.merged: dict[Serving, Inference] = {}
 
     def other(
         self,
@@ -187,8 +191,18 @@ class Evaluator:
 
     def fits_every_task(self, candidate: Candidate) -> bool:
         """Whether all tasks of a candidate fit the device at once, or need not."""
+        if not self._has_room_for_modules(candidate):
+            return False
         footprint = self.footprint(candidate)
         return footprint is None or footprint.fits
+
+    def _has_room_for_modules(self, candidate: Candidate) -> bool:
+        """Whether the base and the modules of all tasks fit the device, without a request."""
+        answer = self.answer(candidate) if self.needs.switches else None
+        if answer is None or answer.fit is None:
+            return True
+        modules = base_bytes(answer) + self.needs.tasks * task_bytes(answer)
+        return modules + cuda_context(self.card).bytes <= answer.fit.usable_bytes
 
     def short_bytes(self, candidate: Candidate) -> int:
         """The bytes that the device lacks for a candidate's training or all its tasks; it must have an estimate."""

@@ -91,15 +91,18 @@ def _added(evaluation: Evaluation) -> list[ResidentTensor]:
 
 
 def _merged(evaluation: Evaluation, storage: str) -> Inference:
-    """The answer for serving the merged model in a storage."""
-    request = InferenceRequest(
-        model=evaluation.evaluator.reference,
-        method=evaluation.method,
-        serving=_serving(evaluation, merged=True, storage=storage),
-        device=evaluation.evaluator.device,
-        length_given=False,
-    )
-    return inference(request)
+    """The answer for serving the merged model in a storage; its memory does not depend on the method."""
+    serving, known = _serving(evaluation, merged=True, storage=storage), evaluation.evaluator.merged
+    if serving not in known:
+        request = InferenceRequest(
+            model=evaluation.evaluator.reference,
+            method=evaluation.method,
+            serving=serving,
+            device=evaluation.evaluator.device,
+            length_given=False,
+        )
+        known[serving] = inference(request)
+    return known[serving]
 
 
 def _serving(evaluation: Evaluation, **settings: Any) -> Serving:

@@ -142,7 +142,7 @@ def run_peak(run):
 
 
 def test_random_plans_fit_on_their_minimum_and_need_no_more_than_at_ease():
-    for request in plans(seed=15, count=6):
+    for request in plans(seed=15, count=2):
         run, alive = run_of(request), live(request)
         found = minimum(run, alive, device_of)
         at_ease = replay_within(run, device_of(10_000 * GIB)).peak_reserved_bytes
@@ -167,7 +167,7 @@ def test_a_layout_repeats_once_steps_do():
 def test_flat_devices_answer_as_the_allocator_does(conf):
     """Random plans on random devices, most of them too small: each figure, and where and why a run ends."""
     chance, failures, retried, settings = Random(11), 0, 0, parse_alloc_conf(conf)
-    for request in plans(seed=23, count=8):
+    for request in plans(seed=23, count=4):
         run, alive = run_of(request), live(request)
         flat, full = CappedReplays(run, settings), CappedReplays(run, settings, flat=False)
         flat.share()
@@ -177,8 +177,8 @@ def test_flat_devices_answer_as_the_allocator_does(conf):
             assert result == full.within(device_of(capacity))
             failures += result.out_of_memory is not None
             retried += result.retries > 0
-    assert failures > 20
-    assert retried > 20
+    assert failures > 10
+    assert retried > 10
 
 
 @pytest.mark.parametrize("conf", ["", "expandable_segments:True"])

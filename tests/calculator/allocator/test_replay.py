@@ -186,7 +186,7 @@ def test_every_resident_tensor_is_loaded_and_everything_else_freed():
 def test_unrolled_layers_have_as_much_alive_as_counted_layers():
     """Random requests of every family."""
     compared = 0
-    for number in range(400):
+    for number in range(120):
         try:
             request = parse_request(random_request(88, number, FAMILIES_WITH_FORWARD))
             model = model_of(request.model)
@@ -203,7 +203,7 @@ def test_unrolled_layers_have_as_much_alive_as_counted_layers():
         assert max(accumulate(forward)) == ahead.bytes - ahead.throughout
         assert max(accumulate(backward, initial=sum(forward))) == back.bytes - back.throughout
         compared += 1
-    assert compared > 100
+    assert compared > 60
 
 
 def test_a_tensor_of_no_bytes_has_no_block():

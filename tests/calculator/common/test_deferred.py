@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from calculator.common.deferred import Deferred
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
@@ -12,8 +14,8 @@ def test_a_value_is_computed_once_and_only_on_use():
 
 
 def test_a_components_bytes_are_the_sum_of_its_lazy_rows():
-    for request in plans(5, 40):
-        for part in estimate(request).memory.components:
+    for request in plans(5, 15):
+        for part in estimate(replace(request, reserved="rule")).memory.components:
             assert part.bytes == sum(row.bytes for row in part.rows), (request, part.name)
 
 

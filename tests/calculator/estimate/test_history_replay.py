@@ -2,13 +2,16 @@
 
 import pytest
 
+from calculator import catalogue
 from calculator.devices import Verdict
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 from calculator.estimate.sample_lengths import SEEDS
 
 GIB = 1 << 30
-BODY = {"model": "HuggingFaceTB/SmolLM2-135M", "method": {"name": "lora", "target_modules": "all-linear"}}
+#: SmolLM2-135M with few of its layers.
+CONFIG = dict(catalogue.model("HuggingFaceTB/SmolLM2-135M").config, num_hidden_layers=5)
+BODY = {"model": {"config": CONFIG}, "method": {"name": "lora", "target_modules": "all-linear"}}
 LENGTHS = [[100, 400], [300, 200], [700, 50], [1000, 1]]
 TRAINING = {"micro_batch_size": 4, "gradient_checkpointing": True}
 

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from calculator import catalogue
 from calculator.allocator.history import Padded
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
@@ -14,7 +15,9 @@ from calculator.estimate.sample_lengths import AFTER, BEFORE, SEEDS, sample_leng
 from calculator.inputs.sample_lengths import MOST_LENGTHS
 from calculator.inputs.training import Training
 
-BODY = {"model": "HuggingFaceTB/SmolLM2-135M", "method": {"name": "lora"}}
+#: SmolLM2-135M with few of its layers.
+CONFIG = dict(catalogue.model("HuggingFaceTB/SmolLM2-135M").config, num_hidden_layers=5)
+BODY = {"model": {"config": CONFIG}, "method": {"name": "lora"}}
 PAIRS = [[100, 50], [200, 30], [400, 20]]
 
 

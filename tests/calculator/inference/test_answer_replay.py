@@ -2,6 +2,7 @@
 
 import pytest
 
+from calculator import catalogue
 from calculator.allocator.alloc_conf import DEFAULT
 from calculator.allocator.answer_capacity import EXPANDABLE, CappedAnswers
 from calculator.allocator.answer_replay import Answer
@@ -39,11 +40,18 @@ CASES = [
 ]
 
 
+def shallow(name, layers=7):
+    """A catalogue model's config with few layers, of every kind that it has."""
+    config = dict(catalogue.model(name).config)
+    config["n_layer" if "n_layer" in config else "num_hidden_layers"] = layers
+    return config
+
+
 class Played:
     """An answer, and its oracle: the events of every pass, interpreted and played to the caching allocator."""
 
     def __init__(self, model, method, serving):
-        model, plan = model_of(ModelReference(id=model)), served(parse_method(method), serving)
+        model, plan = model_of(ModelReference(config=shallow(model))), served(parse_method(method), serving)
         resident = ResidentState(PreparedModel(model, plan, serving.training, Device()))
         self.loading = Loading(state(resident, plan, serving), serving.training)
         self.traces = AnswerTraces(resident.prepared)

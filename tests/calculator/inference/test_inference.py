@@ -18,7 +18,8 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 def answer(method, model=LLAMA_8B, gpu=None, **serving):
     device = {"gpu": gpu} if gpu else {}
-    return inference(parse_inference({"model": model, "method": method, "serving": serving, "device": device}))
+    body = {"model": model, "method": method, "serving": serving, "device": device, "reserved": "rule"}
+    return inference(parse_inference(body))
 
 
 def part(answered, name):
@@ -89,7 +90,7 @@ def test_components_sum_to_the_peak_and_their_rows_to_them(name):
     assert memory.required_bytes > memory.peak_reserved_bytes >= memory.peak_allocated_bytes
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(10))
 def test_more_of_anything_never_needs_less(number):
     chance = random.Random(number)
     method = {"name": chance.choice(list(METHODS))}

@@ -7,7 +7,7 @@ from calculator.inference.request import parse_inference
 from tests.calculator.inference.replays import compared_with_a_replay, drawn
 
 
-@pytest.mark.parametrize(("model", "method", "serving"), drawn(7, 12))
+@pytest.mark.parametrize(("model", "method", "serving"), drawn(7, 5))
 def test_the_rule_is_near_what_a_replay_of_the_answer_reserves(model, method, serving):
     live, replay, rule = compared_with_a_replay(model, method, serving)
     assert live <= replay

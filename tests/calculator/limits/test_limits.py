@@ -32,7 +32,7 @@ def answered(body, method):
     return estimate(parse_request({"reserved": "rule", **body, "method": {**body["method"], **method}}))
 
 
-@pytest.mark.parametrize("body", requests(20, 16), ids=lambda body: body["solve_for"])
+@pytest.mark.parametrize("body", requests(20, 8), ids=lambda body: body["solve_for"])
 def test_a_random_limit_fits_and_one_more_does_not(body):
     answer = limit(parse_limit(body))
     assert list(faults(answer)) == []
@@ -187,7 +187,7 @@ def test_few_estimates_are_enough_for_a_large_model(solve_for, monkeypatch):
 def test_no_limit_of_many_needs_more_than_about_a_hundred_estimates(monkeypatch):
     estimated = []
     monkeypatch.setattr(probes, "estimate", lambda request, _: estimated.append(request) or estimate(request))
-    for body in requests(1, 60):
+    for body in requests(1, 12):
         estimated.clear()
         limit(parse_limit(body))
         assert len(estimated) <= 120, body

@@ -21,8 +21,13 @@ GIB = 1 << 30
 OF_SUGGESTIONS = {
     "double_quantisation",
     "fused_attention",
+    "fused_head",
     "fused_optimizer",
     "half_precision",
+    "liger_kernels",
+    "loaded_in_half_precision",
+    "loss_in_chunks",
+    "packed_rows",
     "paged_states",
     "shorter_sequences",
 }

@@ -60,6 +60,21 @@ def test_the_rules_that_no_plan_follows_are_followed_here():
     assert {*rules, "shorter_sequences"} <= used
 
 
+#: Runs of a trainer, and the rules of what it can change.
+OF_TRAINERS = [
+    ({"dtype": "float32", "autocast": "bfloat16"}, "1.16", {"loaded_in_half_precision", "liger_kernels"}),
+    ({"loss_type": "nll", "gradient_checkpointing": True}, "1.9", {"fused_head", "loss_in_chunks"}),
+    ({"padding": True, "attention": "eager"}, "1.16", {"packed_rows"}),
+]
+
+
+@pytest.mark.parametrize(("training", "trl", "rules"), OF_TRAINERS)
+def test_a_trainers_settings_are_suggested(training, trl, rules):
+    body = {"model": "Qwen/Qwen2.5-0.5B", "method": {"name": "lora"}, "stack": {"trl": trl}, "reserved": "rule"}
+    training = {"trainer": "trl-sft", "micro_batch_size": 4, **training}
+    assert rules <= {each.rule.name for each in found({**body, "training": training})[1]}
+
+
 def test_what_is_done_already_or_refused_is_not_suggested():
     assert {"training.gradient_checkpointing": True} not in changes(PLANS["full"])
     assert {"training.gradient_checkpointing": True} not in changes({**LLAMA, "method": {"name": "prefix"}})

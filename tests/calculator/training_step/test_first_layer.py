@@ -73,9 +73,9 @@ def unsaved(training):
 
 
 def test_a_skipped_first_layer_gives_the_figures_of_an_interpreted_one():
-    steps = [training_step(plan) for plan in plans(11, 400)]
+    steps = [training_step(plan) for plan in plans(11, 120)]
     skipping = [each for each in steps if each.recording.first is not None]
-    assert len(skipping) > 50
+    assert len(skipping) > 15
     for each in skipping:
         prepared = each.resident.prepared
         assert figures(each) == figures(each.whole), (prepared.model.id, prepared.method, prepared.training)

@@ -27,7 +27,7 @@ def test_a_point_of_a_sweep_is_answered_as_by_itself():
 
 def test_answers_do_not_depend_on_the_plan_before():
     series = SeriesCache()
-    for request in plans(8, 30):
+    for request in plans(8, 10):
         assert estimate(request, series) == estimate(request, SeriesCache())
 
 

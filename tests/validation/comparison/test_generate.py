@@ -104,7 +104,7 @@ def test_generate_needs_its_passes_bytes_and_indices_for_every_sequence(name):
         "model_type": "llama",
         "hidden_size": 256,
         "intermediate_size": 640,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "vocab_size": 1000,

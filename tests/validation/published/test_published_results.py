@@ -16,7 +16,6 @@ SAMPLE = [
     "fms_acceleration/32/nvidia_smi",
     "fsdp_qlora/2419/forward",
     "litgpt/1351/max_memory_allocated",
-    "peft_metamathqa/29/max_memory_reserved",
     "peft_metamathqa/38/max_memory_reserved",
 ]
 

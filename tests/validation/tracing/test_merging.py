@@ -1,6 +1,7 @@
 """The calculator's peak of merging equals that of PEFT's merge_and_unload on the meta device."""
 
 from dataclasses import replace
+from itertools import cycle, product
 
 import pytest
 
@@ -21,7 +22,7 @@ CONFIGS = {
         "model_type": "llama",
         "hidden_size": 256,
         "intermediate_size": 640,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "vocab_size": 1000,
@@ -37,19 +38,19 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"name": "lora"},
-        {"name": "qlora", "target_modules": "all-linear", "r": 64},
-        {"name": "ia3"},
-        {"name": "ln_tuning"},
-    ],
-)
-@pytest.mark.parametrize(
-    "options", [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}], ids=["float32", "own", "all"]
-)
+METHODS = [
+    {"name": "lora"},
+    {"name": "qlora", "target_modules": "all-linear", "r": 64},
+    {"name": "ia3"},
+    {"name": "ln_tuning"},
+]
+OPTIONS = [{}, {"adapter_dtype": "model"}, {"dtype": "float32"}]
+
+#: Each method on each model, with each of the options in turn.
+CASES = [(*pair, options) for pair, options in zip(product(CONFIGS, METHODS), cycle(OPTIONS))]
+
+
+@pytest.mark.parametrize(("config", "method", "options"), CASES)
 def test_the_peak_of_merging_equals_the_trace(config, method, options):
     serving, reference = Serving(merged=True, **options), parse_model({"config": CONFIGS[config]})
     plan = served(parse_method(method), serving)
