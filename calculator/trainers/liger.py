@@ -67,6 +67,9 @@ _LLAMA = Patch()
 #: The releases whose kernels are modelled.
 MODELLED: tuple[Release, ...] = ((0, 8), (0, 8, 5))
 
+#: The trainers that pass no labels to the model: it computes the logits, and no loss.
+WITHOUT_LABELS = ("trl-orpo",)
+
 #: The families that are patched and modelled.
 PATCHES: dict[str, Patch] = {
     "llama": _LLAMA,
@@ -144,7 +147,8 @@ def problems(prepared: Subject) -> Iterator[Problem]:
         message = f"kernels of Liger {prepared.stack.liger_kernel} are not modelled: use 0.8.5"
         yield Problem(loc="stack.liger_kernel", msg=message, input=prepared.stack.liger_kernel)
     head = model.output
-    if is_patched(model, training) and prepared.module_spec(head.name, head).added:
+    fused = is_patched(model, training) and training.trainer not in WITHOUT_LABELS
+    if fused and prepared.module_spec(head.name, head).added:
         message = f"Liger reads the weight of {head.name} alone, so that an adapter on it learns nothing: leave it out"
         yield Problem(loc="method.target_modules", msg=message, input=head.name)
 

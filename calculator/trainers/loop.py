@@ -31,8 +31,8 @@ Compared = Literal["model", "without adapters", "adapter copies"]
 class Passes(Protocol):
     """The forward passes of a micro-batch. Each returns the loss, and the other outputs that the model returns."""
 
-    def __call__(self) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained."""
+    def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained, on the ids of the batch or on others."""
 
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model under torch.no_grad, or its reference. The names of its tensors begin with `name`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from calculator.engine.repetition import Repetition, repetition
 from calculator.layers.context import Context, layer_classes
@@ -13,14 +13,18 @@ from calculator.trainers import trainer_of
 from calculator.trainers.liger import forward_beside, forward_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from calculator.engine.tape import Tape, Tensor
     from calculator.methods.prepared_model import PreparedModel
     from calculator.trainers.loop import Compared
 
-    #: A whole forward pass: to the loss, and to the other outputs of the model.
-    Forward = Callable[[Context], tuple[Tensor, list[Tensor]]]
+
+class Forward(Protocol):
+    """A whole forward pass: to the loss, and to the other outputs of the model."""
+
+    def __call__(self, context: Context, *, ids: Tensor = ...) -> tuple[Tensor, list[Tensor]]:
+        """Run the model of a context, on the ids of the batch unless others are given."""
 
 
 class ModelPasses:
@@ -32,9 +36,9 @@ class ModelPasses:
         self.context = context
         self.forward = forward
 
-    def __call__(self) -> tuple[Tensor, list[Tensor]]:
-        """Run the model that is trained."""
-        return self.forward(self.context)
+    def __call__(self, ids: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Run the model that is trained, on the ids of the batch or on others."""
+        return self.forward(self.context) if ids is None else self.forward(self.context, ids=ids)
 
     def without_graph(self, name: str, *, reference: bool) -> tuple[Tensor, list[Tensor]]:
         """Run the model, or what it is compared with. `name` is the prefix of its rows and marks."""

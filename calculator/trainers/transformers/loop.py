@@ -71,7 +71,7 @@ class Transformers(Loop):
             loss, outputs = forward()
         tape.scope, tape.component = "outputs: ", "logits_and_loss"
         if dtype is not None:
-            outputs = [_in_float32(each) for each in outputs]
+            outputs = [in_float32(each) for each in outputs]
         loss, outputs = returned(context, loss, outputs)
         loss = in_place.mul_(loss)
         self.metrics(context, outputs)
@@ -87,6 +87,6 @@ class Transformers(Loop):
         return ops.scale(loss, "loss / 1")
 
 
-def _in_float32(x: Tensor) -> Tensor:
+def in_float32(x: Tensor) -> Tensor:
     """Return a copy of an output in half precision in float32, or the output itself."""
     return ops.cast(x, "float32", "output in float32") if x.dtype in ("bfloat16", "float16") else x

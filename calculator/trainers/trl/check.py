@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
-    """Yield virtual tokens, the routers' loss, dropout that is not modelled, and a reference that the loop has not."""
+    """Yield virtual tokens, dropout that is not modelled, and a reference that the loop has not."""
     method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
     if prepared.training.precompute_ref_log_probs and not facts.compares:
         message = f"{trainer} has no reference: take false, or use trl-dpo"
@@ -23,12 +23,16 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     if method.virtual_tokens:
         message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
-    if "output_router_logits" in model.config:
-        message = f"the routers' loss that {trainer} adds to {model.model_type} is not modelled yet"
-        yield Problem(loc="training.trainer", msg=f"{message}: use transformers", input=prepared.training.trainer)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
         yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))
+
+
+def router_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
+    """Yield the routers' loss."""
+    trainer, model_type = facts.label.removeprefix("TRL "), prepared.model.model_type
+    message = f"the routers' loss that {trainer} adds to {model_type} is not modelled yet: use transformers"
+    yield Problem(loc="training.trainer", msg=message, input=prepared.training.trainer)
 
 
 def _drops_attention(prepared: Subject) -> float:

@@ -46,7 +46,12 @@ class TrlTrainer(Transformers):
             message = f"sample lengths are not modelled for {self.facts.label}: take sequence_length alone"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
         yield from check.model_problems(prepared, self.facts)
+        yield from check.router_problems(prepared, self.facts) if self.adds_router_loss(prepared) else ()
         yield from check.four_bit_problems(prepared)
+
+    def adds_router_loss(self, prepared: Subject) -> bool:
+        """Return whether the loss has a term for the routers of experts: TRL asks every family for one that has it."""
+        return "output_router_logits" in prepared.model.config
 
     def _loss_problem(self, given: str) -> Problem:
         """Return why a value of `loss_type` is refused."""

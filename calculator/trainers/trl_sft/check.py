@@ -23,6 +23,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     yield from _loss(prepared)
     yield from _packing(prepared) if prepared.training.packing else ()
     yield from check.model_problems(prepared, FACTS)
+    yield from check.router_problems(prepared, FACTS) if "output_router_logits" in prepared.model.config else ()
     yield from check.head_problems(prepared) if release(prepared.stack.trl)[:2] >= CHUNKED else ()
     yield from check.four_bit_problems(prepared)
 

@@ -1,0 +1,173 @@
+"""The micro-batch of TRL's ORPOTrainer.
+
+Source: trl/experimental/orpo/orpo_trainer.py, concatenated_inputs, concatenated_forward, get_batch_logps and
+odds_ratio_loss, of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.architecture.dimension import named
+from calculator.common.errors import Problem
+from calculator.engine import autocast, selection
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.families import forward_of
+from calculator.layers.loss import log_softmax, nll_loss
+from calculator.layers.trl.logprob_entropy import log_probs
+from calculator.trainers.transformers.loop import in_float32
+from calculator.trainers.trl.trainer import TrlTrainer, in_4_bits
+from calculator.trainers.trl_orpo.facts import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.names import TrainerName
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.loop import Passes
+    from calculator.trainers.subject import Subject
+
+
+class TrlOrpo(TrlTrainer):
+    """trl.experimental.orpo.ORPOTrainer."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "trl-orpo"
+    facts = FACTS
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what ORPOTrainer refuses, and what of it is not modelled."""
+        yield from TrlTrainer.problems(self, prepared)
+        if in_4_bits(prepared):
+            message = "how ORPOTrainer prepares a model in 4 bits is not modelled: use lora, or the trainer trl-dpo"
+            yield Problem(loc="method.name", msg=message, input=prepared.method.name)
+
+    def adds_router_loss(self, prepared: Subject) -> bool:
+        """Return whether the config asks for the routers' logits: the trainer does not."""
+        return bool(prepared.model.config.get("output_router_logits"))
+
+    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return ids, mask and labels of both sequences of each row, and ids and mask of the prompts."""
+        rows, length = named(training.micro_batch_size, "B"), named(training.sequence_length, "S")
+        both: list[tuple[str, Shape, DType]] = [
+            (f"{which}_{name}", (rows, length), "int64")
+            for which in ("chosen", "rejected")
+            for name in ("input_ids", "attention_mask", "labels")
+        ]
+        prompt = (rows, _prompt(training))
+        return [*both, *((f"prompt_{name}", prompt, "int64") for name in ("input_ids", "attention_mask"))]
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return the ids of all sequences, which are concatenated in the step."""
+        return [Tensor(context.tape, None, (context.batch, context.length), "int64", None)]
+
+    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+        """Return the model's own head without labels."""
+        return _logits
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:
+        """Run the model on both sequences, and compute the loss from all logits."""
+        tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
+        shape = (context.batch, context.length)
+        concatenated = [tape.new(shape, "int64", f"concatenated {name}") for name in ("input_ids", "mask", "labels")]
+        with autocast.region(tape, dtype):
+            logits, outputs = forward(concatenated[0])
+        tape.scope, tape.component = "loss: ", "logits_and_loss"
+        del logits
+        all_logits = outputs.pop()
+        if dtype is not None:
+            all_logits = in_float32(all_logits)
+        nll = _chosen_nll(context, all_logits, rows)
+        logps = _average_logps(context, all_logits)
+        del concatenated
+        loss = _odds_ratio_loss(nll, logps, rows)
+        del all_logits
+        loss = ops.scale(loss, "loss / gradient_accumulation_steps")
+        tape.component = "activations"
+        return loss
+
+
+def _prompt(training: Training) -> int:
+    """Return the tokens of the longest prompt: those that no labelled token of either sequence needs."""
+    if training.completion_tokens is None:
+        return 1
+    return training.sequence_length - training.completion_tokens // 2 // training.micro_batch_size
+
+
+def _logits(context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the logits of every position, in place of a loss too."""
+    logits = context.bind(context.model.output)(hidden_states)
+    logits = forward_of(context.model).logits(context, logits)
+    return logits, [logits]
+
+
+def _chosen_nll(context: Context, all_logits: Tensor, rows: int) -> Tensor:
+    """Return the cross-entropy of the chosen sequences, of a copy of their logits without the last position."""
+    tape, (batch, length, vocabulary) = all_logits.tape, all_logits.shape
+    context.set_scope("loss: ")
+    labels = tape.new((batch, length), "int64", "labels")
+    masked = tape.new((batch, length), "bool", "tokens")
+    labelled = tape.new((batch, length), "int64", "labels of tokens")
+    labels = labelled
+    del masked, labelled
+    shorter = named(length - 1, "(S - 1)")
+    chosen = ops.narrow(all_logits, (rows, length, vocabulary))
+    chosen = ops.narrow(chosen, (rows, shorter, vocabulary))
+    targets = None
+    if rows > 1:
+        chosen = ops.contiguous(chosen, "logits of the chosen, shifted")
+        targets = tape.new((rows, shorter), "int64", "labels, shifted")
+    flat = ops.view(chosen, (rows * shorter, vocabulary))
+    loss = nll_loss(log_softmax(flat), targets if targets is not None else labels.detach())
+    del chosen, flat, targets, labels
+    return loss
+
+
+def _average_logps(context: Context, all_logits: Tensor) -> Tensor:
+    """Return the mean log-probability of each sequence's labelled tokens."""
+    tape, (batch, length, vocabulary) = all_logits.tape, all_logits.shape
+    context.set_scope("loss: ")
+    shape = (batch, named(length - 1, "(S - 1)"))
+    cloned = tape.new(shape, "int64", "labels, shifted")
+    logits = ops.narrow(all_logits, (*shape, vocabulary))
+    mask = tape.new(shape, "bool", "labelled")
+    unlabelled = tape.new(shape, "bool", "unlabelled")
+    index = tape.new(shape, "int64", "labels of the kernel")
+    del cloned, unlabelled
+    per_token = log_probs(logits, index)
+    total = ops.sum_over(ops.mul(per_token, mask, "log-probabilities, masked"), (batch,), "log-probabilities, summed")
+    return ops.mul(total, tape.new((batch,), "int64", "labelled tokens"), "log-probabilities, mean")
+
+
+def _odds_ratio_loss(nll: Tensor, logps: Tensor, rows: int) -> Tensor:
+    chosen, rejected = ops.split(logps, [(rows,), (rows,)])
+    tape, vector = logps.tape, (rows,)
+    complement = ops.subtract(_log1mexp(chosen), _log1mexp(rejected), "log(1 - p), difference")
+    odds = ops.subtract(ops.subtract(chosen, rejected, "log p, difference"), complement, "log-odds")
+    ratio = ops.unary(odds, "log-sigmoid", saves="input")
+    losses = ops.scale(ratio, "β · log-sigmoid")
+    rewards = [tape.new(vector, "float32", f"rewards of {which}") for which in ("chosen", "rejected")]
+    means = [ops.sum_over(each, (), "mean, logged") for each in (ratio, odds)]
+    del ratio, odds, complement
+    loss = ops.subtract(nll, ops.sum_over(losses, (), "odds-ratio loss, mean"), "loss")
+    accuracies = tape.new(vector, "float32", "accuracies of rewards")
+    metrics = [tape.new((), "float32", "metric") for _ in range(_METRICS)]
+    del rewards, means, losses, accuracies, metrics
+    return loss
+
+
+#: The scalars that get_batch_loss_metrics logs; all of them are on the device before the first is read.
+_METRICS = 11
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)), by two formulas of which the sign of a comparison selects one."""
+    condition = x.tape.new(x.shape, "bool", "log(1 - p): which formula")
+    left = ops.unary(ops.scale(ops.unary(x, "exp", saves="result"), "-exp"), "log1p", saves="input")
+    right = ops.unary(ops.scale(ops.unary(x, "expm1", saves="result"), "-expm1"), "log", saves="input")
+    return selection.where(condition, left, right, "log(1 - p)")
