@@ -1,4 +1,4 @@
-"""`POST /api/v1/import`: another tool's file as a request."""
+"""`POST /api/v1/import`: another tool's file, a command or a script as a request."""
 
 from typing import Any
 
@@ -50,7 +50,11 @@ def answer(body: Any) -> ImportAnswer:
     openapi_extra=json_body(ImportRequest),
 )
 def post_import(body: JsonBody) -> Response:
-    """Read PEFT's adapter_config.json, or a YAML file of axolotl or LLaMA-Factory, and return the equivalent request.
+    """Read another tool's file, a command line or a script, and return the equivalent request.
+
+    Read are PEFT's adapter_config.json, the YAML files of axolotl, LLaMA-Factory and TRL, command lines such as
+    `trl sft --model_name_or_path ...`, and Python code that calls transformers, PEFT, TRL or Unsloth. Code is
+    parsed and never run: arguments count where they are literals.
 
     A key that the file omits gets the tool's default, not Headroom's. Nothing is dropped silently: `warnings` states
     which features of the file are not modelled, so that the figures are of another run. `not_understood` lists every
@@ -88,12 +92,18 @@ _ADAPTER = {
     "rank_pattern": {"layers.0.self_attn.q_proj": 4},
 }
 
+_COMMAND = """\
+trl sft --model_name_or_path Qwen/Qwen2.5-0.5B --dataset_name trl-lib/Capybara --use_peft --dtype bfloat16 \\
+    --packing --attn_implementation flash_attention_2 --per_device_train_batch_size 2
+"""
+
 EXAMPLES = PostExamples(
     path="/api/v1/import",
     request_model=ImportRequest,
     requests={
         "axolotl": ("An axolotl configuration", {"content": _AXOLOTL}),
         "peft": ("A PEFT adapter_config.json", {"content": _ADAPTER}),
+        "trl": ("A command line of TRL", {"content": _COMMAND}),
     },
     answer=answer,
 )

@@ -8,7 +8,9 @@ from pydantic import BaseModel, Field, create_model
 
 from app.api.answers.sweep import Format
 from app.api.schema import STRICT, model, summary
+from app.interop import imports
 from app.interop.exports import FORMATS
+from app.interop.imports.python_calls import LONGEST as LONGEST_SCRIPT
 from app.interop.imports.text import LONGEST
 from calculator.compare.methods import MOST_METHODS
 from calculator.estimate.request import Choices, ReservedMemory
@@ -36,6 +38,7 @@ NeedsModel = model("Needs", Needs)
 METHOD_MODELS: dict[str, type[BaseModel]] = {name: _method_model(cls) for name, cls in METHODS.items()}
 MethodModel: Any = Annotated[reduce(or_, METHOD_MODELS.values()), Field(discriminator="name")]
 FormatName: Any = Literal[tuple(FORMATS)]
+ImportFormatName: Any = Literal[tuple(imports.FORMATS)]
 
 
 class ModelConfig(BaseModel):
@@ -181,10 +184,11 @@ class ImportRequest(BaseModel):
     model_config = STRICT
 
     content: str | dict[str, Any] = Field(
-        description=f"The text of the file (at most {LONGEST:,} characters), or its content as an object.",
+        description=f"The text of the file (at most {LONGEST:,} characters), a command line of TRL, a script or"
+        f" notebook (at most {LONGEST_SCRIPT:,}), or the file's content as an object.",
         examples=["base_model: meta-llama/Llama-3.1-8B\nadapter: lora\nlora_r: 16\n"],
     )
-    format: FormatName | None = Field(
+    format: ImportFormatName | None = Field(
         default=None, description="The tool that the file is for. Without it, the keys decide.", examples=["axolotl"]
     )
     model: str | ModelConfig | None = Field(

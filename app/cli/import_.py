@@ -1,4 +1,4 @@
-"""Convert another tool's file to a request: PEFT's adapter_config.json, or the YAML of axolotl or LLaMA-Factory.
+"""Convert another tool's file to a request: PEFT's adapter_config.json, a tool's YAML, a TRL command, a script.
 
 python -m app import axolotl.yaml | python -m app estimate --request - --gpu "RTX 4090"
 """

@@ -57,8 +57,8 @@ def test_without_scripts_a_plan_is_exported_and_imported(open_page):
     assert started.value.suggested_filename == "axolotl.yaml"
     text = started.value.path().read_text()
     assert "base_model: meta-llama/Llama-3.1-8B" in text
-    page.get_by_text("Start from a file").click()
-    page.get_by_label("adapter_config.json, or a YAML").fill(
+    page.get_by_text("Start from a file", exact=False).click()
+    page.get_by_label("The file, command or script").fill(
         text.replace("lora_r: 16", "lora_r: 32") + "plugins: [x]\n"
     )
     page.get_by_role("button", name="Plan this file").click()
@@ -68,8 +68,8 @@ def test_without_scripts_a_plan_is_exported_and_imported(open_page):
 
 def paste(page, text):
     """Import a file from its text."""
-    page.get_by_text("Start from a file").click()
-    page.get_by_label("adapter_config.json, or a YAML").fill(text)
+    page.get_by_text("Start from a file", exact=False).click()
+    page.get_by_label("The file, command or script").fill(text)
     page.get_by_role("button", name="Plan this file").click()
     page.wait_for_url("**/import*")
 
@@ -85,7 +85,7 @@ def test_a_broken_file_is_reported_first_and_keeps_the_form(open_page, options):
     assert page.get_by_label("Rank", exact=True).first.input_value() == "32"
     page.get_by_role("link", name="The file").click()
     assert page.url.endswith("#content")
-    assert page.get_by_label("adapter_config.json, or a YAML").input_value() == "foo: [bar"
+    assert page.get_by_label("The file, command or script").input_value() == "foo: [bar"
 
 
 def test_a_change_after_a_broken_file_updates_the_answer(open_page):

@@ -20,6 +20,10 @@ class ImportAnswer(Answer):
     """The request that the file describes, and what the request does not reproduce."""
 
     format: str = described("The format in which the file was read.", "axolotl")
+    tool: str = described(
+        "The tool that trains, as `GET /api/v1/trainers` names it; empty if it is the request's own trainer.",
+        "axolotl",
+    )
     request: dict[str, Any] = described(
         "A request body for POST /api/v1/estimate.", {"model": "meta-llama/Llama-3.1-8B"}
     )
@@ -27,7 +31,7 @@ class ImportAnswer(Answer):
         "Keys that the request does not reproduce exactly.", [{"key": "optimizer", "value": "muon"}]
     )
     warnings: tuple[str, ...] = described(
-        "What the file switches on and Headroom does not model (DeepSpeed ZeRO, FSDP, Liger kernels, packing, ...). The"
+        "What the file switches on and Headroom does not model (DeepSpeed ZeRO, FSDP, Unsloth, ...). The"
         " figures of the request are then of another run; each warning says of which.",
         ["Headroom does not model deepspeed: zero3.json. ZeRO divides optimizer states, gradients, ..."],
     )

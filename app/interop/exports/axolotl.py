@@ -19,6 +19,7 @@ from app.interop.exports.part import (
     emptied,
     method_part,
     named_model,
+    of_trainer,
     precision,
     targets,
     untaken,
@@ -41,6 +42,10 @@ VERSIONS = "axolotl 0.18 installs transformers 5.14, peft 0.19 and bitsandbytes 
 #: Fused LoRA kernels, which axolotl enables by default. Source: schemas/config.py,
 #: check_auto_enable_lora_kernels.
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+#: The plugin with Liger's kernels, and those that transformers enables. Source: integrations/liger/plugin.py.
+LIGER_PLUGIN = "axolotl.integrations.liger.LigerPlugin"
+LIGER_KERNELS = ("liger_rope", "liger_rms_norm", "liger_glu_activation", "liger_fused_linear_cross_entropy")
 
 #: axolotl's names of the embeddings and the head, by family. Source: loaders/utils.py, get_linear_embedding_layers.
 EMBEDDINGS = {"gpt_neox": ("embed_in", "embed_out"), "falcon": ("word_embeddings", "lm_head")}
@@ -205,9 +210,8 @@ def kept_in_float32(model: Model, method: Method, dtype: str, attention: str) ->
 
 def _training(planned: Planned) -> Part:
     training = planned.request.training
-    checkpointing = (
-        {"gradient_checkpointing_kwargs": {"use_reentrant": False}} if training.gradient_checkpointing else {}
-    )
+    options = {"gradient_checkpointing_kwargs": {"use_reentrant": training.use_reentrant}}
+    checkpointing = options if training.gradient_checkpointing else {}
     empties, where = emptied(planned)
     keys = {
         "micro_batch_size": training.micro_batch_size,
@@ -221,8 +225,10 @@ def _training(planned: Planned) -> Part:
         "num_epochs": 1,
         "output_dir": "./trained",
         **empties,
+        **({"plugins": [LIGER_PLUGIN], **dict.fromkeys(LIGER_KERNELS, True)} if training.use_liger_kernel else {}),
     }
-    return Part(heading="Training", keys=keys, not_expressed=(*where, *cached(planned)))
+    not_expressed = (*where, *cached(planned), *of_trainer(planned, "axolotl trains with a subclass of Trainer"))
+    return Part(heading="Training", keys=keys, not_expressed=not_expressed)
 
 
 def _data(planned: Planned) -> Part:

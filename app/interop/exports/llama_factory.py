@@ -20,6 +20,7 @@ from app.interop.exports.part import (
     emptied,
     method_part,
     named_model,
+    of_trainer,
     precision,
     targets,
     untaken,
@@ -90,9 +91,11 @@ def _model(planned: Planned) -> Part:
             why = "LLaMA-Factory keeps embeddings, head and norms in the checkpoint's dtype"
             not_expressed.append(differs("method.prepare_model_for_kbit_training", True, why))
     if planned.request.training.gradient_checkpointing:
-        keys |= {"disable_gradient_checkpointing": False, "use_reentrant_gc": False}
+        keys |= {"disable_gradient_checkpointing": False, "use_reentrant_gc": planned.request.training.use_reentrant}
     else:
         keys["disable_gradient_checkpointing"] = True
+    if planned.request.training.use_liger_kernel:
+        keys["enable_liger_kernel"] = True
     return Part(heading="Model", keys=keys, not_expressed=tuple(not_expressed))
 
 
@@ -176,4 +179,5 @@ def _training(planned: Planned) -> Part:
         "output_dir": "trained",
         **empties,
     }
-    return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *cached(planned)))
+    others = (*cached(planned), *of_trainer(planned, "LLaMA-Factory trains with a subclass of Seq2SeqTrainer"))
+    return Part(heading="Training", keys=keys, not_expressed=(*not_expressed, *where, *others))

@@ -12,6 +12,7 @@ from app.interop.exports.header import header
 from calculator.common.errors import refusal
 from calculator.methods import QLoRA
 from calculator.methods.targeted.matching import target_names
+from calculator.trainers import trainer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,10 +128,25 @@ def precision(planned: Planned, supported: Sequence[Precision]) -> tuple[dict[st
 
 def cached(planned: Planned) -> tuple[NotExpressed, ...]:
     """The Trainer of transformers 5 disables the KV cache. Source: transformers/trainer.py, args.use_cache."""
-    if planned.request.training.gradient_checkpointing or not planned.model.config.get("use_cache"):
+    training = planned.request.training
+    keeps_cache = trainer_of(training).facts.uses_cache and not training.gradient_checkpointing
+    if not keeps_cache or not planned.model.config.get("use_cache"):
         return ()
     why = "the Trainer disables the cache of keys and values: the tool needs less memory than the figures"
     return (differs("model.config.use_cache", True, why),)
+
+
+def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
+    """Return what a tool that runs transformers' Trainer does not do; `own` says so."""
+    training = planned.request.training
+    others = [name for name in ("loss_type", "packing") if getattr(training, name)]
+    found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
+    if training.trainer not in (None, "transformers"):
+        found.append(differs("training.trainer", training.trainer, f"{own}, which computes the loss from all logits"))
+    if training.completion_tokens is not None:
+        why = "the labelled tokens are those of the dataset that the file names"
+        found.append(differs("training.completion_tokens", training.completion_tokens, why))
+    return tuple(found)
 
 
 def drawn(planned: Planned) -> tuple[NotExpressed, ...]:

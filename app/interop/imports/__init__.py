@@ -1,10 +1,10 @@
-"""Imports: PEFT's adapter_config.json, and the YAML of axolotl and LLaMA-Factory, as requests."""
+"""Imports: PEFT's adapter_config.json, YAML of axolotl, LLaMA-Factory and TRL, commands and scripts, as requests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import axolotl, llama_factory, other_runs, peft_adapter
+from app.interop.imports import axolotl, command, llama_factory, other_runs, peft_adapter, python_calls, script, trl
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
 from app.interop.imports.text import mapping
@@ -12,17 +12,31 @@ from calculator.common.errors import refusal
 from calculator.estimate.request import parse_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 #: The function that reads each format.
 FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {
     "peft": peft_adapter.imported,
     "axolotl": axolotl.imported,
     "llama-factory": llama_factory.imported,
+    "trl": trl.imported,
+    "script": script.imported,
 }
 
-#: A key that only files of that format have.
-MARKS = {"peft_type": "peft", "base_model": "axolotl", "model_name_or_path": "llama-factory"}
+#: A key that only files of that format have. LLaMA-Factory and TRL name the model alike: the first other key decides.
+MARKS = {
+    "peft_type": "peft",
+    "base_model": "axolotl",
+    command.SUBCOMMAND: "trl",
+    **dict.fromkeys(
+        ("finetuning_type", "stage", "cutoff_len", "template", "dataset_dir", "lora_target"), "llama-factory"
+    ),
+    **dict.fromkeys(("use_peft", "dataset_name", "dataset_mixture", "lora_r", "load_in_4bit", "max_length"), "trl"),
+    "model_name_or_path": "llama-factory",
+}
+
+#: The marks that a message names.
+NAMED_MARKS = ("peft_type", "base_model", "model_name_or_path")
 
 __all__ = ["FORMATS", "Imported", "NotUnderstood", "read"]
 
@@ -35,19 +49,28 @@ def read(content: Any, format: str | None = None, model: Any = None) -> Imported
     Raises:
         PlanError: if the file cannot be read, names no model or a method that is not supported, or exceeds a limit.
     """
-    given = mapping(content)
-    name = format or _format(given)
-    keys = Keys(given)
+    keys = _keys(content)
+    name = format or _format(keys)
     other_runs.warn(keys, name)
     imported = FORMATS[name](keys, model)
     parse_request(imported.request)
     return imported
 
 
-def _format(given: Mapping[str, Any]) -> str:
+def _keys(content: Any) -> Keys:
+    """Return the keys of a text: the arguments of a script's calls, a command's options, or a file's own."""
+    if isinstance(content, str) and python_calls.is_code(content):
+        return python_calls.keys_of(content)
+    if isinstance(content, str) and command.is_command(content):
+        return Keys(command.keys_of(content))
+    return Keys(mapping(content))
+
+
+def _format(keys: Keys) -> str:
+    if keys.script.calls:
+        return "script"
     for key, name in MARKS.items():
-        if key in given:
+        if key in keys.left:
             return name
-    raise refusal(
-        "format", f"none of {', '.join(MARKS)} is in the file: state which of {', '.join(FORMATS)} it is", None
-    )
+    named, known = ", ".join(NAMED_MARKS), ", ".join(FORMATS)
+    raise refusal("format", f"none of {named} is in the file: state which of {known} it is", None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
+from app.interop.imports import other_runs
 from app.interop.imports.reference import known, reference
-from app.interop.imports.trainer_keys import emptied
+from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.methods import METHODS
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.architecture.model import Model
+
+#: The part of the plugin's name.
+LIGER_PLUGIN = "integrations.liger"
 
 ATTENTION = {name: name for name in ("eager", "sdpa", "flash_attention_2")}
 #: Flags of older configurations. Source: schemas/enums.py, LEGACY_ATTN_FLAG_TO_IMPL.
@@ -28,7 +32,9 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(WITHOUT_EFFECT["axolotl"])
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
-    training = {"dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
+    training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys)}
+    training |= _lengths(keys, training) | _liger(keys, known(model))
+    training = unpadded(keys, "pad_to_sequence_len", training)
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys)
@@ -37,7 +43,7 @@ def imported(keys: Keys, given: Any) -> Imported:
         method |= _quantization(keys, known(model))
     else:
         _in_float32(keys, known(model), method, training)
-    return keys.close("axolotl", {"model": model, "method": method, "training": training})
+    return keys.close("axolotl", {"model": model, "method": method, "training": training}, tool="axolotl")
 
 
 def _method_name(keys: Keys) -> str:
@@ -131,7 +137,7 @@ def _training(keys: Keys) -> dict[str, Any]:
     return {
         "micro_batch_size": micro,
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", default),
-        "gradient_checkpointing": _checkpointing(keys),
+        **_checkpointing(keys),
         "attention": _attention(keys),
         "optimizer": keys.choice("optimizer", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
@@ -139,19 +145,37 @@ def _training(keys: Keys) -> dict[str, Any]:
     }
 
 
-def _checkpointing(keys: Keys) -> bool:
+def _checkpointing(keys: Keys) -> dict[str, Any]:
+    """Return checkpointing, re-entrant where the file leaves it out. Source: utils/config, normalize_config."""
     checkpointing = keys.take("gradient_checkpointing", False)
     if not checkpointing:
         keys.forget(("gradient_checkpointing_kwargs",))
-        return False
+        return {"gradient_checkpointing": False}
     if checkpointing is not True:
         why = "offloading is not modelled: checkpointing on the GPU is used"
         keys.miss("gradient_checkpointing", checkpointing, why)
-    kwargs = keys.take("gradient_checkpointing_kwargs")
-    if kwargs != {"use_reentrant": False}:
-        why = "only use_reentrant false is modelled, and is used; axolotl's default is true"
-        keys.miss("gradient_checkpointing_kwargs", kwargs, why)
-    return True
+    kwargs = keys.take("gradient_checkpointing_kwargs", {"use_reentrant": True})
+    reentrant = kwargs.get("use_reentrant", False) if isinstance(kwargs, dict) else True
+    if not isinstance(kwargs, dict) or not isinstance(reentrant, bool) or set(kwargs) - {"use_reentrant"}:
+        keys.miss("gradient_checkpointing_kwargs", kwargs, "only use_reentrant is read")
+    options = {"use_reentrant": reentrant is True}
+    return {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": options}
+
+
+def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return whether every kernel of Liger that transformers enables is on; the others stay, and are warned about."""
+    plugins = keys.left.get("plugins") or []
+    named = [name for name in ([plugins] if isinstance(plugins, str) else plugins) if LIGER_PLUGIN in str(name)]
+    if "liger_swiglu" in keys.left:
+        keys.left.setdefault("liger_glu_activation", keys.take("liger_swiglu"))
+    on = {name for name in keys.left if name.startswith("liger_") and keys.left[name]}
+    if not named or on - {"liger_layer_norm"} != set(axolotl.LIGER_KERNELS):
+        other_runs.warn_about(keys, "axolotl", "liger")
+        return {}
+    for name in [name for name in keys.left if name.startswith("liger_")]:
+        keys.take(name)
+    keys.left["plugins"] = [name for name in plugins if name not in named] if isinstance(plugins, list) else []
+    return with_liger(keys, f"plugins: {named[0]}", model)
 
 
 def _attention(keys: Keys) -> str:
@@ -160,10 +184,14 @@ def _attention(keys: Keys) -> str:
     return keys.choice("attn_implementation", ATTENTION, default, default)
 
 
-def _lengths(keys: Keys) -> dict[str, Any]:
+def _lengths(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
     """Return tokens and padding. Padded rows are rounded up to a multiple. Source: core/builders/causal.py."""
     length, packed = keys.integer("sequence_len", 512), keys.flag("sample_packing")
     padded, multiple = keys.flag("pad_to_sequence_len"), max(1, keys.integer("pad_to_multiple_of", 64))
+    if packed and training["attention"] == "flash_attention_2":
+        why = "a micro-batch is one row: the figures are for full sequences, with as many tokens in a micro-batch"
+        keys.miss("sample_packing", True, why)
+        return {"sequence_length": length, "padding": False}
     if packed:
         effect = "Packing puts several examples into one row, and attention gets their boundaries."
         keys.warn("sample_packing: true", effect, "one with full sequences of sequence_len tokens")

@@ -26,3 +26,5 @@ class Imported:
     without_effect: tuple[str, ...]
     #: What the file switches on and the request cannot express: the figures are of another run.
     warnings: tuple[str, ...] = ()
+    #: The tool that trains: one of `app.tools` that is not the request's trainer itself, or empty.
+    tool: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.http.problems import shortened
@@ -13,14 +14,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What Python code calls, its arguments that are no literals, and the releases that it pins."""
+
+    calls: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
 _UNREAD = "is not read: it may change the memory of the step"
 
 
 class Keys:
     """The keys of a file that no reader has consumed yet, and the remarks on those that were."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], script: Script | None = None) -> None:
         self.left = dict(given)
+        #: What is known of the script that the keys are the arguments of.
+        self.script = script or Script()
         self.not_understood: list[NotUnderstood] = []
         self.without_effect: list[str] = []
         self.warnings: list[str] = []
@@ -39,6 +52,16 @@ class Keys:
         """Consume a key and return its value, or the tool's default if it is missing or null."""
         value = self.left.pop(key, None)
         return default if value is None else value
+
+    def rename(self, key: str, newer: str) -> None:
+        """Give a key the name that it has in newer releases. The newer one counts where the file has both."""
+        value = self.take(key)
+        if value is None:
+            return
+        if self.left.get(newer) is None:
+            self.left[newer] = value
+        elif self.left[newer] != value:
+            self.miss(key, value, f"is set together with {newer}, which is used")
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """Consume a boolean."""
@@ -97,7 +120,7 @@ class Keys:
                 del self.left[key]
                 self.without_effect.append(key)
 
-    def close(self, format: str, request: dict[str, Any]) -> Imported:  # noqa: A002  the API's word
+    def close(self, format: str, request: dict[str, Any], tool: str = "") -> Imported:  # noqa: A002  the API's word
         """Return the request, and list every remaining key that has a value."""
         for key, value in self.left.items():
             if value:
@@ -108,6 +131,7 @@ class Keys:
             not_understood=tuple(self.not_understood),
             without_effect=tuple(self.without_effect),
             warnings=tuple(self.warnings),
+            tool=tool,
         )
 
     def _typed(self, key: str, default: Any, kinds: tuple[type, ...], wording: str) -> Any:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
 from app.interop.imports.other_runs import text_of
-from app.interop.imports.reference import reference
-from app.interop.imports.trainer_keys import emptied
+from app.interop.imports.reference import known, reference
+from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
 from calculator.resident.optimizers import OPTIMIZERS
@@ -15,6 +15,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
 
 ATTENTION = {"auto": "sdpa", **{flag: name for name, flag in llama_factory.FLASH_ATTN.items()}}
 
@@ -25,8 +26,17 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     method = _method(keys)
     dtype, autocast = _dtypes(keys, full=method["name"] == "full")
-    training = {"dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
-    return keys.close("llama-factory", {"model": model, "method": method, "training": training})
+    training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
+    training |= _liger(keys, known(model))
+    training = unpadded(keys, "flash_attn", training)
+    request = {"model": model, "method": method, "training": training}
+    return keys.close("llama-factory", request, tool="llama-factory")
+
+
+def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
+    """Return the setting of Liger's kernels. Source: model/model_utils/liger_kernel.py, apply_liger_kernel."""
+    flags = [key for key in ("enable_liger_kernel", "use_liger_kernel") if keys.flag(key)]
+    return with_liger(keys, f"{flags[0]}: true", model) if flags else {}
 
 
 def _method(keys: Keys) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def _training(keys: Keys) -> dict[str, Any]:
     return {
         "micro_batch_size": keys.integer("per_device_train_batch_size", 8),
         "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", 1),
-        "gradient_checkpointing": _checkpointing(keys),
+        **_checkpointing(keys),
         "attention": keys.choice("flash_attn", ATTENTION, "sdpa", "sdpa"),
         "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, "adamw_torch_fused", "adamw_torch_fused"),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
@@ -86,15 +96,13 @@ def _training(keys: Keys) -> dict[str, Any]:
     }
 
 
-def _checkpointing(keys: Keys) -> bool:
+def _checkpointing(keys: Keys) -> dict[str, Any]:
     checkpointing, reentrant = (
         not keys.flag("disable_gradient_checkpointing"),
         keys.flag("use_reentrant_gc", default=True),
     )
-    if checkpointing and reentrant:
-        why = "re-entrant checkpointing, LLaMA-Factory's default, is not modelled: false is used"
-        keys.miss("use_reentrant_gc", True, why)
-    return checkpointing
+    options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if checkpointing else {}
+    return {"gradient_checkpointing": checkpointing, **options}
 
 
 def _lengths(keys: Keys) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class Feature:
     plugin: str | None = None
     #: Whether the keys are numbers of GPUs, of which 1 switches nothing on.
     counts: bool = False
+    #: Whether the format's reader takes the keys, because it models some of their values.
+    reads_itself: bool = False
 
 
 _WHOLE = "one that keeps all of them on each GPU"
@@ -46,12 +48,34 @@ _FSDP = Feature(
     effect="FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them.",
     modelled=_WHOLE,
 )
-_LIGER_EFFECT = "Liger kernels save fewer activations, and with the fused loss no logits."
-_TRANSFORMERS_LAYERS = "one with transformers' own layers and loss"
+LIGER_EFFECT = "Liger kernels save fewer activations, and with the fused loss no logits."
+TRANSFORMERS_LAYERS = "one with transformers' own layers and loss"
 _COMPILED = Feature(
     keys=("torch_compile", "torch_compile_"),
     effect="torch.compile fuses operations and saves other tensors for the backward pass.",
     modelled="one in eager mode",
+)
+
+#: Those of TrainingArguments, and of the launcher.
+_TRL = (
+    _ZERO,
+    _FSDP,
+    _COMPILED,
+    Feature(
+        keys=("activation_offloading",),
+        effect="Offloading moves activations to the CPU.",
+        modelled="one that keeps them on the GPU",
+    ),
+    Feature(
+        keys=("accelerate_config", "config_file", "use_deepspeed", "use_fsdp"),
+        effect="accelerate's configuration can divide the model among the GPUs.",
+        modelled=_WHOLE,
+    ),
+    Feature(
+        keys=("use_vllm", "fast_inference"),
+        effect="vLLM reserves memory of its own.",
+        modelled="one without it",
+    ),
 )
 
 #: The features of each format.
@@ -65,7 +89,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modelled="one that divides nothing",
             counts=True,
         ),
-        Feature(keys=("liger_",), plugin="liger", effect=_LIGER_EFFECT, modelled=_TRANSFORMERS_LAYERS),
+        Feature(keys=("liger_",), plugin="liger", effect=LIGER_EFFECT, modelled=TRANSFORMERS_LAYERS, reads_itself=True),
         Feature(
             keys=("cut_cross_entropy", "cut_cross_entropy_", "chunked_cross_entropy", "chunked_cross_entropy_"),
             plugin="cut_cross_entropy",
@@ -75,7 +99,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             keys=("unsloth_", "flash_attn_cross_entropy", "flash_attn_fuse_mlp", "use_kernels"),
             effect="Fused kernels save fewer activations or logits.",
-            modelled=_TRANSFORMERS_LAYERS,
+            modelled=TRANSFORMERS_LAYERS,
         ),
         Feature(
             keys=("activation_offloading", "layer_offloading"),
@@ -97,7 +121,6 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
     "llama-factory": (
         _ZERO,
         _FSDP,
-        Feature(keys=("enable_liger_kernel", "use_liger_kernel"), effect=_LIGER_EFFECT, modelled=_TRANSFORMERS_LAYERS),
         Feature(
             keys=("use_unsloth", "use_unsloth_gc", "use_v1_kernels"),
             effect="Fused kernels save fewer activations or logits, and Unsloth's checkpointing offloads to the CPU.",
@@ -120,6 +143,8 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modelled="one with full sequences of cutoff_len tokens and no mask",
         ),
     ),
+    "trl": _TRL,
+    "script": _TRL,
     "peft": (),
 }
 
@@ -127,9 +152,21 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
 def warn(keys: Keys, format: str) -> None:  # noqa: A002  the API's word
     """Take the keys of features that are not modelled, with a warning for each feature that is switched on."""
     for feature in FEATURES[format]:
-        settings = [*_settings(keys, feature), *_plugins(keys, feature)]
-        if settings:
-            keys.warn(", ".join(settings), feature.effect, feature.modelled)
+        if not feature.reads_itself:
+            _warn(keys, feature)
+
+
+def warn_about(keys: Keys, format: str, plugin: str) -> None:  # noqa: A002  the API's word
+    """Take the keys of the feature with a plugin, with a warning if it is switched on."""
+    for feature in FEATURES[format]:
+        if feature.plugin == plugin:
+            _warn(keys, feature)
+
+
+def _warn(keys: Keys, feature: Feature) -> None:
+    settings = [*_settings(keys, feature), *_plugins(keys, feature)]
+    if settings:
+        keys.warn(", ".join(settings), feature.effect, feature.modelled)
 
 
 def _settings(keys: Keys, feature: Feature) -> Iterator[str]:

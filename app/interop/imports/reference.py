@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from calculator import catalogue
@@ -27,8 +28,29 @@ def reference(keys: Keys, key: str, given: Any) -> Any:
     try:
         return catalogue.model(named).id
     except PlanError as error:
+        copied = _original(named)
+        if copied is not None:
+            keys.miss(key, named, f"is not in the catalogue: {copied}, of the same name, is used")
+            return copied
         keys.miss(key, named, f"{error.problems[0].msg}")
         return named
+
+
+#: What copies of a model append to its name.
+_SUFFIXES = re.compile(r"(?:-unsloth)?-bnb-4bit$|-instruct$|-it$|-chat$", re.IGNORECASE)
+
+
+def _original(named: str) -> str | None:
+    """Return the catalogue's model whose name, without its owner, a copy has; None if there is none."""
+    name = named.rsplit("/", 1)[-1]
+    for _ in range(3):
+        for spelling in (name, name.removeprefix("Meta-")):
+            try:
+                return catalogue.model(spelling).id
+            except PlanError:
+                continue
+        name = _SUFFIXES.sub("", name)
+    return None
 
 
 def known(model: Any) -> Model | None:

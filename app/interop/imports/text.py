@@ -9,7 +9,7 @@ import yaml
 
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem, shortened
-from calculator.common.errors import refusal
+from calculator.common.errors import PlanError, refusal
 
 #: The longest text that is read, in characters; a long configuration is a fraction of it.
 LONGEST = 1 << 14
@@ -46,6 +46,14 @@ def _read(text: str, loc: str) -> Any:
         raise refusal(loc, f"is not YAML: {str(error).splitlines()[0]}", shortened(text)) from error
     except RecursionError as error:
         raise refusal(loc, f"is nested more than {MAX_DEPTH} levels deep", shortened(text)) from error
+
+
+def scalar(text: str) -> Any:
+    """Return the value of a word of a command line as YAML reads it; other text is unchanged."""
+    try:
+        return _plain(yaml.load(text, _Loader), "content", MAX_DEPTH)  # noqa: S506
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, PlanError):
+        return text
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML brings no types

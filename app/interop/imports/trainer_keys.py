@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports.other_runs import LIGER_EFFECT, TRANSFORMERS_LAYERS
+from calculator.trainers import liger
+
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
+    from calculator.architecture.model import Model
 
 
 def emptied(keys: Keys) -> dict[str, Any]:
     """Return the steps between two calls of empty_cache, if the file sets them."""
     steps = keys.integer("torch_empty_cache_steps", 0)
     return {"torch_empty_cache_steps": steps} if steps > 0 else {}
+
+
+def with_liger(keys: Keys, settings: str, model: Model | None) -> dict[str, Any]:
+    """Return the setting of Liger's kernels, all of them; without it, with a warning, where they are not modelled."""
+    if model is not None and model.model_type in liger.NOT_MODELLED:
+        keys.warn(settings, LIGER_EFFECT, TRANSFORMERS_LAYERS)
+        return {}
+    return {"use_liger_kernel": True}
+
+
+def unpadded(keys: Keys, key: str, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training without padding where FlashAttention 2 makes the memory depend on how much there is."""
+    if not training["padding"] or training["attention"] != "flash_attention_2":
+        return training
+    keys.miss(key, None, "flash_attention_2 removes padding: the figures are for sequences that are all full")
+    return {**training, "padding": False}

@@ -87,7 +87,7 @@ def _imported(fields: list[tuple[str, str]]) -> tuple[Form, ImportBox]:
         message = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
         return form, ImportBox(content=content, wrong=message)
     device = {name: form.typed[name] for name in DEVICE_FIELDS}
-    return filled(imported.request).changed(**device), ImportBox(content=content, imported=imported)
+    return filled(imported.request, imported.tool).changed(**device), ImportBox(content=content, imported=imported)
 
 
 def _exported(name: str, form: Form) -> Response:

@@ -50,7 +50,8 @@ def test_missing_keys_get_llama_factorys_defaults():
     assert method["target_modules"] == "all-linear"
     assert (training["micro_batch_size"], training["gradient_checkpointing"]) == (8, True)
     assert (training["sequence_length"], training["padding"]) == (2048, True)
-    assert missed(found) == {"use_reentrant_gc": True}
+    assert training["gradient_checkpointing_kwargs"] == {"use_reentrant": True}
+    assert (training["trainer"], found.tool, missed(found)) == ("transformers", "llama-factory", {})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,10 @@ def test_older_flags_of_attention_are_read():
         ("plugins: [mine.Plugin]", {"plugins": ["mine.Plugin"]}),
         ("optimizer: muon", {"optimizer": "muon"}),
         ("attn_implementation: flex_attention", {"attn_implementation": "flex_attention"}),
-        ("gradient_checkpointing: true", {"gradient_checkpointing_kwargs": None}),
+        (
+            "gradient_checkpointing: true\ngradient_checkpointing_kwargs: {context_fn: f}",
+            {"gradient_checkpointing_kwargs": {"context_fn": "f"}},
+        ),
         ("micro_batch_size: many", {"micro_batch_size": "many"}),
         ("no_such_key: 7", {"no_such_key": 7}),
         ("no_such_key: 2026-11-25", {"no_such_key": "2026-11-25"}),
@@ -194,6 +198,12 @@ KEYS = {
     "cutoff_len",
     "peft": "base_model_name_or_path peft_type r lora_alpha lora_dropout target_modules bias modules_to_save use_dora "
     "num_virtual_tokens prefix_projection encoder_hidden_size rank_pattern",
+    "trl": "model_name_or_path dtype torch_dtype attn_implementation use_peft load_in_4bit lora_r lora_target_modules "
+    "bnb_4bit_quant_type use_bnb_nested_quant bf16 fp16 gradient_checkpointing gradient_checkpointing_kwargs "
+    "max_length packing packing_strategy padding_free loss_type use_liger_kernel optim "
+    "torch_empty_cache_steps completion_tokens",
+    "script": "model_name model dtype model_init_kwargs load_in_4bit full_finetuning r target_modules bias "
+    "max_seq_length use_gradient_checkpointing bnb_4bit_compute_dtype per_device_train_batch_size optim packing",
 }
 
 

@@ -32,7 +32,6 @@ def imported(tool, text):
         ("axolotl", "rl: dpo", "rl: dpo"),
         ("llama-factory", "deepspeed: examples/deepspeed/ds_z3_config.json", "deepspeed: examples/deepspeed"),
         ("llama-factory", "fsdp: full_shard auto_wrap", "fsdp: full_shard auto_wrap"),
-        ("llama-factory", "enable_liger_kernel: true", "enable_liger_kernel: true"),
         ("llama-factory", "use_unsloth: true", "use_unsloth: true"),
         ("llama-factory", "packing: true", "packing: true"),
         ("llama-factory", "stage: pt\nneat_packing: true", "neat_packing: true"),

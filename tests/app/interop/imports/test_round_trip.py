@@ -12,6 +12,7 @@ from app.interop.exports.planned import planned
 from app.interop.imports import read
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
+from calculator.inputs.training import CheckpointingKwargs
 from calculator.methods import LoRA, QLoRA
 from calculator.resident.optimizers import OPTIMIZERS
 
@@ -49,7 +50,11 @@ def drawn(chance):
         "padding": chance.random() < 0.3,
         "optimizer": chance.choice(list(OPTIMIZERS)),
         "max_grad_norm": chance.choice([1.0, 0.3, None]),
+        "trainer": chance.choice([None, "transformers"]),
     }
+    if training["trainer"]:
+        training["use_liger_kernel"] = chance.random() < 0.3
+        training["gradient_checkpointing_kwargs"] = {"use_reentrant": chance.random() < 0.5}
     method = {"name": name}
     if name != "full":
         method |= {
@@ -79,7 +84,13 @@ def spelled_out(plan):
     if isinstance(method, LoRA | QLoRA):
         names = targets(method, plan.model)
         method = dataclasses.replace(method, target_modules="all-linear" if names is None else names)
-    training = dataclasses.replace(request.training, attention=plan.attention)
+    options = CheckpointingKwargs(use_reentrant=request.training.use_reentrant)
+    training = dataclasses.replace(
+        request.training,
+        attention=plan.attention,
+        trainer="transformers",
+        gradient_checkpointing_kwargs=options if request.training.gradient_checkpointing else None,
+    )
     if not isinstance(method, LoRA | QLoRA):
         training = dataclasses.replace(training, adapter_dtype="float32")
     return dataclasses.replace(request, method=method, training=training)

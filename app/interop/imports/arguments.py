@@ -1,0 +1,146 @@
+"""The keys of TrainingArguments and of TRL's configurations, as the training of a request.
+
+Source: transformers 5.24, training_args.py; TRL 1.16, trainer/base_config.py and sft_config.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports.trainer_keys import unpadded
+from calculator.inputs.settings import declared, mismatch
+from calculator.inputs.training import Training
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.trainers import TRAINERS
+
+if TYPE_CHECKING:
+    from app.interop.imports.keys import Keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentDefaults:
+    """The defaults of a configuration class."""
+
+    bf16: bool
+    checkpointing: bool
+    #: The key of the sequence length, and its default; none if the dataset decides.
+    length: int | None = None
+    batch: int = 8
+    accumulation: int = 1
+    optimizer: str = "adamw_torch_fused"
+
+
+TRAINING_ARGUMENTS = ArgumentDefaults(bf16=False, checkpointing=False)
+TRL_CONFIG = ArgumentDefaults(bf16=True, checkpointing=True, length=1024)
+#: Source: unsloth at 015bdef, models/rl.py (replacements), models/loader.py (max_seq_length).
+UNSLOTH_CONFIG = ArgumentDefaults(
+    bf16=True, checkpointing=True, length=2048, batch=4, accumulation=2, optimizer="adamw_8bit"
+)
+
+#: Trainers whose batches have a length key of their own.
+_PACKS = "trl-sft"
+
+
+def trainer_or_warn(keys: Keys, name: str) -> str:
+    """Return a trainer that is modelled: the named one, or SFTTrainer with a warning."""
+    if name in TRAINERS:
+        return name
+    effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
+    keys.warn(f"the trainer {name}", effect, "one of TRL's SFTTrainer")
+    return "trl-sft"
+
+
+#: Names of attention implementations, kernels of the Hub included.
+ATTENTION = {
+    "eager": "eager",
+    "sdpa": "sdpa",
+    "flash_attention_2": "flash_attention_2",
+    "kernels-community/flash-attn2": "flash_attention_2",
+    "kernels-community/flash-attn": "flash_attention_2",
+}
+
+
+def arguments(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, Any]:
+    """Return the training settings of a configuration, and of the model's attention."""
+    attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
+    batch = keys.integer("per_device_train_batch_size", defaults.batch)
+    training = {
+        "attention": attention,
+        "autocast": _autocast(keys, defaults),
+        "micro_batch_size": batch,
+        "gradient_accumulation_steps": keys.integer("gradient_accumulation_steps", defaults.accumulation),
+        "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, defaults.optimizer, defaults.optimizer),
+        "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
+        **_checkpointing(keys, defaults),
+        **_length(keys, trainer, defaults),
+        **_packing(keys, trainer, attention, batch),
+        **_loss(keys, trainer),
+    }
+    return unpadded(keys, "padding", {**training, **_declared(keys, training)})
+
+
+def _autocast(keys: Keys, defaults: ArgumentDefaults) -> str | None:
+    fp16 = keys.flag("fp16")
+    if keys.flag("bf16", default=defaults.bf16 and not fp16):
+        return "bfloat16"
+    return "float16" if fp16 else None
+
+
+def _checkpointing(keys: Keys, defaults: ArgumentDefaults) -> dict[str, Any]:
+    checkpointing = keys.flag("gradient_checkpointing", default=defaults.checkpointing)
+    options = keys.take("gradient_checkpointing_kwargs", {})
+    known = isinstance(options, dict) and set(options) <= {"use_reentrant"}
+    if not known:
+        keys.miss("gradient_checkpointing_kwargs", options, "only use_reentrant is read")
+    reentrant = options.get("use_reentrant") if isinstance(options, dict) else None
+    given = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}} if isinstance(reentrant, bool) else {}
+    return {"gradient_checkpointing": checkpointing, **(given if checkpointing else {})}
+
+
+def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, Any]:
+    """Return the sequence length. The dataset decides where the configuration has none."""
+    keys.rename("max_seq_length", "max_length")
+    if defaults.length is None and "max_length" not in keys.left:
+        keys.miss("max_length", None, f"{trainer} takes the lengths from the dataset: set sequence_length yourself")
+        return {}
+    return {"sequence_length": keys.integer("max_length", defaults.length or 1024)}
+
+
+def _packing(keys: Keys, trainer: str, attention: str, batch: int) -> dict[str, Any]:
+    """Return packing and padding. Without packing, a batch of several sequences is padded to its longest."""
+    packing, free = keys.flag("packing"), keys.flag("padding_free")
+    strategy = keys.take("packing_strategy", "bfd")
+    if packing and strategy == "wrapped":
+        keys.miss("packing_strategy", strategy, "rows are cut from one stream of tokens: they are full and unpadded")
+        return {"padding": False}
+    if free and not packing:
+        keys.miss("padding_free", True, "is modelled as packing: the sequences of a micro-batch are one row")
+    if (packing or free) and trainer == _PACKS and attention == "flash_attention_2":
+        return {"packing": True, "padding": False}
+    if packing:
+        effect = "Packing puts several examples into one row, and attention gets their boundaries."
+        keys.warn(f"packing with {attention}", effect, "one with full sequences of max_length tokens")
+    return {"padding": batch > 1 and not packing}
+
+
+def _loss(keys: Keys, trainer: str) -> dict[str, Any]:
+    for key in ("completion_only_loss", "assistant_only_loss"):
+        if keys.take(key):
+            keys.miss(key, True, "the number of labelled tokens is not in the file: all are counted")
+    if trainer != _PACKS:
+        return {}
+    loss = keys.choice("loss_type", {"nll": "nll", "chunked_nll": "chunked_nll"}, None, "the trainer's default")
+    return {"loss_type": loss} if loss else {}
+
+
+def _declared(keys: Keys, read: dict[str, Any]) -> dict[str, Any]:
+    """Return the remaining keys that have the name and the type of a training setting, such as use_liger_kernel."""
+    found: dict[str, Any] = {}
+    for each in declared(Training):
+        if each.name in read or each.name not in keys.left or each.name in ("trainer", "dtype", "attention"):
+            continue
+        value = keys.left[each.name]
+        if value is not None and mismatch(each.type, value) is None:
+            found[each.name] = keys.take(each.name)
+    return found

@@ -1,0 +1,83 @@
+"""A command line of TRL as the keys of its configuration.
+
+Source: TRL 1.16, cli/commands/training.py; transformers 5.24, hf_argparser.py (a flag alone is true, --no_NAME
+is false).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from app.http.problems import shortened
+from app.interop.imports.text import LONGEST, scalar
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: The key that the reader of TRL's configurations gets the subcommand under.
+SUBCOMMAND = "trl command"
+
+_NAMES = "sft|dpo|kto|reward|orpo|grpo|rloo"
+_COMMAND = re.compile(rf"(?m)^(?:[^#\n]*[ \t!])?(?:trl[ \t]+(?:{_NAMES})|(?:[\w./-]*/)?(?:{_NAMES})\.py)(?=\s|$)")
+_SCRIPT = re.compile(rf"(?:.*/)?({_NAMES})\.py")
+
+
+def is_command(text: str) -> bool:
+    """Whether a text is a command line that runs a trainer of TRL."""
+    found = _COMMAND.search(text[:LONGEST])
+    return found is not None and ":" not in text[: found.start()].replace("://", "")
+
+
+def keys_of(text: str) -> dict[str, Any]:
+    """Return the keys of a command line.
+
+    Raises:
+        PlanError: if it cannot be split into words, or reads its keys from a file.
+    """
+    if len(text) > LONGEST:
+        raise refusal("content", f"is longer than {LONGEST:,} characters", shortened(text))
+    try:
+        words = shlex.split(re.sub(r"\\\s*\n", " ", text), comments=True)
+    except ValueError as error:
+        raise refusal("content", f"is not a command line: {str(error).lower()}", shortened(text)) from error
+    name, options = _split(words)
+    keys = dict(_keys(options))
+    if "config" in keys:
+        message = f"reads its keys from {keys['config']}: paste that file, with the command's other options in it"
+        raise refusal("content", message, keys["config"])
+    return {SUBCOMMAND: name, **keys}
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """Return the subcommand, and the options before it (the launcher's) and after it."""
+    for place, word in enumerate(words):
+        script = _SCRIPT.fullmatch(word)
+        if script:
+            return script[1], [*words[:place], *words[place + 1 :]]
+        if word.lstrip("!") == "trl" and place + 1 < len(words):
+            return words[place + 1], [*words[:place], *words[place + 2 :]]
+    raise refusal("content", "runs no trainer of TRL", None)
+
+
+def _keys(words: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each option with its value: one, a list of several, or true if there is none."""
+    name, values = "", list[str]()
+    for word in (*words, "--"):
+        if not word.startswith("--"):
+            values.append(word)
+            continue
+        if name:
+            yield _option(name, values)
+        name, _, first = word[2:].partition("=")
+        values = [first] if first else []
+
+
+def _option(name: str, values: list[str]) -> tuple[str, Any]:
+    key = name.replace("-", "_")
+    if not values:
+        return (key[3:], False) if key.startswith("no_") else (key, True)
+    read = [scalar(value) for value in values]
+    return key, read[0] if len(read) == 1 else read

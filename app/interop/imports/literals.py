@@ -1,0 +1,65 @@
+"""Values of expressions that need no code to run: literals, names of them, data types and small sums."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class _Unread:
+    """The value of an expression that is not evaluated."""
+
+
+UNREAD: Final = _Unread()
+
+_DTYPES = frozenset({"bfloat16", "float16", "float32"})
+
+#: Functions that ask the GPU; from compute capability 8.0 on it has bfloat16.
+_HAS_BFLOAT16 = frozenset({"is_bfloat16_supported", "is_bf16_supported", "is_torch_bf16_gpu_available"})
+
+#: The largest number that arithmetic yields.
+_LARGEST = 1 << 40
+
+
+def value_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """Return the value of an expression, or UNREAD."""
+    match node:
+        case ast.Constant(value=value) if value is None or isinstance(value, str | bool | int | float):
+            return value
+        case ast.Name(id=name):
+            return names.get(name, UNREAD)
+        case ast.Attribute(attr=name) if name in _DTYPES:
+            return name
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _HAS_BFLOAT16:
+            return True
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            value = value_of(operand, names)
+            return UNREAD if value is UNREAD else not value
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            value = value_of(test, names)
+            return UNREAD if value is UNREAD else value_of(body if value else orelse, names)
+        case ast.BinOp(left=left, op=ast.Mult() | ast.Add() as operation, right=right):
+            return _sum(value_of(left, names), value_of(right, names), multiplies=isinstance(operation, ast.Mult))
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            values = [value_of(part, names) for part in parts]
+            return UNREAD if any(value is UNREAD for value in values) else values
+        case ast.Dict(keys=keys, values=parts):
+            return _dictionary(keys, parts, names)
+    return UNREAD
+
+
+def _sum(left: Any, right: Any, *, multiplies: bool) -> Any:
+    if not all(isinstance(side, int) and abs(side) < _LARGEST for side in (left, right)):
+        return UNREAD
+    return left * right if multiplies else left + right
+
+
+def _dictionary(keys: list[ast.expr | None], parts: list[ast.expr], names: Mapping[str, Any]) -> Any:
+    named = [UNREAD if key is None else value_of(key, names) for key in keys]
+    values = [value_of(part, names) for part in parts]
+    if any(value is UNREAD for value in values) or not all(isinstance(key, str) for key in named):
+        return UNREAD
+    return dict(zip(named, values, strict=True))

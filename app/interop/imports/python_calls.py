@@ -1,0 +1,171 @@
+"""The arguments of the calls in Python code that set up a training run. The code is parsed, never run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import textwrap
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from app.http.problems import shortened
+from app.interop.imports.keys import Keys, Script
+from app.interop.imports.literals import UNREAD, value_of
+from app.interop.imports.pinned import pins
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: The longest code that is read, in characters.
+LONGEST = 1 << 17
+
+#: Code that sets up a run: a call of one of the classes below.
+_CODE = re.compile(
+    r"(?m)^(?![ \t]*#).*(?<!\w)(?:Fast(?:Language)?Model\.\w+|AutoModel\w*\.from_pretrained|LoraConfig"
+    r"|BitsAndBytesConfig|TrainingArguments|\w{0,20}Trainer|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)Config|get_peft_model)\("
+)
+
+#: The calls whose arguments describe a run. Earlier ones count where several have the same argument.
+_READ = re.compile(
+    r"TrainingArguments|Seq2SeqTrainingArguments|(?:SFT|DPO|KTO|Reward|ORPO|GRPO|RLOO)(?:Config|Trainer)|Trainer"
+    r"|Seq2SeqTrainer|LoraConfig|BitsAndBytesConfig|Fast(?:Language)?Model\.(?:from_pretrained|get_peft_model)"
+    r"|AutoModelForCausalLM\.from_pretrained|get_peft_model|prepare_model_for_kbit_training"
+)
+
+
+def _first(name: str) -> str | None:
+    """Return the name of the first argument of a call, where it may be a text."""
+    if name.endswith("from_pretrained"):
+        return "model_name"
+    return "model" if name.endswith("Trainer") else None
+
+
+#: Arguments that are objects of the script.
+_OBJECTS = frozenset({"args", "peft_config", "quantization_config", "config", "tokenizer", "processing_class"})
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is Python code, or a notebook with it."""
+    return _notebook(text) or bool(_CODE.search(text[:LONGEST]))
+
+
+def keys_of(text: str) -> Keys:
+    """Return the arguments of the calls as keys.
+
+    Raises:
+        PlanError: if the code is too long, cannot be parsed, or sets up no run.
+    """
+    if len(text) > LONGEST:
+        raise refusal("content", f"is longer than {LONGEST:,} characters: paste the cells with the settings", None)
+    code = _cells(text) if _notebook(text) else text
+    found = _Calls()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.visit(ast.parse(_plain_python(code)))
+    except SyntaxError as error:
+        message = f"is not Python: line {error.lineno}: {error.msg}"
+        raise refusal("content", message, shortened(text)) from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise refusal("content", "is nested too deeply, or has characters that Python refuses", None) from error
+    if not found.calls:
+        raise refusal("content", "calls nothing that sets up a run, such as SFTConfig or from_pretrained", None)
+    return Keys(found.arguments, Script(calls=tuple(found.calls), unread=found.unread, pins=pins(text)))
+
+
+def _notebook(text: str) -> bool:
+    return text.lstrip().startswith("{") and '"cells"' in text and '"cell_type"' in text
+
+
+def _cells(text: str) -> str:
+    """Return the code of a notebook, without cells of other languages."""
+    try:
+        cells = json.loads(text)["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refusal(
+            "content", "is not a notebook: cells with cell_type and source are read", shortened(text)
+        ) from error
+    return "\n".join(part for part in code if not part.lstrip().startswith(("%%bash", "%%writefile", "%%html")))
+
+
+def _plain_python(code: str) -> str:
+    """Return code with the lines of shell commands and magics replaced."""
+    return "\n".join(_without_magics(textwrap.dedent(code).split("\n")))
+
+
+def _without_magics(lines: list[str]) -> Iterator[str]:
+    goes_on = False
+    for line in lines:
+        bare = line.lstrip()
+        if goes_on or bare.startswith(("!", "%")):
+            yield "" if goes_on else f"{line[: len(line) - len(bare)]}pass"
+            goes_on = line.rstrip().endswith("\\")
+        else:
+            yield line
+
+
+class _Calls(ast.NodeVisitor):
+    """The calls of a module in the order of its lines, and what its names stand for there."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Any] = {}
+        self.calls: list[str] = []
+        self.arguments: dict[str, Any] = {}
+        self.unread: dict[str, str] = {}
+
+    def visit_If(self, node: ast.If) -> None:
+        """Skip the branch that never runs."""
+        test = value_of(node.test, self.names)
+        for part in (*(node.body if test is not False else ()), *(node.orelse if test is not True else ())):
+            self.visit(part)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        """Note the value of each name."""
+        self.visit(node.value)
+        value = value_of(node.value, self.names)
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                self.names[target.id] = value
+
+    def visit_Call(self, node: ast.Call) -> None:
+        """Note the arguments of a call that describes the run, and those of the calls in it."""
+        self.generic_visit(node)
+        name = _READ.fullmatch(_tail(node.func))
+        if name is None or (name[0] in self.calls and name[0].endswith("from_pretrained")):
+            return
+        self.calls.append(name[0])
+        for key, argument in self._arguments(name[0], node):
+            self._note(key, argument)
+
+    def _arguments(self, name: str, node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+        first = _first(name)
+        if first and node.args:
+            yield first, node.args[0]
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                self.unread.setdefault("**", ast.unparse(keyword.value))
+            else:
+                named = first if first and keyword.arg.startswith("pretrained_model_name") else None
+                yield named or keyword.arg, keyword.value
+
+    def _note(self, key: str, argument: ast.expr) -> None:
+        value = value_of(argument, self.names)
+        if key in _OBJECTS or (key == "model" and not isinstance(value, str)):
+            return
+        if value is UNREAD:
+            self.unread.setdefault(key, str(shortened(ast.unparse(argument))))
+        else:
+            self.arguments.setdefault(key, value)
+
+
+def _tail(function: ast.expr) -> str:
+    """Return the last name of a called expression, with the name before it where it is a class."""
+    if isinstance(function, ast.Name):
+        return function.id
+    if not isinstance(function, ast.Attribute):
+        return ""
+    owner = function.value.id if isinstance(function.value, ast.Name) else ""
+    return f"{owner}.{function.attr}" if owner[:1].isupper() else function.attr

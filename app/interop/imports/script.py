@@ -1,0 +1,159 @@
+"""A training script or notebook cell of transformers, PEFT, TRL or Unsloth as a request. It is read, never run.
+
+Sources of defaults: transformers 5.24, training_args.py and utils/quantization_config.py; peft 0.21,
+tuners/lora/config.py; TRL 1.16, trainer/base_config.py and trainer/utils.py; unsloth at 015bdef, models/loader.py,
+models/llama.py and models/rl.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
+from app.interop.imports.pinned import stack_of
+from app.interop.imports.reference import reference
+from app.interop.imports.without_effect import WITHOUT_EFFECT
+
+if TYPE_CHECKING:
+    from app.interop.imports.imported import Imported
+    from app.interop.imports.keys import Keys
+
+#: The trainer of each class, and of each configuration class.
+CLASSES = {
+    "SFTTrainer": "trl-sft",
+    "DPOTrainer": "trl-dpo",
+    "KTOTrainer": "trl-kto",
+    "RewardTrainer": "trl-reward",
+    "ORPOTrainer": "trl-orpo",
+    "GRPOTrainer": "trl-grpo",
+    "RLOOTrainer": "trl-rloo",
+    "SFTConfig": "trl-sft",
+    "DPOConfig": "trl-dpo",
+    "KTOConfig": "trl-kto",
+    "RewardConfig": "trl-reward",
+    "ORPOConfig": "trl-orpo",
+    "GRPOConfig": "trl-grpo",
+    "RLOOConfig": "trl-rloo",
+    "Seq2SeqTrainer": "transformers",
+    "Trainer": "transformers",
+    "TrainingArguments": "transformers",
+    "Seq2SeqTrainingArguments": "transformers",
+}
+
+#: The modules that Unsloth adapts by default.
+UNSLOTH_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+_DTYPES = {name: name for name in ("bfloat16", "float16", "float32")}
+
+
+def imported(keys: Keys, given: Any) -> Imported:
+    """Return the request of a script's calls; `given` replaces the model that it names."""
+    calls = keys.script.calls
+    keys.forget(WITHOUT_EFFECT["script"])
+    _list_unread(keys)
+    is_unsloth = any(name.startswith(("FastLanguageModel", "FastModel")) for name in calls)
+    trainer = _trainer(keys, calls, is_unsloth=is_unsloth)
+    keys.rename("torch_dtype", "dtype")
+    by_name = keys.left.get("model_name") is None
+    if by_name and "model" in keys.left:
+        keys.left["model_name"] = keys.take("model")
+    model = reference(keys, "model_name", given)
+    method = _method(keys, calls, is_unsloth=is_unsloth)
+    loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth
+    training: dict[str, Any] = {"trainer": trainer, "dtype": _dtype(keys, loads_float32=loads_float32)}
+    training |= arguments(keys, trainer, _defaults(keys, calls, trainer, is_unsloth=is_unsloth))
+    if is_unsloth:
+        keys.warn(
+            "Unsloth",
+            "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
+            "one of TRL's SFTTrainer with the same settings",
+        )
+    request = {"model": model, "method": method, "training": training}
+    stack = stack_of(keys, request)
+    request |= {"stack": stack} if stack else {}
+    return keys.close("script", request, tool="unsloth" if is_unsloth and trainer == "trl-sft" else "")
+
+
+def _list_unread(keys: Keys) -> None:
+    for key, text in keys.script.unread.items():
+        if key not in WITHOUT_EFFECT["script"]:
+            keys.miss(key, text, "is an expression that is not evaluated: the default is used")
+
+
+def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> str:
+    named = next((CLASSES[name] for name in CLASSES if name in calls), "trl-sft" if is_unsloth else "transformers")
+    return trainer_or_warn(keys, named)
+
+
+def _defaults(keys: Keys, calls: tuple[str, ...], trainer: str, *, is_unsloth: bool) -> Any:
+    if is_unsloth:
+        checkpointing = keys.take("use_gradient_checkpointing", "unsloth")
+        keys.left.setdefault("gradient_checkpointing", bool(checkpointing) and checkpointing != "False")
+        return UNSLOTH_CONFIG
+    plain = trainer == "transformers" or not any(name in calls for name in CLASSES if name.endswith("Config"))
+    return TRAINING_ARGUMENTS if (plain and "TrainingArguments" in calls) or trainer == "transformers" else TRL_CONFIG
+
+
+def _dtype(keys: Keys, *, loads_float32: bool) -> str:
+    init = keys.take("model_init_kwargs", {})
+    if isinstance(init, dict):
+        keys.left |= {key: value for key, value in init.items() if key not in keys.left}
+    else:
+        keys.miss("model_init_kwargs", init, "is not an object: it is not read")
+    keys.rename("torch_dtype", "dtype")
+    if keys.left.get("dtype") == "auto":
+        keys.take("dtype")
+        loads_float32 = False
+    default = "float32" if loads_float32 else "bfloat16"
+    return keys.choice("dtype", _DTYPES, default, default)
+
+
+def _method(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:
+    in_8_bits, full = keys.flag("load_in_8bit"), keys.flag("full_finetuning")
+    in_4_bits = keys.flag("load_in_4bit", default=is_unsloth and not in_8_bits and not full)
+    if in_8_bits:
+        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: half-precision weights are used")
+    adapts = "LoraConfig" in calls or any(name.endswith(".get_peft_model") for name in calls)
+    if not adapts and not in_4_bits:
+        return {"name": "full"}
+    if not adapts:
+        keys.miss("load_in_4bit", True, "4-bit weights are not trained themselves: LoRA with PEFT's defaults is used")
+    method = {
+        "r": keys.integer("r", 16 if is_unsloth else 8),
+        "lora_alpha": keys.number("lora_alpha", 16 if is_unsloth else 8),
+        "lora_dropout": keys.number("lora_dropout", 0.0),
+        "target_modules": _targets(keys, is_unsloth=is_unsloth),
+        "use_dora": keys.flag("use_dora"),
+        "use_rslora": keys.flag("use_rslora"),
+        "bias": keys.choice("bias", {name: name for name in ("none", "all", "lora_only")}, "none", "none"),
+        "modules_to_save": keys.names("modules_to_save"),
+    }
+    return (
+        {"name": "qlora", **method, **_quantization(keys, calls, is_unsloth=is_unsloth)}
+        if in_4_bits
+        else {
+            "name": "lora",
+            **method,
+        }
+    )
+
+
+def _targets(keys: Keys, *, is_unsloth: bool) -> Any:
+    if keys.left.get("target_modules") == "all-linear":
+        return keys.take("target_modules")
+    return keys.names("target_modules") or (UNSLOTH_TARGETS if is_unsloth else None)
+
+
+def _quantization(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> dict[str, Any]:
+    types = {name: name for name in ("nf4", "fp4")}
+    default = "nf4" if is_unsloth else "fp4"
+    compute = keys.take("bnb_4bit_compute_dtype")
+    if compute is not None and compute != keys.left.get("dtype", compute):
+        keys.miss("bnb_4bit_compute_dtype", compute, "differs from dtype, which is used for both")
+    elif isinstance(compute, str) and compute in _DTYPES:
+        keys.left.setdefault("dtype", compute)
+    return {
+        "quant_type": keys.choice("bnb_4bit_quant_type", types, default, default),
+        "double_quant": keys.flag("bnb_4bit_use_double_quant", default=is_unsloth),
+        "prepare_model_for_kbit_training": "prepare_model_for_kbit_training" in calls,
+    }

@@ -1,0 +1,67 @@
+"""A command line of TRL, or the YAML of `trl sft --config`, as a request.
+
+Source: TRL 1.16, scripts/sft.py, trainer/model_config.py, and get_quantization_config in trainer/utils.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports.arguments import TRL_CONFIG, arguments, trainer_or_warn
+from app.interop.imports.command import SUBCOMMAND
+from app.interop.imports.reference import reference
+from app.interop.imports.without_effect import WITHOUT_EFFECT
+
+if TYPE_CHECKING:
+    from app.interop.imports.imported import Imported
+    from app.interop.imports.keys import Keys
+
+_DTYPES = {"auto": "bfloat16", **{name: name for name in ("bfloat16", "float16", "float32")}}
+
+
+def imported(keys: Keys, given: Any) -> Imported:
+    """Return the request of a configuration; `given` replaces the model that it names."""
+    trainer = trainer_or_warn(keys, f"trl-{keys.take(SUBCOMMAND, 'sft')}")
+    model = reference(keys, "model_name_or_path", given)
+    keys.forget(WITHOUT_EFFECT["trl"])
+    keys.rename("torch_dtype", "dtype")
+    training = {
+        "trainer": trainer,
+        "dtype": keys.choice("dtype", _DTYPES, "float32", "float32"),
+        **arguments(keys, trainer, TRL_CONFIG),
+    }
+    return keys.close("trl", {"model": model, "method": _method(keys), "training": training})
+
+
+def _method(keys: Keys) -> dict[str, Any]:
+    """Return the method of a ModelConfig, with its defaults."""
+    adapts, in_4_bits = keys.flag("use_peft"), keys.flag("load_in_4bit")
+    if keys.flag("load_in_8bit"):
+        keys.miss("load_in_8bit", True, "8-bit weights are not modelled: weights in dtype are used")
+    method = {
+        "r": keys.integer("lora_r", 16),
+        "lora_alpha": keys.number("lora_alpha", 32),
+        "lora_dropout": keys.number("lora_dropout", 0.05),
+        "target_modules": _targets(keys),
+        "use_dora": keys.flag("use_dora"),
+        "use_rslora": keys.flag("use_rslora"),
+        "modules_to_save": keys.names("lora_modules_to_save"),
+    }
+    quantization = {
+        "quant_type": keys.choice("bnb_4bit_quant_type", {n: n for n in ("nf4", "fp4")}, "nf4", "nf4"),
+        "double_quant": keys.flag("use_bnb_nested_quant"),
+        "prepare_model_for_kbit_training": False,
+    }
+    if not adapts:
+        if in_4_bits:
+            keys.miss("load_in_4bit", True, "is refused without use_peft: the weights are not quantised")
+        return {"name": "full"}
+    return {"name": "qlora", **method, **quantization} if in_4_bits else {"name": "lora", **method}
+
+
+def _targets(keys: Keys) -> Any:
+    targets = keys.left.get("lora_target_modules")
+    if targets in ("all-linear", ["all-linear"]):
+        keys.take("lora_target_modules")
+        return "all-linear"
+    return keys.names("lora_target_modules")
