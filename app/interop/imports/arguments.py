@@ -38,7 +38,10 @@ UNSLOTH_CONFIG = ArgumentDefaults(
     bf16=True, checkpointing=True, length=2048, batch=4, accumulation=2, optimizer="adamw_8bit"
 )
 
-#: Trainers whose batches have a length key of their own.
+#: Source: TRL 1.16, trainer/sft_config.py, packing_strategy.
+STRATEGIES = ("bfd", "bfd_split", "wrapped")
+
+#: The trainer that packs.
 _PACKS = "trl-sft"
 
 
@@ -110,7 +113,7 @@ def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, A
 def _packing(keys: Keys, trainer: str, attention: str, batch: int) -> dict[str, Any]:
     """Return packing and padding. Without packing, a batch of several sequences is padded to its longest."""
     packing, free = keys.flag("packing"), keys.flag("padding_free")
-    strategy = keys.take("packing_strategy", "bfd")
+    strategy = keys.choice("packing_strategy", {name: name for name in STRATEGIES}, "bfd", "bfd")
     if packing and strategy == "wrapped":
         keys.miss("packing_strategy", strategy, "rows are cut from one stream of tokens: they are full and unpadded")
         return {"padding": False}

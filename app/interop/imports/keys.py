@@ -37,10 +37,12 @@ class Keys:
         self.not_understood: list[NotUnderstood] = []
         self.without_effect: list[str] = []
         self.warnings: list[str] = []
+        #: What the file calls the keys that are renamed.
+        self._older: dict[str, str] = {}
 
     def miss(self, key: str, value: Any, why: str) -> None:
         """Add a key that the request does not reproduce."""
-        self.not_understood.append(NotUnderstood(key=key, value=shortened(value), why=why))
+        self.not_understood.append(NotUnderstood(key=self._older.get(key, key), value=shortened(value), why=why))
 
     def warn(self, settings: str, effect: str, modelled: str) -> None:
         """Warn that settings of the file make it another run than the one that the figures are of."""
@@ -60,6 +62,7 @@ class Keys:
             return
         if self.left.get(newer) is None:
             self.left[newer] = value
+            self._older[newer] = key
         elif self.left[newer] != value:
             self.miss(key, value, f"is set together with {newer}, which is used")
 

@@ -55,8 +55,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     trainer = _trainer(keys, calls, is_unsloth=is_unsloth)
     keys.rename("torch_dtype", "dtype")
     by_name = keys.left.get("model_name") is None
-    if by_name and "model" in keys.left:
-        keys.left["model_name"] = keys.take("model")
+    keys.rename("model", "model_name")
     model = reference(keys, "model_name", given)
     method = _method(keys, calls, is_unsloth=is_unsloth)
     loads_float32 = by_name and trainer.startswith("trl") and not is_unsloth

@@ -202,7 +202,7 @@ KEYS = {
     "bnb_4bit_quant_type use_bnb_nested_quant bf16 fp16 gradient_checkpointing gradient_checkpointing_kwargs "
     "max_length packing packing_strategy padding_free loss_type use_liger_kernel optim "
     "torch_empty_cache_steps completion_tokens",
-    "script": "model_name model dtype model_init_kwargs load_in_4bit full_finetuning r target_modules bias "
+    "script": "model_name model dtype load_in_4bit full_finetuning r target_modules bias "
     "max_seq_length use_gradient_checkpointing bnb_4bit_compute_dtype per_device_train_batch_size optim packing",
 }
 
