@@ -1,4 +1,4 @@
-"""A training script of `transformers` and `peft` that runs the reference step.
+"""A training script of `transformers`, `peft` and `trl` that runs the step of the request's trainer.
 
 Source: build.py, methods.py, bottleneck.py, optimizers.py and step.py of validation/reference, which run this step on
 real modules.
@@ -14,15 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.http.version import ROOT
 from app.interop.exports import bottleneck
-from app.interop.exports.exported import Exported
+from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header, title
-from app.interop.exports.literal import literal
+from app.interop.exports.literal import WIDTH, literal
+from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.interop.exports.planned import Planned
-    from calculator.common.names import MethodName, OptimizerName
+    from calculator.common.names import MethodName, OptimizerName, TrainerName
     from calculator.estimate.request import Request
 
 #: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
@@ -59,6 +60,25 @@ class MethodScript:
     context: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerScript:
+    """The script of a training loop."""
+
+    #: The template in templates/exports, which those of the methods extend.
+    template: str
+    #: The trainer's class and that of its settings.
+    classes: tuple[str, ...] = ()
+    #: Whether they are in TRL.
+    is_of_trl: bool = False
+
+
+#: The script of each trainer; None for one that has none yet.
+TRAINER_SCRIPTS: dict[TrainerName | None, TrainerScript | None] = {
+    None: TrainerScript(template="peft"),
+    "transformers": TrainerScript(template="trainer", classes=("Trainer", "TrainingArguments")),
+    "trl-sft": TrainerScript(template="trainer", classes=("SFTTrainer", "SFTConfig"), is_of_trl=True),
+}
+
 SCRIPTS: dict[MethodName, MethodScript] = {
     "full": MethodScript(template="full"),
     "lora": MethodScript(template="low_rank", imports=("peft",)),
@@ -72,11 +92,21 @@ SCRIPTS: dict[MethodName, MethodScript] = {
 
 
 def exported(planned: Planned) -> Exported:
-    """Return the script."""
-    method = planned.request.method
-    script = SCRIPTS[method.name]
-    content = _template(script.template).render(**_context(planned, script), **script.context(method))
-    return Exported(filename="train.py", media_type="text/x-python", content=content)
+    """Return the script of the request's method and trainer.
+
+    Raises:
+        PlanError: if the trainer has no script yet.
+    """
+    method, name = planned.request.method, planned.request.training.trainer
+    script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS[name]
+    if trainer is None:
+        *others, last = (known for known, each in TRAINER_SCRIPTS.items() if known and each is not None)
+        message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
+        raise refusal("training.trainer", message, name)
+    context = {**_context(planned, script, trainer), **script.context(method)}
+    content = _template(script.template).render(parent=f"{trainer.template}.py.jinja", **context)
+    not_expressed = _not_expressed(planned.request)
+    return Exported(filename="train.py", media_type="text/x-python", content=content, not_expressed=not_expressed)
 
 
 @cache
@@ -94,7 +124,7 @@ def _template(name: str) -> Any:
     return environment.get_template(f"methods/{name}.py.jinja")
 
 
-def _context(planned: Planned, script: MethodScript) -> dict[str, Any]:
+def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
@@ -103,7 +133,7 @@ def _context(planned: Planned, script: MethodScript) -> dict[str, Any]:
         "attention": planned.attention,
         "by_hand": by_hand,
         "config": request.model.config,
-        "header": header(request, plan, _run(request)),
+        "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
         "label": method.facts.label,
         "max_memory_allocated": plan.memory.peak_allocated_bytes + plan.memory.library_workspace_bytes,
@@ -115,32 +145,63 @@ def _context(planned: Planned, script: MethodScript) -> dict[str, Any]:
         "trainable": plan.parameters.trainable,
         "training": training,
         "trains_base": method.facts.trains_base,
-        "transformers": _transformers(request, by_hand=by_hand),
+        "trainer_class": trainer.classes[0] if trainer.classes else "",
+        "config_class": trainer.classes[1] if trainer.classes else "",
+        "transformers": _imported("transformers", _transformers(request, trainer, by_hand=by_hand)),
+        "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
     }
 
 
 def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[str, ...]:
+    optimizer = request.training.optimizer
     needed = {
-        "bnb": by_hand or OPTIMIZERS[request.training.optimizer].startswith("bnb."),
+        "bnb": by_hand or (request.training.trainer is None and OPTIMIZERS[optimizer].startswith("bnb.")),
         "peft": "peft" in script.imports,
         "nn": by_hand or "nn" in script.imports,
     }
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
-def _transformers(request: Request, *, by_hand: bool) -> tuple[str, ...]:
+def _transformers(request: Request, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
     named = ["AutoModelForCausalLM", "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
     if request.method.facts.quantizes_base and not by_hand:
         named.append("BitsAndBytesConfig")
-    if request.training.optimizer == "adafactor":
+    if trainer.classes:
+        named += ("PrinterCallback", "TrainerCallback", *(() if trainer.is_of_trl else trainer.classes))
+    elif request.training.optimizer == "adafactor":
         named.append("Adafactor")
+    if trainer.is_of_trl and request.model.id is None:
+        named.append("PreTrainedTokenizerFast")
     return tuple(sorted(named))
+
+
+def _imported(package: str, names: tuple[str, ...]) -> str:
+    """Return the statement that imports names, on one line if it is short enough."""
+    line = f"from {package} import {', '.join(names)}"
+    return line if len(line) <= WIDTH else "\n".join((f"from {package} import (", *(f"    {n}," for n in names), ")"))
 
 
 def _run(request: Request) -> tuple[str, ...]:
     command = "python train.py --text corpus.txt --steps 1000 --output trained"
     where = "" if request.model.id is not None else " It starts from random weights."
     lines = [f"Run it with: {command}", f"Without --text it runs a few steps on a sample text.{where}"]
-    if request.training.padding:
+    if request.training.trainer is not None:
+        lines.append(f"Install {_releases(request)}: other releases can need other memory.")
+    elif request.training.padding:
         lines.append("The labels are a separate tensor here, 8 bytes a token, so that padding is not learned.")
     return tuple(lines)
+
+
+def _releases(request: Request) -> str:
+    stack, script = request.stack, TRAINER_SCRIPTS[request.training.trainer]
+    trl = f", trl {stack.trl}" if script is not None and script.is_of_trl else ""
+    return f"transformers {stack.transformers}{trl} and peft {stack.peft}"
+
+
+def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
+    """Return the settings that the sample text cannot show."""
+    completion = request.training.completion_tokens
+    if completion is None:
+        return ()
+    why = "every token of the script's text is labelled"
+    return (NotExpressed(loc="training.completion_tokens", value=completion, why=why),)

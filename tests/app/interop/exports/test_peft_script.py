@@ -20,6 +20,7 @@ from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
 from calculator.methods import METHODS
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.trainers import TRAINERS
 from validation.reference import bottleneck
 from validation.reference.build import build_model
 from validation.reference.module_paths import unwrapped
@@ -241,3 +242,47 @@ def test_what_cannot_be_trained_is_refused(change, loc):
 
 def test_a_length_that_was_cut_to_the_models_positions_is_the_scripts():
     assert "SEQUENCE_LENGTH = 1024\n" in script({"model": "gpt2", "method": {"name": "lora"}})
+
+
+TRAINED_BY = [
+    ("transformers", {"name": "full"}, {"padding": True, "micro_batch_size": 2, "gradient_accumulation_steps": 2}),
+    (
+        "trl-sft",
+        {"name": "lora", **LOW_RANK},
+        {
+            "autocast": "bfloat16",
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("trainer", "method", "training"), TRAINED_BY, ids=[each[0] for each in TRAINED_BY])
+def test_the_script_of_a_trainer_runs_its_own_step(trainer, method, training, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained_as_planned(ran(body(method, trainer=trainer, **training), tmp_path, monkeypatch, capsys))
+    assert f"{'SFTTrainer' if trainer == 'trl-sft' else 'Trainer'}(\n" in (tmp_path / "train.py").read_text()
+
+
+def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path):
+    written = []
+    for trainer, method, training in TRAINED_BY:
+        for model in ({"config": LLAMA}, "meta-llama/Llama-3.1-8B"):
+            request = {**body(method, trainer=trainer, **training), "model": model}
+            written.append(script(request))
+    packed = {"trainer": "trl-sft", "packing": True, "attention": "flash_attention_2", "use_liger_kernel": True}
+    drawn = {"trainer": "transformers", "sequence_lengths": [[16, 3], [32, 1]], "torch_empty_cache_steps": 2}
+    written += [script(body({"name": "qlora", **LOW_RANK}, **training)) for training in (packed, drawn)]
+    for number, text in enumerate(written):
+        (tmp_path / f"script_{number}.py").write_text(text)
+    for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
+        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_every_trainer_has_a_script_or_is_refused_by_name():
+    assert set(peft_script.TRAINER_SCRIPTS) == set(TRAINERS)
+    told = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
+    assert [each.loc for each in told.not_expressed] == ["training.completion_tokens"]
