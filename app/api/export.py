@@ -52,8 +52,10 @@ def post_export(body: JsonBody) -> Response:
     """Return a file that runs the requested training. A comment at its head states the estimate.
 
     `peft` is a Python script for transformers and peft. It runs the training step that the figures describe, with any
-    method: a plain loop, or `transformers.Trainer` or TRL's trainer if `training.trainer` names one. `axolotl` and `llama-factory` are the YAML files of these tools. A method that the tool does not have is
-    answered with 422; a setting that the tool handles differently is listed in `not_expressed`.
+    method: a plain loop, or `transformers.Trainer` or TRL's trainer if `training.trainer` names one.
+
+    `axolotl` and `llama-factory` are the YAML files of these tools. A method that the tool does not have is answered
+    with 422; a setting that the tool handles differently is listed in `not_expressed`.
     """
     return json_response(answer(body))
 

@@ -59,6 +59,7 @@ def test_a_twin_refuses_what_no_input_has(client):
 
 def test_every_input_has_a_label_and_its_help(client):
     text = client.get("/").text
+    assert 'role="radiogroup" aria-labelledby="trainer-label" aria-describedby="trainer-help trainer-error"' in text
     for name, field in FIELDS.items():
         assert text.count(f'id="{name}"') == 1, name
         if name not in CHOSEN:
