@@ -58,9 +58,7 @@ def test_without_scripts_a_plan_is_exported_and_imported(open_page):
     text = started.value.path().read_text()
     assert "base_model: meta-llama/Llama-3.1-8B" in text
     page.get_by_text("Start from a file", exact=False).click()
-    page.get_by_label("The file, command or script").fill(
-        text.replace("lora_r: 16", "lora_r: 32") + "plugins: [x]\n"
-    )
+    page.get_by_label("The file, command or script").fill(text.replace("lora_r: 16", "lora_r: 32") + "plugins: [x]\n")
     page.get_by_role("button", name="Plan this file").click()
     assert "plugins" in page.locator("#imported-title ~ ul").inner_text()
     assert page.get_by_label("Rank", exact=True).input_value() == "32"

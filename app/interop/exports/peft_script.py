@@ -77,6 +77,7 @@ TRAINER_SCRIPTS: dict[TrainerName | None, TrainerScript | None] = {
     None: TrainerScript(template="peft"),
     "transformers": TrainerScript(template="trainer", classes=("Trainer", "TrainingArguments")),
     "trl-sft": TrainerScript(template="trainer", classes=("SFTTrainer", "SFTConfig"), is_of_trl=True),
+    "trl-dpo": None,
 }
 
 SCRIPTS: dict[MethodName, MethodScript] = {
