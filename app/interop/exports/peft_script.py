@@ -99,7 +99,7 @@ def exported(planned: Planned) -> Exported:
         PlanError: if the trainer has no script yet.
     """
     method, name = planned.request.method, planned.request.training.trainer
-    script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS[name]
+    script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS.get(name)
     if trainer is None:
         *others, last = (known for known, each in TRAINER_SCRIPTS.items() if known and each is not None)
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
