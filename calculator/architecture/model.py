@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from calculator.architecture.module import Buffer, Kind, Module, OwnDType
+from calculator.architecture.module import Buffer, Kind, Module, OwnDType, linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from calculator.architecture.dimension import Shape
     from calculator.architecture.layer_kind import LayerKind
+
+
+#: The name of the head of a model for sequence classification.
+SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,6 +191,20 @@ class Model:
     def embedding(self) -> Module:
         """The word embeddings: the first embedding outside the layers that text input uses."""
         return next(each for each in self.outer.values() if each.kind == "embedding" and not self.is_idle(each.name))
+
+    @cached_property
+    def classifier(self) -> Model:
+        """The model for sequence classification with one label: `score` takes the place of the output projection.
+
+        Source: transformers/modeling_layers.py, GenericForSequenceClassification.
+        """
+        if self.head == SCORE:
+            return self
+        score = linear(SCORE, self.embedding.out_features, 1)
+        parts = (*(part for part in self.parts if part.name != self.head), score)
+        own = {f"{self.head}.weight", f"{self.head}.bias"}
+        tied = {name: other for name, other in self.tied.items() if name not in own}
+        return replace(self, parts=parts, head=SCORE, tied=tied, adds_router_loss=False)
 
     @cached_property
     def distinct_layers(self) -> tuple[tuple[Layer, int], ...]:

@@ -42,7 +42,7 @@ OptimizerName = Literal[
 MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3", "ln_tuning"]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
-TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo"]
+TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward"]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.
 LossType = Literal[

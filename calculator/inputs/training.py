@@ -36,7 +36,8 @@ class Training:
     micro_batch_size: int = setting(
         1,
         label="Micro-batch size",
-        help="Rows of the dataset per forward pass on each GPU (B): sequences, or pairs with trl-dpo and trl-orpo.",
+        help="Rows of the dataset per forward pass on each GPU (B): sequences, or with trl-dpo, trl-orpo and "
+        "trl-reward pairs of them.",
         minimum=1,
         maximum=65_536,
         example=1,

@@ -38,7 +38,7 @@ class PreparedModel:
         device: Device,
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
-        self.model = model
+        self.model = trainer_of(training).model(model)
         self.method = method
         #: The training in the request, which the method is applied with.
         self.given = training

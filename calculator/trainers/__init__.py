@@ -10,11 +10,12 @@ from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl_dpo.loop import TrlDpo
 from calculator.trainers.trl_kto.loop import TrlKto
 from calculator.trainers.trl_orpo.loop import TrlOrpo
+from calculator.trainers.trl_reward.loop import TrlReward
 from calculator.trainers.trl_sft.loop import TrlSft
 
 #: Every training loop by the name that a request gives; None is the reference step.
 TRAINERS: dict[TrainerName | None, Loop] = {
-    loop.name: loop for loop in (Reference(), Transformers(), TrlSft(), TrlDpo(), TrlKto(), TrlOrpo())
+    loop.name: loop for loop in (Reference(), Transformers(), TrlSft(), TrlDpo(), TrlKto(), TrlOrpo(), TrlReward())
 }
 
 if set(TRAINERS) != {None, *get_args(TrainerName)}:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
@@ -61,6 +62,10 @@ class Loop(ABC):
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:  # noqa: ARG002  a hook's signature
         """Return how a module is stored and trained, from how the method stores and trains it."""
         return spec
+
+    def model(self, model: Model) -> Model:
+        """Return the model that the loop trains: that of the request, or one with another head."""
+        return model
 
     def compared(self, prepared: Subject) -> Compared | None:  # noqa: ARG002  a hook's signature
         """Return what the loop compares the model with, which stays in memory."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from calculator.trainers.subject import Subject
 
 #: The methods whose adapters PEFT applies. Bottleneck adapters are modules of the model.
-_BY_PEFT = ("lora", "qlora", "ia3")
+BY_PEFT = ("lora", "qlora", "ia3")
 
 
 def compared(prepared: Subject) -> Compared | None:
@@ -26,7 +26,7 @@ def compared(prepared: Subject) -> Compared | None:
     compares with a copy of the adapters, in float32, which stays in memory with precomputed log-probabilities too.
     """
     method, training = prepared.method.name, prepared.training
-    if method not in _BY_PEFT:
+    if method not in BY_PEFT:
         return None if training.precompute_ref_log_probs else "model"
     copies = training.adapter_dtype == "model" and method != "qlora"
     return "adapter copies" if copies else "without adapters"

@@ -1,0 +1,99 @@
+"""The micro-batch of TRL's RewardTrainer.
+
+Source: trl/trainer/reward_trainer.py, compute_loss, of TRL 1.16; peft/peft_model.py,
+PeftModelForSequenceClassification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.common.errors import Problem
+from calculator.engine import autocast
+from calculator.engine import operations as ops
+from calculator.layers.sequence_score import score
+from calculator.trainers.transformers.loop import in_float32
+from calculator.trainers.trl.compared import BY_PEFT
+from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl_reward.facts import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.resident.module_spec import ModuleSpec
+    from calculator.trainers.loop import Passes
+    from calculator.trainers.subject import Subject
+
+#: The families whose sequence classification was traced.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "gpt2", "gpt_neox", "olmo2", "qwen3_moe")
+
+
+class TrlReward(TrlTrainer):
+    """trl.RewardTrainer of a model for sequence classification with one label."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "trl-reward"
+    facts = FACTS
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what RewardTrainer refuses, and what of it is not modelled."""
+        training, model = prepared.training, prepared.model
+        yield from TrlTrainer.problems(self, prepared)
+        if model.model_type not in FAMILIES:
+            message = f"sequence classification of {model.model_type} is not modelled yet: use trl-dpo"
+            yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        if training.use_liger_kernel:
+            message = "Liger looks for an output head, which a model for sequence classification has not: take false"
+            yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
+        if training.completion_tokens is not None:
+            message = "a reward is that of a whole sequence: leave it out"
+            yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+
+        names = getattr(prepared.method, "target_modules", None)
+        if isinstance(names, tuple) and not any(path.endswith(names) for path, _ in model.paths):
+            message = f"a model for sequence classification has no {', '.join(names)}: name other modules"
+            yield Problem(loc="method.target_modules", msg=message, input=names)
+
+    def adds_router_loss(self, prepared: Subject) -> bool:
+        """Return whether the config asks for the routers' logits: the trainer does not."""
+        return bool(prepared.model.config.get("output_router_logits"))
+
+    def model(self, model: Model) -> Model:
+        """Return the model for sequence classification."""
+        return model.classifier
+
+    def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
+        """Return how a module is stored and trained: PEFT adds the head to `modules_to_save`."""
+        spec = TrlTrainer.module_spec(self, prepared, path, spec)
+        if path != prepared.model.head or prepared.method.name not in BY_PEFT:
+            return spec
+        return replace(spec, trained=("weight",), copied="modules_to_save", added=())
+
+    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+        """Return the head that scores sequences."""
+        return score
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:
+        """Run the model on both sequences, and compute the loss from their scores."""
+        tape, dtype, rows = context.tape, context.training.autocast, context.training.micro_batch_size
+        with autocast.region(tape, dtype):
+            scores, outputs = forward()
+        tape.scope, tape.component = "loss: ", "logits_and_loss"
+        del scores
+        scores = outputs.pop()
+        if dtype is not None:
+            scores = in_float32(scores)
+        chosen, rejected = ops.split(ops.view(scores, scores.shape[:1]), [(rows,), (rows,)])
+        difference = ops.subtract(chosen, rejected, "difference of rewards")
+        losses = ops.scale(ops.unary(difference, "log-sigmoid", saves="input"), "loss of each pair")
+        loss = ops.scale(ops.sum_over(losses, (), "loss, mean"), "loss")
+        del scores, chosen, rejected, difference, losses
+        loss = ops.scale(loss, "loss / gradient_accumulation_steps")
+        tape.component = "activations"
+        return loss
