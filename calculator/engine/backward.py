@@ -99,7 +99,8 @@ def _pass_on(grads: list[Tensor | None], edges: tuple[Edge | None, ...]) -> None
             target.pending -= 1
             if not target.pending and isinstance(target, AccumulateGrad):
                 complete.append(target)
-    for leaf in complete:
+    # A linear layer's weight is transposed, which takes a node of its own: its bias is complete first.
+    for leaf in reversed(complete) if len(complete) > 1 and complete[0].is_marked else complete:
         leaf.accumulate()
 
 

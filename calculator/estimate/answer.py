@@ -158,6 +158,8 @@ class Memory:
     required_bytes: int
     overheads: tuple[Row, ...]
     history: History | None = None
+    #: Host memory of one rank under offload; None without.
+    host_bytes: int | None = None
     #: The run, to be replayed on other cards; None if reserved memory is by the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
 

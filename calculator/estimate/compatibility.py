@@ -62,7 +62,12 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_ddp(request, model),
-        *zero_problems(request.training, request.device, quantizes=request.method.facts.quantizes_base),
+        *zero_problems(
+            request.training,
+            request.device,
+            quantizes=request.method.facts.quantizes_base,
+            trains_biases=request.method.trains_biases,
+        ),
     ]
     if problems:
         raise PlanError(*problems)

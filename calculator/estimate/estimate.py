@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -144,7 +145,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
     highest = max(peaks, key=lambda peak: peak.bytes)
     replay = device_replay(request, step, series, peaks) if request.reserved == "replay" else None
     workspaces = (part.bytes for part in library_workspace(card_of(request.device)))
-    return memory_and_fit(
+    memory, verdict = memory_and_fit(
         request,
         components(highest.alive),
         tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
@@ -153,6 +154,8 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         timeline(step, peaks),
         replay,
     )
+    host = step.flat.host_bytes if step.flat is not None else None
+    return (memory if host is None else replace(memory, host_bytes=host)), verdict
 
 
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:

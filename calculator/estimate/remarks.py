@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
-from calculator.inputs.sharding import STAGES, DDPConfig
+from calculator.inputs.sharding import STAGES, DDPConfig, offloads_optimizer
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.stack.changes import older_behaviour
@@ -114,6 +114,11 @@ def _zero(request: Request) -> Iterator[str]:
         yield (
             "DeepSpeed casts every parameter to bfloat16 and keeps float32 masters of those that are trained, as with"
             " Trainer's bf16=True. There is no autocast."
+        )
+    if offloads_optimizer(request.training.zero):
+        yield (
+            "Masters, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
+            " one GPU. DeepSpeed's CPU Adam updates them."
         )
     yield "NCCL's buffers are outside the caching allocator and not counted."
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."

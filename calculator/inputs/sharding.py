@@ -191,6 +191,11 @@ class ZeroOptimization:
         return auto[name] if value == "auto" else int(value)
 
 
+def offloads_optimizer(zero: ZeroOptimization) -> bool:
+    """Whether masters and optimizer states are in host memory."""
+    return zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeepSpeedConfig:
     """The object of a DeepSpeed config that changes memory. `Training` gives the others."""

@@ -50,10 +50,10 @@ class ModuleSpec:
         The bias of a 4-bit module is cast to the compute dtype at its first run. Source: bitsandbytes/nn/modules.py,
         Linear4bit.forward.
         """
-        if self.cast_to is not None:
-            return self.cast_to
         if parameter.name == "bias" and self.quantization is not None and self.runs:
             return self.quantization.compute_dtype
+        if self.cast_to is not None:
+            return self.cast_to
         return self.dtype if parameter.dtype == "model" else parameter.dtype
 
 

@@ -103,7 +103,7 @@ class Prepared(Protocol):
 
 def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
     """List every kind of tensor of a prepared model, without gradients and optimizer states."""
-    model, method, training = prepared.model, prepared.method, prepared.training
+    model, method = prepared.model, prepared.method
     tensors: list[ResidentTensor] = []
     for part in model.parts:
         if isinstance(part, Stack):
@@ -112,12 +112,16 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
         else:
             _module(tensors, part, part.name, 1, prepared)
     for buffer, name, count in _buffers(prepared):
-        tensors += _buffer(buffer, name, count, method, training)
-    for added in method.added(model, prepared.given):
-        tensors.append(replace(added, dtype=prepared.cast_to, bytes=0) if prepared.cast_to else added)
+        tensors += _buffer(buffer, name, count, method, prepared.given)
+    tensors += [_cast(added, prepared.cast_to) for added in method.added(model, prepared.given)]
     for tensor in tensors if model.idle else ():
         tensor.in_graph = not model.is_idle(tensor.name)
     return tuple(tensors)
+
+
+def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
+    """A parameter in the dtype that all are cast to, if they are; constants keep theirs."""
+    return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
 
 
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
@@ -148,7 +152,7 @@ def _layer(tensors: list[ResidentTensor], stack: str, layer: Layer, count: int, 
     for module in layer.modules:
         _module(tensors, module, f"{stack}.*.{module.name}", count, prepared)
     for buffer in layer.buffers:
-        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.training)
+        tensors += _buffer(buffer, f"{stack}.*.{buffer.name}", count, prepared.method, prepared.given)
 
 
 def _buffer(buffer: Buffer, name: str, count: int, method: AddsTensors, training: Training) -> Iterator[ResidentTensor]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from calculator.inputs.sharding import DDPConfig
+from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import of_ddp
+from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
@@ -90,7 +91,8 @@ class ResidentState:
             return None
         trained = [tensor for tensor in self.tensors if tensor.trained]
         of_groups = groups(self.trainer, self.prepared.model, trained)
-        return FlatState(self.prepared, self.tensors, of_groups, self.optimizer)
+        kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
+        return kind(self.prepared, self.tensors, of_groups, self.optimizer)
 
     @property
     def communication(self) -> tuple[Collective, ...] | None:

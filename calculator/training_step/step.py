@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
+from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.peak import Peak
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
+from calculator.training_step.zero.offload import OffloadedPeaks
 from calculator.training_step.zero.peaks import FlatPeaks
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.engine.memory_curve import Moment
     from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
+    from calculator.sharding.zero.state import FlatState
     from calculator.training_step.resident_state import ResidentState
 
 
@@ -41,7 +44,13 @@ class TrainingStep:
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
         self.carried = self.left - self._inputs(self.marks["forward"])
         #: The ranks of a run under ZeRO's stages 1 and 2.
-        self.flat = FlatPeaks.of(resident.flat, self.run, self.recording, self.left, self.carried)
+        self.flat = self._flat(resident.flat)
+
+    def _flat(self, state: FlatState | None) -> FlatPeaks | None:
+        if state is None:
+            return None
+        kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
+        return kind(state, self.run, self.recording, self.left, self.carried)
 
     @property
     def whole(self) -> TrainingStep:

@@ -35,6 +35,8 @@ def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[
     given = sharding.zero_optimization
     zero = {key: value for key, value in asdict(given).items() if value is not None}
     zero = {key: given.resolved(key, hidden_size) if value == "auto" else value for key, value in zero.items()}
+    if given.offload_optimizer is not None:
+        zero["offload_optimizer"] = {**zero["offload_optimizer"], "pin_memory": False}  # pinning needs CUDA
     micro_batches = training.gradient_accumulation_steps
     return {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
@@ -45,6 +47,7 @@ def config_of(training: Training, sharding: Sharding, hidden_size: int) -> dict[
         "fp16": {"enabled": training.autocast == "float16"},
         "zero_optimization": {**zero, "stage": sharding.stage},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 
@@ -161,7 +164,9 @@ class ZeROEngine(Engine):
     def track_rest(self, tracker: MemoryTracker) -> None:
         """Track what DeepSpeed keeps."""
         shapes = getattr(self._zero, "round_robin_bit16_meta", [])
-        known = {tensor.untyped_storage()._cdata for group in shapes for tensor in group}
+        tensors = (each for state in self.optimizer.state.values() for each in state.values())
+        paged = [each for each in tensors if getattr(each, "is_paged", False)]
+        known = {tensor.untyped_storage()._cdata for group in (*shapes, paged) for tensor in group}
         for op, tensor in self._survivors.tensors():
             if tensor.untyped_storage()._cdata not in known:
                 tracker.track_external(f"deepspeed.{op}", tensor, "workspace")

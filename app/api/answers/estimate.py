@@ -134,6 +134,9 @@ class Memory(Answer):
     timeline: tuple[Moment, ...] = described(
         "Bytes alive over the step.", [{"phase": "forward", "operation": "lm_head", "bytes": 9_102_336_000}]
     )
+    host_bytes: int | None = described(
+        "Host memory that DeepSpeed uses for one GPU under offload_optimizer; null without offload.", None
+    )
     peak_allocated_bytes: int = described(
         "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 9_341_251_584
     )

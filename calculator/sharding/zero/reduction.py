@@ -64,6 +64,7 @@ class Plan:
         dtype: The dtype of gradients.
         streams: Whether gradients are reduced during the backward pass, or after it.
         copies: Whether gradients for different ranks are copied to one tensor that is reduced (reduce_scatter).
+        offloads: Whether a rank's gradients are copied to the host.
         keeps_large: Whether a gradient that is larger than the bucket stays alive on ranks that do not own a part.
         accumulated: Bytes of the gradients that earlier micro-batches of the step left as tensors of their own.
     """
@@ -75,6 +76,7 @@ class Plan:
     dtype: DType
     streams: bool
     copies: bool
+    offloads: bool
     keeps_large: bool
     accumulated: int
 
@@ -88,12 +90,20 @@ class Plan:
         return allocated(place.elements, ITEMSIZE[self.dtype])
 
 
+class Copy(NamedTuple):
+    """A gradient's part in a rank's partition: its elements, the interval in which it is copied, and the layer."""
+
+    interval: int
+    elements: int
+    layer: int
+
+
 class Reduction:
     """The reduction in the backward pass of a step's last micro-batch.
 
     `intervals` has the fullest point before each reduction, up to its end, and the point right after it, when a rank
     copies the gradients of its partition. `reduced` has the number of the last interval before a rank has its buffer
-    for them. `kept` are the gradients that ranks other than their owners keep to the end.
+    for them. `large` are the gradients that are larger than the bucket, and `copies` what each rank copies to the host.
     """
 
     __slots__ = (
@@ -105,8 +115,9 @@ class Reduction:
         "_open",
         "_plan",
         "_waiting",
+        "copies",
         "intervals",
-        "kept",
+        "large",
         "line",
         "reduced",
     )
@@ -115,7 +126,8 @@ class Reduction:
         self._plan = plan
         self.intervals: list[Point] = []
         self.reduced: dict[int, int] = {}
-        self.kept: list[Large] = []
+        self.large: list[Large] = []
+        self.copies: dict[int, list[Copy]] = {}
         self._open: Point | None = None
         #: Gradients in the bucket, and their elements.
         self._bucket: list[Place] = []
@@ -161,6 +173,11 @@ class Reduction:
         yield passed.end
 
     @property
+    def kept(self) -> list[Large]:
+        """The gradients that ranks other than their owners keep to the end."""
+        return self.large if self._plan.keeps_large else []
+
+    @property
     def left(self) -> int:
         """Bytes of the large gradients that are alive after the last reduction on a rank that owns no part of them."""
         return self._large
@@ -177,6 +194,8 @@ class Reduction:
         plan = self._plan
         if self._filled + place.elements > plan.bucket_size:
             self._reduce(at)
+        if plan.offloads and place.elements > plan.bucket_size:
+            self._note(at, copied=gradient)  # a large gradient is cloned first
         if plan.accumulated or not plan.streams:
             self._held -= gradient
         if place.elements > plan.bucket_size:
@@ -192,13 +211,15 @@ class Reduction:
         self._note(at, copied=self._copied())
         self._close()
         for place in self._bucket:
-            for rank in place.ranks:
+            for rank, elements in self._plan.partitions.slices(place):
                 self.reduced.setdefault(rank, len(self.intervals) - 1)
+                if self._plan.offloads:
+                    self.copies.setdefault(rank, []).append(Copy(len(self.intervals), elements, len(self.line) - 1))
         self._note(at)
         self._close()
-        if self._waiting and self._plan.keeps_large:
-            self.kept.append(Large(len(self.intervals) - 1, self._waiting, self._bucket[0].ranks))
-        else:
+        if self._waiting:
+            self.large.append(Large(len(self.intervals) - 1, self._waiting, self._bucket[0].ranks))
+        if not self._plan.keeps_large:
             self._large -= self._waiting
         self._bucket, self._filled, self._waiting = [], 0, 0
 

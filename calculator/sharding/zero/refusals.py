@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.sharding import MODELLED, STAGES, stage_problems
+from calculator.inputs.sharding import MODELLED, STAGES, offloads_optimizer, stage_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from calculator.inputs.sharding import ZeroOptimization
     from calculator.inputs.training import Device, Training
 
-#: Optimizers whose step on a flat partition is modelled.
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop")
+
+#: Trainers whose loops are modelled under DeepSpeed, and the reference step.
+TRAINERS = (None, "transformers", "trl-sft")
+
+#: Optimizers that accelerate replaces by DeepSpeed's CPU Adam (accelerate/utils/deepspeed.py).
+ON_HOST = ("adamw_torch", "adamw_torch_fused")
 
 _ZERO = "training.deepspeed.zero_optimization"
 
 
-def zero_problems(training: Training, device: Device, *, quantizes: bool) -> Iterator[Problem]:
+def zero_problems(training: Training, device: Device, *, quantizes: bool, trains_biases: bool) -> Iterator[Problem]:
     """Options without ZeRO, what DeepSpeed refuses, and what of it is not modelled."""
     stage = STAGES.get(device.sharding)
     if stage is None:
@@ -29,12 +33,29 @@ def zero_problems(training: Training, device: Device, *, quantizes: bool) -> Ite
         return
     if device.sharding not in MODELLED:
         return
+    if training.trainer not in TRAINERS:
+        message = (
+            f"its loop under DeepSpeed is not modelled: use {' or '.join(filter(None, TRAINERS))}, or leave it out"
+        )
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
     yield from stage_problems(training.zero, stage)
     yield from _precision(training, quantizes=quantizes)
     yield from _options(training.zero)
-    if training.optimizer not in OPTIMIZERS:
-        message = f"its step on DeepSpeed's flat partitions is not modelled yet: use one of {', '.join(OPTIMIZERS)}"
+    if quantizes and trains_biases and training.dtype != "bfloat16":
+        message = (
+            "bitsandbytes casts the biases of 4-bit layers to this dtype, out of DeepSpeed's flat tensors, which is not"
+            " modelled: set bfloat16, or method.bias none"
+        )
+        yield Problem(loc="training.dtype", msg=message, input=training.dtype)
+    if offloads_optimizer(training.zero) and training.optimizer not in ON_HOST:
+        message = f"DeepSpeed updates offloaded partitions with its CPU Adam: use one of {', '.join(ON_HOST)}"
         yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+    elif training.optimizer == "adagrad":
+        message = (
+            "DeepSpeed makes another Adagrad for its partitions and keeps the states of the first one too, which is not"
+            " modelled: use another optimizer"
+        )
+        yield Problem(loc="training.optimizer", msg=message, input="adagrad")
     if training.use_reentrant and training.gradient_checkpointing:
         message = "re-entrant checkpointing runs DeepSpeed's reductions in phases, which is not modelled: set it false"
         yield Problem(loc="training.gradient_checkpointing_kwargs.use_reentrant", msg=message, input=True)
@@ -58,8 +79,3 @@ def _options(zero: ZeroOptimization) -> Iterator[Problem]:
     if not zero.contiguous_gradients:
         message = "gradients without a contiguous buffer are not modelled: leave it true"
         yield Problem(loc=f"{_ZERO}.contiguous_gradients", msg=message, input=False)
-    for name in ("offload_optimizer", "offload_param"):
-        offload = getattr(zero, name)
-        if offload is not None and offload.device != "none":
-            message = "offload to the host is not modelled yet: leave it out"
-            yield Problem(loc=f"{_ZERO}.{name}", msg=message, input=offload.device)

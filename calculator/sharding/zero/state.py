@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import named
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.inputs.sharding import STAGES
+from calculator.inputs.sharding import STAGES, offloads_optimizer
 from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, all_reduce
@@ -167,6 +167,16 @@ class FlatState:
         what = "gradients" if steps == 1 else "gradients × gradient_accumulation_steps"
         return all_reduce(gradients * steps, count, what), all_gather(weights, count, "trained weights")
 
+    @property
+    def host_bytes(self) -> int | None:
+        """Bytes of host memory that a rank uses; None without offload."""
+        return None
+
+    def padding_of(self, rank: int, first: int = 0) -> tuple[ResidentTensor, ...]:
+        """The zeros after a rank's gradients of each group, from one group on."""
+        sizes = [group.padding(rank) for group in self.partitions.groups[first:]]
+        return tuple(row("padding of gradients", size, "padding", self.dtype, "gradients") for size in sizes if size)
+
     def _bucket(self) -> ResidentTensor:
         plan = self.plan
         return row("reduction bucket", plan.bucket_size, "reduce_bucket_size", self.dtype, count=plan.buffers)
@@ -200,6 +210,7 @@ class FlatState:
             dtype=self.dtype,
             streams=stage == 2 or bool(zero.overlap_comm),
             copies=zero.reduce_scatter,
+            offloads=offloads_optimizer(zero),
             keeps_large=stage == 1,
             accumulated=sum(sizes) if keeps else 0,
         )

@@ -46,7 +46,7 @@ class OptimizerStep:
         return max(self._moments(), key=_bytes)
 
     def _moments(self) -> Iterator[Alive]:
-        before = (*self._gradients, *padding_of(self._state, self._rank))
+        before = (*self._gradients, *self._state.padding_of(self._rank))
         if self._state.dtype != "float32":
             yield *before, _scalars(OVERFLOW_SCALARS)
         norms = 0
@@ -72,18 +72,12 @@ class OptimizerStep:
         own = (master,) if state.dtype != "float32" else flat
         numbers = _scalars(KEPT_SCALARS)
         copied = (*flat, *own) if own is not flat else flat
-        yield *self._gradients, *padding_of(state, self._rank, group), *copied, numbers
-        kept = padding_of(state, self._rank, group + 1 if own else group)
+        yield *self._gradients, *state.padding_of(self._rank, group), *copied, numbers
+        kept = state.padding_of(self._rank, group + 1 if own else group)
         after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
         yield *after, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)
-
-
-def padding_of(state: FlatState, rank: int, first: int = 0) -> tuple[ResidentTensor, ...]:
-    """The zeros after a rank's gradients of each group, from one group on."""
-    sizes = [group.padding(rank) for group in state.partitions.groups[first:]]
-    return tuple(row("padding of gradients", size, "padding", state.dtype, "gradients") for size in sizes if size)
 
 
 def _scalars(count: int) -> ResidentTensor:

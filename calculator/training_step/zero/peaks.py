@@ -6,18 +6,19 @@ from collections import Counter
 from functools import cached_property, partial
 from itertools import pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.sharding.zero.backward import BackwardPass
 from calculator.sharding.zero.reduction import Point, Reduction
 from calculator.training_step.peak import Peak
-from calculator.training_step.zero.optimizer import OptimizerStep, padding_of
+from calculator.training_step.zero.optimizer import OptimizerStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
     from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
@@ -79,18 +80,17 @@ class FlatPeaks:
         marks = {label: at for at, label in run.tape.marks}
         self._forward = recording.curve.peak(marks["forward"], marks["backward"])
 
-    @classmethod
-    def of(cls, state: FlatState | None, *args: Any) -> FlatPeaks | None:
-        """The peaks of a run with such a state; None for other runs."""
-        return cls(state, *args) if state is not None else None
-
     def rank(self, number: int) -> Rank:
         """What one rank has."""
         state = self._state
         own, zeros = state.gradients_of(number)
-        step = OptimizerStep(state, number, (*own, *zeros)).fullest
+        step = self._step_of(number, (*own, *zeros))
         point, added = max(self._candidates(number, own), key=_total)
         return Rank(number, state.accumulated_by(number), (*state.partition_of_earlier(number), *added), point, step)
+
+    def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:
+        """What a rank has at the fullest moment of the optimizer's step."""
+        return OptimizerStep(self._state, number, gradients).fullest
 
     def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:
         """The points that may be the fullest of a rank, each with the gradients of its partition that are alive."""
@@ -114,18 +114,25 @@ class FlatPeaks:
     def _last(self, number: int) -> tuple[ResidentTensor, ...]:
         """A rank's gradients after the last reduction."""
         own, zeros = self._state.gradients_of(number)
-        return (*own, *zeros, *padding_of(self._state, number))
+        return (*own, *zeros, *self._state.padding_of(number))
 
     @cached_property
     def ranks(self) -> list[Rank]:
         """What each rank has."""
         return [*map(self.rank, range(self._state.partitions.count))]
 
+    def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
+        """A rank's peak in each phase."""
+        shared, left = _bytes(self._kept), _left(self._left)
+        return {
+            "forward": shared + self._forward.bytes + _left(self._carried) + _bytes(rank.accumulated),
+            "backward": shared + rank.point.bytes + _bytes(rank.backward),
+            "optimizer_step": shared + _bytes(rank.step) + left,
+        }
+
     def peak_of(self, rank: Rank) -> int:
         """A rank's highest peak."""
-        shared, left = _bytes(self._kept), _left(self._left)
-        forward = self._forward.bytes + _left(self._carried) + _bytes(rank.accumulated)
-        return shared + max(forward, rank.point.bytes + _bytes(rank.backward), _bytes(rank.step) + left)
+        return max(self.phases_of(rank).values())
 
     @cached_property
     def fullest(self) -> Rank:
@@ -147,6 +154,11 @@ class FlatPeaks:
     def kept(self) -> tuple[ResidentTensors, ...]:
         """What stays on the device besides the model's frozen tensors."""
         return self._state.divided
+
+    @property
+    def host_bytes(self) -> int | None:
+        """Bytes of host memory that a rank uses; None without offload."""
+        return self._state.host_bytes
 
     @property
     def flat_weights(self) -> list[ResidentTensor]:

@@ -144,6 +144,21 @@ def test_gradients_are_reduced_in_each_micro_batch_of_stage_2_and_weights_gather
         assert gathered.sent_bytes == pytest.approx(2 * trained * 3 / 4, abs=16)
 
 
+def test_offload_moves_masters_and_states_to_the_host():
+    zero = {"reduce_bucket_size": 9000, "offload_optimizer": {"device": "cpu"}}
+    here, there = (estimate(request(zero=each)).memory for each in ({"reduce_bucket_size": 9000}, zero))
+    trained = estimate(request()).parameters.trainable
+    assert here.host_bytes is None
+    assert there.host_bytes == pytest.approx((8 + 8 + 2) * trained / 4 + 2 * 4000 * 128, rel=1e-3)
+    assert here.phases[0].peak_bytes - there.phases[0].peak_bytes == pytest.approx(
+        3 * trained - 2 * 4000 * 128, rel=1e-2
+    )
+    names = {part.name for part in there.components}
+    assert "optimizer_states" not in names
+    for phase in there.phases:
+        assert max(moment.bytes for moment in there.timeline if moment.phase == phase.name) == phase.peak_bytes
+
+
 def test_reserved_memory_follows_the_rule_and_the_answer_says_so():
     answer = estimate(request())
     assert answer.reserved == "rule"
@@ -165,10 +180,12 @@ def test_transformers_values_for_auto_follow_from_the_hidden_size():
         ("training.autocast", {"autocast": None}),
         ("training.autocast", {"autocast": "float16"}),
         ("training.autocast", {"autocast": None, "dtype": "float32", "method": {"name": "qlora", "r": 8}}),
-        ("training.optimizer", {"optimizer": "adamw_8bit"}),
+        ("training.optimizer", {"optimizer": "adagrad"}),
+        ("training.optimizer", {"optimizer": "sgd", "zero": {"offload_optimizer": {"device": "cpu"}}}),
+        ("training.dtype", {"dtype": "float32", "method": {"name": "qlora", "r": 8, "bias": "all"}}),
         ("training.deepspeed.zero_optimization.stage", {"zero": {"stage": 3}}),
         ("training.deepspeed.zero_optimization.contiguous_gradients", {"zero": {"contiguous_gradients": False}}),
-        ("training.deepspeed.zero_optimization.offload_optimizer", {"zero": {"offload_optimizer": {"device": "cpu"}}}),
+        ("training.deepspeed.zero_optimization.offload_param", {"zero": {"offload_param": {"device": "cpu"}}}),
         ("training.deepspeed.zero_optimization.buckets", {"zero": {"buckets": 1}}),
         ("device.count", {"count": 1}),
         ("device.sharding", {"sharding": "zero3"}),

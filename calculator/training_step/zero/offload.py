@@ -1,0 +1,117 @@
+"""The peaks of each rank under stages 1 and 2 with offload_optimizer.
+
+Source: deepspeed/runtime/zero/stage_1_and_2.py, copy_grads_in_partition, set_norm_for_param_grad_in_gpu and
+async_inplace_copy_grad_to_fp32_buffer_from_gpu.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from calculator.inputs.sharding import STAGES
+from calculator.sharding.zero.state import row
+from calculator.training_step.zero.peaks import FlatPeaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.zero.reduction import Large, Point
+    from calculator.training_step.zero.peaks import Fullest
+
+#: The numbers alive at once while a gradient is searched for infinities, besides the norms.
+OVERFLOW_SCALARS = 6
+#: The sum of all ranks' norms.
+STEP_SCALARS = 1
+
+_SIZE = attrgetter("bytes")
+
+
+class OffloadedPeaks(FlatPeaks):
+    """A rank computes the norm of each gradient of its partition when it is reduced, and copies it to the host."""
+
+    def _step_of(self, number: int, gradients: tuple[ResidentTensor, ...]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002
+        """The norms; the update runs on the host."""
+        return (*_norms(len(self._reduction.copies.get(number, ()))), _numbers(STEP_SCALARS))
+
+    def _candidates(self, number: int, own: tuple[ResidentTensor, ...]) -> Iterator[Fullest]:  # noqa: ARG002
+        """The points that may be the fullest of a rank, each with its norms and copies that are alive."""
+        intervals, copies = self._reduction.intervals, self._reduction.copies.get(number, [])
+        large = [each for each in self._reduction.kept if number in each.ranks]
+        if self._earlier is not None:
+            yield self._earlier.intervals[0], ()
+        for start, end, kept in self._of_earlier(number):
+            yield _with(max(intervals[start:end], key=_SIZE), kept), ()
+        after = [each.interval + 1 for each in copies] + [each.interval + 1 for each in large]
+        cuts = sorted({0, len(intervals), *after})
+        for start, end in pairwise(cuts):
+            norms = _norms(sum(each.interval < start for each in copies))
+            yield _with(max(intervals[start:end], key=_SIZE), -_before(large, start)), norms
+        for done, copy in enumerate(copies, 1):
+            point = _with(intervals[copy.interval], -_before(large, copy.interval))
+            for tensor in self._copied(copy.elements):
+                yield point, (*_norms(done), tensor)
+        yield self._done(number), _norms(len(copies))
+
+    def _copied(self, elements: int) -> Iterator[ResidentTensor]:
+        """What a rank allocates in turn for a gradient of its partition."""
+        yield row("gradient in float64", elements, "gradient", "float64")
+        yield _numbers(OVERFLOW_SCALARS)
+        if self._state.dtype != "float32":
+            yield row("gradient in float32", elements, "gradient", "float32")
+
+    def _of_earlier(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """Intervals of earlier micro-batches of stage 2, with the bytes of large gradients that the rank keeps."""
+        accumulates = self._state.prepared.training.gradient_accumulation_steps > 1
+        large = [each for each in self._reduction.large if number in each.ranks]
+        if STAGES[self._state.prepared.device.sharding] == 1 or not accumulates or not large:
+            return
+        cuts = sorted({0, len(self._reduction.intervals), *(each.interval + 1 for each in large)})
+        for start, end in pairwise(cuts):
+            yield start, end, _before(large, start)
+
+    def line(self) -> list[int]:
+        """The fullest rank's peak in each part of the backward pass: the head, the layers, what is before them."""
+        number = self.fullest.number
+        copies, kept = self._reduction.copies.get(number, []), [*self._of_earlier(number)]
+        large = [each for each in self._reduction.kept if number in each.ranks]
+        shared = sum(tensor.bytes for tensor in self._kept)
+        norms = [_bytes(_norms(count)) for count in range(len(copies) + 1)]
+        line = []
+        for points in self._reduction.line:
+            sizes = [size + norms[sum(c.interval < at for c in copies)] - _before(large, at) for at, size in points]
+            sizes += [size + more for at, size in points for start, end, more in kept if start <= at < end]
+            line.append(max(sizes))
+        for done, copy in enumerate(copies, 1):
+            size = self._reduction.intervals[copy.interval].bytes - _before(large, copy.interval)
+            most = size + norms[done] + max(tensor.bytes for tensor in self._copied(copy.elements))
+            line[copy.layer] = max(line[copy.layer], most)
+        if self._earlier is not None:
+            line = [max(most, *(size for _, size in each)) for most, each in zip(line, self._earlier.line, strict=True)]
+        line[-1] = max(line[-1], self._done(number).bytes + norms[-1])
+        return [shared + most for most in line]
+
+
+def _before(large: list[Large], interval: int) -> int:
+    """The bytes of large gradients that are copied before an interval."""
+    return sum(each.bytes for each in large if each.interval < interval)
+
+
+def _with(point: Point, large: int) -> Point:
+    """A point with more bytes of large gradients, or fewer."""
+    return point.without(-large)
+
+
+def _norms(count: int) -> tuple[ResidentTensor, ...]:
+    return (row("norms of gradients", 1, "", "float64", count=count),) if count else ()
+
+
+def _numbers(count: int) -> ResidentTensor:
+    return row("norms and flags", 1, "", "float32", count=count)
+
+
+def _bytes(tensors: tuple[ResidentTensor, ...]) -> int:
+    return sum(tensor.bytes for tensor in tensors)
