@@ -62,10 +62,27 @@ def browser():
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def context_of(browser, origin):
+    """Return a function that gives the context of some options: pages of a context share its cache of scripts."""
+    contexts = {}
+
+    def context(**options):
+        key = repr(sorted(options.items()))
+        if key not in contexts:
+            contexts[key] = browser.new_context(base_url=origin, **options)
+            contexts[key].set_default_timeout(120_000)  # a busy machine is slow
+        return contexts[key]
+
+    yield context
+    for each in contexts.values():
+        each.close()
+
+
 @pytest.fixture
-def open_page(browser, origin):
+def open_page(context_of, origin):
     """Return a function that opens a page at an address; the test fails if any page reports an error."""
-    contexts, errors = [], []
+    pages, errors = [], []
 
     def watch(page):
         page.on(
@@ -76,16 +93,15 @@ def open_page(browser, origin):
         return page
 
     def open_(address="/", **options):
-        context = browser.new_context(base_url=origin, **{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(120_000)  # a busy machine is slow
-        contexts.append(context)
-        page = watch(context.new_page())
+        page = watch(context_of(**{"viewport": {"width": 1440, "height": 900}, **options}).new_page())
+        pages.append(page)
         page.goto(address)
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
+        page.context.set_offline(False)
     assert [error for error in errors if not error.startswith(EXPECTED)] == []
 
 

@@ -41,8 +41,8 @@ def limits(body, chance):
     return {**body, "solve_for": chance.choice(get_args(SizeName))}
 
 
-def compare(body, _):
-    return {name: body[name] for name in ("model", "training", "device")}
+def compare(body, chance):
+    return estimate({name: body[name] for name in ("model", "training", "device")}, chance)
 
 
 def export(body, chance):
@@ -50,11 +50,14 @@ def export(body, chance):
 
 
 def inference(body, chance):
-    return {name: body[name] for name in ("model", "method", "device")} | {"serving": some(Serving, chance, 0.3)}
+    """By replay, answers at the limits of the settings take seconds each."""
+    asked = {name: body[name] for name in ("model", "method", "device")}
+    return {**asked, "serving": some(Serving, chance, 0.3), "reserved": chance.choice(["rule"] * 9 + ["replay"])}
 
 
 def plan(body, chance):
-    return {"model": body["model"], "device": body["device"], "needs": some(Needs, chance, 0.3)}
+    needs = some(Needs, chance, 0.3)
+    return {"model": body["model"], "device": body["device"], "needs": needs, "reserved": "rule"}
 
 
 @pytest.mark.parametrize("make", [estimate, limits, compare, export, inference, plan], ids=lambda make: make.__name__)

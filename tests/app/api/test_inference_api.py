@@ -13,10 +13,11 @@ BODY = {
     "method": {"name": "lora", "r": 16, "target_modules": ["q_proj", "v_proj"]},
     "serving": {"tasks": 20, "batch_size": 4},
     "device": {"gpu": "rtx-4090"},
+    "reserved": "rule",
 }
 OPTIONS = (
     *("--model", "meta-llama/Llama-3.1-8B", "--method", "lora", "--r", "16", "--target_modules", "q_proj,v_proj"),
-    *("--tasks", "20", "--serving.batch_size", "4", "--gpu", "rtx-4090"),
+    *("--tasks", "20", "--serving.batch_size", "4", "--gpu", "rtx-4090", "--reserved", "rule"),
 )
 
 

@@ -40,7 +40,9 @@ def test_a_rank_that_ends_at_a_matrix_is_answered_with_the_estimate_of_it(client
 
 
 def test_nothing_that_fits_is_an_answer_too(limits):
-    response = limits(model="meta-llama/Llama-3.1-70B", method={"name": "full"}, solve_for="sequence_length")
+    response = limits(
+        model="meta-llama/Llama-3.1-70B", method={"name": "full"}, solve_for="sequence_length", reserved="rule"
+    )
     answer = response.json()
     assert response.status_code == 200
     assert (answer["value"], answer["at"], answer["estimate"]) == (None, None, None)
@@ -87,7 +89,9 @@ def test_a_limit_of_the_models_own_is_reported_on_the_page(client):
 
 
 def test_a_plan_that_nothing_fits_has_a_page_too(client):
-    text = client.get("/limits?model=meta-llama/Llama-3.1-70B&method=full&gradient_checkpointing=false").text
+    text = client.get(
+        "/limits?model=meta-llama/Llama-3.1-70B&method=full&gradient_checkpointing=false&reserved=rule"
+    ).text
     assert text.count('<td class="figure" data-label="Largest that fits">none</td>') == 2
 
 

@@ -74,7 +74,7 @@ def test_the_smallest_card_comes_with_the_request_of_its_headroom(client):
 
 def test_a_config_json_is_planned_too(client):
     config = client.get("/api/v1/models/meta-llama/Llama-3.2-1B").json()["config"]
-    body = {"device": {"gpu": "t4"}, "needs": {"must_merge": True}}
+    body = {"device": {"gpu": "t4"}, "needs": {"must_merge": True}, "reserved": "rule"}
     by_config = plan(client, {**body, "model": {"config": config}}).json()["plans"][0]
     by_id = plan(client, {**body, "model": "meta-llama/Llama-3.2-1B"}).json()["plans"][0]
     labels = [configuration["label"] for configuration in by_config["configurations"]]

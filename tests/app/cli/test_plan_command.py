@@ -10,7 +10,15 @@ from app.cli.plan import FIELDS
 #: A plan as options, and the body that they stand for.
 OPTIONS = (
     *("--model", "meta-llama/Llama-3.2-1B", "--gpu", "T4", "--tasks", "4"),
-    *("--switch_per_request", "--needs.effective_batch_size", "8", "--priorities", "memory,speed"),
+    *(
+        "--switch_per_request",
+        "--reserved",
+        "rule",
+        "--needs.effective_batch_size",
+        "8",
+        "--priorities",
+        "memory,speed",
+    ),
 )
 BODY = {
     "model": "meta-llama/Llama-3.2-1B",
@@ -21,6 +29,7 @@ BODY = {
         "effective_batch_size": 8,
         "priorities": ["memory", "speed"],
     },
+    "reserved": "rule",
 }
 
 
@@ -49,7 +58,12 @@ def test_options_override_the_request_of_a_file(client, capsys, tmp_path):
     file = tmp_path / "needs.json"
     file.write_text(json.dumps({**BODY, "device": None, "devices": [{"gpu": "l4"}, {"gpu": "a2"}]}))
     answer = printed(capsys, "--request", str(file), "--model", "gpt2, distilgpt2", "--gpu", "T4", "--tasks", "3")
-    body = {"models": ["gpt2", "distilgpt2"], "device": {"gpu": "T4"}, "needs": {**BODY["needs"], "tasks": 3}}
+    body = {
+        "models": ["gpt2", "distilgpt2"],
+        "device": {"gpu": "T4"},
+        "needs": {**BODY["needs"], "tasks": 3},
+        "reserved": "rule",
+    }
     assert answer == api_answer(client, body)
 
 
@@ -77,7 +91,7 @@ def test_the_text_shows_what_fits_and_why(client, capsys):
 
 
 def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
-    assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090"]) == 1
+    assert main(["plan", "--model", "meta-llama/Llama-3.1-70B", "--gpu", "4090", "--reserved", "rule"]) == 1
     text = capsys.readouterr().out
     assert "Nearest: QLoRA" in text
     assert "The smallest card that fits it" in text
@@ -88,14 +102,29 @@ def test_if_nothing_fits_the_status_is_1_and_the_text_lists_what_would(capsys):
 
 
 def test_a_warning_of_every_estimate_is_shown_once(capsys):
-    assert main(["plan", "--model", "meta-llama/Llama-2-7b-hf", "--gpu", "4090", "--sequence_length", "4224"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                "--model",
+                "meta-llama/Llama-2-7b-hf",
+                "--gpu",
+                "4090",
+                "--sequence_length",
+                "4224",
+                "--reserved",
+                "rule",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert text.count("! The sequence is longer than the model's 4,096 positions") == 1
 
 
 def test_what_the_nearest_miss_warns_of_is_reported(capsys):
     """Experts stay in 16 bits, so that 4 bits save little of Mixtral."""
-    assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB"]) == 1
+    assert main(["plan", "--model", "mistralai/Mixtral-8x7B-v0.1", "--gpu", "A100 80GB", "--reserved", "rule"]) == 1
     text = capsys.readouterr().out
     assert "! bitsandbytes does not quantize experts" in text
     assert "No shorter sequence makes it fit: with 64 tokens" in text

@@ -163,10 +163,10 @@ def test_a_page_names_fields_by_their_labels(client, address, message):
     ("address", "message"),
     [
         (
-            "/plan?must_merge=true&model=meta-llama/Llama-3.1-70B&gpu=t4",
+            "/plan?must_merge=true&model=meta-llama/Llama-3.1-70B&gpu=t4&reserved=rule",
             "can't be merged, and “Must merge” is set",
         ),
-        ("/plan?max_trainable_fraction=0.000000001", "Without “Largest trained share”, these fit"),
+        ("/plan?max_trainable_fraction=0.000000001&reserved=rule", "Without “Largest trained share”, these fit"),
         ("/", "No “Sequence length” is set"),
     ],
 )

@@ -29,7 +29,7 @@ def test_the_first_view_answers_something(client):
 
 
 def test_every_input_is_there_with_its_label_and_help(client):
-    html = client.get("/inference").text
+    html = client.get("/inference?reserved=rule").text
     for name, field in FIELDS.items():
         assert f'id="{name}"' in html
         if field in SERVING:
@@ -40,8 +40,8 @@ def test_every_input_is_there_with_its_label_and_help(client):
     "address",
     [
         "?tasks=20&batch_size=4",
-        "?method=qlora&merged=true&gpu=rtx-4060",
-        "?method=prefix&num_virtual_tokens=30&padding=true",
+        "?method=qlora&merged=true&gpu=rtx-4060&reserved=rule",
+        "?method=prefix&num_virtual_tokens=30&padding=true&reserved=rule",
         "?model=google%2Fgemma-3-1b-pt&storage=nf4&bnb_4bit_use_double_quant=false&gpu=&memory_gib=8",
     ],
 )
@@ -56,7 +56,7 @@ def test_page_and_twin_tell_the_same(client, address):
 
 
 def test_a_merge_is_shown_with_its_tensors_and_its_loss(client):
-    shown = text(client.get("/inference?method=qlora&merged=true").text)
+    shown = text(client.get("/inference?method=qlora&merged=true&reserved=rule").text)
     assert "weight, dequantised" in shown
     assert "may get different generations due to rounding errors" in shown
 

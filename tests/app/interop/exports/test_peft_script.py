@@ -150,7 +150,7 @@ def test_a_family_with_transposed_weights_trains_too(method, tmp_path, monkeypat
     trained_as_planned(ran(body({"name": method, **ALL_ROUTERS[method]}, GPT2), tmp_path, monkeypatch, capsys))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["qlora", "adapter", "prefix", "ln_tuning"])
 def test_a_model_that_reads_images_trains_on_text(method, tmp_path, monkeypatch, capsys):
     trained_as_planned(ran(body({"name": method, **ALL_ROUTERS[method]}, GEMMA3), tmp_path, monkeypatch, capsys))
 
