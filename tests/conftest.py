@@ -1,5 +1,6 @@
 """What all tests share: no deadline for examples, and libraries that are left as they were."""
 
+import gc
 import sys
 from functools import cache
 from pkgutil import resolve_name
@@ -17,6 +18,15 @@ def app():
     from app.application import application  # the calculator's tests need no web server
 
     return application()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_imports():
+    """Leave what is imported out of garbage collections, one of which precedes each trace and each measured moment."""
+    gc.freeze()
+    yield
+    gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
