@@ -49,6 +49,7 @@ FOLDERS = (
     "opt",
     "phi",
     "qwen",
+    "qwen_vl",
     "seed_oss",
     "smollm3",
     "stablelm",

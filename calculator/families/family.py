@@ -53,6 +53,12 @@ class Family:
 
     notes: tuple[str, ...] = ()
 
+    #: The fields of its `text_config`, for a config that nests the text model's.
+    text: tuple[Entry, ...] | None = None
+
+    #: A file to the form that `entries` read.
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
     #: The beginnings of the paths of modules that a batch of text alone does not run.
     idle: tuple[str, ...] = ()
 
@@ -71,7 +77,7 @@ class Family:
         Raises:
             PlanError: with every field that is missing, wrong or contradictory.
         """
-        config = read(self.entries, raw)
+        config = read(self.entries, self.prepare(raw))
         parts = self.parts(config)
         return Model(
             model_type=self.built_as or self.model_type,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import REQUIRED, Field
 from calculator.families.fields import DIVISIBLE
-from calculator.families.gemma.weights import GEMMA3_TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,7 +158,6 @@ DRAWN: dict[str, Callable[[Draw], Any]] = {
     "n_group": lambda d: d.experts // 2,
     "topk_group": lambda d: d.rng.randint(1, d.experts // 2),
     "mlp_layer_types": lambda d: [d.rng.choice(["dense", "sparse"]) for _ in range(d.layers)],
-    "sliding_window_pattern": lambda d: d.rng.choice([None, 4, "LLLG"]),
     "first_k_dense_replace": lambda d: d.rng.randint(0, 3),
     "qk_rope_head_dim": lambda d: d.head,
     "qk_nope_head_dim": lambda d: d.rng.choice(d.sizes.latent_head),
@@ -204,13 +202,14 @@ WIDTHS = {
 #: Fields whose default fits only the class's default sizes.
 ALWAYS = {
     *("num_key_value_heads", "pad_token_id", "num_experts_per_tok", "n_group", "topk_group", "attention_types"),
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("qk_rope_head_dim", "rotary_dim", "mm_tokens_per_image", "sliding_window", "use_sliding_window"),
 }
 
 
 def random_config(family: Family, seed: int | str, sizes: Sizes = TINY) -> dict[str, Any]:
     """Return the content of a valid `config.json`."""
-    entries = GEMMA3_TEXT if family.model_type == "gemma3" else family.entries
+    entries = family.text or family.entries
     draw = Draw(entries, f"{family.model_type} {seed}", sizes)
     drawn = {draw.rng.choice([field.own_name, *field.aliases]): _value(field, draw) for field in draw.fields.values()}
     given = {name: value for name, value in drawn.items() if value is not OMIT}
@@ -304,7 +303,31 @@ def _without_window(config: dict[str, Any], _draw: Draw) -> dict[str, Any]:
 
 def _listed_layers(config: dict[str, Any], draw: Draw) -> dict[str, Any]:
     """List the layers' types: the class derives them only from a window and a number."""
-    return {**config, "layer_types": draw.types()}
+    return {**config, "layer_types": draw.types(), "sliding_window_pattern": draw.rng.choice([None, 4, "LLLG"])}
+
+
+def _with_qwen_vision(text: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    rng = draw.rng
+    pairs = (text.get("head_dim") or draw.hidden // draw.heads) // 2
+    side = rng.randint(1, (pairs - 1) // 2)
+    rotary = {
+        "rope_parameters": {
+            "type": "default" if "head_dim" in draw.fields else rng.choice(["mrope", "default"]),
+            "mrope_section": [pairs - 2 * side, side, side],
+        }
+    }
+    left_out = ("rope_parameters", "rope_scaling", "partial_rotary_factor")
+    kept = {key: value for key, value in text.items() if key not in left_out}
+    vision = {
+        "depth": rng.randint(1, 2),
+        "hidden_size": 8 * rng.randint(1, 4),
+        "intermediate_size": rng.randint(1, 9),
+        "num_heads": 2,
+        "patch_size": rng.randint(2, 5),
+        "out_hidden_size": draw.hidden,
+        "deepstack_visual_indexes": [0],
+    }
+    return {"text_config": kept | rotary, "vision_config": vision, "tie_word_embeddings": rng.random() < 0.5}
 
 
 #: Changes that a family's configs need beyond its fields.
@@ -315,6 +338,8 @@ QUIRKS: dict[str, Callable[[dict[str, Any], Draw], dict[str, Any]]] = {
     "iquestcoder": _without_window,
     "ministral3": _scaled_queries,
     "mixtral": _with_head_dim,
+    "qwen2_5_vl": _with_qwen_vision,
+    "qwen3_vl": _with_qwen_vision,
     "phi": _even_norms,
     "olmoe": _equal_heads,
     "phi3": _long_rope_only,

@@ -11,7 +11,6 @@ from calculator import catalogue
 from calculator.architecture.config import Field
 from calculator.common.errors import PlanError
 from calculator.families import FAMILIES, model_from_config
-from calculator.families.gemma.weights import GEMMA3_TEXT
 from calculator.methods import METHODS
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.optimizers import OPTIMIZERS
@@ -174,7 +173,7 @@ def _cut(rng: random.Random, family: Family, config: dict[str, Any]) -> dict[str
     """Return a real config with fewer layers, sometimes with other values of tie_word_embeddings and use_cache."""
     count = rng.choice(MIDDLING.layers) if rng.random() < 0.94 else rng.randint(8, 24)
     text = config.get("text_config", config)
-    entries = family.entries if text is config else GEMMA3_TEXT
+    entries = family.entries if text is config or family.text is None else family.text
     layers = next(e for e in entries if isinstance(e, Field) and e.name == "num_hidden_layers")
     name = next(name for name in (layers.own_name, *layers.aliases) if name in text)
     before, text[name] = text[name], count

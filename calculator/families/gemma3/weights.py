@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, Computed, Config, Field, read, shown
+from calculator.architecture.config import Check, Config, Field, shown
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
 from calculator.families.blocks import alike, kinds_by_attention
@@ -13,17 +13,12 @@ from calculator.families.family import Family, Parts
 from calculator.families.fields import DIVISIBLE, MOST_LAYERS, activation, count, dropouts, flag, number, size, tie
 from calculator.families.gemma.weights import GEMMA3_TEXT, gemma3_layer
 from calculator.families.gemma3 import forward
+from calculator.families.nested import TEXT_ALONE, from_text, nested
 from calculator.families.rope import frequencies_per_type
 
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
     from calculator.families.blocks import Owned
-
-#: The assumption about batches.
-TEXT_ALONE = (
-    "Batches contain text alone: the vision tower and its projection are on the card but do not run."
-    " The activations of images are not counted."
-)
 
 #: Defaults of the class. A file leaves such fields out of `text_config`, which is saved as the difference from them.
 #: Source: transformers/models/gemma3/configuration_gemma3.py, Gemma3TextConfig.
@@ -57,15 +52,6 @@ _VISION = (
     *dropouts("attention_dropout"),
     flag("vision_use_head", True),
 )
-
-
-def _nested(name: str, entries: tuple[Any, ...]) -> tuple[Field, Computed]:
-    nested = Field(name=name, type="object", default=None, nullable=True)
-    return nested, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
-
-
-def _from_text(name: str) -> Computed:
-    return Computed(name=name, value=lambda config: config["text_config"][name])
 
 
 def _unpoolable(config: Config) -> str | None:
@@ -137,14 +123,15 @@ FAMILIES = (
         model_type="gemma3",
         auto_class="image-text-to-text",
         entries=(
-            *_nested("text_config", _TEXT),
-            *_nested("vision_config", _VISION),
-            *(_from_text(name) for name in dict.fromkeys(e.name for e in GEMMA3_TEXT if not isinstance(e, Check))),
+            *nested("text_config", _TEXT),
+            *nested("vision_config", _VISION),
+            *from_text(GEMMA3_TEXT),
             size("mm_tokens_per_image", 256),
             count("image_token_id", 262_144, aliases=("image_token_index",)),
             Check(name="mm_tokens_per_image", problem=_unpoolable),
             tie(default=True),
         ),
+        text=_TEXT,
         parts=_gemma3,
         forward=forward.GEMMA3,
         tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},

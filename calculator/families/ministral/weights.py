@@ -27,6 +27,7 @@ from calculator.families.fields import (
     number,
     padding,
     positions,
+    size,
     tie,
 )
 from calculator.families.ministral import forward
@@ -95,7 +96,8 @@ FAMILIES = (
     Family(
         model_type="ministral",
         entries=(
-            *grouped_sizes(kv=8, kv_nullable=False),
+            *(each for each in grouped_sizes(kv=8, kv_nullable=False) if each.name != "head_dim"),
+            size("head_dim"),
             positions(4096 * 32),
             *rope(),
             window(4096),

@@ -8,7 +8,7 @@ from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from calculator.families.gemma3.weights import TEXT_ALONE
+from calculator.families.nested import TEXT_ALONE
 
 GEMMA_3_4B = "google/gemma-3-4b-pt"
 

@@ -19,7 +19,6 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from calculator.architecture.config import REQUIRED, Field
 from calculator.catalogue import models
 from calculator.families import FAMILIES, model_from_config
-from calculator.families.gemma.weights import GEMMA3_TEXT
 from tests.validation.families.real_models import dtype_name, real_config, real_model
 from validation.random_grid.random_configs import random_config
 
@@ -96,8 +95,8 @@ def _kind(module):
 
 def config_resolves_alike(config, ours):
     """The config resolves as the config class resolves it."""
-    resolved, nested = real_config(config), config["model_type"] == "gemma3"
-    entries = GEMMA3_TEXT if nested else FAMILIES[config["model_type"]].entries
+    resolved, family = real_config(config), FAMILIES[config["model_type"]]
+    nested, entries = family.text is not None, family.text or family.entries
     mine, theirs = (ours.config["text_config"], resolved.text_config) if nested else (ours.config, resolved)
     fields = [e for e in entries if isinstance(e, Field) and (ours.model_type, e.name) not in STORED_DIFFERENTLY]
     expected = {f.name: getattr(theirs, f.own_name, None) for f in fields if f.type not in ("object", "terms")}

@@ -1,0 +1,48 @@
+"""Configs that nest those of a text model and of a vision tower."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.config import Check, Computed, Field, read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from calculator.architecture.config import Entry
+
+#: The assumption about batches.
+TEXT_ALONE = (
+    "Batches contain text alone: the vision tower and its projection are on the card but do not run."
+    " The activations of images are not counted."
+)
+
+#: What belongs to the outer config in a file that does not nest the text model's.
+_OUTER = ("model_type", "vision_config", "architectures", "torch_dtype", "dtype", "transformers_version")
+
+
+def nested(name: str, entries: tuple[Entry, ...]) -> tuple[Field, Computed]:
+    """A nested config, null for the class's defaults."""
+    field = Field(name=name, type="object", default=None, nullable=True)
+    return field, Computed(name=name, value=lambda config: read(entries, config[name] or {}, f"model.config.{name}"))
+
+
+def from_text(entries: tuple[Entry, ...]) -> tuple[Computed, ...]:
+    """The text model's values, which the training step reads from the outer config."""
+    names = dict.fromkeys(entry.name for entry in entries if not isinstance(entry, Check))
+    return tuple(_from_text(name) for name in names)
+
+
+def _from_text(name: str) -> Computed:
+    return Computed(name=name, value=lambda config: config["text_config"][name])
+
+
+def text_at_the_top(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nest the text model's fields of a file that has them at the top, as files on the hub do."""
+    if raw.get("text_config") is not None:
+        return raw
+    outer = {key: value for key, value in raw.items() if key in _OUTER or key.endswith("_token_id")}
+    return {
+        **outer,
+        "text_config": {key: value for key, value in raw.items() if key not in outer or key == "pad_token_id"},
+    }

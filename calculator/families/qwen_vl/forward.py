@@ -1,0 +1,59 @@
+"""Qwen 2.5 and 3 VL, given text alone: Qwen's text models, whose positions have three axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.families.qwen.forward import QWEN2, QWEN3
+from calculator.layers import norms
+from calculator.layers.decoder_forward import embed, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+#: The axes of a position: time, height and width.
+_AXES = 3
+
+_MODEL = "model.language_model"
+
+
+def _by_sections(freq: Tensor, name: str) -> Tensor:
+    """Join the sections of the pairs, each from its axis, and repeat them for both halves (Qwen 2.5)."""
+    _, batch, length, half = freq.shape
+    pairs = ops.cat((freq,), (batch, length, half), f"rotary: {name}, by sections")
+    return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
+
+
+def _interleaved(freq: Tensor, name: str) -> Tensor:
+    """Write the pairs of height and width over those of time, and repeat them for both halves (Qwen 3)."""
+    _, batch, length, half = freq.shape
+    pairs = ops.narrow(freq, (batch, length, half))
+    return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
+
+
+def _tables(recompose: Callable[[Tensor, str], Tensor], context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return cos and sin, (batch, sequence, head_dim) each. The text model keeps the positions."""
+    context.set_scope(f"{_MODEL}.")
+    tape, (batch, length, _) = context.tape, hidden_states.shape
+    context.decoder_locals.append(tape.new((length,), "int64", "position_ids"))
+    freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
+    cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
+    sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
+    sin = recompose(sin, "sin")
+    cos = recompose(cos, "cos")
+    dtype = hidden_states.dtype
+    return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin")
+
+
+_EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
+_NORM = final(norms.rms_norm, f"{_MODEL}.norm")
+
+QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=partial(_tables, _by_sections), final_norm=_NORM)
+
+QWEN3_VL = replace(QWEN3, embeddings=_EMBED, tables=partial(_tables, _interleaved), final_norm=_NORM, masks=())

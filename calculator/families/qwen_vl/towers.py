@@ -1,0 +1,131 @@
+"""The vision towers of Qwen 2.5 and 3 VL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.config import Check, Field, shown
+from calculator.architecture.dimension import Dim
+from calculator.architecture.model import stack
+from calculator.architecture.module import bare, embedding, linear, norm
+from calculator.families.blocks import alike, gated_mlp
+from calculator.families.fields import MOST_LAYERS, divisible, size
+from calculator.families.rope import frequencies
+
+if TYPE_CHECKING:
+    from calculator.architecture.config import Config, Entry
+    from calculator.architecture.module import Module
+    from calculator.families.blocks import Owned
+    from calculator.families.family import Parts
+
+_PATH = "model.visual"
+
+
+def _entries(*, depth: int, hidden: int, inner: int, patch: int) -> tuple[Entry, ...]:
+    return (
+        size("num_hidden_layers", depth, spelled="depth", aliases=("num_hidden_layers",), maximum=MOST_LAYERS),
+        size("hidden_size", hidden),
+        size("intermediate_size", inner),
+        size("num_attention_heads", 16, spelled="num_heads", aliases=("num_attention_heads",)),
+        divisible("hidden_size", "num_attention_heads"),
+        size("in_channels", 3),
+        size("patch_size", patch),
+        size("spatial_merge_size", 2),
+        size("temporal_patch_size", 2),
+        size("out_hidden_size", 3584),
+    )
+
+
+QWEN2_5_VISION = _entries(depth=32, hidden=3584, inner=3420, patch=14)
+
+
+def _missing_layers(config: Config) -> str | None:
+    last = config["num_hidden_layers"] - 1
+    beyond = next((index for index in config["deepstack_visual_indexes"] if index > last), None)
+    return None if beyond is None else f"{shown(beyond)} is behind the last of depth's layers, {shown(last)}"
+
+
+QWEN3_VISION: tuple[Entry, ...] = (
+    *_entries(depth=27, hidden=1152, inner=4304, patch=16),
+    size("num_position_embeddings", 2304),
+    Field(name="deepstack_visual_indexes", type="indices", default=(8, 16, 24)),
+    Check(name="deepstack_visual_indexes", problem=_missing_layers),
+)
+
+
+def _patches(config: Config, *, bias: bool) -> Module:
+    hidden, patch = config["hidden_size"], config["patch_size"]
+    weight = (hidden, config["in_channels"], config["temporal_patch_size"], patch, patch)
+    if bias:
+        return bare(f"{_PATH}.patch_embed.proj", "other", weight=weight, bias=(hidden,))
+    return bare(f"{_PATH}.patch_embed.proj", "other", weight=weight)
+
+
+def _rotary(config: Config) -> Parts:
+    """The frequencies of an axis: half of a head, in pairs."""
+    return frequencies(f"{_PATH}.rotary_pos_emb", int(config["hidden_size"]) // int(config["num_attention_heads"]) // 2)
+
+
+def _attention(config: Config) -> Owned:
+    hidden = config["hidden_size"]
+    return (linear("attn.qkv", hidden, 3 * hidden, bias=True), linear("attn.proj", hidden, hidden, bias=True))
+
+
+def _merged(config: Config) -> Dim:
+    """The width of the patches that one token is made of."""
+    return Dim(int(config["hidden_size"]) * int(config["spatial_merge_size"]) ** 2, "hidden_size · spatial_merge_size²")
+
+
+def qwen2_5_tower(config: Config) -> Parts:
+    """Patches, layers with RMSNorm and a gated MLP, and the merger."""
+    hidden, merged = config["hidden_size"], _merged(config)
+
+    def layer(_kind: object) -> Owned:
+        return (
+            norm("norm1", hidden),
+            norm("norm2", hidden),
+            *_attention(config),
+            *gated_mlp(config, bias=True),
+        )
+
+    return (
+        _patches(config, bias=False),
+        *_rotary(config),
+        stack(f"{_PATH}.blocks", alike(config), layer),
+        norm(f"{_PATH}.merger.ln_q", hidden),
+        linear(f"{_PATH}.merger.mlp.0", merged, merged, bias=True),
+        linear(f"{_PATH}.merger.mlp.2", merged, config["out_hidden_size"], bias=True),
+    )
+
+
+def qwen3_tower(config: Config) -> Parts:
+    """Patches with learned positions, layers with LayerNorm and a plain MLP, and the mergers."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+
+    def layer(_kind: object) -> Owned:
+        return (
+            norm("norm1", hidden, bias=True),
+            norm("norm2", hidden, bias=True),
+            *_attention(config),
+            linear("mlp.linear_fc1", hidden, inner, bias=True),
+            linear("mlp.linear_fc2", inner, hidden, bias=True),
+        )
+
+    mergers = range(len(config["deepstack_visual_indexes"]))
+    return (
+        _patches(config, bias=True),
+        embedding(f"{_PATH}.pos_embed", config["num_position_embeddings"], hidden),
+        *_rotary(config),
+        stack(f"{_PATH}.blocks", alike(config), layer),
+        *_merger(config, f"{_PATH}.merger", hidden),
+        *(m for n in mergers for m in _merger(config, f"{_PATH}.deepstack_merger_list.{n}", _merged(config))),
+    )
+
+
+def _merger(config: Config, path: str, normed: int) -> tuple[Module, ...]:
+    merged = _merged(config)
+    return (
+        norm(f"{path}.norm", normed, bias=True),
+        linear(f"{path}.linear_fc1", merged, merged, bias=True),
+        linear(f"{path}.linear_fc2", merged, config["out_hidden_size"], bias=True),
+    )

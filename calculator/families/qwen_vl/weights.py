@@ -1,0 +1,188 @@
+"""Qwen 2.5 and 3 VL: a vision tower that turns patches into tokens, and Qwen's text model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.architecture.config import Check, Computed, Config, Field, shown
+from calculator.architecture.model import stack
+from calculator.architecture.module import embedding, linear, norm
+from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, gated_mlp, kinds_by_attention, norms
+from calculator.families.family import Family, Parts
+from calculator.families.fields import (
+    ONE_HEAD_SIZE,
+    activation,
+    dropouts,
+    flag,
+    grouped_sizes,
+    number,
+    padding,
+    positions,
+    size,
+    tie,
+)
+from calculator.families.nested import TEXT_ALONE, from_text, nested, text_at_the_top
+from calculator.families.qwen_vl import forward
+from calculator.families.qwen_vl.towers import QWEN2_5_VISION, QWEN3_VISION, qwen2_5_tower, qwen3_tower
+from calculator.families.rope import ROPE_TYPES, frequencies, rope
+from calculator.families.windows import layer_types, switched_window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from calculator.architecture.config import Entry
+    from calculator.architecture.layer_kind import LayerKind
+
+#: What the text models treat the type "mrope" as. Source: convert_rope_params_to_dict of their config classes.
+_TYPES = {**{kind: kind for kind in ROPE_TYPES}, "mrope": "default"}
+
+
+def _wrong_sections(default: Sequence[int]) -> Check:
+    def problem(config: Config) -> str | None:
+        sections, pairs = config["rope_parameters"].get("mrope_section", default), int(config["rotary_dim"]) // 2
+        valid = isinstance(sections, list | tuple) and len(sections) == len(default)
+        if valid and all(isinstance(each, int) and each > 0 for each in sections) and sum(sections) == pairs:
+            return None
+        return f"mrope_section {shown(sections)} must be {len(default)} numbers whose sum is the {pairs} rotated pairs"
+
+    return Check(name="rope_parameters", problem=problem)
+
+
+def _with_defaults(entries: Sequence[Entry], defaults: dict[str, Any]) -> tuple[Entry, ...]:
+    """Give fields the class's defaults: a file's `text_config` is saved as the difference from them."""
+    return tuple(
+        replace(entry, default=defaults[entry.name]) if isinstance(entry, Field) and entry.name in defaults else entry
+        for entry in entries
+    )
+
+
+def _slides(config: Config, index: int) -> bool:
+    return config["sliding_window"] is not None and index >= config["max_window_layers"]
+
+
+_QWEN2_5_TEXT = _with_defaults(
+    (
+        *(entry for entry in grouped_sizes(kv=8) if entry.name != "head_dim"),
+        ONE_HEAD_SIZE[1],
+        positions(32_768),
+        *rope(theta=1e6, types=_TYPES),
+        _wrong_sections((16, 24, 24)),
+        activation(),
+        number("rms_norm_eps", 1e-5),
+        *switched_window(4096),
+        size("max_window_layers", 80, minimum=0),
+        *layer_types(_slides),
+        *dropouts("attention_dropout", nullable=True),
+        tie(default=False),
+        *padding(),
+    ),
+    {
+        "vocab_size": 152_064,
+        "hidden_size": 8192,
+        "intermediate_size": 29_568,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    },
+)
+
+_QWEN3_TEXT = _with_defaults(
+    (
+        *grouped_sizes(kv=32, head=128),
+        positions(128_000),
+        *rope(theta=500_000.0),
+        _wrong_sections((24, 20, 20)),
+        activation(),
+        number("rms_norm_eps", 1e-6),
+        flag("attention_bias", False),
+        *dropouts("attention_dropout"),
+        *padding(),
+    ),
+    {
+        "vocab_size": 151_936,
+        "hidden_size": 4096,
+        "intermediate_size": 22_016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+)
+
+
+def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], Owned]) -> Parts:
+    text, model = config["text_config"], "model.language_model"
+    return (
+        *tower,
+        embedding(f"{model}.embed_tokens", text["vocab_size"], text["hidden_size"]),
+        stack(f"{model}.layers", kinds, layer),
+        norm(f"{model}.norm", text["hidden_size"]),
+        *frequencies(f"{model}.rotary_emb", text["rotary_dim"]),
+        linear("lm_head", text["hidden_size"], text["vocab_size"]),
+    )
+
+
+def _qwen2_5_vl(config: Config) -> Parts:
+    text = config["text_config"]
+
+    def layer(_kind: LayerKind) -> Owned:
+        return (*attention(text, qkv_bias=True), *gated_mlp(text), *norms(text, *PRE_NORMS))
+
+    return _parts(config, qwen2_5_tower(config["vision_config"]), kinds_by_attention(text), layer)
+
+
+def _qwen3_vl(config: Config) -> Parts:
+    text = config["text_config"]
+
+    def layer(_kind: LayerKind) -> Owned:
+        bias, head = text["attention_bias"], text["head_dim"]
+        return (
+            *attention(text, qkv_bias=bias, o_bias=bias),
+            norm("self_attn.q_norm", head),
+            norm("self_attn.k_norm", head),
+            *gated_mlp(text),
+            *norms(text, *PRE_NORMS),
+        )
+
+    return _parts(config, qwen3_tower(config["vision_config"]), alike(text), layer)
+
+
+def _tied_anywhere(config: Config) -> bool:
+    return bool(config["tie_word_embeddings"] or config["text_config"]["tie_word_embeddings"])
+
+
+def _entries(text: tuple[Entry, ...], vision: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    return (
+        *nested("text_config", text),
+        *nested("vision_config", vision),
+        *from_text(text),
+        tie(default=False),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="qwen2_5_vl",
+        auto_class="image-text-to-text",
+        entries=(
+            *_entries(_QWEN2_5_TEXT, QWEN2_5_VISION),
+            Computed(name="tie_word_embeddings", value=_tied_anywhere),
+        ),
+        text=_QWEN2_5_TEXT,
+        prepare=text_at_the_top,
+        parts=_qwen2_5_vl,
+        forward=forward.QWEN2_5_VL,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.visual.",),
+    ),
+    Family(
+        model_type="qwen3_vl",
+        auto_class="image-text-to-text",
+        entries=_entries(_QWEN3_TEXT, QWEN3_VISION),
+        text=_QWEN3_TEXT,
+        parts=_qwen3_vl,
+        forward=forward.QWEN3_VL,
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+        notes=(TEXT_ALONE,),
+        idle=("model.visual.",),
+    ),
+)
