@@ -132,6 +132,9 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modelled on one GPU only: take none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
+    if model.idle:
+        message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

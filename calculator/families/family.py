@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 #: AutoModel.
 AutoClass = Literal["causal", "seq2seq", "masked-lm", "image-text-to-text", "base"]
 
+_AUTO_MODELS: dict[AutoClass, str] = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "base": "AutoModel",
+}
+
 #: Modules and layers in the order of `named_parameters()`; buffers at any place.
 Parts = tuple[Module | Stack | Buffer, ...]
 
@@ -64,6 +72,11 @@ class Family:
 
     #: Whether the model adds its routers' loss to its own if the config sets output_router_logits.
     adds_router_loss: bool = False
+
+    @property
+    def auto_model(self) -> str:
+        """The class of transformers that builds the model from a config."""
+        return _AUTO_MODELS[self.auto_class]
 
     @property
     def source(self) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+import transformers
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
+from calculator.families import FAMILIES
 from validation.reference import methods
 from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
@@ -111,11 +113,11 @@ def build_base(
     device: torch.device = META,
     quantization: Quantization | None = None,
     quant_storage: QuantStorage = "uint8",
-    auto_model: Any = AutoModelForCausalLM,
+    auto_model: Any = None,
 ) -> ReferenceModel:
     """Build a request's model with random weights on a device, before its method is applied.
 
-    `auto_model` is the class of transformers that chooses the model's class: a causal language model's by default.
+    `auto_model` is the class of transformers that chooses the model's class: that of the family by default.
 
     Raises:
         PlanError: if transformers refuses the request, or a GPU would.
@@ -123,7 +125,7 @@ def build_base(
     dtype = getattr(torch, request.training.dtype)
     packed = request.method.base_quantization(request.training) or quantization
     with refusing("model"), META if packed else device:
-        model = _model(request, dtype, auto_model)
+        model = _model(request, dtype, auto_model or _auto_model(request))
     check(model, request)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     head = _path(model, model.get_output_embeddings())
@@ -153,7 +155,13 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
         config.layerdrop = 0.0  # layerdrop skips random layers; the reference step runs every layer
     if auto_model is AutoModelForSequenceClassification:
         config.num_labels = 1
-    return auto_model.from_config(config, dtype=dtype, attn_implementation=_attention(config, request.training))
+    attention = _attention(_auto_model(request), config, request.training)
+    return auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
+
+
+def _auto_model(request: Request) -> Any:
+    """The class of transformers that builds the model of the request's family."""
+    return getattr(transformers, FAMILIES[config_of(request)["model_type"]].auto_model)
 
 
 @contextmanager
@@ -167,9 +175,9 @@ def refusing(loc: str) -> Iterator[None]:
         raise refusal(loc, f"the libraries refuse it: {error}") from error
 
 
-def _attention(config: PreTrainedConfig, training: Training) -> str:
+def _attention(auto_model: Any, config: PreTrainedConfig, training: Training) -> str:
     """The attention implementation that runs: eager for a family without SDPA support."""
-    if training.attention == "sdpa" and not AutoModelForCausalLM._model_mapping[type(config)]._supports_sdpa:
+    if training.attention == "sdpa" and not auto_model._model_mapping[type(config)]._supports_sdpa:
         return "eager"
     return training.attention
 

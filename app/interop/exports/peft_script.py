@@ -18,6 +18,7 @@ from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH, literal
 from calculator.common.errors import refusal
+from calculator.families import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +128,7 @@ def _template(name: str) -> Any:
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
+    auto_model = FAMILIES[plan.model.model_type].auto_model
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
     by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
@@ -146,9 +148,10 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "trainable": plan.parameters.trainable,
         "training": training,
         "trains_base": method.facts.trains_base,
+        "auto_model": auto_model,
         "trainer_class": trainer.classes[0] if trainer.classes else "",
         "config_class": trainer.classes[1] if trainer.classes else "",
-        "transformers": _imported("transformers", _transformers(request, trainer, by_hand=by_hand)),
+        "transformers": _imported("transformers", _transformers(request, auto_model, trainer, by_hand=by_hand)),
         "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
     }
 
@@ -163,8 +166,8 @@ def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
-def _transformers(request: Request, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
-    named = ["AutoModelForCausalLM", "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
+def _transformers(request: Request, auto_model: str, trainer: TrainerScript, *, by_hand: bool) -> tuple[str, ...]:
+    named = [auto_model, "AutoTokenizer" if request.model.id is not None else "AutoConfig"]
     if request.method.facts.quantizes_base and not by_hand:
         named.append("BitsAndBytesConfig")
     if trainer.classes:

@@ -37,23 +37,35 @@ def _interleaved(freq: Tensor, name: str) -> Tensor:
     return ops.cat((pairs, pairs), (batch, length, 2 * half), f"rotary: {name}, whole")
 
 
-def _tables(recompose: Callable[[Tensor, str], Tensor], context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """Return cos and sin, (batch, sequence, head_dim) each. The text model keeps the positions."""
+def _axial(context: Context, hidden_states: Tensor, recompose: Callable[[Tensor, str], Tensor]) -> tuple[Tensor, ...]:
+    """Return cos, sin, (batch, sequence, head_dim) each, and position_ids."""
     context.set_scope(f"{_MODEL}.")
     tape, (batch, length, _) = context.tape, hidden_states.shape
-    context.decoder_locals.append(tape.new((length,), "int64", "position_ids"))
+    position_ids = tape.new((length,), "int64", "position_ids")
     freqs = tape.new((_AXES, batch, length, context.config["rotary_dim"] // 2), "float32", "rotary: freqs")
     cos = ops.scale(ops.unary(freqs, "rotary: cos", saves="input"), "rotary: cos, scaled")
     sin = ops.scale(ops.unary(freqs, "rotary: sin", saves="input"), "rotary: sin, scaled")
     sin = recompose(sin, "sin")
     cos = recompose(cos, "cos")
     dtype = hidden_states.dtype
-    return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin")
+    return ops.cast(cos, dtype, "rotary: cos"), ops.cast(sin, dtype, "rotary: sin"), position_ids
+
+
+def _tables_by_sections(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return the tables of Qwen 2.5. Its layers receive no positions: the text model keeps them."""
+    cos, sin, position_ids = _axial(context, hidden_states, _by_sections)
+    context.decoder_locals.append(position_ids)
+    return cos, sin
+
+
+def _interleaved_tables(context: Context, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """Return the tables of Qwen 3, and the positions, which every layer receives."""
+    return _axial(context, hidden_states, _interleaved)
 
 
 _EMBED = partial(embed, name=f"{_MODEL}.embed_tokens")
 _NORM = final(norms.rms_norm, f"{_MODEL}.norm")
 
-QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=partial(_tables, _by_sections), final_norm=_NORM)
+QWEN2_5_VL = replace(QWEN2, embeddings=_EMBED, tables=_tables_by_sections, final_norm=_NORM)
 
-QWEN3_VL = replace(QWEN3, embeddings=_EMBED, tables=partial(_tables, _interleaved), final_norm=_NORM, masks=())
+QWEN3_VL = replace(QWEN3, embeddings=_EMBED, tables=_interleaved_tables, final_norm=_NORM, masks=())
