@@ -128,7 +128,7 @@ def _template(name: str) -> Any:
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
-    auto_model = FAMILIES[plan.model.model_type].auto_model
+    auto_model = FAMILIES[planned.model.model_type].auto_model
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
     by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)

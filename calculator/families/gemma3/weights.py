@@ -17,6 +17,7 @@ from calculator.families.nested import TEXT_ALONE, from_text, nested
 from calculator.families.rope import frequencies_per_type
 
 if TYPE_CHECKING:
+    from calculator.architecture.config import Entry
     from calculator.architecture.module import Module
     from calculator.families.blocks import Owned
 
@@ -30,7 +31,7 @@ _TEXT_DEFAULTS = {
     "num_attention_heads": 8,
 }
 
-_TEXT = tuple(
+_TEXT: tuple[Entry, ...] = tuple(
     replace(entry, default=_TEXT_DEFAULTS[entry.name])
     if entry.name in _TEXT_DEFAULTS and isinstance(entry, Field)
     else entry
@@ -38,7 +39,7 @@ _TEXT = tuple(
 )
 
 #: Source: transformers/models/siglip/configuration_siglip.py, SiglipVisionConfig.
-_VISION = (
+_VISION: tuple[Entry, ...] = (
     size("hidden_size", 768),
     size("intermediate_size", 3072),
     size("num_hidden_layers", 12, maximum=MOST_LAYERS),
