@@ -12,7 +12,7 @@ from calculator.engine.memory_curve import Moment
 from calculator.sharding.zero.parameters import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from calculator.engine.live_tensors import LiveTensors
     from calculator.engine.memory_curve import Window
@@ -112,9 +112,25 @@ class BackwardPass:
             self._piece(start, end, 0)
             return
         self._piece(start, window.start, 0)
-        for copy in range(window.copies + 1):
-            self._piece(window.start, window.end, copy)
+        first = len(self.hooks)
+        self._piece(window.start, window.end, 0)
+        own = self.hooks[first:]
+        for copy in range(1, window.copies + 1):
+            if own and (copy < window.copies or self._last is self._base):
+                self._until(self._base, window.start, own[0].ready.event, copy * self._growth(), copy)
+                self.hooks += self._repeated(own, copy)
+            else:
+                self._piece(window.start, window.end, copy)
         self._piece(window.end, end, window.copies)
+
+    def _repeated(self, hooks: Sequence[Hook], copy: int) -> Iterator[Hook]:
+        """The hooks of the first copy of the layers, in another copy."""
+        more = copy * self._growth()
+        back = copy * (self._repetition.end - self._repetition.start)
+        for key, gradient, ready, after in hooks:
+            of_copy = key if key is None or key.layer is None else Key(key.name, key.layer - back)
+            entered = At(ready.bytes + more, ready.event, copy)
+            yield Hook(of_copy, gradient, entered, At(after.bytes + more, after.event, copy))
 
     def _piece(self, start: int, end: int, copy: int) -> None:
         """Add the hooks between two positions, for one copy of the layers."""

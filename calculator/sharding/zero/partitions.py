@@ -5,6 +5,7 @@ Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,11 +57,10 @@ class FlatGroup:
     def slices(self, rank: int) -> list[int]:
         """The elements of each parameter that are in a rank's partition."""
         start, end = rank * self.partition, (rank + 1) * self.partition
-        return [
-            min(offset + each.elements, end) - max(offset, start)
-            for each, offset in zip(self.parameters, self.offsets, strict=False)
-            if offset < end and offset + each.elements > start
-        ]
+        first, last = max(0, bisect_right(self.offsets, start) - 1), bisect_left(self.offsets, end)
+        found = zip(self.parameters[first:last], self.offsets[first:last], strict=True)
+        sizes = [min(offset + each.elements, end) - max(offset, start) for each, offset in found]
+        return [size for size in sizes if size > 0]
 
 
 def _round_robin(parameters: Sequence[Trained], count: int) -> list[Trained]:

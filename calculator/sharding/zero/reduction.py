@@ -108,6 +108,7 @@ class Reduction:
 
     __slots__ = (
         "_bucket",
+        "_bucket_bytes",
         "_filled",
         "_has_bucket",
         "_held",
@@ -123,7 +124,7 @@ class Reduction:
     )
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._bucket_bytes = plan, plan.bucket_bytes
         self.intervals: list[Point] = []
         self.reduced: dict[int, int] = {}
         self.large: list[Large] = []
@@ -242,7 +243,7 @@ class Reduction:
             yield sum(size for _, size in run)
 
     def _note(self, at: At, *, copied: int = 0) -> None:
-        bucket = self._plan.bucket_bytes if self._has_bucket else 0
+        bucket = self._bucket_bytes if self._has_bucket else 0
         size = at.bytes + bucket + self._large + self._held + copied
         self.line[-1].append((len(self.intervals), size))
         if self._open is None or size > self._open.bytes:

@@ -6,7 +6,7 @@ Source: deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer.__init__
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ PREFIX = "DeepSpeed: "
 SOURCE = "deepspeed/runtime/zero/stage_1_and_2.py, DeepSpeedZeroOptimizer"
 
 
+@lru_cache(maxsize=4096)
 def row(
     name: str, elements: int, what: str, dtype: DType, component: ComponentName = "workspace", count: int = 1
 ) -> ResidentTensor:

@@ -5,14 +5,17 @@ Source: deepspeed/runtime/zero/stage_1_and_2.py, step; deepspeed/runtime/utils.p
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import ALLOCATION_ROUNDING, allocated
 from calculator.sharding.zero.state import row
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.state import FlatState
@@ -49,12 +52,12 @@ class OptimizerStep:
         before = (*self._gradients, *self._state.padding_of(self._rank))
         if self._state.dtype != "float32":
             yield *before, _scalars(OVERFLOW_SCALARS)
-        norms = 0
         for number, slices in enumerate(self._slices):
-            norms = number
-            for size in slices:
-                norms += 1
-                yield *before, row("gradient in float64", size, "gradient", "float64"), _scalars(norms)
+            norms = number + len(slices)
+            if slices:
+                at = max(range(len(slices)), key=lambda at: (allocated(slices[at], 8) + ALLOCATION_ROUNDING * at, -at))
+                copied = row("gradient in float64", slices[at], "gradient", "float64")
+                yield *before, copied, _scalars(number + at + 1)
             yield *before, row("norms, stacked", len(slices), "gradients", "float64", count=2), _scalars(norms)
             yield *before, _scalars(norms + NORM_SCALARS)
         for group in range(len(self._slices)):
@@ -77,7 +80,14 @@ class OptimizerStep:
         after = (*(self._gradients if not (last and own) else ()), *kept, *own, numbers)
         if state.prepared.training.max_grad_norm:
             yield *after, _scalars(CLIP_SCALARS)
-        yield *after, *temporaries([(master,)], state.optimizer, clips=False, keeps_norm=False)
+        yield *after, *_temporaries(state.partitions.groups[group].partition, state.optimizer)
+
+
+@lru_cache(maxsize=64)
+def _temporaries(elements: int, optimizer: Optimizer) -> tuple[ResidentTensors, ...]:
+    """What the update of a partition allocates."""
+    master = row("float32 gradients", elements, "(trained parameters, padded) / count", "float32")
+    return temporaries([(master,)], optimizer, clips=False, keeps_norm=False)
 
 
 def _scalars(count: int) -> ResidentTensor:
