@@ -67,6 +67,7 @@ def check(request: Request, model: Model) -> None:
             request.device,
             quantizes=request.method.facts.quantizes_base,
             trains_biases=request.method.trains_biases,
+            uses_dora=getattr(request.method, "use_dora", False),
         ),
     ]
     if problems:

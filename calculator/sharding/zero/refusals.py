@@ -23,7 +23,9 @@ ON_HOST = ("adamw_torch", "adamw_torch_fused")
 _ZERO = "training.deepspeed.zero_optimization"
 
 
-def zero_problems(training: Training, device: Device, *, quantizes: bool, trains_biases: bool) -> Iterator[Problem]:
+def zero_problems(
+    training: Training, device: Device, *, quantizes: bool, trains_biases: bool, uses_dora: bool
+) -> Iterator[Problem]:
     """Options without ZeRO, what DeepSpeed refuses, and what of it is not modelled."""
     stage = STAGES.get(device.sharding)
     if stage is None:
@@ -41,7 +43,10 @@ def zero_problems(training: Training, device: Device, *, quantizes: bool, trains
     yield from stage_problems(training.zero, stage)
     yield from _precision(training, quantizes=quantizes)
     yield from _options(training.zero)
-    if quantizes and trains_biases and training.dtype != "bfloat16":
+    if quantizes and uses_dora and training.dtype != "bfloat16":
+        message = "DoRA over 4-bit layers that compute in another dtype than bf16 weights is not modelled: set bfloat16"
+        yield Problem(loc="training.dtype", msg=message, input=training.dtype)
+    elif quantizes and trains_biases and training.dtype != "bfloat16":
         message = (
             "bitsandbytes casts the biases of 4-bit layers to this dtype, out of DeepSpeed's flat tensors, which is not"
             " modelled: set bfloat16, or method.bias none"

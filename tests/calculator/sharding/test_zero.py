@@ -183,6 +183,7 @@ def test_transformers_values_for_auto_follow_from_the_hidden_size():
         ("training.optimizer", {"optimizer": "adagrad"}),
         ("training.optimizer", {"optimizer": "sgd", "zero": {"offload_optimizer": {"device": "cpu"}}}),
         ("training.dtype", {"dtype": "float32", "method": {"name": "qlora", "r": 8, "bias": "all"}}),
+        ("training.dtype", {"dtype": "float32", "method": {"name": "qlora", "r": 8, "use_dora": True}}),
         ("training.deepspeed.zero_optimization.stage", {"zero": {"stage": 3}}),
         ("training.deepspeed.zero_optimization.contiguous_gradients", {"zero": {"contiguous_gradients": False}}),
         ("training.deepspeed.zero_optimization.offload_param", {"zero": {"offload_param": {"device": "cpu"}}}),
