@@ -71,15 +71,20 @@ class TrainerScript:
     classes: tuple[str, ...] = ()
     #: Whether they are in TRL.
     is_of_trl: bool = False
+    #: Whether it tokenizes texts itself, and adds the adapters.
+    compares: bool = False
 
 
-#: The script of each trainer; None for one that has none yet.
-TRAINER_SCRIPTS: dict[TrainerName | None, TrainerScript | None] = {
+#: The script of each trainer that has one.
+TRAINER_SCRIPTS: dict[TrainerName | None, TrainerScript] = {
     None: TrainerScript(template="peft"),
     "transformers": TrainerScript(template="trainer", classes=("Trainer", "TrainingArguments")),
     "trl-sft": TrainerScript(template="trainer", classes=("SFTTrainer", "SFTConfig"), is_of_trl=True),
-    "trl-dpo": None,
+    "trl-dpo": TrainerScript(template="preference", classes=("DPOTrainer", "DPOConfig"), is_of_trl=True, compares=True),
 }
+
+#: The methods whose templates name their adapters' configuration.
+COMPARED: tuple[MethodName, ...] = ("full", "lora", "qlora")
 
 SCRIPTS: dict[MethodName, MethodScript] = {
     "full": MethodScript(template="full"),
@@ -101,8 +106,10 @@ def exported(planned: Planned) -> Exported:
     """
     method, name = planned.request.method, planned.request.training.trainer
     script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS.get(name)
+    if trainer is not None and trainer.compares:
+        _check_compared(planned.request, name)
     if trainer is None:
-        *others, last = (known for known, each in TRAINER_SCRIPTS.items() if known and each is not None)
+        *others, last = filter(None, TRAINER_SCRIPTS)
         message = f"scripts are written for {', '.join(others)} and {last}, and for the reference step: use one of them"
         raise refusal("training.trainer", message, name)
     context = {**_context(planned, script, trainer), **script.context(method)}
@@ -135,6 +142,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
     return {
         "attention": planned.attention,
         "by_hand": by_hand,
+        "compares": trainer.compares,
         "config": request.model.config,
         "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
@@ -197,9 +205,19 @@ def _run(request: Request) -> tuple[str, ...]:
 
 
 def _releases(request: Request) -> str:
-    stack, script = request.stack, TRAINER_SCRIPTS[request.training.trainer]
-    trl = f", trl {stack.trl}" if script is not None and script.is_of_trl else ""
+    stack = request.stack
+    trl = f", trl {stack.trl}" if TRAINER_SCRIPTS[request.training.trainer].is_of_trl else ""
     return f"transformers {stack.transformers}{trl} and peft {stack.peft}"
+
+
+def _check_compared(request: Request, trainer: str | None) -> None:
+    """Refuse a script of a trainer that tokenizes texts itself and adds the adapters, where it lacks one of both."""
+    if request.model.id is None:
+        message = f"{trainer} tokenizes texts itself, and a config has no tokenizer: give a hub id"
+        raise refusal("model.config", message, None)
+    if request.method.name not in COMPARED:
+        message = f"scripts of {trainer} are written for {', '.join(COMPARED)}: use one of them, or transformers"
+        raise refusal("method.name", message, request.method.name)
 
 
 def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:

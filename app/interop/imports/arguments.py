@@ -16,6 +16,7 @@ from calculator.trainers import TRAINERS
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys
+    from calculator.common.names import TrainerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,11 @@ STRATEGIES = ("bfd", "bfd_split", "wrapped")
 _PACKS = "trl-sft"
 
 
-def trainer_or_warn(keys: Keys, name: str) -> str:
+def trainer_or_warn(keys: Keys, name: str) -> TrainerName:
     """Return a trainer that is modelled: the named one, or SFTTrainer with a warning."""
-    if name in TRAINERS:
-        return name
+    for known in TRAINERS:
+        if known == name and known is not None:
+            return known
     effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
     keys.warn(f"the trainer {name}", effect, "one of TRL's SFTTrainer")
     return "trl-sft"
@@ -64,7 +66,7 @@ ATTENTION = {
 }
 
 
-def arguments(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, Any]:
+def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> dict[str, Any]:
     """Return the training settings of a configuration, and of the model's attention."""
     attention = keys.choice("attn_implementation", ATTENTION, "sdpa", "sdpa")
     batch = keys.integer("per_device_train_batch_size", defaults.batch)
@@ -110,7 +112,7 @@ def _length(keys: Keys, trainer: str, defaults: ArgumentDefaults) -> dict[str, A
     return {"sequence_length": keys.integer("max_length", defaults.length or 1024)}
 
 
-def _packing(keys: Keys, trainer: str, attention: str, batch: int) -> dict[str, Any]:
+def _packing(keys: Keys, trainer: TrainerName, attention: str, batch: int) -> dict[str, Any]:
     """Return packing and padding. Without packing, a batch of several sequences is padded to its longest."""
     packing, free = keys.flag("packing"), keys.flag("padding_free")
     strategy = keys.choice("packing_strategy", {name: name for name in STRATEGIES}, "bfd", "bfd")
@@ -124,7 +126,7 @@ def _packing(keys: Keys, trainer: str, attention: str, batch: int) -> dict[str, 
     if packing:
         effect = "Packing puts several examples into one row, and attention gets their boundaries."
         keys.warn(f"packing with {attention}", effect, "one with full sequences of max_length tokens")
-    return {"padding": batch > 1 and not packing}
+    return {"padding": batch * TRAINERS[trainer].facts.sequences > 1 and not packing}
 
 
 def _loss(keys: Keys, trainer: str) -> dict[str, Any]:

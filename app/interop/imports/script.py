@@ -17,6 +17,7 @@ from app.interop.imports.without_effect import WITHOUT_EFFECT
 if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
+    from calculator.common.names import TrainerName
 
 #: The trainer of each class, and of each configuration class.
 CLASSES = {
@@ -79,7 +80,7 @@ def _list_unread(keys: Keys) -> None:
             keys.miss(key, text, "is an expression that is not evaluated: the default is used")
 
 
-def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> str:
+def _trainer(keys: Keys, calls: tuple[str, ...], *, is_unsloth: bool) -> TrainerName:
     named = next((CLASSES[name] for name in CLASSES if name in calls), "trl-sft" if is_unsloth else "transformers")
     return trainer_or_warn(keys, named)
 

@@ -168,15 +168,21 @@ def test_the_script_trains_as_the_settings_say(method, training, tmp_path, monke
     trained_as_planned(ran(body(method, **training), tmp_path, monkeypatch, capsys))
 
 
-def test_a_script_by_id_reads_a_model_from_a_folder_too(tmp_path, monkeypatch, capsys):
-    """The catalogue's model would have to be fetched; a small one with a tokenizer replaces it."""
-    folder, saved = tmp_path / "model", tmp_path / "saved"
+@pytest.fixture
+def small_model(tmp_path):
+    """A folder with a small model and a tokenizer, in place of the catalogue's model, which would have to be fetched."""
+    folder = tmp_path / "model"
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA), dtype=torch.bfloat16).save_pretrained(folder)
-    words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "step": 2}, unk_token="[UNK]"))
+    words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "step": 2, "[EOS]": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]").save_pretrained(folder)
+    return folder
+
+
+def test_a_script_by_id_reads_a_model_from_a_folder_too(small_model, tmp_path, monkeypatch, capsys):
+    saved = tmp_path / "saved"
     request = {**body({"name": "qlora", **LOW_RANK}), "model": "meta-llama/Llama-3.1-8B"}
-    printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(folder), "--output", str(saved))
+    printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(small_model), "--output", str(saved))
     assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
     assert (saved / "adapter_config.json").exists()
 
@@ -274,6 +280,9 @@ def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path)
     packed = {"trainer": "trl-sft", "packing": True, "attention": "flash_attention_2", "use_liger_kernel": True}
     drawn = {"trainer": "transformers", "sequence_lengths": [[16, 3], [32, 1]], "torch_empty_cache_steps": 2}
     written += [script(body({"name": "qlora", **LOW_RANK}, **training)) for training in (packed, drawn)]
+    compared = {"trainer": "trl-dpo", "precompute_ref_log_probs": True}
+    for method in ({"name": "full"}, {"name": "qlora", **LOW_RANK}):
+        written.append(script({**body(method, **compared), "model": "meta-llama/Llama-3.1-8B"}))
     for number, text in enumerate(written):
         (tmp_path / f"script_{number}.py").write_text(text)
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
@@ -282,7 +291,33 @@ def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path)
         assert checked.returncode == 0, checked.stdout
 
 
-def test_every_trainer_has_a_script_or_is_refused_by_name():
-    assert set(peft_script.TRAINER_SCRIPTS) <= set(TRAINERS)
+@pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora", **LOW_RANK}], ids=lambda method: method["name"])
+def test_the_script_of_dpo_trains_a_model_from_a_folder(method, small_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    request = {**body(method, trainer="trl-dpo", gradient_accumulation_steps=2), "model": "meta-llama/Llama-3.1-8B"}
+    printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(small_model))
+    assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
+    assert ("ref_model=load(" in script(request)) is (method["name"] == "full")
+
+
+def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows():
+    for change, loc in (({}, "model.config"), ({"model": "gpt2", "method": {"name": "ia3"}}, "method.name")):
+        with pytest.raises(PlanError) as refused:
+            script({**body({"name": "lora"}, trainer="trl-dpo"), **change})
+        assert refused.value.problems[0].loc == loc
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
+    request = {**body({"name": "lora", **LOW_RANK}, trainer=trainer), "model": "meta-llama/Llama-3.2-1B"}
+    if trainer in peft_script.TRAINER_SCRIPTS:
+        assert "def main" in script(request)
+        return
+    with pytest.raises(PlanError) as refused:
+        script(request)
+    assert refused.value.problems[0].loc == "training.trainer"
+
+
+def test_a_script_lists_the_labelled_tokens_that_its_text_does_not_have():
     told = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
     assert [each.loc for each in told.not_expressed] == ["training.completion_tokens"]
