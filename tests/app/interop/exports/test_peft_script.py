@@ -170,7 +170,7 @@ def test_the_script_trains_as_the_settings_say(method, training, tmp_path, monke
 
 @pytest.fixture
 def small_model(tmp_path):
-    """A folder with a small model and a tokenizer, in place of the catalogue's model, which would have to be fetched."""
+    """A folder with a small model and a tokenizer, because the catalogue's model would have to be fetched."""
     folder = tmp_path / "model"
     AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA), dtype=torch.bfloat16).save_pretrained(folder)
     words = Tokenizer(WordLevel({"[UNK]": 0, "the": 1, "step": 2, "[EOS]": 3}, unk_token="[UNK]"))
