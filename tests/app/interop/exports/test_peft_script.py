@@ -309,7 +309,8 @@ def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows(
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
-    request = {**body({"name": "lora", **LOW_RANK}, trainer=trainer), "model": "meta-llama/Llama-3.2-1B"}
+    request = body({"name": "lora", **LOW_RANK}, trainer=trainer, micro_batch_size=2)
+    request["model"] = "meta-llama/Llama-3.2-1B"
     if trainer in peft_script.TRAINER_SCRIPTS:
         assert "def main" in script(request)
         return
