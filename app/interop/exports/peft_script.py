@@ -221,9 +221,13 @@ def _check_compared(request: Request, trainer: str | None) -> None:
 
 
 def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
-    """Return the settings that the sample text cannot show."""
-    completion = request.training.completion_tokens
-    if completion is None:
-        return ()
-    why = "every token of the script's text is labelled"
-    return (NotExpressed(loc="training.completion_tokens", value=completion, why=why),)
+    """Return the settings that the sample text cannot show, or that the trainer has its own value of."""
+    training, found = request.training, []
+    if training.completion_tokens is not None:
+        why = "the labelled tokens are those of the script's text"
+        found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
+    adds = TRAINER_SCRIPTS[training.trainer].compares and not request.method.facts.trains_base
+    if adds and training.adapter_dtype == "model":
+        why = "the trainer adds adapters in float32"
+        found.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))
+    return tuple(found)
