@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from calculator.common.errors import refusal
 from calculator.estimate.request import Request, parse_request
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Training
+from calculator.trainers import TRAINERS as MODELLED
 
 TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-grpo", "trl-rloo"]
 
@@ -47,23 +50,40 @@ class Recipe:
 SETTINGS = tuple(field.name for field in fields(Recipe) if field.name not in {"request", "trl"})
 
 
+#: Those that a request of a trainer that is modelled has too, with their defaults there.
+DECLARED = {each.name: each.default for each in declared(Training) if each.name in SETTINGS}
+
+
 def parse_recipe(body: Any) -> Recipe | None:
     """The recipe of an estimate's request; None for the reference step.
+
+    A release of TRL that estimates don't know is traced too.
 
     Raises:
         PlanError: with the problems of the request, or the trainer that is not traced.
     """
     training = dict(body.get("training", {})) if isinstance(body, dict) else {}
-    settings = {name: training.pop(name) for name in SETTINGS if name in training}
     stack = dict(body.get("stack", {})) if isinstance(body, dict) else {}
-    trainer = settings.pop("trainer", None)
+    trainer = training.get("trainer")
     if trainer is None:
         return None
     if trainer not in TRAINERS:
         raise refusal("training.trainer", f"traced are {', '.join(TRAINERS)}", trainer)
+    is_modelled = trainer in MODELLED
+    own = {name: training.pop(name) for name in SETTINGS if name in training and not (is_modelled and name in DECLARED)}
+    own.pop("trainer", None)
     if "trl" in stack:
-        settings["trl"] = stack.pop("trl")
+        own["trl"] = stack.pop("trl")
     rest = {name: value for name, value in body.items() if name != "stack"}
-    if stack:
-        rest["stack"] = stack
-    return Recipe(request=parse_request({**rest, "training": training}), trainer=trainer, **settings)
+    request = parse_request({**rest, "training": training, **({"stack": stack} if stack else {})})
+    if is_modelled:
+        own |= _settings(request.training)
+        request = replace(request, training=replace(request.training, **DECLARED))
+    return Recipe(request=request, trainer=trainer, **own)
+
+
+def _settings(training: Training) -> dict[str, Any]:
+    """The settings of a recipe that a request has."""
+    options = training.gradient_checkpointing_kwargs
+    values = {name: getattr(training, name) for name in DECLARED if name != "trainer"}
+    return {**values, "gradient_checkpointing_kwargs": asdict(options) if options is not None else None}
