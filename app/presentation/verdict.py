@@ -83,6 +83,11 @@ def _by_replay(required: str, fit: Fit) -> str:
     return f"Needs at least {least} of {usable} usable: fits with {margin} to spare. On this card it takes {required}."
 
 
+def shards_weights(plan: Estimate) -> bool:
+    """Whether each of several GPUs has a part of the weights, and gathers the others."""
+    return any(each.name == "all_gather" for each in plan.communication or ())
+
+
 def communication_sentences(plan: Estimate) -> Iterator[str]:
     """Yield what each of several GPUs sends in a step."""
     collectives = plan.communication or ()

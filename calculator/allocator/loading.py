@@ -112,4 +112,4 @@ def _size(tensor: ResidentTensor) -> int:
 
 def _packed(tensor: ResidentTensor) -> bool:
     """Whether it is a matrix in 4 bits."""
-    return tensor.parameters > 0 and tensor.dtype == "uint8"
+    return tensor.packed

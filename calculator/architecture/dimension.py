@@ -29,12 +29,16 @@ class Dim(int):
         """The same size under another name."""
         return Dim(self, name)
 
+    def divided(self, count: Dim) -> Dim:
+        """The largest of `count` equal parts, the last of which may be smaller."""
+        return Dim(ceil_div(self, count), ("/", self, count))
+
     @property
     def name(self) -> str:
         """What it counts."""
         if isinstance(self._name, tuple):
             operator, left, right = self._name
-            name = _factor if operator == "×" else dim_name
+            name = dim_name if operator == "+" else _factor
             self._name = f"{name(left)} {operator} {name(right)}"
         elif not isinstance(self._name, str):
             self._name = self._name()
@@ -54,6 +58,11 @@ class Dim(int):
 
 
 Shape = tuple[int, ...]
+
+
+def ceil_div(size: int, count: int) -> int:
+    """The quotient, rounded up."""
+    return (size + count - 1) // count
 
 
 def named(size: int, name: str) -> Dim:

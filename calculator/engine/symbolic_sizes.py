@@ -9,7 +9,7 @@ from functools import partial
 from operator import add, eq, floordiv, ge, gt, le, lt, mod, mul, ne, sub
 from typing import TYPE_CHECKING, Any, Self
 
-from calculator.architecture.dimension import Dim
+from calculator.architecture.dimension import Dim, ceil_div
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -120,6 +120,10 @@ class SymInt(Dim):
     def renamed(self, name: str) -> SymInt:
         """The same size under another name."""
         return SymInt(self.shape_env, self.index, name)
+
+    def divided(self, count: Dim) -> SymInt:
+        """The largest of `count` equal parts, the last of which may be smaller."""
+        return self.binary(ceil_div, "/", self, count)
 
     def evaluate(self, values: Sequence[int]) -> int:
         """The dimension for other values of its environment."""

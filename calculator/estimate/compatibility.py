@@ -14,6 +14,7 @@ from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.tensors import resident_tensors
+from calculator.sharding.fsdp import problems as fsdp
 from calculator.sharding.zero.refusals import zero_problems
 from calculator.stack import verified
 from calculator.trainers import liger, trainer_of
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Why several cards are refused, and what to request instead.
 ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
-#: The same where DDP is modelled.
-ONE_CARD_OR_DDP = "not modelled yet: set device.sharding ddp, or device.count 1 and device.sharding none"
+#: The same where some shardings are modelled.
+ONE_CARD_OR_SHARDED = "not modelled yet: set device.sharding ddp or fsdp, or device.count 1 and device.sharding none"
 #: Why a sharding needs several cards.
 TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
@@ -62,6 +63,7 @@ def check(request: Request, model: Model) -> None:
         *several_cards(request.device),
         *_stack(request, model),
         *_ddp(request, model),
+        *_fsdp(request, model),
         *zero_problems(
             request.training,
             request.device,
@@ -233,14 +235,25 @@ def several_cards(
 ) -> Iterator[Problem]:
     """Problems of a device with more than one card, where some shardings are modelled."""
     if device.sharding not in modelled:
-        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_DDP}", input=device.sharding)
+        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_SHARDED}", input=device.sharding)
     elif device.sharding != "none":
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
     elif device.count > 1:
         yield Problem(
-            loc=f"{loc}.count", msg=f"{device.count:,} cards without sharding are {ONE_CARD_OR_DDP}", input=device.count
+            loc=f"{loc}.count",
+            msg=f"{device.count:,} cards without sharding are {ONE_CARD_OR_SHARDED}",
+            input=device.count,
         )
+
+
+def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
+    """Options without FSDP, what FSDP refuses, and what of it is not modelled."""
+    if request.device.sharding == "fsdp":
+        yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
+    elif request.training.fsdp_config is not None:
+        message = f"configures fsdp, but device.sharding is {request.device.sharding}: leave it out"
+        yield Problem(loc="training.fsdp_config", msg=message, input=None)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:

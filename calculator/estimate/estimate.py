@@ -21,6 +21,7 @@ from calculator.estimate.history_replay import Histories, HistoryReplay, replay_
 from calculator.estimate.ledger import components
 from calculator.estimate.recent_series import RECENT_SERIES
 from calculator.estimate.remarks import assumptions, of_ranks, warnings
+from calculator.estimate.request import reserved_by
 from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
@@ -63,6 +64,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(with_longest_batch(request), model)
     check(request, model)
+    request = replace(request, reserved=reserved_by(request.reserved, request.device))
     step = training_step(request, series, whole=whole)
     tensors = step.resident.tensors
     memory, verdict = _memory(request, step, series)
@@ -74,7 +76,7 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
         parameters=parameter_counts(tensors),
         memory=memory,
         fit=verdict,
-        saved_bytes=request.method.saved_bytes(tensors, model),
+        saved_bytes=request.method.saved_bytes(step.resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
         warnings=warnings(request, model, tensors) + _card_caveats(request),
         communication=step.resident.communication,
@@ -243,7 +245,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         tensors = resident_state(request).tensors
         request.method.check(model, request.training)
         summary, counts = model_summary(model), parameter_counts(tensors)
-        quantized = sum(s.parameters * s.count for s in tensors if s.dtype == "uint8")
+        quantized = sum(s.parameters * s.count for s in tensors if s.packed)
     parts = textbook.accounting(
         base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
     ).components

@@ -12,6 +12,7 @@ from calculator.engine.autocast import COPY
 from calculator.estimate.answer import Component, Row
 from calculator.resident.per_parameter import tensors
 from calculator.sharding import ddp
+from calculator.sharding.fsdp.units import UNIT_TENSORS
 from calculator.sharding.zero import state as zero
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's
 BUCKETS = (
     "torch/csrc/distributed/c10d/reducer.cpp, initialize_buckets: a tensor for the gradients of several parameters"
 )
+#: The source of the tensors of FSDP's units.
+FSDP = "torch/distributed/fsdp/_fully_shard: _fsdp_collectives.py and _fsdp_param_group.py"
 
 
 def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
@@ -59,9 +62,11 @@ def _source(name: str, component: ComponentName) -> str:
     """The source of a row."""
     if name.endswith(COPY):
         return AUTOCAST
+    if name == ddp.NAME:
+        return BUCKETS
     if name.startswith(zero.PREFIX):
         return zero.SOURCE
-    return BUCKETS if name == ddp.NAME else SOURCES[component]
+    return FSDP if name.endswith(UNIT_TENSORS) else SOURCES[component]
 
 
 _SIZE = attrgetter("bytes")

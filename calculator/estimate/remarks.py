@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO
+from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
-from calculator.inputs.sharding import STAGES, DDPConfig, offloads_optimizer
+from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, offloads_optimizer
 from calculator.methods.prepared_model import PreparedModel
 from calculator.resident.optimizers import OPTIMIZERS
+from calculator.sharding.fsdp import sentences as fsdp
 from calculator.stack.changes import older_behaviour
 from calculator.stack.sentences import differences, named
 from calculator.stack.verified import untraced
@@ -67,7 +68,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *_histories(request),
         ACCURACY,
         *trainer.assumptions(prepared(request, model)),
-        *_distributed(request),
+        *_distributed(request, model),
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:
         lines.append(
@@ -75,7 +76,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         )
     if model.config.get("use_cache") and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
-    if request.training.autocast is not None and request.device.sharding not in STAGES:
+    if request.training.autocast is not None and request.device.sharding in REPLAYED:
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
         lines.append(SCALER)
@@ -94,6 +95,8 @@ def _reserved(request: Request) -> str:
     """How reserved memory is found."""
     if request.device.sharding in STAGES:
         return RULE_OF_ZERO
+    if request.device.sharding == "fsdp":
+        return SHARDED_RULE
     return REPLAY if request.reserved == "replay" else RULE
 
 
@@ -124,11 +127,13 @@ def _zero(request: Request) -> Iterator[str]:
     yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
 
 
-def _distributed(request: Request) -> Iterator[str]:
+def _distributed(request: Request, model: Model) -> Iterator[str]:
     """What a sharding adds, and what of it is not counted."""
     device, config = request.device, request.training.ddp or DDPConfig()
     if device.sharding in STAGES:
         yield from _zero(request)
+    if device.sharding == "fsdp":
+        yield from fsdp.assumptions(prepared(request, model))
     if device.sharding != "ddp":
         return
     views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
@@ -211,6 +216,8 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
         lines += _before_2_14(request, model)
     lines += trainer_of(request.training).warnings(prepared(request, model))
     lines += _found_unused(request)
+    if request.device.sharding == "fsdp":
+        lines += fsdp.warnings(prepared(request, model))
     lines += _not_counted(model)
     positions = model.config.get("max_position_embeddings")
     if positions and request.training.sequence_length > positions:

@@ -116,6 +116,11 @@ def parse_request(body: Any) -> Request:
     )
 
 
+def reserved_by(reserved: ReservedBy, device: Device) -> ReservedBy:
+    """How reserved memory is found on a device: by the rule where its sharding is not replayed."""
+    return reserved if device.sharding in REPLAYED else "rule"
+
+
 def parse_reserved(body: dict[str, Any]) -> ReservedBy:
     """Parse the `reserved` of a request.
 

@@ -21,29 +21,18 @@ Span = tuple[int, int]
 
 def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tuple[Moment, ...]]:
     """Every span in order, with every repeated layer; the optimizer's step is the last."""
-    forward, backward, optimizer = peaks
-    throughout = (forward.throughout, backward.throughout)
-    last = (optimizer.operation, optimizer.bytes)
-    return Deferred(partial(_of_layers, step, throughout, last))
+    return Deferred(partial(_of_layers, step, peaks))
 
 
-def _of_layers(step: TrainingStep, throughout: tuple[int, int], last: tuple[str, int]) -> tuple[Moment, ...]:
+def _of_layers(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Moment, ...]:
     whole = step.whole
+    before, after, optimizer = peaks if whole is step else whole.peaks()
+    last, layers = (optimizer.operation, optimizer.bytes), whole.layers
+    earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
+    first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
+    forward = _line(earlier.recording.curve, before.throughout, _spans(earlier.marks, "forward", "backward"))
     backward = whole.flat.line() if whole.flat is not None else None
-    return _moments_of(whole.recording.curve, whole.marks, whole.layers, throughout, last, backward)
-
-
-def _moments_of(
-    curve: MemoryCurve,
-    marks: dict[str, int],
-    layers: int,
-    throughout: tuple[int, int],
-    last: tuple[str, int],
-    backward: list[int] | None,
-) -> tuple[Moment, ...]:
-    first = "embeddings" if "layer 0 backward" in marks else "layer 0"
-    forward = _line(curve, throughout[0], _spans(marks, "forward", "backward"))
-    backward = backward or _line(curve, throughout[1], _spans(marks, "backward", "end"))
+    backward = backward or _line(later.recording.curve, after.throughout, _spans(later.marks, "backward", "end"))
     return (
         *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
         *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),

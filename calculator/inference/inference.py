@@ -47,7 +47,7 @@ def inference(request: InferenceRequest) -> Inference:
     plan = served(request.method, serving)
     _check(request, model, plan)
     card = card_of(request.device)
-    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device))
+    resident = ResidentState(PreparedModel(model, plan, serving.training, request.device.alone))
     passes = peaks(resident, plan, serving)
     replay = _replay(request, plan, resident, passes) if request.reserved == "replay" else None
     reason = replay.refusal if replay else None
@@ -150,7 +150,7 @@ def _check(request: InferenceRequest, model: Model, plan: ServedMethod) -> None:
     """
     serving = request.serving
     problems = [*_own(request, model, plan), *_routed(request, model), *compatibility.one_card(request.device)]
-    device = replace(request.device, count=1, sharding="none")
+    device = request.device.alone
     trained = Request(model=request.model, method=plan.method, training=serving.training, device=device)
     try:
         compatibility.check(trained, model)

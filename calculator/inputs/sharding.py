@@ -15,7 +15,10 @@ ShardingName = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 
 #: The shardings that an estimate models; it refuses the others.
-MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2"})
+MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "fsdp"})
+
+#: Those of them that a plan searches.
+PLANNED: frozenset[ShardingName] = frozenset({"none", "ddp", "fsdp"})
 
 #: The shardings whose reserved memory is found by replay; that of the others follows the rule.
 REPLAYED: frozenset[ShardingName] = frozenset({"none", "ddp"})
@@ -258,9 +261,7 @@ class Sharding:
 
 #: The objects of a request that have fields of sharding, and these fields.
 FIELDS: dict[str, tuple[str, ...]] = {
-    "training": ("fsdp_config",),
     "device": ("nodes",),
-    "method": ("quant_storage",),
 }
 
 
@@ -309,7 +310,7 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
         count=count,
         nodes=nodes,
         ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
-        fsdp_config=part(FSDPConfig, training.get("fsdp_config", {}), "training.fsdp_config"),
+        fsdp_config=part(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
         zero_optimization=zero,
         quant_storage=storage.quant_storage,
     )

@@ -6,7 +6,7 @@ from typing import Literal
 from calculator.common.dtype import DType
 from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.settings import setting
-from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, ShardingName, ZeroOptimization
+from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ShardingName, ZeroOptimization
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +155,13 @@ class Training:
         "device.sharding zero1, zero2 or zero3.",
         example={"zero_optimization": {"reduce_bucket_size": "auto"}},
     )
+    fsdp_config: FSDPConfig | None = setting(
+        None,
+        label="FSDP options",
+        help="The options of FSDP2, as TrainingArguments.fsdp_config; null means its defaults. Only with "
+        "device.sharding fsdp.",
+        example={"reshard_after_forward": False},
+    )
     torch_empty_cache_steps: int | None = setting(
         None,
         label="Empty the cache every",
@@ -236,8 +243,9 @@ class Device:
         "none",
         label="Sharding",
         help="How a run on several GPUs is distributed. ddp is DistributedDataParallel: each GPU has the whole model. "
-        "zero1 and zero2 are DeepSpeed's ZeRO: GPUs divide optimizer states, and gradients from stage 2 on. zero3 and "
-        "fsdp are not modelled yet.",
+        "zero1 and zero2 are DeepSpeed's ZeRO: GPUs divide optimizer states, and gradients from stage 2 on. "
+        "fsdp is FSDP2: each GPU has a part of every weight, gradient and optimizer state, and gathers a layer's "
+        "weights to run it. zero3 is not modelled yet.",
     )
     alloc_conf: str | None = setting(
         None,
@@ -250,3 +258,8 @@ class Device:
     def divided(self) -> tuple[ShardingName, int] | None:
         """How GPUs divide the run's state, and how many they are; None if each has all of it."""
         return None if self.sharding in ("none", "ddp") else (self.sharding, self.count)
+
+    @property
+    def alone(self) -> "Device":
+        """One such GPU, without the others."""
+        return replace(self, count=1, sharding="none")

@@ -39,6 +39,7 @@ class Context:
         "attention_dropout",
         "attn_weights",
         "batch",
+        "buffer_dtype",
         "cache",
         "caller_tensors",
         "compared",
@@ -85,6 +86,8 @@ class Context:
         """Start a step on a tape of its own, or with `tape` a pass without a graph inside the step of that tape."""
         #: What the sharding runs in a micro-batch.
         self.hooks = hooks
+        #: The dtype of the model's buffers that have none of their own.
+        self.buffer_dtype: DType = prepared.training.dtype
         prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
         self.tape = tape or Tape(trains=trains)

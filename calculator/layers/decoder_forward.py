@@ -27,7 +27,7 @@ def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, sc
     embed = context.outer(name)
     context.set_scope(f"{name}: ")
     rows = ops.embedding(ids, embed.own["weight"], embed.module.out_features, "output")
-    scale = Tensor(context.tape, None, (), context.training.dtype, None) if scaled else None
+    scale = Tensor(context.tape, None, (), context.buffer_dtype, None) if scaled else None
     if scale is not None:
         rows = ops.mul(rows, ops.cast(scale, rows.dtype, "scale in the table's dtype"), "output, scaled")
     if not embed.added:

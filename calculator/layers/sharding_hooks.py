@@ -28,11 +28,15 @@ class Unit:
     __slots__ = ()
 
     def before(self, x: Tensor) -> Tensor:
-        """Run what comes before its forward, also when a checkpoint recomputes it; return its input."""
+        """Run what comes before its forward, outside a checkpoint; return its input."""
         return x
 
+    def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the position tensors that its forward receives."""
+        return tables
+
     def after(self, x: Tensor) -> Tensor:
-        """Run what comes after its forward, also when a checkpoint recomputes it; return its output."""
+        """Run what comes after its forward, outside a checkpoint; return its output."""
         return x
 
 
@@ -44,12 +48,19 @@ class Hooks:
 
     __slots__ = ()
 
+    #: Whether a layer frees what the layer before it allocated, so that the first layer is not like the others.
+    couples_layers: bool = False
+
     #: The dtype in which every parameter is gathered; None for each in its own.
     param_dtype: DType | None = None
 
     def computed(self, prepared: Prepared) -> Prepared:
         """Return the model as it computes, where gathered weights have another dtype than stored ones."""
         return prepared
+
+    def accumulates(self, training: Training) -> bool:
+        """Return whether there are gradients of earlier micro-batches."""
+        return training.gradient_accumulation_steps > 1
 
     def repetition(self, classes: Sequence[int]) -> Repetition:
         """Return which layers are interpreted, from a number for each layer that is equal for equal layers."""

@@ -13,6 +13,7 @@ from calculator.common.errors import PlanError, refusal
 from calculator.devices.near_limit import is_near_limit
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
+from calculator.estimate.request import reserved_by
 from calculator.estimate.series import SeriesCache
 from calculator.limits.bounds import bound
 
@@ -70,7 +71,7 @@ def fit_map(request: Request) -> FitMap:
     batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
     lengths = doublings(training.sequence_length, MIN_LENGTH, longest, MAX_LENGTHS)
     series = SeriesCache()
-    replays = request.reserved == "replay" and request.accounting == "exact"
+    replays = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
     ruled = replace(request, reserved="rule") if replays else request
     cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
     own = (training.micro_batch_size, training.sequence_length)

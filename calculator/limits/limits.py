@@ -9,7 +9,7 @@ from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import model_of
-from calculator.estimate.request import Request, parse_request
+from calculator.estimate.request import Request, parse_request, reserved_by
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bounds import Bound, SolveFor, bound, outgrown, solved
@@ -102,7 +102,7 @@ def limit(limit_request: LimitRequest) -> Limit:
 def search_of(request: Request, name: SolveFor) -> Probes | Replays:
     """What finds the limit. Textbook accounting has no run to replay."""
     probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
-    replayed = request.reserved == "replay" and request.accounting == "exact"
+    replayed = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
     return Replays(probes) if replayed else probes
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class PreparedModel:
     """A model with a method applied to it, and the training, the device and the stack that it is prepared for."""
 
-    __slots__ = ("device", "given", "method", "model", "module_specs", "stack", "training")
+    __slots__ = ("device", "given", "method", "model", "module_specs", "param_dtype", "stack", "training")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class PreparedModel:
         self.training = precision.of_step(training, device)
         self.device = device
         self.stack = stack
+        #: The dtype in which a sharding gathers every parameter; None for each in its own.
+        self.param_dtype: DType | None = None
         #: Cached specs by path and identity: two kinds of layers may have different modules at the same path.
         self.module_specs: dict[tuple[str, int], ModuleSpec] = {}
 
@@ -62,7 +64,7 @@ class PreparedModel:
     @property
     def hidden_dtype(self) -> DType:
         """The dtype of hidden states: that of the embeddings."""
-        return self.cast_to or trainer_of(self.training).hidden_dtype(self)
+        return self.param_dtype or self.cast_to or trainer_of(self.training).hidden_dtype(self)
 
     @property
     def sequences_per_row(self) -> int:
@@ -100,4 +102,10 @@ class PreparedModel:
         """The same model for a run that differs in batch, length, accumulation or device; it shares the specs."""
         prepared = PreparedModel(self.model, self.method, training, device, self.stack)
         prepared.module_specs = self.module_specs
+        return prepared
+
+    def gathered_in(self, dtype: DType, training: Training) -> PreparedModel:
+        """The same model with every parameter gathered in a dtype, for a training without autocast."""
+        prepared = PreparedModel(self.model, self.method, training, self.device, self.stack)
+        prepared.param_dtype = dtype
         return prepared

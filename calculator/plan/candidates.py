@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from calculator.architecture.model import Model
-    from calculator.common.names import MethodName
+    from calculator.common.names import MethodName, OptimizerName
     from calculator.methods import Method
     from calculator.plan.evaluator import Evaluator
 
@@ -89,24 +89,26 @@ def _sized(method: Any, setting: str, size: int) -> Any:
 def _full(evaluator: Evaluator) -> Iterator[Candidate]:
     if _few_enough(evaluator, (Full(),)):
         yield Candidate(method=Full())
-        yield Candidate(method=Full(), optimizer="adamw_8bit")
-        yield Candidate(method=Full(), optimizer="paged_adamw_8bit")
+        if smallest_states(evaluator) == PAGED:
+            yield Candidate(method=Full(), optimizer="adamw_8bit")
+        yield Candidate(method=Full(), optimizer=smallest_states(evaluator))
 
 
 def _lora(evaluator: Evaluator) -> Iterator[Candidate]:
     methods = _ranked(evaluator, LoRA)
     if methods:
         yield Candidate(method=methods[0])
-        yield from _with_paged_states(methods)
+        yield from _with_smallest_states(evaluator, methods)
 
 
 def _qlora(evaluator: Evaluator) -> Iterator[Candidate]:
-    methods = _ranked(evaluator, QLoRA)
+    storage = {"quant_storage": "bfloat16"} if evaluator.device.sharding == "fsdp" else {}
+    methods = _ranked(evaluator, QLoRA, **storage)
     if methods:
         yield Candidate(method=methods[0])
-        unprepared = _ranked(evaluator, QLoRA, prepare_model_for_kbit_training=False)
+        unprepared = _ranked(evaluator, QLoRA, prepare_model_for_kbit_training=False, **storage)
         yield Candidate(method=unprepared[0])
-        yield from _with_paged_states(unprepared)
+        yield from _with_smallest_states(evaluator, unprepared)
 
 
 def _ranked(evaluator: Evaluator, cls: type[LoRA | QLoRA], **settings: Any) -> list[Method]:
@@ -132,11 +134,20 @@ def _of_sizes(evaluator: Evaluator, method: Method) -> Iterator[Candidate]:
     methods = _admitted(evaluator, usual, smaller)
     if methods:
         yield Candidate(method=methods[0])
-        yield from _with_paged_states(methods)
+        yield from _with_smallest_states(evaluator, methods)
 
 
-def _with_paged_states(methods: Iterable[Method]) -> Iterator[Candidate]:
-    return (Candidate(method=method, optimizer="paged_adamw_8bit") for method in methods)
+#: The optimizer that keeps least on the card.
+PAGED: OptimizerName = "paged_adamw_8bit"
+
+
+def smallest_states(evaluator: Evaluator) -> OptimizerName:
+    """The optimizer that needs least on the device. Those of bitsandbytes fail on FSDP's shards."""
+    return "adamw_torch_fused" if evaluator.device.sharding == "fsdp" else PAGED
+
+
+def _with_smallest_states(evaluator: Evaluator, methods: Iterable[Method]) -> Iterator[Candidate]:
+    return (Candidate(method=method, optimizer=smallest_states(evaluator)) for method in methods)
 
 
 def _admitted(evaluator: Evaluator, usual: Iterable[Method], smaller: Iterable[Method]) -> list[Method]:
@@ -158,7 +169,7 @@ def _fits_every_task(evaluator: Evaluator, method: Method) -> bool:
     if not evaluator.needs.switches:
         return True
     checkpointing = not method.facts.refuses_checkpointing
-    least = Candidate(method=method, optimizer="paged_adamw_8bit", gradient_checkpointing=checkpointing)
+    least = Candidate(method=method, optimizer=smallest_states(evaluator), gradient_checkpointing=checkpointing)
     return evaluator.fits_every_task(least)
 
 

@@ -11,7 +11,7 @@ from calculator.devices.near_limit import is_near_limit
 from calculator.devices.verdict import card_of
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of, parameter_counts
-from calculator.estimate.request import Request
+from calculator.estimate.request import Request, reserved_by
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
 from calculator.inputs.training import Training
 from calculator.methods.prepared_model import PreparedModel
@@ -68,7 +68,7 @@ class Evaluator:
         reserved: ReservedBy = "replay",
     ) -> None:
         self.model = model_of(reference)
-        self.reserved = reserved
+        self.reserved = reserved_by(reserved, device)
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
         #: How many estimates were computed.

@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.architecture.dimension import Dim, Shape, elements, symbolic
+from calculator.common.dtype import ITEMSIZE
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
 from calculator.resident.tensors import ResidentTensor
@@ -31,10 +32,16 @@ class Quantization:
     blocksize: int
     double_quant: bool
     compute_dtype: DType
+    #: The dtype of the tensor that holds packed weights.
+    storage: DType = "uint8"
 
     def packed(self, shape: Shape) -> tuple[Shape, DType]:
         """The packed weight: two elements per byte (bitsandbytes.nn.Params4bit)."""
-        return (Dim((elements(shape) + 1) // 2, lambda: f"{symbolic(shape)} / 2"), 1), "uint8"
+        per_element = 2 * ITEMSIZE[self.storage]
+        return (
+            Dim((elements(shape) + 1) // per_element, lambda: f"{symbolic(shape)} / {per_element}"),
+            1,
+        ), self.storage
 
     def constants(self, shape: Shape) -> tuple[tuple[str, Shape, DType], ...]:
         """The constants of a weight of this shape (bitsandbytes.functional.QuantState)."""
@@ -54,11 +61,20 @@ class Quantization:
 
 @cache
 def four_bits(
-    quant_type: Literal["nf4", "fp4"], blocksize: int, compute_dtype: DType, *, double_quant: bool
+    quant_type: Literal["nf4", "fp4"],
+    blocksize: int,
+    compute_dtype: DType,
+    *,
+    double_quant: bool,
+    storage: DType = "uint8",
 ) -> Quantization:
     """A cached format: all modules of a model share it."""
     return Quantization(
-        quant_type=quant_type, blocksize=blocksize, double_quant=double_quant, compute_dtype=compute_dtype
+        quant_type=quant_type,
+        blocksize=blocksize,
+        double_quant=double_quant,
+        compute_dtype=compute_dtype,
+        storage=storage,
     )
 
 

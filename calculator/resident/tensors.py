@@ -47,6 +47,8 @@ class ResidentTensor:
     dtype_at_optimizer_init: DType | None = None
     #: Whether the step uses it.
     in_graph: bool = True
+    #: Whether it holds weights in 4 bits.
+    packed: bool = False
     #: The bytes of all tensors, each rounded up to 512; computed if 0.
     bytes: int = 0
 
@@ -122,6 +124,29 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
 def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:
     """A parameter in the dtype that all are cast to, if they are; constants keep theirs."""
     return replace(tensor, dtype=dtype, bytes=0) if dtype is not None and tensor.parameters else tensor
+
+
+def layer_parameters(prepared: Prepared, layer: Layer) -> list[ResidentTensor]:
+    """List the parameters of one layer, those that the method adds included."""
+    tensors: list[ResidentTensor] = []
+    stack = prepared.model.decoder.name
+    for module in layer.modules:
+        _module(tensors, module, f"{stack}.*.{module.name}", 1, prepared)
+    added = prepared.method.added(prepared.model, prepared.training)
+    of_layers = (each for each in added if each.name.startswith(f"{stack}.*."))
+    tensors += [replace(each, count=1, bytes=each.bytes // each.count) for each in of_layers]
+    return [each for each in tensors if each.parameters]
+
+
+def outer_parameters(prepared: Prepared) -> list[ResidentTensor]:
+    """List the parameters outside the layers, those that the method adds included."""
+    tensors: list[ResidentTensor] = []
+    model = prepared.model
+    for name, module in model.outer.items():
+        _module(tensors, module, name, 1, prepared)
+    added = prepared.method.added(model, prepared.training)
+    tensors += [each for each in added if not each.name.startswith(f"{model.decoder.name}.*.")]
+    return [each for each in tensors if each.parameters]
 
 
 def _buffers(prepared: Prepared) -> Iterator[tuple[Buffer, str, int]]:
@@ -233,6 +258,7 @@ def _packed(
         count=count,
         parameters=parameter.elements,
         trained=parameter.name in module_spec.trained and not module_spec.copied,
+        packed=True,
     )
     return [packed] + [
         ResidentTensor(

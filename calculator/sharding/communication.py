@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collective:
-    """A collective of one step.
+    """The collectives of one kind in a step.
 
     Attributes:
         ranks: The GPUs that take part.
-        payload_bytes: The bytes of the tensors that it is called on.
+        payload_bytes: The bytes of the whole tensors: those that are reduced, or that a gather results in.
         sent_bytes: What one rank sends to others, and receives, by the ring algorithm.
         formula: The arithmetic of `sent_bytes`, with names.
         substituted: The same with numbers.
     """
 
-    name: Literal["all_reduce", "all_gather"]
+    name: Literal["all_reduce", "all_gather", "reduce_scatter"]
     ranks: int
     payload_bytes: int
     sent_bytes: int
@@ -49,14 +49,24 @@ def all_reduce(payload: int, count: int, what: str) -> Collective:
 
 def all_gather(payload: int, count: int, what: str) -> Collective:
     """Gather the parts of a tensor of some bytes from all ranks."""
+    return _once("all_gather", payload, count, what)
+
+
+def reduce_scatter(payload: int, count: int, what: str) -> Collective:
+    """Sum tensors of some bytes over all ranks, each of which keeps a part."""
+    return _once("reduce_scatter", payload, count, what)
+
+
+def _once(name: Literal["all_gather", "reduce_scatter"], payload: int, count: int, what: str) -> Collective:
+    """A collective that sends each byte once."""
     return Collective(
-        name="all_gather",
+        name=name,
         ranks=count,
         payload_bytes=payload,
         sent_bytes=-(-(count - 1) * payload // count),
         formula=f"(count - 1) / count × {what}",
         substituted=f"{count - 1:,} / {count:,} × {payload:,}",
-        source=f"{_SOURCE}: AllGather",
+        source=f"{_SOURCE}: {'AllGather' if name == 'all_gather' else 'ReduceScatter'}",
     )
 
 

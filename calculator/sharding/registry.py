@@ -1,24 +1,39 @@
-"""The hooks of each sharding that takes part in a micro-batch. DDP only adds resident tensors, so it has none."""
+"""What each sharding changes: the tensors that a rank keeps, and the hooks of a micro-batch."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from calculator.layers.sharding_hooks import NO_HOOKS
+from calculator.sharding.fsdp.micro_batch import MicroBatch
+from calculator.sharding.fsdp.shards import FSDPShards
+from calculator.sharding.shards import Shards
 from calculator.sharding.zero.hooks import stage_1, stage_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.inputs.sharding import ShardingName
-    from calculator.layers.method_hooks import Prepared
     from calculator.layers.sharding_hooks import Hooks
+    from calculator.methods.prepared_model import PreparedModel
 
-#: What makes the hooks of a run, by the name of its sharding.
-HOOKS: dict[ShardingName, Callable[[Prepared], Hooks]] = {"zero1": stage_1, "zero2": stage_2}
+#: The tensors that a rank keeps, by the name of the sharding, where it does not keep all.
+SHARDS: dict[ShardingName, type[Shards]] = {"fsdp": FSDPShards}
+
+#: What makes the hooks of a step's last micro-batch, by the name of the sharding. DDP only adds resident tensors.
+HOOKS: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {"zero1": stage_1, "zero2": stage_2, "fsdp": MicroBatch}
+
+#: The same for a micro-batch before the last, where that is not like the last.
+BEFORE_LAST: dict[ShardingName, Callable[[PreparedModel], Hooks]] = {"fsdp": partial(MicroBatch, reduces=False)}
 
 
-def hooks_of(prepared: Prepared) -> Hooks:
-    """The hooks of one run of a prepared model."""
-    make = HOOKS.get(prepared.device.sharding)
+def shards_of(prepared: PreparedModel) -> Shards:
+    """What a rank keeps of a prepared model."""
+    return SHARDS.get(prepared.device.sharding, Shards)(prepared)
+
+
+def hooks_of(prepared: PreparedModel, *, reduces: bool = True) -> Hooks:
+    """The hooks of one micro-batch; `reduces`: whether it is the last of its step, in which gradients are reduced."""
+    make = (HOOKS if reduces else BEFORE_LAST).get(prepared.device.sharding)
     return NO_HOOKS if make is None else make(prepared)

@@ -52,7 +52,8 @@ def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, l
     context.hooks.begin(context.parameters)
     uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
-        context.cache = Cache(windowed=True, given=masks.window_tensors(context))
+        given = None if context.hooks.couples_layers else masks.window_tensors(context)
+        context.cache = Cache(windowed=True, given=given)
     context.method.before_forward(context)
     hidden_states = decoder(context, ids)
     context.release()
@@ -63,8 +64,9 @@ def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, l
     context.tape.component = "activations"
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
+    context.router_logits, context.forward_locals = None, []
     loss, outputs = context.hooks.end(loss, outputs)
-    context.cache, context.router_logits, context.forward_locals = None, None, []
+    context.cache = None
     return loss, outputs
 
 
@@ -124,24 +126,26 @@ def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
     layer = layers.layers[context.repetition.numbers[position]]
     unit = context.hooks.layer(layer)
     modules = context.layer(layer, f"{layers.name}.*.")
-    tables, mask = _shared(context, layer.kind.attention)
+    own, mask = _shared(context, layer.kind.attention)
+    tables = unit.cast(own)
+    hidden_states = unit.before(hidden_states)
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, context.mask
         context.position_tables, context.mask = tables, mask
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
-            out = context.forward.layer(context, modules, unit.before(x))
+            return context.forward.layer(context, modules, x)
         finally:
             context.exit_layer(*outer)
-        return unit.after(out)
 
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
-        return run(hidden_states)
-    captured = [_shared(context, kind) for kind in _types(context, position)]
+        return unit.after(run(hidden_states))
+    types = _types(context, position) if tables is own else ()
+    captured = [_shared(context, kind) for kind in types]
     if trainer_of(context.training).is_reentrant(context):
-        return checkpoint_reentrant(run, hidden_states, captured)
-    return checkpoint(run, hidden_states, captured=captured)
+        return unit.after(checkpoint_reentrant(run, hidden_states, captured))
+    return unit.after(checkpoint(run, hidden_states, captured=captured))
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 
 def temporaries(
-    groups: Sequence[tuple[ResidentTensor, ...]], optimizer: Optimizer, *, clips: bool, keeps_norm: bool
+    groups: Sequence[tuple[ResidentTensor, ...]],
+    optimizer: Optimizer,
+    *,
+    clips: bool,
+    keeps_norm: bool,
+    norm_vectors: int = 1,
 ) -> tuple[ResidentTensors, ...]:
     """The temporaries of clipping or of the optimizer's step, whichever are larger: they are not alive together.
 
     The step runs one parameter group after the other. `keeps_norm`: the total norm is a resident tensor.
+    `norm_vectors`: how many tensors have one norm for each gradient.
     """
     trained = tuple([tensor for group in groups for tensor in group])
     candidates: list[tuple[ResidentTensors, ...]] = (
@@ -30,7 +36,7 @@ def temporaries(
         else [_foreach(group, optimizer) for group in groups]
     )
     if clips:
-        candidates.append(_clipping(trained, keeps_norm=keeps_norm))
+        candidates.append(_clipping(trained, keeps_norm=keeps_norm, vectors=norm_vectors))
     return max(candidates, key=_bytes)
 
 
@@ -75,7 +81,7 @@ def _like_state(tensor: ResidentTensor, name: str) -> ResidentTensor:
     return ResidentTensor(name=name, shape=tensor.shape, dtype=dtype, component="workspace", count=tensor.count)
 
 
-def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool) -> tuple[ResidentTensors, ...]:
+def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool, vectors: int) -> tuple[ResidentTensors, ...]:
     """The norms of all gradients, stacked, and the total norm; or the clipping factor and its terms if they need more.
 
     Source: torch/nn/utils/clip_grad.py, foreach.
@@ -85,10 +91,13 @@ def _clipping(trained: tuple[ResidentTensor, ...], *, keeps_norm: bool) -> tuple
     count = sum(tensor.count for tensor in trained)
     dtype = reduce(result_type, (tensor.dtype for tensor in trained))
     norm = ResidentTensor(name="gradient norm", shape=(), dtype=dtype, component="workspace", count=count)
-    stacked = ResidentTensor(name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace")
+    stacked = ResidentTensor(
+        name="gradient norms, stacked", shape=(count,), dtype=dtype, component="workspace", count=vectors
+    )
     total, *factor = (
         ResidentTensor(name=name, shape=(), dtype=dtype, component="workspace")
         for name in ("total norm", "total norm, kept from 0", "its reciprocal", "clipping's factor")
     )
     totals = () if keeps_norm else (total,)
-    return max((norm, stacked, *totals), (*totals, *factor), key=_bytes)
+    while_stacked = (norm, stacked, *totals) if vectors == 1 else (norm, stacked)
+    return max(while_stacked, (*totals, *factor), key=_bytes)

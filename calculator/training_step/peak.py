@@ -10,7 +10,21 @@ if TYPE_CHECKING:
     from calculator.common.deferred import Deferred
     from calculator.common.names import PhaseName
     from calculator.engine.live_tensors import LiveTensors
+    from calculator.engine.recording import Recording
     from calculator.engine.tape import Allocation
+    from calculator.training_step.run import Run
+
+
+class MicroBatchRun(NamedTuple):
+    """An interpreted micro-batch, and its recording with every layer counted."""
+
+    run: Run
+    recording: Recording
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """The position of each mark."""
+        return {label: position for position, label in self.run.tape.marks}
 
 
 class Peak(NamedTuple):
@@ -25,6 +39,8 @@ class Peak(NamedTuple):
     operation: str
     left: Counter[Allocation]
     deferred: Deferred[LiveTensors]
+    #: The micro-batch that it is in; None for the optimizer's step.
+    micro_batch: MicroBatchRun | None = None
 
     @property
     def alive(self) -> LiveTensors:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import PerParameter, gradients, optimizer_states
+from calculator.resident.per_parameter import optimizer_states
 from calculator.resident.tensors import resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import of_ddp
+from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
 from calculator.trainers import trainer_of
@@ -39,12 +40,17 @@ class ResidentState:
     def __init__(self, prepared: PreparedModel) -> None:
         self.prepared = prepared
         self.optimizer = OPTIMIZERS[prepared.training.optimizer]
+        self.shards = shards_of(prepared)
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and what the
         #: trainer compares the model with.
-        self.tensors = (
-            *resident_tensors(prepared),
-            *compared_tensors(prepared, trainer_of(prepared.training).compared(prepared)),
+        self.whole = self.shards.whole(
+            (
+                *resident_tensors(prepared),
+                *compared_tensors(prepared, trainer_of(prepared.training).compared(prepared)),
+            )
         )
+        #: The part of them that is on this rank.
+        self.tensors = self.shards.kept(self.whole)
 
     @property
     def trainer(self) -> TrainerFacts:
@@ -66,14 +72,31 @@ class ResidentState:
         return tuple(optimizer_states(self.tensors, optimizer, in_32_bits))
 
     @cached_property
-    def gradients(self) -> tuple[PerParameter, ...]:
-        """The gradients of a whole step, where each is a tensor of its own."""
-        return (gradients(self.tensors),)
+    def gradients(self) -> tuple[ResidentTensors, ...]:
+        """The gradients between two micro-batches of a step, where each is a tensor of its own."""
+        return self.shards.accumulated(self.whole)
+
+    @cached_property
+    def reduced_gradients(self) -> tuple[ResidentTensors, ...]:
+        """The gradients that are alive in the optimizer's step, with the buckets that are views of some."""
+        return self.shards.reduced(self.whole)
 
     @property
-    def kept_gradients(self) -> tuple[PerParameter, ...]:
+    def differs_before_last(self) -> bool:
+        """Whether a step has micro-batches that are not like its last, in which a sharding reduces gradients."""
+        steps = self.prepared.training.gradient_accumulation_steps
+        return steps > 1 and self.prepared.device.sharding in BEFORE_LAST
+
+    def before_last(
+        self, always: tuple[ResidentTensors, ...], accumulated: tuple[ResidentTensors, ...]
+    ) -> tuple[ResidentTensors, ...]:
+        """What stays alive in a backward pass before the last. Of two micro-batches, the first makes the gradients."""
+        return always if self.prepared.training.gradient_accumulation_steps == 2 else accumulated
+
+    @property
+    def kept_gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive in the optimizer's step, besides the buckets that are views of some."""
-        return () if self.prepared.training.has_bucket_views else self.gradients
+        return () if self.prepared.training.has_bucket_views else self.reduced_gradients
 
     @property
     def buckets(self) -> ddp.Buckets | None:
@@ -99,7 +122,9 @@ class ResidentState:
         """What one GPU sends in a step, by collective; None for a run on one GPU."""
         if self.flat is not None:
             return self.flat.communication
-        return None if self.buckets is None else of_ddp(self.buckets, self.prepared.device.count)
+        if self.buckets is not None:
+            return of_ddp(self.buckets, self.prepared.device.count)
+        return self.shards.collectives() or None
 
     @property
     def of_sharding(self) -> tuple[ResidentTensor, ...]:
@@ -113,7 +138,9 @@ class ResidentState:
         of_groups = groups(self.trainer, self.prepared.model, trained)
         keeps_norm = self.trainer.keeps_norm
         clips = keeps_norm or bool(self.prepared.training.max_grad_norm)
-        return temporaries(of_groups, self.optimizer, clips=clips, keeps_norm=keeps_norm)
+        return temporaries(
+            of_groups, self.optimizer, clips=clips, keeps_norm=keeps_norm, norm_vectors=self.shards.norm_vectors
+        )
 
     def for_run(self, training: Training, device: Device) -> ResidentState:
         """The same tensors for a run that differs in batch, length, accumulation or device."""

@@ -65,7 +65,7 @@ def recorded_run(
 
 def interpreted(context: Context, *, whole: bool) -> Run:
     """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
-    if _are_alike(context):
+    if not context.hooks.couples_layers and _are_alike(context):
         if context.training.gradient_checkpointing:
             context.repetition = context.repetition.from_first_period()
         else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
 from calculator.engine.live_tensors import LiveTensors
 from calculator.sharding.zero.offload import OffloadedState
-from calculator.training_step.peak import Peak
+from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.run import recorded_run
 from calculator.training_step.symbolic_trace import TraceCache
 from calculator.training_step.training_context import training_context
@@ -20,25 +21,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calculator.common.names import PhaseName
-    from calculator.engine.memory_curve import Moment
+    from calculator.engine.recording import Recording
     from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.zero.state import FlatState
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.run import Run
 
 
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
-    __slots__ = ("carried", "flat", "left", "recording", "resident", "run", "traces")
+    __slots__ = ("carried", "earlier", "flat", "last", "left", "resident", "traces")
 
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
         self.traces = traces or TraceCache()
-        prepared = resident.prepared
-        context_of = partial(training_context, prepared)
-        traced = partial(self.traces.run_of, prepared)
-        self.run, self.recording = recorded_run(context_of, traced, whole=whole or resident.flat is not None)
+        #: The only micro-batch of a step, or the last.
+        self.last = self._interpreted(whole=whole or resident.flat is not None, reduces=True)
+        #: An earlier one, where it is not like the last.
+        self.earlier = self._interpreted(whole=whole, reduces=False) if resident.differs_before_last else None
         #: What is alive when the step ends, without gradients.
         self.left = self.recording.at_the_end()
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
@@ -51,6 +53,22 @@ class TrainingStep:
             return None
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
         return kind(state, self.run, self.recording, self.left, self.carried)
+
+    def _interpreted(self, *, whole: bool, reduces: bool) -> MicroBatchRun:
+        prepared = self.resident.prepared
+        context_of = partial(training_context, prepared, reduces=reduces)
+        traced = partial(self.traces.run_of, prepared, reduces=reduces)
+        return MicroBatchRun(*recorded_run(context_of, traced, whole=whole))
+
+    @property
+    def run(self) -> Run:
+        """The only micro-batch of a step, or the last, interpreted."""
+        return self.last.run
+
+    @property
+    def recording(self) -> Recording:
+        """Its recording."""
+        return self.last.recording
 
     @property
     def whole(self) -> TrainingStep:
@@ -67,14 +85,19 @@ class TrainingStep:
         always = (*resident.tensors, *resident.optimizer_states, *resident.of_sharding)
         accumulates = resident.prepared.training.gradient_accumulation_steps > 1
         accumulated = (*always, *resident.gradients) if accumulates else always
-        marks, curve = self.marks, self.recording.curve
-        forward = curve.peak(marks["forward"], marks["backward"])
-        backward = curve.peak(marks["backward"], marks["end"])
         in_step = (*always, *resident.kept_gradients, *resident.step_temporaries)
+        optimizer = _last(f"{resident.optimizer.name}: step", in_step, self.left)
+        if self.earlier is None:
+            forward = self._peak("forward", self.last, accumulated, self.carried)
+            return forward, self._peak("backward", self.last, accumulated, Counter()), optimizer
         return (
-            self._peak("forward", accumulated, forward, self.carried),
-            self._peak("backward", accumulated, backward, Counter()),
-            _last(f"{resident.optimizer.name}: step", in_step, self.left),
+            self._peak("forward", self.earlier, accumulated, self.carried),
+            max(
+                self._peak("backward", self.earlier, resident.before_last(always, accumulated), Counter()),
+                self._peak("backward", self.last, always, Counter()),
+                key=attrgetter("bytes"),
+            ),
+            optimizer,
         )
 
     @property
@@ -85,14 +108,17 @@ class TrainingStep:
 
     @property
     def marks(self) -> dict[str, int]:
-        """The position of each mark."""
-        return {label: position for position, label in self.run.tape.marks}
+        """The position of each mark in the last micro-batch."""
+        return self.last.marks
 
     def _peak(
-        self, phase: PhaseName, state: Sequence[ResidentTensors], moment: Moment, left: Counter[Allocation]
+        self, phase: PhaseName, of: MicroBatchRun, state: Sequence[ResidentTensors], left: Counter[Allocation]
     ) -> Peak:
-        rows = self.run.tape.rows
-        event = self.run.tape.events[moment.event - 1] if moment.event else 0
+        marks, tape = of.marks, of.run.tape
+        end = {"forward": "backward", "backward": "end"}[phase]
+        moment = of.recording.curve.peak(marks[phase], marks[end])
+        rows = tape.rows
+        event = tape.events[moment.event - 1] if moment.event else 0
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,
@@ -100,7 +126,8 @@ class TrainingStep:
             throughout=throughout,
             operation=rows[event if event >= 0 else ~event][0],
             left=left,
-            deferred=Deferred(partial(self.recording.alive, moment, state, left)),
+            deferred=Deferred(partial(of.recording.alive, moment, state, left)),
+            micro_batch=of,
         )
 
     def _inputs(self, end: int) -> Counter[Allocation]:

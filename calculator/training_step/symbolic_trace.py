@@ -12,6 +12,7 @@ from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
 from calculator.engine.tape import Sizes, Tape
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.methods.prepared_model import PreparedModel
+from calculator.sharding.registry import SHARDS
 from calculator.training_step.run import Run, interpreted
 from calculator.training_step.training_context import training_context
 
@@ -118,42 +119,44 @@ class TraceCache:
         self.model: Model | None = None
         #: All settings of the method, the training, the card and the stack that are no sizes.
         self.settings: tuple[object, ...] = ()
-        #: The first request's sizes and its run, without and with an interpreted first layer, by `whole`.
-        self.first: dict[bool, tuple[list[int], Run]] = {}
-        #: Traces, by `whole`.
-        self.traces: dict[bool, list[SymbolicTrace]] = {}
+        #: The first request's sizes and its run, by `whole` (the first layer is interpreted) and `reduces`.
+        self.first: dict[tuple[bool, bool], tuple[list[int], Run]] = {}
+        #: Traces, by the same.
+        self.traces: dict[tuple[bool, bool], list[SymbolicTrace]] = {}
 
-    def run_of(self, prepared: PreparedModel, *, whole: bool) -> Run | None:
+    def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""
-        method, training, sharding = prepared.method, prepared.given, prepared.device.sharding
-        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack, sharding)
+        method, training, kind = prepared.method, prepared.given, (whole, reduces)
+        device = prepared.device
+        shards = device.divided if device.sharding in SHARDS else device.sharding
+        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack, shards)
         if prepared.model is not self.model or settings != self.settings:
             self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
         own = [*sizes(training), *sizes(method)]
-        if whole not in self.first:
-            run = interpreted(training_context(prepared), whole=whole)
+        if kind not in self.first:
+            run = interpreted(training_context(prepared, reduces=reduces), whole=whole)
             # The objects of a step that are freed from now on add events to its own tape, but not to the one kept.
             tape = _with_rows(run.tape, [*run.tape.events], run.tape.rows)
             lifetimes = copy(run.lifetimes)
             lifetimes.events = tape.events
-            self.first[whole] = own, run._replace(tape=tape, lifetimes=lifetimes, kept=None)
-        if own == self.first[whole][0]:
-            return self.first[whole][1]
-        traces = self.traces.setdefault(whole, [])
+            self.first[kind] = own, run._replace(tape=tape, lifetimes=lifetimes, kept=None)
+        if own == self.first[kind][0]:
+            return self.first[kind][1]
+        traces = self.traces.setdefault(kind, [])
         traced = next(filter(None, (trace.with_sizes(own) for trace in traces)), None)
         if traced is None and len(traces) < MAX_TRACES:
-            traces.append(_symbolic_trace(prepared, whole=whole))
+            traces.append(_symbolic_trace(prepared, whole=whole, reduces=reduces))
             traced = traces[-1].with_sizes(own)
         return traced
 
 
-def _symbolic_trace(prepared: PreparedModel, *, whole: bool) -> SymbolicTrace:
+def _symbolic_trace(prepared: PreparedModel, *, whole: bool, reduces: bool) -> SymbolicTrace:
     """Trace a request with symbolic sizes. A context allocates nothing before its step is interpreted."""
     shape_env = ShapeEnv()
     training = resized(prepared.given, shape_env.create_symint)
     method = resized(prepared.method, shape_env.create_symint)
     resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
-    context = training_context(resized_model)
+    context = training_context(resized_model, reduces=reduces)
     context.tape.sizes = SymSizes(shape_env)
     return SymbolicTrace(shape_env, interpreted(context, whole=whole))
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from calculator.methods.prepared_model import PreparedModel
 
 
-def training_context(prepared: PreparedModel) -> Context:
-    """The context of a micro-batch, with the forward pass and the sharding that its settings name."""
-    return Context(prepared, forward_for(prepared.model, prepared.training), hooks=hooks_of(prepared))
+def training_context(prepared: PreparedModel, *, reduces: bool = True) -> Context:
+    """The context of a micro-batch, with the forward pass and the sharding that its settings name.
+
+    `reduces`: whether it is the last of its step, in which a sharding reduces gradients.
+    """
+    forward = forward_for(prepared.model, prepared.training)
+    return Context(prepared, forward, hooks=hooks_of(prepared, reduces=reduces))

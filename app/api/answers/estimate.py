@@ -282,11 +282,13 @@ class Accuracy(Answer):
 
 
 class CollectiveAnswer(Answer):
-    """A collective of one step."""
+    """The collectives of one kind in a step."""
 
     name: str = described("The collective, as in torch.distributed.", "all_reduce")
     ranks: int = described("The number of GPUs that take part.", 4)
-    payload_bytes: int = described("The bytes of the tensors that it is called on.", 167_772_160)
+    payload_bytes: int = described(
+        "The bytes of the whole tensors that are reduced, or that gathers result in.", 167_772_160
+    )
     sent_bytes: int = described(
         "The bytes that each GPU sends to others, and receives, by the ring algorithm.", 251_658_240
     )

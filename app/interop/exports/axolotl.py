@@ -141,6 +141,8 @@ def _qlora(planned: Planned) -> Part:
         quantization["bnb_4bit_quant_type"] = method.quant_type
     if not method.double_quant:
         quantization["bnb_4bit_use_double_quant"] = False
+    if method.quant_storage != "uint8":
+        quantization["bnb_4bit_quant_storage"] = method.quant_storage
     kwargs = {"bnb_config_kwargs": quantization} if quantization else {}
     return Part(
         heading="Method",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from calculator.common.errors import refusal
 from calculator.inputs.settings import setting
+from calculator.inputs.sharding import QuantStorage  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.low_rank import layer
 from calculator.methods.low_rank.method import LowRank
 from calculator.methods.qlora.facts import FACTS
@@ -41,6 +42,12 @@ class QLoRA(LowRank):
         True, label="Double quantisation", help="Quantise the block constants too (section 3 of the paper)."
     )
     blocksize: int = blocksize_setting()
+    quant_storage: QuantStorage = setting(
+        "uint8",
+        label="4-bit storage type",
+        help="The data type of the tensors that hold packed 4-bit weights (bnb_4bit_quant_storage). FSDP shards only "
+        "those of a float type.",
+    )
     prepare_model_for_kbit_training: bool = setting(
         True,
         label="Prepare for k-bit training",
@@ -90,4 +97,10 @@ class QLoRA(LowRank):
 
     def base_quantization(self, training: Training) -> Quantization:
         """How the base model's linear layers are stored."""
-        return four_bits(self.quant_type, self.blocksize, training.dtype, double_quant=self.double_quant)
+        return four_bits(
+            self.quant_type,
+            self.blocksize,
+            training.dtype,
+            double_quant=self.double_quant,
+            storage=self.quant_storage,
+        )

@@ -70,7 +70,7 @@ def added_operations(evaluation: Evaluation) -> float:
     """The operations that the method adds to a token, as a share of the base's."""
     serving = _serving(evaluation, max_new_tokens=1)
     evaluator, method = evaluation.evaluator, served(evaluation.method, serving)
-    resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device))
+    resident = ResidentState(PreparedModel(evaluator.model, method, serving.training, evaluator.device.alone))
     # No operation depends on the contents of the cache.
     return Costs(resident, serving, Cache(windowed=False)).operations().share
 

@@ -164,7 +164,7 @@ class _Step:
         """Bytes whose transfer costs time: dequantised weights, and reads that small micro-batches don't hide."""
         request = self.request
         state = resident_state(request).tensors if self.facts.quantizes_base else ()
-        quantised = sum(each.parameters * each.count for each in state if each.dtype == "uint8")
+        quantised = sum(each.parameters * each.count for each in state if each.packed)
         if quantised:
             moved = round(self.micro_batches * self.passes * quantised * 2.5)
             yield self._bytes(

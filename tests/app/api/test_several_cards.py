@@ -1,15 +1,15 @@
-"""Several cards: DDP is answered everywhere but in inference, files and textbook accounting; the rest is refused."""
+"""Several cards: DDP and FSDP are answered everywhere but in inference, files and textbook accounting."""
 
 import json
 import re
 
 import pytest
 
-from calculator.estimate.compatibility import ONE_CARD, ONE_CARD_OR_DDP, TWO_CARDS
+from calculator.estimate.compatibility import ONE_CARD, ONE_CARD_OR_SHARDED, TWO_CARDS
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
-#: The request of each endpoint that answers DDP, without the device.
+#: The request of each endpoint that answers DDP and FSDP, without the device.
 REQUESTS = {
     "estimate": LORA,
     "limits": {**LORA, "solve_for": "r"},
@@ -34,9 +34,9 @@ def errors(answer):
 @pytest.mark.parametrize(
     ("devices", "refused", "way_out"),
     [
-        (device(2), "device.count", ONE_CARD_OR_DDP),
-        (device(2, "zero3"), "device.sharding", ONE_CARD_OR_DDP),
-        (device(1, "fsdp"), "device.sharding", ONE_CARD_OR_DDP),
+        (device(2), "device.count", ONE_CARD_OR_SHARDED),
+        (device(2, "zero3"), "device.sharding", ONE_CARD_OR_SHARDED),
+        (device(1, "fsdp"), "device.count", TWO_CARDS),
         (device(1, "ddp"), "device.count", TWO_CARDS),
     ],
     ids=str,
@@ -48,9 +48,10 @@ def test_every_endpoint_refuses_what_is_not_modelled_in_the_same_words(client, n
     assert found.popitem()[1].endswith(way_out) or name == "export"
 
 
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", REQUESTS)
-def test_ddp_is_answered_by_every_endpoint_that_trains(client, name):
-    assert client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": device(2, "ddp")}).status_code == 200
+def test_a_sharding_is_answered_by_every_endpoint_that_trains(client, name, sharding):
+    assert client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": device(2, sharding)}).status_code == 200
 
 
 @pytest.mark.parametrize("name", OF_ONE_CARD)
@@ -66,24 +67,27 @@ def test_a_sweep_answers_ddp_and_refuses_the_other_points(client):
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     one, alone, unsharded, two = map(json.loads, lines)
     assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_CARDS}"]
-    assert unsharded["problems"][0]["msg"].endswith(ONE_CARD_OR_DDP)
+    assert unsharded["problems"][0]["msg"].endswith(ONE_CARD_OR_SHARDED)
     assert two["memory"]["peak_allocated_bytes"] > one["memory"]["peak_allocated_bytes"]
 
 
 def test_one_of_several_devices_is_refused_at_its_place(client):
-    body = {"model": "gpt2", "devices": [device(), device(4, "fsdp")]}
+    body = {"model": "gpt2", "devices": [device(), device(4, "zero1")]}
     assert [*errors(client.post("/api/v1/plan", json=body))] == ["devices.1.sharding"]
 
 
 def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
     page = client.get("/?count=2&sharding=none").text
-    assert "set “Sharding” ddp, or “Number of GPUs” 1 and “Sharding” none" in page
+    assert "set “Sharding” ddp or fsdp, or “Number of GPUs” 1 and “Sharding” none" in page
     (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)
     assert spoken.count("without sharding") == 1
 
 
 def test_the_page_of_a_run_on_several_cards_states_what_each_sends(client):
     assert "The figures are of each of 4 GPUs. In a step, each sends" in client.get("/?count=4&sharding=ddp").text
+    page = client.get("/?count=4&sharding=fsdp").text
+    assert re.search(r"each sends [^<]* in all_gather: 3 / 4 × [\d,]+ bytes", page)
+    assert re.search(r"It also sends [^<]* in reduce_scatter: 3 / 4 × [\d,]+ bytes", page)
 
 
 def test_an_inference_is_of_one_card(client):

@@ -1,0 +1,246 @@
+"""A micro-batch under FSDP2: when weights are gathered and freed, and gradients reduced.
+
+Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py, _fsdp_state.py and _fsdp_collectives.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import operations as ops
+from calculator.engine.repetition import Repetition, repetition
+from calculator.inputs.sharding import FSDPConfig
+from calculator.layers.accumulation import Accumulation
+from calculator.layers.sharding_hooks import Hooks, Unit
+from calculator.sharding.fsdp.parameters import RANKS
+from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
+from calculator.sharding.fsdp.units import (
+    ALL_GATHER_OUTPUT,
+    CAST_SHARDS,
+    GATHERED,
+    GRADIENT_SHARDS,
+    REDUCE_SCATTER_INPUT,
+    REDUCE_SCATTER_OUTPUT,
+    layer_unit,
+    outer_units,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Layer
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import Parameters
+    from calculator.layers.method_hooks import Prepared
+    from calculator.layers.sharding_hooks import Role
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.sharding.fsdp.units import UnitParameters
+
+
+class MicroBatch(Hooks):
+    """FSDP2's state in one micro-batch.
+
+    `reduces`: whether it is the last of a step, which reduces the gradients. `has_gradients`: whether earlier
+    micro-batches left whole gradients that it reduces.
+    """
+
+    __slots__ = (
+        "has_gradients",
+        "kept_buffer",
+        "layer_units",
+        "order",
+        "param_dtype",
+        "parameters",
+        "prepared",
+        "reduce_input",
+        "reduces",
+        "reshards",
+        "roles",
+        "root",
+        "units",
+    )
+
+    couples_layers = True
+
+    def __init__(self, prepared: PreparedModel, *, reduces: bool = True) -> None:
+        training = prepared.training
+        self.prepared = prepared
+        self.param_dtype = training.autocast
+        self.reduces = reduces
+        self.has_gradients = reduces and training.gradient_accumulation_steps > 1
+        self.reshards = reshards = (training.fsdp_config or FSDPConfig()).reshard_after_forward
+        outer = outer_units(prepared)
+        self.root = FSDPUnit(self, outer.root, reshards=False)
+        tail = FSDPUnit(self, outer.tail, reshards=False)
+        first = tail if outer.embeddings is None else FSDPUnit(self, outer.embeddings, reshards=reshards)
+        self.roles: dict[Role, FSDPUnit] = {"embeddings": first, "head": tail}
+        if outer.has_norm:
+            self.roles["final_norm"] = tail
+        self.layer_units: dict[int, UnitParameters] = {}
+        #: Every unit that runs, in the order of `named_modules()`.
+        self.units: list[FSDPUnit] = [self.root, first]
+        #: The units in the order of their forward passes.
+        self.order: list[FSDPUnit] = []
+        #: The last all-gather's output of the forward pass, and the last reduction's input.
+        self.kept_buffer: Tensor | None = None
+        self.reduce_input: Tensor | None = None
+
+    def computed(self, prepared: Prepared) -> Prepared:
+        """Mixed precision is a policy of the units: they compute in its dtype, without autocast."""
+        own, dtype = self.prepared, self.prepared.training.autocast
+        if dtype is None:
+            return prepared
+        base = own.training.dtype if own.method.facts.quantizes_base else dtype
+        return own.gathered_in(dtype, replace(own.training, autocast=None, adapter_dtype="model", dtype=base))
+
+    def accumulation(self, training: Training) -> Accumulation:
+        """Add to gradients, if there are any: of two micro-batches, the one before the last is the first."""
+        return Accumulation(adds=training.gradient_accumulation_steps > (1 if self.reduces else 2))
+
+    def repetition(self, classes: Sequence[int]) -> Repetition:
+        """Interpret the last layer too: every repeated layer is then between two like it."""
+        inner = repetition(classes[:-1])
+        count = len(classes)
+        if not inner.copies:
+            return Repetition(numbers=tuple(range(count)), start=count, end=count, copies=0)
+        return replace(inner, numbers=(*inner.numbers, count - 1))
+
+    def begin(self, parameters: Parameters) -> None:
+        """Gather what is left in the root."""
+        self.parameters = parameters
+        if self.root.of.parameters:
+            self.root.enter()
+
+    def module(self, role: Role) -> Unit:
+        """Return a module outside the layers; a norm that is left in the root runs without hooks of its own."""
+        unit = self.roles.get(role)
+        if unit is None:
+            return super().module(role)
+        return Part(unit, len(self.parameters.leaves), is_last=role == "head" or unit is not self.roles["head"])
+
+    def layer(self, layer: Layer) -> Unit:
+        """Return a layer."""
+        of = self.layer_units.get(id(layer))
+        if of is None:
+            of = self.layer_units[id(layer)] = layer_unit(self.prepared, layer)
+        unit = FSDPUnit(self, of, reshards=self.reshards)
+        self.units.append(unit)
+        return Part(unit, len(self.parameters.leaves), is_last=True)
+
+    def end(self, loss: Tensor, outputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """End the root's forward pass, and cast its outputs with mixed precision."""
+        others = {id(leaf) for unit in (*self.units, *self.roles.values()) for leaf in unit.leaves}
+        self.root.leaves = [leaf for leaf in self.parameters.leaves if id(leaf) not in others]
+        if self.root.of.parameters:
+            self.leave(self.root)
+            loss = self.root.before_gradient(loss)
+        dtype = self.param_dtype
+        if dtype is not None:
+            name = f"cast to {dtype} by FSDP"
+            loss, *outputs = [ops.cast(x, dtype, name) if x.dtype in FLOATS else x for x in (loss, *outputs)]
+        self.kept_buffer = None
+        return loss, outputs
+
+    def gather(self, unit: FSDPUnit) -> None:
+        """Gather a unit's weights into one buffer, unless they are gathered."""
+        if unit.buffer is not None or unit.gathered:
+            return
+        cast = unit.of.cast_input
+        copies = self._new(*cast, unit.of.name + CAST_SHARDS) if cast is not None else None
+        unit.buffer = self._new(*unit.of.all_gather_output, unit.of.name + ALL_GATHER_OUTPUT)
+        del copies
+
+    def copy_out(self, unit: FSDPUnit, *, keeps_buffer: bool) -> None:
+        """Copy a unit's weights out of the buffer. In the forward pass, the next unit's copy frees the buffer."""
+        if unit.buffer is None:
+            return
+        kept, self.kept_buffer = self.kept_buffer if keeps_buffer else None, None if keeps_buffer else self.kept_buffer
+        unit.gathered = [
+            self._new(shape, dtype, each.name + GATHERED, each.component) for each, shape, dtype in unit.of.gathered()
+        ]
+        if keeps_buffer:
+            self.kept_buffer = unit.buffer
+        unit.buffer = None
+        del kept
+
+    def leave(self, unit: FSDPUnit) -> None:
+        """Note that a unit's forward pass ended, and free its weights."""
+        if unit.reshards:
+            unit.gathered = []
+        unit.position = len(self.order)
+        self.order.append(unit)
+
+    def pre_backward(self, unit: FSDPUnit) -> None:
+        """Gather a unit's weights, and those of the unit that ran before it."""
+        if unit.in_backward:
+            return
+        unit.in_backward = True
+        self.gather(unit)
+        self.copy_out(unit, keeps_buffer=False)
+        if unit.position:
+            self.gather(self.order[unit.position - 1])
+
+    def post_backward(self, unit: FSDPUnit) -> None:
+        """Free a unit's weights, and reduce its gradients in a step's last micro-batch."""
+        unit.in_backward, unit.is_done, unit.gathered = False, True, []
+        if not self.reduces:
+            return
+        grads = _taken_gradients(unit)
+        self.reduce_input = None
+        if grads:
+            self._reduce(unit, grads)
+
+    def _reduce(self, unit: FSDPUnit, grads: list[Tensor]) -> None:
+        """Reduce gradients and keep this rank's part. The code's loop variable keeps the last gradient to the end."""
+        of, dtype = unit.of, grads[-1].dtype
+        size = named(of.shard_elements(of.trained), "trained in unit / N")
+        self.reduce_input = self._new((named(of.count, RANKS), size), dtype, of.name + REDUCE_SCATTER_INPUT)
+        last = grads.pop()
+        grads.clear()
+        stored = of.trained[-1].dtype
+        if stored == dtype:
+            unit.shards = self._new((size,), dtype, of.name + GRADIENT_SHARDS, "gradients")
+        else:
+            output = self._new((size,), dtype, of.name + REDUCE_SCATTER_OUTPUT)
+            unit.shards = self._new((size,), stored, of.name + GRADIENT_SHARDS, "gradients")
+            del output
+        del last
+
+    def after_backward(self) -> None:
+        """End the backward pass of units whose inputs need no gradient, and free what is left."""
+        for unit in self.units:
+            if not unit.is_done:
+                self.post_backward(unit)
+            unit.buffer = None
+        self.reduce_input = None
+
+    def whole_gradients(self, of: UnitParameters) -> list[Tensor]:
+        """The gradients of a unit that earlier micro-batches left."""
+        if not self.has_gradients:
+            return []
+        return [
+            self._new(each.shape, of.gathered_dtype(each), f"{each.name}: gradient", "gradients") for each in of.trained
+        ]
+
+    def _new(self, shape: Shape, dtype: DType, name: str, component: ComponentName = "workspace") -> Tensor:
+        tape = self.parameters.tape
+        scope, tape.scope = tape.scope, ""
+        tensor = tape.new(shape, dtype, name, component=component)
+        tape.scope = scope
+        return tensor
+
+
+def _taken_gradients(unit: FSDPUnit) -> list[Tensor]:
+    """The gradients of a unit, which it gives up."""
+    grads, unit.whole = unit.whole, []
+    for leaf in unit.leaves:
+        if leaf.grad is not None:
+            grads.append(leaf.grad)
+            leaf.grad = None
+    return grads

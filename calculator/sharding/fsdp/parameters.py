@@ -1,0 +1,64 @@
+"""Parameters under FSDP2: which are sharded, in which dtype they are stored, gathered and reduced.
+
+Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model; torch/distributed/fsdp/_fully_shard/_fsdp_param.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import Dim, elements, named
+from calculator.common.dtype import ITEMSIZE, allocated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.methods.base import Method
+    from calculator.resident.tensors import ResidentTensor
+
+#: The name of the number of ranks in formulas.
+RANKS = "N"
+
+
+def stored(tensors: Iterable[ResidentTensor], method: Method, training: Training) -> list[ResidentTensor]:
+    """The whole tensors as accelerate stores them: with mixed precision, trained parameters in float32.
+
+    It leaves a model with 4-bit weights alone. The first run of a 4-bit layer casts its gathered bias, not its shard.
+    """
+    if method.facts.quantizes_base:
+        return [recast(each, each.dtype_at_optimizer_init or each.dtype) for each in tensors]
+    if training.autocast is None:
+        return [*tensors]
+    return [recast(each, "float32") if each.trained else each for each in tensors]
+
+
+def recast(tensor: ResidentTensor, dtype: DType) -> ResidentTensor:
+    """The same tensor in another dtype."""
+    if tensor.dtype == dtype:
+        return tensor
+    size = allocated(elements(tensor.shape), ITEMSIZE[dtype]) * tensor.count
+    return replace(tensor, dtype=dtype, bytes=size)
+
+
+def is_sharded(tensor: ResidentTensor) -> bool:
+    """Whether a tensor is sharded: a parameter, but no 4-bit weight that is stored as uint8."""
+    return tensor.parameters > 0 and not (tensor.packed and tensor.dtype == "uint8")
+
+
+def shard_shape(shape: Shape, count: int) -> Shape:
+    """The shape of the first rank's shard: the first dimension is split, and the last ranks' parts are padded."""
+    first = shape[0] if isinstance(shape[0], Dim) else named(shape[0], f"{shape[0]:,}")
+    return (first.divided(named(count, RANKS)), *shape[1:])
+
+
+def shard(tensor: ResidentTensor, count: int) -> ResidentTensor:
+    """The first rank's shard of a tensor."""
+    if not is_sharded(tensor):
+        return tensor
+    shape = shard_shape(tensor.shape, count)
+    size = allocated(elements(shape), ITEMSIZE[tensor.dtype]) * tensor.count
+    return replace(tensor, shape=shape, bytes=size)

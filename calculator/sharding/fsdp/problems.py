@@ -1,0 +1,78 @@
+"""What FSDP2 refuses as accelerate sets it up, and what of it is not modelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import Problem
+from calculator.inputs.sharding import FSDPConfig
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.sharding.fsdp.units import units_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.methods.prepared_model import PreparedModel
+
+#: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
+ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
+
+
+def problems(prepared: PreparedModel) -> Iterator[Problem]:
+    """Problems of a run under FSDP."""
+    training, config = prepared.training, prepared.training.fsdp_config or FSDPConfig()
+    if config.cpu_offload:
+        message = "offload to the host is not modelled yet: set it false"
+        yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
+    if training.trainer is not None:
+        message = "a trainer's step under fsdp is not modelled yet: leave it out, for the reference step"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if training.optimizer not in ON_SHARDS:
+        message = f"it fails on FSDP2's DTensor shards: use one of {', '.join(ON_SHARDS)}"
+        yield Problem(loc="training.optimizer", msg=message, input=training.optimizer)
+    if prepared.stack != DEFAULT_STACK:
+        message = "other releases are not modelled under fsdp: leave the stack out"
+        yield Problem(loc="stack", msg=message, input=None)
+    if prepared.model.idle:
+        message = "accelerate does not find the layers of its vision tower, and refuses to wrap it: use a text model"
+        yield Problem(loc="model", msg=message, input=prepared.model.model_type)
+        return
+    yield from _of_units(prepared)
+    yield from _of_method(prepared)
+
+
+def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
+    """FSDP refuses a unit whose trained parameters have several dtypes, and parameters without a dimension."""
+    for unit, _ in units_of(prepared):
+        dtypes = sorted({each.dtype for each in unit.parameters if each.trained})
+        if len(dtypes) > 1:
+            message = (
+                f"FSDP refuses {unit.name}, whose trained parameters are in {' and '.join(dtypes)}: set"
+                " training.autocast bfloat16, with which accelerate casts them to float32, or adapter_dtype model"
+            )
+            yield Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
+            return
+        scalar = next((each for each in unit.parameters if not each.shape), None)
+        if scalar is not None:
+            yield Problem(
+                loc="model", msg=f"FSDP can't shard {scalar.name}, which has no dimension: use ddp", input=None
+            )
+            return
+
+
+def _of_method(prepared: PreparedModel) -> Iterator[Problem]:
+    training, model = prepared.training, prepared.model
+    tied = {name.removesuffix(".weight") for pair in model.tied.items() for name in pair}
+    copied = [name for name in sorted(tied) if prepared.method.copy_name(name)]
+    if copied:
+        message = (
+            f"FSDP refuses a copy of {copied[0]}: its original shares its weight with a module of another unit. Leave"
+            " it out, or untie the weights"
+        )
+        yield Problem(loc="method.modules_to_save", msg=message, input=None)
+    if prepared.method.name == "prefix" and training.autocast not in (None, training.dtype):
+        message = (
+            f"the prefix stays in {training.dtype}, and attention refuses keys in another dtype than the queries'"
+            f" {training.autocast}: set training.dtype {training.autocast}"
+        )
+        yield Problem(loc="training.autocast", msg=message, input=training.autocast)

@@ -1,0 +1,58 @@
+"""What an answer says about a run under FSDP2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.inputs.sharding import FSDPConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.inputs.training import Training
+    from calculator.methods.prepared_model import PreparedModel
+
+
+def assumptions(prepared: PreparedModel) -> Iterator[str]:
+    """What the figures assume, and what is not counted."""
+    count, training = prepared.device.count, prepared.training
+    config = training.fsdp_config or FSDPConfig()
+    after = "frees them after its forward pass" if config.reshard_after_forward else "keeps them to its backward pass"
+    yield (
+        f"The figures are of the first of {count:,} GPUs under FSDP2, as accelerate wraps the model: each decoder"
+        " layer, the input embeddings, and the output head with the final norm are units of their own. A unit gathers"
+        f" its weights before it runs and {after}. The first GPU's shards are never smaller than another's."
+    )
+    yield "NCCL's buffers are outside the caching allocator and not counted."
+    if training.gradient_accumulation_steps > 1:
+        yield (
+            "Gradients are reduced in the last micro-batch only, as accelerate's no_sync does. Until then each GPU"
+            " keeps all of them whole."
+        )
+    if training.autocast is not None:
+        yield _mixed_precision(training, quantized=prepared.method.facts.quantizes_base)
+
+
+def _mixed_precision(training: Training, *, quantized: bool) -> str:
+    masters = "" if quantized else " Trained parameters are stored in float32."
+    return (
+        f"Under fsdp, training.autocast is mixed precision as accelerate sets it: units gather their weights, compute"
+        f" and reduce gradients in {training.autocast}.{masters}"
+    )
+
+
+def warnings(prepared: PreparedModel) -> Iterator[str]:
+    """Risks that a user should know."""
+    quantization, autocast = prepared.method.base_quantization(prepared.training), prepared.training.autocast
+    if quantization is None:
+        return
+    if quantization.storage == "uint8":
+        yield (
+            "FSDP does not shard 4-bit weights that are stored as uint8: each GPU keeps all of them. Set"
+            " method.quant_storage bfloat16 to shard them."
+        )
+    elif autocast is not None and quantization.storage != autocast:
+        yield (
+            f"Mixed precision casts gathered parameters to {autocast}, also packed 4-bit weights that are stored as"
+            f" {quantization.storage}, which destroys them. Set method.quant_storage {autocast}."
+        )

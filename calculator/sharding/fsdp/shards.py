@@ -1,0 +1,94 @@
+"""What one rank keeps under FSDP2: shards of parameters, and so of optimizer states; reduced gradients by unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements, named
+from calculator.common.dtype import ITEMSIZE
+from calculator.inputs.sharding import FSDPConfig
+from calculator.resident.per_parameter import gradients
+from calculator.resident.tensors import ResidentTensor
+from calculator.sharding.communication import all_gather, reduce_scatter
+from calculator.sharding.fsdp.parameters import recast, shard, stored
+from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of
+from calculator.sharding.shards import Shards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.sharding.communication import Collective
+
+
+class FSDPShards(Shards):
+    """The first rank's tensors. A step accumulates whole gradients and reduces them at its end."""
+
+    __slots__ = ()
+
+    #: The stacked norms, their squares, and two results of the all-reduce.
+    #: Source: torch/nn/utils/clip_grad.py on DTensor; torch/distributed/tensor/_ops/_math_ops.py, _NormPartial.
+    norm_vectors = 4
+
+    #: They are loaded on the host.
+    loads_whole = False
+
+    def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+        """The whole model as accelerate stores it."""
+        return tuple(stored(tensors, self.prepared.method, self.prepared.training))
+
+    def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+        """The first rank's shards, and what is not sharded."""
+        return tuple(shard(tensor, self.prepared.device.count) for tensor in whole)
+
+    def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
+        """Whole gradients in the dtype in which their parameters are gathered."""
+        dtype = self.prepared.training.autocast
+        trained = (each for each in whole if each.gets_gradient)
+        return (gradients([recast(each, dtype) if dtype else each for each in trained]),)
+
+    def collectives(self) -> tuple[Collective, ...]:
+        """All-gathers of every micro-batch, and reductions of the last. Norms, a number each, are left out.
+
+        Units that are freed after their forward pass are gathered again: each layer for its own backward pass, and the
+        embeddings because the first layer's fetches what ran before it.
+        """
+        training, count = self.prepared.training, self.prepared.device.count
+        frees = (training.fsdp_config or FSDPConfig()).reshard_after_forward
+        outer, units = outer_units(self.prepared), units_of(self.prepared)
+        kept = (outer.root.name, outer.tail.name)
+        gathered = sum(
+            _bytes(*unit.all_gather_output) * times * (2 if frees and unit.name not in kept else 1)
+            for unit, times in units
+        )
+        reduced = sum(
+            count * unit.shard_elements(unit.trained) * ITEMSIZE[unit.gathered_dtype(unit.trained[0])] * times
+            for unit, times in units
+            if unit.trained
+        )
+        steps = training.gradient_accumulation_steps
+        return (
+            all_gather(gathered * steps, count, "gathered weights"),
+            reduce_scatter(reduced, count, "gradients"),
+        )
+
+    def reduced(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002  a hook's signature
+        """One tensor for each unit, in the dtype of its stored parameters."""
+        return tuple(
+            ResidentTensor(
+                name=unit.name + GRADIENT_SHARDS,
+                shape=(named(unit.shard_elements(unit.trained), "trained in unit / N"),),
+                dtype=unit.trained[-1].dtype,
+                component="gradients",
+                count=count,
+                base=False,
+            )
+            for unit, count in units_of(self.prepared)
+            if unit.trained
+        )
+
+
+def _bytes(shape: Shape, dtype: DType) -> int:
+    return elements(shape) * ITEMSIZE[dtype]

@@ -1,0 +1,127 @@
+"""A unit of FSDP2 in a running micro-batch: its gathered weights, its gradients, and the nodes around its forward.
+
+Source: torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py and _fsdp_state.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.autograd import Mark
+from calculator.engine.operations import cast
+from calculator.engine.tape import Tensor
+from calculator.layers.sharding_hooks import Unit
+
+if TYPE_CHECKING:
+    from calculator.engine.autograd import AccumulateGrad, Node
+    from calculator.sharding.fsdp.micro_batch import MicroBatch
+    from calculator.sharding.fsdp.units import UnitParameters
+
+#: The dtypes that mixed precision casts.
+FLOATS = ("float32", "bfloat16", "float16")
+
+
+class FSDPUnit:
+    """A unit: gathered before its forward and before its backward pass, and reduced after the latter."""
+
+    __slots__ = (
+        "buffer",
+        "gathered",
+        "in_backward",
+        "is_done",
+        "is_entered",
+        "leaves",
+        "micro_batch",
+        "of",
+        "position",
+        "reshards",
+        "shards",
+        "whole",
+    )
+
+    def __init__(self, micro_batch: MicroBatch, of: UnitParameters, *, reshards: bool) -> None:
+        self.micro_batch = micro_batch
+        self.of = of
+        #: Whether its gathered weights are freed after its forward pass.
+        self.reshards = reshards
+        #: The output of an all-gather that is not copied out yet.
+        self.buffer: Tensor | None = None
+        #: The gathered weights; empty while they are sharded.
+        self.gathered: list[Tensor] = []
+        #: The whole gradients of earlier micro-batches.
+        self.whole: list[Tensor] = []
+        #: The leaves of its trained parameters.
+        self.leaves: list[AccumulateGrad] = []
+        #: The reduced gradients.
+        self.shards: Tensor | None = None
+        #: Its place in the order of forward passes.
+        self.position = 0
+        self.is_entered = self.in_backward = self.is_done = False
+
+    def before(self, x: Tensor) -> Tensor:
+        """Gather the weights, and reduce their gradients when that of the input is complete."""
+        if not self.of.parameters:
+            return x
+        if not self.enter() or x.edge is None:
+            return x
+        return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _post_backward, (x.edge,), self))
+
+    def enter(self) -> bool:
+        """Gather the weights before the forward pass; returns whether the unit runs for the first time."""
+        self.micro_batch.gather(self)
+        self.micro_batch.copy_out(self, keeps_buffer=True)
+        is_first, self.is_entered = not self.is_entered, True
+        if is_first:
+            self.whole = self.micro_batch.whole_gradients(self.of)
+        return is_first
+
+    def after(self, x: Tensor) -> Tensor:
+        """Free the gathered weights, and gather them again when the output's gradient arrives."""
+        if not self.of.parameters:
+            return x
+        self.micro_batch.leave(self)
+        return self.before_gradient(x)
+
+    def before_gradient(self, x: Tensor) -> Tensor:
+        """Return a tensor whose gradient gathers the weights when it arrives."""
+        if x.edge is None or not self.of.parameters:
+            return x
+        return Tensor(x.tape, x.storage, x.shape, x.dtype, Mark(x.tape, _pre_backward, (x.edge,), self))
+
+
+class Part(Unit):
+    """A module of a unit. The unit's forward pass ends with its last module."""
+
+    __slots__ = ("first_leaf", "is_last", "unit")
+
+    def __init__(self, unit: FSDPUnit, first_leaf: int, *, is_last: bool) -> None:
+        self.unit = unit
+        #: The number of leaves before the first of its own.
+        self.first_leaf = first_leaf
+        self.is_last = is_last
+
+    def before(self, x: Tensor) -> Tensor:
+        """Gather the unit's weights, unless another of its modules did."""
+        return self.unit.before(x)
+
+    def cast(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the tables in the dtype of mixed precision."""
+        dtype = self.unit.of.param_dtype
+        if all(x.dtype not in FLOATS or x.dtype == dtype for x in tables) or dtype is None:
+            return tables
+        return tuple(cast(x, dtype, f"table in {dtype}") if x.dtype in FLOATS else x for x in tables)
+
+    def after(self, x: Tensor) -> Tensor:
+        """Note the module's leaves; after the last module, end the unit's forward pass."""
+        self.unit.leaves += self.unit.micro_batch.parameters.leaves[self.first_leaf :]
+        return self.unit.after(x) if self.is_last else x
+
+
+def _pre_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    node.context.micro_batch.pre_backward(node.context)
+    return (grad,)
+
+
+def _post_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
+    node.context.micro_batch.post_backward(node.context)
+    return (grad,)

@@ -1,0 +1,167 @@
+"""FSDP2's units: the modules whose parameters are gathered and reduced together.
+
+They are the decoder layers, the input embeddings, the final norm with the output head, and what is left in the root.
+Source: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model and _find_final_norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import elements, named
+from calculator.common.dtype import ITEMSIZE
+from calculator.resident.tensors import layer_parameters, outer_parameters
+from calculator.sharding.fsdp.parameters import RANKS, is_sharded, shard_shape, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Layer, Model
+    from calculator.common.dtype import DType
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.tensors import ResidentTensor
+
+ROOT = "root"
+
+#: How the names of a unit's own tensors end.
+GATHERED = ": gathered"
+ALL_GATHER_OUTPUT = ": all-gather output"
+REDUCE_SCATTER_INPUT = ": reduce-scatter input"
+REDUCE_SCATTER_OUTPUT = ": reduce-scatter output"
+GRADIENT_SHARDS = ": gradient shards"
+CAST_SHARDS = ": shards, cast"
+UNIT_TENSORS = (
+    GATHERED,
+    ALL_GATHER_OUTPUT,
+    REDUCE_SCATTER_INPUT,
+    REDUCE_SCATTER_OUTPUT,
+    GRADIENT_SHARDS,
+    CAST_SHARDS,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitParameters:
+    """The parameters of a unit, whole, in the order in which FSDP lists them.
+
+    `param_dtype` is the dtype of mixed precision: parameters of another dtype are cast before they are gathered.
+    """
+
+    name: str
+    parameters: tuple[ResidentTensor, ...]
+    count: int
+    param_dtype: DType | None
+
+    def gathered_dtype(self, parameter: ResidentTensor) -> DType:
+        """The dtype of a gathered parameter, and of its gradient."""
+        return self.param_dtype or parameter.dtype
+
+    def shard_elements(self, parameters: Iterable[ResidentTensor]) -> int:
+        """The elements of these parameters' shards on the first rank, which are those of every padded shard."""
+        return sum(elements(shard_shape(each.shape, self.count)) for each in parameters)
+
+    @cached_property
+    def trained(self) -> tuple[ResidentTensor, ...]:
+        """The parameters that get a gradient."""
+        return tuple(each for each in self.parameters if each.gets_gradient)
+
+    @cached_property
+    def cast_input(self) -> tuple[Shape, DType] | None:
+        """The copy of all shards that mixed precision casts, if it casts any."""
+        cast = [each for each in self.parameters if self.param_dtype not in (None, each.dtype)]
+        if self.param_dtype is None or not cast:
+            return None
+        return (named(self.shard_elements(cast), "unit / N"),), self.param_dtype
+
+    @cached_property
+    def all_gather_output(self) -> tuple[Shape, DType]:
+        """The buffer of an all-gather: bytes where the parameters have several dtypes."""
+        ranks = named(self.count, RANKS)
+        dtypes = {self.gathered_dtype(each) for each in self.parameters}
+        if len(dtypes) == 1:
+            return (ranks, named(self.shard_elements(self.parameters), "unit / N")), dtypes.pop()
+        size = sum(self.shard_elements([each]) * ITEMSIZE[self.gathered_dtype(each)] for each in self.parameters)
+        return (ranks, named(size, "bytes of unit / N")), "uint8"
+
+    def gathered(self) -> Iterator[tuple[ResidentTensor, Shape, DType]]:
+        """Each parameter with the shape and dtype of its gathered, padded copy."""
+        ranks = named(self.count, RANKS)
+        for each in self.parameters:
+            yield each, (ranks, *shard_shape(each.shape, self.count)), self.gathered_dtype(each)
+
+
+def layer_unit(prepared: PreparedModel, layer: Layer) -> UnitParameters:
+    """The unit of a decoder layer."""
+    return _unit(prepared, f"{prepared.model.decoder.name}.*", layer_parameters(prepared, layer))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OuterUnits:
+    """The units outside the layers; `embeddings` is None where the head shares their weight and their unit."""
+
+    root: UnitParameters
+    embeddings: UnitParameters | None
+    tail: UnitParameters
+    has_norm: bool
+
+    @property
+    def all(self) -> tuple[UnitParameters, ...]:
+        """Those that have parameters."""
+        units = [each for each in (self.root, self.embeddings, self.tail) if each is not None]
+        return tuple(each for each in units if each.parameters)
+
+
+def outer_units(prepared: PreparedModel) -> OuterUnits:
+    """The units outside the layers."""
+    model = prepared.model
+    norm, embedding, head = final_norm(prepared), model.embedding.name, model.head
+    tied = f"{head}.weight" in model.tied
+    left = outer_parameters(prepared)
+    of = {name: [each for each in left if each.name.startswith(f"{name}.")] for name in (norm, embedding, head) if name}
+    tail = [name for name in (norm, embedding if tied else None, head) if name]
+    taken = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
+    return OuterUnits(
+        root=_unit(prepared, ROOT, [each for each in left if each.name not in taken]),
+        embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
+        tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
+        has_norm=norm is not None,
+    )
+
+
+def _unit(prepared: PreparedModel, name: str, parameters: list[ResidentTensor]) -> UnitParameters:
+    whole = stored(parameters, prepared.method, prepared.training)
+    return UnitParameters(
+        name=name,
+        parameters=tuple(each for each in whole if is_sharded(each)),
+        count=prepared.device.count,
+        param_dtype=prepared.training.autocast,
+    )
+
+
+def final_norm(prepared: PreparedModel) -> str | None:
+    """The path of the final norm, if accelerate finds one: the last norm that is a child of the base model.
+
+    PEFT's tuners hide a base model of the name `model`, and wrap norms that they train.
+    """
+    method = prepared.method
+    norms = [module.name for module in prepared.model.outer.values() if _is_child_norm(module.name, module.kind)]
+    if not norms:
+        return None
+    wraps = method.name not in ("full", "adapter", "prompt", "prefix")
+    if wraps and norms[-1].startswith("model."):
+        return None
+    return norms[-1]
+
+
+def _is_child_norm(path: str, kind: str) -> bool:
+    return kind == "norm" and path.count(".") == 1
+
+
+def units_of(prepared: PreparedModel) -> list[tuple[UnitParameters, int]]:
+    """Every unit with parameters, and how many there are of it."""
+    model: Model = prepared.model
+    layers = [(layer_unit(prepared, layer), count) for layer, count in model.decoder.distinct]
+    return [*((each, 1) for each in outer_units(prepared).all), *layers]

@@ -1,0 +1,50 @@
+"""What a sharding keeps of a run's tensors on one GPU. Here, all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.resident.per_parameter import gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.per_parameter import ResidentTensors
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.sharding.communication import Collective
+
+
+class Shards:
+    """The tensors of a rank. A subclass overrides what its sharding splits."""
+
+    __slots__ = ("prepared",)
+
+    #: Vectors with one norm per gradient that are alive at once while gradients are clipped.
+    norm_vectors: int = 1
+
+    #: Whether the whole weights are loaded on the GPU.
+    loads_whole: bool = True
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self.prepared = prepared
+
+    def whole(self, tensors: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+        """The whole model as the sharding stores it, from what the method prepares."""
+        return tensors
+
+    def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
+        """The rank's part of the whole model."""
+        return whole
+
+    def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
+        """The gradients that are alive between two micro-batches of a step."""
+        return (gradients(whole),)
+
+    def collectives(self) -> tuple[Collective, ...]:
+        """What the rank sends in a step."""
+        return ()
+
+    def reduced(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
+        """The gradients that are alive in the optimizer's step."""
+        return (gradients(whole),)

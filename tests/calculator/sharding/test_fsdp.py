@@ -1,0 +1,217 @@
+"""FSDP2: shards, units, gathers and reductions, and what is refused."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.engine.repetition import Repetition
+from calculator.estimate.estimate import estimate, resident_state
+from calculator.estimate.recent_series import RECENT_SERIES
+from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
+from calculator.limits.limits import limit, parse_limit
+from calculator.sharding.fsdp.micro_batch import MicroBatch
+from calculator.sharding.fsdp.units import outer_units
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 390,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 4001,
+    "tie_word_embeddings": False,
+}
+LORA = {"name": "lora", "target_modules": "all-linear"}
+QLORA = {**LORA, "name": "qlora"}
+
+
+def request(count=4, method=None, config=CONFIG, sharding="fsdp", **training):
+    return parse_request(
+        {
+            "model": {"config": config},
+            "method": method or {"name": "full"},
+            "training": {"sequence_length": 64, **training},
+            "device": {"count": count, "sharding": sharding},
+        }
+    )
+
+
+def phases(*args, **kwargs):
+    return {phase.name: phase.peak_bytes for phase in estimate(request(*args, **kwargs)).memory.phases}
+
+
+def rows(answer):
+    return {row.name: row for part in answer.memory.components for row in part.rows}
+
+
+def weights(*args, **kwargs):
+    return {tensor.name: tensor for tensor in resident_state(request(*args, **kwargs)).tensors}
+
+
+def units(method=None, config=CONFIG):
+    return outer_units(resident_state(request(method=method, config=config)).prepared)
+
+
+def test_a_shard_is_a_part_of_the_first_dimension_rounded_up():
+    shard = weights()["lm_head.weight"]
+    assert shard.shape == (1001, 128)
+    assert shard.parameters == 4001 * 128
+    assert weights(64)["model.norm.weight"].shape == (2,)
+    assert weights(256)["model.norm.weight"].shape == (1,)
+
+
+def test_rows_name_the_number_of_ranks():
+    found = rows(estimate(request(gradient_checkpointing=True, optimizer="adamw_torch_fused")))
+    assert found["lm_head.weight"].formula == "vocab_size / N × hidden_size × 2"
+    assert found["lm_head.weight"].bytes == 501 * 512
+
+
+@pytest.mark.parametrize(
+    ("method", "trained", "frozen"),
+    [({"name": "full"}, "float32", None), (LORA, "float32", "bfloat16"), (QLORA, "float32", "float32")],
+)
+def test_mixed_precision_stores_what_is_trained_in_float32(method, trained, frozen):
+    found = weights(method=method, autocast="bfloat16")
+    assert {each.dtype for each in found.values() if each.trained} == {trained}
+    assert frozen is None or found["model.norm.weight"].dtype == frozen
+
+
+def test_4_bit_weights_are_sharded_in_a_float_type_only():
+    whole, sharded = (weights(method={**QLORA, "quant_storage": each}) for each in ("uint8", "bfloat16"))
+    name = "model.layers.*.mlp.up_proj.weight"
+    assert whole[name].bytes == 390 * 128 // 2 // 512 * 512 * 6 + 6 * 512
+    assert sharded[name].shape == (390 * 128 // 4 // 4, 1)
+    warned = estimate(request(method=QLORA)).warnings
+    assert any("does not shard 4-bit weights" in line for line in warned)
+    destroyed = estimate(request(method={**QLORA, "quant_storage": "float32"}, autocast="bfloat16")).warnings
+    assert any("which destroys them" in line for line in destroyed)
+
+
+def test_units_outside_the_layers_are_those_that_accelerate_makes():
+    full = units()
+    assert [each.name for each in full.all] == ["model.embed_tokens", "model.norm and lm_head"]
+    peft = units(LORA)
+    assert [each.name for each in peft.all] == ["root", "model.embed_tokens", "lm_head"]
+    tied = units(config={**CONFIG, "tie_word_embeddings": True})
+    assert [each.name for each in tied.all] == ["model.norm and model.embed_tokens and lm_head"]
+
+
+def test_reshard_after_forward_false_keeps_every_layer_gathered():
+    kept = phases(fsdp_config={"reshard_after_forward": False})
+    freed = phases()
+    gathered = sum(
+        each.bytes // each.count
+        for each in resident_state(request(1, sharding="none")).tensors
+        if each.name.startswith("model.layers")
+    )
+    padding = kept["forward"] - freed["forward"] - 6 * gathered - 4004 * 128 * 2
+    assert padding == 6 * 2 * (392 - 390) * 128 * 2
+    assert kept["optimizer_step"] == freed["optimizer_step"]
+
+
+def test_accumulation_keeps_whole_gradients_until_the_last_micro_batch():
+    one, many = phases(), phases(gradient_accumulation_steps=4)
+    whole = sum(each.bytes for each in resident_state(request(1, sharding="none")).tensors if each.trained)
+    assert many["forward"] - one["forward"] == whole
+    assert many["optimizer_step"] == one["optimizer_step"]
+    two = phases(gradient_accumulation_steps=2)
+    assert two["forward"] == many["forward"]
+
+
+def test_more_ranks_need_less_until_gathered_layers_dominate():
+    peaks = [estimate(request(count)).memory.peak_allocated_bytes for count in (2, 4, 16, 64)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] > peaks[0] / 4
+
+
+def test_each_gpu_gathers_every_unit_twice_and_reduces_gradients_once():
+    gathers, reductions = estimate(request(gradient_accumulation_steps=3)).communication
+    state = resident_state(request())
+    layers = sum(each.bytes for each in state.whole if "layers.*" in each.name and each.trained)
+    assert reductions.name == "reduce_scatter"
+    assert reductions.payload_bytes >= layers
+    assert gathers.payload_bytes > 3 * 2 * layers
+    once = estimate(request()).communication[0]
+    assert gathers.payload_bytes == 3 * once.payload_bytes
+    assert once.sent_bytes == -(-once.payload_bytes * 3 // 4)
+
+
+def test_a_series_answers_as_single_requests_do():
+    series = SeriesCache()
+    for count, length in ((4, 64), (4, 96), (8, 96), (8, 64)):
+        for training in ({}, {"gradient_accumulation_steps": 2}):
+            asked = request(count, LORA, sequence_length=length, **training)
+            assert estimate(asked, series).memory.phases == estimate(asked, SeriesCache()).memory.phases
+
+
+def test_the_timeline_has_every_layer_and_reaches_the_peaks():
+    memory = estimate(request(gradient_accumulation_steps=3)).memory
+    line = memory.line()
+    assert len(line) == 2 * (6 + 2) + 1
+    for phase in memory.phases:
+        assert max(each.bytes for each in line if each.phase == phase.name) == phase.peak_bytes
+
+
+def test_the_rows_of_a_peak_sum_to_it():
+    for training in ({}, {"gradient_accumulation_steps": 2, "autocast": "bfloat16"}, {"gradient_checkpointing": True}):
+        memory = estimate(request(**training)).memory
+        assert sum(row.bytes for part in memory.components for row in part.rows) == memory.peak_allocated_bytes
+
+
+def test_reserved_memory_is_by_the_rule_and_says_so():
+    answer = estimate(request())
+    assert answer.reserved == "rule"
+    assert any("streams have blocks of their own" in line for line in answer.assumptions)
+
+
+def test_a_limit_is_found_under_fsdp():
+    body = {"model": {"config": CONFIG}, "method": LORA, "device": {"memory_bytes": 1 << 30, "count": 2}}
+    body["device"]["sharding"] = "fsdp"
+    found = limit(parse_limit({**body, "training": {"sequence_length": 64}, "solve_for": "micro_batch_size"}))
+    assert found.value > 1
+
+
+@pytest.mark.parametrize(
+    ("loc", "kwargs"),
+    [
+        ("training.fsdp_config", {"sharding": "ddp", "fsdp_config": {}}),
+        ("training.fsdp_config.cpu_offload", {"fsdp_config": {"cpu_offload": True}}),
+        ("training.optimizer", {"optimizer": "adamw_8bit"}),
+        ("training.trainer", {"trainer": "transformers"}),
+        ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
+        ("training.autocast", {"method": {"name": "prefix"}, "dtype": "float32", "autocast": "bfloat16"}),
+        (
+            "method.modules_to_save",
+            {"method": {**LORA, "modules_to_save": ["lm_head"]}, "config": {**CONFIG, "tie_word_embeddings": True}},
+        ),
+        ("device.count", {"count": 1}),
+    ],
+)
+def test_what_is_refused_names_its_field(loc, kwargs):
+    with pytest.raises(PlanError) as caught:
+        estimate(request(**kwargs))
+    assert [problem.loc for problem in caught.value.problems] == [loc]
+
+
+def test_mixed_precision_allows_several_stored_dtypes_of_trained_parameters():
+    config = {**CONFIG, "attention_bias": True}
+    assert phases(method={**LORA, "bias": "all"}, config=config, autocast="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("method", "training"),
+    [
+        ({"name": "full"}, {"autocast": "bfloat16", "gradient_checkpointing": True}),
+        (LORA, {"fsdp_config": {"reshard_after_forward": False}}),
+        (QLORA, {"gradient_accumulation_steps": 2}),
+    ],
+)
+def test_interpreting_every_layer_gives_the_same_peaks(method, training, monkeypatch):
+    deep = {**CONFIG, "num_hidden_layers": 9}
+    folded = phases(method=method, config=deep, **training)
+    every = Repetition(numbers=tuple(range(9)), start=9, end=9, copies=0)
+    monkeypatch.setattr(MicroBatch, "repetition", lambda *_: every)
+    RECENT_SERIES.clear()
+    assert phases(method=method, config=deep, **training) == folded
+    RECENT_SERIES.clear()
