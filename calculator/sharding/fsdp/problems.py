@@ -12,6 +12,7 @@ from calculator.sharding.fsdp.units import units_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from calculator.common.dtype import DType
     from calculator.methods.prepared_model import PreparedModel
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
@@ -46,11 +47,7 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
     for unit, _ in units_of(prepared):
         dtypes = sorted({each.dtype for each in unit.parameters if each.trained})
         if len(dtypes) > 1:
-            message = (
-                f"FSDP refuses {unit.name}, whose trained parameters are in {' and '.join(dtypes)}: set"
-                " training.autocast bfloat16, with which accelerate casts them to float32, or adapter_dtype model"
-            )
-            yield Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
+            yield _mixed(prepared, unit.name, dtypes)
             return
         scalar = next((each for each in unit.parameters if not each.shape), None)
         if scalar is not None:
@@ -58,6 +55,16 @@ def _of_units(prepared: PreparedModel) -> Iterator[Problem]:
                 loc="model", msg=f"FSDP can't shard {scalar.name}, which has no dimension: use ddp", input=None
             )
             return
+
+
+def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
+    """Trained parameters of several dtypes in one unit, and how to train those of one."""
+    why = f"FSDP refuses {unit}, whose trained parameters are in {' and '.join(dtypes)}"
+    if prepared.method.facts.quantizes_base:
+        message = f"{why}; accelerate leaves a 4-bit model as it is: set bias none and leave modules_to_save out"
+        return Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
+    message = f"{why}: set it to bfloat16, with which accelerate casts them to float32"
+    return Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)
 
 
 def _of_method(prepared: PreparedModel) -> Iterator[Problem]:

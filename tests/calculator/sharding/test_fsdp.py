@@ -180,6 +180,7 @@ def test_a_limit_is_found_under_fsdp():
         ("training.optimizer", {"optimizer": "adamw_8bit"}),
         ("training.trainer", {"trainer": "transformers"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
+        ("method.bias", {"method": {**QLORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("training.autocast", {"method": {"name": "prefix"}, "dtype": "float32", "autocast": "bfloat16"}),
         (
             "method.modules_to_save",
