@@ -52,8 +52,8 @@ def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, l
     context.hooks.begin(context.parameters)
     uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
-        given = None if context.hooks.couples_layers else masks.window_tensors(context)
-        context.cache = Cache(windowed=True, given=given)
+        coupled = context.hooks.couples_layers
+        context.cache = Cache(windowed=True, given=None if coupled else masks.window_tensors(context))
     context.method.before_forward(context)
     hidden_states = decoder(context, ids)
     context.release()

@@ -24,6 +24,7 @@ CONFIG = {
 }
 LORA = {"name": "lora", "target_modules": "all-linear"}
 QLORA = {**LORA, "name": "qlora"}
+UNPREPARED = {**QLORA, "prepare_model_for_kbit_training": False}
 
 
 def request(count=4, method=None, config=CONFIG, sharding="fsdp", **training):
@@ -180,7 +181,7 @@ def test_a_limit_is_found_under_fsdp():
         ("training.optimizer", {"optimizer": "adamw_8bit"}),
         ("training.trainer", {"trainer": "transformers"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
-        ("method.bias", {"method": {**QLORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
+        ("method.bias", {"method": {**UNPREPARED, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),
         ("training.autocast", {"method": {"name": "prefix"}, "dtype": "float32", "autocast": "bfloat16"}),
         (
             "method.modules_to_save",
