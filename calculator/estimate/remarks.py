@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
@@ -53,8 +54,9 @@ SCALER = (
 
 
 def prepared(request: Request, model: Model) -> PreparedModel:
-    """A request's model with its method applied."""
-    return PreparedModel(model, request.method, request.training, request.device, request.stack)
+    """A request's model with its method applied, for sentences about its settings: a sharding changes none of them."""
+    device = replace(request.device, sharding="none")
+    return PreparedModel(model, request.method, request.training, device, request.stack)
 
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Context:
         #: What the sharding runs in a micro-batch.
         self.hooks = hooks
         #: The dtype of the model's buffers that have none of their own.
-        self.buffer_dtype: DType = prepared.training.dtype
+        self.buffer_dtype: DType = prepared.given.dtype
         prepared = self.hooks.computed(prepared)
         model, method, training = prepared.model, prepared.method, prepared.training
         self.tape = tape or Tape(trains=trains)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def embed(context: Context, ids: Tensor, name: str = "model.embed_tokens", *, scaled: bool = False) -> Tensor:
     """Look up the embeddings of ids: (batch, sequence, hidden_size).
 
-    `scaled`: whether the embedding's module multiplies them with a buffer in the model's dtype.
+    `scaled`: whether the embedding's module multiplies them with a buffer in the dtype that the model is loaded in.
     """
     embed = context.outer(name)
     context.set_scope(f"{name}: ")

@@ -69,6 +69,10 @@ class Prepared(Protocol):
         """The training that it is prepared for."""
 
     @property
+    def given(self) -> Training:
+        """The training in the request."""
+
+    @property
     def device(self) -> Device:
         """The device, and the number of them."""
 

@@ -168,6 +168,12 @@ def test_reserved_memory_follows_the_rule_and_the_answer_says_so():
     assert not any("Autocast is on" in line for line in answer.assumptions)
 
 
+def test_a_trainers_sentences_are_about_the_settings_in_the_request():
+    answer = estimate(request(trainer="trl-sft", gradient_checkpointing=True))
+    assert not any("bf16=True by default" in line for line in answer.warnings)
+    assert any("not traced" in line for line in answer.warnings)
+
+
 def test_transformers_values_for_auto_follow_from_the_hidden_size():
     zero = ZeroOptimization(reduce_bucket_size="auto", stage3_prefetch_bucket_size=7)
     assert zero.resolved("reduce_bucket_size", 64) == 4096
