@@ -139,7 +139,7 @@ def test_a_sequence_longer_than_the_window_has_another_trace():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
     for length, traces in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
         estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
-        assert len(series.traces.traces.get(False, ())) == traces
+        assert len(series.traces.traces.get((False, True), ())) == traces
 
 
 def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpreted(counted):
@@ -158,4 +158,4 @@ def test_the_number_of_traces_is_limited(counted, monkeypatch):
     for batch in (4, 2, 1, 1, 3):
         answered(series, micro_batch_size=batch)
     assert counted == {"concrete": 3, "symbolic": 1}
-    assert len(series.traces.traces[False]) == 1
+    assert len(series.traces.traces[False, True]) == 1
