@@ -51,7 +51,7 @@ RULE_OF_ZERO = (
 SHARDED_RULE = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the largest"
     " block twice if layers leave as much alive. A replay of the allocator is not modelled under this sharding, whose"
-    " streams have blocks of their own. The rule has not been held against one."
+    " streams have blocks of their own. The rule has not been compared with one."
 )
 REPLAY = (
     "Reserved memory is from a replay of PyTorch's caching allocator: the model is loaded, then steps of one batch"

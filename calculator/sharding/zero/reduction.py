@@ -28,7 +28,7 @@ class Point(NamedTuple):
         at: The moment, without what the reduction has allocated.
         has_bucket: Whether the bucket is allocated.
         large: Bytes of gradients that are larger than the bucket.
-        held: Bytes of the other gradients that are tensors of their own.
+        separate: Bytes of the other gradients that are tensors of their own.
         copied: Bytes of the flat copy that is reduced.
     """
 
@@ -36,7 +36,7 @@ class Point(NamedTuple):
     at: At
     has_bucket: bool
     large: int
-    held: int
+    separate: int
     copied: int
 
     def without(self, large: int) -> Point:

@@ -134,8 +134,10 @@ class FlatState:
     def accumulated_by(self, rank: int) -> tuple[ResidentTensor, ...]:
         """What earlier micro-batches of a step left alive for the next forward pass."""
         if self.plan.accumulated:
-            held = row("gradients", self.plan.accumulated // ITEMSIZE[self.dtype], "trained", self.dtype, "gradients")
-            return held, self._bucket()
+            accumulated = row(
+                "gradients", self.plan.accumulated // ITEMSIZE[self.dtype], "trained", self.dtype, "gradients"
+            )
+            return accumulated, self._bucket()
         return self.partition_of_earlier(rank)
 
     def partition_of_earlier(self, rank: int) -> tuple[ResidentTensor, ...]:
@@ -190,8 +192,8 @@ class FlatState:
         if point.large:
             elements = point.large // item
             yield row("gradients larger than the bucket", elements, "parameters", self.dtype, "gradients")
-        if point.held:
-            yield row("gradients", point.held // item, "parameters", self.dtype, "gradients")
+        if point.separate:
+            yield row("gradients", point.separate // item, "parameters", self.dtype, "gradients")
         if point.copied:
             yield row("gradients, flat", point.copied // item, "gradients in the bucket", self.dtype)
 

@@ -109,7 +109,7 @@ class FlatPeaks:
         """The moment after the last reduction, before the bucket is freed."""
         at, bucket = self._passed.end, self._state.plan.bucket_bytes
         left = self._reduction.left - sum(each.bytes for each in self._reduction.kept if number in each.ranks)
-        return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, held=0, copied=0)
+        return Point(at.bytes + bucket + left, at, has_bucket=True, large=left, separate=0, copied=0)
 
     def _last(self, number: int) -> tuple[ResidentTensor, ...]:
         """A rank's gradients after the last reduction."""
@@ -171,8 +171,8 @@ class FlatPeaks:
         point, intervals = self.fullest.point, self._reduction.intervals
         copied = max(each.copied for each in intervals)
         large = max(each.large for each in intervals)
-        held = max(each.held for each in intervals)
-        most = point._replace(has_bucket=True, copied=copied, large=large, held=held)
+        separate = max(each.separate for each in intervals)
+        most = point._replace(has_bucket=True, copied=copied, large=large, separate=separate)
         own, zeros = self._state.gradients_of(self.fullest.number)
         earlier = self._state.partition_of_earlier(self.fullest.number)
         return (*own, *zeros, *earlier, *self._state.reducing(most))

@@ -62,7 +62,7 @@ def test_where_nothing_fits_there_is_the_nearest_miss_and_what_to_do(client, not
     assert plan(client, body).json()["plans"][0]["configurations"]
 
 
-def test_the_smallest_card_comes_with_the_request_of_its_headroom(client):
+def test_the_smallest_card_has_the_request_of_its_headroom(client):
     """A card with bfloat16 is planned in it, whatever dtype the given device computes in."""
     body = {"model": "bigscience/bloom-3b", "device": {"gpu": "rtx-2060"}, "needs": {"sequence_length": 1024}}
     miss = plan(client, body).json()["plans"][0]["nearest_miss"]

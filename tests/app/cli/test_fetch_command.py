@@ -97,7 +97,7 @@ def fetched(address, tmp_path):
     return run
 
 
-def test_a_config_comes_by_its_id_or_url_and_is_planned_with(fetched, tmp_path, capsys):
+def test_a_config_is_fetched_by_its_id_or_url_and_planned_with(fetched, tmp_path, capsys):
     result = fetched("https://huggingface.co/some/model")
     assert (result.returncode, result.stderr, json.loads(result.stdout)) == (0, "", CONFIG)
     file = tmp_path / "config.json"

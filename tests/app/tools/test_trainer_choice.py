@@ -89,7 +89,7 @@ def test_the_tool_that_the_form_showed_leaves_changes_alone():
     assert "tool=axolotl" in form.address()
 
 
-def test_the_reference_step_takes_every_setting_of_a_trainer_back():
+def test_the_reference_step_resets_every_setting_of_a_trainer():
     chosen = typed("tool=trl-sft&use_liger_kernel=true&completion_tokens=7&loss_type=nll")
     assert chosen.typed["use_liger_kernel"] == "true"
     back = read([*chosen.typed.items(), ("tool", "reference"), ("tool_shown", "trl-sft")])

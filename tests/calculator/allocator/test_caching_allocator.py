@@ -94,7 +94,7 @@ def test_it_places_every_block_where_pytorchs_own_steps_do(conf, actions, pages)
         (33 * MIB, 34 * MIB),
     ],
 )
-def test_a_request_takes_a_segment_of_its_kind(size, segment):
+def test_a_request_allocates_a_segment_of_its_kind(size, segment):
     allocator = CachingAllocator()
     allocator.allocate(size)
     assert allocator.reserved == segment

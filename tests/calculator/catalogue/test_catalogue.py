@@ -106,6 +106,6 @@ def test_every_model_has_a_config_with_its_type_a_count_and_a_source(entry):
 
 
 @pytest.mark.parametrize("entry", [e for e in models() if e.published], ids=lambda entry: entry.id)
-def test_a_published_count_is_equal_or_says_how_it_differs(entry):
+def test_a_published_count_is_equal_or_the_difference_is_stated(entry):
     assert entry.published.source
     assert (entry.published.parameters == entry.parameters) == (entry.published.relation == "equal")

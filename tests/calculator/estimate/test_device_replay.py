@@ -74,7 +74,7 @@ def test_the_run_runs_on_its_minimum_and_not_on_2_mib_less(large):
     assert on(least - 2 * MIB).fit.verdict is Verdict.DOES_NOT_FIT
 
 
-def test_more_memory_is_never_worse_from_what_it_takes_at_ease_on(large):
+def test_more_memory_is_never_worse_than_what_is_reserved_without_a_limit(large):
     required = large.memory.required_bytes
     assert [on(required + more * GIB).fit.verdict for more in range(3)] == [Verdict.FITS] * 3
 

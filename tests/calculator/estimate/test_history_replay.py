@@ -79,7 +79,7 @@ def test_settings_of_the_allocator_change_what_a_history_reserves(free):
     assert expandable.memory.peak_reserved_bytes < free.memory.peak_reserved_bytes
 
 
-def test_the_rule_is_that_of_the_longest_micro_batch_and_says_so():
+def test_the_rule_is_that_of_the_longest_micro_batch_which_is_stated():
     ruled = answered(reserved="rule", sequence_lengths=LENGTHS)
     longest = answered(reserved="rule", sequence_length=1000, padding=True)
     assert ruled.memory.history is None

@@ -148,7 +148,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(("section", "claim", "exact"), FIGURES)
-def test_a_figure_of_the_lesson_comes_out_exactly(section, claim, exact):
+def test_a_figure_of_the_lesson_is_exact(section, claim, exact):
     assert figure(section, claim).exact == pytest.approx(exact, rel=1e-12)
 
 

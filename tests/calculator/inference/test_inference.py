@@ -152,7 +152,7 @@ def test_a_full_model_costs_nothing_over_its_base():
 # Merging
 
 
-def test_merging_into_nf4_dequantises_adds_and_quantises_again_and_says_what_is_lost():
+def test_merging_into_nf4_dequantises_adds_quantises_again_and_states_what_is_lost():
     answered = answer({"name": "qlora", "r": 16, "target_modules": "all-linear"}, merged=True)
     names = [row.name for row in answered.merge.rows]
     assert names[:5] == [
@@ -199,7 +199,7 @@ def test_what_cannot_be_served_is_refused_at_its_place(method, serving, loc):
     assert list(refused(method, **serving)) == [loc]
 
 
-def test_the_usual_context_is_cut_to_the_positions_that_there_are_and_says_so():
+def test_the_usual_context_is_cut_to_the_models_positions_which_is_stated():
     answered = answer({"name": "prefix"}, "openai-community/gpt2")
     assert answered.serving.context_length == 1024 - 20 - 255
     assert "No context_length was given: 749 tokens are assumed." in answered.assumptions

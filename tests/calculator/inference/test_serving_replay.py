@@ -46,7 +46,7 @@ def test_answer_that_ends_names_its_pass():
     assert fit.out_of_memory.message.startswith("CUDA out of memory.")
 
 
-def test_long_answer_is_by_the_rule_and_says_why():
+def test_long_answer_is_by_the_rule_and_the_reason_is_stated():
     serving = {"context_length": 256, "max_new_tokens": 100_000}
     long = answered(serving=serving)
     assert long.reserved == "rule"

@@ -44,7 +44,7 @@ def test_few_values_are_all_candidates():
     assert likely(Sized(), 10, 11 + ALL) == [*range(11, 11 + ALL)]
 
 
-def test_of_many_values_the_requests_own_comes_first_and_then_equal_sizes():
+def test_of_many_values_the_requests_own_is_first_and_then_equal_sizes():
     values = likely(Sized(lambda s: 8 * s * 4096 * 2, lambda _: KEPT), 10, 4000)
     assert values[:2] == [100, 512]
     assert {2048, 1024, 64} <= set(values)

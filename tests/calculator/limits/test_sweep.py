@@ -21,7 +21,7 @@ def parsed(grid, request=REQUEST, **more):
     return parse_sweep({"request": request, "grid": grid, **more})
 
 
-def test_every_combination_comes_in_order_the_last_fields_values_fastest():
+def test_combinations_are_in_order_the_last_fields_values_fastest():
     parsed_sweep = parsed({"training.sequence_length": [64, 128], "method.r": [8, 4, 2]})
     assert parsed_sweep.count == 6
     assert [tuple(point.values()) for point in parsed_sweep.points()] == [

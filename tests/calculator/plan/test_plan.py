@@ -157,7 +157,7 @@ def test_what_every_estimate_warns_of_is_the_plans_own():
         assert {*part.warnings, *part.warnings_of(each)} == set(each.estimate.warnings)
 
 
-def test_a_miss_that_no_shorter_sequence_mends_says_why():
+def test_a_miss_that_no_shorter_sequence_mends_states_why():
     part = planned({"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-2060"}})
     assert "with 64 tokens it still needs 6.2 GiB of 5.5 GiB" in part.miss.why_no_shorter_sequence
     assert not any("sequence_length" in change.sets for change in part.changes)
@@ -167,7 +167,7 @@ def test_a_miss_that_no_shorter_sequence_mends_says_why():
     )
 
 
-def test_3b_on_8_gb_takes_every_saving_and_says_how_little_is_left(plans):
+def test_3b_on_8_gb_uses_every_saving_and_states_how_little_is_left(plans):
     part = plans["3B on 8 GB"]
     (only,) = part.configurations
     training, method = only.request.training, only.request.method
@@ -190,7 +190,7 @@ def test_an_immutable_base_is_offered_every_method_that_leaves_it_unchanged(plan
     assert not part.configurations[0].request.training.gradient_checkpointing
 
 
-def test_where_nothing_fits_the_nearest_miss_says_what_would(plans):
+def test_where_nothing_fits_the_nearest_miss_states_what_would(plans):
     """70B does not go onto 24 GB, whatever the lesson says; 48 GB hold it."""
     part = plans["nothing fits"]
     assert part.configurations == ()
@@ -252,7 +252,7 @@ def test_every_reason_names_its_rule_and_has_numbers(plans, name):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_plan_is_short_takes_few_estimates_and_speaks_of_every_method(plans, name):
+def test_a_plan_is_short_needs_few_estimates_and_mentions_every_method(plans, name):
     part = plans[name]
     assert len(part.configurations) <= MOST_CONFIGURATIONS
     assert part.estimates <= 80
@@ -378,6 +378,6 @@ def test_what_can_not_be_planned_is_refused_at_its_place(body, locs):
     assert {problem.loc for problem in refused.value.problems} == locs
 
 
-def test_every_rule_says_something_and_where_it_comes_from():
+def test_every_rule_has_a_sentence_and_a_source():
     assert list(RULES) == [rule.name for rule in RULES.values()]
     assert all(rule.statement.endswith(".") and rule.source for rule in RULES.values())

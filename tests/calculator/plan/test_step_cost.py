@@ -80,5 +80,5 @@ def test_the_parts_sum_to_the_cost_and_each_has_its_source():
     assert all(term.source and term.formula and term.substituted for term in step.terms)
 
 
-def test_a_card_without_published_speeds_is_weighed_as_another_and_says_so():
+def test_a_card_without_published_speeds_is_weighed_as_another_which_is_stated():
     assert cost({"name": "lora"}, gpu="l20").card == cost({"name": "lora"}, gpu=USUAL_CARD).card

@@ -80,7 +80,7 @@ def test_the_stated_number_of_tasks_is_served_and_not_many_more(name):
     assert [verdict is Verdict.FITS for verdict in verdicts] == [True, False]
 
 
-def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_says_why():
+def test_a_smaller_adapter_replaces_one_whose_tasks_do_not_fit_and_the_reason_is_stated():
     """60 modules of r 16 on every linear layer, 46 GiB, do not fit next to a base of 37 GiB and a request of 2."""
     first = planned(LARGE, 60).configurations[0]
     assert (first.request.method.r, first.request.method.target_modules) == (8, "all-linear")

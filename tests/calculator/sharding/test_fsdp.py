@@ -160,7 +160,7 @@ def test_the_rows_of_a_peak_sum_to_it():
         assert sum(row.bytes for part in memory.components for row in part.rows) == memory.peak_allocated_bytes
 
 
-def test_reserved_memory_is_by_the_rule_and_says_so():
+def test_reserved_memory_is_by_the_rule_as_the_answer_states():
     answer = estimate(request())
     assert answer.reserved == "rule"
     assert any("streams have blocks of their own" in line for line in answer.assumptions)

@@ -159,7 +159,7 @@ def test_offload_moves_masters_and_states_to_the_host():
         assert max(moment.bytes for moment in there.timeline if moment.phase == phase.name) == phase.peak_bytes
 
 
-def test_reserved_memory_follows_the_rule_and_the_answer_says_so():
+def test_reserved_memory_follows_the_rule_as_the_answer_states():
     answer = estimate(request())
     assert answer.reserved == "rule"
     assert answer.memory.peak_reserved_bytes >= answer.memory.peak_allocated_bytes

@@ -20,7 +20,7 @@ def trained(**changes):
     return {tensor.name for tensor in training_step(request(**changes)).resident.tensors if tensor.trained}
 
 
-def test_a_head_with_one_output_takes_the_place_of_the_output_head():
+def test_a_head_with_one_output_replaces_the_output_head():
     step = training_step(request())
     shapes = {tensor.name: tensor.shape for tensor in step.resident.tensors}
     assert shapes["score.weight"] == (1, 2048)

@@ -55,7 +55,7 @@ def test_differences_sum_to_the_difference_of_the_totals():
     assert sum(d.bytes for d in found) == ours.phases["forward"] - theirs.phases["forward"]
 
 
-def test_the_largest_difference_comes_first():
+def test_the_largest_difference_is_first():
     found = differences(snapshot({UP: 1, NORM: 9}), snapshot({}), "forward")
     assert [d.row for d in found] == [NORM, UP]
 

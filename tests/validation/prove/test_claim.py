@@ -24,7 +24,7 @@ def claim(*checks):
         ("between", (1, 3), 1, 0.9),
     ],
 )
-def test_a_claim_holds_for_a_right_figure_but_not_for_a_wrong_one_or_nan(relation, bounds, right, wrong):
+def test_a_claim_is_true_for_a_right_figure_but_not_for_a_wrong_one_or_nan(relation, bounds, right, wrong):
     assert claim(check(right, relation, *bounds)).words == "holds"
     assert claim(check(wrong, relation, *bounds)).kind == "does not hold"
     assert claim(check(math.nan, relation, *bounds)).kind == "does not hold"

@@ -50,7 +50,7 @@ def test_an_error_of_one_byte_is_detected():
     assert "differ: 1, not equal to 0" in savings_claims.computed(selected).words
 
 
-def test_a_run_that_is_small_enough_holds():
+def test_a_run_that_is_small_enough_passes():
     selected = runs(quick=True)
     vars(selected["qlora"])["found"] = selected["lora"].found
     assert savings_claims.small_card(selected).kind == "holds"

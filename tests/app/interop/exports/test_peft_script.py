@@ -320,5 +320,5 @@ def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
 
 
 def test_a_script_lists_the_labelled_tokens_that_its_text_does_not_have():
-    told = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
-    assert [each.loc for each in told.not_expressed] == ["training.completion_tokens"]
+    exported = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
+    assert [each.loc for each in exported.not_expressed] == ["training.completion_tokens"]

@@ -97,7 +97,7 @@ def test_options_of_a_command_are_read_in_every_spelling():
     assert found.not_understood == ()
 
 
-def test_a_yaml_of_trl_is_told_from_one_of_llama_factory():
+def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
     trl = read("model_name_or_path: gpt2\ndataset_name: x\ngradient_checkpointing_kwargs: {use_reentrant: true}")
     assert (trl.format, trl.request["training"]["gradient_checkpointing_kwargs"]) == ("trl", {"use_reentrant": True})
     assert read("model_name_or_path: gpt2\nstage: sft\ndataset_name: x").format == "llama-factory"

@@ -97,7 +97,7 @@ def spelled_out(plan):
 
 
 @pytest.mark.parametrize(("tool", "least"), [("axolotl", 20), ("llama-factory", 20)])
-def test_what_a_tool_can_express_comes_back(tool, least):
+def test_a_request_that_a_tool_can_express_survives_the_round_trip(tool, least):
     chance, expressed = random.Random(tool), 0
     for _ in range(250):
         body = drawn(chance)
@@ -157,7 +157,7 @@ def test_what_a_tool_can_express_comes_back(tool, least):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_peft_saves_comes_back(config, method, tmp_path):
+def test_a_config_that_peft_saves_is_imported(config, method, tmp_path):
     config.base_model_name_or_path = "meta-llama/Llama-3.1-8B"
     config.save_pretrained(tmp_path)
     found = read((tmp_path / "adapter_config.json").read_text())
