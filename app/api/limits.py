@@ -1,4 +1,4 @@
-"""`POST /api/v1/limits`: the largest value of a setting that fits the device."""
+"""`POST /api/v1/limits`: the largest value of a setting that fits the device, or the fewest GPUs."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def answer(body: Any) -> LimitsAnswer:
 
 @router.post(
     "/api/v1/limits",
-    summary="Find the largest value of a setting that fits",
+    summary="Find the largest value of a setting that fits, or the fewest GPUs",
     responses={200: {"model": LimitsAnswer}, **problem_responses(*BODY_ERRORS)},
     openapi_extra=json_body(LimitsRequest),
 )
@@ -34,7 +34,8 @@ def post_limits(body: JsonBody) -> Response:
     """Return the largest rank, sequence length, micro-batch, ... with which the run fits its device.
 
     `solve_for` names the setting; every other setting keeps its value. `bound` states what prevents a larger value,
-    and `above` is the run with the next one.
+    and `above` is the run with the next one. With `count`, the answer is the fewest GPUs on which a run with
+    `device.sharding` fits, and `below` is the run on one GPU fewer.
     """
     return json_response(answer(body))
 
@@ -52,6 +53,16 @@ EXAMPLES = PostExamples(
         "length": (
             "The longest sequence of 8B QLoRA on a 24 GB GPU",
             {**RUN, "method": _QLORA, "solve_for": "sequence_length", "reserved": "rule"},
+        ),
+        "count": (
+            "The fewest 24 GB GPUs for 8B full fine-tuning with FSDP2",
+            {
+                **RUN,
+                "method": {"name": "full"},
+                "device": {"gpu": "RTX 4090", "sharding": "fsdp"},
+                "solve_for": "count",
+                "reserved": "rule",
+            },
         ),
     },
     answer=answer,

@@ -124,13 +124,13 @@ ExportRequest.__doc__ = "One run, and the format of the file to export."
 LimitsRequest = create_model(
     "LimitsRequest",
     __base__=EstimateRequest,
-    __doc__="One run with its device, and the setting to maximise.",
+    __doc__="One run with its device, and the setting to solve for.",
     solve_for=(
         SolveFor,
         Field(
             title="Solve for",
             description="The setting whose largest value is searched. A value that the request gives for it is tried"
-            " like any other.",
+            " like any other. count searches the fewest GPUs (device.count) on which a run with device.sharding fits.",
             examples=["r"],
         ),
     ),

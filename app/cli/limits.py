@@ -1,7 +1,11 @@
 r"""Find the largest r, sequence_length, micro_batch_size, num_virtual_tokens or bottleneck_size that fits.
 
+Of count, the number of GPUs, find the smallest.
+
 python -m app limits --solve_for r --model meta-llama/Llama-2-13b-hf --method qlora --gradient_checkpointing \
     --gpu "RTX 4090"
+python -m app limits --solve_for count --model meta-llama/Llama-3.1-8B --method full --gradient_checkpointing \
+    --gpu "RTX 4090" --sharding fsdp
 """
 
 from __future__ import annotations
@@ -20,13 +24,17 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.limits.limits import Limit
+    from calculator.limits.limit import Limit
     from calculator.limits.probes import ProbeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--solve_for", metavar="|".join(get_args(SolveFor)), help="the setting to maximise")
+    parser.add_argument(
+        "--solve_for",
+        metavar="|".join(get_args(SolveFor)),
+        help="the setting to maximise, or count: the fewest GPUs, with --sharding",
+    )
     request.add_method_argument(parser)
     request.add_arguments(parser)
 
@@ -43,12 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(found: Limit) -> Iterator[str]:
     name, most = found.solve_for, found.largest_with_retries
-    yield f"No {name} fits." if found.value is None else f"The largest {name} that fits: {number(found.value)}"
+    which = "smallest" if name == "count" else "largest"
+    yield f"No {name} fits." if found.value is None else f"The {which} {name} that fits: {number(found.value)}"
     if most is not None and most != found.value:
         yield f"Up to {number(most)} it runs, but only by giving cached blocks back."
     yield f"Bounded by {found.bound.by.replace('_', ' ')}: {found.bound.reason}."
     yield ""
-    points = [_row(point) for point in (found.at, found.above) if point is not None]
+    points = [_row(point) for point in (found.below, found.at, found.above) if point is not None]
     yield table((name, "Verdict", "Required GiB", "To spare", "Peak allocated GiB"), points, left=2)
     yield ""
     yield found.guarantee

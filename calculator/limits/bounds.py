@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from calculator.estimate.request import Request
     from calculator.methods import Method
 
-BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum"]
+BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum", "sharding"]
 
-#: The settings that a limit can be requested for: every size.
-SolveFor = SizeName
+#: The settings that a limit can be requested for: the largest of every size, and the fewest GPUs.
+SolveFor = Literal[SizeName, "count"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Bound:
     reason: str
 
 
-def solved(request: Request, name: SolveFor) -> Declared:
+def solved(request: Request, name: SizeName) -> Declared:
     """The declaration of the setting that is solved for.
 
     Raises:
@@ -44,19 +44,19 @@ def solved(request: Request, name: SolveFor) -> Declared:
     return known[name]
 
 
-def solvable(method: Method) -> dict[SolveFor, Declared]:
-    """The settings of a method and its training that a limit can be requested for."""
+def solvable(method: Method) -> dict[SizeName, Declared]:
+    """The sizes of a method and its training that a limit can be requested for."""
     kinds: tuple[type, ...] = (type(method), Training)
     known = {field.name: field for kind in kinds for field in declared(kind)}
-    return {name: known[name] for name in get_args(SolveFor) if name in known}
+    return {name: known[name] for name in get_args(SizeName) if name in known}
 
 
-def bound(request: Request, model: Model, name: SolveFor) -> Bound:
+def bound(request: Request, model: Model, name: SizeName) -> Bound:
     """The lowest bound on a setting, apart from memory."""
     return min(_bounds(request, model, name), key=lambda each: each.limit)
 
 
-def _bounds(request: Request, model: Model, name: SolveFor) -> Iterator[Bound]:
+def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
     most = int(solved(request, name).setting.maximum or 0)
     yield Bound(by="field_maximum", limit=most, reason=f"{name} is at most {most:,} here")
     context = model.config.get("max_position_embeddings")
@@ -66,7 +66,7 @@ def _bounds(request: Request, model: Model, name: SolveFor) -> Iterator[Bound]:
         yield _matrix(request, model)
 
 
-def _context_length(request: Request, context: int, name: SolveFor) -> Bound:
+def _context_length(request: Request, context: int, name: SizeName) -> Bound:
     tokens, virtual = request.training.sequence_length, int(getattr(request.method, "num_virtual_tokens", 0))
     if name == "num_virtual_tokens":
         less, value = f" less the sequence's {tokens:,}", context - tokens

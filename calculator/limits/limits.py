@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from calculator.common.deferred import Deferred
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import model_of
-from calculator.estimate.request import Request, parse_request, reserved_by
+from calculator.estimate.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.limits.bounds import Bound, SolveFor, bound, outgrown, solved
+from calculator.limits.fewest import fewest
+from calculator.limits.limit import Limit, unknown
 from calculator.limits.probes import ProbeResult, Probes
-from calculator.limits.replays import Replays
+from calculator.limits.replays import Replays, search_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,37 +25,6 @@ class LimitRequest:
 
     request: Request
     solve_for: SolveFor
-
-
-def _unknown() -> Deferred[int | None]:
-    return Deferred(lambda: None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """The largest value that fits, its bound, and the estimates there and one step above."""
-
-    solve_for: SolveFor
-    bound: Bound
-    #: The largest value that fits; None if no value fits.
-    at: ProbeResult | None
-    #: One step above `at`, or the smallest value if none fits; None if that is refused.
-    above: ProbeResult | None
-    #: Which values were estimated.
-    guarantee: str
-    warnings: tuple[str, ...] = ()
-    #: The largest value found that runs, with cached blocks freed or without, by replay; else None.
-    running: Deferred[int | None] = field(default_factory=_unknown, compare=False, repr=False)
-
-    @property
-    def value(self) -> int | None:
-        """The largest value that fits."""
-        return self.at.value if self.at else None
-
-    @property
-    def largest_with_retries(self) -> int | None:
-        """The largest value found that runs, even if cached blocks are freed for a request; None by the rule."""
-        return self.running()
 
 
 def parse_limit(body: Any) -> LimitRequest:
@@ -85,34 +56,31 @@ def limit(limit_request: LimitRequest) -> Limit:
     Raises:
         PlanError: if no device is given, the method has no such setting, or the request itself is refused.
     """
-    name, setting = limit_request.solve_for, solved(limit_request.request, limit_request.solve_for)
+    name = limit_request.solve_for
     _check(limit_request)
+    if name == "count":
+        return fewest(limit_request.request)
+    setting = solved(limit_request.request, name).setting
     model = model_of(limit_request.request.model)
     request = replace(within_positions(limit_request.request, model), length_given=True)
-    search, lowest = search_of(request, name), int(setting.setting.minimum or 0)
+    search, lowest, most = search_of(request, name), int(setting.minimum or 0), int(setting.maximum or 0)
     search.ruled.at(lowest)
     upper = bound(request, model, name)
     if upper.limit < lowest:
         above = search.point(lowest)
         return Limit(solve_for=name, bound=upper, at=None, above=above, guarantee="There is no value to try.")
-    answer = _at_bound(search, upper) if search.fits(upper.limit) else _within_memory(search, lowest, upper)
+    answer = _at_bound(search, upper, most) if search.fits(upper.limit) else _within_memory(search, lowest, upper)
     return replace(answer, warnings=outgrown(request, model, answer.value) if name == "r" and answer.value else ())
-
-
-def search_of(request: Request, name: SolveFor) -> Probes | Replays:
-    """What finds the limit. Textbook accounting has no run to replay."""
-    probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
-    replayed = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
-    return Replays(probes) if replayed else probes
 
 
 def _check(limit_request: LimitRequest) -> None:
     device = limit_request.request.device
     if device.gpu is None and device.memory_bytes is None:
         raise refusal("device", "a limit needs a card: give device.gpu or device.memory_bytes")
-    name, names = limit_request.solve_for, {field.name for field in declared(Training)}
+    name, names = limit_request.solve_for, {"count", *(field.name for field in declared(Training))}
     if limit_request.request.accounting == "textbook" and name in names:
-        message = f"textbook accounting counts no activations, so every {name} needs the same: use exact"
+        why = "divides nothing" if name == "count" else "counts no activations"
+        message = f"textbook accounting {why}, so every {name} needs the same: use exact"
         raise refusal("accounting", message, "textbook")
 
 
@@ -143,7 +111,7 @@ def _within_memory(search: Probes | Replays, lowest: int, upper: Bound) -> Limit
 
 def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Deferred[int | None]:
     if isinstance(search, Probes):
-        return _unknown()
+        return unknown()
 
     def largest() -> int | None:
         found = search.largest_with_retries(best, end)
@@ -157,10 +125,10 @@ def _nothing(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
     return Limit(solve_for=search.ruled.name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
 
 
-def _at_bound(search: Probes | Replays, upper: Bound) -> Limit:
+def _at_bound(search: Probes | Replays, upper: Bound, maximum: int) -> Limit:
     value, probes = upper.limit, search.ruled
     try:
-        above = search.point(value + 1) if value < _field_maximum(probes.request, probes.name) else None
+        above = search.point(value + 1) if value < maximum else None
     except PlanError:
         above = None
     return Limit(
@@ -169,12 +137,8 @@ def _at_bound(search: Probes | Replays, upper: Bound) -> Limit:
         at=search.point(value),
         above=above,
         guarantee=f"{value:,} fits, and no larger value was tried.",
-        running=_unknown() if isinstance(search, Probes) else Deferred(lambda: value),
+        running=unknown() if isinstance(search, Probes) else Deferred(lambda: value),
     )
-
-
-def _field_maximum(request: Request, name: SolveFor) -> float:
-    return solved(request, name).setting.maximum or 0
 
 
 def _memory(above: ProbeResult) -> Bound:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
-    from calculator.inputs.size_settings import SizeName
+    from calculator.limits.bounds import SolveFor
     from calculator.resident.per_parameter import ResidentTensors
 
 #: Stop when the bracket is this close to the largest value whose tensors fit, as a fraction of it.
@@ -76,7 +76,7 @@ class Probes:
     again and again.
     """
 
-    def __init__(self, request: Request, name: SizeName) -> None:
+    def __init__(self, request: Request, name: SolveFor) -> None:
         self.request, self.name = request, name
         self.series = SeriesCache()
         self.tried: dict[int, Probe] = {}
@@ -190,8 +190,10 @@ def _each(resident: Iterable[ResidentTensors]) -> Iterator[int]:
 
 
 def with_value(request: Request, name: str, value: Any) -> Request:
-    """The request with another value of one setting, of its training or its method."""
+    """The request with another value of one setting, of its training or its method, or another number of GPUs."""
     change: dict[str, Any] = {name: value}
+    if name == "count":
+        return replace(request, device=replace(request.device, **change))
     if name in {field.name for field in declared(Training)}:
         return replace(request, training=replace(request.training, **change))
     method: Any = request.method
@@ -200,7 +202,8 @@ def with_value(request: Request, name: str, value: Any) -> Request:
 
 def requested(request: Request, name: str) -> int:
     """The value of one setting in a request."""
-    return int(getattr(request.training if hasattr(request.training, name) else request.method, name))
+    owner = next(each for each in (request.training, request.method, request.device) if hasattr(each, name))
+    return int(getattr(owner, name))
 
 
 def _tokens(request: Request) -> int:

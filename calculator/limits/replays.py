@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 from calculator.devices import Verdict
 from calculator.estimate.estimate import device_replay, estimate, training_step
+from calculator.estimate.request import reserved_by
 from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.limits.bisection import crossing
-from calculator.limits.probes import ProbeResult, with_value
+from calculator.limits.probes import ProbeResult, Probes, with_value
 
 if TYPE_CHECKING:
     from calculator.estimate.device_replay import DeviceReplay
-    from calculator.limits.probes import Probes
+    from calculator.estimate.request import Request
+    from calculator.limits.bounds import SolveFor
 
 #: The first step of a search is this part of its range.
 NEAR = 16
@@ -142,3 +144,10 @@ class Replays:
         request = with_longest_batch(with_value(self.request, self.ruled.name, value))
         series = self.ruled.series
         return device_replay(request, training_step(request, series), series)
+
+
+def search_of(request: Request, name: SolveFor) -> Probes | Replays:
+    """What finds the limit. Textbook accounting has no run to replay."""
+    probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
+    replayed = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
+    return Replays(probes) if replayed else probes

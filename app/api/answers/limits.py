@@ -1,4 +1,4 @@
-"""Answer of `POST /api/v1/limits`: the largest value of a setting that fits."""
+"""Answer of `POST /api/v1/limits`: the largest value of a setting that fits, or the fewest GPUs."""
 
 from typing import Any
 
@@ -7,15 +7,16 @@ from app.api.answers.estimate import SingleEstimateAnswer
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
 from calculator.limits.bounds import BoundedBy, SolveFor
-from calculator.limits.limits import Limit
+from calculator.limits.limit import Limit
 from calculator.limits.probes import ProbeResult
 
 
 class LimitBound(Answer):
-    """What prevents a larger value."""
+    """What prevents a larger value; of `count`, a smaller one."""
 
     by: BoundedBy = described(
-        "The device's memory, the model's context length, a matrix's smaller side, or the field's own maximum.",
+        "The device's memory, the model's context length, a matrix's smaller side, the field's own maximum, or the"
+        " fewest GPUs that the sharding needs.",
         "memory",
     )
     limit: int = described(
@@ -41,28 +42,38 @@ class LimitPoint(Answer):
 
 
 class LimitsAnswer(Answer):
-    """The largest value of the setting that fits, and what bounds it."""
+    """The largest value of the setting that fits, or the fewest GPUs, and what bounds it."""
 
     solve_for: SolveFor = described("The setting that was solved for.", "r")
     value: int | None = described(
-        "The largest value that fits the device: the run never frees cached blocks for a request. Null if none fits.",
+        "The largest value that fits the device: the run never frees cached blocks for a request. For count, the"
+        " smallest such value. Null if none fits.",
         1064,
     )
     largest_with_retries: int | None = described(
         "The largest value found that runs, even if PyTorch's allocator must free cached blocks and request memory"
-        " again: the run is tight above value. Null if none runs, or by the rule.",
+        " again: the run is tight above value. Null if none runs, by the rule, or for count.",
         1080,
     )
-    bound: LimitBound = described("Why no larger value is possible.", {"by": "memory"})
+    bound: LimitBound = described(
+        "Why no larger value is possible; for count, why no smaller one is, or why no number of GPUs fits.",
+        {"by": "memory"},
+    )
     at: LimitPoint | None = described("The run with that value; null if no value fits.", {"value": 1064})
     above: LimitPoint | None = described(
-        "The run with the next larger value, or with the smallest value if none fits; null if that run is refused.",
+        "The run with the next larger value, or with the smallest value if none fits; null if that run is refused, and"
+        " for count.",
         {"value": 1065},
+    )
+    below: LimitPoint | None = described(
+        "For count, the run on one GPU fewer, or the run that requires the least of each GPU if no number fits; null if"
+        " the sharding needs as many GPUs, and for other settings.",
+        {"value": 11},
     )
     guarantee: str = described("Which values were evaluated, and what follows.", "1,064 fits and 1,065 does not.")
     warnings: tuple[str, ...] = described("Risks of a value of this size.", [])
     estimate: SingleEstimateAnswer | None = described(
-        "The whole estimate at the largest value that fits; null if none fits.", {"fit": None}
+        "The whole estimate at that value; null if none fits.", {"fit": None}
     )
 
 
@@ -76,6 +87,7 @@ def limits_answer(limit: Limit) -> LimitsAnswer:
             "bound": limit.bound,
             "at": _point(limit.at),
             "above": _point(limit.above),
+            "below": _point(limit.below),
             "guarantee": limit.guarantee,
             "warnings": limit.warnings,
             "estimate": limit.at.estimate if limit.at else None,

@@ -1,4 +1,4 @@
-"""The limits of a plan: the largest value of each setting, and a map of the batches and sequences that fit."""
+"""The limits of a plan: the largest value of each setting, the fewest GPUs, and a map of what fits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from calculator.limits.limits import LimitRequest, limit
 
 if TYPE_CHECKING:
     from calculator.estimate.request import Request
+    from calculator.limits.bounds import SolveFor
     from calculator.limits.fit_map import Cell, FitMap
-    from calculator.limits.limits import Limit
+    from calculator.limits.limit import Limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLimits:
-    """The limit of each setting with the others unchanged, and the map around the plan."""
+    """The limit of each setting with the others unchanged, the fewest GPUs if it is sharded, and the map around it."""
 
-    limits: tuple[Limit, ...]
+    largest: tuple[Limit, ...]
+    fewest: Limit | None
     map: FitMap
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All limits."""
+        return self.largest if self.fewest is None else (*self.largest, self.fewest)
 
     def answer(self) -> PlanLimitsAnswer:
         """Return the JSON version."""
@@ -50,11 +57,16 @@ def plan_limits(body: Any) -> PlanLimits:
 def _of_text(body: str) -> PlanLimits:
     """Return the limits of a body as JSON text. The last few are kept: a browser asks again whenever it goes back."""
     request = parse_request(json.loads(body))
-    return PlanLimits(limits=_limits(request), map=fit_map(request))
+    sharded = request.device.sharding != "none"
+    return PlanLimits(
+        largest=tuple(_limit(request, name) for name in solvable(request.method)),
+        fewest=_limit(request, "count") if sharded else None,
+        map=fit_map(request),
+    )
 
 
-def _limits(request: Request) -> tuple[Limit, ...]:
-    return tuple(limit(LimitRequest(request=request, solve_for=name)) for name in solvable(request.method))
+def _limit(request: Request, name: SolveFor) -> Limit:
+    return limit(LimitRequest(request=request, solve_for=name))
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import declared
-from calculator.inputs.size_settings import SizeName
+from calculator.limits.bounds import SolveFor
 from calculator.plan.needs import Needs
 from validation.random_grid.random_requests import random_request
 
@@ -38,7 +38,7 @@ def estimate(body, chance):
 
 
 def limits(body, chance):
-    return {**body, "solve_for": chance.choice(get_args(SizeName))}
+    return {**body, "solve_for": chance.choice(get_args(SolveFor))}
 
 
 def compare(body, chance):

@@ -107,3 +107,30 @@ def test_a_plan_without_limits_gives_the_reason_and_leads_back(client, address, 
 
 def test_the_twin_refuses_what_no_input_has(client):
     assert client.get("/limits.json?seq_len=5").json()["errors"][0]["loc"] == "seq_len"
+
+
+def test_the_fewest_gpus_are_the_same_on_the_api_and_the_page(client):
+    address = "?model=meta-llama/Llama-3.2-1B&method=full&sharding=fsdp&count=8&memory_gib=8&gpu=&reserved=rule"
+    body = {
+        "model": "meta-llama/Llama-3.2-1B",
+        "method": {"name": "full"},
+        "training": {"gradient_checkpointing": True},
+        "device": {"memory_bytes": 8 << 30, "sharding": "fsdp"},
+        "reserved": "rule",
+        "solve_for": "count",
+    }
+    answer = client.post("/api/v1/limits", json=body).json()
+    assert (answer["at"]["verdict"], answer["below"]["value"]) == ("fits", answer["value"] - 1)
+    *_, shown = client.get(f"/limits.json{address}").json()["limits"]
+    assert shown == answer
+    text = client.get(f"/limits{address}").text
+    assert f">{answer['value']}</a>. Each requires" in text
+    assert answer["guarantee"] in text
+
+
+def test_what_more_gpus_do_not_help_leads_to_another_sharding(client):
+    text = client.get(
+        "/limits?model=meta-llama/Llama-3.1-8B&method=full&sharding=ddp&count=2&gpu=rtx-4090&reserved=rule"
+    ).text
+    assert "With ddp, no number of GPUs fits: the least that was found is" in text
+    assert "set “Sharding” to fsdp, zero1 or zero2" in text

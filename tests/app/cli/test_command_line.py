@@ -219,6 +219,25 @@ def test_a_limit_that_nothing_keeps_exits_with_1(capsys):
     assert "solve_for: must be one of r" in capsys.readouterr().err
 
 
+def test_the_fewest_gpus_are_printed_with_the_run_on_one_fewer(capsys):
+    plan = [
+        "--model",
+        "meta-llama/Llama-3.2-1B",
+        "--method",
+        "full",
+        "--reserved",
+        "rule",
+        "--memory_bytes",
+        "8000000000",
+    ]
+    assert main(["limits", "--solve_for", "count", "--sharding", "fsdp", "--gradient_checkpointing", *plan]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("The smallest count that fits: ")
+    assert [line.split()[1] for line in lines[4:6]] == ["Tight", "Fits"]
+    assert main(["limits", "--solve_for", "count", *plan]) == 2
+    assert "device.sharding: a run without sharding has one GPU" in capsys.readouterr().err
+
+
 def test_without_a_command_the_help_is_printed_and_nothing_is_served(monkeypatch, capsys):
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: pytest.fail("served"))
     assert main([]) == 2

@@ -15,7 +15,8 @@ from calculator.common.errors import PlanError
 from calculator.devices import gpus
 from calculator.estimate.estimate import model_of
 from calculator.limits.bounds import bound, solvable
-from calculator.limits.limits import limit, parse_limit, search_of
+from calculator.limits.limits import limit, parse_limit
+from calculator.limits.replays import search_of
 from tests.calculator.random_plans import random_body
 
 
