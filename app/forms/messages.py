@@ -34,7 +34,7 @@ _INSTEAD = (
     ('give its config.json as {"config": {...}}', "paste its config.json below"),
     ('with "accounting": "textbook"', "with “Accounting”, under More settings, set to textbook"),
     ("give its size as device.memory_bytes", "give its size under “Memory”"),
-    ("take false", "untick it"),
+    ("use false", "untick it"),
     (" or null", ", or empty"),
 )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
-from calculator.inputs.sharding import MODELLED, DDPConfig
+from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.masks import attention_types
 from calculator.methods.prepared_model import PreparedModel
@@ -24,14 +24,11 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
-    from calculator.inputs.sharding import ShardingName
     from calculator.inputs.training import Device, Training
 
 
 #: Why several cards are refused, and what to request instead.
 ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
-#: The same where some shardings are modelled.
-ONE_CARD_OR_SHARDED = "not modelled yet: set device.sharding ddp or fsdp, or device.count 1 and device.sharding none"
 #: Why a sharding needs several cards.
 TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
 
@@ -133,7 +130,7 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     yield from trainer_of(training).problems(applied)
     facts, sharding = trainer_of(training).facts, request.device.sharding
     if facts.on_one_gpu and sharding != "none":
-        message = f"{facts.label} is modelled on one GPU only: take none, or the trainer trl-sft"
+        message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
     if model.idle:
         message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
@@ -230,19 +227,28 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
 
 
+def not_modelled(modelled: frozenset[ShardingName] = MODELLED) -> str:
+    """Why a sharding, or several cards without one, are refused where some shardings are modelled."""
+    *names, last = (name for name in get_args(ShardingName) if name in modelled - {"none"})
+    known = f"{', '.join(names)} or {last}"
+    return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
+
+
 def several_cards(
     device: Device, loc: str = "device", modelled: frozenset[ShardingName] = MODELLED
 ) -> Iterator[Problem]:
     """Problems of a device with more than one card, where some shardings are modelled."""
     if device.sharding not in modelled:
-        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {ONE_CARD_OR_SHARDED}", input=device.sharding)
+        yield Problem(
+            loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled(modelled)}", input=device.sharding
+        )
     elif device.sharding != "none":
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
     elif device.count > 1:
         yield Problem(
             loc=f"{loc}.count",
-            msg=f"{device.count:,} cards without sharding are {ONE_CARD_OR_SHARDED}",
+            msg=f"{device.count:,} cards without sharding are {not_modelled(modelled)}",
             input=device.count,
         )
 
@@ -252,8 +258,8 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
     if request.device.sharding == "fsdp":
         yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
     elif request.training.fsdp_config is not None:
-        message = f"configures fsdp, but device.sharding is {request.device.sharding}: leave it out"
-        yield Problem(loc="training.fsdp_config", msg=message, input=None)
+        message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
+        yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:
@@ -261,8 +267,8 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
     training, config = request.training, request.training.ddp
     if request.device.sharding != "ddp":
         if config is not None:
-            message = f"configures ddp, but device.sharding is {request.device.sharding}: leave it out"
-            yield Problem(loc="training.ddp", msg=message, input=None)
+            message = f"configures ddp, but device.sharding is {request.device.sharding}: set that to ddp, or omit this"
+            yield Problem(loc="training.ddp", msg=message, input=asdict(config))
         return
     config = config or DDPConfig()
     if config.gradient_as_bucket_view and training.gradient_accumulation_steps == 2:
@@ -276,7 +282,7 @@ def _ddp(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
     if config.copies_outputs and _returns_cache(training, model):
         message = (
-            "DDP then copies the cache of keys and values, which is not modelled yet: set it false, or checkpoint, or "
+            "DDP then copies the cache of keys and values, which is not modelled yet: use false, or checkpoint, or "
             "set use_cache false in the model's config, or set training.trainer"
         )
         yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)

@@ -166,10 +166,10 @@ def _own(request: InferenceRequest, model: Model, plan: ServedMethod) -> Iterato
     serving, facts = request.serving, request.method.facts
     if serving.merged and not facts.mergeable:
         why = "has nothing to merge" if facts.mergeable is None else "can't be merged into the weights"
-        yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: take false", input=True)
+        yield Problem(loc="serving.merged", msg=f"{facts.label} {why}: use false", input=True)
     reason = request.method.refuses_4_bits(model) if plan.quantization is not None else None
     if reason:
-        yield Problem(loc="serving.storage", msg=f"{reason}: take dtype", input=serving.storage)
+        yield Problem(loc="serving.storage", msg=f"{reason}: use dtype", input=serving.storage)
     if serving.tasks > 1 and plan.method.trains_biases and not serving.merged:
         message = "PEFT loads only one adapter where biases are trained: set bias to none, or merge each task's model"
         yield Problem(loc="serving.tasks", msg=message, input=serving.tasks)
@@ -180,7 +180,7 @@ def _routed(request: InferenceRequest, model: Model) -> Iterator[Problem]:
     if request.serving.padding and request.serving.max_new_tokens > 1 and model.adds_router_loss:
         yield Problem(
             loc="serving.padding",
-            msg=f"output_router_logits of {model.model_type} fails on a padded cache: switch it off, or take false",
+            msg=f"output_router_logits of {model.model_type} fails on a padded cache: switch it off, or use false",
             input=True,
         )
 

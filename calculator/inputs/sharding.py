@@ -363,4 +363,6 @@ def stage_problems(zero: ZeroOptimization, stage: int | None) -> Iterator[Proble
     if zero.stage is not None and stage is not None and zero.stage != stage:
         yield Problem(loc=f"{loc}.stage", msg=f"must be {stage}, the stage of device.sharding", input=zero.stage)
     if (zero.offload_param or Offload()).device != "none" and stage != 3:
-        yield Problem(loc=f"{loc}.offload_param", msg="needs stage 3: set device.sharding zero3", input="cpu")
+        yield Problem(
+            loc=f"{loc}.offload_param", msg="needs stage 3 (device.sharding zero3): leave it out", input="cpu"
+        )

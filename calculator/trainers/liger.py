@@ -141,7 +141,7 @@ def problems(prepared: Subject) -> Iterator[Problem]:
     if not training.use_liger_kernel:
         return
     if model.model_type in NOT_MODELLED:
-        message = f"what Liger patches in {model.model_type} is not modelled yet: take false"
+        message = f"what Liger patches in {model.model_type} is not modelled yet: use false"
         yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
     if release(prepared.stack.liger_kernel) not in MODELLED:
         message = f"kernels of Liger {prepared.stack.liger_kernel} are not modelled: use 0.8.5"

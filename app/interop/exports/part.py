@@ -142,7 +142,11 @@ def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]
     if training.trainer not in (None, "transformers"):
-        found.append(differs("training.trainer", training.trainer, f"{own}, which computes the loss from all logits"))
+        is_supervised = training.trainer == "trl-sft"
+        what = (
+            "computes the loss from all logits" if is_supervised else "trains on texts: the figures are of another run"
+        )
+        found.append(differs("training.trainer", training.trainer, f"{own}, which {what}"))
     if training.completion_tokens is not None:
         why = "the labelled tokens are those of the dataset that the file names"
         found.append(differs("training.completion_tokens", training.completion_tokens, why))

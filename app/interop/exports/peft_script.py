@@ -71,7 +71,7 @@ class TrainerScript:
     classes: tuple[str, ...] = ()
     #: Whether they are in TRL.
     is_of_trl: bool = False
-    #: Whether it tokenizes texts itself, and adds the adapters.
+    #: Whether it compares the model with a reference.
     compares: bool = False
 
 

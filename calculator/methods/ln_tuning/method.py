@@ -54,9 +54,9 @@ class LNTuning(TargetedMethod):
     def check(self, model: Model, training: Training) -> None:
         """Refuse targets that PEFT refuses, and trainers whose steps are not modelled with copies."""
         if training.use_liger_kernel:
-            raise refusal("training.use_liger_kernel", "is not modelled with LN Tuning: take false", True)
+            raise refusal("training.use_liger_kernel", "is not modelled with LN Tuning: use false", True)
         if training.trainer not in (None, "transformers"):
-            message = "LN Tuning is not modelled in TRL's trainers: take transformers"
+            message = "LN Tuning is not modelled in TRL's trainers: use transformers"
             raise refusal("training.trainer", message, training.trainer)
         TargetedMethod.check(self, model, training)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
@@ -30,8 +31,10 @@ def zero_problems(
     stage = STAGES.get(device.sharding)
     if stage is None:
         if training.deepspeed is not None:
-            message = f"configures zero1, zero2 or zero3, but device.sharding is {device.sharding}: leave it out"
-            yield Problem(loc="training.deepspeed", msg=message, input=None)
+            message = (
+                f"configures ZeRO, but device.sharding is {device.sharding}: set that to zero1 or zero2, or omit this"
+            )
+            yield Problem(loc="training.deepspeed", msg=message, input=asdict(training.deepspeed))
         return
     if device.sharding not in MODELLED:
         return

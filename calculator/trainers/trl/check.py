@@ -18,7 +18,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     """Yield virtual tokens, dropout that is not modelled, and a reference that the loop has not."""
     method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
     if prepared.training.precompute_ref_log_probs and not facts.compares:
-        message = f"{trainer} has no reference: take false, or use trl-dpo"
+        message = f"{trainer} has no reference: use false, or the trainer trl-dpo"
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if method.virtual_tokens:
         message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
@@ -54,7 +54,7 @@ def four_bit_problems(prepared: Subject) -> Iterator[Problem]:
         return
     is_prepared = method.hidden_dtype(prepared.training) != prepared.training.dtype
     if qlora.prepares(prepared.stack) and not is_prepared and prepared.training.dtype != "float32":
-        message = f"TRL {prepared.stack.trl} prepares a 4-bit model itself: take true"
+        message = f"TRL {prepared.stack.trl} prepares a 4-bit model itself: use true"
         yield Problem(loc="method.prepare_model_for_kbit_training", msg=message, input=False)
     trains_more = method.trains_biases or getattr(method, "modules_to_save", None)
     if trains_more and not qlora.prepares(prepared.stack) and (is_prepared or prepared.training.dtype != "bfloat16"):

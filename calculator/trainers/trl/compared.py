@@ -36,7 +36,7 @@ def copies_problems(prepared: Subject) -> Iterator[Problem]:
     """Yield why PEFT refuses a copy of the adapters."""
     if compared(prepared) == "adapter copies" and prepared.method.trains_biases:
         message = (
-            "the reference is a copy of the adapters, and PEFT trains biases with a single adapter only: take none, or "
+            "the reference is a copy of the adapters, and PEFT trains biases with a single adapter only: use none, or "
             "training.adapter_dtype float32"
         )
         yield Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))

@@ -40,10 +40,10 @@ class TrlTrainer(Transformers):
         if training.loss_type is not None and training.loss_type not in self.losses:
             yield self._loss_problem(training.loss_type)
         if training.packing:
-            message = f"{self.facts.label} does not pack sequences: take false"
+            message = f"{self.facts.label} does not pack sequences: use false"
             yield Problem(loc="training.packing", msg=message, input=True)
         if training.sequence_lengths is not None:
-            message = f"sample lengths are not modelled for {self.facts.label}: take sequence_length alone"
+            message = f"sample lengths are not modelled for {self.facts.label}: give sequence_length alone"
             yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
         yield from check.model_problems(prepared, self.facts)
         yield from check.router_problems(prepared, self.facts) if self.adds_router_loss(prepared) else ()

@@ -47,7 +47,10 @@ class TrlKto(TrlTrainer):
         yield from check.head_problems(prepared)
         yield from copies_problems(prepared)
         if _estimates_kl(training) and training.micro_batch_size == 1:
-            message = "the loss kto pairs each prompt with another row's completion: take at least 2"
+            message = (
+                "the loss kto pairs each prompt with another row's completion: "
+                "use at least 2, or the loss_type apo_zero_unpaired"
+            )
             yield Problem(loc="training.micro_batch_size", msg=message, input=1)
 
     def assumptions(self, prepared: Subject) -> Iterator[str]:

@@ -46,10 +46,10 @@ class TrlReward(TrlTrainer):
         training, model = prepared.training, prepared.model
         yield from TrlTrainer.problems(self, prepared)
         if model.model_type not in FAMILIES:
-            message = f"sequence classification of {model.model_type} is not modelled yet: use trl-dpo"
+            message = f"sequence classification of {model.model_type} is not modelled yet: use another trainer"
             yield Problem(loc="training.trainer", msg=message, input=training.trainer)
         if training.use_liger_kernel:
-            message = "Liger looks for an output head, which a model for sequence classification has not: take false"
+            message = "Liger looks for an output head, which a model for sequence classification has not: use false"
             yield Problem(loc="training.use_liger_kernel", msg=message, input=True)
         if training.completion_tokens is not None:
             message = "a reward is that of a whole sequence: leave it out"

@@ -54,5 +54,5 @@ def _packing(prepared: Subject) -> Iterator[Problem]:
         message = "packed micro-batches have one length: leave sequence_lengths out"
         yield Problem(loc="training.sequence_lengths", msg=message, input=training.sequence_lengths)
     if forward_of(prepared.model).tables not in (rotary_tables, rotary_tables_per_type):
-        message = f"packing is not modelled for the positions of {prepared.model.model_type}: take false"
+        message = f"packing is not modelled for the positions of {prepared.model.model_type}: use false"
         yield Problem(loc="training.packing", msg=message, input=True)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from calculator.estimate.compatibility import ONE_CARD, ONE_CARD_OR_SHARDED, TWO_CARDS
+from calculator.estimate.compatibility import ONE_CARD, TWO_CARDS, not_modelled
 
 LORA = {"model": "gpt2", "method": {"name": "lora"}}
 
@@ -34,8 +34,8 @@ def errors(answer):
 @pytest.mark.parametrize(
     ("devices", "refused", "way_out"),
     [
-        (device(2), "device.count", ONE_CARD_OR_SHARDED),
-        (device(2, "zero3"), "device.sharding", ONE_CARD_OR_SHARDED),
+        (device(2), "device.count", "or fsdp, or device.count 1 and device.sharding none"),
+        (device(2, "zero3"), "device.sharding", "or fsdp, or device.count 1 and device.sharding none"),
         (device(1, "fsdp"), "device.count", TWO_CARDS),
         (device(1, "ddp"), "device.count", TWO_CARDS),
     ],
@@ -67,8 +67,40 @@ def test_a_sweep_answers_ddp_and_refuses_the_other_points(client):
     lines = client.post("/api/v1/sweep", json={"request": {**LORA, "device": device()}, "grid": grid}).text.splitlines()
     one, alone, unsharded, two = map(json.loads, lines)
     assert [problem["msg"] for problem in alone["problems"]] == [f"ddp {TWO_CARDS}"]
-    assert unsharded["problems"][0]["msg"].endswith(ONE_CARD_OR_SHARDED)
+    assert unsharded["problems"][0]["msg"].endswith(not_modelled())
     assert two["memory"]["peak_allocated_bytes"] > one["memory"]["peak_allocated_bytes"]
+
+
+def _includes(shown, given):
+    """Whether an object shows every given value."""
+    if not isinstance(given, dict):
+        return shown == given
+    return all(_includes(shown[key], value) for key, value in given.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sharding"),
+    [
+        ({"ddp": {"bucket_cap_mb": 10}}, "fsdp"),
+        ({"fsdp_config": {"cpu_offload": True}}, "ddp"),
+        ({"deepspeed": {"zero_optimization": {"reduce_bucket_size": 7}}}, "none"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_sharding_are_refused_with_their_value_and_the_way_out(client, settings, sharding):
+    body = {**LORA, "training": settings, "device": device(1 if sharding == "none" else 2, sharding)}
+    answer = client.post("/api/v1/estimate", json=body)
+    (error,) = answer.json()["errors"]
+    (name,) = settings
+    assert error["loc"] == f"training.{name}"
+    assert f"device.sharding is {sharding}: set that to" in error["msg"]
+    assert "omit this" in error["msg"]
+    assert _includes(error["input"], settings[name])
+
+
+def test_a_plan_names_the_shardings_that_plans_know(client):
+    found = errors(client.post("/api/v1/plan", json={"model": "gpt2", "device": device(2, "zero1")}))
+    assert "zero1 is not modelled here: set device.sharding ddp or fsdp, or device.count 1" in found["device.sharding"]
 
 
 def test_one_of_several_devices_is_refused_at_its_place(client):
@@ -78,7 +110,7 @@ def test_one_of_several_devices_is_refused_at_its_place(client):
 
 def test_the_page_uses_labels_and_reads_out_each_problem_once(client):
     page = client.get("/?count=2&sharding=none").text
-    assert "set “Sharding” ddp or fsdp, or “Number of GPUs” 1 and “Sharding” none" in page
+    assert "set “Sharding” ddp, zero1, zero2 or fsdp, or “Number of GPUs” 1 and “Sharding” none" in page
     (spoken,) = re.findall(r'data-live="status">(.*?)</p>', page)
     assert spoken.count("without sharding") == 1
 

@@ -71,7 +71,7 @@ def test_problem_4_twenty_switched_tasks_share_one_base_as_adapters_and_as_lora_
 
 def test_problem_4_adapters_cannot_be_merged_and_lora_can():
     assert refused({"name": "adapter"}, merged=True) == {
-        "serving.merged": "Adapters can't be merged into the weights: take false"
+        "serving.merged": "Adapters can't be merged into the weights: use false"
     }
     assert answer({"name": "lora"}, merged=True).merge is not None
 

@@ -322,3 +322,12 @@ def test_a_trainer_has_a_script_or_is_refused_by_name(trainer):
 def test_a_script_lists_the_labelled_tokens_that_its_text_does_not_have():
     exported = export(parse_request(body({"name": "lora"}, trainer="trl-sft", completion_tokens=5)), "peft")
     assert [each.loc for each in exported.not_expressed] == ["training.completion_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "why"),
+    [("trl-sft", "computes the loss from all logits"), ("trl-kto", "the figures are of another run")],
+)
+def test_a_file_of_axolotl_names_the_trainer_that_it_does_not_run(trainer, why):
+    exported = export(parse_request(body({"name": "lora"}, trainer=trainer, micro_batch_size=2)), "axolotl")
+    assert [why in each.why for each in exported.not_expressed if each.loc == "training.trainer"] == [True]
