@@ -139,6 +139,7 @@ def _answer(context: dict[str, Any], comparison: view.Comparison, chosen: Estima
         downloads=downloads(request, chosen),
         errors={},
         estimate=chosen,
+        fewest=view.fewest_gpus(request, chosen),
         figure=methods_figure(comparison.estimates, chosen.fit),
         gauge=verdict.gauge(chosen),
         gpu=gpu_id(form.typed["gpu"]),

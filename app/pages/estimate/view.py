@@ -11,6 +11,7 @@ from calculator.common.errors import PlanError
 from calculator.compare.methods import ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict
 from calculator.estimate.request import parse_request
+from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
 from calculator.plan.suggestions import suggestions
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from calculator.devices import Fit
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
+    from calculator.limits.limit import Limit
     from calculator.plan.suggestions import Suggestion
 
 
@@ -85,6 +87,13 @@ class Suggested:
 
     suggestion: Suggestion
     changes: dict[str, str]
+
+
+def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:
+    """Return the fewest GPUs on which a run fits that does not fit, if they divide its state; else None."""
+    if answer.fit is None or answer.fit.verdict is not Verdict.DOES_NOT_FIT or request.device.divided is None:
+        return None
+    return limit(LimitRequest(request=request, solve_for="count"))
 
 
 def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:

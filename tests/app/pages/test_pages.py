@@ -178,6 +178,20 @@ def test_a_plan_that_does_not_fit_states_that_several_cards_take_sharding(client
     assert "Without it, and with DDP, more cards do not help" in text
 
 
+@pytest.mark.parametrize(
+    ("memory_gib", "sentence"),
+    [
+        ("7", r"The fewest such GPUs on which it fits with fsdp: <a [^>]*>\d+</a>\. Each requires"),
+        ("1", r"With fsdp, no number of such GPUs fits: the least that was found is"),
+    ],
+)
+def test_a_sharded_plan_that_does_not_fit_states_the_fewest_gpus(client, memory_gib, sentence):
+    plan = "?model=meta-llama/Llama-3.2-1B&method=full&sharding=fsdp&count=2&gpu=&reserved=rule"
+    text = client.get(f"/{plan}&memory_gib={memory_gib}").text
+    assert re.search(sentence, text)
+    assert "With sharding (ZeRO or FSDP), it takes at least" not in text
+
+
 def test_the_table_of_cards_states_that_several_take_sharding(client):
     text = client.get("/?model=meta-llama/Llama-3.1-70B&reserved=rule").text
     assert '<th scope="col" class="figure">Cards, sharded</th>' in text
