@@ -9,6 +9,7 @@ from calculator.architecture.dimension import elements, named, symbolic
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.resident.module_spec import owner_of
 from calculator.resident.tensors import ResidentTensor
+from calculator.trainers import rotary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.trainers.facts import TrainerFacts
     from calculator.trainers.loop import Loop
+    from calculator.trainers.subject import Subject
 
 #: Source: transformers/trainer.py, Trainer.get_decay_parameter_names.
 _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -28,13 +30,23 @@ _WITHOUT_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(
 MOST_LISTED = 1024
 
 
-def kept(loop: Loop, training: Training) -> tuple[ResidentTensor, ...]:
-    """The batches of a step and the loop's scalars. A step's take the place of the step's before it."""
+def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
+    """The batches of a step, the loop's scalars, and what rotary embeddings keep.
+
+    A step's batches take the place of the step's before it.
+    """
+    if loop.name is None:
+        return ()
+    training = prepared.training
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)
         for name in loop.facts.scalars
     )
-    return (*(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(training)), *scalars)
+    return (
+        *(_of_step(*each, training.gradient_accumulation_steps) for each in loop.fetched(training)),
+        *scalars,
+        *rotary.kept(loop, prepared),
+    )
 
 
 def batch(facts: TrainerFacts, training: Training) -> list[tuple[str, Shape, DType]]:

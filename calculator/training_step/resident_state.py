@@ -60,7 +60,7 @@ class ResidentState:
     @property
     def optimizer_states(self) -> tuple[ResidentTensors, ...]:
         """The optimizer's states, from its second step on, and what the trainer keeps."""
-        added = kept(trainer_of(self.prepared.training), self.prepared.training)
+        added = kept(trainer_of(self.prepared.training), self.prepared)
         return (*self._states, *added) if added else self._states
 
     @cached_property

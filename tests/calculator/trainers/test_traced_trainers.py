@@ -14,14 +14,8 @@ CASES = [json.loads(line) for line in (CASE_FILES / "trainers.jsonl").read_text(
 #: What a refusal of a step that is not modelled yet states.
 NOT_MODELLED = ("not modelled", "unknown field", "must be one of")
 
-OPEN = pytest.mark.xfail(reason="the calculator differs from the trace in this step so far", strict=False)
 
-
-def parameters(case):
-    return pytest.param(case, id=case["id"], marks=[OPEN] if "open" in case["tags"] else [])
-
-
-@pytest.mark.parametrize("case", [parameters(case) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in CASES])
 def test_a_step_of_a_trainer_is_right_to_the_byte_or_refused_as_not_modelled(case):
     try:
         memory = estimate(parse_request({**case["request"], "reserved": "rule"})).memory
