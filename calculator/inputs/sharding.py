@@ -68,7 +68,7 @@ class FSDPConfig:
         True, label="Reshard after forward", help="Free a unit's gathered weights after its forward pass."
     )
     cpu_offload: bool = setting(
-        False, label="CPU offload", help="Keep shards, gradients and optimizer states in host memory."
+        False, label="CPU offload", help="Keep shards, gradients and optimizer states in host memory. Not modelled yet."
     )
 
 

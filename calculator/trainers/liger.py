@@ -121,7 +121,7 @@ def forward_for(model: Model, training: Training) -> DecoderForward:
     return _patched(model.model_type, forward) if is_patched(model, training) else forward
 
 
-def forward_beside(model: Model, training: Training) -> DecoderForward:
+def forward_of_second(model: Model, training: Training) -> DecoderForward:
     """The forward pass of a second model of the family, which was made before the patch: only functions are new."""
     forward = forward_of(model)
     if not is_patched(model, training):

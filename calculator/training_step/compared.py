@@ -10,7 +10,7 @@ from calculator.engine.repetition import Repetition, repetition
 from calculator.layers.context import Context, layer_classes
 from calculator.methods.compared import compared_model
 from calculator.trainers import trainer_of
-from calculator.trainers.liger import forward_beside, forward_for
+from calculator.trainers.liger import forward_for, forward_of_second
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def _context(outer: Context, prepared: PreparedModel, compared: Compared | None,
     forward = forward_for(prepared.model, prepared.training)
     if compared is not None:
         training = replace(prepared.training, gradient_checkpointing=False)
-        forward = forward_beside(prepared.model, training) if compared == "model" else forward
+        forward = forward_of_second(prepared.model, training) if compared == "model" else forward
         prepared = compared_model(prepared.for_run(training, prepared.device), compared)
     context = Context(prepared, forward, tape=outer.tape)
     context.marks, context.compared, context.length = name, compared, outer.length

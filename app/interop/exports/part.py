@@ -137,7 +137,7 @@ def cached(planned: Planned) -> tuple[NotExpressed, ...]:
 
 
 def of_trainer(planned: Planned, own: str) -> tuple[NotExpressed, ...]:
-    """Return what a tool that runs transformers' Trainer does not do; `own` says so."""
+    """Return what a tool that runs transformers' Trainer does not do; `own` is the subject of the sentence."""
     training = planned.request.training
     others = [name for name in ("loss_type", "packing") if getattr(training, name)]
     found = [differs(f"training.{name}", getattr(training, name), "belongs to a trainer of TRL") for name in others]

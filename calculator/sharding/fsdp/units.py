@@ -122,9 +122,9 @@ def outer_units(prepared: PreparedModel) -> OuterUnits:
     left = outer_parameters(prepared)
     of = {name: [each for each in left if each.name.startswith(f"{name}.")] for name in (norm, embedding, head) if name}
     tail = [name for name in (norm, embedding if tied else None, head) if name]
-    taken = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
+    placed = {each.name for each in (*(each for name in tail for each in of[name]), *of[embedding])}
     return OuterUnits(
-        root=_unit(prepared, ROOT, [each for each in left if each.name not in taken]),
+        root=_unit(prepared, ROOT, [each for each in left if each.name not in placed]),
         embeddings=None if tied else _unit(prepared, embedding, of[embedding]),
         tail=_unit(prepared, " and ".join(tail), [each for name in tail for each in of[name]]),
         has_norm=norm is not None,

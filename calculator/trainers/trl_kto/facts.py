@@ -8,9 +8,9 @@ from calculator.trainers.trl_defaults import DEFAULTS
 #: trl/trainer/kto_trainer.py, DataCollatorForUnpairedPreference and _compute_loss.
 STEP = (
     "The step is that of TRL's KTOTrainer. With the loss kto, a second batch of the same shape (KL_input_ids) runs "
-    "without a graph, in the model before its own pass and in the reference. That runs while the model's graph "
-    "is alive, and dropout modules drop nothing (disable_dropout=True). Evaluation, logging and data loading are not "
-    "counted."
+    "without a graph: in the model before its own pass, and in the reference. The reference runs while the model's "
+    "graph is alive. Dropout modules drop nothing (disable_dropout=True). Evaluation, logging and data loading are "
+    "not counted."
 )
 
 SUMMARY = (

@@ -51,8 +51,8 @@ def export(body, chance):
 
 def inference(body, chance):
     """By replay, answers at the limits of the settings take seconds each."""
-    asked = {name: body[name] for name in ("model", "method", "device")}
-    return {**asked, "serving": some(Serving, chance, 0.3), "reserved": chance.choice(["rule"] * 9 + ["replay"])}
+    given = {name: body[name] for name in ("model", "method", "device")}
+    return {**given, "serving": some(Serving, chance, 0.3), "reserved": chance.choice(["rule"] * 9 + ["replay"])}
 
 
 def plan(body, chance):

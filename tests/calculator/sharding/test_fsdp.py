@@ -142,8 +142,8 @@ def test_a_series_answers_as_single_requests_do():
     series = SeriesCache()
     for count, length in ((4, 64), (4, 96), (8, 96), (8, 64)):
         for training in ({}, {"gradient_accumulation_steps": 2}):
-            asked = request(count, LORA, sequence_length=length, **training)
-            assert estimate(asked, series).memory.phases == estimate(asked, SeriesCache()).memory.phases
+            requested = request(count, LORA, sequence_length=length, **training)
+            assert estimate(requested, series).memory.phases == estimate(requested, SeriesCache()).memory.phases
 
 
 def test_the_timeline_has_every_layer_and_reaches_the_peaks():
