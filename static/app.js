@@ -68,12 +68,12 @@
       shown.removeAttribute("aria-busy");
     } catch (error) {
       if (error.name === "AbortError" || mine !== loadingLimits) return;
-      shown.replaceChildren(...placeholder);
+      shown.replaceChildren(...unloadedLimits);
       shown.removeAttribute("aria-busy");
     }
   };
 
-  let placeholder = [];
+  let unloadedLimits = [];
 
   const showAnswer = (answered) => {
     const unfolded = openFolds();
@@ -87,7 +87,7 @@
       document.querySelector(`#answer .chart-canvas[data-figure="${canvas.dataset.figure}"]`)?.replaceWith(canvas);
     }
     if (limitsSection()) {
-      placeholder = [...limitsSection().childNodes];
+      unloadedLimits = [...limitsSection().childNodes];
       if (previous.length) limitsSection().replaceChildren(...previous);
       limitsSection().setAttribute("aria-busy", "true");
     }
@@ -249,7 +249,7 @@
     if (fold) fold.open = true;
   });
 
-  if (limitsSection()) placeholder = [...limitsSection().childNodes];
+  if (limitsSection()) unloadedLimits = [...limitsSection().childNodes];
   // Slow parts are requested after the page is painted.
   requestAnimationFrame(() => setTimeout(loadLimits));
 

@@ -87,6 +87,20 @@ def norms(config: Config, *names: str, bias: bool = False) -> tuple[Module, ...]
 PRE_NORMS = ("input_layernorm", "post_attention_layernorm")
 
 
+def plain_mlp_decoder(config: Config, *, norm_bias: bool = False) -> Parts:
+    """A decoder of Llama's layers with a plain MLP, whose biases the config sets."""
+
+    def layer(_kind: LayerKind) -> Owned:
+        bias = config["attention_bias"]
+        return (
+            *attention(config, qkv_bias=bias, o_bias=bias),
+            *plain_mlp(config, "mlp.up_proj", "mlp.down_proj", bias=config["mlp_bias"]),
+            *norms(config, *PRE_NORMS, bias=norm_bias),
+        )
+
+    return decoder(config, alike(config), layer, norm_bias=norm_bias)
+
+
 def decoder(
     config: Config,
     kinds: Sequence[LayerKind],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from calculator.families.arcee import forward
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms, plain_mlp
-from calculator.families.family import Family, Parts
+from calculator.families.blocks import plain_mlp_decoder
+from calculator.families.family import Family
 from calculator.families.fields import (
     DIVISIBLE,
     activation,
@@ -19,23 +17,6 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.rope import rope
-
-if TYPE_CHECKING:
-    from calculator.architecture.config import Config
-    from calculator.architecture.layer_kind import LayerKind
-
-
-def _arcee(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        return (
-            *attention(config, qkv_bias=bias, o_bias=bias),
-            *plain_mlp(config, "mlp.up_proj", "mlp.down_proj", bias=config["mlp_bias"]),
-            *norms(config, *PRE_NORMS),
-        )
-
-    return decoder(config, alike(config), layer)
-
 
 FAMILIES = (
     Family(
@@ -53,7 +34,7 @@ FAMILIES = (
             tie(default=False),
             *padding(),
         ),
-        parts=_arcee,
+        parts=plain_mlp_decoder,
         forward=forward.ARCEE,
     ),
 )

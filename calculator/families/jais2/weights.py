@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, decoder, norms, plain_mlp
+from calculator.families.blocks import plain_mlp_decoder
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     DIVISIBLE,
@@ -22,19 +22,10 @@ from calculator.families.rope import rope
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
-    from calculator.architecture.layer_kind import LayerKind
 
 
 def _jais2(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        return (
-            *attention(config, qkv_bias=bias, o_bias=bias),
-            *plain_mlp(config, "mlp.up_proj", "mlp.down_proj", bias=config["mlp_bias"]),
-            *norms(config, *PRE_NORMS, bias=True),
-        )
-
-    return decoder(config, alike(config), layer, norm_bias=True)
+    return plain_mlp_decoder(config, norm_bias=True)
 
 
 FAMILIES = (

@@ -83,24 +83,28 @@ def _qk_norms(config: Config) -> tuple[Module, ...]:
     return (norm("self_attn.q_norm", config["head_dim"]), norm("self_attn.k_norm", config["head_dim"]))
 
 
-def _qwen2(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        return (*attention(config, qkv_bias=True), *gated_mlp(config), *norms(config, *PRE_NORMS))
+def qwen2_layer(config: Config) -> Owned:
+    """A layer of Qwen 2, also of Qwen 2.5 VL's text model."""
+    return (*attention(config, qkv_bias=True), *gated_mlp(config), *norms(config, *PRE_NORMS))
 
-    return decoder(config, kinds_by_attention(config), layer)
+
+def qwen3_layer(config: Config) -> Owned:
+    """A dense layer of Qwen 3, also of Qwen 3 VL's text model."""
+    bias = config["attention_bias"]
+    return (
+        *attention(config, qkv_bias=bias, o_bias=bias),
+        *_qk_norms(config),
+        *gated_mlp(config),
+        *norms(config, *PRE_NORMS),
+    )
+
+
+def _qwen2(config: Config) -> Parts:
+    return decoder(config, kinds_by_attention(config), lambda _kind: qwen2_layer(config))
 
 
 def _qwen3(config: Config) -> Parts:
-    def layer(_kind: LayerKind) -> Owned:
-        bias = config["attention_bias"]
-        return (
-            *attention(config, qkv_bias=bias, o_bias=bias),
-            *_qk_norms(config),
-            *gated_mlp(config),
-            *norms(config, *PRE_NORMS),
-        )
-
-    return decoder(config, kinds_by_attention(config), layer)
+    return decoder(config, kinds_by_attention(config), lambda _kind: qwen3_layer(config))
 
 
 def _qwen2_moe(config: Config) -> Parts:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from calculator.architecture.config import Check, Computed, Config, Field, shown
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.blocks import PRE_NORMS, Owned, alike, attention, gated_mlp, kinds_by_attention, norms
+from calculator.families.blocks import Owned, alike, kinds_by_attention
 from calculator.families.family import Family, Parts
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
@@ -23,13 +23,14 @@ from calculator.families.fields import (
     tie,
 )
 from calculator.families.nested import TEXT_ALONE, from_text, nested, text_at_the_top
+from calculator.families.qwen.weights import qwen2_layer, qwen3_layer
 from calculator.families.qwen_vl import forward
 from calculator.families.qwen_vl.towers import QWEN2_5_VISION, QWEN3_VISION, qwen2_5_tower, qwen3_tower
 from calculator.families.rope import ROPE_TYPES, frequencies, rope
 from calculator.families.windows import layer_types, switched_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from calculator.architecture.config import Entry
     from calculator.architecture.layer_kind import LayerKind
@@ -108,12 +109,12 @@ _QWEN3_TEXT = _with_defaults(
 )
 
 
-def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Callable[[LayerKind], Owned]) -> Parts:
+def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Owned) -> Parts:
     text, model = config["text_config"], "model.language_model"
     return (
         *tower,
         embedding(f"{model}.embed_tokens", text["vocab_size"], text["hidden_size"]),
-        stack(f"{model}.layers", kinds, layer),
+        stack(f"{model}.layers", kinds, lambda _kind: layer),
         norm(f"{model}.norm", text["hidden_size"]),
         *frequencies(f"{model}.rotary_emb", text["rotary_dim"]),
         linear("lm_head", text["hidden_size"], text["vocab_size"]),
@@ -121,28 +122,13 @@ def _parts(config: Config, tower: Parts, kinds: Sequence[LayerKind], layer: Call
 
 
 def _qwen2_5_vl(config: Config) -> Parts:
-    text = config["text_config"]
-
-    def layer(_kind: LayerKind) -> Owned:
-        return (*attention(text, qkv_bias=True), *gated_mlp(text), *norms(text, *PRE_NORMS))
-
-    return _parts(config, qwen2_5_tower(config["vision_config"]), kinds_by_attention(text), layer)
+    text, tower = config["text_config"], qwen2_5_tower(config["vision_config"])
+    return _parts(config, tower, kinds_by_attention(text), qwen2_layer(text))
 
 
 def _qwen3_vl(config: Config) -> Parts:
-    text = config["text_config"]
-
-    def layer(_kind: LayerKind) -> Owned:
-        bias, head = text["attention_bias"], text["head_dim"]
-        return (
-            *attention(text, qkv_bias=bias, o_bias=bias),
-            norm("self_attn.q_norm", head),
-            norm("self_attn.k_norm", head),
-            *gated_mlp(text),
-            *norms(text, *PRE_NORMS),
-        )
-
-    return _parts(config, qwen3_tower(config["vision_config"]), alike(text), layer)
+    text, tower = config["text_config"], qwen3_tower(config["vision_config"])
+    return _parts(config, tower, alike(text), qwen3_layer(text))
 
 
 def _tied_anywhere(config: Config) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,7 +26,7 @@ _EMBEDDINGS = ("embed_tokens", "lm_head")
 TargetModules = Literal["all-linear"] | tuple[str, ...] | None
 
 
-class TargetedMethod(Method):
+class TargetedMethod(Method, ABC):
     """A method with PEFT's `target_modules` and `modules_to_save`."""
 
     __slots__ = ()
@@ -37,14 +38,14 @@ class TargetedMethod(Method):
     adapts_linear: ClassVar[bool] = True
 
     @property
+    @abstractmethod
     def target_modules(self) -> TargetModules:
         """Names of the modules to adapt, `all-linear`, or None for PEFT's default for the family."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def modules_to_save(self) -> tuple[str, ...] | None:
         """Names of the modules that are copied and trained in full."""
-        raise NotImplementedError
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse targets and modules to save that PEFT refuses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from calculator.methods.base import Method
@@ -10,15 +11,15 @@ if TYPE_CHECKING:
     from calculator.resident.tensors import ResidentTensor
 
 
-class VirtualTokens(Method):
+class VirtualTokens(Method, ABC):
     """A method that learns `num_virtual_tokens` virtual tokens."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def num_virtual_tokens(self) -> int:
         """The number of virtual tokens, as PEFT's setting is called."""
-        raise NotImplementedError
 
     @property
     def virtual_tokens(self) -> int:

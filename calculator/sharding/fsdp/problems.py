@@ -61,7 +61,7 @@ def _mixed(prepared: PreparedModel, unit: str, dtypes: list[DType]) -> Problem:
     """Trained parameters of several dtypes in one unit, and how to train those of one."""
     why = f"FSDP refuses {unit}, whose trained parameters are in {' and '.join(dtypes)}"
     if prepared.method.facts.quantizes_base:
-        message = f"{why}; accelerate leaves a 4-bit model as it is: set bias none and leave modules_to_save out"
+        message = f"{why}; accelerate does not cast a 4-bit model: set bias to none and omit modules_to_save"
         return Problem(loc="method.bias", msg=message, input=getattr(prepared.method, "bias", None))
     message = f"{why}: set it to bfloat16, with which accelerate casts them to float32"
     return Problem(loc="training.autocast", msg=message, input=prepared.training.autocast)

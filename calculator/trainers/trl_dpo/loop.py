@@ -13,29 +13,23 @@ from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead, Output
 from calculator.layers.trl.sequence_logps import halves, masked_labels, sums
 from calculator.trainers.ddp_outputs import returned
-from calculator.trainers.trl import check
-from calculator.trainers.trl.compared import compared, copies_problems, sentence
-from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl.comparing import ComparingTrainer
 from calculator.trainers.trl_dpo.facts import FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
-    from calculator.common.errors import Problem
     from calculator.common.names import TrainerName
     from calculator.inputs.training import Training
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
-    from calculator.trainers.loop import Compared, Passes
-    from calculator.trainers.subject import Subject
+    from calculator.trainers.loop import Passes
 
 #: Further settings that a loss needs.
 _NEEDS_SMOOTHING = "needs label_smoothing, which is not modelled"
 
 
-class TrlDpo(TrlTrainer):
+class TrlDpo(ComparingTrainer):
     """trl.DPOTrainer. Its losses differ in vectors with a number for each pair, which no peak has."""
 
     __slots__ = ()
@@ -59,24 +53,9 @@ class TrlDpo(TrlTrainer):
     )
     other_losses: ClassVar[dict[str, str]] = {"exo_pair": _NEEDS_SMOOTHING}
 
-    def problems(self, prepared: Subject) -> Iterator[Problem]:
-        """Yield what DPOTrainer refuses, and what of it is not modelled."""
-        yield from TrlTrainer.problems(self, prepared)
-        yield from check.head_problems(prepared)
-        yield from copies_problems(prepared)
-
-    def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the reference is."""
-        yield from TrlTrainer.assumptions(self, prepared)
-        yield sentence(prepared)
-
-    def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is."""
-        return compared(prepared)
-
     def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
         """Return the batch, and the reference's log-probabilities if they are precomputed."""
-        tensors = TrlTrainer.fetched(self, training)
+        tensors = ComparingTrainer.fetched(self, training)
         if training.precompute_ref_log_probs:
             rows: Shape = (training.micro_batch_size,)
             tensors += [(name, rows, "float32") for name in ("ref_chosen_logps", "ref_rejected_logps")]

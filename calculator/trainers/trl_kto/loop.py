@@ -13,9 +13,7 @@ from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers.trl.fused_head import FusedHead
 from calculator.layers.trl.sequence_logps import masked_labels, sums
-from calculator.trainers.trl import check
-from calculator.trainers.trl.compared import compared, copies_problems, sentence
-from calculator.trainers.trl.trainer import TrlTrainer
+from calculator.trainers.trl.comparing import ComparingTrainer
 from calculator.trainers.trl_kto.facts import FACTS
 
 if TYPE_CHECKING:
@@ -28,11 +26,11 @@ if TYPE_CHECKING:
     from calculator.layers.context import Context
     from calculator.layers.loss import LossHead
     from calculator.layers.trl.fused_head import Output
-    from calculator.trainers.loop import Compared, Passes
+    from calculator.trainers.loop import Passes
     from calculator.trainers.subject import Subject
 
 
-class TrlKto(TrlTrainer):
+class TrlKto(ComparingTrainer):
     """trl.KTOTrainer. Its losses differ in the second batch, and in vectors that no peak has."""
 
     __slots__ = ()
@@ -43,9 +41,7 @@ class TrlKto(TrlTrainer):
     def problems(self, prepared: Subject) -> Iterator[Problem]:
         """Yield what KTOTrainer refuses, and what of it is not modelled."""
         training = prepared.training
-        yield from TrlTrainer.problems(self, prepared)
-        yield from check.head_problems(prepared)
-        yield from copies_problems(prepared)
+        yield from ComparingTrainer.problems(self, prepared)
         if _estimates_kl(training) and training.micro_batch_size == 1:
             message = (
                 "the loss kto pairs each prompt with another row's completion: "
@@ -53,18 +49,9 @@ class TrlKto(TrlTrainer):
             )
             yield Problem(loc="training.micro_batch_size", msg=message, input=1)
 
-    def assumptions(self, prepared: Subject) -> Iterator[str]:
-        """Yield what the reference is."""
-        yield from TrlTrainer.assumptions(self, prepared)
-        yield sentence(prepared)
-
-    def compared(self, prepared: Subject) -> Compared | None:
-        """Return what the reference is."""
-        return compared(prepared)
-
     def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
         """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""
-        batch = TrlTrainer.fetched(self, training)
+        batch = ComparingTrainer.fetched(self, training)
         references = ["ref_logps"] if training.precompute_ref_log_probs else []
         if _estimates_kl(training):
             batch += [(f"KL_{name}", shape, dtype) for name, shape, dtype in batch]
