@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from itertools import accumulate, groupby
-from time import process_time
 
 import pytest
 
@@ -14,12 +13,13 @@ from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import check, within_positions
 from calculator.estimate.estimate import estimate, model_of, resident_state, training_step
 from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.training_step.unrolled import events
+from tests.executed_lines import executed_lines
 from tests.paths import CASE_FILES
-from validation.benchmark.machine_speed import machine_speed
 from validation.random_grid.random_requests import random_request
 
 
@@ -219,13 +219,10 @@ def test_a_tensor_of_no_bytes_has_no_block():
     assert memory.peak_allocated_bytes < memory.peak_reserved_bytes < 1.1 * memory.peak_allocated_bytes
 
 
-def test_a_replay_of_an_8b_model_takes_less_than_a_tenth_of_a_second():
-    allowed, times = 0.1 * machine_speed(), []
-    for _ in range(3):
-        start = process_time()
-        estimate(parse_request(LLAMA_8B | {"reserved": "replay", "training": {"gradient_checkpointing": True}}))
-        times.append(process_time() - start)
-    assert min(times) < allowed
+def test_a_first_replay_of_an_8b_model_executes_less_than_550000_lines():
+    """`validation bench` prints what a replay takes in time."""
+    request = parse_request(LLAMA_8B | {"reserved": "replay", "training": {"gradient_checkpointing": True}})
+    assert executed_lines(lambda: estimate(request, SeriesCache())) < 550_000
 
 
 def test_the_largest_possible_request_is_replayed():
