@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli import COMMANDS
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     module = import_module(COMMANDS[args.command])
     command = argparse.ArgumentParser(
-        prog=f"python -m app {args.command}",
+        prog=f"{_program()} {args.command}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -46,11 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=_program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=f"one of {', '.join(COMMANDS)}")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the options of the command")
     return parser
+
+
+def _program() -> str:
+    """The command as its user typed it: an installed package has the script `headroom`."""
+    name = Path(sys.argv[0]).stem
+    return "python -m app" if name == "__main__" else name
 
 
 def _run(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -92,6 +99,11 @@ def _open_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-if __name__ == "__main__":
+def script() -> int:
+    """Run the command line, as a program with streams of its own."""
     _open_streams()
-    sys.exit(main())
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(script())

@@ -21,9 +21,9 @@ from app.api.answers.sweep import MEDIA_TYPES
 from app.api.openapi import document
 from app.http.middleware import OuterMiddleware
 from app.http.problems import MEANINGS, HTTPProblem, invalid_response, problem_response
-from app.http.version import VERSION
 from app.pages import PAGES
-from app.presentation.templates import STATIC, error_page
+from app.presentation.templates import error_page
+from app.resources import STATIC, VERSION
 from calculator.common.errors import PlanError
 
 if TYPE_CHECKING:

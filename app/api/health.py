@@ -6,7 +6,7 @@ from fastapi.responses import Response
 from app.api.answers.health import Health
 from app.api.examples import GetExample
 from app.api.responses import json_response
-from app.http.version import VERSION
+from app.resources import VERSION
 
 router = APIRouter(tags=["Service"])
 

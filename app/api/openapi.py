@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.api import GET_EXAMPLES, POST_EXAMPLES
 from app.http.problems import ProblemDocument, invalid_response
-from app.http.version import VERSION
+from app.resources import VERSION
 from calculator.common.errors import PlanError
 from calculator.estimate.request import parse_request
 

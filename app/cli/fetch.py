@@ -2,8 +2,9 @@
 
 python -m app fetch Qwen/Qwen2.5-14B > config.json && python -m app estimate --config config.json --method lora
 
-Needs the extra headroom[hub]. This is the only command that uses the network; with HF_HUB_OFFLINE=1 it reads only what
-was downloaded before. It never runs code of a repository. A gated model needs hf auth login, or HF_TOKEN.
+Needs the package huggingface-hub, which the extra `hub` installs. This is the only command that uses the network; with
+HF_HUB_OFFLINE=1 it reads only what was downloaded before. It never runs code of a repository. A gated model needs
+hf auth login, or HF_TOKEN.
 """
 
 from __future__ import annotations

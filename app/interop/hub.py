@@ -65,7 +65,7 @@ def _packages() -> tuple[ModuleType, ModuleType]:
         import huggingface_hub.errors  # noqa: PLC0415
         import huggingface_hub.utils  # noqa: PLC0415
     except ImportError as error:
-        message = f"huggingface_hub is not installed: pip install 'headroom[hub]', or {_BY_HAND}"
+        message = f"huggingface_hub is not installed: pip install 'huggingface-hub>=2,<3', or {_BY_HAND}"
         raise refusal("id", message) from error
     return huggingface_hub, httpx2
 

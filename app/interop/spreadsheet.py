@@ -6,11 +6,11 @@ import csv
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from app.http.version import VERSION
 from app.interop.exports.header import title
 from app.presentation import verdict
 from app.presentation.format import exact, percent, size
 from app.presentation.labels import COMPONENTS, PHASES
+from app.resources import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

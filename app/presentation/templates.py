@@ -12,7 +12,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from app.forms.messages import worded
-from app.http.version import ROOT, VERSION
 from app.presentation.format import (
     decimal,
     deviation,
@@ -29,8 +28,7 @@ from app.presentation.format import (
 from app.presentation.labels import COMPONENTS, PHASES
 from app.presentation.mathml import math, matrix
 from app.presentation.verdict import VERDICTS
-
-STATIC = ROOT / "static"
+from app.resources import STATIC, TEMPLATES, VERSION
 
 
 @cache
@@ -50,7 +48,7 @@ def linked(source: str) -> Markup:
 
 
 environment = Environment(
-    loader=FileSystemLoader(ROOT / "templates"),
+    loader=FileSystemLoader(TEMPLATES),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,

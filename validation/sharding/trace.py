@@ -33,7 +33,7 @@ def _zero(*arguments: Any) -> Engine:
     try:
         from validation.sharding.zero import ZeROEngine  # noqa: PLC0415  (DeepSpeed is optional)
     except ImportError as error:
-        raise refusal("device.sharding", "needs DeepSpeed: pip install 'headroom[deepspeed]'") from error
+        raise refusal("device.sharding", "needs DeepSpeed: pip install deepspeed==0.19.8") from error
     return ZeROEngine(*arguments)
 
 

@@ -6,12 +6,11 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from app.http.version import ROOT
+from app.resources import RESULTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RESULTS = ROOT / "validation" / "results"
 PUBLISHED = "published.json"
 LESSON = "lesson.json"
 

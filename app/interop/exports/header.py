@@ -5,9 +5,9 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from app.http.version import VERSION
 from app.presentation import verdict
 from app.presentation.format import exact, size
+from app.resources import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.http.version import ROOT
 from app.interop.exports import bottleneck
 from app.interop.exports.exported import Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH, literal
+from app.resources import TEMPLATES
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
 
@@ -122,7 +122,7 @@ def exported(planned: Planned) -> Exported:
 def _template(name: str) -> Any:
     # The output is Python, not HTML: every value passes through `literal`, or comes from the calculator.
     environment = Environment(
-        loader=FileSystemLoader(ROOT / "templates" / "exports"),
+        loader=FileSystemLoader(TEMPLATES / "exports"),
         autoescape=False,  # noqa: S701
         undefined=StrictUndefined,
         trim_blocks=True,

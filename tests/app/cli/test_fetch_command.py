@@ -171,7 +171,7 @@ def test_a_slow_hub_is_waited_for(fetched, monkeypatch):
 def test_without_the_extra_it_states_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["fetch", "some/model"]) == 2
-    assert "pip install 'headroom[hub]'" in capsys.readouterr().err
+    assert "pip install 'huggingface-hub>=2,<3'" in capsys.readouterr().err
 
 
 def test_nothing_but_the_command_knows_the_hub():
