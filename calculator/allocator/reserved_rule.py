@@ -22,7 +22,6 @@ from calculator.allocator.segments import (
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
-from calculator.engine.lifetimes import by_size
 from calculator.resident.per_parameter import sizes
 from calculator.training_step import first_layer_bound
 
@@ -150,7 +149,9 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     counts = _peak_counts(step)
     if step.recording.first is None:
         return counts
-    bound = {size: max(counts[size], count) for size, count in first_layer_bound.counts(step.recording)}
+    sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
+    bounds = [(sizes[size], count) for size, count in first_layer_bound.counts(step.run.copies, equal) if sizes[size]]
+    bound = {size: max(counts[size], count) for size, count in bounds}
     if not bound or _in_segments(counts | bound) == _in_segments(counts):
         return counts
     return _peak_counts(step.whole)
@@ -158,8 +159,8 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
 
 def _peak_counts(step: TrainingStep) -> dict[int, int]:
     """The peak number of blocks of each size, with what the previous step left alive until the forward pass ends."""
-    carried, until = by_size(step.carried), step.marks["backward"]
+    carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]
-    temporaries = step.resident.step_temporaries if step.flat is None else ()
+    temporaries = sizes(step.resident.step_temporaries) if step.flat is None else {}
     return peak_counts(step.recording, temporaries, extra)

@@ -5,88 +5,94 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.resident.per_parameter import sizes
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from calculator.engine.copies import Copies, CountChange, Counts
     from calculator.engine.recording import Recording
-    from calculator.resident.per_parameter import ResidentTensors
 
-#: From a position on, how many more storages of a size are alive: (position, size, count).
-CountChange = tuple[int, int, int]
-
-#: By size: the peak number alive at once, and the number left at the end.
-Counts = dict[int, tuple[int, int]]
+#: The most counts that copies keep, by which sizes are equal.
+MAX_COUNTS = 64
 
 
 def peak_counts(
-    recording: Recording, last: Sequence[ResidentTensors] = (), extra: Iterable[CountChange] = ()
+    recording: Recording, last: Mapping[int, int] | None = None, extra: Iterable[CountChange] = ()
 ) -> dict[int, int]:
     """The peak number of storages of each size that are alive at once during a step.
 
-    `last` are allocated at its end; `extra` changes come on top of the recording's.
+    `last` are allocated at its end: their number by size. `extra` changes come on top of the recording's.
     """
-    counts = _counts(recording, sorted([*_copies(recording), *extra]))
-    for size, count in sizes(last).items():
+    sizes = recording.storages.sizes
+    counted = _counts(recording.copies, recording.storages.equal_sizes, tuple(extra))
+    counts = {sizes[number]: count for number, count in counted.items() if sizes[number]}
+    for size, count in (last or {}).items():
         most, left = counts.get(size, (0, 0))
         counts[size] = max(most, left + count), left + count
     return {size: most for size, (most, _) in counts.items()}
 
 
-def _counts(recording: Recording, changes: list[CountChange]) -> Counts:
-    """The counts of a recording, cached for all with the same events and the same sizes equal to each other."""
-    lifetimes = recording.lifetimes
-    if not lifetimes.sizes:
-        return _counted(recording.changes, changes)
-    numbers: dict[int, int] = {}
-    equal = tuple([numbers.setdefault(size, number) for number, size in enumerate(lifetimes.sizes)])
-    key = (equal, tuple([(position, numbers[size], count) for position, size, count in changes]))
-    if key not in lifetimes.count_cache:
-        counts = _counted(recording.changes, changes)
-        lifetimes.count_cache[key] = {numbers[size]: count for size, count in counts.items()}
-    return {lifetimes.sizes[number]: count for number, count in lifetimes.count_cache[key].items()}
+def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ...]) -> Counts:
+    """The counts by the first number of equal sizes, cached for all runs in which the same kinds and sizes are."""
+    key = (equal, extra)
+    known = copies.counts.get(key)
+    if known is None:
+        if len(copies.counts) >= MAX_COUNTS:
+            copies.counts.clear()
+        more = [(position, equal[size], count) for position, size, count in extra]
+        changes = sorted([*_copies(copies, equal), *more])
+        known = copies.counts[key] = _counted(copies.kinds.size_events, changes, equal)
+    return known
 
 
 class _ChangesBySize(dict[int, "Callable[[int], None]"]):
-    """The changes in bytes, listed by size: `changes[change](change)` appends to the list of its size."""
+    """The changes in number, listed by size: `changes[event](1 or -1)` appends to the list of its size."""
 
-    __slots__ = ("lists",)
+    __slots__ = ("equal", "lists")
 
-    def __init__(self) -> None:
+    def __init__(self, equal: tuple[int, ...]) -> None:
         super().__init__()
+        self.equal = equal
         self.lists: dict[int, list[int]] = {}
 
-    def __missing__(self, change: int) -> Callable[[int], None]:
-        changes = self.lists[abs(change)] = []
-        self[change] = self[-change] = changes.append
+    def __missing__(self, event: int) -> Callable[[int], None]:
+        size = max(event, ~event)
+        changes = self.lists.setdefault(self.equal[size], [])
+        self[size] = self[~size] = changes.append
         return changes.append
 
     def counts(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Each size with its peak number and the number left at the end."""
         for size, changes in self.lists.items():
-            if size:
-                yield size, (max(accumulate(changes, initial=0)) // size, sum(changes) // size)
+            yield size, (max(accumulate(changes, initial=0)), sum(changes))
 
 
-def _counted(events: list[int], changes: list[CountChange]) -> Counts:
-    """Count the bytes that each event adds, and further changes at their positions."""
-    by_size, done = _ChangesBySize(), 0
+def _counted(events: Sequence[int], changes: list[CountChange], equal: tuple[int, ...]) -> Counts:
+    """Count the storages that each event adds, and further changes at their positions."""
+    by_size, done = _ChangesBySize(equal), 0
     for position, size, count in changes:
-        for change in events[done:position]:
-            by_size[change](change)
-        by_size[size](size * count)
+        for event in events[done:position]:
+            by_size[event](1 if event >= 0 else -1)
+        by_size[size](count)
         done = position
-    for change in events[done:]:
-        by_size[change](change)
+    for event in events[done:]:
+        by_size[event](1 if event >= 0 else -1)
     return dict(by_size.counts())
 
 
-def _copies(recording: Recording) -> Iterator[CountChange]:
+def _copies(copies: Copies, equal: Sequence[int]) -> Iterator[CountChange]:
     """The changes of the copies: a gain counts from its window's start, a loss from its end."""
-    for window, gained in zip(recording.windows, recording.sizes, strict=True):
-        for size, count in gained.items():
+    for window, gained in zip(copies.windows, copies.sizes, strict=True):
+        for size, count in merged(gained, equal).items():
             if count:
                 yield window.start if count > 0 else window.end, size, window.copies * count
-    for position, copies, allocation in recording.dropped:
-        yield position, allocation[4], -copies
+    size_of = copies.kinds.size_of
+    for position, count, kind in copies.dropped:
+        yield position, equal[size_of[kind]], -count
+
+
+def merged(sizes: Mapping[int, int], equal: Sequence[int]) -> dict[int, int]:
+    """Counts by size, with those of equal sizes together; `equal` has the first number of each size."""
+    counts: dict[int, int] = {}
+    for size, count in sizes.items():
+        counts[equal[size]] = counts.get(equal[size], 0) + count
+    return counts

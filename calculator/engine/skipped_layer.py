@@ -9,16 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from calculator.engine.autograd import Node
+    from calculator.engine.copies import Copies
     from calculator.engine.memory_curve import Window
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation, Tape, Tensor
+    from calculator.engine.tape import Tape, Tensor
 
 
 class Additions(NamedTuple):
     """What the skipped layer adds outside the windows of the interpreted layer, with a window of no length for each."""
 
     windows: tuple[Window, ...]
-    gained: list[Counter[Allocation]]
+    gained: list[Counter[int]]
 
 
 class SkippedLayer(Protocol):
@@ -36,8 +37,11 @@ class SkippedLayer(Protocol):
     def read_graph(self, tape: Tape, graph: Sequence[Node]) -> None:
         """Find in the graph which tensors the first layer does not save. Its nodes are in the order of creation."""
 
-    def additions(self, recording: Recording) -> Additions:
+    def additions(self, copies: Copies) -> Additions:
         """Return what the first layer adds outside the windows of the interpreted layer."""
+
+    def is_regular(self, copies: Copies) -> bool:
+        """Return whether tensors live as in the other layers, as far as sizes do not matter."""
 
     def is_determined(self, recording: Recording) -> bool:
         """Return whether the recording determines the step, including the first layer's own passes."""

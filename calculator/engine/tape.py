@@ -99,6 +99,13 @@ class Tape:
         if tensor is not None and tensor.storage is not None:
             self.marked_rows[label] = tensor.storage.row
 
+    def copy(self) -> Tape:
+        """The same rows, events and marks on a tape of their own."""
+        tape = Tape()
+        tape.rows, tape.events = [*self.rows], [*self.events]
+        tape.marks, tape.marked_rows = self.marks, self.marked_rows
+        return tape
+
     def position(self, label: str) -> int:
         """The position that a label names."""
         return next(position for position, name in self.marks if name == label)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from calculator.engine.autograd import Node
+    from calculator.engine.copies import Copies
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation, Tape, Tensor
+    from calculator.engine.tape import Tape, Tensor
     from calculator.layers.context import Context
 
 
@@ -122,49 +123,54 @@ class FirstLayer:
             return ()
         return saved_without(node, missing)
 
-    def additions(self, recording: Recording) -> Additions:
+    def additions(self, copies: Copies) -> Additions:
         """What the first layer adds outside the windows: what it saves, and at the end of the step what it leaves.
 
         If it saves its input, the input stays alive after everything else frees it.
         """
-        forward, backward = recording.windows
-        rows, ends = recording.tape.rows, recording.lifetimes.ends
+        forward, backward = copies.windows
+        ends = copies.lifetimes.ends
         excluded = self.unsaved | {self.interpreted_output_row}
         windows = [_at(forward.start)]
-        gained = [Counter([rows[row] for row in recording.surviving[0] if row not in excluded])]
+        gained = [copies.of([row for row in copies.surviving[0] if row not in excluded])]
         freed_elsewhere = max(forward.start, ends[self.input_row] + 1)
         if ends[self.output_row] >= backward.start > freed_elsewhere and self.output_row not in self.unsaved:
             windows.append(_at(freed_elsewhere))
-            gained.append(Counter((rows[self.input_row],)))
-        after = Counter(recording.net)
+            gained.append(copies.of((self.input_row,)))
+        after = Counter(copies.net)
         for each in gained:
             after.subtract(each)
-        return Additions(windows=(*windows, _at(recording.tape.position("end"))), gained=[*gained, after])
+        return Additions(windows=(*windows, _at(copies.tape.position("end"))), gained=[*gained, after])
 
-    def is_determined(self, recording: Recording) -> bool:
-        """Whether the recording determines the whole step, and the peak is not in the first layer's own passes."""
-        remaining = recording.remaining
+    def is_regular(self, copies: Copies) -> bool:
+        """Whether tensors live as in the other layers, as far as sizes do not matter."""
         return (
             self.is_trained
             and not self.unsaved & self.cached
             and min(self.unsaved, default=self.output_row) >= self.output_row
-            and self._frees_only_its_input(recording)
-            and _are_gradients(remaining)
-            and first_layer_bound.is_below_peak(recording, remaining)
+            and self._frees_only_its_input(copies)
+            and _are_gradients(copies)
         )
 
-    def _frees_only_its_input(self, recording: Recording) -> bool:
+    def is_determined(self, recording: Recording) -> bool:
+        """Whether the recording determines the whole step, and the peak is not in the first layer's own passes."""
+        return recording.copies.is_regular and first_layer_bound.is_below_peak(recording)
+
+    def _frees_only_its_input(self, copies: Copies) -> bool:
         """Whether a layer frees no tensor of the code before it except its input."""
-        forward, backward = recording.windows[:2]
-        ends = recording.lifetimes.ends
+        forward, backward = copies.windows[:2]
+        ends = copies.lifetimes.ends
         low, high, begin, done = forward.start, forward.end, backward.start, backward.end
         freed = [row for row in range(self.output_row + 1) if low <= ends[row] < high or begin <= ends[row] < done]
-        between = recording.lifetimes.freed(recording.surviving[0], high, begin)
+        between = copies.lifetimes.freed(copies.surviving[0], high, begin)
         return freed == [self.output_row] and self.cached.issuperset({*between} - {self.interpreted_output_row})
 
 
-def _are_gradients(remaining: Counter[Allocation]) -> bool:
-    return all(count >= 0 and (not count or kind[3] == "gradients") for kind, count in remaining.items())
+def _are_gradients(copies: Copies) -> bool:
+    """Whether a copy leaves nothing but gradients."""
+    components = copies.kinds.components
+    remaining = copies.remaining.items()
+    return all(count >= 0 and (not count or components[kind] == "gradients") for kind, count in remaining)
 
 
 def _rows(saved: Sequence[Any]) -> list[int]:

@@ -10,51 +10,62 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from calculator.engine.lifetimes import by_size
+from calculator.engine.counts_by_size import MAX_COUNTS, merged
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from calculator.engine.copies import Copies
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation
 
 
-def is_below_peak(recording: Recording, remaining: Counter[Allocation]) -> bool:
-    """Whether at most as many bytes are alive in its backward pass as elsewhere; each layer leaves `remaining`.
+def is_below_peak(recording: Recording) -> bool:
+    """Whether at most as many bytes are alive in its backward pass as elsewhere.
 
     It is compared with the layer whose backward pass comes first, and then with the peak of the whole backward pass.
     """
-    backward, curve = recording.windows[1], recording.curve
-    gradients = (backward.copies + 1) * sum([kind[4] * count for kind, count in remaining.items()])
-    cached = sum([kind[4] for _, _, kind in recording.dropped])
+    backward, curve, copies = recording.windows[1], recording.curve, recording.copies
+    sizes, size_of = recording.storages.sizes, copies.kinds.size_of
+    gradients = (backward.copies + 1) * sum([sizes[size_of[kind]] * count for kind, count in copies.remaining.items()])
+    cached = sum([sizes[size_of[kind]] for _, _, kind in copies.dropped])
     if gradients <= curve.growth[2] - cached + backward.copies * (curve.growth[0] - cached):
         return True
-    peak = curve.peak(recording.tape.position("backward"), recording.tape.position("end"))
+    peak = curve.peak(copies.tape.position("backward"), copies.tape.position("end"))
     return max(curve.without_copies(backward.start, backward.end)) + gradients <= peak.bytes
 
 
-def counts(recording: Recording) -> Iterator[tuple[int, int]]:
+def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
     """Sizes of which its backward pass may have more storages alive than any other, with the largest possible number.
 
     Only gradients accumulate over the layers. A size is left out if the layer whose backward pass comes first has at
-    least as many storages of it, or if the number is largest at the end of the step, with all gradients.
+    least as many storages of it, or if the number is largest at the end of the step, with all gradients. `equal` has
+    the first number of each size.
     """
-    backward, kept, each = recording.windows[1], recording.sizes[2], recording.sizes[0]
-    start, end = backward.start, recording.tape.position("end")
-    changes = recording.changes[start:end]
-    seen = set(changes)
-    for size, count in by_size(recording.remaining).items():
+    cache = copies.of_first_layer
+    if equal not in cache:
+        if len(cache) >= MAX_COUNTS:
+            cache.clear()
+        cache[equal] = [*_counts(copies, equal)]
+    return cache[equal]
+
+
+def _counts(copies: Copies, equal: Sequence[int]) -> Iterator[tuple[int, int]]:
+    backward = copies.windows[1]
+    start, end = backward.start, copies.tape.position("end")
+    sized = [equal[event] if event >= 0 else ~equal[~event] for event in copies.kinds.size_events[:end]]
+    own = sized[start:]
+    each, _, kept = (merged(sizes, equal) for sizes in copies.sizes[:3])
+    seen = set(own)
+    for size, count in merged(copies.kinds.by_size(copies.remaining), equal).items():
         gradients = (backward.copies + 1) * count
-        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or -size not in seen:
+        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or ~size not in seen:
             continue
-        alive = _bytes_of_size(changes, size)
+        alive = _alive_of_size(own, size)
         if max(alive) > alive[-1]:
-            before = sum(_bytes_of_size(recording.changes[:start], size)[-1:])
-            yield size, gradients + (before + max(alive)) // size
+            before = sum(_alive_of_size(sized[:start], size)[-1:])
+            yield size, gradients + before + max(alive)
 
 
-def _bytes_of_size(changes: list[int], size: int) -> list[int]:
-    """The bytes in storages of one size after each change to them."""
-    both = {size, -size}
-    return [*accumulate([change for change in changes if change in both])]
+def _alive_of_size(events: Sequence[int], size: int) -> list[int]:
+    """The number of storages of one size after each event of one."""
+    return [*accumulate([1 if event >= 0 else -1 for event in events if event in (size, ~size)])]

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
 from calculator.engine import operations as ops
+from calculator.engine.copies import Copies
+from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.recording import Recording
 from calculator.engine.repetition import Repetition
@@ -193,11 +195,10 @@ def _run(context: Context, ids: list[Tensor], loop: LoopTensors) -> TracedPass:
 def _measured(traced: TracedPass) -> Pass:
     """Return a pass with its peak."""
     tape = traced.tape
-    recording = Recording(tape, Lifetimes(tape.events, tape.rows))
+    storages = storages_of(tape)
+    recording = Recording(Copies(tape, Lifetimes(tape.events, len(tape.rows)), storages.kinds), storages)
     moment = recording.curve.peak(traced.start, traced.end)
-    event = tape.events[moment.event - 1]
-    operation = tape.rows[event if event >= 0 else ~event][0]
-    return Pass(recording=recording, moment=moment, operation=operation, cache=traced.cache)
+    return Pass(recording=recording, moment=moment, operation=recording.operation(moment.event), cache=traced.cache)
 
 
 def _forward(context: Context, ids: Tensor) -> tuple[Tensor | None, ...]:

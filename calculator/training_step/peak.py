@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from calculator.common.deferred import Deferred
     from calculator.common.names import PhaseName
-    from calculator.engine.live_tensors import LiveTensors
+    from calculator.engine.live_tensors import LiveTensors, StorageCounts
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation
     from calculator.training_step.run import Run
 
 
@@ -37,7 +34,7 @@ class Peak(NamedTuple):
     bytes: int
     throughout: int
     operation: str
-    left: Counter[Allocation]
+    left: StorageCounts | None
     deferred: Deferred[LiveTensors]
     #: The micro-batch that it is in; None for the optimizer's step.
     micro_batch: MicroBatchRun | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from calculator.engine.copies import Copies
+from calculator.engine.kinds import storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
@@ -11,19 +13,17 @@ from calculator.layers import masks
 from calculator.training_step.causal_lm import micro_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from calculator.engine.kinds import Kinds, Storages
     from calculator.engine.repetition import Repetition
     from calculator.engine.skipped_layer import SkippedLayer
-    from calculator.engine.tape import Tape
+    from calculator.engine.tape import Allocation, Tape
     from calculator.layers.context import Context
 
 
-class Run(NamedTuple):
-    """An interpreted micro-batch: its tape, and the arguments of its `Recording`.
-
-    `kept` keeps objects alive that must not free their tensors while the tape is read.
-    """
+class Interpretation(NamedTuple):
+    """An interpreted micro-batch, with its layers interpreted once: the arguments of its `Copies`."""
 
     tape: Tape
     repetition: Repetition
@@ -33,19 +33,43 @@ class Run(NamedTuple):
     hidden_states_row: int | None
     first: SkippedLayer | None
     without_graph: tuple[Window, ...] = ()
-    kept: object = None
 
-    def recorded(self) -> Recording:
-        """Count the layers' copies."""
-        return Recording(
+    def with_kinds(self, kinds: Kinds) -> Copies:
+        """Count what the layers' copies add, for rows of these kinds."""
+        return Copies(
             self.tape,
             self.lifetimes,
+            kinds,
             self.windows,
             self.shared_rows,
             self.hidden_states_row,
             self.first,
             self.without_graph,
         )
+
+    def run(self) -> Run:
+        """The run with the rows on the tape."""
+        storages = storages_of(self.tape, self.first)
+        copies = self.with_kinds(storages.kinds)
+        return Run(tape=self.tape, repetition=self.repetition, copies=copies, storages=storages)
+
+
+class Run(NamedTuple):
+    """A micro-batch with the storages of all its layers."""
+
+    tape: Tape
+    repetition: Repetition
+    copies: Copies
+    storages: Storages
+
+    @property
+    def rows(self) -> Sequence[Allocation]:
+        """What was allocated, in order."""
+        return self.storages.rows
+
+    def recorded(self) -> Recording:
+        """Count the layers' copies."""
+        return Recording(self.copies, self.storages)
 
 
 def recorded_run(
@@ -55,15 +79,15 @@ def recorded_run(
 
     The first layer is interpreted too with `whole`, or where the next layer does not determine it.
     """
-    run = cached(whole=whole) or interpreted(context_of(), whole=whole)
+    run = cached(whole=whole) or interpreted(context_of(), whole=whole).run()
     recording = run.recorded()
     if recording.first is not None and not recording.first.is_determined(recording):
-        run = cached(whole=True) or interpreted(context_of(), whole=True)
+        run = cached(whole=True) or interpreted(context_of(), whole=True).run()
         recording = run.recorded()
     return run, recording
 
 
-def interpreted(context: Context, *, whole: bool) -> Run:
+def interpreted(context: Context, *, whole: bool) -> Interpretation:
     """Interpret the micro-batch with one layer of each kind if it determines the first layer, else with two."""
     if not context.hooks.couples_layers and _are_alike(context):
         if context.training.gradient_checkpointing:
@@ -71,19 +95,19 @@ def interpreted(context: Context, *, whole: bool) -> Run:
         else:
             context.may_skip_first_layer = not whole
     micro_batch(context)
-    repetition, tape = context.repetition, context.tape
+    # The objects of the step that are freed from now on add events to its own tape only.
+    repetition, tape = context.repetition, context.tape.copy()
     marks = {label: position for position, label in tape.marks}
     begin = marks["layer 0 forward"]
-    return Run(
+    return Interpretation(
         tape=tape,
         repetition=repetition,
-        lifetimes=Lifetimes(tape.events, tape.rows),
+        lifetimes=Lifetimes(tape.events, len(tape.rows)),
         windows=tuple(_windows(repetition, marks, skips_first=context.skipped_layer is not None)),
         shared_rows=next(event for event in tape.events[begin:] if event >= 0),
         hidden_states_row=tape.marked_rows[f"layer {repetition.end} forward"] if repetition.start == 0 else None,
         first=context.skipped_layer,
         without_graph=tuple(_window(each, marks, prefix) for prefix, each in context.passes if each.copies),
-        kept=context,
     )
 
 

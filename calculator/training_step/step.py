@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from calculator.common.deferred import Deferred
-from calculator.engine.live_tensors import LiveTensors
+from calculator.engine.live_tensors import LiveTensors, StorageCounts
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.training_step.peak import MicroBatchRun, Peak
 from calculator.training_step.run import recorded_run
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.zero.state import FlatState
     from calculator.training_step.resident_state import ResidentState
@@ -42,9 +40,9 @@ class TrainingStep:
         #: An earlier one, where it is not like the last.
         self.earlier = self._interpreted(whole=whole, reduces=False) if resident.differs_before_last else None
         #: What is alive when the step ends, without gradients.
-        self.left = self.recording.at_the_end()
+        self.left = StorageCounts(self.run.storages, self.run.copies.left)
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
-        self.carried = self.left - self._inputs(self.marks["forward"])
+        self.carried = StorageCounts(self.run.storages, self.run.copies.left_after(self.marks["forward"]))
         #: The ranks of a run under ZeRO's stages 1 and 2.
         self.flat = self._flat(resident.flat)
 
@@ -89,12 +87,12 @@ class TrainingStep:
         optimizer = _last(f"{resident.optimizer.name}: step", in_step, self.left)
         if self.earlier is None:
             forward = self._peak("forward", self.last, accumulated, self.carried)
-            return forward, self._peak("backward", self.last, accumulated, Counter()), optimizer
+            return forward, self._peak("backward", self.last, accumulated), optimizer
         return (
             self._peak("forward", self.earlier, accumulated, self.carried),
             max(
-                self._peak("backward", self.earlier, resident.before_last(always, accumulated), Counter()),
-                self._peak("backward", self.last, always, Counter()),
+                self._peak("backward", self.earlier, resident.before_last(always, accumulated)),
+                self._peak("backward", self.last, always),
                 key=attrgetter("bytes"),
             ),
             optimizer,
@@ -112,35 +110,33 @@ class TrainingStep:
         return self.last.marks
 
     def _peak(
-        self, phase: PhaseName, of: MicroBatchRun, state: Sequence[ResidentTensors], left: Counter[Allocation]
+        self,
+        phase: PhaseName,
+        of: MicroBatchRun,
+        state: Sequence[ResidentTensors],
+        left: StorageCounts | None = None,
     ) -> Peak:
-        marks, tape = of.marks, of.run.tape
+        marks = of.marks
         end = {"forward": "backward", "backward": "end"}[phase]
         moment = of.recording.curve.peak(marks[phase], marks[end])
-        rows = tape.rows
-        event = tape.events[moment.event - 1] if moment.event else 0
         throughout = _bytes(state, left)
         return Peak(
             phase=phase,
             bytes=throughout + moment.bytes,
             throughout=throughout,
-            operation=rows[event if event >= 0 else ~event][0],
+            operation=of.recording.operation(moment.event),
             left=left,
             deferred=Deferred(partial(of.recording.alive, moment, state, left)),
             micro_batch=of,
         )
 
-    def _inputs(self, end: int) -> Counter[Allocation]:
-        """The caller's tensors, allocated before the forward pass."""
-        return Counter(self.run.tape.rows[event] for event in self.run.tape.events[:end])
 
-
-def _last(operation: str, state: Sequence[ResidentTensors], left: Counter[Allocation]) -> Peak:
+def _last(operation: str, state: Sequence[ResidentTensors], left: StorageCounts) -> Peak:
     """The optimizer's step; everything in it counts to its peak."""
     size = _bytes(state, left)
-    deferred = Deferred(partial(LiveTensors, state, (), [*left.items()]))
+    deferred = Deferred(partial(LiveTensors, state, left=left))
     return Peak(phase="optimizer_step", bytes=size, throughout=size, operation=operation, left=left, deferred=deferred)
 
 
-def _bytes(state: Sequence[ResidentTensors], counts: Counter[Allocation]) -> int:
-    return sum([tensor.bytes for tensor in state]) + sum([kind[4] * count for kind, count in counts.items()])
+def _bytes(state: Sequence[ResidentTensors], left: StorageCounts | None) -> int:
+    return sum([tensor.bytes for tensor in state]) + (0 if left is None else left.bytes)

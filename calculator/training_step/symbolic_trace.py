@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.kinds import Kinds, Storages, equal, kinds_of, numbered
 from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
-from calculator.engine.tape import Sizes, Tape
+from calculator.engine.tape import Sizes
 from calculator.inputs.size_settings import other_settings, resized, sizes
 from calculator.methods.prepared_model import PreparedModel
 from calculator.sharding.registry import SHARDS
@@ -22,89 +23,113 @@ if TYPE_CHECKING:
     from calculator.architecture.dimension import Shape
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
-    from calculator.common.names import ComponentName
+    from calculator.engine.copies import Copies
     from calculator.engine.tape import Allocation
+    from calculator.training_step.run import Interpretation
 
 #: The most traces that are cached for requests that differ in sizes alone.
 MAX_TRACES = 8
+
+#: The most patterns of equal dimensions, or of equal shapes, that a trace keeps.
+MAX_PATTERNS = 64
 
 
 class SymbolicTrace:
     """A run with symbolic sizes, from which runs with other sizes are made.
 
-    Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind.
+    Rows of layers that are alike have the same name, shape, dtype, component and size: they are of one kind. Kinds with
+    different symbols can be equal for some sizes. What depends only on which shapes are equal is kept.
     """
 
     __slots__ = (
-        "components",
+        "by_dims",
+        "by_shapes",
         "dims",
-        "dtypes",
+        "interpretation",
         "kind_of",
-        "names",
-        "run",
+        "kinds",
         "shape_env",
         "shape_of",
         "shapes",
         "size_of",
         "sizes",
-        "symbolic_dims",
-        "symbolic_shapes",
     )
 
-    def __init__(self, shape_env: ShapeEnv, run: Run) -> None:
+    def __init__(self, shape_env: ShapeEnv, interpretation: Interpretation) -> None:
         self.shape_env = shape_env
-        shapes = [shape for _, shape, _, _, _ in run.tape.rows]
-        dims = {id(dim): dim for shape in shapes for dim in shape}
-        numbers = {identity: number for number, identity in enumerate(dims)}
-        #: The dimensions of all shapes.
-        self.dims = [*dims.values()]
-        #: Those that are symbolic, by their index in `dims`.
-        self.symbolic_dims = [(number, dim) for number, dim in enumerate(self.dims) if isinstance(dim, SymInt)]
-        numbered = [tuple([numbers[id(dim)] for dim in shape]) for shape in shapes]
-        distinct = {shape: number for number, shape in enumerate(dict.fromkeys(numbered))}
-        kinds: dict[tuple[str, int, DType, ComponentName, int], int] = {}
-        #: The kind of each row.
-        self.kind_of = [
-            kinds.setdefault((name, distinct[shape], dtype, component, shape_env.index(size)), len(kinds))
-            for shape, (name, _, dtype, component, size) in zip(numbered, run.tape.rows, strict=True)
-        ]
-        #: By kind. `shape_of` indexes `shapes`, `size_of` the values of `shape_env`.
-        self.names, self.shape_of, self.dtypes, self.components, self.size_of = zip(*kinds, strict=True)
-        #: The distinct values of `size_of`, numbered.
-        self.sizes = {index: number for number, index in enumerate(dict.fromkeys(self.size_of))}
-        row_sizes = [self.sizes[self.size_of[kind]] for kind in self.kind_of]
-        size_events = [row_sizes[event] if event >= 0 else ~row_sizes[~event] for event in run.tape.events]
-        tape = _with_rows(run.tape, [*run.tape.events], [])
-        self.run = run._replace(tape=tape, lifetimes=Lifetimes(tape.events, run.tape.rows, size_events), kept=None)
-        #: The distinct shapes. Those with symbolic dimensions are evaluated for each run from `symbolic_shapes`, which
-        #: has their index here and the indices of their dimensions.
-        self.shapes = [tuple([self.dims[number] for number in shape]) for shape in distinct]
-        symbolic = {number for number, _ in self.symbolic_dims}
-        self.symbolic_shapes = [(number, shape) for shape, number in distinct.items() if not symbolic.isdisjoint(shape)]
-        shape_env.eliminate_dead_code([*self.sizes, *[dim.index for _, dim in self.symbolic_dims]])
+        self.interpretation = interpretation
+        rows, interpretation.tape.rows = interpretation.tape.rows, []
+        keys = [*map(SymSizes(shape_env).indexed, rows)]
+        firsts, self.kind_of = kinds_of(keys, interpretation.first)
+        #: The first row of each kind.
+        self.kinds = [rows[row] for row in firsts]
+        shapes, sizes = [keys[row][1] for row in firsts], [keys[row][4] for row in firsts]
+        firsts, self.shape_of = numbered(shapes)
+        #: The distinct shapes, as indices of values.
+        self.shapes = [shapes[kind] for kind in firsts]
+        firsts, self.size_of = numbered(sizes)
+        #: The distinct sizes, as indices of values.
+        self.sizes = [sizes[kind] for kind in firsts]
+        #: The indices of all dimensions.
+        self.dims = [*dict.fromkeys(chain(*self.shapes))]
+        #: What runs share, by which dimensions are equal, and by which shapes.
+        self.by_dims: dict[tuple[int, ...], _Shared] = {}
+        self.by_shapes: dict[tuple[int, ...], _Shared] = {}
+        shape_env.eliminate_dead_code([*self.sizes, *self.dims])
 
     def with_sizes(self, sizes: Sequence[int]) -> Run | None:
         """Return the run with other sizes, or None where a guard fails."""
         values = self.shape_env.evaluate(sizes)
         if values is None:
             return None
-        dims, shapes = [*self.dims], [*self.shapes]
-        for number, dim in self.symbolic_dims:
-            dims[number] = dim.evaluate(values)
-        for number, shape in self.symbolic_shapes:
-            shapes[number] = tuple([dims[each] for each in shape])
-        shape_of, bytes_of = map(shapes.__getitem__, self.shape_of), map(values.__getitem__, self.size_of)
-        kinds = [*zip(self.names, shape_of, self.dtypes, self.components, bytes_of, strict=True)]
-        rows = [*map(kinds.__getitem__, self.kind_of)]
-        lifetimes = self.run.lifetimes.with_rows(rows, [values[index] for index in self.sizes])
-        return self.run._replace(tape=_with_rows(self.run.tape, self.run.tape.events, rows), lifetimes=lifetimes)
+        key = equal([values[dim] for dim in self.dims])
+        shared = self.by_dims.get(key)
+        if shared is None:
+            if len(self.by_dims) >= MAX_PATTERNS:
+                self.by_dims.clear()
+            shared = self.by_dims[key] = self._shared(values)
+        bytes_of = [*map(values.__getitem__, self.sizes)]
+        storages = Storages(shared.copies.kinds, bytes_of, partial(self._allocations, shared, values))
+        own = self.interpretation
+        return Run(tape=own.tape, repetition=own.repetition, copies=shared.copies, storages=storages)
+
+    def _shared(self, values: Sequence[int]) -> _Shared:
+        """What runs share in which the same shapes are equal."""
+        key = equal([tuple([values[dim] for dim in shape]) for shape in self.shapes])
+        if key not in self.by_shapes:
+            if len(self.by_shapes) >= MAX_PATTERNS:
+                self.by_shapes.clear()
+            self.by_shapes[key] = self._with_shapes(key)
+        return self.by_shapes[key]
+
+    def _with_shapes(self, shapes: Sequence[int]) -> _Shared:
+        """Merge the kinds that are equal where shapes with the same number are."""
+        found = [
+            (name, (shapes[shape], dtype), component)
+            for shape, (name, _, dtype, component, _) in zip(self.shape_of, self.kinds, strict=True)
+        ]
+        firsts, numbers = numbered(found)
+        kinds = [(*found[kind], self.size_of[kind]) for kind in firsts]
+        of_row = [numbers[kind] for kind in self.kind_of]
+        copies = self.interpretation.with_kinds(Kinds(kinds, of_row, self.interpretation.tape.events))
+        return _Shared(copies=copies, kinds=firsts)
+
+    def _allocations(self, shared: _Shared, values: Sequence[int]) -> list[Allocation]:
+        """The kinds of a run, by number."""
+        kinds = [self.kinds[kind] for kind in shared.kinds]
+        dims = {id(dim): dim for kind in kinds for dim in kind[1]}
+        own = {key: dim.evaluate(values) if isinstance(dim, SymInt) else dim for key, dim in dims.items()}
+        return [
+            (name, tuple([own[id(dim)] for dim in shape]), dtype, component, values[self.shape_env.index(size)])
+            for name, shape, dtype, component, size in kinds
+        ]
 
 
-def _with_rows(like: Tape, events: list[int], rows: list[Allocation]) -> Tape:
-    """A tape with the events and marks of another, and with other rows."""
-    tape = Tape()
-    tape.rows, tape.events, tape.marks, tape.marked_rows = rows, events, like.marks, like.marked_rows
-    return tape
+class _Shared(NamedTuple):
+    """What runs share in which the same shapes are equal; `kinds` has the first of the trace's kinds that are equal."""
+
+    copies: Copies
+    kinds: Sequence[int]
 
 
 class TraceCache:
@@ -134,12 +159,7 @@ class TraceCache:
             self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
         own = [*sizes(training), *sizes(method)]
         if kind not in self.first:
-            run = interpreted(training_context(prepared, reduces=reduces), whole=whole)
-            # The objects of a step that are freed from now on add events to its own tape, but not to the one kept.
-            tape = _with_rows(run.tape, [*run.tape.events], run.tape.rows)
-            lifetimes = copy(run.lifetimes)
-            lifetimes.events = tape.events
-            self.first[kind] = own, run._replace(tape=tape, lifetimes=lifetimes, kept=None)
+            self.first[kind] = own, interpreted(training_context(prepared, reduces=reduces), whole=whole).run()
         if own == self.first[kind][0]:
             return self.first[kind][1]
         traces = self.traces.setdefault(kind, [])

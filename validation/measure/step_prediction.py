@@ -28,7 +28,7 @@ def predicted(request: Request) -> dict[str, Any]:
     left = step.peaks()[-1].left
     return {
         "load": _bytes(resident.tensors),
-        "end": _bytes((*resident.tensors, *states)) + sum(row[4] * count for row, count in left.items()),
+        "end": _bytes((*resident.tensors, *states)) + (0 if left is None else left.bytes),
         "phases": {phase.name: phase.peak_bytes for phase in by_rule.memory.phases},
         "peak_allocated": by_rule.memory.peak_allocated_bytes,
         "library_workspace": by_rule.memory.library_workspace_bytes,

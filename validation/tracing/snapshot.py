@@ -91,7 +91,7 @@ def estimated(step: TrainingStep, parameters: dict[str, int]) -> Snapshot:
     for tensor in resident:
         if tensor.component in static:
             static[tensor.component] += tensor.bytes
-    rows = [*map(_allocation_row, step.run.tape.rows), *map(_resident_row, resident)]
+    rows = [*map(_allocation_row, step.run.rows), *map(_resident_row, resident)]
     return Snapshot(
         parameters=parameters,
         static=static,

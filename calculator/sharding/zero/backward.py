@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.engine.autograd import GRADIENT_OF
+from calculator.engine.live_tensors import StorageCounts
 from calculator.engine.memory_curve import Moment
 from calculator.sharding.zero.parameters import Key
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from calculator.engine.memory_curve import Window
     from calculator.engine.recording import Recording
     from calculator.engine.repetition import Repetition
-    from calculator.engine.tape import Allocation, Tape
+    from calculator.engine.tape import Tape
     from calculator.resident.per_parameter import ResidentTensors
 
 #: The mark after the backward pass, at which DeepSpeed reduces what is left.
@@ -56,14 +56,13 @@ class BackwardPass:
         "_positions",
         "_recording",
         "_repetition",
-        "_rows",
         "before",
         "end",
         "hooks",
     )
 
     def __init__(self, tape: Tape, repetition: Repetition, recording: Recording) -> None:
-        self._repetition, self._recording, self._rows = repetition, recording, tape.rows
+        self._repetition, self._recording = repetition, recording
         marks = {label: at for at, label in tape.marks}
         self._base, self._last = _curves(recording)
         start, end = marks["backward"], marks[EPILOGUE]
@@ -84,11 +83,12 @@ class BackwardPass:
         """The tensors alive at a moment, with resident tensors."""
         recording = self._recording
         repeats = tuple(at.copy if number == 1 else each.copies for number, each in enumerate(recording.windows))
-        freed: Counter[Allocation] = Counter()
+        of_row, freed = recording.storages.kinds.of_row, {}
         if at.copy == self._copies():
             # The recording has tables that only the copies before the last still keep.
-            freed.update({self._rows[row]: -1 for row in recording.retained_at(at.event)})
-        return recording.alive(Moment(event=at.event, bytes=at.bytes, repeats=repeats), resident_tensors, freed)
+            freed = {of_row[row]: -1 for row in recording.retained_at(at.event)}
+        moment = Moment(event=at.event, bytes=at.bytes, repeats=repeats)
+        return recording.alive(moment, resident_tensors, StorageCounts(recording.storages, freed))
 
     def _window(self) -> Window | None:
         windows = self._recording.windows
@@ -148,7 +148,7 @@ class BackwardPass:
                 continue
             name = label.removeprefix(GRADIENT_OF)
             key = Key(name, self._layer(position, copy) if "*" in name else None)
-            self.hooks.append(Hook(key, self._rows[row][4], ready, At(-1, position, copy)))
+            self.hooks.append(Hook(key, self._recording.row_bytes(row), ready, At(-1, position, copy)))
         self._until(base, at, end, offset, copy)
 
     def _until(self, base: Sequence[int], start: int, end: int, offset: int, copy: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cached_property, partial
 from itertools import pairwise
 from operator import attrgetter
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from calculator.common.names import PhaseName
+    from calculator.engine.live_tensors import StorageCounts
     from calculator.engine.recording import Recording
-    from calculator.engine.tape import Allocation
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.zero.state import FlatState
@@ -48,10 +47,6 @@ def _bytes(tensors: Sequence[ResidentTensors]) -> int:
     return sum([tensor.bytes for tensor in tensors])
 
 
-def _left(left: Counter[Allocation]) -> int:
-    return sum([kind[4] * count for kind, count in left.items()])
-
-
 _SIZE = attrgetter("bytes")
 
 
@@ -67,8 +62,8 @@ class FlatPeaks:
         state: FlatState,
         run: Run,
         recording: Recording,
-        left: Counter[Allocation],
-        carried: Counter[Allocation],
+        left: StorageCounts,
+        carried: StorageCounts,
     ) -> None:
         self._state, self._run, self._recording = state, run, recording
         self._left, self._carried = left, carried
@@ -123,9 +118,9 @@ class FlatPeaks:
 
     def phases_of(self, rank: Rank) -> dict[PhaseName, int]:
         """A rank's peak in each phase."""
-        shared, left = _bytes(self._kept), _left(self._left)
+        shared, left = _bytes(self._kept), self._left.bytes
         return {
-            "forward": shared + self._forward.bytes + _left(self._carried) + _bytes(rank.accumulated),
+            "forward": shared + self._forward.bytes + self._carried.bytes + _bytes(rank.accumulated),
             "backward": shared + rank.point.bytes + _bytes(rank.backward),
             "optimizer_step": shared + _bytes(rank.step) + left,
         }
@@ -197,13 +192,12 @@ class FlatPeaks:
 
     def _operation(self, position: int) -> str:
         """The operation of the last event before a position of the tape."""
-        event = self._run.tape.events[position - 1] if position else 0
-        return self._run.tape.rows[event if event >= 0 else ~event][0]
+        return self._recording.operation(position)
 
     def _forward_peak(self, rank: Rank) -> Peak:
         moment, carried = self._forward, self._carried
         state = (*self._kept, *rank.accumulated)
-        throughout = _bytes(state) + _left(carried)
+        throughout = _bytes(state) + carried.bytes
         return Peak(
             phase="forward",
             bytes=throughout + moment.bytes,
@@ -221,20 +215,20 @@ class FlatPeaks:
             bytes=_bytes(state) + point.at.bytes,
             throughout=_bytes((*self._kept, *rank.backward)),
             operation=self._operation(point.at.event),
-            left=Counter(),
+            left=None,
             deferred=Deferred(partial(self._passed.alive, point.at, state)),
         )
 
     def _step_peak(self, rank: Rank) -> Peak:
         state = (*self._kept, *rank.step)
-        size = _bytes(state) + _left(self._left)
+        size = _bytes(state) + self._left.bytes
         return Peak(
             phase="optimizer_step",
             bytes=size,
             throughout=size,
             operation=f"{self._state.optimizer.name}: step",
             left=self._left,
-            deferred=Deferred(partial(LiveTensors, state, (), [*self._left.items()])),
+            deferred=Deferred(partial(LiveTensors, state, left=self._left)),
         )
 
 

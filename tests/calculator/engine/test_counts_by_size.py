@@ -4,7 +4,9 @@ from collections import Counter
 
 import pytest
 
+from calculator.engine.copies import Copies
 from calculator.engine.counts_by_size import peak_counts
+from calculator.engine.kinds import Storages, storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.memory_curve import Window
 from calculator.engine.recording import Recording
@@ -18,14 +20,21 @@ WINDOWS = (Window(before=1, start=1, end=4, copies=2), Window(before=6, start=6,
 SIZE_OF = [0, 1, 2, 1]
 
 
-def recorded(lifetimes):
+def tape(sizes):
     tape = Tape()
-    tape.rows, tape.events = lifetimes.rows, lifetimes.events
-    return Recording(tape, lifetimes, WINDOWS, shared_rows=1)
+    tape.rows = [(f"row {row}", (1,), "int8", "activations", sizes[number]) for row, number in enumerate(SIZE_OF)]
+    tape.events = EVENTS
+    return tape
 
 
-def rows(sizes):
-    return [(f"row {row}", (1,), "int8", "activations", sizes[number]) for row, number in enumerate(SIZE_OF)]
+def recorded(sizes, copies=None):
+    """The run with these sizes, or with copies that other sizes share."""
+    own = tape(sizes)
+    storages = storages_of(own)
+    if copies is None:
+        copies = Copies(own, Lifetimes(EVENTS, len(own.rows)), storages.kinds, WINDOWS, shared_rows=1)
+        return Recording(copies, storages)
+    return Recording(copies, Storages(copies.kinds, sizes, lambda: own.rows))
 
 
 def by_hand(sizes):
@@ -39,28 +48,22 @@ def by_hand(sizes):
     return most
 
 
-@pytest.fixture
-def lifetimes():
-    size_events = [SIZE_OF[event] if event >= 0 else ~SIZE_OF[~event] for event in EVENTS]
-    return Lifetimes(EVENTS, rows([512, 1024, 2048]), size_events)
-
-
 SIZES = [[512, 1024, 2048], [512, 512, 2048], [512, 1024, 1024], [512, 1024, 512], [512, 512, 512], [1024, 512, 4096]]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_rows_of_one_size_are_counted_together_with_those_of_the_copies(sizes):
-    assert peak_counts(recorded(Lifetimes(EVENTS, rows(sizes)))) == by_hand(sizes)
+    assert peak_counts(recorded(sizes)) == by_hand(sizes)
 
 
-def test_cached_counts_of_other_sizes_equal_those_of_their_own_events(lifetimes):
+def test_cached_counts_of_other_sizes_equal_those_of_their_own_events():
+    copies = recorded([512, 1024, 2048]).copies
     for sizes in [*SIZES, *reversed(SIZES)]:
-        assert peak_counts(recorded(lifetimes.with_rows(rows(sizes), sizes))) == by_hand(sizes)
+        assert peak_counts(recorded(sizes, copies)) == by_hand(sizes)
     patterns = {tuple(sizes.index(size) for size in sizes) for sizes in SIZES}
-    assert len(lifetimes.count_cache) == len(patterns)
+    assert len(copies.counts) == len(patterns)
 
 
-def test_extra_storages_count_only_while_they_are_alive(lifetimes):
-    for extra, most in (([(0, 512, 3), (3, 512, -3)], 4), ([(0, 512, 3), (0, 512, -3)], 1)):
-        recording = recorded(lifetimes.with_rows(lifetimes.rows, [512, 1024, 2048]))
-        assert peak_counts(recording, (), extra)[512] == most
+def test_extra_storages_count_only_while_they_are_alive():
+    for extra, most in (([(0, 0, 3), (3, 0, -3)], 4), ([(0, 0, 3), (0, 0, -3)], 1)):
+        assert peak_counts(recorded([512, 1024, 2048]), None, extra)[512] == most

@@ -97,13 +97,13 @@ def test_alibi_is_refused_under_flash_attention_2(family, config):
 
 
 def test_falcons_alibi_makes_a_mask_for_each_head():
-    rows = step("falcon", alibi=True, multi_query=False).run.tape.rows
+    rows = step("falcon", alibi=True, multi_query=False).run.rows
     assert (2, 6, 128, 128) in [tuple(map(int, shape)) for name, shape, *_ in rows if name.endswith("with ALiBi")]
 
 
 def test_falcon_with_a_single_key_head_runs_the_math_kernel():
     def softmaxes(**config):
-        return [name for name, *_ in step("falcon", **config).run.tape.rows if name.endswith("softmax")]
+        return [name for name, *_ in step("falcon", **config).run.rows if name.endswith("softmax")]
 
     assert softmaxes(multi_query=True)
     assert not softmaxes(multi_query=False)

@@ -29,15 +29,15 @@ def test_a_chunk_is_a_power_of_two_that_bounds_the_logits(tokens, vocab_size, hi
 
 
 def test_no_row_has_the_logits_of_all_tokens():
-    rows = training_step(request()).run.tape.rows
+    rows = training_step(request()).run.rows
     assert max(row[4] for row in rows if 128_256 in row[1]) < 2 * 512 * 128_256
 
 
 def test_the_gradients_of_a_trained_head_are_made_in_the_forward_pass():
     def in_forward(method):
-        tape = training_step(request(method)).run.tape
-        events = tape.events[: tape.position("backward")]
-        return [tape.rows[event][1] for event in events if event >= 0]
+        run = training_step(request(method)).run
+        events = run.tape.events[: run.tape.position("backward")]
+        return [run.rows[event][1] for event in events if event >= 0]
 
     assert (128_256, 2048) in in_forward({"name": "full"})
     assert (128_256, 2048) not in in_forward(LORA)

@@ -29,7 +29,7 @@ def bytes_of(tensors, part):
 
 
 def shapes(ended, **changes):
-    return {row[1] for row in step(**changes).run.tape.rows if row[0].endswith(ended)}
+    return {row[1] for row in step(**changes).run.rows if row[0].endswith(ended)}
 
 
 def test_chosen_and_rejected_sequences_run_together():
@@ -46,7 +46,7 @@ def test_full_fine_tuning_keeps_a_second_model_unless_its_log_probabilities_are_
 
 def test_the_reference_of_adapters_is_the_model_without_them():
     assert not bytes_of(step().resident.tensors, "ref")
-    rows = [row[0] for row in step().run.tape.rows if row[0].startswith("reference: ")]
+    rows = [row[0] for row in step().run.rows if row[0].startswith("reference: ")]
     assert rows
     assert not [name for name in rows if "A·x" in name]
 
@@ -54,13 +54,13 @@ def test_the_reference_of_adapters_is_the_model_without_them():
 def test_adapters_that_the_script_applies_are_copied_in_float32():
     copies = [t for t in step(adapter_dtype="model").resident.tensors if t.name.endswith("of the adapter ref")]
     assert {tensor.dtype for tensor in copies} == {"float32"}
-    rows = [row for row in step(adapter_dtype="model").run.tape.rows if row[0].startswith("reference: ")]
+    rows = [row for row in step(adapter_dtype="model").run.rows if row[0].startswith("reference: ")]
     assert [row for row in rows if "A·x" in row[0]]
 
 
 def test_autocast_copies_the_weights_of_a_second_model_because_it_is_not_frozen():
     settings = {"method": {"name": "full"}, "dtype": "float32", "autocast": "bfloat16"}
-    rows = [row for row in step(**settings).run.tape.rows if row[0].startswith("reference: ")]
+    rows = [row for row in step(**settings).run.rows if row[0].startswith("reference: ")]
     copied = {row[0]: prod(row[1]) for row in rows if row[0].endswith("q_proj: weight, cast by autocast")}
     assert set(copied.values()) == {2048 * 2048}
 

@@ -17,7 +17,7 @@ def request(method=LORA, **training):
 
 
 def passes(**changes):
-    rows = [row[0] for row in training_step(request(**changes)).run.tape.rows]
+    rows = [row[0] for row in training_step(request(**changes)).run.rows]
     return [name.rpartition("model.embed_tokens")[0] for name in rows if name.endswith("model.embed_tokens: output")]
 
 

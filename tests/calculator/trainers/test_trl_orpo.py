@@ -17,7 +17,7 @@ def request(method=LORA, model=MODEL, **training):
 
 
 def rows(**changes):
-    return training_step(request(**changes)).run.tape.rows
+    return training_step(request(**changes)).run.rows
 
 
 def test_all_logits_of_both_sequences_are_computed():

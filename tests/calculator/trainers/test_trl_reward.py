@@ -25,8 +25,8 @@ def test_a_head_with_one_output_replaces_the_output_head():
     shapes = {tensor.name: tensor.shape for tensor in step.resident.tensors}
     assert shapes["score.weight"] == (1, 2048)
     assert "lm_head.weight" not in shapes
-    assert {row[1] for row in step.run.tape.rows if row[0] == "score: output"} == {(4, 512, 1)}
-    assert not [row for row in step.run.tape.rows if 128_256 in row[1]]
+    assert {row[1] for row in step.run.rows if row[0] == "score: output"} == {(4, 512, 1)}
+    assert not [row for row in step.run.rows if 128_256 in row[1]]
 
 
 def test_peft_trains_a_copy_of_the_head_and_bottleneck_adapters_leave_it_alone():

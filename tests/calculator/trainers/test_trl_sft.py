@@ -23,7 +23,7 @@ def request(method=LORA, model=MODEL, trl="1.16", **training):
 
 
 def rows(wanted):
-    return training_step(wanted).run.tape.rows
+    return training_step(wanted).run.rows
 
 
 def peaks(wanted):
@@ -59,7 +59,7 @@ def test_an_older_loss_is_a_request_away():
 
 def test_more_chunks_need_no_more_memory_in_the_loss():
     few, many = (training_step(request(trl="1.9", sequence_length=length)) for length in (1024, 4096))
-    largest = [max(row[4] for row in step.run.tape.rows if 128_256 in row[1]) for step in (few, many)]
+    largest = [max(row[4] for row in step.run.rows if 128_256 in row[1]) for step in (few, many)]
     assert largest[0] == largest[1]
 
 
@@ -129,7 +129,7 @@ def test_the_answer_names_the_release_and_its_loss():
 def test_packed_sequences_are_one_row():
     wanted = {"packing": True, "attention": "flash_attention_2", "gradient_checkpointing": True, **BF16}
     packed = training_step(request(micro_batch_size=4, **wanted))
-    shapes = {row[1] for row in packed.run.tape.rows if row[0] == "model.embed_tokens: output"}
+    shapes = {row[1] for row in packed.run.rows if row[0] == "model.embed_tokens: output"}
     assert shapes == {(1, 4 * 512, 2048)}
     kept = {tensor.name for tensor in tensors(packed.resident.optimizer_states)}
     assert "position_ids" in kept

@@ -1,0 +1,241 @@
+"""What the copies of repeated layers add to a run, by kind of storage.
+
+A layer with `copies` is interpreted once. `Copies` finds what each copy adds in the forward and in the backward pass.
+Where the code after the layers frees what a copy added (a cache), it frees it for all copies at once. None of this
+depends on sizes, only on which kinds of storages are equal: runs with the same events and equal kinds share it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from calculator.engine.kinds import Kinds
+    from calculator.engine.lifetimes import Lifetimes
+    from calculator.engine.memory_curve import Window
+    from calculator.engine.skipped_layer import SkippedLayer
+    from calculator.engine.tape import Tape
+
+#: From a position on, how many more storages of a size are alive: (position, number of the size, count).
+CountChange = tuple[int, int, int]
+
+#: By number of the size: the peak number alive at once, and the number left at the end.
+Counts = dict[int, tuple[int, int]]
+
+
+class Copies:
+    """The copies of the repeated layers of one tape."""
+
+    __slots__ = (
+        "counts",
+        "dropped",
+        "first",
+        "gained",
+        "has_backward",
+        "hidden_states_row",
+        "is_regular",
+        "kinds",
+        "left",
+        "left_cache",
+        "lifetimes",
+        "net",
+        "of_first_layer",
+        "remaining",
+        "shared_rows",
+        "sizes",
+        "surviving",
+        "tape",
+        "windows",
+    )
+
+    def __init__(
+        self,
+        tape: Tape,
+        lifetimes: Lifetimes,
+        kinds: Kinds,
+        windows: tuple[Window, ...] = (),
+        shared_rows: int = 0,
+        hidden_states_row: int | None = None,
+        first: SkippedLayer | None = None,
+        without_graph: tuple[Window, ...] = (),
+    ) -> None:
+        #: The events and marks. Its rows are not read.
+        self.tape = tape
+        self.lifetimes = lifetimes
+        self.kinds = kinds
+        #: Rows below this number are allocated before the first layer.
+        self.shared_rows = shared_rows
+        #: The hidden states that a period passes to the next, where no earlier period is interpreted. A checkpoint
+        #: keeps its input until its own backward pass.
+        self.hidden_states_row = hidden_states_row
+        #: The layer before those of the windows, if it is not interpreted.
+        self.first = first
+        self.windows = windows
+        #: Whether gradients flow through the repeated layers.
+        self.has_backward = len(windows) > 1
+        #: The rows that each window allocates and leaves alive.
+        self.surviving = [lifetimes.surviving(window.start, window.end) for window in windows]
+        #: What one copy adds in each window, by kind.
+        self.gained = [self._gained(index) if index else self._gained_forward() for index in range(len(windows))]
+        #: What one copy adds in all windows together.
+        self.net = _net(self.gained, kinds.layouts)
+        #: Frees of all copies at once: (position, copies, kind).
+        self.dropped = tuple(self._drops())
+        if first is not None:
+            extra = first.additions(self)
+            self.windows += extra.windows
+            self.gained += extra.gained
+            self.dropped = tuple([(at, copies + 1, kind) for at, copies, kind in self.dropped])
+        #: What one copy leaves alive when the step ends.
+        self.remaining = self._remaining()
+        for window in without_graph:
+            self._add_without_graph(window)
+        #: What one copy adds in each window, by size.
+        self.sizes = [kinds.by_size(gained) for gained in self.gained]
+        #: What stays alive after the last event, without gradients: the next step sets those to None.
+        self.left = self._left()
+        self.left_cache: dict[int, dict[int, int]] = {}
+        #: Whether the first layer, if it is not interpreted, is like the others as far as this tells.
+        self.is_regular = first is None or first.is_regular(self)
+        #: Peak counts, by which sizes are equal and by the changes that come on top.
+        self.counts: dict[tuple[tuple[int, ...], tuple[CountChange, ...]], Counts] = {}
+        #: The sizes of which a first layer that is not interpreted may have more alive, by which sizes are equal.
+        self.of_first_layer: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+
+    def of(self, rows: Iterable[int]) -> Counter[int]:
+        """The number of rows of each kind."""
+        return Counter(map(self.kinds.of_row.__getitem__, rows))
+
+    def _gained_forward(self) -> Counter[int]:
+        """What one copy adds in the forward pass: what survives it, less what the next layer frees of that.
+
+        The next layer frees as much as this one frees of the period before it, provided that the code after this one
+        frees it too. Otherwise the free belongs to the first layer alone: its input needs no gradient, so it keeps
+        less than any copy.
+        """
+        window, lifetimes = self.windows[0], self.lifetimes
+        surviving = self._surviving_without_input(0)
+        before = lifetimes.allocated(window.before, window.start)
+        freed_here = lifetimes.freed(before, window.start, window.end)
+        if not freed_here:
+            return surviving
+        freed_after = lifetimes.freed(self.surviving[0], window.end, self._backward_start())
+        both = self.of(freed_here) & self.of(freed_after)
+        return surviving - both if both else surviving
+
+    def _add_without_graph(self, window: Window) -> None:
+        """Count the copies in a pass without a graph. What such a pass keeps, it frees at its end."""
+        lifetimes = self.lifetimes
+        surviving = lifetimes.surviving(window.start, window.end)
+        gained = self.of(surviving)
+        gained.subtract(self.of(lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
+        freed = lifetimes.freed(surviving, window.end, lifetimes.end)
+        self.windows += (window,)
+        self.gained.append(gained)
+        self.dropped += tuple(self._drops_of(gained, freed, window, last=True))
+
+    def _gained(self, index: int) -> Counter[int]:
+        """What one copy adds in a window. Tables that all layers share are freed once, not by every copy."""
+        window = self.windows[index]
+        gained = self._surviving_without_input(index)
+        gained.subtract(self.of(self.lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
+        return gained
+
+    def _surviving_without_input(self, index: int) -> Counter[int]:
+        """What a window allocates and leaves alive, less the layer's input where the window frees it."""
+        surviving = self.of(self.surviving[index])
+        if self.hidden_states_row is not None and self._frees_input(index):
+            surviving[self.kinds.of_row[self.hidden_states_row]] -= 1
+        return surviving
+
+    def _frees_input(self, index: int) -> bool:
+        """Whether a layer frees its input in a window; a checkpoint does so in the backward pass."""
+        if self.first is None:
+            return index > 0
+        window = self.windows[index]
+        return window.start <= self.lifetimes.ends[self.first.output_row] < window.end
+
+    def _backward_start(self) -> int:
+        """The position at which the backward pass through the repeated layers starts."""
+        return self.windows[1].start if len(self.windows) > 1 else self.lifetimes.end
+
+    def _drops(self) -> Iterator[tuple[int, int, int]]:
+        """Frees, after a window, of what every copy gained in it: position, copies, kind.
+
+        Between the passes, these are the frees both of the window's own period and of the period before it, because a
+        copy in the middle has copies on either side. After the backward window, these are tensors that wait for the
+        code before the layers (a prefix's gradients).
+        """
+        for index, window in enumerate(self.windows):
+            last = bool(index)
+            until = self.lifetimes.end if last else self._backward_start()
+            freed = self.lifetimes.freed(self.surviving[index], window.end, until)
+            if freed:
+                yield from self._drops_of(self.gained[index], freed, window, last=last)
+
+    def _drops_of(
+        self, gained: Counter[int], freed: list[int], window: Window, *, last: bool
+    ) -> Iterator[tuple[int, int, int]]:
+        """The frees of rows, each kind as often as a copy gained it."""
+        lifetimes = self.lifetimes
+        if last:
+            left, rows = {kind: count for kind, count in gained.items() if count > 0}, freed
+        else:
+            left = {kind: min(count, gained[kind]) for kind, count in self.of(freed).items()}
+            before = lifetimes.allocated(window.before, window.start)
+            rows = lifetimes.freed(before, window.end, self._backward_start()) if before else freed
+            rows = [row for row in rows if row != self.hidden_states_row]
+            rows += self._of_new_kinds(freed, before) if before else []
+        for row in sorted(rows, key=lifetimes.ends.__getitem__):
+            kind = self.kinds.of_row[row]
+            if left.get(kind, 0) > 0:
+                left[kind] -= 1
+                yield lifetimes.ends[row] + 1, window.copies, kind
+
+    def _of_new_kinds(self, freed: list[int], before: range) -> list[int]:
+        """Rows of kinds that the period before lacks because its input has another dtype."""
+        of_row = self.kinds.of_row
+        kinds = {of_row[row] for row in before}
+        return [row for row in freed if of_row[row] not in kinds and row != self.hidden_states_row]
+
+    def _remaining(self) -> Counter[int]:
+        remaining = Counter(self.net)
+        remaining.subtract([kind for _, _, kind in self.dropped])
+        return remaining
+
+    def left_after(self, position: int) -> dict[int, int]:
+        """What stays alive after the last event, without as many of each kind as are allocated before a position."""
+        known = self.left_cache.get(position)
+        if known is None:
+            events = self.lifetimes.events[:position]
+            known = self.left_cache[position] = dict(Counter(self.left) - self.of(events))
+        return known
+
+    def _left(self) -> dict[int, int]:
+        components, of_row = self.kinds.components, self.kinds.of_row
+        copies = self.windows[0].copies + (self.first is not None) if self.windows else 0
+        left = Counter([of_row[row] for row in self.lifetimes.alive(self.lifetimes.end)])
+        for kind, count in self.remaining.items():
+            if count:
+                left[kind] += count * copies
+        return {kind: count for kind, count in left.items() if count > 0 and components[kind] != "gradients"}
+
+
+def _net(gained: list[Counter[int]], layouts: Sequence[object]) -> Counter[int]:
+    """Return what a copy adds in all windows together, and cancel a loss against a gain of the same shape and dtype.
+
+    A copy may free a kind that no copy allocates: its gradient arrives under another name and leaves under its own.
+    """
+    net: Counter[int] = Counter()
+    for own in gained:
+        net.update(own)
+        for lost in [kind for kind, count in net.items() if count < 0]:
+            for kind in [kind for kind, count in own.items() if count > 0 and layouts[kind] == layouts[lost]]:
+                moved = min(own[kind], -net[lost])
+                for counts in (own, net):
+                    counts[kind] -= moved
+                    counts[lost] += moved
+    return net

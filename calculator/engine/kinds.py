@@ -1,0 +1,140 @@
+"""The kinds of storages on a tape. Storages of a kind have equal name, shape, dtype, component and size.
+
+Kinds and sizes have numbers, so that what depends only on which of them are equal is computed once for all runs with
+the same events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from calculator.common.names import ComponentName
+    from calculator.engine.skipped_layer import SkippedLayer
+    from calculator.engine.tape import Allocation, Tape
+
+
+class Kinds:
+    """The kind of each row of a tape; kinds are numbered in the order of allocation.
+
+    Sizes with different numbers can be equal in a run.
+    """
+
+    __slots__ = ("components", "layouts", "names", "of_row", "size_events", "size_of")
+
+    def __init__(
+        self,
+        kinds: Iterable[tuple[str, object, ComponentName, int]],
+        of_row: Sequence[int],
+        events: Iterable[int],
+    ) -> None:
+        self.names: Sequence[str]
+        #: What is equal for kinds with the same shape and dtype.
+        self.layouts: Sequence[object]
+        self.components: Sequence[ComponentName]
+        #: The number of each kind's size.
+        self.size_of: Sequence[int]
+        self.names, self.layouts, self.components, self.size_of = zip(*kinds, strict=True)
+        self.of_row = of_row
+        sizes = [self.size_of[kind] for kind in of_row]
+        #: The events, with the number of the row's size for the row.
+        self.size_events = [sizes[event] if event >= 0 else ~sizes[~event] for event in events]
+
+    def row_size(self, row: int) -> int:
+        """The number of a row's size."""
+        return self.size_of[self.of_row[row]]
+
+    def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
+        """The number of storages by the number of their size."""
+        sizes: dict[int, int] = {}
+        for kind, count in counts.items():
+            size = self.size_of[kind]
+            sizes[size] = sizes.get(size, 0) + count
+        return sizes
+
+
+class Storages:
+    """The storages of one run by kind, with their sizes in bytes.
+
+    `make` lists each kind's name, shape, dtype, component and size when they are first read.
+    """
+
+    __slots__ = ("_equal_sizes", "kinds", "made", "make", "sizes")
+
+    def __init__(self, kinds: Kinds, sizes: Sequence[int], make: Callable[[], list[Allocation]]) -> None:
+        self.kinds = kinds
+        #: The bytes of each size, by number.
+        self.sizes = sizes
+        self.make = make
+        self.made: list[Allocation] | None = None
+        self._equal_sizes: tuple[int, ...] | None = None
+
+    @property
+    def allocations(self) -> list[Allocation]:
+        """Every kind, by number."""
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    @property
+    def equal_sizes(self) -> tuple[int, ...]:
+        """For the number of each size, the first number with as many bytes."""
+        if self._equal_sizes is None:
+            first: dict[int, int] = {}
+            self._equal_sizes = tuple([first.setdefault(size, number) for number, size in enumerate(self.sizes)])
+        return self._equal_sizes
+
+    @property
+    def rows(self) -> list[Allocation]:
+        """Every row of the tape."""
+        return [*map(self.allocations.__getitem__, self.kinds.of_row)]
+
+    @property
+    def sizes_of_rows(self) -> list[int]:
+        """The bytes of every row."""
+        size_of, sizes = self.kinds.size_of, self.sizes
+        return [sizes[size_of[kind]] for kind in self.kinds.of_row]
+
+
+def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
+    """The storages of a tape."""
+    firsts, of_row = kinds_of(tape.rows, first)
+    allocations = [tape.rows[row] for row in firsts]
+    sizes: dict[int, int] = {}
+    kinds = [
+        (name, (shape, dtype), component, sizes.setdefault(size, len(sizes)))
+        for name, shape, dtype, component, size in allocations
+    ]
+    return Storages(Kinds(kinds, of_row, tape.events), [*sizes], lambda: allocations)
+
+
+def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list[int], list[int]]:
+    """The first row of each kind, and the kind of each row.
+
+    The output of a first layer that is not interpreted has a kind of the next layer, and does not count as the first.
+    """
+    if first is None:
+        return numbered(rows)
+    at = first.output_row
+    order = [*range(at), *range(at + 1, len(rows)), at]
+    firsts, numbers = numbered([rows[row] for row in order])
+    numbers.insert(at, numbers.pop())
+    return [order[row] for row in firsts], numbers
+
+
+def numbered(values: Iterable[Hashable]) -> tuple[list[int], list[int]]:
+    """The index of the first of each distinct value, and each value's number among them."""
+    numbers = [*equal(values)]
+    firsts: list[int] = []
+    for index, number in enumerate(numbers):
+        if number == len(firsts):
+            firsts.append(index)
+    return firsts, numbers
+
+
+def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
+    """A number for each value: equal values have equal numbers, in the order of the first of each."""
+    numbers: dict[Hashable, int] = {}
+    return tuple([numbers.setdefault(value, len(numbers)) for value in values])

@@ -1,0 +1,55 @@
+"""The kinds of storages on a tape, and the bytes that its events add."""
+
+from calculator.engine.copies import Copies
+from calculator.engine.kinds import equal, numbered, storages_of
+from calculator.engine.lifetimes import Lifetimes
+from calculator.engine.live_tensors import StorageCounts
+from calculator.engine.recording import Recording
+from calculator.engine.tape import Tape
+
+
+def tape():
+    """Three rows: the first stays alive, the second is freed before the third is allocated, which is like the first."""
+    tape = Tape()
+    kept = [tape.new((256,), "float32", "first")]
+    temporary = tape.new((512,), "float32", "second")
+    del temporary
+    kept.append(tape.new((256,), "float32", "first"))
+    found = tape.copy()
+    del kept
+    return found
+
+
+def recording():
+    own = tape()
+    storages = storages_of(own)
+    return Recording(Copies(own, Lifetimes(own.events, len(own.rows)), storages.kinds), storages)
+
+
+def test_rows_with_equal_name_shape_dtype_and_component_are_of_one_kind():
+    storages = storages_of(tape())
+    assert storages.kinds.of_row == [0, 1, 0]
+    assert [name for name, *_ in storages.allocations] == ["first", "second"]
+    assert storages.rows == tape().rows
+    assert storages.sizes_of_rows == [1024, 2048, 1024]
+
+
+def test_an_event_adds_allocated_bytes_and_subtracts_freed_bytes():
+    assert recording().changes == [1024, 2048, -2048, 1024]
+
+
+def test_operations_are_named_by_the_row_of_the_last_event():
+    assert [recording().operation(position) for position in (0, 2, 3, 4)] == ["first", "second", "second", "first"]
+
+
+def test_storages_of_a_kind_are_counted_together():
+    own = recording()
+    alive = own.alive(own.curve.peak(0, 4), (), StorageCounts(own.storages, own.copies.left))
+    assert own.copies.left == {0: 2}
+    assert {kind[0]: count for kind, count in alive.kinds().items()} == {"first": 3, "second": 1}
+    assert alive.by_component()["activations"] == 3 * 1024 + 2048
+
+
+def test_equal_values_have_equal_numbers_in_the_order_of_the_first():
+    assert equal([7, 3, 7, 5, 3]) == (0, 1, 0, 2, 1)
+    assert numbered([7, 3, 7, 5, 3]) == ([0, 1, 3], [0, 1, 0, 2, 1])
