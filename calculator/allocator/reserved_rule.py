@@ -19,7 +19,6 @@ from calculator.allocator.segments import (
     SMALL_SEGMENT,
     segment_bytes,
 )
-from calculator.common.dtype import ITEMSIZE
 from calculator.common.sourced import Sourced
 from calculator.engine.counts_by_size import peak_counts
 from calculator.resident.per_parameter import sizes
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from calculator.engine.recording import Recording
-    from calculator.inputs.training import Training
     from calculator.resident.tensors import ResidentTensor
     from calculator.training_step.step import TrainingStep
     from calculator.training_step.zero.peaks import FlatPeaks
@@ -64,19 +62,15 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     """The rule's estimate of `torch.cuda.max_memory_reserved`, in bytes."""
     if step.flat is not None:
         return _of_rank(step, step.flat, workspaces)
-    resident, training = step.resident, step.resident.prepared.training
-    added = [tensor for tensor in resident.tensors if not tensor.base]
-    accumulated = training.gradient_accumulation_steps > 1 and step.earlier is None
-    gradients = resident.gradients if accumulated else ()
-    kept = Counter(sizes((*added, *resident.optimizer_states, *resident.of_sharding, *gradients)))
+    resident = step.resident
+    accumulated = resident.prepared.training.gradient_accumulation_steps > 1 and step.earlier is None
+    kept = Counter(resident.sizes_of_kept(gradients=accumulated))
     kept.update(workspaces)
     steps = _in_steps(step)
-    loaded = sum(tensor.bytes for tensor in resident.tensors if tensor.base)
-    loaded += _freed_after_cast(resident.tensors, training) if resident.shards.loads_whole else 0
     largest = max(steps)
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
-    return whole_segments(loaded) + _in_segments(kept) + _in_segments(steps) + again
+    return whole_segments(resident.loaded_bytes) + _in_segments(kept) + _in_segments(steps) + again
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
@@ -121,16 +115,6 @@ def _in_segments(counts: Mapping[int, int]) -> int:
     return total + whole_segments(small)
 
 
-def _freed_after_cast(state: tuple[ResidentTensor, ...], training: Training) -> int:
-    """The half-precision bytes of weights that are then cast to float32: the allocator keeps their blocks."""
-    half = ITEMSIZE[training.dtype]
-    return sum(
-        tensor.parameters * half * tensor.count
-        for tensor in state
-        if tensor.base and tensor.parameters and not tensor.packed and tensor.dtype != training.dtype
-    )
-
-
 def _left_by_layers(step: TrainingStep) -> int:
     """Bytes that the layers leave alive for the backward pass."""
     curve, marks, first = step.recording.curve, step.marks, step.recording.first
@@ -162,5 +146,5 @@ def _peak_counts(step: TrainingStep) -> dict[int, int]:
     carried, until = step.run.copies.kinds.by_size(step.carried.counts), step.marks["backward"]
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]
-    temporaries = sizes(step.resident.step_temporaries) if step.flat is None else {}
+    temporaries = step.resident.sizes_of_temporaries if step.flat is None else {}
     return peak_counts(step.recording, temporaries, extra)

@@ -127,6 +127,11 @@ class Model:
         return (*inner, *self.outer.values())
 
     @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """The kinds of its modules."""
+        return frozenset(module.kind for module in self.modules)
+
+    @cached_property
     def paths(self) -> tuple[tuple[str, Module], ...]:
         """Each module once, with its path; `*` is in place of the layer's number."""
         return tuple(self._paths())

@@ -28,4 +28,4 @@ def rounded(size: int) -> int:
 
 def allocated(elements: int, itemsize: int) -> int:
     """The bytes that the caching allocator counts for a tensor with this many elements."""
-    return rounded(elements * itemsize)
+    return (elements * itemsize + ALLOCATION_ROUNDING - 1) // ALLOCATION_ROUNDING * ALLOCATION_ROUNDING

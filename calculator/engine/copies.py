@@ -41,6 +41,7 @@ class Copies:
         "left",
         "left_cache",
         "lifetimes",
+        "marks",
         "net",
         "of_first_layer",
         "remaining",
@@ -64,6 +65,8 @@ class Copies:
     ) -> None:
         #: The events and marks. Its rows are not read.
         self.tape = tape
+        #: The position of each mark.
+        self.marks = {label: position for position, label in tape.marks}
         self.lifetimes = lifetimes
         self.kinds = kinds
         #: Rows below this number are allocated before the first layer.

@@ -6,6 +6,9 @@ the same events.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import count
+from operator import invert
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,21 +29,24 @@ class Kinds:
 
     def __init__(
         self,
-        kinds: Iterable[tuple[str, object, ComponentName, int]],
+        names: Sequence[str],
+        layouts: Sequence[object],
+        components: Sequence[ComponentName],
+        size_of: Sequence[int],
         of_row: Sequence[int],
         events: Iterable[int],
     ) -> None:
-        self.names: Sequence[str]
+        self.names = names
         #: What is equal for kinds with the same shape and dtype.
-        self.layouts: Sequence[object]
-        self.components: Sequence[ComponentName]
+        self.layouts = layouts
+        self.components = components
         #: The number of each kind's size.
-        self.size_of: Sequence[int]
-        self.names, self.layouts, self.components, self.size_of = zip(*kinds, strict=True)
+        self.size_of = size_of
         self.of_row = of_row
-        sizes = [self.size_of[kind] for kind in of_row]
+        sizes = [size_of[kind] for kind in of_row]
+        both = [*sizes, *map(invert, reversed(sizes))]
         #: The events, with the number of the row's size for the row.
-        self.size_events = [sizes[event] if event >= 0 else ~sizes[~event] for event in events]
+        self.size_events = [*map(both.__getitem__, events)]
 
     def row_size(self, row: int) -> int:
         """The number of a row's size."""
@@ -49,9 +55,9 @@ class Kinds:
     def by_size(self, counts: Mapping[int, int]) -> dict[int, int]:
         """The number of storages by the number of their size."""
         sizes: dict[int, int] = {}
-        for kind, count in counts.items():
+        for kind, number in counts.items():
             size = self.size_of[kind]
-            sizes[size] = sizes.get(size, 0) + count
+            sizes[size] = sizes.get(size, 0) + number
         return sizes
 
 
@@ -102,15 +108,14 @@ def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
     """The storages of a tape."""
     firsts, of_row = kinds_of(tape.rows, first)
     allocations = [tape.rows[row] for row in firsts]
-    sizes: dict[int, int] = {}
-    kinds = [
-        (name, (shape, dtype), component, sizes.setdefault(size, len(sizes)))
-        for name, shape, dtype, component, size in allocations
-    ]
-    return Storages(Kinds(kinds, of_row, tape.events), [*sizes], lambda: allocations)
+    names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
+    bytes_of = [*dict.fromkeys(sizes)]
+    layouts = [*zip(shapes, dtypes, strict=True)]
+    kinds = Kinds(names, layouts, components, equal(sizes), of_row, tape.events)
+    return Storages(kinds, bytes_of, lambda: allocations)
 
 
-def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list[int], list[int]]:
+def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list[int], Sequence[int]]:
     """The first row of each kind, and the kind of each row.
 
     The output of a first layer that is not interpreted has a kind of the next layer, and does not count as the first.
@@ -120,21 +125,17 @@ def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list
     at = first.output_row
     order = [*range(at), *range(at + 1, len(rows)), at]
     firsts, numbers = numbered([rows[row] for row in order])
-    numbers.insert(at, numbers.pop())
-    return [order[row] for row in firsts], numbers
+    return [order[row] for row in firsts], [*numbers[:at], numbers[-1], *numbers[at:-1]]
 
 
-def numbered(values: Iterable[Hashable]) -> tuple[list[int], list[int]]:
+def numbered(values: Iterable[Hashable]) -> tuple[list[int], Sequence[int]]:
     """The index of the first of each distinct value, and each value's number among them."""
-    numbers = [*equal(values)]
-    firsts: list[int] = []
-    for index, number in enumerate(numbers):
-        if number == len(firsts):
-            firsts.append(index)
-    return firsts, numbers
+    numbers = equal(values)
+    firsts = dict(zip(reversed(numbers), range(len(numbers) - 1, -1, -1), strict=True))
+    return sorted(firsts.values()), numbers
 
 
 def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
     """A number for each value: equal values have equal numbers, in the order of the first of each."""
-    numbers: dict[Hashable, int] = {}
-    return tuple([numbers.setdefault(value, len(numbers)) for value in values])
+    numbers: defaultdict[Hashable, int] = defaultdict(count().__next__)
+    return tuple(map(numbers.__getitem__, values))

@@ -178,6 +178,11 @@ class ParameterCounts:
     trainable: int
     total: int
 
+    @classmethod
+    def of(cls, base: int, added: int, trainable: int) -> ParameterCounts:
+        """The counts with their total."""
+        return cls(base=base, added=added, trainable=trainable, total=base + added)
+
     @property
     def trainable_fraction(self) -> float:
         """The fraction of all parameters that is trained, 0 to 1."""

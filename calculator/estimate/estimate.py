@@ -26,6 +26,7 @@ from calculator.estimate.sample_lengths import with_longest_batch
 from calculator.estimate.series import SeriesCache
 from calculator.estimate.timeline import timeline
 from calculator.families import model_from_config
+from calculator.resident.tensors import parameters
 from calculator.training_step.step import TrainingStep
 
 if TYPE_CHECKING:
@@ -64,22 +65,23 @@ def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
     model = series.model_of(request.model, model_of)
     request = within_positions(with_longest_batch(request), model)
     check(request, model)
-    request = replace(request, reserved=reserved_by(request.reserved, request.device))
+    by = reserved_by(request.reserved, request.device)
+    request = request if request.reserved == by else replace(request, reserved=by)
     step = training_step(request, series, whole=whole)
-    tensors = step.resident.tensors
+    resident = step.resident
     memory, verdict = _memory(request, step, series)
     return Estimate(
         model=model_summary(model),
         method=request.method,
         accounting=request.accounting,
         reserved=request.reserved,
-        parameters=parameter_counts(tensors),
+        parameters=ParameterCounts.of(*resident.parameters),
         memory=memory,
         fit=verdict,
-        saved_bytes=request.method.saved_bytes(step.resident.whole, model),
+        saved_bytes=request.method.saved_bytes(resident.whole, model),
         assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
-        warnings=warnings(request, model, tensors) + _card_caveats(request),
-        communication=step.resident.communication,
+        warnings=warnings(request, model, resident.tensors) + _card_caveats(request),
+        communication=resident.communication,
     )
 
 
@@ -119,10 +121,7 @@ def model_summary(model: Model) -> ModelSummary:
 
 def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
     """Count parameters. A quantized parameter counts as the number that it represents."""
-    base = sum(s.parameters * s.count for s in tensors if s.base)
-    added = sum(s.parameters * s.count for s in tensors if not s.base)
-    trainable = sum(s.parameters * s.count for s in tensors if s.trained)
-    return ParameterCounts(base=base, added=added, trainable=trainable, total=base + added)
+    return ParameterCounts.of(*parameters(tensors))
 
 
 def device_replay(

@@ -55,8 +55,9 @@ SCALER = (
 
 def prepared(request: Request, model: Model) -> PreparedModel:
     """A request's model with its method applied, for sentences about its settings: a sharding changes none of them."""
-    device = replace(request.device, sharding="none")
-    return PreparedModel(model, request.method, request.training, device, request.stack)
+    device = request.device
+    alone = device if device.sharding == "none" else replace(device, sharding="none")
+    return PreparedModel(model, request.method, request.training, alone, request.stack)
 
 
 def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         lines.append(AUTOCAST)
     if request.training.autocast == "float16":
         lines.append(SCALER)
-    if any(module.kind == "experts" for module in model.modules):
+    if "experts" in model.kinds:
         lines.append(EXPERTS)
     if not request.length_given:
         tokens = request.training.sequence_length
@@ -231,9 +232,8 @@ def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] =
 
 def not_quantized(model: Model) -> list[str]:
     """Modules that bitsandbytes does not quantize."""
-    kinds = {module.kind for module in model.modules}
     lines = []
-    if "experts" in kinds:
+    if "experts" in model.kinds:
         lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
     if any(module.kind == "linear" and not module.quantizable for _, module in model.running):
         lines.append("bitsandbytes does not quantize this family's own Linear class.")

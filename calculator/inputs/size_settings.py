@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def sizes(settings: object) -> list[int]:
 
 def other_settings(settings: object) -> tuple[object, ...]:
     """The class of some settings and all their values except sizes."""
-    return (type(settings), *[getattr(settings, name) for name in _named(settings)[1]])
+    return (type(settings), *_others(type(settings))(settings))  # type: ignore[arg-type]  # a class is hashable
 
 
 def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
@@ -35,6 +36,13 @@ def resized(settings: Settings, change: Callable[[int], int]) -> Settings:
 
 def _named(settings: object) -> tuple[list[str], list[str]]:
     return _names(type(settings))  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _others(kind: type) -> Callable[[object], tuple[object, ...]]:
+    """What reads all values of a dataclass except sizes."""
+    _, names = _names(kind)
+    return attrgetter(*names) if len(names) > 1 else lambda settings: tuple([getattr(settings, name) for name in names])
 
 
 @cache

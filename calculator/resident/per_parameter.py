@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.resident.tensors import ResidentTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from calculator.common.names import ComponentName
     from calculator.resident.optimizers import Optimizer
@@ -56,9 +56,9 @@ def tensors(resident: Iterable[ResidentTensors]) -> Iterator[ResidentTensor]:
             yield each
 
 
-def sizes(resident: Iterable[ResidentTensors]) -> dict[int, int]:
-    """The number of tensors by size in bytes."""
-    counts: dict[int, int] = {}
+def sizes(resident: Iterable[ResidentTensors], more: Mapping[int, int] | None = None) -> dict[int, int]:
+    """The number of tensors by size in bytes, added to `more`."""
+    counts = dict(more or ())
     for each in resident:
         of, times = (each.of, each.times * len(each.names)) if isinstance(each, PerParameter) else ((each,), 1)
         for tensor in of:

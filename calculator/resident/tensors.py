@@ -12,7 +12,7 @@ from calculator.common.dtype import ITEMSIZE, DType, allocated
 from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from calculator.architecture.model import Model
     from calculator.architecture.module import Module, Parameter
@@ -119,6 +119,20 @@ def resident_tensors(prepared: Prepared) -> tuple[ResidentTensor, ...]:
     for tensor in tensors if model.idle else ():
         tensor.in_graph = not model.is_idle(tensor.name)
     return tuple(tensors)
+
+
+def parameters(tensors: Iterable[ResidentTensor]) -> tuple[int, int, int]:
+    """The numbers of parameters of the base, of added ones, and of those that are trained."""
+    base = added = trained = 0
+    for tensor in tensors:
+        count = tensor.parameters * tensor.count
+        if tensor.base:
+            base += count
+        else:
+            added += count
+        if tensor.trained:
+            trained += count
+    return base, added, trained
 
 
 def _cast(tensor: ResidentTensor, dtype: DType | None) -> ResidentTensor:

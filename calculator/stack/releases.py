@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem
@@ -29,6 +30,7 @@ KNOWN: dict[str, tuple[tuple[Release, Release], ...]] = {
 }
 
 
+@lru_cache(maxsize=256)
 def release(text: str) -> Release:
     """Return the numbers of a release that is well formed."""
     found = _RELEASE.fullmatch(text)

@@ -21,7 +21,7 @@ class MicroBatchRun(NamedTuple):
     @property
     def marks(self) -> dict[str, int]:
         """The position of each mark."""
-        return {label: position for position, label in self.run.tape.marks}
+        return self.run.copies.marks
 
 
 class Peak(NamedTuple):

@@ -7,11 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from calculator.common.dtype import ITEMSIZE
 from calculator.inputs.sharding import DDPConfig, offloads_optimizer
 from calculator.methods.compared import compared_tensors
 from calculator.resident.optimizers import OPTIMIZERS
-from calculator.resident.per_parameter import optimizer_states
-from calculator.resident.tensors import resident_tensors
+from calculator.resident.per_parameter import optimizer_states, sizes
+from calculator.resident.tensors import parameters, resident_tensors
 from calculator.sharding import ddp
 from calculator.sharding.communication import of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
@@ -22,6 +23,8 @@ from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from calculator.inputs.training import Device, Training
     from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
@@ -52,6 +55,11 @@ class ResidentState:
         #: The part of them that is on this rank.
         self.tensors = self.shards.kept(self.whole)
 
+    @cached_property
+    def parameters(self) -> tuple[int, int, int]:
+        """The numbers of parameters of the base, of added ones, and of those that are trained."""
+        return parameters(self.tensors)
+
     @property
     def trainer(self) -> TrainerFacts:
         """The facts about the training loop."""
@@ -80,6 +88,35 @@ class ResidentState:
     def reduced_gradients(self) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive in the optimizer's step, with the buckets that are views of some."""
         return self.shards.reduced(self.whole)
+
+    @cached_property
+    def loaded_bytes(self) -> int:
+        """The bytes that loading the base model allocates, those that a cast then frees included."""
+        base = [tensor for tensor in self.tensors if tensor.base]
+        freed = self._freed_after_cast(base) if self.shards.loads_whole else 0
+        return sum([tensor.bytes for tensor in base]) + freed
+
+    def _freed_after_cast(self, base: Iterable[ResidentTensor]) -> int:
+        """The half-precision bytes of weights that are then cast to float32: the allocator keeps their blocks."""
+        dtype = self.prepared.training.dtype
+        cast = [tensor for tensor in base if tensor.parameters and not tensor.packed and tensor.dtype != dtype]
+        return sum(tensor.parameters * ITEMSIZE[dtype] * tensor.count for tensor in cast)
+
+    def sizes_of_kept(self, *, gradients: bool) -> dict[int, int]:
+        """The number of tensors by size that stay on the device besides the base, with gradients or without."""
+        added = kept(trainer_of(self.prepared.training), self.prepared)
+        return (
+            sizes((*added, *self.gradients), self._sizes_of_added) if gradients else sizes(added, self._sizes_of_added)
+        )
+
+    @cached_property
+    def _sizes_of_added(self) -> dict[int, int]:
+        return sizes((*(each for each in self.tensors if not each.base), *self._states, *self.of_sharding))
+
+    @cached_property
+    def sizes_of_temporaries(self) -> dict[int, int]:
+        """The number of the optimizer step's temporaries by size."""
+        return sizes(self.step_temporaries)
 
     @property
     def differs_before_last(self) -> bool:

@@ -109,9 +109,10 @@ class SymbolicTrace:
             for shape, (name, _, dtype, component, _) in zip(self.shape_of, self.kinds, strict=True)
         ]
         firsts, numbers = numbered(found)
-        kinds = [(*found[kind], self.size_of[kind]) for kind in firsts]
-        of_row = [numbers[kind] for kind in self.kind_of]
-        copies = self.interpretation.with_kinds(Kinds(kinds, of_row, self.interpretation.tape.events))
+        names, layouts, components = zip(*[found[kind] for kind in firsts], strict=True)
+        size_of, of_row = [self.size_of[kind] for kind in firsts], [numbers[kind] for kind in self.kind_of]
+        kinds = Kinds(names, layouts, components, size_of, of_row, self.interpretation.tape.events)
+        copies = self.interpretation.with_kinds(kinds)
         return _Shared(copies=copies, kinds=firsts)
 
     def _allocations(self, shared: _Shared, values: Sequence[int]) -> list[Allocation]:

@@ -53,8 +53,9 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
 
 def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
     """Targets outside the graph of a batch of text, where nothing else is trained: `backward` raises an error."""
-    saves = any(method.is_saved(path) for path, _ in model.running)
-    if model.idle and not saves and all(map(model.is_idle, requested)):
+    if not model.idle or any(method.is_saved(path) for path, _ in model.running):
+        return
+    if all(map(model.is_idle, requested)):
         yield Problem(
             loc="method.target_modules",
             msg=f"nothing that is trained is used for text: {way_out(method, model)}",

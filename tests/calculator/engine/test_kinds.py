@@ -28,7 +28,7 @@ def recording():
 
 def test_rows_with_equal_name_shape_dtype_and_component_are_of_one_kind():
     storages = storages_of(tape())
-    assert storages.kinds.of_row == [0, 1, 0]
+    assert storages.kinds.of_row == (0, 1, 0)
     assert [name for name, *_ in storages.allocations] == ["first", "second"]
     assert storages.rows == tape().rows
     assert storages.sizes_of_rows == [1024, 2048, 1024]
@@ -52,4 +52,4 @@ def test_storages_of_a_kind_are_counted_together():
 
 def test_equal_values_have_equal_numbers_in_the_order_of_the_first():
     assert equal([7, 3, 7, 5, 3]) == (0, 1, 0, 2, 1)
-    assert numbered([7, 3, 7, 5, 3]) == ([0, 1, 3], [0, 1, 0, 2, 1])
+    assert numbered([7, 3, 7, 5, 3]) == ([0, 1, 3], (0, 1, 0, 2, 1))
