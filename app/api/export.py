@@ -54,6 +54,9 @@ def post_export(body: JsonBody) -> Response:
     `peft` is a Python script for transformers and peft. It runs the training step that the figures describe, with any
     method: a plain loop, or `transformers.Trainer` or TRL's trainer if `training.trainer` names one.
 
+    With several GPUs, the script prepares the model with accelerate or a trainer, and `additional_files` has
+    accelerate's configuration for FSDP2, and DeepSpeed's for ZeRO. The comment at the script's head states the command.
+
     `axolotl` and `llama-factory` are the YAML files of these tools. A method that the tool does not have is answered
     with 422; a setting that the tool handles differently is listed in `not_expressed`.
     """
@@ -71,6 +74,12 @@ EXAMPLES = PostExamples(
             ("peft", "A script for transformers and peft"),
             ("axolotl", "An axolotl configuration"),
             ("llama-factory", "A LLaMA-Factory configuration"),
+        )
+    }
+    | {
+        "fsdp": (
+            "A script for 8 GPUs with accelerate's configuration of FSDP2",
+            {"format": "peft", **_QLORA, "method": {"name": "full"}, "device": {"count": 8, "sharding": "fsdp"}},
         )
     },
     answer=answer,

@@ -6,6 +6,7 @@ python -m app export --format axolotl --model meta-llama/Llama-3.1-8B --method l
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.api.answers.export import ExportAnswer
@@ -18,6 +19,8 @@ from calculator.estimate.request import parse_request
 if TYPE_CHECKING:
     import argparse
 
+    from app.interop.exports.exported import AdditionalFile
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
@@ -25,6 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="the file to write (default: standard output)")
     request.add_method_argument(parser)
     request.add_arguments(parser)
+
+
+def _write_others(output: str | None, others: tuple[AdditionalFile, ...]) -> None:
+    """Write the files that the exported one needs into its folder, or print their names."""
+    for each in others:
+        if output is None:
+            sys.stderr.write(f"{each.filename}: --output writes it next to the file, --json prints it\n")
+        else:
+            files.write("--output", str(Path(output).with_name(each.filename)), each.content)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,4 +47,6 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"{each.loc}: {each.why}\n")
     text = f"{ExportAnswer.model_validate(file).model_dump_json(indent=2)}\n" if args.json else file.content
     files.write("--output", args.output, text)
+    if not args.json:
+        _write_others(args.output, file.additional_files)
     return status(plan.plan.fit)

@@ -125,7 +125,7 @@ class ZeroOptimization:
         1_000_000_000,
         label="Sub-group",
         help="Elements updated at a time in stage 3.",
-        minimum=1,
+        minimum=0,
         unit="elements",
         form=False,
     )

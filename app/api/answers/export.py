@@ -15,6 +15,14 @@ class NotExpressedAnswer(Answer):
     )
 
 
+class AdditionalFileAnswer(Answer):
+    """A file that the exported one needs next to it."""
+
+    filename: str = described("The file's name, which the exported file or its command refers to.", "accelerate.yaml")
+    media_type: str = described("The media type of the content.", "application/yaml")
+    content: str = described("The text of the file.", "compute_environment: LOCAL_MACHINE\n...")
+
+
 class ExportAnswer(Answer):
     """A training script or a tool's configuration file."""
 
@@ -26,4 +34,8 @@ class ExportAnswer(Answer):
     )
     not_expressed: tuple[NotExpressedAnswer, ...] = described(
         "Settings in which the file differs from the request.", [{"loc": "training.autocast", "value": None}]
+    )
+    additional_files: tuple[AdditionalFileAnswer, ...] = described(
+        "With several GPUs, files to save next to it: accelerate's configuration for FSDP2, or DeepSpeed's.",
+        [{"filename": "accelerate.yaml", "media_type": "application/yaml", "content": "..."}],
     )

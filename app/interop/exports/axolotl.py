@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.interop.exports import distribution
 from app.interop.exports.part import (
     Part,
     Precision,
@@ -88,7 +89,7 @@ def exported(planned: Planned) -> Exported:
     """
     method = method_part(planned, "axolotl", METHOD_PARTS)
     run = (
-        "Run it with: axolotl train axolotl.yaml",
+        f"Run it with: {distribution.axolotl_command(planned)}",
         'Name your data first: corpus.jsonl is a file with lines of {"text": ...}.',
         VERSIONS,
     )
@@ -98,8 +99,9 @@ def exported(planned: Planned) -> Exported:
         _precision(planned),
         _training(planned),
         _data(planned),
+        *distribution.axolotl(planned),
     )
-    return assembled(planned, "axolotl.yaml", run, parts)
+    return assembled(planned, "axolotl.yaml", run, parts, distribution.files(planned, accelerate=False))
 
 
 def _full(planned: Planned) -> Part:  # noqa: ARG001

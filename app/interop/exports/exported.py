@@ -16,10 +16,20 @@ class NotExpressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdditionalFile:
+    """A file that the exported one needs next to it: how several GPUs divide the run."""
+
+    filename: str
+    media_type: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A file that runs a request."""
+    """A file that runs a request, and the files that it needs next to it."""
 
     filename: str
     media_type: str
     content: str
     not_expressed: tuple[NotExpressed, ...] = ()
+    additional_files: tuple[AdditionalFile, ...] = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from app.interop.exports import distribution
 from app.interop.exports.part import (
     Part,
     Precision,
@@ -67,12 +68,12 @@ def exported(planned: Planned) -> Exported:
     """
     method = method_part(planned, "LLaMA-Factory", METHOD_PARTS)
     run = (
-        "Run it with: llamafactory-cli train llama_factory.yaml",
+        f"Run it with: {distribution.llama_factory_command(planned)}",
         "Name your data first: c4_demo is a sample that comes with LLaMA-Factory.",
         VERSIONS,
     )
-    parts = (_model(planned), method, _data(planned), _training(planned))
-    return assembled(planned, "llama_factory.yaml", run, parts)
+    parts = (_model(planned), method, _data(planned), _training(planned), *distribution.llama_factory(planned))
+    return assembled(planned, "llama_factory.yaml", run, parts, distribution.files(planned, accelerate=True))
 
 
 def _model(planned: Planned) -> Part:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from app.interop.exports.exported import Exported, NotExpressed
+from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header
 from calculator.common.errors import refusal
 from calculator.methods import QLoRA
@@ -40,15 +40,18 @@ def differs(loc: str, value: Any, why: str) -> NotExpressed:
     return NotExpressed(loc=loc, value=list(value) if isinstance(value, tuple) else value, why=why)
 
 
-def assembled(planned: Planned, filename: str, run: Sequence[str], parts: Sequence[Part]) -> Exported:
+def assembled(
+    planned: Planned, filename: str, run: Sequence[str], parts: Sequence[Part], files: tuple[AdditionalFile, ...] = ()
+) -> Exported:
     """Return the YAML file of some parts, with the estimate in a comment at its head."""
     not_expressed = tuple(each for part in parts for each in part.not_expressed)
-    blocks = [f"# {part.heading}\n{dumped(part.keys)}" for part in parts]
+    blocks = [f"# {part.heading}\n{dumped(part.keys)}" for part in parts if part.keys]
     return Exported(
         filename=filename,
         media_type="application/yaml",
         content="\n".join((header(planned.request, planned.plan, run, not_expressed) + "\n", *blocks)),
         not_expressed=not_expressed,
+        additional_files=files,
     )
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.interop.exports import bottleneck
-from app.interop.exports.exported import Exported, NotExpressed
+from app.interop.exports import bottleneck, several_gpus
+from app.interop.exports.exported import AdditionalFile, Exported, NotExpressed
 from app.interop.exports.header import header, title
 from app.interop.exports.literal import WIDTH, literal
 from app.resources import TEMPLATES
@@ -114,8 +114,23 @@ def exported(planned: Planned) -> Exported:
         raise refusal("training.trainer", message, name)
     context = {**_context(planned, script, trainer), **script.context(method)}
     content = _template(script.template).render(parent=f"{trainer.template}.py.jinja", **context)
-    not_expressed = _not_expressed(planned.request)
-    return Exported(filename="train.py", media_type="text/x-python", content=content, not_expressed=not_expressed)
+    return Exported(
+        filename="train.py",
+        media_type="text/x-python",
+        content=content,
+        not_expressed=_not_expressed(planned.request),
+        additional_files=_additional_files(planned.request),
+    )
+
+
+def _additional_files(request: Request) -> tuple[AdditionalFile, ...]:
+    sharding, of_trainer = request.device.sharding, request.training.trainer is not None
+    if sharding in ("none", "ddp"):
+        return ()
+    config = several_gpus.accelerate_file(request)
+    if sharding == "fsdp":
+        return (config,)
+    return (config, several_gpus.deepspeed_file(request, of_trainer=of_trainer))
 
 
 @cache
@@ -140,10 +155,13 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
     quantization = method.base_quantization(training)
     by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
     return {
+        "accelerator": _accelerator(request),
         "attention": planned.attention,
         "by_hand": by_hand,
         "compares": trainer.compares,
         "config": request.model.config,
+        "ddp": several_gpus.changed_ddp(request),
+        "ddp_keys": several_gpus.ddp_keys(request),
         "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
         "label": method.facts.label,
@@ -152,6 +170,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "model_id": planned.model.id,
         "optimizer": OPTIMIZERS[training.optimizer],
         "quantized": quantization is not None,
+        "sharding": request.device.sharding,
         "title": title(request, plan),
         "trainable": plan.parameters.trainable,
         "training": training,
@@ -162,6 +181,17 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "transformers": _imported("transformers", _transformers(request, auto_model, trainer, by_hand=by_hand)),
         "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
     }
+
+
+def _accelerator(request: Request) -> tuple[str, ...]:
+    """Return the arguments of accelerate's Accelerator. Its configuration has the others."""
+    found, ddp = [], several_gpus.changed_ddp(request)
+    if request.training.gradient_accumulation_steps > 1:
+        found.append("gradient_accumulation_steps=GRADIENT_ACCUMULATION_STEPS")
+    if ddp:
+        arguments = ", ".join(f"{name}={value}" for name, value in ddp.items())
+        found.append(f"kwargs_handlers=[DistributedDataParallelKwargs({arguments})]")
+    return tuple(found)
 
 
 def _imports(request: Request, script: MethodScript, *, by_hand: bool) -> tuple[str, ...]:
@@ -194,7 +224,7 @@ def _imported(package: str, names: tuple[str, ...]) -> str:
 
 
 def _run(request: Request) -> tuple[str, ...]:
-    command = "python train.py --text corpus.txt --steps 1000 --output trained"
+    command = several_gpus.launch(request, "train.py --text corpus.txt --steps 1000 --output trained")
     where = "" if request.model.id is not None else " It starts from random weights."
     lines = [f"Run it with: {command}", f"Without --text it runs a few steps on a sample text.{where}"]
     if request.training.trainer is not None:
@@ -230,4 +260,7 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     if adds and training.adapter_dtype == "model":
         why = "the trainer adds adapters in float32"
         found.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))
+    if training.trainer is not None:
+        known = tuple(several_gpus.DDP_KEYS)
+        found += several_gpus.unnamed_ddp(request, "transformers' Trainer", known)
     return tuple(found)

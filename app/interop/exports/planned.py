@@ -44,11 +44,5 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
     if request.accounting == "textbook":
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
-    if request.device.count > 1:
-        message = (
-            "files are written for one card: export with device.count 1, device.sharding none and without training.ddp,"
-            " then wrap the model in DistributedDataParallel and start one process a card with torchrun"
-        )
-        raise refusal("device.count", message, request.device.count)
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

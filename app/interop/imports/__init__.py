@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from app.interop.imports import axolotl, command, llama_factory, other_runs, peft_adapter, python_calls, script, trl
+from app.interop.imports import (
+    axolotl,
+    command,
+    launchers,
+    llama_factory,
+    other_runs,
+    peft_adapter,
+    python_calls,
+    script,
+    trl,
+)
 from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
 from app.interop.imports.text import mapping
@@ -21,11 +31,14 @@ FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {
     "llama-factory": llama_factory.imported,
     "trl": trl.imported,
     "script": script.imported,
+    **launchers.FORMATS,
 }
 
 #: A key that only files of that format have. LLaMA-Factory and TRL name the model alike: the first other key decides.
 MARKS = {
     "peft_type": "peft",
+    **dict.fromkeys(("compute_environment", "distributed_type"), "accelerate"),
+    **dict.fromkeys(("zero_optimization", "train_micro_batch_size_per_gpu", "train_batch_size"), "deepspeed"),
     "base_model": "axolotl",
     command.SUBCOMMAND: "trl",
     **dict.fromkeys(
@@ -41,10 +54,16 @@ NAMED_MARKS = ("peft_type", "base_model", "model_name_or_path")
 __all__ = ["FORMATS", "Imported", "NotUnderstood", "read"]
 
 
-def read(content: Any, format: str | None = None, model: Any = None) -> Imported:  # noqa: A002  the API's word
+def read(
+    content: Any,
+    format: str | None = None,  # noqa: A002  the API's word
+    model: Any = None,
+    plan: dict[str, Any] | None = None,
+) -> Imported:
     """Return the request of a file, given as text or as an object. Without a format, the keys decide.
 
-    `model` replaces the model that the file names.
+    `model` replaces the model that the file names. `plan` is a request whose model, method and training stay where
+    the file only distributes a run over GPUs.
 
     Raises:
         PlanError: if the file cannot be read, names no model or a method that is not supported, or exceeds a limit.
@@ -52,7 +71,10 @@ def read(content: Any, format: str | None = None, model: Any = None) -> Imported
     keys = _keys(content)
     name = format or _format(keys)
     other_runs.warn(keys, name)
-    imported = FORMATS[name](keys, model)
+    of_gpus = name in launchers.FORMATS and plan is not None
+    imported = FORMATS[name](keys, plan["model"] if of_gpus and plan and model is None else model)
+    if of_gpus and plan:
+        imported = launchers.applied(imported, plan)
     parse_request(imported.request)
     return imported
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
 from app.interop.imports import other_runs
+from app.interop.imports.distribution import distributed
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -35,6 +36,8 @@ def imported(keys: Keys, given: Any) -> Imported:
     training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys)}
     training |= _lengths(keys, training) | _liger(keys, known(model))
     training = unpadded(keys, "pad_to_sequence_len", training)
+    spread = distributed(keys, "axolotl", training)
+    training = spread.training
     method: dict[str, Any] = {"name": name}
     if name in ("lora", "qlora"):
         adapter, training["adapter_dtype"] = _low_rank(keys)
@@ -43,7 +46,8 @@ def imported(keys: Keys, given: Any) -> Imported:
         method |= _quantization(keys, known(model))
     else:
         _in_float32(keys, known(model), method, training)
-    return keys.close("axolotl", {"model": model, "method": method, "training": training}, tool="axolotl")
+    request = {"model": model, "method": method, "training": training, **spread.request}
+    return keys.close("axolotl", request, tool="axolotl" if training["trainer"] else "")
 
 
 def _method_name(keys: Keys) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
+from app.interop.imports.distribution import distributed
 from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
@@ -29,8 +30,11 @@ def imported(keys: Keys, given: Any) -> Imported:
     training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
     training |= _liger(keys, known(model))
     training = unpadded(keys, "flash_attn", training)
-    request = {"model": model, "method": method, "training": training}
-    return keys.close("llama-factory", request, tool="llama-factory")
+    spread = distributed(keys, "llama-factory", training)
+    if method["name"] == "qlora" and spread.request:
+        method["quant_storage"] = dtype  # LLaMA-Factory's, see the export module
+    request = {"model": model, "method": method, "training": spread.training, **spread.request}
+    return keys.close("llama-factory", request, tool="llama-factory" if spread.training["trainer"] else "")
 
 
 def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:

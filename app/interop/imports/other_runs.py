@@ -36,18 +36,6 @@ class Feature:
     reads_itself: bool = False
 
 
-_WHOLE = "one that keeps all of them on each GPU"
-
-_ZERO = Feature(
-    keys=("deepspeed", "deepcompile"),
-    effect="ZeRO divides optimizer states, gradients and (stage 3) weights among the GPUs, and can offload them.",
-    modelled=_WHOLE,
-)
-_FSDP = Feature(
-    keys=("fsdp", "fsdp_"),
-    effect="FSDP divides weights, gradients and optimizer states among the GPUs, and can offload them.",
-    modelled=_WHOLE,
-)
 LIGER_EFFECT = "Liger kernels save fewer activations, and with the fused loss no logits."
 TRANSFORMERS_LAYERS = "one with transformers' own layers and loss"
 _COMPILED = Feature(
@@ -56,20 +44,13 @@ _COMPILED = Feature(
     modelled="one in eager mode",
 )
 
-#: Those of TrainingArguments, and of the launcher.
+#: Those of TrainingArguments, and of TRL.
 _TRL = (
-    _ZERO,
-    _FSDP,
     _COMPILED,
     Feature(
         keys=("activation_offloading",),
         effect="Offloading moves activations to the CPU.",
         modelled="one that keeps them on the GPU",
-    ),
-    Feature(
-        keys=("accelerate_config", "config_file", "use_deepspeed", "use_fsdp"),
-        effect="accelerate's configuration can divide the model among the GPUs.",
-        modelled=_WHOLE,
     ),
     Feature(
         keys=("use_vllm", "fast_inference"),
@@ -81,8 +62,6 @@ _TRL = (
 #: The features of each format.
 FEATURES: dict[str, tuple[Feature, ...]] = {
     "axolotl": (
-        _ZERO,
-        _FSDP,
         Feature(
             keys=("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree", "dp_shard_size"),
             effect="These divide weights, sequences or optimizer states among the GPUs.",
@@ -119,8 +98,6 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         ),
     ),
     "llama-factory": (
-        _ZERO,
-        _FSDP,
         Feature(
             keys=("use_unsloth", "use_unsloth_gc", "use_v1_kernels"),
             effect="Fused kernels save fewer activations or logits, and Unsloth's checkpointing offloads to the CPU.",
@@ -146,6 +123,8 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
     "trl": _TRL,
     "script": _TRL,
     "peft": (),
+    "accelerate": (),
+    "deepspeed": (),
 }
 
 

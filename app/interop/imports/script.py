@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.arguments import TRAINING_ARGUMENTS, TRL_CONFIG, UNSLOTH_CONFIG, arguments, trainer_or_warn
+from app.interop.imports.distribution import distributed
 from app.interop.imports.pinned import stack_of
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -68,7 +69,8 @@ def imported(keys: Keys, given: Any) -> Imported:
             "Its kernels save other tensors, and its checkpointing moves layer inputs to host memory.",
             "one of TRL's SFTTrainer with the same settings",
         )
-    request = {"model": model, "method": method, "training": training}
+    spread = distributed(keys, "script", training)
+    request = {"model": model, "method": method, "training": spread.training, **spread.request}
     stack = stack_of(keys, request)
     request |= {"stack": stack} if stack else {}
     return keys.close("script", request, tool="unsloth" if is_unsloth and trainer == "trl-sft" else "")

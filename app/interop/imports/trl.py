@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.interop.imports.arguments import TRL_CONFIG, arguments, trainer_or_warn
 from app.interop.imports.command import SUBCOMMAND
+from app.interop.imports.distribution import distributed
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 
@@ -30,7 +31,9 @@ def imported(keys: Keys, given: Any) -> Imported:
         "dtype": keys.choice("dtype", _DTYPES, "float32", "float32"),
         **arguments(keys, trainer, TRL_CONFIG),
     }
-    return keys.close("trl", {"model": model, "method": _method(keys), "training": training})
+    method, spread = _method(keys), distributed(keys, "trl", training)
+    request = {"model": model, "method": method, "training": spread.training, **spread.request}
+    return keys.close("trl", request)
 
 
 def _method(keys: Keys) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`/export/{name}`, `/estimate.csv`, `/estimate.md` and `/import`: files that a plan is written to or read from."""
 
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter
@@ -23,11 +24,26 @@ router = APIRouter(include_in_schema=False)
 #: The fields that a plan of an imported file keeps, because such files do not describe a device.
 DEVICE_FIELDS = tuple(field.name for field in DEVICE)
 
+#: Those of them that a file can describe.
+DISTRIBUTION = ("count", "sharding")
+
 
 @router.get("/export/{name}")
 def get_export(request: Request, name: str) -> Response:
     """Return a file that runs the plan of the address."""
     return _exported(name, read(request.query_params.multi_items()))
+
+
+@router.get("/export/{name}/{filename}")
+def get_additional_export(request: Request, name: str, filename: str) -> Response:
+    """Return a file that the exported one needs next to it."""
+    return _exported(name, read(request.query_params.multi_items()), filename)
+
+
+@router.post("/export/{name}/{filename}")
+def post_additional_export(name: str, filename: str, fields: FormFields) -> Response:
+    """Return the same for the plan of a submitted form."""
+    return _exported(name, read(fields), filename)
 
 
 @router.post("/export/{name}")
@@ -82,15 +98,28 @@ def _imported(fields: list[tuple[str, str]]) -> tuple[Form, ImportBox]:
     """Return the form of a file on the selected device; if the file cannot be read, the form as submitted."""
     form, content = read(fields), dict(fields).get(FILE, "").replace("\r\n", "\n")
     try:
-        imported = imports.read(content)
+        imported = imports.read(content, plan=_plan(form))
     except PlanError as error:
         message = "; ".join(f"{problem.loc} {problem.msg}" for problem in error.problems)
         return form, ImportBox(content=content, wrong=message)
     device = {name: form.typed[name] for name in DEVICE_FIELDS}
+    device |= {
+        name: str(imported.request["device"][name])
+        for name in DISTRIBUTION
+        if name in imported.request.get("device", {})
+    }
     return filled(imported.request, imported.tool).changed(**device), ImportBox(content=content, imported=imported)
 
 
-def _exported(name: str, form: Form) -> Response:
+def _plan(form: Form) -> dict[str, Any] | None:
+    """Return the form's request, which a file that only distributes a run changes; None if it cannot be read."""
+    try:
+        return form.estimate()
+    except PlanError:
+        return None
+
+
+def _exported(name: str, form: Form, filename: str = "") -> Response:
     if name not in FORMATS:
         raise HTTPException(404)
     if form.unknown:
@@ -100,6 +129,11 @@ def _exported(name: str, form: Form) -> Response:
     except PlanError as error:
         message = "; ".join(problem.msg for problem in error.problems)
         return error_page(422, "No file for this plan", message)
+    if filename:
+        others = {each.filename: each for each in file.additional_files}
+        if filename not in others:
+            raise HTTPException(404)
+        return _attachment(filename, others[filename].content, others[filename].media_type)
     return _attachment(file.filename, file.content, file.media_type)
 
 

@@ -1,4 +1,4 @@
-"""Several cards: DDP and FSDP are answered everywhere but in inference, files and textbook accounting."""
+"""Several cards: DDP and FSDP are answered everywhere but in inference and textbook accounting."""
 
 import json
 import re
@@ -15,10 +15,11 @@ REQUESTS = {
     "limits": {**LORA, "solve_for": "r"},
     "plan": {"model": "gpt2"},
     "compare": {"model": "gpt2"},
+    "export": {**LORA, "format": "peft"},
 }
 
 #: The request of each endpoint that answers one card only.
-OF_ONE_CARD = {"inference": LORA, "export": {**LORA, "format": "peft"}, "estimate": {**LORA, "accounting": "textbook"}}
+OF_ONE_CARD = {"inference": LORA, "estimate": {**LORA, "accounting": "textbook"}}
 
 
 def device(count=1, sharding="none"):
@@ -30,7 +31,7 @@ def errors(answer):
     return {error["loc"]: error["msg"] for error in answer.json()["errors"]}
 
 
-@pytest.mark.parametrize("name", [*REQUESTS, "export"])
+@pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize(
     ("devices", "refused", "way_out"),
     [
@@ -42,10 +43,9 @@ def errors(answer):
     ids=str,
 )
 def test_every_endpoint_refuses_what_is_not_modelled_in_the_same_words(client, name, devices, refused, way_out):
-    body = {**(REQUESTS | OF_ONE_CARD)[name], "device": devices}
-    found = errors(client.post(f"/api/v1/{name}", json={key: body[key] for key in body if key != "accounting"}))
-    assert [*found] == [refused if (name, devices["count"]) != ("export", 2) else "device.count"]
-    assert found.popitem()[1].endswith(way_out) or name == "export"
+    found = errors(client.post(f"/api/v1/{name}", json={**REQUESTS[name], "device": devices}))
+    assert [*found] == [refused]
+    assert found.popitem()[1].endswith(way_out)
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])

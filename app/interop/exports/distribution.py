@@ -1,0 +1,111 @@
+"""The keys of axolotl and LLaMA-Factory for several GPUs, and the files that they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports.part import Part, differs
+from app.interop.exports.several_gpus import (
+    ACCELERATE,
+    DEEPSPEED,
+    accelerate_file,
+    ddp_keys,
+    deepspeed_file,
+    fsdp_config,
+    unnamed_ddp,
+)
+
+if TYPE_CHECKING:
+    from app.interop.exports.exported import AdditionalFile, NotExpressed
+    from app.interop.exports.planned import Planned
+
+_HEADING = "Several GPUs"
+
+#: Source: axolotl, src/axolotl/monkeypatch/accelerate/fsdp2.py, fsdp2_prepare_model, which replaces accelerate's.
+AXOLOTL_UNITS = (
+    "axolotl has its own fsdp2_prepare_model: only decoder layers are units, embeddings and output head are gathered"
+    " together, and trained weights keep their dtype"
+)
+
+#: Source: axolotl, src/axolotl/core/builders/causal.py.
+_AXOLOTL_DDP = ("find_unused_parameters", "bucket_cap_mb")
+
+#: Source: LLaMA-Factory, src/llamafactory/model/model_utils/quantization.py.
+STORAGE = "LLaMA-Factory stores packed 4-bit weights in the compute dtype"
+
+
+def axolotl(planned: Planned) -> tuple[Part, ...]:
+    """Return the keys of axolotl; nothing for one GPU."""
+    request, keys = planned.request, dict[str, Any]()
+    not_expressed: list[NotExpressed] = []
+    match request.device.sharding:
+        case "none":
+            return ()
+        case "ddp":
+            keys = {"ddp": True, **ddp_keys(request)}
+            keys.pop("ddp_static_graph", None)
+            not_expressed += unnamed_ddp(request, "axolotl", _AXOLOTL_DDP)
+        case "fsdp":
+            keys = {"fsdp_version": 2, "fsdp_config": fsdp_config(request)}
+            not_expressed.append(differs("device.sharding", "fsdp", AXOLOTL_UNITS))
+            not_expressed += of_reference_step(planned, "axolotl")
+        case _:
+            keys = {"deepspeed": DEEPSPEED}
+            not_expressed += of_reference_step(planned, "axolotl")
+    return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
+
+
+def llama_factory(planned: Planned) -> tuple[Part, ...]:
+    """Return the keys of LLaMA-Factory; nothing for one GPU."""
+    request, keys = planned.request, dict[str, Any]()
+    not_expressed: list[NotExpressed] = []
+    storage, dtype = getattr(request.method, "quant_storage", None), request.training.dtype
+    if storage not in (None, dtype):
+        not_expressed.append(differs("method.quant_storage", storage, STORAGE))
+    match request.device.sharding:
+        case "none":
+            return ()
+        case "ddp":
+            keys = ddp_keys(request)
+            not_expressed += unnamed_ddp(request, "LLaMA-Factory")
+        case "fsdp":
+            not_expressed += of_reference_step(planned, "LLaMA-Factory")
+        case _:
+            keys = {"deepspeed": DEEPSPEED}
+            not_expressed += of_reference_step(planned, "LLaMA-Factory")
+    return (Part(heading=_HEADING, keys=keys, not_expressed=tuple(not_expressed)),)
+
+
+def of_reference_step(planned: Planned, tool: str) -> tuple[NotExpressed, ...]:
+    """Return the trainer of figures that are of the reference step, which a tool does not run."""
+    if planned.request.training.trainer is not None:
+        return ()
+    why = f"{tool} trains with a Trainer: the figures are of a plain loop"
+    return (differs("training.trainer", None, why),)
+
+
+def axolotl_command(planned: Planned) -> str:
+    """Return the command that runs axolotl."""
+    device = planned.request.device
+    command = "axolotl train axolotl.yaml"
+    return command if device.sharding == "none" else f"{command} --launcher torchrun -- --nproc_per_node={device.count}"
+
+
+def llama_factory_command(planned: Planned) -> str:
+    """Return the command that runs LLaMA-Factory."""
+    device, file = planned.request.device, "llama_factory.yaml"
+    if device.sharding == "fsdp":
+        return f"accelerate launch --config_file {ACCELERATE} src/train.py {file}"
+    command = f"llamafactory-cli train {file}"
+    return command if device.sharding == "none" else f"FORCE_TORCHRUN=1 NPROC_PER_NODE={device.count} {command}"
+
+
+def files(planned: Planned, *, accelerate: bool) -> tuple[AdditionalFile, ...]:
+    """Return the files that a tool's file names; `accelerate`: whether accelerate's configuration is one of them."""
+    match planned.request.device.sharding:
+        case "none" | "ddp":
+            return ()
+        case "fsdp":
+            return (accelerate_file(planned.request),) if accelerate else ()
+        case _:
+            return (deepspeed_file(planned.request, of_trainer=True),)

@@ -1,0 +1,134 @@
+"""The files that distribute a run: accelerate's YAML for FSDP2, DeepSpeed's JSON, and the commands that read them.
+
+Source: accelerate 1.15, commands/config/config_args.py, commands/launch.py and utils/dataclasses.py; transformers 5.24,
+integrations/deepspeed.py (`auto` values) and training_args.py; DeepSpeed 0.19.8, runtime/config.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from app.interop.exports.exported import AdditionalFile, NotExpressed
+from calculator.inputs.sharding import STAGES, DDPConfig, FSDPConfig, ZeroOptimization
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimate.request import Request
+
+ACCELERATE = "accelerate.yaml"
+DEEPSPEED = "deepspeed.json"
+
+#: accelerate's names of `training.autocast`.
+MIXED_PRECISION = {None: "no", "bfloat16": "bf16", "float16": "fp16"}
+
+#: The keys of TrainingArguments for the settings of DDP.
+DDP_KEYS = {
+    "find_unused_parameters": "ddp_find_unused_parameters",
+    "static_graph": "ddp_static_graph",
+    "bucket_cap_mb": "ddp_bucket_cap_mb",
+}
+
+
+def launch(request: Request, script: str) -> str:
+    """Return the command that starts one process per GPU."""
+    device = request.device
+    if device.sharding == "none":
+        return f"python {script}"
+    if device.sharding == "ddp":
+        return f"torchrun --nproc_per_node {device.count} {script}"
+    return f"accelerate launch --config_file {ACCELERATE} {script}"
+
+
+def accelerate_file(request: Request) -> AdditionalFile:
+    """Return accelerate's configuration of a run under FSDP2 or ZeRO."""
+    text: str = yaml.safe_dump(accelerate_config(request), sort_keys=False)
+    return AdditionalFile(filename=ACCELERATE, media_type="application/yaml", content=text)
+
+
+def accelerate_config(request: Request) -> dict[str, Any]:
+    """Return the keys of accelerate's configuration. Those of DeepSpeed are in a file of their own."""
+    machine = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": request.device.count}
+    if request.device.sharding != "fsdp":
+        settings = {"deepspeed_config_file": DEEPSPEED, "zero3_init_flag": False}
+        return {**machine, "distributed_type": "DEEPSPEED", "deepspeed_config": settings}
+    config = {f"fsdp_{key}": value for key, value in fsdp_config(request).items()}
+    precision = MIXED_PRECISION[request.training.autocast]
+    return {
+        **machine,
+        "distributed_type": "FSDP",
+        "mixed_precision": precision,
+        "fsdp_config": {"fsdp_version": 2, **config},
+    }
+
+
+def fsdp_config(request: Request) -> dict[str, Any]:
+    """Return the settings of FSDP2, without the prefix that accelerate gives them."""
+    config = request.training.fsdp_config or FSDPConfig()
+    return {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": config.reshard_after_forward,
+        "offload_params": config.cpu_offload,
+        "cpu_ram_efficient_loading": True,
+        "state_dict_type": "FULL_STATE_DICT",
+    }
+
+
+def deepspeed_file(request: Request, *, of_trainer: bool) -> AdditionalFile:
+    """Return DeepSpeed's configuration of a run under ZeRO."""
+    content = f"{json.dumps(deepspeed_config(request, of_trainer=of_trainer), indent=2)}\n"
+    return AdditionalFile(filename=DEEPSPEED, media_type="application/json", content=content)
+
+
+def deepspeed_config(request: Request, *, of_trainer: bool) -> dict[str, Any]:
+    """Return the keys of DeepSpeed's configuration.
+
+    `of_trainer`: whether transformers' Trainer reads it and fills in what is `auto`. accelerate alone does not.
+    """
+    training, count = request.training, request.device.count
+    sizes: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "train_batch_size": training.micro_batch_size * training.gradient_accumulation_steps * count,
+        "gradient_clipping": training.max_grad_norm or 0.0,
+    }
+    zero = {"stage": STAGES[request.device.sharding], **_changed(training.zero)}
+    return {
+        **(dict.fromkeys(sizes, "auto") if of_trainer else sizes),
+        "bf16": {"enabled": "auto" if of_trainer else training.autocast == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": zero,
+    }
+
+
+def _changed(zero: ZeroOptimization) -> dict[str, Any]:
+    """Return the settings that are not DeepSpeed's defaults."""
+    default, found = asdict(ZeroOptimization()), asdict(zero)
+    return {key: value for key, value in found.items() if key != "stage" and value != default[key]}
+
+
+def ddp_keys(request: Request) -> dict[str, Any]:
+    """Return the keys of TrainingArguments for DDP."""
+    config = request.training.ddp or DDPConfig()
+    given = {"find_unused_parameters": config.find_unused_parameters, **changed_ddp(request)}
+    return {DDP_KEYS[name]: value for name, value in given.items() if name in DDP_KEYS}
+
+
+def changed_ddp(request: Request) -> dict[str, Any]:
+    """Return the settings of DDP that are not PyTorch's defaults."""
+    config, default = request.training.ddp or DDPConfig(), DDPConfig()
+    names = (each.name for each in fields(DDPConfig))
+    return {name: getattr(config, name) for name in names if getattr(config, name) != getattr(default, name)}
+
+
+def unnamed_ddp(request: Request, owner: str, known: tuple[str, ...] = tuple(DDP_KEYS)) -> Iterator[NotExpressed]:
+    """Yield the settings of DDP for which `owner` has no key."""
+    if request.device.sharding != "ddp":
+        return
+    for name, value in changed_ddp(request).items():
+        if name not in known:
+            yield NotExpressed(loc=f"training.ddp.{name}", value=value, why=f"{owner} has no key for it")

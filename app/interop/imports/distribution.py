@@ -1,0 +1,160 @@
+"""How a file distributes its run over several GPUs, as the request's device and training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.interop.exports.distribution import AXOLOTL_UNITS
+from app.interop.imports import fsdp_keys, zero_config
+from app.interop.imports.other_runs import text_of
+from app.interop.imports.without_effect import WITHOUT_EFFECT
+from calculator.estimate.compatibility import OF_TRAINERS
+
+if TYPE_CHECKING:
+    from app.interop.imports.keys import Keys
+
+#: The number of GPUs where a file names none.
+FEWEST = 2
+
+_ZERO = "ZeRO divides optimizer states, gradients and (stage 3) weights among the GPUs, and can offload them."
+_WHOLE = "one that keeps all of them on each GPU"
+_ELSEWHERE = "accelerate's configuration can divide the model among the GPUs."
+
+#: The keys of TrainingArguments for DDP, and the names of the request.
+DDP_KEYS = {
+    "ddp_find_unused_parameters": "find_unused_parameters",
+    "ddp_bucket_cap_mb": "bucket_cap_mb",
+    "ddp_static_graph": "static_graph",
+}
+
+#: What TRL's own configurations contain. Source: TRL 1.16, accelerate_configs.
+TRL_CONFIGS: dict[str, dict[str, Any]] = {
+    "single_gpu": {},
+    "multi_gpu": {"num_processes": 8},
+    "fsdp1": {"num_processes": 8, "fsdp_version": 1},
+    "fsdp2": {"num_processes": 8, "fsdp_version": 2},
+    **{f"zero{stage}": {"num_processes": 8, "zero_stage": stage} for stage in (1, 2, 3)},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """A run's distribution: the request's device, which is empty on one GPU, and its training."""
+
+    device: dict[str, Any]
+    training: dict[str, Any]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The part of a request that is not its training."""
+        return {"device": self.device} if self.device else {}
+
+
+def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distribution:  # noqa: A002  the API's word
+    """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
+    _from_accelerate(keys)
+    count = keys.integer("num_processes", 0) or keys.integer("nproc_per_node", 0)
+    keys.forget(key for key in ("num_machines", "machine_rank") if key not in WITHOUT_EFFECT.get(format, ()))
+    ddp = _ddp(keys)
+    fsdp, zero = _fsdp(keys, format), _zero(keys)
+    if fsdp is not None:
+        if zero is not None:
+            keys.miss("deepspeed", zero.sharding, "is set together with fsdp, which is used")
+        found, name = _without_trainer(keys, {**training, **fsdp.training}), "fsdp"
+        if format == "axolotl":
+            keys.miss("fsdp_version", "fsdp", AXOLOTL_UNITS)
+    elif zero is not None:
+        found, name, count = {**training, **zero.training}, zero.sharding, count or zero.count
+    elif count < FEWEST:
+        keys.without_effect += ["ddp"] if ddp else []
+        return Distribution(device={}, training=training)
+    else:
+        found, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
+    if count < FEWEST:
+        keys.miss("num_processes", count or None, f"the file names no number of GPUs: {FEWEST} is used")
+    return Distribution(device={"count": max(count, FEWEST), "sharding": name}, training=found)
+
+
+def _from_accelerate(keys: Keys) -> None:
+    """Put the keys of a configuration of accelerate that the command names in the place of its name."""
+    named = keys.take("accelerate_config")
+    config = TRL_CONFIGS.get(str(named).rpartition("/")[2].removesuffix(".yaml")) if named else None
+    if config is not None:
+        keys.left = {**config, **keys.left}
+    elif named:
+        keys.warn(f"accelerate_config: {text_of(named)}", _ELSEWHERE, _WHOLE)
+    file = keys.take("config_file")
+    if file:
+        keys.warn(f"config_file: {text_of(file)}", f"{_ELSEWHERE} Import that file too.", _WHOLE)
+
+
+def _ddp(keys: Keys) -> dict[str, Any]:
+    """Return the settings of DDP that are not PyTorch's defaults."""
+    cap = keys.integer("ddp_bucket_cap_mb", 25)
+    found: dict[str, Any] = {"bucket_cap_mb": cap} if cap != 25 and cap > 0 else {}
+    for key, name in DDP_KEYS.items():
+        if keys.left.get(key) is True:
+            found[name] = keys.take(key)
+        elif key in keys.left:
+            keys.take(key)
+    keys.forget(key for key in ("ddp", "ddp_broadcast_buffers", "ddp_backend") if key in keys.left)
+    return found
+
+
+def _fsdp(keys: Keys, format: str) -> fsdp_keys.FSDPRun | None:  # noqa: A002  the API's word
+    is_used, option, config = keys.flag("use_fsdp"), keys.take("fsdp"), keys.take("fsdp_config")
+    others = {key: keys.take(key) for key in [key for key in keys.left if key.startswith("fsdp_")]}
+    others = {key: value for key, value in others.items() if value is not None}
+    if option and not isinstance(option, bool | str | list):
+        keys.miss("fsdp", option, "is not read: it is true, or names options")
+    settings = fsdp_keys.merged(option or is_used, config, others)
+    if settings is None:
+        return None
+    return fsdp_keys.read(keys, settings, 1 if format == "axolotl" or is_used else 2)
+
+
+def _zero(keys: Keys) -> zero_config.ZeroRun | None:
+    if keys.take("deepcompile"):
+        keys.warn("deepcompile: true", "DeepCompile compiles the model and gathers weights itself.", "one without it")
+    is_used, config = keys.flag("use_deepspeed"), keys.take("deepspeed") or keys.take("deepspeed_config_file")
+    plugin = _plugin(keys)
+    if isinstance(config, str):
+        known = zero_config.by_name(config)
+        if known is None:
+            effect = f"{_ZERO} Put the content of that file in the place of its name."
+            keys.warn(f"deepspeed: {text_of(config)}", effect, _WHOLE)
+            return None
+        config = known
+    if isinstance(config, dict) and config:
+        return zero_config.read(keys, config)
+    return zero_config.read(keys, {"zero_optimization": plugin}) if plugin or is_used else None
+
+
+def _plugin(keys: Keys) -> dict[str, Any]:
+    """Return ZeRO's settings among accelerate's own keys of DeepSpeed. Its default stage is 2."""
+    names = ("zero_stage", "offload_optimizer_device", "offload_param_device")
+    given = {name: keys.take(name) for name in names}
+    keys.forget(key for key in ("zero3_init_flag", "zero3_save_16bit_model", "deepspeed_multinode_launcher"))
+    if all(value is None for value in given.values()):
+        return {}
+    stage = given.pop("zero_stage")
+    found: dict[str, Any] = {"stage": 2 if stage is None else stage}
+    return found | {name.removesuffix("_device"): {"device": value} for name, value in given.items() if value}
+
+
+def _without_trainer(keys: Keys, training: dict[str, Any]) -> dict[str, Any]:
+    """Return training under FSDP, of which the reference step is modelled only."""
+    found = dict(training)
+    trainer = found.pop("trainer", None)
+    why = "a trainer's step under fsdp is not modelled: that of a plain loop is used"
+    if trainer is not None:
+        keys.miss("trainer", trainer, why)
+    for name, default in OF_TRAINERS.items():
+        if found.get(name, default) != default:
+            keys.miss(name, found[name], why)
+        found.pop(name, None)
+    if (found.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
+        keys.miss("use_reentrant", True, "FSDP2 needs checkpointing that is not re-entrant, which is used")
+    found.pop("gradient_checkpointing_kwargs", None)
+    return {**found, "trainer": None}

@@ -1,0 +1,93 @@
+"""accelerate's YAML and DeepSpeed's JSON, which distribute a run over GPUs, as a request.
+
+They name no model and no method: the request's own are kept.
+
+Source: accelerate 1.15, commands/config/config_args.py; DeepSpeed 0.19.8, runtime/config.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from app.interop.imports import zero_config
+from app.interop.imports.distribution import distributed
+from app.interop.imports.other_runs import text_of
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.interop.imports.imported import Imported
+    from app.interop.imports.keys import Keys
+
+#: Keys of accelerate's configuration that do not change the memory of a step.
+_MACHINE = (
+    *("compute_environment", "debug", "downcast_bf16", "enable_cpu_affinity", "main_training_function", "use_cpu"),
+    *("rdzv_backend", "same_network", "main_process_ip", "main_process_port", "gpu_ids", "num_machines"),
+    *("machine_rank", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "tpu_name", "tpu_zone", "command_file"),
+)
+
+_PRECISIONS = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
+
+#: The kinds of runs that are read.
+_KINDS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED")
+
+
+def accelerate(keys: Keys, given: Any) -> Imported:
+    """Return the request of accelerate's configuration; `given` is its model."""
+    keys.forget(_MACHINE)
+    kind = keys.take("distributed_type", "NO")
+    if str(kind).upper() not in _KINDS:
+        keys.warn(f"distributed_type: {text_of(kind)}", "Another device or engine trains the model.", "one on GPUs")
+    for name, of in (("fsdp_config", "FSDP"), ("deepspeed_config", "DEEPSPEED")):
+        nested = keys.take(name, {})
+        if nested and not isinstance(nested, dict):
+            keys.miss(name, nested, "is not an object: it is not read")
+        elif nested and str(kind).upper() != of:
+            keys.without_effect.append(name)
+        elif str(kind).upper() == of:
+            keys.left |= {"use_fsdp": True} if of == "FSDP" else {"use_deepspeed": True}
+            keys.left |= nested
+    precision = keys.choice("mixed_precision", _PRECISIONS, None, "no")
+    training = {"autocast": precision, **_sizes(keys)}
+    return _closed(keys, "accelerate", given, training)
+
+
+def deepspeed(keys: Keys, given: Any) -> Imported:
+    """Return the request of DeepSpeed's configuration; `given` is its model."""
+    config, keys.left = keys.left, {}
+    keys.left["deepspeed"] = config
+    keys.without_effect += [key for key in config if key in zero_config.WITHOUT_EFFECT]
+    return _closed(keys, "deepspeed", given, {})
+
+
+def _sizes(keys: Keys) -> dict[str, Any]:
+    """Return the settings of training among accelerate's keys of DeepSpeed."""
+    steps, norm = keys.integer("gradient_accumulation_steps", 1), keys.number("gradient_clipping", 1.0)
+    return {"gradient_accumulation_steps": max(1, steps), "max_grad_norm": norm or None}
+
+
+def _closed(keys: Keys, format: str, given: Any, training: dict[str, Any]) -> Imported:  # noqa: A002  the API's word
+    if given is None:
+        raise refusal("model", f"{format}'s file names no model: give a catalogue id, or a config", None)
+    spread = distributed(keys, format, training)
+    keys.miss("method", None, "is not in the file: full fine-tuning is used, or the plan's own method")
+    request = {"model": given, "method": {"name": "full"}, "training": spread.training, **spread.request}
+    return keys.close(format, request)
+
+
+def applied(imported: Imported, plan: dict[str, Any]) -> Imported:
+    """Return a plan's request, distributed as an imported file does it."""
+    settings = {key: value for key, value in plan.get("training", {}).items() if key not in _CONFIGS}
+    training = {**settings, **imported.request["training"]}
+    request = {**plan, "training": training, "device": {**plan.get("device", {}), **imported.request.get("device", {})}}
+    others = tuple(each for each in imported.not_understood if each.key != "method")
+    return replace(imported, request=request, not_understood=others)
+
+
+#: The settings of one sharding, which another one refuses.
+_CONFIGS = ("ddp", "fsdp_config", "deepspeed")
+
+#: The function that reads each format.
+FORMATS: dict[str, Callable[[Keys, Any], Imported]] = {"accelerate": accelerate, "deepspeed": deepspeed}

@@ -1,0 +1,129 @@
+"""Files of several GPUs: the script runs in two processes, and accelerate, DeepSpeed and the tools read the others."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig
+from accelerate.commands.launch import launch_command_parser
+
+from app.__main__ import main
+from app.interop.exports import export
+from app.interop.exports.several_gpus import deepspeed_config
+from calculator.estimate.request import parse_request
+from tests.app.interop.exports.test_peft_script import LLAMA, LOW_RANK
+from tests.app.interop.exports.test_tools import AXOLOTL, LLAMA_FACTORY
+from tests.paths import ROOT
+
+LORA = {"name": "lora", **LOW_RANK}
+ZERO = {"zero_optimization": {"reduce_bucket_size": "auto", "overlap_comm": True}}
+
+
+def request(sharding, method=None, model=None, **training):
+    if sharding.startswith("zero"):
+        training = {"autocast": "bfloat16", **training}
+    return parse_request(
+        {
+            "model": model or {"config": LLAMA},
+            "method": method or {"name": "full"},
+            "training": {"sequence_length": 32, **training},
+            "device": {"count": 2, "sharding": sharding},
+        }
+    )
+
+
+def others(exported):
+    return {each.filename: each.content for each in exported.additional_files}
+
+
+@pytest.mark.trace
+def test_two_processes_train_with_the_script_and_the_configuration_of_fsdp(tmp_path):
+    exported = export(request("fsdp", LORA, autocast="bfloat16", gradient_accumulation_steps=2), "peft")
+    for name, content in {exported.filename: exported.content, **others(exported)}.items():
+        (tmp_path / name).write_text(content)
+    command = [sys.executable, "tests/app/interop/exports/two_processes.py", str(tmp_path), "--steps", "2"]
+    saved = tmp_path / "saved"
+    ran = subprocess.run(
+        [*command, "--output", str(saved)], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert re.findall(r"step (\d): loss \d+\.\d+", ran.stdout) == ["1", "2"]
+    assert "trained parameters: 8,960 (planned: 8,960)" in ran.stdout
+    assert (saved / "adapter_model.safetensors").exists()
+
+
+def test_accelerate_knows_every_key_of_its_configuration():
+    options = {action.dest for action in launch_command_parser()._actions}
+    for sharding in ("fsdp", "zero2"):
+        config = yaml.safe_load(others(export(request(sharding), "peft"))["accelerate.yaml"])
+        assert set(config) <= {each.name for each in fields(ClusterConfig)}
+        nested = config.get("fsdp_config") or config["deepspeed_config"]
+        assert set(nested) <= options
+        assert config["num_processes"] == 2
+
+
+def test_deepspeed_gets_the_plan():
+    found = json.loads(others(export(request("zero1", micro_batch_size=4, deepspeed=ZERO), "peft"))["deepspeed.json"])
+    assert found["zero_optimization"] == {"stage": 1, "reduce_bucket_size": "auto", "overlap_comm": True}
+    assert (found["train_micro_batch_size_per_gpu"], found["train_batch_size"]) == (4, 8)
+    of_trainer = deepspeed_config(request("zero1", micro_batch_size=4), of_trainer=True)
+    assert {of_trainer[key] for key in found if key.startswith("train")} == {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("sharding", "command"),
+    [
+        ("ddp", "torchrun --nproc_per_node 2 train.py"),
+        ("fsdp", "accelerate launch --config_file accelerate.yaml train.py"),
+        ("zero2", "accelerate launch --config_file accelerate.yaml train.py"),
+    ],
+)
+def test_the_head_of_the_script_states_the_command(sharding, command):
+    assert command in export(request(sharding), "peft").content.replace("\n# ", " ")
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero2"])
+def test_the_tools_files_have_keys_that_they_document(sharding):
+    axolotl, factory = (export(request(sharding, LORA), name) for name in ("axolotl", "llama-factory"))
+    assert set(yaml.safe_load(axolotl.content)) <= AXOLOTL
+    assert set(yaml.safe_load(factory.content)) <= LLAMA_FACTORY
+    assert set(others(axolotl)) == ({"deepspeed.json"} if sharding == "zero2" else set())
+    wanted = {"fsdp": {"accelerate.yaml"}, "zero2": {"deepspeed.json"}}
+    assert set(others(factory)) == wanted.get(sharding, set())
+
+
+def test_what_a_tool_distributes_otherwise_is_listed():
+    config = {"gradient_as_bucket_view": True, "static_graph": True, "bucket_cap_mb": 5}
+    plan = request("ddp", LORA, ddp=config, gradient_checkpointing=True)
+    found = {name: [each.loc for each in export(plan, name).not_expressed] for name in ("axolotl", "llama-factory")}
+    view = "training.ddp.gradient_as_bucket_view"
+    assert [loc for loc in found["axolotl"] if "ddp" in loc] == [view, "training.ddp.static_graph"]
+    assert [loc for loc in found["llama-factory"] if "ddp" in loc] == [view]
+    assert "device.sharding" in [each.loc for each in export(request("fsdp", LORA), "axolotl").not_expressed]
+
+
+def test_scripts_of_several_gpus_are_as_formatters_and_linters_leave_them(tmp_path):
+    plans = [request("ddp", LORA, ddp={"bucket_cap_mb": 9}), request("fsdp", {"name": "adapter"}, padding=True)]
+    plans += [request("fsdp", {"name": "qlora", **LOW_RANK}, gradient_accumulation_steps=2, max_grad_norm=None)]
+    plans += [request("fsdp", {"name": "qlora"}, model="meta-llama/Llama-3.1-8B", autocast="bfloat16")]
+    plans += [request("zero2", trainer="transformers"), request("ddp", LORA, autocast="bfloat16")]
+    for number, plan in enumerate(plans):
+        (tmp_path / f"script_{number}.py").write_text(export(plan, "peft").content)
+    for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
+        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length", "120", str(tmp_path)]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_the_page_links_to_the_additional_files_and_the_command_line_writes_them(client, tmp_path):
+    page = client.get("/?method=full&count=2&sharding=fsdp&model=openai-community/gpt2").text
+    link = re.search(r'href="(/export/peft/accelerate.yaml[^"]*)"', page)[1].replace("&amp;", "&")
+    assert yaml.safe_load(client.get(link).text)["distributed_type"] == "FSDP"
+    assert client.get(link.replace("accelerate.yaml", "other.yaml")).status_code == 404
+    plan = ["--model", "gpt2", "--method", "full", "--count", "2", "--sharding", "fsdp"]
+    main(["export", *plan, "--output", str(tmp_path / "train.py")])
+    assert {each.name for each in tmp_path.iterdir()} == {"train.py", "accelerate.yaml"}

@@ -1,0 +1,161 @@
+"""Files that distribute a run over several GPUs import with their sharding, and no key of it is left unread."""
+
+import json
+
+import pytest
+import yaml
+
+from app.interop.exports import export
+from app.interop.imports import read
+from app.interop.imports.zero_config import KNOWN_FILES
+from calculator.common.errors import PlanError
+from calculator.estimate.request import parse_request
+
+AXOLOTL = "base_model: gpt2\nadapter: lora\nlora_target_linear: true\nlora_mlp_kernel: false\nbf16: true\n"
+FACTORY = "model_name_or_path: gpt2\nstage: pt\nbf16: true\n"
+TRL = "trl sft --model_name_or_path gpt2 --gradient_checkpointing_kwargs.use_reentrant false "
+
+FSDP2 = """\
+compute_environment: LOCAL_MACHINE
+debug: false
+distributed_type: FSDP
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_cpu_ram_efficient_loading: true
+  fsdp_offload_params: true
+  fsdp_reshard_after_forward: false
+  fsdp_state_dict_type: FULL_STATE_DICT
+mixed_precision: bf16
+num_machines: 1
+num_processes: 4
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sharding", "training"),
+    [
+        (AXOLOTL + "deepspeed: deepspeed_configs/zero1.json", "zero1", {"overlap_comm": True}),
+        (AXOLOTL + "deepspeed: {zero_optimization: {stage: 2, reduce_bucket_size: 5e8}}", "zero2", None),
+        (FACTORY + "deepspeed: examples/deepspeed/ds_z2_config.json", "zero2", {"round_robin_gradients": True}),
+        (TRL + "--accelerate_config zero3", "zero3", None),
+        (AXOLOTL + "fsdp_version: 2\nfsdp_config: {reshard_after_forward: false}", "fsdp", None),
+        (FACTORY + "fsdp: full_shard auto_wrap offload", "fsdp", None),
+        (AXOLOTL + "fsdp: [full_shard, auto_wrap]", "fsdp", None),
+        (TRL + "--num_processes 4 --ddp_bucket_cap_mb 10", "ddp", None),
+    ],
+    ids=str,
+)
+def test_a_file_imports_with_its_sharding(text, sharding, training):
+    found = read(text)
+    assert found.request["device"]["sharding"] == sharding
+    assert found.request["device"]["count"] >= 2
+    zero = found.request["training"].get("deepspeed", {}).get("zero_optimization", {})
+    assert (training or {}).items() <= zero.items()
+    parse_request(found.request)
+
+
+def test_what_a_file_of_accelerate_sets_is_read_for_the_plan_of_the_page():
+    plan = {"model": "gpt2", "method": {"name": "lora"}, "training": {"micro_batch_size": 3, "ddp": {}}}
+    found = read(FSDP2, plan=plan)
+    assert found.format == "accelerate"
+    assert found.request["method"] == {"name": "lora"}
+    assert found.request["device"] == {"count": 4, "sharding": "fsdp"}
+    training = found.request["training"]
+    assert training["fsdp_config"] == {"reshard_after_forward": False, "cpu_offload": True}
+    assert (training["autocast"], training["micro_batch_size"], "ddp" in training) == ("bfloat16", 3, False)
+    assert found.not_understood == ()
+    assert found.warnings == ()
+
+
+def test_a_file_without_a_model_needs_one():
+    with pytest.raises(PlanError) as refused:
+        read(FSDP2)
+    assert refused.value.problems[0].loc == "model"
+
+
+def test_deepspeeds_file_states_sizes_and_what_is_not_modelled():
+    config = {
+        "train_batch_size": 32,
+        "train_micro_batch_size_per_gpu": 2,
+        "gradient_accumulation_steps": 4,
+        "gradient_clipping": 0.5,
+        "bf16": {"enabled": True},
+        "optimizer": {"type": "Lamb"},
+        "zero_optimization": {
+            "stage": 3,
+            "offload_param": {"device": "nvme", "nvme_path": "/x"},
+            "max_live_parameters": 1e9,
+            "zero_hpz_partition_size": 8,
+        },
+    }
+    found = read(json.dumps(config), model="gpt2")
+    assert found.format == "deepspeed"
+    assert found.request["device"] == {"count": 4, "sharding": "zero3"}
+    training = found.request["training"]
+    assert [training[name] for name in ("micro_batch_size", "gradient_accumulation_steps", "max_grad_norm")] == [
+        2,
+        4,
+        0.5,
+    ]
+    assert training["deepspeed"] == {"zero_optimization": {"stage3_max_live_parameters": 10**9}}
+    listed = {each.key for each in found.not_understood}
+    zero = "deepspeed.zero_optimization"
+    assert listed == {
+        "method",
+        "deepspeed.optimizer",
+        f"{zero}.offload_param.device",
+        f"{zero}.offload_param.nvme_path",
+        f"{zero}.zero_hpz_partition_size",
+    }
+
+
+@pytest.mark.parametrize("name", KNOWN_FILES)
+def test_files_that_come_with_a_tool_are_read_whole(name):
+    found = read(AXOLOTL + f"deepspeed: some/folder/{name}.json")
+    keys = [each.key for each in found.not_understood if each.key.startswith("deepspeed")]
+    assert keys == (["deepspeed.zero_optimization.stage"] if name == "ds_z0_config" else [])
+
+
+def test_what_is_not_modelled_is_a_warning():
+    (unknown,) = read(AXOLOTL + "deepspeed: mine.json").warnings
+    assert "Put the content of that file in the place" in unknown
+    (older,) = read(AXOLOTL + "fsdp_config: {fsdp_sharding_strategy: FULL_SHARD}").warnings
+    assert "fsdp_version: 1" in older
+    hybrid = read(FACTORY + "fsdp: hybrid_shard").warnings
+    assert "HYBRID_SHARD" in hybrid[0]
+
+
+def test_a_trainers_settings_are_listed_where_fsdp_has_the_reference_step_only():
+    found = read(FACTORY + "fsdp: true\nenable_liger_kernel: true")
+    assert found.request["training"]["trainer"] is None
+    listed = {each.key for each in found.not_understood}
+    assert {"trainer", "use_liger_kernel", "use_reentrant"} <= listed
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llama-factory"])
+@pytest.mark.parametrize("sharding", ["ddp", "zero2"])
+def test_an_exported_file_imports_as_the_same_distribution(tool, sharding):
+    body = {
+        "model": "gpt2",
+        "method": {"name": "full"},
+        "training": {"trainer": "transformers", "autocast": "bfloat16"},
+        "device": {"count": 2, "sharding": sharding},
+    }
+    if sharding == "zero2":
+        body["training"]["deepspeed"] = {"zero_optimization": {"round_robin_gradients": True}}
+    exported = export(parse_request(body), tool)
+    content = yaml.safe_load(exported.content) | {"num_processes": 2}
+    for each in exported.additional_files:
+        content["deepspeed"] = json.loads(each.content)
+    found = read(content).request
+    assert found["device"] == body["device"]
+    assert found["training"].get("deepspeed") == body["training"].get("deepspeed")
+
+
+def test_the_page_keeps_the_plan_that_a_file_distributes(client):
+    typed = {"content": FSDP2.replace("true\n  fsdp_resh", "false\n  fsdp_resh"), "method": "lora", "model": "gpt2"}
+    page = client.post("/import", data=typed, follow_redirects=True).text
+    assert "The model, the method and the other settings stay as they were" in page
+    assert 'id="method-lora"' in page
+    assert "all_gather" in page
