@@ -15,5 +15,6 @@ COMMANDS = {
     "sweep": "app.cli.sweep",
     "export": "app.cli.export",
     "import": "app.cli.import_",
+    "check": "app.cli.check",
     "fetch": "app.cli.fetch",
 }

@@ -29,7 +29,7 @@ def file(tmp_path, plan):
 
 
 #: Commands with the options of an estimate.
-PLANNING = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "fetch")]
+PLANNING = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "check", "fetch")]
 
 
 @pytest.mark.parametrize("command", PLANNING)

@@ -1,0 +1,124 @@
+"""Reports of checked files: text, a Markdown summary, and SARIF 2.1.0."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
+
+from app.presentation.format import size
+from app.resources import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from app.checks.checked import Checked, Outcome
+
+#: The words of each outcome.
+WORDS: dict[Outcome, str] = {
+    "fits": "fits",
+    "tight": "tight",
+    "does_not_fit": "does not fit",
+    "estimated": "no GPU given",
+    "invalid": "invalid",
+}
+
+Level = Literal["error", "warning", "note"]
+
+#: The SARIF rule and level of each outcome that is a result. https://docs.oasis-open.org/sarif/sarif/v2.1.0/
+RULES: dict[Outcome, tuple[Level, str]] = {
+    "does_not_fit": ("error", "The run ends out of memory on the GPU"),
+    "tight": ("warning", "The run fits only by freeing cached blocks"),
+    "invalid": ("error", "The file is no request, or its request is refused"),
+}
+
+#: The rule of what a file uses and a request cannot express.
+NOT_MODELLED = "not_modelled"
+
+
+def text(files: Sequence[Checked]) -> str:
+    """Return one paragraph a file."""
+    return "\n".join(
+        "\n".join(
+            (
+                f"{each.path}: {WORDS[each.outcome]}",
+                *(f"  {sentence}" for sentence in each.sentences),
+                *(f"  Warning: {warning}" for warning in each.warnings),
+            )
+        )
+        for each in files
+    )
+
+
+def markdown(files: Sequence[Checked]) -> str:
+    """Return a table of the files, and what else there is to say of each."""
+    lines = [
+        "### GPU memory of fine-tuning runs",
+        "",
+        "| file | verdict | required | usable |",
+        "|---|---|---:|---:|",
+        *(_row(each) for each in files),
+    ]
+    for each in files:
+        notes = [*(each.sentences if each.outcome != "fits" else ()), *each.warnings]
+        if notes:
+            lines += ["", f"`{each.path}`", "", *(f"- {_escaped(note)}" for note in notes)]
+    return "\n".join(lines)
+
+
+def _row(each: Checked) -> str:
+    required = usable = ""
+    if each.estimate is not None:
+        required = size(each.estimate.memory.required_bytes)
+        usable = size(each.estimate.fit.usable_bytes) if each.estimate.fit is not None else ""
+    return f"| `{each.path.replace('|', '&#124;')}` | {WORDS[each.outcome]} | {required} | {usable} |"
+
+
+def _escaped(note: str) -> str:
+    """A sentence that neither starts HTML nor ends its list item."""
+    return note.replace("\n", " ").replace("<", "&lt;")
+
+
+def sarif(files: Sequence[Checked]) -> str:
+    """Return a SARIF log of what does not fit, is tight, is invalid or is not modelled."""
+    rules: list[dict[str, Any]] = [
+        {"id": name, "shortDescription": {"text": sentence}, "defaultConfiguration": {"level": level}}
+        for name, (level, sentence) in RULES.items()
+    ]
+    rules.append(
+        {
+            "id": NOT_MODELLED,
+            "shortDescription": {"text": "The estimate is of another run than the file's"},
+            "defaultConfiguration": {"level": "note"},
+        }
+    )
+    driver = {"name": "Headroom", "version": VERSION, "rules": rules}
+    results = [result for each in files for result in _results(each)]
+    log = {
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{"tool": {"driver": driver}, "results": results}],
+    }
+    return json.dumps(log, indent=2)
+
+
+def _results(each: Checked) -> list[dict[str, Any]]:
+    results = []
+    if each.outcome in RULES:
+        results.append(_result(each, each.outcome, RULES[each.outcome][0], " ".join(each.sentences)))
+    results += [_result(each, NOT_MODELLED, "note", warning) for warning in each.warnings]
+    return results
+
+
+def _result(each: Checked, rule: str, level: Level, message: str) -> dict[str, Any]:
+    location = {"artifactLocation": {"uri": PurePath(each.path).as_posix()}, "region": {"startLine": 1}}
+    return {
+        "ruleId": rule,
+        "level": level,
+        "message": {"text": message},
+        "locations": [{"physicalLocation": location}],
+    }
+
+
+#: Each report that the command prints.
+REPORTS: dict[str, Callable[[Sequence[Checked]], str]] = {"text": text, "markdown": markdown, "sarif": sarif}
