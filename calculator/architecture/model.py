@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from calculator.architecture.dimension import named
 from calculator.architecture.module import Buffer, Kind, Module, OwnDType, linear
+from calculator.architecture.task import CAUSAL_LM, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
     from calculator.architecture.layer_kind import LayerKind
 
 
-#: The name of the head of a model for sequence classification.
+#: The name of the head of a decoder for sequence classification.
 SCORE = "score"
+
+#: The names of a classifier's head, which PEFT copies and trains (peft/peft_model.py,
+#: PeftModelForSequenceClassification).
+CLASSIFIERS = ("classifier", "score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +76,7 @@ class Weight:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model built from a `config.json`, as `transformers`' `AutoModelForCausalLM.from_config` would build it.
+    """A model built from a `config.json`, as `transformers`' class for its task would build it.
 
     It is immutable, so derived values are cached.
     """
@@ -94,6 +100,8 @@ class Model:
     idle: tuple[str, ...] = ()
     #: Whether the loss includes the routers' load-balancing loss.
     adds_router_loss: bool = False
+    #: What it is trained for.
+    task: Task = CAUSAL_LM
 
     def weights(self) -> Iterator[Weight]:
         """Every parameter once, in the order of `named_parameters()`."""
@@ -185,7 +193,7 @@ class Model:
         """
         names = (*self.tied, *self.tied.values(), self._last_parameter())
         owners = {name.removesuffix(".weight") for name in names if name.endswith(".weight")}
-        return frozenset(owners | ({self.head} if self.head else set()))
+        return frozenset(owners | ({self.head} if self.head and not self.task.classifies else set()))
 
     @property
     def output(self) -> Module:
@@ -198,14 +206,16 @@ class Model:
         return next(each for each in self.outer.values() if each.kind == "embedding" and not self.is_idle(each.name))
 
     @cached_property
-    def classifier(self) -> Model:
-        """The model for sequence classification with one label: `score` takes the place of the output projection.
+    def reward(self) -> Model:
+        """The model that rates a sequence: a classifier with one label."""
+        return self if self.head == SCORE else self.with_score(1)
+
+    def with_score(self, num_labels: int) -> Model:
+        """The model for sequence classification: `score` takes the place of the output projection.
 
         Source: transformers/modeling_layers.py, GenericForSequenceClassification.
         """
-        if self.head == SCORE:
-            return self
-        score = linear(SCORE, self.embedding.out_features, 1)
+        score = linear(SCORE, self.embedding.out_features, named(num_labels, "num_labels"))
         parts = (*(part for part in self.parts if part.name != self.head), score)
         own = {f"{self.head}.weight", f"{self.head}.bias"}
         tied = {name: other for name, other in self.tied.items() if name not in own}

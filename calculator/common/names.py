@@ -2,6 +2,12 @@
 
 from typing import Literal
 
+#: What a model is trained for, as PEFT's TaskType spells it in lower case.
+TaskName = Literal["causal_lm", "seq_cls"]
+
+#: A loss of a classifier, as a config's `problem_type` names it.
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
 #: A part of the memory allocated at a peak.
 ComponentName = Literal[
     "base_weights",

@@ -27,6 +27,15 @@ def index(x: Tensor, indices: Tensor, name: str) -> Tensor:
     return x.tape.new((*indices.shape, *x.shape[1:]), x.dtype, name, node)
 
 
+def index_pairs(x: Tensor, first: Tensor, second: Tensor, name: str) -> Tensor:
+    """x[first, second]: one vector of x for each pair of indices, which are saved."""
+    node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None
+    if node is not None:
+        node.save(first)
+        node.save(second)
+    return x.tape.new((*first.shape, *x.shape[2:]), x.dtype, name, node)
+
+
 def masked_rows(x: Tensor, mask: Tensor, count: int, name: str) -> Tensor:
     """x[mask]: the rows of x where a mask is true, `count` of them; the mask is saved."""
     node = Node(x.tape, _scatter_back, (x.edge,), x.shape) if x.edge else None

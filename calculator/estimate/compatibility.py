@@ -52,6 +52,7 @@ def check(request: Request, model: Model) -> None:
         PlanError: with every reason found.
     """
     problems = [
+        *_task(request, model),
         *_switches(request, model),
         *_kernels(request, model),
         *_trainer(request, model),
@@ -71,7 +72,7 @@ def check(request: Request, model: Model) -> None:
     ]
     if problems:
         raise PlanError(*problems)
-    request.method.check(model, request.training)
+    request.method.for_model(model).check(model, request.training)
 
 
 def check_device(request: Request) -> None:
@@ -92,6 +93,22 @@ def _switches(request: Request, model: Model) -> Iterator[Problem]:
         for name, (value, why) in SWITCHES.items():
             if values.get(name) is value:
                 yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+
+
+def _task(request: Request, model: Model) -> Iterator[Problem]:
+    """What of tasks other than causal language modelling is not modelled."""
+    task, device, training = model.task, request.device, request.training
+    if not task.classifies:
+        return
+    if training.trainer is not None:
+        message = f"{task.name} is modelled in the reference step only: leave the trainer out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if device.sharding != "none":
+        message = f"{task.name} is modelled on one GPU only: use none, and device.count 1"
+        yield Problem(loc="device.sharding", msg=message, input=device.sharding)
+    if request.stack != DEFAULT_STACK:
+        message = f"{task.name} is modelled with the default releases only: leave stack out"
+        yield Problem(loc="stack", msg=message, input=asdict(request.stack))
 
 
 #: Settings that only a trainer's step has, with the values that leave it alone.
@@ -176,7 +193,7 @@ def most_positions(model: Model) -> int | None:
     """
     tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
     bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
-    return model.config.get("max_position_embeddings") if bounded else None
+    return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
 
 
 def within_positions(request: Request, model: Model) -> Request:

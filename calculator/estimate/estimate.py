@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
     from calculator.common.sourced import Sourced
     from calculator.devices import Fit
     from calculator.estimate.answer import Component, Moment
@@ -101,17 +102,17 @@ def resident_state(request: Request, series: SeriesCache | None = None) -> Resid
 def model_of(reference: ModelReference) -> Model:
     """The model of a request."""
     if reference.config is not None:
-        return model_from_config(reference.config)
+        return model_from_config(reference.config, task=reference.task)
     if reference.id is None:
         message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
         raise refusal("model.parameters", message, reference.parameters)
-    return _catalogued(catalogue.model(reference.id).id)
+    return _catalogued(catalogue.model(reference.id).id, reference.task)
 
 
-@cache
-def _catalogued(id: str) -> Model:  # noqa: A002  the API's word
+@lru_cache(maxsize=256)
+def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
     """A model of the catalogue, cached because models are never changed."""
-    return model_from_config(catalogue.model(id).config, id=id)
+    return model_from_config(catalogue.model(id).config, id=id, task=task)
 
 
 def model_summary(model: Model) -> ModelSummary:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError
 from calculator.devices.kernels import kernels_of
-from calculator.estimate.request import ModelReference
 from calculator.estimate.series import SeriesCache
 from calculator.inputs.size_settings import other_settings
 
@@ -53,7 +52,7 @@ class RecentSeries:
             series = self._kept.pop(kind, None) or SeriesCache()
         if request.model.config is not None:
             # The caller's config may change later: the cache has its own.
-            own = series.reference or ModelReference(config=json.loads(kind[0]))
+            own = series.reference or replace(request.model, config=json.loads(kind[0]))
             request = replace(request, model=own)
         yield request, series
         with self._lock:
@@ -88,7 +87,7 @@ def _kind(request: Request) -> tuple[str, Hashable] | None:
         hash(settings)
     except (PlanError, TypeError, ValueError):
         return None
-    return text, (request.model.id, settings)
+    return text, (request.model.id, request.model.task, settings)
 
 
 #: The kinds of the requests that this process answered last.

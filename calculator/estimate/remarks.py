@@ -77,7 +77,8 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         lines.append(
             "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
         )
-    if model.config.get("use_cache") and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
+    caches = model.config.get("use_cache") and forward_of(model).is_causal
+    if caches and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
         lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
     if request.training.autocast is not None and request.device.sharding in REPLAYED:
         lines.append(AUTOCAST)

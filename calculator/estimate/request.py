@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from calculator.allocator.alloc_conf import parse_alloc_conf
+from calculator.architecture.task import CAUSAL_LM, Task
 from calculator.common.errors import PlanError, Problem, refusal
+from calculator.common.names import ProblemType, TaskName  # noqa: TC001  `declared` evaluates annotations
 from calculator.inputs.sample_lengths import problem_of_lengths
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.settings import setting as _setting
@@ -16,17 +18,21 @@ from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, Method
 from calculator.stack.releases import parse_stack
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 #: How deeply objects and lists of a request may be nested.
 MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReference:
-    """The model of a request: exactly one of an id, a `config.json`, a bare parameter count."""
+    """The model of a request: exactly one of an id, a `config.json`, a bare parameter count; and its task."""
 
     id: str | None = None
     config: dict[str, Any] | None = None
     parameters: int | None = None
+    task: Task = CAUSAL_LM
 
 
 #: How reserved memory is found.
@@ -49,6 +55,29 @@ class Choices(ReservedMemory):
     accounting: Literal["exact", "textbook"] = _setting(
         "exact", label="Accounting", help="The traced step, or the lesson's rules of thumb."
     )
+    task: TaskName = _setting(
+        "causal_lm",
+        label="Task",
+        help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
+        "sequences, with the model of AutoModelForSequenceClassification.",
+        example="seq_cls",
+    )
+    num_labels: int = _setting(
+        2,
+        label="Number of labels",
+        help="The outputs of a classifier (num_labels of its config). Only with task seq_cls.",
+        minimum=1,
+        maximum=1_000_000,
+        example=3,
+    )
+    problem_type: ProblemType | None = _setting(
+        None,
+        label="Problem type",
+        help="The loss of a classifier, as problem_type of its config; null means a regression for one label, and one "
+        "label for each sequence for more. Only with task seq_cls.",
+        example="single_label_classification",
+        empty="by the number of labels",
+    )
 
 
 Options = TypeVar("Options", bound=ReservedMemory)
@@ -70,6 +99,21 @@ class Request:
     accounting: Literal["exact", "textbook"] = "exact"
     length_given: bool = True
     drawn: Training | None = None
+
+    @property
+    def task(self) -> TaskName:
+        """What the model is trained for."""
+        return self.model.task.name
+
+    @property
+    def num_labels(self) -> int:
+        """The outputs of a classifier."""
+        return self.model.task.num_labels
+
+    @property
+    def problem_type(self) -> ProblemType | None:
+        """The loss of a classifier."""
+        return self.model.task.problem_type
 
 
 def parse_request(body: Any) -> Request:
@@ -102,10 +146,13 @@ def parse_request(body: Any) -> Request:
     device = part(parse_device, body.get("device", {}))
     stack = part(parse_stack, body.get("stack", {}))
     switches = part(_options, Choices, body, choices)
+    if switches is not None:
+        problems += _of_classifiers(switches, body)
     if problems:
         raise PlanError(*problems)
+    task = Task(name=switches.task, num_labels=switches.num_labels, problem_type=switches.problem_type)
     return Request(
-        model=model,
+        model=replace(model, task=task),
         method=method,
         training=training,
         device=device,
@@ -114,6 +161,16 @@ def parse_request(body: Any) -> Request:
         accounting=switches.accounting,
         length_given="sequence_length" in body.get("training", {}),
     )
+
+
+def _of_classifiers(choices: Choices, body: dict[str, Any]) -> Iterator[Problem]:
+    """Settings of a classifier in a request for a language model."""
+    if choices.task != "causal_lm":
+        return
+    for name, default in (("num_labels", 2), ("problem_type", None)):
+        if getattr(choices, name) != default:
+            message = f"{name} is a classifier's: set task seq_cls, or leave it out"
+            yield Problem(loc=name, msg=message, input=body[name])
 
 
 def reserved_by(reserved: ReservedBy, device: Device) -> ReservedBy:

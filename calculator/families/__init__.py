@@ -6,10 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calculator.architecture.config import shown
+from calculator.architecture.task import CAUSAL_LM
 from calculator.common.errors import refusal
+from calculator.families.tasks import for_task
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
     from calculator.families.family import Family
     from calculator.layers.decoder_forward import DecoderForward
 
@@ -74,16 +77,26 @@ def forward_of(model: Model) -> DecoderForward:
     Raises:
         PlanError: where the family's weights are known but its step is not modelled.
     """
-    forward = FAMILIES[model.model_type].forward
+    family = FAMILIES[model.model_type]
+    own = family.tasks.get(model.task.name)
+    forward = family.forward if own is None else own.forward
     if forward is None:
         name, known = model.model_type, ", ".join(FAMILIES_WITH_FORWARD)
+        if family.tasks:
+            msg = f"the training step of {name} is modelled for some tasks: set task {' or '.join(family.tasks)}"
+            raise refusal("task", msg, model.task.name)
         msg = f"the weights of {name} are known, its training step is not modelled; modelled are {known}"
         raise refusal("model", msg, name)
     return forward
 
 
-def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model:  # noqa: A002  the API's word
-    """Return the model that transformers would build from this `config.json`.
+def model_from_config(
+    config: dict[str, Any],
+    *,
+    id: str | None = None,  # noqa: A002  the API's word
+    task: Task = CAUSAL_LM,
+) -> Model:
+    """Return the model that transformers would build from this `config.json` for a task.
 
     Raises:
         PlanError: where its family is not known, or a field is missing, wrong or contradictory.
@@ -101,4 +114,4 @@ def model_from_config(config: dict[str, Any], *, id: str | None = None) -> Model
     if family is None:
         message = f"{shown(model_type)} is not a known family; known families are {known}"
         raise refusal("model.config.model_type", message, model_type)
-    return family.model(config, id)
+    return for_task(family.model(config, id), family, task)

@@ -12,6 +12,8 @@ from calculator.architecture.module import Buffer, Module
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from calculator.architecture.task import Task
+    from calculator.common.names import TaskName
     from calculator.layers.decoder_forward import DecoderForward
 
 #: The transformers class that a model is built with: AutoModelFor{CausalLM, Seq2SeqLM, MaskedLM, ImageTextToText} or
@@ -26,8 +28,19 @@ _AUTO_MODELS: dict[AutoClass, str] = {
     "base": "AutoModel",
 }
 
+#: The classes of transformers that build the models for other tasks than that of the family's own class.
+TASK_MODELS: dict[TaskName, str] = {"seq_cls": "AutoModelForSequenceClassification"}
+
 #: Modules and layers in the order of `named_parameters()`; buffers at any place.
 Parts = tuple[Module | Stack | Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskModel:
+    """A family's model for a task: how it is made from the one that the file describes, and its forward pass."""
+
+    model: Callable[[Model, Task], Model]
+    forward: DecoderForward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +86,17 @@ class Family:
     #: Whether the model adds its routers' loss to its own if the config sets output_router_logits.
     adds_router_loss: bool = False
 
+    #: The models of its own for other tasks, where their step is modelled.
+    tasks: Mapping[TaskName, TaskModel] = field(default_factory=dict)
+
     @property
     def auto_model(self) -> str:
         """The class of transformers that builds the model from a config."""
         return _AUTO_MODELS[self.auto_class]
+
+    def auto_model_for(self, task: TaskName) -> str:
+        """The class of transformers that builds the model for a task from a config."""
+        return TASK_MODELS.get(task, self.auto_model)
 
     @property
     def source(self) -> str:

@@ -157,7 +157,8 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
     """Run the memory-efficient kernel if it supports the heads, else the math kernel. A mask becomes a bias."""
     grouped = key.shape[1] != query.shape[1]
     if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
-        return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=context.length > 1)
+        causal = context.forward.is_causal and context.length > 1
+        return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=causal)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
 
 
@@ -215,6 +216,11 @@ def eager(
     value_states = repeat_kv(query, value, "value, repeated")
     attn_weights = partial(_scores, context, query, key_states, capped=capped)
     return drop_and_weigh(context, softmax(attn_weights(), query.dtype, upcast=upcast), value_states)
+
+
+def eager_without_upcast(context: Context, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Run the same with the softmax in the scores' dtype."""
+    return eager(context, query, key, value, upcast=False)
 
 
 def _scores(context: Context, query: Tensor, key: Tensor, *, capped: bool) -> Tensor:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from calculator.layers.method_hooks import Prepared
 
 
+#: The names in a config of the probability of dropout in attention.
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+
 #: Marks the name of a tensor that belongs to layers that are not run.
 NOT_RUN = "of layers not run"
 
@@ -50,6 +53,7 @@ class Context:
         "forward_locals",
         "hooks",
         "kernels",
+        "labels",
         "length",
         "marks",
         "mask",
@@ -126,7 +130,7 @@ class Context:
         self.dtype: DType = prepared.hidden_dtype
         #: The attention implementation that runs.
         self.attention = forward.sdpa if training.attention == "sdpa" else training.attention
-        dropouts = (self.config.get(name) for name in ("attention_dropout", "attn_pdrop"))
+        dropouts = (self.config.get(name) for name in DROPOUTS)
         self.attention_dropout = float(next(filter(None, dropouts), 0.0))
         self.cache: Cache | None = None
         #: The masks by attention type, and the one of the layer that runs.
@@ -156,6 +160,8 @@ class Context:
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
         self.passes: list[tuple[str, Repetition]] = []
+        #: The labels of a batch, if they are not the tokens themselves.
+        self.labels: Tensor | None = None
         #: The batch and the loss, which the training loop refers to.
         self.caller_tensors: list[Tensor] = []
 

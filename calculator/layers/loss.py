@@ -17,6 +17,7 @@ from calculator.engine.autograd import Node
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calculator.common.dtype import DType
     from calculator.engine.tape import Tensor
     from calculator.layers.context import Context
 
@@ -83,9 +84,12 @@ def _loss_of_shifted_logits(context: Context, logits: Tensor) -> Tensor:
     return nll_loss(log_softmax(flat), labels)
 
 
-def log_softmax(x: Tensor) -> Tensor:
-    """torch.nn.functional.log_softmax over the last dimension, in float32 under autocast. The result is saved."""
-    dtype = reduction_dtype(x)
+def log_softmax(x: Tensor, dtype: DType | None = None) -> Tensor:
+    """torch.nn.functional.log_softmax over the last dimension. The result is saved.
+
+    Without a dtype it runs in the dtype of x, under autocast in float32.
+    """
+    dtype = dtype or reduction_dtype(x)
     if (x.dtype, dtype) != ("float16", "float32"):
         x = ops.cast(x, dtype, f"logits in {dtype}")
     node = Node(x.tape, _log_softmax_back, (x.edge,)) if x.edge else None

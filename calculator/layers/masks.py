@@ -88,12 +88,15 @@ def _needed(context: Context, attention: AttentionType) -> bool:
 
 def _masks_packed_sequences(context: Context) -> bool:
     """Return whether a mask for packed sequences is made, though none is packed."""
-    cached = context.config["use_cache"] and not context.training.gradient_checkpointing
-    return "masks_without_cache" in context.older and not cached and not context.training.passes_mask
+    if "masks_without_cache" not in context.older or context.training.passes_mask:
+        return False
+    return not context.config["use_cache"] or context.training.gradient_checkpointing
 
 
 def _mask(context: Context, attention: AttentionType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
+    if not context.forward.is_causal:
+        return _bidirectional(context)
     if context.attention == "eager":
         return _additive(context, attention)
     if context.attention != "sdpa" or not _needed(context, attention):
@@ -114,6 +117,24 @@ def _boolean(context: Context, attention: AttentionType) -> Tensor:
     if context.training.passes_mask:
         mask = _and(mask, mask, "where queries look")
         mask = _and(mask, tape.new((batch, 1, width), "bool", "padding"), "and not padding")
+    return mask
+
+
+def _bidirectional(context: Context) -> Tensor | None:
+    """Return a mask (batch, 1, sequence, sequence) of padding, as bool for sdpa and as numbers for eager.
+
+    Source: create_bidirectional_mask; without padding it makes none.
+    """
+    if not context.training.padding:
+        return None
+    tape, batch, length = context.tape, context.batch, context.length
+    passed = tape.new((batch, length), "bool", "padding, as bool")
+    mask = tape.new((1, length, 1), "bool", "every token")
+    padding = tape.new((batch, 1, length), "bool", "padding")
+    mask = _and(mask, padding, "no padding")
+    del passed, padding
+    if context.attention == "eager":
+        return tape.new((batch, 1, length, length), context.dtype, "additive")
     return mask
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from calculator.architecture.dimension import elements
+from calculator.architecture.model import CLASSIFIERS
 from calculator.common.dtype import ITEMSIZE
 from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.costs import OtherOperations
 from calculator.methods.facts import MethodFacts  # noqa: TC001  as above
-from calculator.resident.module_spec import ModuleSpec
+from calculator.methods.targeted.modules_to_save import is_saved
+from calculator.resident.module_spec import CopyName, ModuleSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from calculator.layers.bound_module import BoundModule
     from calculator.layers.context import Context, LayerModules
     from calculator.methods.costs import MergeStep
-    from calculator.resident.module_spec import CopyName
     from calculator.resident.quantization import Quantization
     from calculator.resident.tensors import ResidentTensor
 
@@ -33,6 +34,8 @@ class Method:
     __slots__ = ()
     name: ClassVar[MethodName]
     facts: ClassVar[MethodFacts]
+    #: The name of the trained copy of a classifier's head; None if the head itself is trained.
+    classifier_copy: ClassVar[CopyName | None] = "modules_to_save"
 
     @property
     def virtual_tokens(self) -> int:
@@ -73,9 +76,16 @@ class Method:
         """The accepted `target_modules` nearest to refused ones; None where there are none."""
         return None
 
-    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:  # noqa: ARG002
-        """How one module is stored and trained; `path` is its full name."""
-        return ModuleSpec(dtype=training.dtype)
+    def for_model(self, model: Model) -> Self:  # noqa: ARG002
+        """The method as it is applied to a model: PEFT adds settings for some tasks."""
+        return self
+
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
+        """How one module is stored and trained; `path` is its full name. A classifier's head is trained too."""
+        if not model.task.classifies or not is_saved(path, CLASSIFIERS):
+            return ModuleSpec(dtype=training.dtype)
+        trained = tuple(parameter.name for parameter in module.parameters)
+        return ModuleSpec(dtype=training.dtype, trained=trained, copied=self.classifier_copy)
 
     def base_quantization(self, training: Training) -> Quantization | None:  # noqa: ARG002
         """How the base model's linear layers are stored in 4 bits, if they are."""

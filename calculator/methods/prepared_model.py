@@ -39,7 +39,7 @@ class PreparedModel:
         stack: StackVersions = DEFAULT_STACK,
     ) -> None:
         self.model = trainer_of(training).model(model)
-        self.method = method
+        self.method = method.for_model(self.model)
         #: The training in the request, which the method is applied with.
         self.given = training
         #: The training that the step runs.

@@ -101,8 +101,8 @@ def check_blocksize(loc: str, blocksize: int) -> None:
 
 
 def converted(path: str, module: Module, model: Model) -> bool:
-    """Whether bitsandbytes quantizes a module; modules of layers (`*`) are never in `model.kept_whole`."""
-    return module.quantizable and path != model.head and ("*" in path or path not in model.modules_to_not_convert)
+    """Whether bitsandbytes quantizes a module; modules of layers (`*`) are never in `modules_to_not_convert`."""
+    return module.quantizable and ("*" in path or path not in model.modules_to_not_convert)
 
 
 def code_book(model: Model, quantization: Quantization) -> tuple[ResidentTensor, ...]:

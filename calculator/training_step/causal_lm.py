@@ -50,7 +50,7 @@ def micro_batch(context: Context) -> None:
 def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run the model: to the loss, and to the other outputs that its caller receives."""
     context.hooks.begin(context.parameters)
-    uses_cache = context.config["use_cache"] and trainer.facts.uses_cache
+    uses_cache = context.forward.is_causal and context.config["use_cache"] and trainer.facts.uses_cache
     if uses_cache and not context.training.gradient_checkpointing:
         coupled = context.hooks.couples_layers
         context.cache = Cache(windowed=True, given=None if coupled else masks.window_tensors(context))

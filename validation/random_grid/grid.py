@@ -6,11 +6,12 @@ import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.common.errors import PlanError
+from calculator.common.names import TaskName
 from calculator.estimate.request import parse_request
-from calculator.families import FAMILIES_WITH_FORWARD
+from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
 from calculator.methods import METHODS
 from validation.cli.progress import Progress
 from validation.comparison.compare import estimate
@@ -18,6 +19,7 @@ from validation.random_grid import table
 from validation.random_grid.journal import Journal, fingerprint
 from validation.random_grid.random_requests import random_request
 from validation.random_grid.table import Case
+from validation.random_grid.task_requests import random_task_request
 from validation.tracing import snapshot
 from validation.tracing.silence import silence_libraries
 
@@ -33,8 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--count", type=int, default=1000, help="how many answered requests are traced (1000)")
     parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
-    parser.add_argument("--families", nargs="+", choices=FAMILIES_WITH_FORWARD, metavar="FAMILY", help="only these")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, metavar="FAMILY", help="only these")
     parser.add_argument("--only", metavar="FIELD", help="only requests that set this: training.autocast, ...")
+    parser.add_argument("--task", choices=get_args(TaskName), default="causal_lm", help="requests for this task")
     parser.add_argument("--method", choices=METHODS, help="only requests of this method")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="parallel traces (2)")
     parser.add_argument("--by", nargs="*", default=[], metavar="FIELD", help="also group by: training.attention, ...")
@@ -46,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace the requests without a stored trace and print the table. Return 1 if a target is missed."""
     silence_libraries()
-    cases = drawn(args.seed, args.count, args.families or FAMILIES_WITH_FORWARD, args.only, args.method)
+    cases = drawn(args.seed, args.count, args.families or (), args.only, args.method, args.task)
     journal = Journal(args.results, None if args.keep else fingerprint())
     _trace([case for case in cases if case.worth_tracing and case.request not in journal], journal, args.processes)
     for case in cases:
@@ -59,16 +62,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def drawn(
-    seed: int, count: int, families: Sequence[str], only: str | None = None, method: str | None = None
+    seed: int,
+    count: int,
+    families: Sequence[str],
+    only: str | None = None,
+    method: str | None = None,
+    task: TaskName = "causal_lm",
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
 
-    `only` is a field that each must set, and `method` the method of each.
+    `only` is a field that each must set, and `method` the method of each. Without families, all that have the task.
     """
     cases: list[Case] = []
     answered = number = 0
     while answered < count:
-        request = random_request(seed, number, families)
+        request = (
+            random_request(seed, number, families or FAMILIES_WITH_FORWARD)
+            if task == "causal_lm"
+            else random_task_request(seed, number, task, families)
+        )
         wanted = only is None or Case(number=number, request=request).sets(only)
         if wanted and method in (None, request["method"]["name"]):
             cases.append(estimated(number, request))

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from calculator.architecture.model import CLASSIFIERS
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from calculator.methods import Adapter
 
 #: The families' names for the submodules that an adapter follows.
@@ -47,19 +51,33 @@ class Adapted(nn.Module):
 
 
 def insert(model: nn.Module, method: Adapter, dtype: torch.dtype) -> None:
-    """Freeze a model and insert adapters after its sublayers, by the method's placement."""
+    """Freeze a model except a classifier's head, and insert adapters after its sublayers, by the method's placement."""
     model.requires_grad_(False)
+    for name, head in model.named_children():
+        if name.endswith(CLASSIFIERS):
+            head.requires_grad_(True)
     names = MLP if method.placement == "pfeiffer" else ATTENTION + MLP
     width = model.config.get_text_config().hidden_size
     for layer in layers(model):
-        for name in names:
-            if isinstance(getattr(layer, name, None), nn.Module):
-                sublayer = getattr(layer, name)
+        places = list(_bert_sublayers(layer, method)) or [(layer, name) for name in names]
+        for parent, name in places:
+            if isinstance(getattr(parent, name, None), nn.Module):
+                sublayer = getattr(parent, name)
                 adapter = Bottleneck(width, method, dtype).to(next(layer.parameters()).device)
-                setattr(layer, name, Adapted(sublayer, adapter))
+                setattr(parent, name, Adapted(sublayer, adapter))
+
+
+def _bert_sublayers(layer: nn.Module, method: Adapter) -> Iterator[tuple[nn.Module, str]]:
+    """The dropouts that end the sublayers of BERT's layer, before each residual and norm: parents and names."""
+    attention, output = getattr(layer, "attention", None), getattr(layer, "output", None)
+    if attention is None or not hasattr(output, "dropout") or not hasattr(attention, "output"):
+        return
+    if method.placement == "houlsby":
+        yield attention.output, "dropout"
+    yield output, "dropout"
 
 
 def layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers of a causal language model."""
-    lists = [module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    """The layers of a model."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return next(found for found in lists if len(found) == model.config.get_text_config().num_hidden_layers)

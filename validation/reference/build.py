@@ -154,14 +154,24 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
     if hasattr(config, "layerdrop"):
         config.layerdrop = 0.0  # layerdrop skips random layers; the reference step runs every layer
     if auto_model is AutoModelForSequenceClassification:
-        config.num_labels = 1
+        _classifies(config, request)
     attention = _attention(_auto_model(request), config, request.training)
     return auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
+def _classifies(config: PreTrainedConfig, request: Request) -> None:
+    """Set a classifier's labels, and a padding token, without which it refuses a batch of several sequences."""
+    task = request.model.task
+    config.num_labels = task.num_labels if task.classifies else 1
+    config.problem_type = task.problem_type
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is None:
+        text.pad_token_id = 0
+
+
 def _auto_model(request: Request) -> Any:
-    """The class of transformers that builds the model of the request's family."""
-    return getattr(transformers, FAMILIES[config_of(request)["model_type"]].auto_model)
+    """The class of transformers that builds the model of the request's family for its task."""
+    return getattr(transformers, FAMILIES[config_of(request)["model_type"]].auto_model_for(request.task))
 
 
 @contextmanager

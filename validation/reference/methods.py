@@ -104,13 +104,13 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     return wrapped
 
 
-def peft_config(request: Request, task_type: str = "CAUSAL_LM") -> peft.PeftConfig | None:
-    """PEFT's config of a request's method; None if PEFT does not apply it."""
+def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConfig | None:
+    """PEFT's config of a request's method, for its task unless another is given; None if PEFT does not apply it."""
     build = CONFIGS[request.method.name]
     if build is None:
         return None
     config = build(request)
-    config.task_type = task_type
+    config.task_type = task_type or request.task.upper()
     return config
 
 

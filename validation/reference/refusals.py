@@ -47,4 +47,7 @@ def _positions(model: nn.Module) -> int | None:
         if path.rpartition(".")[2] in POSITIONS and isinstance(module, nn.Embedding)
     )
     table = next(tables, None)
-    return None if table is None else table.num_embeddings - getattr(table, "offset", 0)
+    if table is None:
+        return None
+    unused = 0 if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - getattr(table, "offset", unused)

@@ -25,11 +25,18 @@ FUSED: dict[str, Any] = {
     f"{_FUNCTIONAL}.softmax": functional.softmax,
 }
 
+
+def _needs_no_bidirectional_mask(mask: Any, length: int, window: int | None = None) -> bool:
+    """Whether no token is masked: none is passed, and every token is in the window."""
+    return mask is None and (window is None or length < window)
+
+
 #: Checks of tensor values, which the meta device does not have: no sequence is packed, and a mask is passed only with
 #: padding.
 VALUE_CHECKS: dict[str, Any] = {
     f"{_MASKS}.find_packed_sequence_indices": lambda _: None,
     f"{_MASKS}.fast_all": lambda _: False,
+    f"{_MASKS}._ignore_bidirectional_mask_sdpa": _needs_no_bidirectional_mask,
     f"{_FLASH}._is_packed_sequence": lambda *_: False,
 }
 

@@ -39,6 +39,7 @@ class Step:
         shape = (self.training.micro_batch_size, self.training.sequence_length)
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
+        self.labels = labels(request)
         self.values = KnownValues(positions_needed(request))
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(self.model, reference.root)
@@ -72,7 +73,8 @@ class Step:
     def _track_initial_tensors(self) -> None:
         track_model(self.tracker, self.reference)
         track_optimizer(self.tracker, self.optimizer, self.trainable)
-        for name, tensor in (("input_ids", self.input_ids), ("attention_mask", self.mask)):
+        batch = {"input_ids": self.input_ids, "attention_mask": self.mask, "labels": self.labels}
+        for name, tensor in batch.items():
             if tensor is not None:
                 self.tracker.track_external(name, tensor, "activations")
         track_loss(self.tracker, self.loss)
@@ -81,12 +83,24 @@ class Step:
         with ExitStack() as stack:
             if self.training.autocast:
                 stack.enter_context(autocast("meta", getattr(torch, self.training.autocast)))
-            return self.model(input_ids=self.input_ids, labels=self.input_ids, attention_mask=self.mask).loss
+            labels = self.input_ids if self.labels is None else self.labels
+            return self.model(input_ids=self.input_ids, labels=labels, attention_mask=self.mask).loss
 
     def _update(self) -> None:
         if self.training.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(list(self.trainable.values()), self.training.max_grad_norm, foreach=True)
         self.optimizer.step()
+
+
+def labels(request: Request) -> torch.Tensor | None:
+    """A classifier's labels: a number for each sequence, or one for each output; None if the tokens are the labels."""
+    task, batch = request.model.task, request.training.micro_batch_size
+    if not task.classifies:
+        return None
+    if task.loss == "single_label_classification":
+        return torch.zeros((batch,), dtype=torch.long, device="meta")
+    shape = (batch,) if task.loss == "regression" and task.num_labels == 1 else (batch, task.num_labels)
+    return torch.zeros(shape, dtype=getattr(torch, request.training.dtype), device="meta")
 
 
 @contextmanager

@@ -44,5 +44,8 @@ def planned(request: Request, answer: Estimate | None = None) -> Planned:
     if request.accounting == "textbook":
         message = "an exported file states exact figures: use exact"
         raise refusal("accounting", message, request.accounting)
+    if request.task != "causal_lm":
+        message = "files are written for causal language models: leave task out"
+        raise refusal("task", message, request.task)
     plan, model = answer or estimate(request), model_of(request.model)
     return Planned(request=within_positions(with_longest_batch(request), model), plan=plan, model=model)

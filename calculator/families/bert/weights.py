@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.architecture.config import Check, shown
+from calculator.architecture.config import Check, Computed, Field, shown
+from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, bare, embedding, linear, norm
+from calculator.families.bert import forward
 from calculator.families.blocks import Owned, alike
-from calculator.families.family import Family, Parts
+from calculator.families.classifiers import with_classifier
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     ONE_HEAD_SIZE,
     activation,
@@ -25,7 +28,9 @@ from calculator.families.fields import (
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config, Entry
+    from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.architecture.task import Task
 
 _HEAD = (
     activation("gelu"),
@@ -47,6 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
     flag("use_cache", True),
     flag("is_decoder", False),
     *off("add_cross_attention", "a decoder that attends to an encoder is not modelled"),
+    Field(name="classifier_dropout", type="number", default=None, nullable=True, minimum=0, maximum=1),
     tie(default=True),
 )
 
@@ -104,7 +110,35 @@ def _without_position(config: Config) -> str | None:
     return f"{shown(token)} has no row among {shown(rows)} positions" if token is not None and token >= rows else None
 
 
-_ROBERTA = (*ENTRIES, *padding(1), Check(name="pad_token_id", problem=_without_position))
+_ROBERTA = (
+    *ENTRIES,
+    *padding(1),
+    Check(name="pad_token_id", problem=_without_position),
+    Computed(
+        name="usable_positions",
+        value=lambda config: int(config["max_position_embeddings"]) - (config["pad_token_id"] or 0) - 1,
+    ),
+)
+
+
+def _bert_classifier(model: Model, task: Task) -> Model:
+    """A pooler and a classifier in place of the head. Source: transformers' BertForSequenceClassification."""
+    hidden = model.config["hidden_size"]
+    head = (
+        linear("bert.pooler.dense", hidden, hidden, bias=True),
+        linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True),
+    )
+    return with_classifier(model, "bert.", head)
+
+
+def _roberta_classifier(model: Model, task: Task) -> Model:
+    """RobertaClassificationHead in place of the head."""
+    hidden = model.config["hidden_size"]
+    head = (
+        linear("classifier.dense", hidden, hidden, bias=True),
+        linear("classifier.out_proj", hidden, named(task.num_labels, "num_labels"), bias=True),
+    )
+    return with_classifier(model, "roberta.", head)
 
 
 def _roberta_head(config: Config) -> tuple[Module, ...]:
@@ -132,6 +166,7 @@ FAMILIES = (
         entries=(*ENTRIES, *padding(0)),
         parts=_bert,
         forward=None,
+        tasks={"seq_cls": TaskModel(model=_bert_classifier, forward=forward.BERT)},
         head="cls.predictions.decoder",
         tied={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -144,6 +179,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_roberta,
         forward=None,
+        tasks={"seq_cls": TaskModel(model=_roberta_classifier, forward=forward.ROBERTA)},
         head="lm_head.decoder",
         tied={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -156,6 +192,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_xlm_roberta,
         forward=None,
+        tasks={"seq_cls": TaskModel(model=_roberta_classifier, forward=forward.ROBERTA)},
         head="lm_head.decoder",
         # named_parameters() lists a tied parameter under its first name, which is the head's here
         tied={

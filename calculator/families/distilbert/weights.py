@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.dimension import named
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
 from calculator.families.blocks import Owned, alike
-from calculator.families.family import Family, Parts
+from calculator.families.classifiers import with_classifier
+from calculator.families.distilbert import forward
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import ONE_HEAD_SIZE, activation, dropouts, flag, layers, padding, positions, size, tie
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
 
 
 def _layer(config: Config) -> Owned:
@@ -39,6 +44,16 @@ def _distilbert(config: Config) -> Parts:
     )
 
 
+def _classifier(model: Model, task: Task) -> Model:
+    """Two linear layers in place of the head. Source: transformers' DistilBertForSequenceClassification."""
+    hidden = model.config["hidden_size"]
+    head = (
+        linear("pre_classifier", hidden, hidden, bias=True),
+        linear("classifier", hidden, named(task.num_labels, "num_labels"), bias=True),
+    )
+    return with_classifier(model, "distilbert.", head)
+
+
 FAMILIES = (
     Family(
         model_type="distilbert",
@@ -54,11 +69,13 @@ FAMILIES = (
             flag("sinusoidal_pos_embds", False),
             activation("gelu", spelled="activation"),
             *dropouts("dropout", "attention_dropout", default=0.1),
+            *dropouts("seq_classif_dropout", default=0.2),
             tie(default=True),
             *padding(0),
         ),
         parts=_distilbert,
         forward=None,
+        tasks={"seq_cls": TaskModel(model=_classifier, forward=forward.DISTILBERT)},
         head="vocab_projector",
         tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ),

@@ -27,6 +27,7 @@ class Adapter(Method):
 
     name = "adapter"
     facts = FACTS
+    classifier_copy = None
 
     bottleneck_size: int = setting(
         64, label="Bottleneck size", help="The adapter's inner width r.", minimum=1, maximum=65_536, example=64

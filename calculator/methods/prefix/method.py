@@ -44,6 +44,7 @@ class Prefix(VirtualTokens):
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse checkpointing, which switches off the cache that PEFT keeps the prefix in (PeftModel.add_adapter)."""
+        _of_task(model)
         heads.check(model)
         _fits(model)
         if training.passes_mask and model.adds_router_loss:
@@ -126,6 +127,20 @@ class Prefix(VirtualTokens):
 
 #: Families whose config.json spells num_key_value_heads differently, so that PEFT does not find it.
 _UNNAMED_GROUPS = ("falcon",)
+
+
+def _of_task(model: Model) -> None:
+    """Refuse classifiers, to which PEFT cannot pass a prefix.
+
+    Source: peft 0.21, peft_model.py, PeftModelForSequenceClassification._prefix_tuning_forward, which looks for an
+    argument `past_key_values`; transformers 5.24 calls it `cache`.
+    """
+    if model.task.classifies:
+        message = (
+            f"PEFT finds no argument past_key_values in the model for {model.task.name}, and raises an error: use"
+            " prompt or lora"
+        )
+        raise refusal("method.name", message, "prefix")
 
 
 def _fits(model: Model) -> None:

@@ -91,8 +91,9 @@ class Prompt(VirtualTokens):
 
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
-    """Lengthen the sequence by the prompt; in training, return the labels that this allocates."""
-    labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if context.tape.trains else []
+    """Lengthen the sequence by the prompt; return the labels that this allocates for tokens in training."""
+    labels_tokens = context.tape.trains and not context.model.task.classifies
+    labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if labels_tokens else []
     context.lengthen(p)
     if labels:
         labels.append(context.tape.new((context.batch, context.length), "int64", "labels, lengthened"))

@@ -63,6 +63,7 @@ class QLoRA(LowRank):
     def check(self, model: Model, training: Training) -> None:
         """Refuse to train weights stored in 4 bits, and block sizes that bitsandbytes lacks."""
         check_blocksize("method.blocksize", self.blocksize)
+        self._check_classifier(model)
         LowRank.check(self, model, training)
         if not self.modules_to_save:
             return
@@ -73,6 +74,19 @@ class QLoRA(LowRank):
                 f"{names} is stored in 4 bits, which can't be trained: adapt it as a target instead, or leave it out"
             )
             raise refusal("method.modules_to_save", message, list(self.modules_to_save or ()))
+
+    @staticmethod
+    def _check_classifier(model: Model) -> None:
+        """Refuse to train a classifier's head that is stored in 4 bits: one with a bias is not left out.
+
+        Source: transformers/quantizers/base.py, get_keys_to_not_convert.
+        """
+        if model.task.classifies and converted(model.output.name, model.output, model):
+            message = (
+                f"bitsandbytes stores the head {model.output.name} of {model.model_type} in 4 bits, which PEFT can't"
+                " train: use lora"
+            )
+            raise refusal("method.name", message, "qlora")
 
     def _saved_in_4_bits(self, path: str, module: Module, model: Model) -> tuple[str, ...]:
         """The names in `modules_to_save` that match a module, where that is stored in 4 bits."""

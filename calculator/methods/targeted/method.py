@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
+from calculator.architecture.model import CLASSIFIERS
 from calculator.common.errors import PlanError
 from calculator.methods.base import Method
 from calculator.methods.targeted import matching, modules_to_save, refusals
@@ -46,6 +47,14 @@ class TargetedMethod(Method, ABC):
     @abstractmethod
     def modules_to_save(self) -> tuple[str, ...] | None:
         """Names of the modules that are copied and trained in full."""
+
+    def for_model(self, model: Model) -> Self:
+        """The method with a classifier's head in `modules_to_save` (PeftModelForSequenceClassification)."""
+        if not model.task.classifies:
+            return self
+        head = (name for name in CLASSIFIERS if any(modules_to_save.is_saved(path, (name,)) for path in model.outer))
+        changed: Any = self
+        return cast("Self", replace(changed, modules_to_save=(*(self.modules_to_save or ()), *head)))
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse targets and modules to save that PEFT refuses."""

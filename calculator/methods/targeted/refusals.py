@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.architecture.model import CLASSIFIERS
 from calculator.common.errors import PlanError, Problem
 from calculator.methods.targeted import modules_to_save
 from calculator.methods.targeted.matching import ROUTERS, is_named, is_requested, target_names, way_out
@@ -27,6 +28,7 @@ def check(method: TargetedMethod, model: Model) -> None:
     requested = {path: module for path, module in paths.items() if is_requested(path, module, method, model)}
     problems = [*_numbered(method), *_idle(method, model, requested)]
     problems += modules_to_save.problems(method.modules_to_save, model, [*requested])
+    problems += _copied(method, model, requested)
     found = {path: module for path, module in requested.items() if not method.is_saved(path)}
     own = [*method.own_problems(model, found)]
     if not found and not problems and not own:
@@ -49,6 +51,18 @@ def _not_adaptable(method: TargetedMethod, found: dict[str, Module]) -> Iterator
         if module.kind not in method.adaptable:
             message = f"{path} is no linear layer: PEFT can't adapt it"
             yield Problem(loc="method.target_modules", msg=message, input=path)
+
+
+def _copied(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:
+    """Targets that PEFT copies with a classifier's head, because their names end in its name."""
+    if not model.task.classifies:
+        return
+    copied = (path for path in requested if path.rpartition(".")[2].endswith(CLASSIFIERS))
+    for path in copied:
+        if path not in CLASSIFIERS:
+            names = ", ".join(method.usual_targets(model))
+            message = f"PEFT trains a copy of {path} and can't adapt it too: name {method.usual} ({names})"
+            yield Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
 def _idle(method: TargetedMethod, model: Model, requested: Iterable[str]) -> Iterator[Problem]:

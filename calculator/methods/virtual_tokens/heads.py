@@ -1,4 +1,4 @@
-"""The number of attention heads, which PEFT reads from a config.json for virtual tokens."""
+"""The sizes that PEFT reads from a config.json for virtual tokens."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
 
-#: Families whose config.json spells the number of heads in a way that PEFT does not read (MPT: n_heads).
+#: Families whose config.json spells a size in a way that PEFT does not read (MPT: n_heads; DistilBERT: dim).
 #: Source: peft 0.21, peft/utils/other.py, _prepare_prompt_learning_config.
-UNKNOWN_HEADS = ("mpt",)
+UNREAD = {"mpt": "number of heads", "distilbert": "width of the embeddings"}
 
 
 def check(model: Model) -> None:
-    """Refuse a family whose heads PEFT can't count.
+    """Refuse a family of which PEFT can't read a size.
 
     Raises:
         PlanError: naming the family.
     """
-    if model.model_type in UNKNOWN_HEADS:
-        message = f"PEFT can't read the number of heads from a {model.model_type} config: use another method"
+    if model.model_type in UNREAD:
+        unread = UNREAD[model.model_type]
+        message = f"PEFT can't read the {unread} from a {model.model_type} config: use another method"
         raise refusal("method.name", message, model.model_type)

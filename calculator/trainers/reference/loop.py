@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from calculator.engine import autocast
+from calculator.layers.classification import ClassificationLoss
 from calculator.layers.loss import FullLogits
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
@@ -31,14 +32,18 @@ class Reference(Loop):
     )
 
     def batch(self, context: Context) -> list[Tensor]:
-        """Return input_ids, which are the labels too, and a mask where there is padding."""
+        """Return input_ids, which are a language model's labels too, a mask for padding, and a classifier's labels."""
         shape = (context.batch, context.length)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
-        return [context.tape.new(shape, "int64", name) for name in names]
+        batch = [context.tape.new(shape, "int64", name) for name in names]
+        if context.model.task.classifies:
+            context.labels = _labels(context)
+            batch.append(context.labels)
+        return batch
 
-    def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
+    def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
-        return FullLogits()
+        return FullLogits() if context.labels is None else ClassificationLoss(context.labels)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
@@ -49,3 +54,13 @@ class Reference(Loop):
     def left(self, batch: list[Tensor], loss: Tensor) -> list[Tensor]:
         """Return the batch, and the loss with its graph."""
         return [*batch, loss]
+
+
+def _labels(context: Context) -> Tensor:
+    """Make a classifier's labels: a number for each sequence, or one for each output in the dtype of the scores."""
+    task, batch = context.model.task, context.batch
+    if task.loss == "single_label_classification":
+        return context.tape.new((batch,), "int64", "labels")
+    outputs = context.model.output.out_features
+    shape = (batch,) if task.loss == "regression" and outputs == 1 else (batch, outputs)
+    return context.tape.new(shape, context.training.dtype, "labels")

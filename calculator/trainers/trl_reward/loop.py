@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.common.errors import Problem
 from calculator.engine import autocast
 from calculator.engine import operations as ops
-from calculator.layers.sequence_score import score
+from calculator.layers.classification import ScoredSequences
 from calculator.trainers.transformers.loop import in_float32
 from calculator.trainers.trl.compared import BY_PEFT
 from calculator.trainers.trl.trainer import TrlTrainer
@@ -66,7 +66,7 @@ class TrlReward(TrlTrainer):
 
     def model(self, model: Model) -> Model:
         """Return the model for sequence classification."""
-        return model.classifier
+        return model.reward
 
     def module_spec(self, prepared: Subject, path: str, spec: ModuleSpec) -> ModuleSpec:
         """Return how a module is stored and trained: PEFT adds the head to `modules_to_save`."""
@@ -77,7 +77,7 @@ class TrlReward(TrlTrainer):
 
     def head(self, context: Context) -> LossHead:  # noqa: ARG002  a hook's signature
         """Return the head that scores sequences."""
-        return score
+        return ScoredSequences()
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model on both sequences, and compute the loss from their scores."""

@@ -87,6 +87,8 @@ class Autocast(TorchFunctionMode):
             args, kwargs = _mapped(self.lowered, args, kwargs)
         elif name in FLOAT32:
             args, kwargs = _mapped(_raised, args, kwargs)
+        elif name == "cross_entropy":
+            return _cross_entropy(*args, **kwargs)
         elif name in FLOAT32_OUTPUT and _eligible(args[0]) and not _dtype_given(args, kwargs):
             if name in HALF_TO_FLOAT and args[0].dtype == torch.float16:
                 return HALF_TO_FLOAT[name](args[0], _dim(args, kwargs), half_to_float=True)
@@ -108,6 +110,15 @@ class Autocast(TorchFunctionMode):
             with _recording():
                 self._weights[id(value)] = value, value.to(self.dtype)
         return self._weights[id(value)][1]
+
+
+def _cross_entropy(input: Tensor, target: Tensor, **kwargs: Any) -> Tensor:  # noqa: A002
+    """Cross entropy, of which autocast casts nll_loss alone (ATen/native/LossNLL.cpp, `cross_entropy_loss`)."""
+    if input.dtype == torch.float32:
+        return torch.nn.functional.cross_entropy(input, target, **kwargs)
+    log_probabilities = torch.log_softmax(input, 1, dtype=input.dtype).to(torch.float32)
+    own = {name: value for name, value in kwargs.items() if name in ("weight", "ignore_index", "reduction")}
+    return torch.nn.functional.nll_loss(log_probabilities, target, **own)
 
 
 @contextmanager

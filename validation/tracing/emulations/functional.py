@@ -48,6 +48,23 @@ def log_sigmoid_backward(grad: Tensor, input: Tensor, buffer: Tensor) -> Tensor:
     return torch.empty_like(grad.expand_as(input), memory_format=torch.contiguous_format)
 
 
+def mse_loss(input: Tensor, target: Tensor, reduction: int = 1) -> Tensor:  # noqa: A002  losses are averaged
+    """The mean of squared errors, which are a temporary (ATen/native/Loss.cpp, `mse_loss_out`)."""
+    return (input - target).mean()
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """Binary cross entropy with two temporaries (ATen/native/Loss.cpp, `binary_cross_entropy_with_logits`)."""
+    log_sigmoid = torch.empty_like(input)
+    return (1 - target).mul_(input).sub_(log_sigmoid).mean()
+
+
 _torch_tensor = torch.tensor
 
 

@@ -1,0 +1,181 @@
+"""BERT and RoBERTa: three tables of embeddings, attention in both directions, a norm after each sublayer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+from calculator.layers import attention, norms
+from calculator.layers.activation import activation
+from calculator.layers.decoder_forward import DecoderForward, embed, identity
+from calculator.layers.encoder import first_token, no_tables
+from calculator.layers.self_attention import split_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.config import Config
+    from calculator.layers.context import Context, LayerModules
+
+
+#: A layer's modules that end its sublayers.
+Output = Literal["attention.output", "output"]
+
+_SUBLAYERS: dict[Output, Literal["attention", "mlp"]] = {"attention.output": "attention", "output": "mlp"}
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    attention_output = _attention(context, modules, hidden_states)
+    intermediate_output = modules["intermediate.dense"](attention_output)
+    context.set_scope(f"{modules.prefix}intermediate: ")
+    intermediate_output = activation(context.config["hidden_act"])(intermediate_output)
+    return _output(context, modules, "output", intermediate_output, attention_output)
+
+
+def _attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    attention_output = _self_attention(context, modules, hidden_states)
+    return _output(context, modules, "attention.output", attention_output, hidden_states)
+
+
+def _output(context: Context, modules: LayerModules, name: Output, x: Tensor, input_tensor: Tensor) -> Tensor:
+    """Project a sublayer's result, apply dropout, and norm its sum with the residual.
+
+    What is projected stays alive in the caller.
+    """
+    hidden_states = modules[f"{name}.dense"](x)
+    context.set_scope(f"{modules.prefix}{name}: ")
+    dropped = ops.dropout(hidden_states, context.config["hidden_dropout_prob"], "dropped")
+    hidden_states = context.method.after_sublayer(context, modules, _SUBLAYERS[name], dropped)
+    del dropped
+    context.set_scope(f"{modules.prefix}{name}: ")
+    summed = ops.add(hidden_states, input_tensor, "sum with the residual")
+    return norms.layer_norm(modules[f"{name}.LayerNorm"], summed)
+
+
+def _self_attention(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    heads = context.config["num_attention_heads"]
+    query_layer, key_layer, value_layer = (
+        split_heads(context, modules[f"attention.self.{name}"](hidden_states), heads)
+        for name in ("query", "key", "value")
+    )
+    context.set_scope(f"{modules.prefix}attention.self: ")
+    return attention.attend(context, query_layer, key_layer, value_layer, attention.eager_without_upcast)
+
+
+def _words(context: Context, ids: Tensor, name: str) -> Tensor:
+    """Make the numbers of positions and token types, and look up the words."""
+    if not context.method.embeds_inputs:
+        context.position_tables = _numbers(context, name)
+    return embed(context, ids, f"{name}.embeddings.word_embeddings")
+
+
+def _numbers(context: Context, name: str) -> tuple[Tensor, Tensor]:
+    """Return the numbers of positions, and those of token types, which are gathered from a buffer of zeros."""
+    tape = context.tape
+    context.set_scope(f"{name}.embeddings: ")
+    position_ids = _position_ids(context, name)
+    token_type_ids = tape.new(position_ids.shape, "int64", "token_type_ids")
+    return position_ids, token_type_ids
+
+
+def _position_ids(context: Context, name: str) -> Tensor:
+    """Return a view of BERT's buffer of positions; RoBERTa counts the tokens that are no padding."""
+    tape, shape = context.tape, (context.batch, context.length)
+    if name == "bert":
+        return Tensor(tape, None, (1, context.length), "int64", None)
+    if context.method.embeds_inputs:
+        counted = tape.new((context.length,), "int64", "positions")
+        return ops.expand(counted, shape)
+    differs = tape.new(shape, "bool", "tokens that are no padding")
+    mask = tape.new(shape, "int32", "tokens, as int32")
+    del differs
+    counted = tape.new(shape, "int64", "tokens, counted")
+    counted = tape.new(shape, "int32", "tokens, counted, as int32")
+    counted = tape.new(shape, "int32", "tokens before, counted")
+    incremental_indices = tape.new(shape, "int32", "positions of tokens")
+    del counted
+    positions = tape.new(shape, "int64", "positions of tokens, as int64")
+    position_ids = tape.new(shape, "int64", "position_ids")
+    del mask, incremental_indices, positions
+    return position_ids
+
+
+def _before_layers(context: Context, inputs_embeds: Tensor, name: str) -> Tensor:
+    """Add token types and positions to the words; a norm and dropout."""
+    prefix = f"{name}.embeddings"
+    position_ids, token_type_ids = context.position_tables or _numbers(context, name)
+    context.position_tables = ()
+    types = ops.expand(token_type_ids, inputs_embeds.shape[:2])
+    token_type_embeddings = embed(context, types, f"{prefix}.token_type_embeddings")
+    context.set_scope(f"{prefix}: ")
+    embeddings = ops.add(inputs_embeds, token_type_embeddings, "words + token types")
+    position_embeddings = embed(context, position_ids, f"{prefix}.position_embeddings")
+    context.set_scope(f"{prefix}: ")
+    embeddings = ops.add(embeddings, position_embeddings, "words + token types + positions")
+    embeddings = norms.layer_norm(context.outer(f"{prefix}.LayerNorm"), embeddings)
+    context.set_scope(f"{prefix}: ")
+    return ops.dropout(embeddings, context.config["hidden_dropout_prob"], "dropped")
+
+
+def _pool(context: Context, hidden_states: Tensor) -> Tensor:
+    """Run BERT's pooler on each sequence's first token. The output of the layers stays alive to the model's end."""
+    context.forward_locals.append(hidden_states)
+    pooled_output = context.outer("bert.pooler.dense")(first_token(hidden_states))
+    context.set_scope("bert.pooler: ")
+    return ops.unary(pooled_output, "tanh", saves="result")
+
+
+def _bert_scores(context: Context, pooled_output: Tensor) -> Tensor:
+    context.set_scope("")
+    return context.outer("classifier")(_dropped(context, pooled_output, "pooled, dropped"))
+
+
+def _roberta_scores(context: Context, hidden_states: Tensor) -> Tensor:
+    context.set_scope("classifier: ")
+    x = _dropped(context, first_token(hidden_states), "first tokens, dropped")
+    x = context.outer("classifier.dense")(x)
+    context.set_scope("classifier: ")
+    x = ops.unary(x, "tanh", saves="result")
+    x = _dropped(context, x, "tanh, dropped")
+    return context.outer("classifier.out_proj")(x)
+
+
+def _dropped(context: Context, x: Tensor, name: str) -> Tensor:
+    own = context.config["classifier_dropout"]
+    return ops.dropout(x, context.config["hidden_dropout_prob"] if own is None else own, name)
+
+
+def _unsupported(config: Config) -> Iterator[tuple[str, str]]:
+    if config["is_decoder"]:
+        yield "is_decoder", "attention to earlier tokens only is not modelled: make it false"
+
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+BERT = DecoderForward(
+    layer=_layer,
+    embeddings=partial(_words, name="bert"),
+    before_layers=partial(_before_layers, name="bert"),
+    retained="input",
+    tables=no_tables,
+    final_norm=_pool,
+    scores=_bert_scores,
+    is_causal=False,
+    dropout_modules=DROPOUTS,
+    unsupported_fields=_unsupported,
+)
+
+ROBERTA = DecoderForward(
+    layer=_layer,
+    embeddings=partial(_words, name="roberta"),
+    before_layers=partial(_before_layers, name="roberta"),
+    retained="input",
+    tables=no_tables,
+    final_norm=identity,
+    scores=_roberta_scores,
+    is_causal=False,
+    dropout_modules=DROPOUTS,
+    unsupported_fields=_unsupported,
+)

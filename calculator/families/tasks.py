@@ -1,0 +1,55 @@
+"""The models for tasks other than causal language modelling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
+    from calculator.common.names import TaskName
+    from calculator.families.family import Family
+
+#: The decoders whose model for sequence classification has the head `score`.
+#: Source: transformers/models/auto/modeling_auto.py, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.
+SCORED = frozenset(
+    {
+        "arcee", "bloom", "deepseek_v2", "deepseek_v3", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm",
+        "glm4", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "hunyuan_v1_dense", "llama",
+        "ministral", "ministral3", "mistral", "mixtral", "mpt", "nemotron", "olmo", "olmo2", "olmo3", "opt", "phi",
+        "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+    }
+)  # fmt: skip
+
+
+def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ...]:
+    """Return the model types whose step for a task is modelled, sorted."""
+    if task == "causal_lm":
+        return tuple(sorted(name for name, family in families.items() if family.forward is not None))
+    scored = SCORED if task == "seq_cls" else frozenset[str]()
+    return tuple(sorted(scored.union(name for name, family in families.items() if task in family.tasks)))
+
+
+def for_task(model: Model, family: Family, task: Task) -> Model:
+    """Return the model for a task, from the one that a family's file describes.
+
+    Raises:
+        PlanError: where transformers has no such model, or its step is not modelled.
+    """
+    if task.name == "causal_lm":
+        return model
+    if task.name == "seq_cls" and family.model_type in SCORED:
+        return replace(model.with_score(task.num_labels), task=task)
+    own = family.tasks.get(task.name)
+    if own is None:
+        message = (
+            f"{task.name} of {family.model_type} is not modelled: leave task out, or use another model, of the types"
+            f" {', '.join(sorted(SCORED))}"
+        )
+        raise refusal("task", message, task.name)
+    return replace(own.model(model, task), task=task)

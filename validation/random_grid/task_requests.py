@@ -1,0 +1,35 @@
+"""Seeded random requests for tasks other than causal language modelling."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from calculator.families import FAMILIES
+from calculator.families.tasks import families_of
+from validation.random_grid.random_requests import Options, random_request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.common.names import TaskName
+
+#: Lengths that fit learned positions.
+LENGTHS = (16, 64, 100, 128, 200, 256, 333, 384, 512)
+
+#: Settings of a classifier.
+CLASSIFIER: Options = {
+    "num_labels": (0.6, (1, 3, 5, 28, 1000)),
+    "problem_type": (0.2, ("multi_label_classification", "regression")),
+}
+
+
+def random_task_request(seed: int, number: int, task: TaskName, families: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the body of one request, of one of the families that have the task."""
+    rng = random.Random(f"{task} {seed} {number}")
+    request = random_request(seed, number, families or families_of(FAMILIES, task))
+    own = {name: rng.choice(values) for name, (share, values) in CLASSIFIER.items() if rng.random() < share}
+    request["training"]["sequence_length"] = rng.choice(LENGTHS)
+    if request["method"]["name"] == "prefix":
+        request["method"] = {"name": "lora"}
+    return {**request, "task": task, **own}
