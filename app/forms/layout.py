@@ -27,6 +27,9 @@ FIRST_TRAINING = (
     "autocast",
 )
 
+#: Options of the request that are always visible, before the training fields.
+FIRST_CHOICES = ("task",)
+
 #: Training fields that the choice of a trainer or tool sets, instead of an input of their own.
 CHOSEN = ("trainer",)
 
@@ -70,9 +73,9 @@ def groups() -> Groups:
     rest = [field for field in (*TRAINING, *DEVICE) if field.name not in (*CHOSEN, *FIRST_TRAINING, *FIRST_DEVICE)]
     return Groups(
         device=_select(DEVICE, FIRST_DEVICE),
-        training=_select(TRAINING, FIRST_TRAINING),
+        training=(*_select(CHOICES, FIRST_CHOICES), *_select(TRAINING, FIRST_TRAINING)),
         methods=_method_groups(),
-        rest=(*rest, *STACK, *CHOICES),
+        rest=(*rest, *STACK, *(field for field in CHOICES if field.name not in FIRST_CHOICES)),
     )
 
 

@@ -11,7 +11,7 @@ from calculator.common.dtype import ITEMSIZE, DType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.common.names import ComponentName, PhaseName
+    from calculator.common.names import ComponentName, PhaseName, TaskName
     from calculator.devices import Fit
     from calculator.estimate.device_replay import DeviceReplay
     from calculator.methods import Method
@@ -196,6 +196,7 @@ class ModelSummary:
     id: str | None
     model_type: str | None
     parameters: int
+    task: TaskName = "causal_lm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

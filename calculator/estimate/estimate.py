@@ -117,7 +117,7 @@ def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
 
 def model_summary(model: Model) -> ModelSummary:
     """The model as an answer shows it."""
-    return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters)
+    return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters, task=model.task.name)
 
 
 def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:

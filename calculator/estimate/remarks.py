@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
+from calculator.estimate import task_sentences
 from calculator.estimate.sample_lengths import BEFORE, SEEDS
 from calculator.families import forward_of
 from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, offloads_optimizer
@@ -71,6 +72,7 @@ def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[st
         *_histories(request),
         ACCURACY,
         *trainer.assumptions(prepared(request, model)),
+        *task_sentences.assumptions(model, request.method),
         *_distributed(request, model),
     ]
     if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:

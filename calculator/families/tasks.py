@@ -35,21 +35,21 @@ def families_of(families: Mapping[str, Family], task: TaskName) -> tuple[str, ..
     return tuple(sorted(scored.union(name for name, family in families.items() if task in family.tasks)))
 
 
-def for_task(model: Model, family: Family, task: Task) -> Model:
-    """Return the model for a task, from the one that a family's file describes.
+def for_task(model: Model, families: Mapping[str, Family], task: Task) -> Model:
+    """Return the model for a task, from the one that a file describes.
 
     Raises:
         PlanError: where transformers has no such model, or its step is not modelled.
     """
     if task.name == "causal_lm":
         return model
-    if task.name == "seq_cls" and family.model_type in SCORED:
+    if task.name == "seq_cls" and model.model_type in SCORED:
         return replace(model.with_score(task.num_labels), task=task)
-    own = family.tasks.get(task.name)
+    own = families[model.model_type].tasks.get(task.name)
     if own is None:
         message = (
-            f"{task.name} of {family.model_type} is not modelled: leave task out, or use another model, of the types"
-            f" {', '.join(sorted(SCORED))}"
+            f"{task.name} of {model.model_type} is not modelled: leave task out, or use another model, of the types"
+            f" {', '.join(families_of(families, task.name))}"
         )
         raise refusal("task", message, task.name)
     return replace(own.model(model, task), task=task)

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, model_validator
 from app.api.accuracy.accuracy import accuracy
 from app.api.answers.answer import Answer, described
 from app.presentation.consequences import consequences
-from calculator.common.names import ComponentName, PhaseName
+from calculator.common.names import ComponentName, PhaseName, TaskName
 from calculator.devices import GPU, Verdict
 from calculator.devices import Fit as CalculatedFit
 from calculator.devices.outcome import ReplayPhase
@@ -26,6 +26,7 @@ class ModelSummary(Answer):
     id: str | None = described("The catalogue id; null for a config.json.", "meta-llama/Llama-3.1-8B")
     model_type: str | None = described("The model family, as config.json names it.", "llama")
     parameters: int = described("Number of parameters; tied weights count once.", 8_030_261_248)
+    task: TaskName = described("What it is trained for, which decides its head.", "causal_lm")
 
 
 class ParameterCounts(Answer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.config import Check, Computed, Field, shown
@@ -141,6 +142,12 @@ def _roberta_classifier(model: Model, task: Task) -> Model:
     return with_classifier(model, "roberta.", head)
 
 
+def _xlm_roberta_classifier(model: Model, task: Task) -> Model:
+    """The same, which XLM-RoBERTa's class makes before its base model."""
+    classifier = _roberta_classifier(model, task)
+    return replace(classifier, parts=(*classifier.parts[-2:], *classifier.parts[:-2]))
+
+
 def _roberta_head(config: Config) -> tuple[Module, ...]:
     vocabulary, hidden = config["vocab_size"], config["hidden_size"]
     return (
@@ -192,7 +199,7 @@ FAMILIES = (
         entries=_ROBERTA,
         parts=_xlm_roberta,
         forward=None,
-        tasks={"seq_cls": TaskModel(model=_roberta_classifier, forward=forward.ROBERTA)},
+        tasks={"seq_cls": TaskModel(model=_xlm_roberta_classifier, forward=forward.ROBERTA)},
         head="lm_head.decoder",
         # named_parameters() lists a tied parameter under its first name, which is the head's here
         tied={

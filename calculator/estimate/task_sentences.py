@@ -1,0 +1,41 @@
+"""What an answer assumes about a task other than causal language modelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.families.family import TASK_MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.common.names import ProblemType
+    from calculator.methods.base import Method
+
+#: What a batch has for each sequence, by the loss.
+_LABELS: dict[ProblemType, str] = {
+    "regression": "a number for each output",
+    "single_label_classification": "one label",
+    "multi_label_classification": "a number for each label, in the model's dtype",
+}
+
+
+def assumptions(model: Model, method: Method) -> Iterator[str]:
+    """Yield which class builds the model, how its head is trained, and what a script must set."""
+    task = model.task
+    if not task.classifies:
+        return
+    outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"
+    yield (
+        f"The model is that of {TASK_MODELS[task.name]}, whose head has {outputs}. The loss is that of {task.loss}: a"
+        f" batch has {_LABELS[task.loss]} for each sequence."
+    )
+    if not method.facts.trains_base:
+        copies = method.classifier_copy is not None
+        yield "PEFT copies the head and trains the copy in full." if copies else "The head is trained in full too."
+    if model.config.get("pad_token_id", 0) is None:
+        yield (
+            "The config has no pad_token_id, without which transformers refuses a batch of several sequences: the"
+            " script is assumed to set it."
+        )

@@ -1,0 +1,125 @@
+"""Requests for sequence classification: what is answered, what is refused, and what an answer states."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from tests.paths import CASE_FILES
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+BERT = {"model_type": "bert", **SIZES}
+LLAMA = {"model_type": "llama", **SIZES}
+DISTILBERT = {"model_type": "distilbert", "vocab_size": 96, "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}
+
+
+def answer(config, method="full", task="seq_cls", training=None, **more):
+    method = {"name": method} if isinstance(method, str) else method
+    training = {"sequence_length": 32, **(training or {})}
+    body = {"model": {"config": config}, "method": method, "training": training, "task": task, "reserved": "rule"}
+    return estimate(parse_request({**body, **more}))
+
+
+def refusals(*arguments, **more):
+    with pytest.raises(PlanError) as raised:
+        answer(*arguments, **more)
+    return {problem.loc: problem.msg for problem in raised.value.problems}
+
+
+def test_peft_trains_a_copy_of_the_head_beside_lora():
+    plan = answer(BERT, "lora", num_labels=3)
+    head = 3 * 64 + 3
+    assert plan.parameters.base == answer(BERT, num_labels=3).parameters.total
+    assert plan.parameters.trainable == plan.parameters.added == head + 2 * 2 * 8 * (64 + 64)
+    assert "PEFT copies the head and trains the copy in full." in plan.assumptions
+
+
+def test_adapters_train_the_head_itself():
+    plan = answer(BERT, "adapter", num_labels=3)
+    assert plan.parameters.trainable == plan.parameters.added + 3 * 64 + 3
+    assert "The head is trained in full too." in plan.assumptions
+
+
+def test_an_encoder_has_no_logits_of_the_vocabulary():
+    names = {row.name for part in answer(BERT).memory.components for row in part.rows}
+    assert not any("cls.predictions" in name for name in names)
+
+
+def test_the_answer_names_the_task_and_the_loss():
+    plan = answer(LLAMA, num_labels=1)
+    assert plan.model.task == "seq_cls"
+    assert any("whose head has 1 output. The loss is that of regression" in line for line in plan.assumptions)
+    assert any("The config has no pad_token_id" in line for line in plan.assumptions)
+
+
+def test_a_language_model_has_no_labels():
+    assert refusals(LLAMA, task="causal_lm", num_labels=3, problem_type="regression") == {
+        "num_labels": "num_labels is a classifier's: set task seq_cls, or leave it out",
+        "problem_type": "problem_type is a classifier's: set task seq_cls, or leave it out",
+    }
+
+
+def test_an_encoder_is_answered_for_its_tasks_only():
+    assert refusals(BERT, task="causal_lm")["task"].endswith("is modelled for some tasks: set task seq_cls")
+
+
+def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
+    message = refusals({"model_type": "cohere", **SIZES})["task"]
+    assert message.startswith("seq_cls of cohere is not modelled: leave task out, or use another model, of the types")
+    assert "llama" in message
+    assert "bert" in message
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"training": {"trainer": "transformers"}}, "training.trainer", "in the reference step only"),
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "on one GPU only"),
+        ({"stack": {"transformers": "5.0"}}, "stack", "with the default releases only"),
+        ({"method": "prefix"}, "method.name", "PEFT finds no argument past_key_values"),
+        ({"method": "qlora"}, "method.name", "stores the head classifier of bert in 4 bits"),
+    ],
+)
+def test_what_is_refused_names_the_way_out(more, loc, message):
+    assert message in refusals(BERT, **more)[loc]
+
+
+def test_distilberts_first_head_is_copied_and_no_target():
+    message = refusals(DISTILBERT, {"name": "lora", "target_modules": "all-linear"})["method.target_modules"]
+    assert message == (
+        "PEFT trains a copy of pre_classifier and can't adapt it too: name the attention's projections"
+        " (q_lin, k_lin, v_lin, out_lin)"
+    )
+    assert "can't read the width of the embeddings" in refusals(DISTILBERT, "prompt")["method.name"]
+
+
+def test_robertas_positions_begin_after_the_padding_token():
+    config = {**BERT, "model_type": "roberta", "max_position_embeddings": 66}
+    assert answer(config, training={"sequence_length": 64}).memory.peak_allocated_bytes
+    assert "the model has 64 only" in refusals(config, training={"sequence_length": 65})["training.sequence_length"]
+
+
+@pytest.mark.parametrize("size", [{"micro_batch_size": 3}, {"sequence_length": 24}])
+def test_a_size_and_another_task_after_it_have_figures_of_their_own(size):
+    """Answers of one kind share their work: that of another task is not among them."""
+    first = answer(LLAMA, training=size)
+    assert answer(LLAMA, task="causal_lm", training=size).memory != first.memory
+    assert answer(LLAMA, training=size).memory == first.memory
+
+
+def test_the_cases_cover_every_encoder_and_loss():
+    cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
+    requests = [case["request"] for case in cases]
+    assert {"bert", "roberta", "xlm-roberta", "distilbert"} <= {
+        each["model"]["config"]["model_type"] for each in requests
+    }
+    losses = {each.get("problem_type") for each in requests}
+    assert losses == {None, "regression", "multi_label_classification"}
