@@ -1,18 +1,17 @@
 """The heads and losses of models that classify sequences.
 
-Source: transformers/modeling_layers.py, GenericForSequenceClassification.forward; transformers/loss/loss_utils.py,
-ForSequenceClassificationLoss.
+Source: transformers/loss/loss_utils.py, ForSequenceClassificationLoss.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.engine import indexing
 from calculator.engine import operations as ops
 from calculator.engine.autocast import cast_to
 from calculator.layers.loss import log_softmax, nll_loss
 from calculator.layers.problem_types import binary_cross_entropy_with_logits, mse_loss
+from calculator.layers.sequence_score import score_of_last_token
 
 if TYPE_CHECKING:
     from calculator.engine.tape import Tensor
@@ -26,7 +25,7 @@ class ScoredSequences:
 
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the scores (sequences, num_labels)."""
-        scores = context.forward.scores(context, hidden_states)
+        scores = _scores(context, hidden_states)
         return scores, [scores]
 
 
@@ -41,7 +40,7 @@ class ClassificationLoss:
     def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss, and the scores, which the model's output refers to."""
         context.forward_locals.append(hidden_states)
-        scores = context.forward.scores(context, hidden_states)
+        scores = _scores(context, hidden_states)
         context.set_scope("loss: ")
         return self._loss(context, scores), [scores]
 
@@ -56,6 +55,10 @@ class ClassificationLoss:
                 return mse_loss(ops.view(scores, scores.shape[:1]) if single else scores, self.labels)
 
 
+def _scores(context: Context, hidden_states: Tensor) -> Tensor:
+    return (context.forward.scores or score_of_last_token)(context, hidden_states)
+
+
 def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
 
@@ -65,27 +68,3 @@ def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     if scores.tape.autocast is not None:
         log_probabilities = cast_to(log_probabilities, "float32", "log-probabilities")
     return nll_loss(log_probabilities, labels)
-
-
-def score_of_last_token(context: Context, hidden_states: Tensor) -> Tensor:
-    """Score every token, and return the scores of each sequence's last token that is no padding.
-
-    Of embeddings, and without a padding token in the config, it is the last token.
-    """
-    tape, (sequences, length, _) = context.tape, hidden_states.shape
-    scores = context.bind(context.model.output)(hidden_states)
-    context.set_scope("score: ")
-    if context.method.embeds_inputs:
-        rows = tape.new((sequences,), "int64", "rows")
-        last_scores = ops.narrow(scores, (sequences, scores.shape[2]), merged=False)
-        return indexing.index(last_scores, rows, "scores of last tokens")
-    differs = tape.new((sequences, length), "bool", "tokens that are no padding")
-    is_token = tape.new((sequences, length), "int32", "tokens, as int32")
-    del differs
-    positions = tape.new((length,), "int32", "positions")
-    last = tape.new((sequences, length), "int32", "positions of tokens")
-    last = tape.new((sequences,), "int64", "last tokens")
-    rows = tape.new((sequences,), "int64", "rows")
-    pooled = indexing.index_pairs(scores, rows, last, "scores of last tokens")
-    del is_token, positions, last, rows
-    return pooled

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tensor
 from calculator.layers import masks, norms, rotary
-from calculator.layers.classification import score_of_last_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -153,8 +152,9 @@ class DecoderForward:
     #: The last layer's output to the input of the output head.
     final_norm: Callable[[Context, Tensor], Tensor] = _RMS_NORM
 
-    #: The final norm's output to the scores of sequences, in a model that classifies them.
-    scores: Callable[[Context, Tensor], Tensor] = score_of_last_token
+    #: The final norm's output to the scores of sequences, in a model that classifies them; None for those of the last
+    #: token by the head `score`.
+    scores: Callable[[Context, Tensor], Tensor] | None = None
 
     #: Whether a token attends to no later one.
     is_causal: bool = True
