@@ -29,7 +29,13 @@ def _name(path: str) -> str:
 
 #: Every field that some tool sets, and those that only a trainer's step has.
 OWNED: tuple[str, ...] = tuple(
-    dict.fromkeys(("trainer", *(_name(each.path) for tool in TOOLS.values() for each in tool.defaults), *OF_TRAINERS))
+    dict.fromkeys(
+        (
+            "trainer",
+            *(_name(each.path) for tool in TOOLS.values() for each in tool.defaults if not each.is_least),
+            *OF_TRAINERS,
+        )
+    )
 )
 
 
@@ -42,9 +48,9 @@ def chosen(submitted: Mapping[str, str], typed: Mapping[str, str], defaults: Map
     tool = TOOLS.get(typed[TOOL])
     changes: dict[str, str] = {}
     if tool is not None and submitted.get(SHOWN, tool.name) != tool.name:
-        changes = texts(tool, typed["method"], defaults)
+        changes = texts(tool, typed["method"], defaults) | raised(tool, typed)
     elif tool is not None and SHOWN not in submitted and "trainer" not in submitted:
-        given = texts(tool, typed["method"], defaults)
+        given = texts(tool, typed["method"], defaults) | raised(tool, typed)
         changes = {name: text for name, text in given.items() if name not in submitted}
     running = tool_of(typed[TOOL], changes.get("trainer", typed["trainer"]))
     return {**changes, TOOL: "" if running is None or running.is_trainer else running.name}
@@ -55,6 +61,17 @@ def texts(tool: Tool, method: str, defaults: Mapping[str, str]) -> dict[str, str
     own = {_name(each.path): text_of(each) for each in tool.defaults if each.path.startswith("method.")}
     own |= {_name(path): _text(path, value) for path, value in tool.settings_for(method).items()}
     return {name: own.get(name, defaults[name]) for name in OWNED}
+
+
+def raised(tool: Tool, typed: Mapping[str, str]) -> dict[str, str]:
+    """Return the least values of a tool where less is typed."""
+    least = {_name(each.path): each.value for each in tool.defaults_for(typed["method"]) if each.is_least}
+    return {name: _text(name, value) for name, value in least.items() if not _is_enough(typed[name], value)}
+
+
+def _is_enough(text: str, least: int) -> bool:
+    """Whether a typed number is the least value or more; a text that is no number is left to its field's check."""
+    return not text.strip().isdecimal() or int(text) >= least
 
 
 def text_of(default: TrainerDefault) -> str:
@@ -84,10 +101,11 @@ def settings(tool: Tool, typed: Mapping[str, str]) -> tuple[ToolSetting, ...]:
         field, text = FIELDS[_name(each.path)], text_of(each)
         unused = _name(each.path) == "use_reentrant" and typed["gradient_checkpointing"] != "true"
         same = typed[field.name] == text or (unused and typed[field.name] == "false")
+        same |= each.is_least and _is_enough(typed[field.name], each.value)
         rows.append(
             ToolSetting(
                 label=field.declared.setting.label,
-                value=_shown(text),
+                value=f"at least {text}" if each.is_least else _shown(text),
                 source=each.source,
                 instead="" if same else _shown(typed[field.name]),
             )

@@ -32,7 +32,7 @@ class FastReplay:
         prepared = resident.prepared
         self.training = prepared.training
         alone = self.training.first_micro_batch
-        self.first = MicroBatch(unrolled(prepared.for_run(alone, prepared.device)), workspaces)
+        self.first = MicroBatch(unrolled(prepared.first_micro_batch), workspaces)
         self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
         self.loading = Loading(resident.tensors, self.training)
         #: For each pool, the sizes of optimizer states, and of what each optimizer step allocates and frees.

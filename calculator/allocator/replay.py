@@ -139,7 +139,7 @@ class Replay:
         prepared = resident.prepared
         self.training = prepared.training
         alone = self.training.first_micro_batch
-        self.first = Batch(allocator, events(prepared.for_run(alone, prepared.device)))
+        self.first = Batch(allocator, events(prepared.first_micro_batch))
         self.later = Batch(allocator, events(prepared)) if self.training != alone else None
         self.loading = Loading(resident.tensors, self.training)
         self._start()

@@ -147,4 +147,8 @@ def _peak_counts(step: TrainingStep) -> dict[int, int]:
     extra = [(0, size, count) for size, count in carried.items()]
     extra += [(until, size, -count) for size, count in carried.items()]
     temporaries = step.resident.sizes_of_temporaries if step.flat is None else {}
-    return peak_counts(step.recording, temporaries, extra)
+    counts = peak_counts(step.recording, temporaries, extra)
+    if step.first is None:
+        return counts
+    of_first = peak_counts(step.first.recording)
+    return {size: max(counts.get(size, 0), of_first.get(size, 0)) for size in {*counts, *of_first}}

@@ -48,7 +48,7 @@ OptimizerName = Literal[
 MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3", "ln_tuning"]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
-TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward"]
+TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward", "trl-grpo", "trl-rloo"]
 
 #: A loss of a trainer, as a request's `training.loss_type` gives it.
 LossType = Literal[
@@ -71,4 +71,12 @@ LossType = Literal[
     "sigmoid_norm",
     "kto",
     "apo_zero_unpaired",
+    "dapo",
+    "grpo",
+    "bnpo",
+    "dr_grpo",
+    "cispo",
+    "sapo",
+    "luspo",
+    "vespo",
 ]

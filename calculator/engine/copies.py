@@ -134,7 +134,8 @@ class Copies:
         lifetimes = self.lifetimes
         surviving = lifetimes.surviving(window.start, window.end)
         gained = self.of(surviving)
-        gained.subtract(self.of(lifetimes.freed_earlier_rows(self.shared_rows, window.start, window.end)))
+        first_row = next(event for event in self.tape.events[window.before :] if event >= 0)
+        gained.subtract(self.of(lifetimes.freed_earlier_rows(first_row, window.start, window.end)))
         freed = lifetimes.freed(surviving, window.end, lifetimes.end)
         self.windows += (window,)
         self.gained.append(gained)

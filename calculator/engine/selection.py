@@ -1,4 +1,4 @@
-"""Elementwise selection: torch.minimum and torch.where."""
+"""Elementwise selection: torch.minimum, torch.min and torch.where."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ def _minimum_back(_: Node, grad: Tensor) -> tuple[Tensor]:
     larger = tape.scratch(grad.shape, "bool", "minimum: larger")
     del equal, half, larger
     return (out,)
+
+
+def smaller(a: Tensor, b: Tensor, name: str) -> Tensor:
+    """torch.min(a, b): both are saved."""
+    node = Node(a.tape, _smaller_back, (a.edge, b.edge)) if a.edge or b.edge else None
+    if node is not None:
+        node.save(a)
+        node.save(b)
+    return a.tape.new(a.shape, result_type(a.dtype, b.dtype), name, node)
+
+
+def _smaller_back(node: Node, grad: Tensor) -> list[Tensor | None]:
+    return [_minimum_back(node, grad)[0] if edge else None for edge in node.edges]
 
 
 def where(condition: Tensor, a: Tensor, b: Tensor, name: str) -> Tensor:

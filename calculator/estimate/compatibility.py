@@ -117,6 +117,9 @@ OF_TRAINERS: dict[str, object] = {
     "packing": False,
     "completion_tokens": None,
     "precompute_ref_log_probs": False,
+    "beta": None,
+    "num_generations": None,
+    "max_completion_length": None,
     "use_liger_kernel": False,
 }
 

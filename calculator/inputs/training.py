@@ -115,6 +115,37 @@ class Training:
         help="Compute the reference model's log-probabilities before training, so that training needs no reference "
         "model (precompute_ref_log_probs). Only with trl-dpo and trl-kto.",
     )
+    beta: float | None = setting(
+        None,
+        label="KL coefficient",
+        help="The coefficient of the KL divergence from the reference (beta); null means the trainer's default: 0 with "
+        "trl-grpo, 0.05 with trl-rloo. With 0, there is no reference. Only with these.",
+        minimum=0,
+        maximum=1e9,
+        example=0.04,
+        empty="the trainer's default",
+    )
+    num_generations: int | None = setting(
+        None,
+        label="Completions per prompt",
+        help="Completions that are generated for each prompt (num_generations), a divisor of the rows of a step; null "
+        "means any. Only with trl-grpo and trl-rloo.",
+        minimum=2,
+        maximum=1_000_000,
+        example=8,
+        empty="any",
+    )
+    max_completion_length: int | None = setting(
+        None,
+        label="Completion length",
+        help="Tokens of the longest completion (max_completion_length). The longest prompt has the rest of "
+        "sequence_length; null means one token. Only with trl-grpo and trl-rloo.",
+        minimum=1,
+        maximum=16_777_215,
+        unit="tokens",
+        example=512,
+        empty="all but one token",
+    )
     use_liger_kernel: bool = setting(
         False,
         label="Liger kernels",
@@ -179,6 +210,19 @@ class Training:
         " step, as a training loop of one's own may.",
     )
 
+    #: The micro-batches of a step of which this is the first one alone. No input: see `first_micro_batch`.
+    of_step: int | None = None
+
+    @property
+    def micro_batches(self) -> int:
+        """The micro-batches of a step."""
+        return self.of_step or self.gradient_accumulation_steps
+
+    @property
+    def is_first_micro_batch(self) -> bool:
+        """Whether it is the training of a step's first micro-batch."""
+        return self.gradient_accumulation_steps == 1
+
     @property
     def passes_mask(self) -> bool:
         """Whether the model gets an attention mask. A trainer passes its collator's, padding or not."""
@@ -205,7 +249,7 @@ class Training:
         if self.gradient_accumulation_steps == 1:
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
-        return replace(self, gradient_accumulation_steps=1, ddp=ddp)
+        return replace(self, gradient_accumulation_steps=1, ddp=ddp, of_step=self.gradient_accumulation_steps)
 
     @property
     def added_dtype(self) -> DType:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calculator.methods.base import Method
 from calculator.methods.full.method import Full
 from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.module_spec import is_of_copy
 from calculator.resident.tensors import resident_tensors
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def compared_tensors(prepared: PreparedModel, compared: Compared | None) -> Iter
             yield _untrained(tensor, f"ref_model.{tensor.name}", base=True)
     elif compared == "adapter copies":
         for tensor in resident_tensors(compared_model(prepared, compared)):
-            if not tensor.base:
+            if not tensor.base or is_of_copy(tensor.name):
                 yield _untrained(tensor, f"{tensor.name} of the adapter ref", base=False)
 
 

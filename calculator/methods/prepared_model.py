@@ -104,6 +104,11 @@ class PreparedModel:
         prepared.module_specs = self.module_specs
         return prepared
 
+    @property
+    def first_micro_batch(self) -> PreparedModel:
+        """The same model for the first micro-batch of a step."""
+        return self.for_run(self.training.first_micro_batch, self.device)
+
     def gathered_in(self, dtype: DType, training: Training) -> PreparedModel:
         """The same model with every parameter gathered in a dtype, for a training without autocast."""
         prepared = PreparedModel(self.model, self.method, training, self.device, self.stack)

@@ -8,14 +8,27 @@ from calculator.trainers.loop import Loop
 from calculator.trainers.reference.loop import Reference
 from calculator.trainers.transformers.loop import Transformers
 from calculator.trainers.trl_dpo.loop import TrlDpo
+from calculator.trainers.trl_grpo.loop import TrlGrpo
 from calculator.trainers.trl_kto.loop import TrlKto
 from calculator.trainers.trl_orpo.loop import TrlOrpo
 from calculator.trainers.trl_reward.loop import TrlReward
+from calculator.trainers.trl_rloo.loop import TrlRloo
 from calculator.trainers.trl_sft.loop import TrlSft
 
 #: Every training loop by the name that a request gives; None is the reference step.
 TRAINERS: dict[TrainerName | None, Loop] = {
-    loop.name: loop for loop in (Reference(), Transformers(), TrlSft(), TrlDpo(), TrlKto(), TrlOrpo(), TrlReward())
+    loop.name: loop
+    for loop in (
+        Reference(),
+        Transformers(),
+        TrlSft(),
+        TrlDpo(),
+        TrlKto(),
+        TrlOrpo(),
+        TrlReward(),
+        TrlGrpo(),
+        TrlRloo(),
+    )
 }
 
 if set(TRAINERS) != {None, *get_args(TrainerName)}:

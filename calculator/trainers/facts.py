@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerDefault:
-    """A setting's default in a trainer's own configuration, and where it is written."""
+    """A setting's default in a trainer's own configuration, or its least value, and where it is written."""
 
     #: The setting's path in a request.
     path: str
@@ -16,6 +16,8 @@ class TrainerDefault:
     source: str
     #: Only for methods that train the base weights, or only for those that do not; None for all.
     trains_base: bool | None = None
+    #: Whether it is the least value that the trainer accepts: a request with more keeps its own.
+    is_least: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class TrainerFacts:
     on_one_gpu: bool = False
     #: Whether it compares the model with a reference.
     compares: bool = False
+    #: Whether the first micro-batch of a step does more than the others: it scores the completions of all.
+    generates: bool = False
     #: Whether it sets the probabilities of torch.nn.Dropout modules to 0, as `disable_dropout` does.
     disables_dropout: bool = False
     #: The (batch, sequence) tensors of each batch that a step fetches at once. Empty if the batch is on the tape.

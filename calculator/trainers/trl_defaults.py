@@ -21,3 +21,8 @@ DEFAULTS = (
     ),
     OPTIMIZER,
 )
+
+
+def least_rows(source: str) -> TrainerDefault:
+    """Return that a micro-batch has 2 rows or more."""
+    return TrainerDefault(path="training.micro_batch_size", value=2, source=source, is_least=True)

@@ -124,6 +124,11 @@ class ResidentState:
         steps = self.prepared.training.gradient_accumulation_steps
         return steps > 1 and self.prepared.device.sharding in BEFORE_LAST
 
+    @property
+    def has_longer_first(self) -> bool:
+        """Whether a step has several micro-batches, of which the first does more than the others."""
+        return self.trainer.generates and self.prepared.training.gradient_accumulation_steps > 1
+
     def before_last(
         self, always: tuple[ResidentTensors, ...], accumulated: tuple[ResidentTensors, ...]
     ) -> tuple[ResidentTensors, ...]:

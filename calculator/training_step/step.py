@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.engine.recording import Recording
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.zero.state import FlatState
     from calculator.training_step.resident_state import ResidentState
@@ -30,15 +31,23 @@ if TYPE_CHECKING:
 class TrainingStep:
     """A training step, interpreted with the attention kernels of its device."""
 
-    __slots__ = ("carried", "earlier", "flat", "last", "left", "resident", "traces")
+    __slots__ = ("carried", "earlier", "first", "flat", "last", "left", "resident", "traces")
 
     def __init__(self, resident: ResidentState, *, traces: TraceCache | None = None, whole: bool = False) -> None:
         self.resident = resident
         self.traces = traces or TraceCache()
         #: The only micro-batch of a step, or the last.
-        self.last = self._interpreted(whole=whole or resident.flat is not None, reduces=True)
+        self.last = self._interpreted(resident.prepared, whole=whole or resident.flat is not None)
         #: An earlier one, where it is not like the last.
-        self.earlier = self._interpreted(whole=whole, reduces=False) if resident.differs_before_last else None
+        self.earlier: MicroBatchRun | None = None
+        if resident.differs_before_last:
+            self.earlier = self._interpreted(resident.prepared, whole=whole, reduces=False)
+        #: The first one of several, where it does more than the others.
+        self.first: MicroBatchRun | None = None
+        if resident.has_longer_first:
+            self.first = self._interpreted(
+                resident.prepared.first_micro_batch, whole=whole, traces=self.traces.of_first
+            )
         #: What is alive when the step ends, without gradients.
         self.left = StorageCounts(self.run.storages, self.run.copies.left)
         #: What the previous step left alive until the forward pass ends. The new batch replaces the old one.
@@ -52,10 +61,11 @@ class TrainingStep:
         kind = OffloadedPeaks if isinstance(state, OffloadedState) else FlatPeaks
         return kind(state, self.run, self.recording, self.left, self.carried)
 
-    def _interpreted(self, *, whole: bool, reduces: bool) -> MicroBatchRun:
-        prepared = self.resident.prepared
+    def _interpreted(
+        self, prepared: PreparedModel, *, whole: bool, reduces: bool = True, traces: TraceCache | None = None
+    ) -> MicroBatchRun:
         context_of = partial(training_context, prepared, reduces=reduces)
-        traced = partial(self.traces.run_of, prepared, reduces=reduces)
+        traced = partial((traces or self.traces).run_of, prepared, reduces=reduces)
         return MicroBatchRun(*recorded_run(context_of, traced, whole=whole))
 
     @property
@@ -87,6 +97,9 @@ class TrainingStep:
         optimizer = _last(f"{resident.optimizer.name}: step", in_step, self.left)
         if self.earlier is None:
             forward = self._peak("forward", self.last, accumulated, self.carried)
+            if self.first is not None:
+                before = self._peak("forward", self.first, always, self.carried)
+                forward = max(forward, before, key=attrgetter("bytes"))
             return forward, self._peak("backward", self.last, accumulated), optimizer
         return (
             self._peak("forward", self.earlier, accumulated, self.carried),

@@ -139,7 +139,7 @@ class TraceCache:
     The first request is interpreted. Its run is kept for others of the same sizes; other sizes are traced.
     """
 
-    __slots__ = ("first", "model", "settings", "traces")
+    __slots__ = ("_of_first", "first", "model", "settings", "traces")
 
     def __init__(self) -> None:
         self.model: Model | None = None
@@ -149,6 +149,14 @@ class TraceCache:
         self.first: dict[tuple[bool, bool], tuple[list[int], Run]] = {}
         #: Traces, by the same.
         self.traces: dict[tuple[bool, bool], list[SymbolicTrace]] = {}
+        self._of_first: TraceCache | None = None
+
+    @property
+    def of_first(self) -> TraceCache:
+        """The runs of the same requests' first micro-batches, where these are not like the others."""
+        if self._of_first is None:
+            self._of_first = TraceCache()
+        return self._of_first
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""

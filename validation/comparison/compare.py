@@ -14,6 +14,7 @@ from calculator.estimate.estimate import model_of, parameter_counts, training_st
 from calculator.estimate.request import parse_request
 from calculator.inputs.training import Device
 from validation.comparison.matching import differences
+from validation.comparison.show import traced_body
 from validation.tracing import snapshot
 from validation.tracing.silence import silence_libraries
 
@@ -38,11 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare and print; returns 1 if a phase's bytes differ."""
     silence_libraries()
-    from validation.tracing.trace import trace  # noqa: PLC0415  (takes seconds to import)
-
     text = sys.stdin.read() if args.request == "-" else Path(args.request).read_text(encoding="utf-8")
-    request = parse_request(json.loads(text))
-    estimated, traced = estimate(request), snapshot.traced(trace(request))
+    body = json.loads(text)
+    estimated, traced = estimate(parse_request(body)), snapshot.traced(traced_body(body))
     if args.json:
         print(json.dumps(document(estimated, traced), indent=2))
     else:

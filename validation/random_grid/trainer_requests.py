@@ -37,6 +37,9 @@ DPO_LOSSES = (
     "discopop", "sft", "sigmoid_norm",
 )  # fmt: skip
 
+#: Losses of GRPOTrainer.
+GRPO_LOSSES = ("grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo")
+
 #: Settings of TRL's trainers, by trainer; numbers from 0 to 1 are shares of the tokens.
 OWN: dict[str, Options] = {
     "transformers": {},
@@ -53,8 +56,8 @@ OWN: dict[str, Options] = {
     },
     "trl-reward": {},
     "trl-orpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
-    "trl-grpo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
-    "trl-rloo": {"completion_tokens": (0.4, (0.1, 0.5, 0.9))},
+    "trl-grpo": {"beta": (0.5, (0.04,)), "loss_type": (0.5, GRPO_LOSSES)},
+    "trl-rloo": {"beta": (0.3, (0.0,))},
 }
 
 
@@ -79,7 +82,19 @@ def random_trainer_request(seed: int, number: int, trainers: Sequence[str]) -> d
         training["completion_tokens"] = sequences * int(training["completion_tokens"] * tokens)
     if training.get("use_liger_kernel") and request["method"]["name"] == "adapter":
         del training["use_liger_kernel"]  # its kernels look into the modules that adapters wrap
+    if trainer in {"trl-grpo", "trl-rloo"}:
+        training |= _completions(rng, training)
     return {"model": request["model"], "method": _method(trainer, request["method"]), "training": training}
+
+
+def _completions(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
+    """Rows for two completions of a prompt, the longest completion, and whether others are a token shorter."""
+    rows, most = max(2, training.get("micro_batch_size", 1)), training["sequence_length"] - 1
+    longest = max(2, int(rng.choice((0.1, 0.5, 0.9, 1.0)) * most))
+    settings: dict[str, Any] = {"micro_batch_size": rows, "max_completion_length": longest}
+    if training.get("attention") != "flash_attention_2" and rng.random() < 0.4:
+        settings |= {"completion_tokens": rows * longest - rng.randint(1, rows - 1), "padding": True}
+    return settings
 
 
 def _method(trainer: str, method: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from validation.tracing.ledger import Storage
     from validation.tracing.trace import Trace
 
+#: What the names of tensors begin with in a pass of a trainer's step that has no graph.
+_PASS = re.compile(r"^(?:KL, reference|KL|reference|old): ")
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
@@ -136,7 +139,7 @@ def _allocation_row(allocation: Allocation) -> Row:
 
 
 def _row(name: str, shape: Iterable[int], dtype: str, size: int, component: str) -> Row:
-    path, colon, own_name = name.partition(": ")
+    path, colon, own_name = _PASS.sub("", name).partition(": ")
     if not colon:
         path, _, own_name = name.rpartition(".")
     return Row(wildcard_path(path), own_name, tuple(map(int, shape)), dtype, size, component)

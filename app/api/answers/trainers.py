@@ -16,6 +16,9 @@ class DefaultAnswer(Answer):
         " null if it is for all.",
         None,
     )
+    is_least: bool = described(
+        "Whether the value is the least that the trainer accepts, so that a request with more keeps its own.", False
+    )
 
 
 class TrainerAnswer(Answer):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.interop.imports.generation import generation
 from app.interop.imports.trainer_keys import unpadded
 from calculator.inputs.settings import declared, mismatch
 from calculator.inputs.training import Training
@@ -78,10 +79,12 @@ def arguments(keys: Keys, trainer: TrainerName, defaults: ArgumentDefaults) -> d
         "optimizer": keys.choice("optim", {n: n for n in OPTIMIZERS}, defaults.optimizer, defaults.optimizer),
         "max_grad_norm": keys.number("max_grad_norm", 1.0) or None,
         **_checkpointing(keys, defaults),
-        **_length(keys, trainer, defaults),
+        **(generation(keys, trainer) if TRAINERS[trainer].facts.generates else _length(keys, trainer, defaults)),
         **_packing(keys, trainer, attention, batch),
         **_loss(keys, trainer),
     }
+    if not TRAINERS[trainer].facts.generates:
+        keys.forget(["beta"])
     return unpadded(keys, "padding", {**training, **_declared(keys, training)})
 
 

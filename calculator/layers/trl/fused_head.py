@@ -32,7 +32,7 @@ _STATISTICS = ("maximum", "sum of exp", "sum of x · exp", "sum of exp²", "sum 
 
 
 class _Tiles(NamedTuple):
-    """The tiles of a call: their dtype, the head's, and the sizes of the first two chunks of tokens and of the head."""
+    """The tiles of a call: their dtype, the head's, and the sizes of up to three chunks of tokens and of the head."""
 
     dtype: DType
     weight_dtype: DType
@@ -160,17 +160,19 @@ def _tiles(hidden: Tensor, weight: Tensor) -> _Tiles:
         dtype=hidden.dtype if region is None else region.dtype,
         weight_dtype=weight.dtype,
         width=hidden.shape[1],
-        tokens=_first_two(hidden.shape[0], TOKEN_CHUNK_SIZE),
-        rows=_first_two(weight.shape[0], VOCAB_CHUNK_SIZE),
+        tokens=_chunks(hidden.shape[0], TOKEN_CHUNK_SIZE),
+        rows=_chunks(weight.shape[0], VOCAB_CHUNK_SIZE),
     )
 
 
-def _first_two(size: int, chunk: int) -> tuple[int, ...]:
-    """The sizes of the first two chunks; no later one is larger than the second."""
+def _chunks(size: int, chunk: int) -> tuple[int, ...]:
+    """The sizes of the first two chunks and of the last, whose copies live on: those between repeat the second."""
     if size <= chunk:
         return (size,)
-    rest = size - chunk
-    return chunk, min(rest, chunk)
+    if size <= 2 * chunk:
+        return chunk, size - chunk
+    before = -(-size // chunk) - 1
+    return chunk, chunk, size - before * chunk
 
 
 def _buffer(tape: Tape, tiles: _Tiles) -> Tensor:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 
 def labelled_tokens(context: Context) -> Dim:
-    """Return N: `completion_tokens`, or every token of the micro-batch that has a next one in its sequence."""
+    """Return N: `completion_tokens`, or all tokens of the completions, or all that have a next one in a sequence."""
     training = context.training
     if training.completion_tokens is not None:
         return named(training.completion_tokens, "completion_tokens")
     predicted = training.sequence_length - (not context.method.virtual_tokens)
+    if training.max_completion_length is not None:
+        predicted = training.max_completion_length
     return named(training.micro_batch_size * context.prepared.sequences_per_row * predicted, "N")

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 
 #: Settings that only trainers of TRL have, each with such a trainer.
-OF_TRL = {"loss_type": "trl-sft", "packing": "trl-sft", "precompute_ref_log_probs": "trl-dpo"}
+OF_TRL = {
+    "loss_type": "trl-sft",
+    "packing": "trl-sft",
+    "precompute_ref_log_probs": "trl-dpo",
+    "beta": "trl-grpo",
+    "num_generations": "trl-grpo",
+    "max_completion_length": "trl-grpo",
+}
 
 
 class Transformers(Loop):

@@ -18,14 +18,25 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
     """Yield virtual tokens, dropout that is not modelled, and a reference that the loop has not."""
     method, model, trainer = prepared.method, prepared.model, facts.label.removeprefix("TRL ")
     if prepared.training.precompute_ref_log_probs and not facts.compares:
-        message = f"{trainer} has no reference: use false, or the trainer trl-dpo"
+        message = f"{trainer} precomputes no reference: use false, or the trainer trl-dpo"
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
+    if not facts.generates:
+        yield from _of_generating(prepared, trainer)
     if method.virtual_tokens:
         message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):
         message = f"{trainer} turns off a part of {model.model_type}'s dropout, which is not modelled: leave it out"
         yield Problem(loc="model.config.attention_dropout", msg=message, input=_drops_attention(prepared))
+
+
+def _of_generating(prepared: Subject, trainer: str) -> Iterator[Problem]:
+    """Yield settings that only trainers that generate have."""
+    for name in ("beta", "num_generations", "max_completion_length"):
+        given = getattr(prepared.training, name)
+        if given is not None:
+            message = f"the memory of {trainer} does not depend on it: leave it out, or use the trainer trl-grpo"
+            yield Problem(loc=f"training.{name}", msg=message, input=given)
 
 
 def router_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:

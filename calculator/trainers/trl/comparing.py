@@ -30,7 +30,11 @@ class ComparingTrainer(TrlTrainer):
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the reference is."""
         yield from TrlTrainer.assumptions(self, prepared)
-        yield sentence(prepared)
+        yield self.reference_sentence(prepared)
+
+    def reference_sentence(self, prepared: Subject) -> str:
+        """Return what the reference is, and what it keeps in memory."""
+        return sentence(prepared)
 
     def compared(self, prepared: Subject) -> Compared | None:
         """Return what the reference is."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
-from calculator.trainers.trl_defaults import DEFAULTS
+from calculator.trainers.trl_defaults import DEFAULTS, least_rows
 
 #: trl/trainer/kto_trainer.py, DataCollatorForUnpairedPreference and _compute_loss.
 STEP = (
@@ -24,7 +24,7 @@ FACTS = replace(
     label="TRL KTOTrainer",
     source="trl/trainer/kto_trainer.py",
     summary=SUMMARY,
-    defaults=DEFAULTS,
+    defaults=(*DEFAULTS, least_rows("TRL 1.16, trainer/kto_trainer.py: the loss kto pairs rows")),
     on_one_gpu=True,
     compares=True,
     disables_dropout=True,

@@ -169,3 +169,17 @@ def test_every_method_has_defaults_that_its_request_may_have():
     for tool in TOOLS.values():
         for method in METHODS:
             parse_request(body_of(tool.name, method))
+
+
+def test_a_trainer_that_needs_two_rows_raises_the_batch_and_keeps_a_larger_one():
+    assert typed("tool_shown=reference&tool=trl-kto&trainer=&micro_batch_size=1").typed["micro_batch_size"] == "2"
+    assert typed("tool=trl-grpo").typed["micro_batch_size"] == "2"
+    larger = typed("tool_shown=reference&tool=trl-kto&trainer=&micro_batch_size=6")
+    assert larger.typed["micro_batch_size"] == "6"
+    assert not any(row.instead for row in tool_fields.settings(TOOLS["trl-kto"], larger.typed))
+    (row,) = [
+        row
+        for row in tool_fields.settings(TOOLS["trl-kto"], typed("trainer=trl-kto").typed)
+        if row.value == "at least 2"
+    ]
+    assert row.instead == "1"

@@ -37,7 +37,9 @@ class Recipe:
     completion_tokens: int | None = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     precompute_ref_log_probs: bool = False
+    beta: float | None = None
     num_generations: int | None = None
+    max_completion_length: int | None = None
     trl: str = "1.16"
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import torch
 from datasets import Dataset
 from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -14,12 +15,12 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from calculator.common.errors import refusal
 from validation.reference.build import refusing
 from validation.reference.trainers.arguments import training_arguments
-from validation.reference.trainers.batches import STEPS, labelled_tokens
+from validation.reference.trainers.batches import STEPS
 from validation.reference.trainers.run import Run
 from validation.reference.trainers.trl_model import adapters_on, loaded, model_and_config, tokenizer
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Callable
 
     from validation.reference.build import ReferenceModel
     from validation.reference.trainers.recipe import Recipe, TrainerName
@@ -63,6 +64,7 @@ def build(recipe: Recipe, folder: str, device: torch.device) -> Run:
             peft_config=config,
         )
     trainer._generate = _given(recipe, kind)
+    trainer._prepare_inputs = _in_order(trainer._prepare_inputs)
     return Run(trainer, reference.wrapped_as(trainer.model), compared[0] if compared else None)
 
 
@@ -72,25 +74,67 @@ def _own_arguments(recipe: Recipe, rows: int) -> dict[str, Any]:
     if generations < 2 or rows % generations:
         reason = f"the {rows} rows of a step are no whole groups of at least 2 completions to one prompt"
         raise refusal("training.num_generations", reason, recipe.num_generations)
-    own = {"num_generations": generations, "max_completion_length": recipe.request.training.sequence_length}
-    return {**own, "loss_type": recipe.loss_type} if recipe.loss_type else own
+    given = {"loss_type": recipe.loss_type, "beta": recipe.beta}
+    return {
+        "num_generations": generations,
+        "max_completion_length": _longest(recipe),
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _longest(recipe: Recipe) -> int:
+    """The tokens of the longest completion: all but one of a sequence, unless the request limits them."""
+    return recipe.max_completion_length or recipe.request.training.sequence_length - 1
+
+
+def _completions(recipe: Recipe) -> list[int]:
+    """The tokens of each completion of a micro-batch.
+
+    Raises:
+        PlanError: if none is the longest, or none is padded where the request has padding.
+    """
+    rows, longest = recipe.request.training.micro_batch_size, _longest(recipe)
+    total = recipe.completion_tokens or rows * longest
+    counts = [(total + row) // rows for row in range(rows)]
+    if max(counts) != longest or (min(counts) < longest) != recipe.request.training.padding:
+        reason = (
+            f"the completions of {rows} rows, as equal as they can be, have {counts} tokens: one must have {longest}"
+        )
+        raise refusal(
+            "training.completion_tokens", f"{reason}, and another fewer with padding", recipe.completion_tokens
+        )
+    return counts
 
 
 def _given(recipe: Recipe, kind: Generating) -> Any:
     """A replacement of `_generate`, which gives completions of the labelled tokens to prompts of the others.
 
-    The prompts and completions of a step are of one length each.
+    The prompts of a step are of one length, but for those of the longest completions where there is padding: these are
+    one token shorter, so that every row has padding.
     """
-    length = recipe.request.training.sequence_length
-    labelled = labelled_tokens(recipe)
-    longest = max(labelled)
+    counts, longest = _completions(recipe), _longest(recipe)
+    prompt = recipe.request.training.sequence_length - longest
 
     def generate(prompts: list[Any]) -> tuple[Any, ...]:
-        counts = [labelled[row % len(labelled)] for row in range(len(prompts))]
-        completions = [[3] * count for count in counts]
-        return ([[3] * (length - longest)] * len(prompts), completions, *_filled(kind.fields, len(prompts)))
+        rows = [counts[row % len(counts)] for row in range(len(prompts))]
+        shorter = [recipe.request.training.padding and prompt > 1 and count == longest for count in rows]
+        return (
+            [[3] * (prompt - each) for each in shorter],
+            [[3] * count for count in rows],
+            *_filled(kind.fields, len(prompts)),
+        )
 
     return generate
+
+
+def _in_order(prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`_prepare_inputs` without a shuffle, so that each micro-batch has the tokens that a request says."""
+
+    def in_order(batch: Any) -> Any:
+        with mock.patch("torch.randperm", torch.arange):
+            return prepare(batch)
+
+    return in_order
 
 
 def _filled(fields: tuple[Any, ...], rows: int) -> list[Any]:

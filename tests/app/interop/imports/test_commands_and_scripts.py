@@ -109,7 +109,7 @@ def test_a_yaml_of_trl_is_distinguished_from_one_of_llama_factory():
         ("trl sft --model_name_or_path gpt2 --packing", "packing with sdpa"),
         ("trl sft --model_name_or_path gpt2 --accelerate_config mine.yaml", "accelerate_config: mine.yaml"),
         ("trl sft --model_name_or_path gpt2 --activation_offloading", "activation_offloading"),
-        ("trl grpo --model_name_or_path gpt2", "the trainer trl-grpo"),
+        ("trl grpo --model_name_or_path gpt2 --use_vllm true", "use_vllm"),
         (UNSLOTH, "Unsloth"),
     ],
 )
@@ -209,3 +209,21 @@ def test_the_command_reads_a_script(tmp_path, capsys):
     file.write_text(SFT)
     assert main(["import", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["trainer"] == "trl-sft"
+
+
+def test_a_grpo_command_has_the_lengths_and_the_reference_of_its_config():
+    found = read(
+        "trl grpo --model_name_or_path openai-community/gpt2 --beta 0.04 --max_prompt_length 100 --num_iterations 2"
+    )
+    training = found.request["training"]
+    assert training["trainer"] == "trl-grpo"
+    assert (training["sequence_length"], training["max_completion_length"]) == (612, 512)
+    assert (training["num_generations"], training["beta"]) == (8, 0.04)
+    assert missed(found) == {"num_iterations": 2}
+    assert "max_prompt_length" in missed(read("trl rloo --model_name_or_path gpt2"))
+
+
+def test_beta_has_no_effect_with_a_trainer_that_always_has_a_reference():
+    found = read("trl dpo --model_name_or_path gpt2 --beta 0.3")
+    assert "beta" not in found.request["training"]
+    assert "beta" in found.without_effect

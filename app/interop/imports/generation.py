@@ -1,0 +1,41 @@
+"""The keys of GRPOConfig and RLOOConfig that say what is generated.
+
+Source: TRL 1.16, trainer/grpo_config.py and rloo_config.py; max_prompt_length is of releases before 1.0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.interop.imports.keys import Keys
+    from calculator.common.names import TrainerName
+
+#: The default of `num_generations`.
+GENERATIONS: dict[TrainerName, int] = {"trl-grpo": 8, "trl-rloo": 2}
+
+#: The default of `max_completion_length`, and of `max_prompt_length`.
+COMPLETION, PROMPT = 512, 512
+
+#: What is generated with, and when, where the figures are of another value.
+_FIXED = {"num_iterations": 1, "cast_lm_head_to_fp32": False, "disable_dropout": False}
+
+
+def generation(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
+    """Return lengths and numbers of completions."""
+    completion = keys.integer("max_completion_length", COMPLETION)
+    if keys.left.get("max_prompt_length") is None:
+        keys.miss("max_prompt_length", None, f"prompts are as long as the dataset's: {PROMPT} tokens are assumed")
+    prompt = keys.integer("max_prompt_length", PROMPT)
+    for name, modelled in _FIXED.items():
+        value = keys.take(name, modelled)
+        if value != modelled:
+            keys.miss(name, value, f"is modelled as {str(modelled).lower()}")
+    steps = keys.take("steps_per_generation")
+    if steps is not None:
+        keys.miss("steps_per_generation", steps, "completions are generated once for each optimizer step")
+    return {
+        "sequence_length": prompt + completion,
+        "max_completion_length": completion,
+        "num_generations": keys.integer("num_generations", GENERATIONS[trainer]),
+    }

@@ -1,0 +1,87 @@
+"""Prompts and completions of a generation batch, of TRL's trainers that generate: sizes, refusals and sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.common.errors import Problem
+from calculator.engine import operations as ops
+from calculator.engine.tape import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Dim, Shape
+    from calculator.common.dtype import DType
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+
+
+def completion(training: Training) -> Dim:
+    """Return the length of the completions: all but one token of a sequence, unless there is a limit."""
+    limit = training.max_completion_length
+    return named(training.sequence_length - 1 if limit is None else limit, "C")
+
+
+def rows(training: Training) -> Dim:
+    """Return the rows of a generation batch, which are those of a whole step."""
+    of_one = named(training.micro_batch_size, "B")
+    return of_one if training.micro_batches == 1 else training.micro_batches * of_one
+
+
+def tokens(training: Training) -> list[tuple[str, Shape, DType]]:
+    """Return the prompts and completions of a generation batch, and their masks."""
+    count, length = rows(training), completion(training)
+    prompt = named(training.sequence_length - length, "P")
+    return [
+        (f"{which}_{name}", (count, size), "int64")
+        for which, size in (("prompt", prompt), ("completion", length))
+        for name in ("ids", "mask")
+    ]
+
+
+def unowned(context: Context, shape: Shape, dtype: DType) -> Tensor:
+    """Return a view of the generation batch, whose bytes are those of resident tensors."""
+    return Tensor(context.tape, None, shape, dtype, None)
+
+
+def of_completions(context: Context, x: Tensor, name: str) -> Tensor:
+    """Return the values of the completions' tokens: a copy. x: (sequences, length - 1)."""
+    shape = (context.batch, completion(context.training))
+    return ops.cat((ops.slice_from_end(x, shape),), shape, name)
+
+
+def problems(training: Training, trainer: str) -> Iterator[Problem]:
+    """Yield numbers of completions, and lengths, that the trainer refuses."""
+    rows, group = training.micro_batch_size * training.micro_batches, training.num_generations
+    if group is None and rows < 2:
+        message = (
+            f"{trainer} needs 2 completions of each prompt in a step: use micro_batch_size or "
+            "gradient_accumulation_steps 2"
+        )
+        yield Problem(loc="training.micro_batch_size", msg=message, input=training.micro_batch_size)
+    if group is not None and rows % group:
+        message = f"the {rows:,} rows of a step are no whole groups of {group:,} completions: use a divisor of {rows:,}"
+        yield Problem(loc="training.num_generations", msg=message, input=group)
+    limit = training.max_completion_length
+    if limit is not None and limit >= training.sequence_length:
+        message = f"a sequence of {training.sequence_length:,} tokens has a prompt of 1 or more: use at most the rest"
+        yield Problem(loc="training.max_completion_length", msg=message, input=limit)
+    most = training.micro_batch_size * int(completion(training))
+    if training.completion_tokens is not None and training.completion_tokens > most:
+        message = f"the completions of a micro-batch have {most:,} tokens: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+    elif training.completion_tokens not in (None, most) and not training.padding:
+        message = f"shorter completions are padded: set training.padding, or leave it out for all {most:,} tokens"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+
+
+def sentence(training: Training) -> str:
+    """Return how long prompts and completions are."""
+    length = int(completion(training))
+    return (
+        f"The longest completion of a step has {length:,} tokens (max_completion_length), the longest prompt the other "
+        f"{training.sequence_length - length:,} of sequence_length. Generation itself is not counted: its passes are "
+        "those of inference."
+    )

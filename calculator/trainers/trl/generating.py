@@ -1,0 +1,177 @@
+"""TRL's trainers that generate: GRPOTrainer and RLOOTrainer.
+
+The first micro-batch of a step generates and scores the completions of all of them, `micro_batch_size` at a time.
+
+Source: trl/trainer/grpo_trainer.py and rloo_trainer.py of TRL 1.16, _prepare_inputs, _generate_and_score_completions
+and _get_per_token_logps_and_entropies.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import autocast, indexing, selection
+from calculator.engine import operations as ops
+from calculator.layers.trl.fused_head import FusedHead
+from calculator.layers.trl.sequence_logps import masked_labels
+from calculator.trainers.resident import MOST_LISTED
+from calculator.trainers.trl import generated
+from calculator.trainers.trl.comparing import ComparingTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.errors import Problem
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.layers.loss import LossHead
+    from calculator.trainers.loop import Compared, Passes
+    from calculator.trainers.subject import Subject
+
+
+class GeneratingTrainer(ComparingTrainer):
+    """A trainer whose first micro-batch scores the generation batch."""
+
+    __slots__ = ()
+
+    #: The trainer's default of `beta`: without it, there is no reference.
+    default_beta: float
+
+    def problems(self, prepared: Subject) -> Iterator[Problem]:
+        """Yield what the trainer refuses, and what of it is not modelled."""
+        yield from ComparingTrainer.problems(self, prepared)
+        yield from generated.problems(prepared.training, self.facts.label.removeprefix("TRL "))
+
+    def assumptions(self, prepared: Subject) -> Iterator[str]:
+        """Yield what the reference is, and how long completions are."""
+        yield from ComparingTrainer.assumptions(self, prepared)
+        yield generated.sentence(prepared.training)
+
+    def uses_reference(self, training: Training) -> bool:
+        """Return whether the loss or the rewards have a term for the KL divergence from the reference."""
+        return bool(self.default_beta if training.beta is None else training.beta)
+
+    def compared(self, prepared: Subject) -> Compared | None:
+        """Return what the reference is; None where `beta` is 0."""
+        return ComparingTrainer.compared(self, prepared) if self.uses_reference(prepared.training) else None
+
+    def reference_sentence(self, prepared: Subject) -> str:
+        """Return what the reference is, and what it keeps in memory."""
+        if not self.uses_reference(prepared.training):
+            return "beta is 0: there is no reference."
+        return ComparingTrainer.reference_sentence(self, prepared)
+
+    def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
+        """Return nothing: a batch is a list of texts."""
+        return []
+
+    def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return the scored generation batch, which stays until the next one replaces it."""
+        rows = generated.rows(training)
+        return [*generated.tokens(training), ("advantages", (rows,), "float32"), *self.scores(training)]
+
+    @abstractmethod
+    def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return what else the micro-batches read of the scores."""
+
+    @abstractmethod
+    def score(self, context: Context, forward: Passes) -> list[Tensor]:
+        """Run what scores the completions, and return the tensors of `scores`."""
+
+    @abstractmethod
+    def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
+        """Return the loss. logps: (sequences, completion), as every other tensor for each token."""
+
+    def batch(self, context: Context) -> list[Tensor]:
+        """Return views of the generation batch: no tensors of their own."""
+        return [generated.unowned(context, (context.batch, context.length), "int64")]
+
+    def head(self, context: Context) -> LossHead:
+        """Return the fused head. That of a second model computes the log-probabilities alone."""
+        return FusedHead(outputs=() if context.compared == "model" else ("entropy",))
+
+    def loss(self, context: Context, forward: Passes) -> Tensor:
+        """Score the generation batch in the step's first micro-batch; then run the model on the micro-batch's rows."""
+        tape, training = context.tape, context.training
+        if training.is_first_micro_batch:
+            self._score_all(context, forward)
+        shape = (context.batch, context.length)
+        tape.scope, tape.component = "micro-batch: ", "activations"
+        ids, mask = (tape.new(shape, "int64", name) for name in ("input_ids", "attention_mask"))
+        labels = masked_labels(context)
+        with autocast.region(tape, training.autocast):
+            model_loss, outputs = forward(ids)
+        tape.component = "logits_and_loss"
+        context.set_scope("loss: ")
+        logps, entropies = (
+            generated.of_completions(context, each, name) for each, name in zip(outputs, _NAMES, strict=False)
+        )
+        del labels, model_loss, outputs
+        loss = self.policy_loss(context, logps)
+        del ids, mask, logps, entropies
+        tape.component = "activations"
+        return loss
+
+    def _score_all(self, context: Context, forward: Passes) -> None:
+        """Score the generation batch, and replace the one of the step before by it."""
+        tape, training = context.tape, context.training
+        tape.scope, tape.component = "generation batch: ", "activations"
+        batch = [tape.new(shape, dtype, name) for name, shape, dtype in generated.tokens(training)]
+        shape = (generated.rows(training), context.length)
+        whole = [tape.new(shape, "int64", name) for name in ("prompt_completion_ids", "attention_mask")]
+        scores = self.score(context, forward)
+        tape.scope = "generation batch: "
+        advantages = tape.new((generated.rows(training),), "float32", "advantages")
+        del whole
+        shuffled = [tape.new(shape, dtype, f"{name}, shuffled") for name, shape, dtype in self.kept_for_step(training)]
+        del batch, advantages, scores, shuffled
+
+    def logps(self, context: Context, forward: Passes, name: str, *, reference: bool) -> Tensor:
+        """Return the log-probabilities of all completions, of which the last micro-batch's are computed here.
+
+        Before it, those of all others are alive, and what else their last pass returned.
+        """
+        tape, training = context.tape, context.training
+        shape: Shape = (context.batch, named(training.sequence_length - 1, "S - 1"))
+        tape.scope, tape.component = name, "logits_and_loss"
+        others = training.micro_batches - 1
+        times, rows = (1, others * shape[0]) if others > MOST_LISTED else (others, shape[0])
+        earlier = [tape.new((rows, shape[1]), "float32", "log-probabilities of other rows") for _ in range(times)]
+        returned = self._returned(context, shape, reference=reference) if others else []
+        labels = masked_labels(context)
+        with autocast.region(tape, training.autocast):
+            loss, outputs = forward.without_graph(name, reference=reference)
+        del returned
+        tape.scope, tape.component = name, "logits_and_loss"
+        completions = (generated.rows(training), generated.completion(training))
+        out = tape.new(completions, "float32", "log-probabilities of completions")
+        del loss, outputs, labels, earlier
+        return out
+
+    def _returned(self, context: Context, shape: Shape, *, reference: bool) -> list[Tensor]:
+        """Return what the pass of other rows returned besides their log-probabilities."""
+        tape = context.tape
+        prepared: Subject = context.prepared  # type: ignore[assignment]  # a step's model is prepared
+        has_entropy = not (reference and self.compared(prepared) == "model")
+        entropy = [tape.new(shape, "float32", "entropy of other rows")] if has_entropy else []
+        return [
+            *entropy,
+            tape.new(shape, "bool", "labelled, of other rows"),
+            tape.new((), "float32", "loss of other rows"),
+        ]
+
+
+#: The outputs of the head that the loss and the metrics read, of completions alone.
+_NAMES = ("log-probabilities of completions", "entropy of completions")
+
+
+def clipped(ratios: Tensor, advantages: Tensor) -> Tensor:
+    """Return the clipped loss of each ratio: the smaller of two products, negated."""
+    bounded = indexing.clamp(ratios, "ratios, clipped")
+    first, second = (ops.mul(each, advantages, "ratio · advantage") for each in (ratios, bounded))
+    return ops.scale(selection.smaller(first, second, "smaller product"), "loss, negated")

@@ -1,0 +1,39 @@
+"""The facts about TRL's RLOOTrainer."""
+
+from dataclasses import replace
+
+from calculator.trainers.facts import TrainerDefault
+from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
+from calculator.trainers.trl_defaults import DEFAULTS, least_rows
+
+#: trl/trainer/rloo_trainer.py, _prepare_inputs and _compute_loss.
+STEP = (
+    "The step is that of TRL's RLOOTrainer. Its first micro-batch scores the completions of all micro-batches of the "
+    "step (steps_per_generation is gradient_accumulation_steps, num_iterations 1); they stay in memory until the next "
+    "step. Reward functions, evaluation, logging and data loading are not counted."
+)
+
+SUMMARY = (
+    "A row is a prompt and a completion that the model generates. The logits are never built. Before the first "
+    "micro-batch, the model and, if beta is not 0, a reference score the completions: a second model in memory with "
+    "full fine-tuning, the model without its adapters with PEFT."
+)
+
+_CONFIG = "TRL 1.16, trainer/rloo_config.py"
+
+FACTS = replace(
+    TRANSFORMERS,
+    label="TRL RLOOTrainer",
+    source="trl/trainer/rloo_trainer.py",
+    summary=SUMMARY,
+    defaults=(
+        *DEFAULTS,
+        least_rows(f"{_CONFIG}, num_generations: 2 completions of a prompt or more"),
+        TrainerDefault(path="training.max_completion_length", value=512, source=f"{_CONFIG}, max_completion_length"),
+    ),
+    on_one_gpu=True,
+    generates=True,
+    batch=(),
+    scalars=("tr_loss", "tr_loss_step", "grad_norm"),
+    assumptions=(STEP,),
+)

@@ -1,0 +1,59 @@
+"""The micro-batch of TRL's RLOOTrainer.
+
+Source: trl/trainer/rloo_trainer.py, _generate_and_score_completions and _compute_loss, of TRL 1.16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.engine import operations as ops
+from calculator.trainers.trl import generated
+from calculator.trainers.trl.generating import GeneratingTrainer, clipped
+from calculator.trainers.trl_rloo.facts import FACTS
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.names import TrainerName
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.trainers.loop import Passes
+
+
+class TrlRloo(GeneratingTrainer):
+    """trl.RLOOTrainer. Its loss is of whole sequences, and the KL divergence is a part of the rewards."""
+
+    __slots__ = ()
+    name: ClassVar[TrainerName | None] = "trl-rloo"
+    facts = FACTS
+    default_beta = 0.05
+
+    def scores(self, training: Training) -> list[tuple[str, Shape, DType]]:
+        """Return the log-probabilities of sequences."""
+        return [("old_logps", (generated.rows(training),), "float32")]
+
+    def score(self, context: Context, forward: Passes) -> list[Tensor]:
+        """Run the model as it is, and the reference."""
+        old = self.logps(context, forward, "old: ", reference=False)
+        tape, rows = context.tape, old.shape[:1]
+        masked = tape.new(old.shape, "float32", "log-probabilities, masked")
+        sums = tape.new(rows, "float32", "log-probabilities of sequences")
+        del masked
+        if self.uses_reference(context.training):
+            reference = self.logps(context, forward, "reference: ", reference=True)
+            divergence = tape.new(old.shape, "float32", "KL of each token")
+            del reference, divergence
+        return [sums]
+
+    def policy_loss(self, context: Context, logps: Tensor) -> Tensor:
+        """Return the loss of whole sequences, over the number of micro-batches."""
+        rows = logps.shape[:1]
+        mask = generated.unowned(context, logps.shape, "int64")
+        own = ops.sum_over(ops.mul(logps, mask, "log-probabilities, masked"), rows, "log-probabilities of sequences")
+        old = generated.unowned(context, rows, "float32")
+        ratios = ops.unary(ops.subtract(own, old, "log-ratios"), "ratios", saves="result")
+        losses = clipped(ratios, generated.unowned(context, rows, "float32"))
+        loss = ops.sum_over(losses, (), "loss, mean")
+        return ops.scale(loss, "loss / gradient_accumulation_steps")

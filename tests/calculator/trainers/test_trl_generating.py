@@ -1,0 +1,111 @@
+"""TRL's GRPOTrainer and RLOOTrainer. tests/cases/trainers.jsonl has traced steps."""
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimate.estimate import estimate, training_step
+from calculator.estimate.request import parse_request
+from calculator.resident.per_parameter import tensors
+from calculator.training_step.unrolled import events
+
+LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
+FULL = {"name": "full"}
+MODEL = "meta-llama/Llama-3.2-1B"
+
+
+def request(method=LORA, **training):
+    training = {"sequence_length": 256, "micro_batch_size": 2, "trainer": "trl-grpo", "dtype": "bfloat16", **training}
+    return parse_request({"model": MODEL, "method": method, "training": training, "reserved": "rule"})
+
+
+def passes(run):
+    names = [row[0] for row in run.tape.rows]
+    return [name.rpartition("model.embed_tokens")[0] for name in names if name.endswith("model.embed_tokens: output")]
+
+
+def kept(**changes):
+    tensors_ = tensors(training_step(request(**changes)).resident.optimizer_states)
+    return {tensor.name: tuple(map(int, tensor.shape)) for tensor in tensors_ if tensor.component == "activations"}
+
+
+def bytes_of(step, prefix):
+    return sum(tensor.bytes for tensor in step.resident.tensors if tensor.name.startswith(prefix))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [""]),
+        ({"beta": 0.04}, ["reference: ", ""]),
+        ({"trainer": "trl-rloo"}, ["old: ", "reference: ", ""]),
+        ({"trainer": "trl-rloo", "beta": 0}, ["old: ", ""]),
+    ],
+)
+def test_completions_are_scored_before_the_model_runs(changes, expected):
+    assert passes(training_step(request(**changes)).run) == expected
+
+
+def test_only_the_first_micro_batch_of_a_step_scores():
+    step = training_step(request(beta=0.04, gradient_accumulation_steps=2))
+    assert passes(step.run) == [""]
+    assert passes(step.first.run) == ["reference: ", ""]
+    assert training_step(request(beta=0.04)).first is None
+
+
+def test_a_replay_scores_in_the_first_micro_batch_alone():
+    prepared = training_step(request(beta=0.04, gradient_accumulation_steps=2)).resident.prepared
+    names = {row[0] for row in events(prepared.first_micro_batch).rows}
+    assert any(name.startswith("reference: model.layers") for name in names)
+    assert not any(name.startswith("reference: ") for name in {row[0] for row in events(prepared).rows})
+
+
+def test_the_generation_batch_of_a_whole_step_stays_in_memory():
+    batch = kept(gradient_accumulation_steps=3, max_completion_length=100)
+    assert batch["prompt_ids"] == (6, 156)
+    assert batch["completion_mask"] == (6, 100)
+    assert "ref_per_token_logps" not in batch
+    assert kept(beta=0.1)["ref_per_token_logps"] == (2, 255)
+    assert kept(trainer="trl-rloo")["old_logps"] == (2,)
+
+
+def test_full_fine_tuning_with_beta_keeps_a_second_model():
+    assert not bytes_of(training_step(request(FULL)), "ref_model.")
+    assert bytes_of(training_step(request(FULL, beta=0.04)), "ref_model.")
+
+
+def test_scores_of_other_rows_are_alive_in_the_last_scoring_pass():
+    rows = training_step(request(beta=0.04, gradient_accumulation_steps=4)).first.run.tape.rows
+    assert sum(row[0] == "reference: log-probabilities of other rows" for row in rows) == 3
+    many = training_step(request(beta=0.04, gradient_accumulation_steps=5000)).first.run.tape.rows
+    (merged,) = [row for row in many if row[0] == "reference: log-probabilities of other rows"]
+    assert tuple(map(int, merged[1])) == (2 * 4999, 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"micro_batch_size": 1}, "training.micro_batch_size"),
+        ({"num_generations": 3}, "training.num_generations"),
+        ({"max_completion_length": 256}, "training.max_completion_length"),
+        ({"max_completion_length": 100, "completion_tokens": 150}, "training.completion_tokens"),
+        ({"max_completion_length": 100, "completion_tokens": 201, "padding": True}, "training.completion_tokens"),
+        ({"loss_type": "sigmoid"}, "training.loss_type"),
+        ({"precompute_ref_log_probs": True}, "training.precompute_ref_log_probs"),
+        ({"trainer": "trl-rloo", "loss_type": "grpo"}, "training.loss_type"),
+        ({"trainer": "trl-dpo", "beta": 0.1}, "training.beta"),
+        ({"trainer": "trl-sft", "num_generations": 2}, "training.num_generations"),
+        ({"trainer": "transformers", "max_completion_length": 9}, "training.max_completion_length"),
+        ({"trainer": None, "beta": 0.1}, "training.beta"),
+    ],
+)
+def test_what_is_refused_names_its_field(changes, loc):
+    with pytest.raises(PlanError) as refused:
+        estimate(request(**changes))
+    assert [problem.loc for problem in refused.value.problems] == [loc]
+
+
+def test_the_answer_says_what_the_reference_is_and_how_long_completions_are():
+    said = " ".join(estimate(request(max_completion_length=100)).assumptions)
+    assert "beta is 0: there is no reference." in said
+    assert "has 100 tokens (max_completion_length), the longest prompt the other 156" in said
+    assert "with its adapters off" in " ".join(estimate(request(beta=0.1)).assumptions)
