@@ -1,6 +1,6 @@
 """The request's `training` and `device` objects."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from calculator.common.dtype import DType
@@ -210,13 +210,10 @@ class Training:
         " step, as a training loop of one's own may.",
     )
 
-    #: The micro-batches of a step of which this is the first one alone. No input: see `first_micro_batch`.
-    of_step: int | None = None
-
     @property
     def micro_batches(self) -> int:
         """The micro-batches of a step."""
-        return self.of_step or self.gradient_accumulation_steps
+        return self.gradient_accumulation_steps
 
     @property
     def is_first_micro_batch(self) -> bool:
@@ -249,12 +246,27 @@ class Training:
         if self.gradient_accumulation_steps == 1:
             return self
         ddp = replace(self.ddp, gradient_as_bucket_view=False) if self.ddp is not None else None
-        return replace(self, gradient_accumulation_steps=1, ddp=ddp, of_step=self.gradient_accumulation_steps)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changes = {"gradient_accumulation_steps": 1, "ddp": ddp, "of_step": self.gradient_accumulation_steps}
+        return FirstMicroBatch(**{**values, **changes})
 
     @property
     def added_dtype(self) -> DType:
         """The data type of the parameters that a method adds."""
         return self.dtype if self.adapter_dtype == "model" else "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstMicroBatch(Training):
+    """The training of the first of several micro-batches."""
+
+    #: The micro-batches of its step.
+    of_step: int
+
+    @property
+    def micro_batches(self) -> int:
+        """The micro-batches of a step."""
+        return self.of_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
