@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   ?= .venv
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
+WORKERS ?= 1
 ARGS   ?=
 TORCH_FLAGS ?=
 # One test process per core, at most four: each may load PyTorch.
-WORKERS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
+TEST_PROCESSES ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
@@ -19,14 +20,14 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "  HOST=$(HOST) PORT=$(PORT) PYTHON=$(PYTHON) VENV=$(VENV)"
+	@echo "  HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) PYTHON=$(PYTHON) VENV=$(VENV)"
 	@echo "  ARGS=... goes to pytest, bench and grid; TORCH_FLAGS=... to pip where it installs PyTorch"
 
 serve: $(VENV)/.serve ## Start the app on HOST:PORT
-	@$(RUN) -m app serve --host $(HOST) --port $(PORT)
+	@$(RUN) -m app serve --host $(HOST) --port $(PORT) --workers $(WORKERS)
 
 test: $(VENV)/.validation ## Run every test, browser tests included
-	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(WORKERS) $(ARGS)
+	@chromium=$$(.ci/chromium) && CHROMIUM="$$chromium" $(RUN) -m pytest $(TEST_PROCESSES) $(ARGS)
 
 check: $(VENV)/.dev ## Check format, lint and types
 	@$(RUN) -m ruff format --check .

@@ -61,7 +61,7 @@ def test_the_installed_command_estimates_and_exports(environment):
 def served(environment):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = run(environment, "serve", "--port", str(port))
+    server = run(environment, "serve", "--port", str(port), "--workers", "2")
     address = f"http://127.0.0.1:{port}"
     try:
         until = time.monotonic() + 60

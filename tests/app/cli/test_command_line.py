@@ -257,6 +257,14 @@ def test_a_port_that_is_none_is_refused(port, capsys):
     assert "is not a port: give a whole number from 0 to 65,535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["many", "0", "1000", "9" * 5000, ""])
+def test_a_number_of_processes_that_is_none_is_refused(workers, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["serve", f"--workers={workers}"])
+    assert left.value.code == 2
+    assert "is not a number of processes: give 1 to 512" in capsys.readouterr().err
+
+
 def test_the_served_application_answers_with_a_garbage_collector_that_rarely_runs():
     before = gc.get_threshold()
     try:
