@@ -247,28 +247,24 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
 
 
-def not_modelled(modelled: frozenset[ShardingName] = MODELLED) -> str:
-    """Why a sharding, or several cards without one, are refused where some shardings are modelled."""
-    *names, last = (name for name in get_args(ShardingName) if name in modelled - {"none"})
+def not_modelled() -> str:
+    """Why a sharding, or several cards without one, are refused."""
+    *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
     known = f"{', '.join(names)} or {last}"
     return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
 
 
-def several_cards(
-    device: Device, loc: str = "device", modelled: frozenset[ShardingName] = MODELLED
-) -> Iterator[Problem]:
+def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
     """Problems of a device with more than one card, where some shardings are modelled."""
-    if device.sharding not in modelled:
-        yield Problem(
-            loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled(modelled)}", input=device.sharding
-        )
+    if device.sharding not in MODELLED:
+        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)
     elif device.sharding != "none":
         if device.count == 1:
             yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
     elif device.count > 1:
         yield Problem(
             loc=f"{loc}.count",
-            msg=f"{device.count:,} cards without sharding are {not_modelled(modelled)}",
+            msg=f"{device.count:,} cards without sharding are {not_modelled()}",
             input=device.count,
         )
 

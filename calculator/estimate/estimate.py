@@ -156,7 +156,7 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         timeline(step, peaks),
         replay,
     )
-    host = step.flat.host_bytes if step.flat is not None else None
+    host = step.resident.host_bytes
     return (memory if host is None else replace(memory, host_bytes=host)), verdict
 
 

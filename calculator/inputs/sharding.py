@@ -17,9 +17,6 @@ QuantStorage = Literal["uint8", "float16", "bfloat16", "float32"]
 #: The shardings that an estimate models; it refuses the others.
 MODELLED: frozenset[ShardingName] = frozenset({"none", "ddp", "zero1", "zero2", "fsdp"})
 
-#: Those of them that a plan searches.
-PLANNED: frozenset[ShardingName] = frozenset({"none", "ddp", "fsdp"})
-
 #: The shardings whose reserved memory is found by replay; that of the others follows the rule.
 REPLAYED: frozenset[ShardingName] = frozenset({"none", "ddp"})
 
@@ -68,7 +65,9 @@ class FSDPConfig:
         True, label="Reshard after forward", help="Free a unit's gathered weights after its forward pass."
     )
     cpu_offload: bool = setting(
-        False, label="CPU offload", help="Keep shards, gradients and optimizer states in host memory. Not modelled yet."
+        False,
+        label="CPU offload",
+        help="Keep shards, gradients and optimizer states in host memory, and update them there.",
     )
 
 

@@ -13,6 +13,7 @@ from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of, parameter_counts
 from calculator.estimate.request import Request, reserved_by
 from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes, request_bytes, task_bytes
+from calculator.inputs.sharding import STAGES
 from calculator.inputs.training import Training
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
@@ -106,6 +107,7 @@ class Evaluator:
             sequence_length=self.needs.sequence_length,
             gradient_accumulation_steps=accumulated,
             dtype=self._dtype(candidate.method),
+            autocast=self._autocast,
             gradient_checkpointing=candidate.gradient_checkpointing,
             optimizer=candidate.optimizer,
         )
@@ -128,7 +130,16 @@ class Evaluator:
         """The dtype of the base (rule no_bfloat16)."""
         if self.has_bfloat16:
             return "bfloat16"
-        return "float32" if method.facts.trains_base else "float16"
+        return "float32" if self._is_zero or method.facts.trains_base else "float16"
+
+    @property
+    def _autocast(self) -> Literal["bfloat16"] | None:
+        """DeepSpeed trains float32 weights, or bfloat16 ones with float32 masters (Trainer's bf16=True)."""
+        return "bfloat16" if self._is_zero and self.has_bfloat16 else None
+
+    @property
+    def _is_zero(self) -> bool:
+        return self.device.sharding in STAGES
 
     def answer(self, candidate: Candidate) -> Estimate | None:
         """The candidate's estimate; None where the real stack refuses it, for the reasons in `problems`."""
@@ -238,7 +249,7 @@ class Evaluator:
         """
         method.check(self.model, Training())
         resident = ResidentState(PreparedModel(self.model, method, Training(), self.device))
-        return parameter_counts(resident.tensors).trainable_fraction
+        return parameter_counts(resident.whole).trainable_fraction
 
 
 def _largest(sized: list[Candidate], suits: Callable[[Candidate], bool]) -> Candidate | None:

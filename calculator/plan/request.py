@@ -10,7 +10,6 @@ from calculator.devices.verdict import card_of, given_twice
 from calculator.estimate.compatibility import several_cards
 from calculator.estimate.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.inputs.settings import parse
-from calculator.inputs.sharding import PLANNED
 from calculator.plan.needs import Needs
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def _device(body: Any, loc: str) -> Device:
 def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
     if device.gpu is None and device.memory_bytes is None:
         yield Problem(loc=f"{loc}.gpu", msg="a plan needs a card: name one, or give memory_bytes", input=None)
-    yield from several_cards(device, loc, PLANNED)
+    yield from several_cards(device, loc)
     try:
         card = card_of(device)
     except PlanError as error:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from calculator.methods.prepared_model import PreparedModel
+    from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.resident.tensors import ResidentTensor
     from calculator.sharding.communication import Collective
@@ -40,6 +41,10 @@ class Shards:
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """The gradients that are alive between two micro-batches of a step."""
         return (gradients(whole),)
+
+    def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:  # noqa: ARG002  a hook
+        """What the rank's process keeps in host memory; None if nothing is offloaded."""
+        return None
 
     def collectives(self) -> tuple[Collective, ...]:
         """What the rank sends in a step."""

@@ -58,7 +58,7 @@ class ResidentState:
     @cached_property
     def parameters(self) -> tuple[int, int, int]:
         """The numbers of parameters of the base, of added ones, and of those that are trained."""
-        return parameters(self.tensors)
+        return parameters(self.whole)
 
     @property
     def trainer(self) -> TrainerFacts:
@@ -158,6 +158,13 @@ class ResidentState:
         of_groups = groups(self.trainer, self.prepared.model, trained)
         kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
         return kind(self.prepared, self.tensors, of_groups, self.optimizer)
+
+    @property
+    def host_bytes(self) -> int | None:
+        """What one GPU's process keeps in host memory; None if nothing is offloaded."""
+        if self.flat is not None:
+            return self.flat.host_bytes
+        return self.shards.host_bytes(self.whole, self.optimizer)
 
     @property
     def communication(self) -> tuple[Collective, ...] | None:

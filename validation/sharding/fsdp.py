@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.fsdp._fully_shard import _fsdp_param_group
 from torch.distributed.tensor import DTensor
 
@@ -44,6 +44,8 @@ class FSDPEngine(Engine):
             reshard_after_forward=sharding.fsdp_config.reshard_after_forward,
             state_dict_type="FULL_STATE_DICT",
         )
+        if sharding.fsdp_config.cpu_offload:
+            plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # pinning needs CUDA
         if precision != "no":
             plugin.set_mixed_precision(precision)
         device = next(reference.model.parameters()).device.type
@@ -55,13 +57,17 @@ class FSDPEngine(Engine):
             torch_device_mesh=init_device_mesh(device, (sharding.count,), mesh_dim_names=("dp_shard",)),
             parallelism_config=SimpleNamespace(fsdp_dim_names=("dp_shard",)),
         )
-        with mock.patch.object(fsdp_utils, "logger"):  # accelerate's logger needs an Accelerator
+        with mock.patch.object(fsdp_utils, "logger"), _shards_move(plugin):  # the logger needs an Accelerator
             self.model = fsdp_utils.fsdp2_prepare_model(accelerator, reference.model)
         self.create_optimizer()
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """The shard of this rank."""
         return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+    def labelled(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters, unless their gradients are on the host."""
+        return {} if self._sharding.fsdp_config.cpu_offload else self.trainable()
 
     def autocast_dtype(self) -> None:
         """None: the units' mixed precision policy casts instead."""
@@ -96,6 +102,12 @@ class FSDPEngine(Engine):
                 name = names[id(parameter.sharded_param)]
                 for gathered in parameter.all_gather_outputs:
                     tracker.track_external(f"{name}: gathered", gathered, self.component(name))
+
+
+def _shards_move(plugin: FullyShardedDataParallelPlugin) -> AbstractContextManager[Any]:
+    """Let FSDP move shards from meta to the host with offload; it leaves shards on meta there otherwise."""
+    offloads = isinstance(plugin.cpu_offload, CPUOffloadPolicy)
+    return mock.patch.object(torch.Tensor, "is_meta", new=False, create=True) if offloads else nullcontext()
 
 
 def _recorded(collective: Callable[..., Any], tracker: MemoryTracker) -> Callable[..., Any]:

@@ -25,9 +25,9 @@ class HostReads(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation."""
         kwargs = kwargs or {}
-        if func is _ATEN._local_scalar_dense.default and args[0].is_meta and not hasattr(args[0], VALUE):
+        if func is _ATEN._local_scalar_dense.default and _is_meta(args[0]) and not hasattr(args[0], VALUE):
             return 0.0
-        if func is _ATEN.copy_.default and args[1].is_meta and not args[0].is_meta:
+        if func is _ATEN.copy_.default and _is_meta(args[1]) and not _is_meta(args[0]):
             return args[0]
         if func is _ATEN._to_copy.default and _to_host(args[0], kwargs.get("device")):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
@@ -35,4 +35,9 @@ class HostReads(TorchDispatchMode):
 
 
 def _to_host(tensor: Tensor, device: torch.device | None) -> bool:
-    return tensor.is_meta and device is not None and device.type == "cpu"
+    return _is_meta(tensor) and device is not None and device.type == "cpu"
+
+
+def _is_meta(tensor: Tensor) -> bool:
+    """Whether a tensor is on meta, also where FSDP offloads and `is_meta` is false."""
+    return tensor.device.type == "meta"

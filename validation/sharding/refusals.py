@@ -22,7 +22,8 @@ def check(sharded: ShardedRequest, rank: int) -> None:
     request, sharding = sharded.request, sharded.sharding
     if not 0 <= rank < sharding.count:
         raise refusal("rank", f"must be from 0 to {sharding.count - 1}", rank)
-    if sharding.offloads and not (sharding.stage in (1, 2) and sharding.zero_optimization.offload_optimizer):
+    offloads_optimizer = sharding.stage in (1, 2) and sharding.zero_optimization.offload_optimizer
+    if sharding.offloads and not (sharding.name == "fsdp" or offloads_optimizer):
         raise refusal("device.sharding", "offload to the host is not traced: leave it out", sharding.name)
     training = request.training
     if sharding.stage and training.autocast != "bfloat16" and training.dtype != "float32":

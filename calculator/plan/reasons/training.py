@@ -97,8 +97,10 @@ def _not_prepared(evaluation: Evaluation, method: QLoRA) -> Iterator[Reason]:
 def _optimizer(evaluation: Evaluation) -> Iterator[Reason]:
     optimizer, trainable = OPTIMIZERS[evaluation.candidate.optimizer], evaluation.answer.parameters.trainable
     if optimizer.storage == "8bit":
-        each = 4 if evaluation.method.facts.trains_base else 8
-        whole, less = size(each * trainable), size(2 * trainable)
+        device, training = evaluation.evaluator.device, evaluation.evaluator.request(evaluation.candidate).training
+        each = 4 if evaluation.method.facts.trains_base and training.autocast is None else 8
+        here = -(-trainable // device.count) if device.divided else trainable
+        whole, less = size(each * here), size(2 * here)
         where = ", in managed memory that moves to the CPU where the card is full" if optimizer.paged else ""
         sentence = f"{evaluation.candidate.optimizer} keeps about {less} of states instead of {whole}{where}."
         yield speaks_for("states_8bit", sentence)
@@ -121,7 +123,8 @@ def _batch(evaluation: Evaluation) -> Iterator[Reason]:
 def _precision(evaluation: Evaluation) -> Iterator[Reason]:
     training = evaluation.evaluator.request(evaluation.candidate).training
     card = evaluation.evaluator.card
-    if evaluation.method.facts.trains_base and training.dtype == "bfloat16":
+    has_masters = training.autocast is not None
+    if evaluation.method.facts.trains_base and training.dtype == "bfloat16" and not has_masters:
         yield speaks_against("rounded_updates", "Weights in bfloat16 round away updates below 1/256 of a weight.")
     if card is not None and not evaluation.evaluator.has_bfloat16:
         yield speaks_against("no_bfloat16", f"{card.name} lacks bfloat16: the base is in {training.dtype}.")

@@ -14,7 +14,7 @@ from calculator.engine.repetition import Repetition, repetition
 from calculator.inputs.sharding import FSDPConfig
 from calculator.layers.accumulation import Accumulation
 from calculator.layers.sharding_hooks import Hooks, Unit
-from calculator.sharding.fsdp.parameters import RANKS
+from calculator.sharding.fsdp.parameters import RANKS, shard_shape
 from calculator.sharding.fsdp.unit import FLOATS, FSDPUnit, Part
 from calculator.sharding.fsdp.units import (
     ALL_GATHER_OUTPUT,
@@ -23,6 +23,7 @@ from calculator.sharding.fsdp.units import (
     GRADIENT_SHARDS,
     REDUCE_SCATTER_INPUT,
     REDUCE_SCATTER_OUTPUT,
+    UPLOADED,
     layer_unit,
     outer_units,
 )
@@ -54,6 +55,7 @@ class MicroBatch(Hooks):
         "has_gradients",
         "kept_buffer",
         "layer_units",
+        "offloads",
         "order",
         "param_dtype",
         "parameters",
@@ -74,7 +76,9 @@ class MicroBatch(Hooks):
         self.param_dtype = training.autocast
         self.reduces = reduces
         self.has_gradients = reduces and training.gradient_accumulation_steps > 1
-        self.reshards = reshards = (training.fsdp_config or FSDPConfig()).reshard_after_forward
+        config = training.fsdp_config or FSDPConfig()
+        self.reshards = reshards = config.reshard_after_forward
+        self.offloads = config.cpu_offload
         outer = outer_units(prepared)
         self.root = FSDPUnit(self, outer.root, reshards=False)
         tail = FSDPUnit(self, outer.tail, reshards=False)
@@ -151,10 +155,25 @@ class MicroBatch(Hooks):
         """Gather a unit's weights into one buffer, unless they are gathered."""
         if unit.buffer is not None or unit.gathered:
             return
-        cast = unit.of.cast_input
-        copies = self._new(*cast, unit.of.name + CAST_SHARDS) if cast is not None else None
+        copies = self._uploaded(unit) if self.offloads else self._cast(unit)
         unit.buffer = self._new(*unit.of.all_gather_output, unit.of.name + ALL_GATHER_OUTPUT)
         del copies
+
+    def _cast(self, unit: FSDPUnit) -> list[Tensor]:
+        """Copy the shards that mixed precision casts, into one tensor."""
+        cast = unit.of.cast_input
+        return [] if cast is None else [self._new(*cast, unit.of.name + CAST_SHARDS)]
+
+    def _uploaded(self, unit: FSDPUnit) -> list[Tensor]:
+        """Copy each shard from host memory, and cast it with mixed precision."""
+        copies = []
+        for each in unit.of.parameters:
+            shape, dtype = shard_shape(each.shape, unit.of.count), unit.of.gathered_dtype(each)
+            copy = self._new(shape, each.dtype, each.name + UPLOADED)
+            if dtype != each.dtype:
+                copy = self._new(shape, dtype, each.name + CAST_SHARDS)
+            copies.append(copy)
+        return copies
 
     def copy_out(self, unit: FSDPUnit, *, keeps_buffer: bool) -> None:
         """Copy a unit's weights out of the buffer. In the forward pass, the next unit's copy frees the buffer."""
@@ -210,6 +229,8 @@ class MicroBatch(Hooks):
             output = self._new((size,), dtype, of.name + REDUCE_SCATTER_OUTPUT)
             unit.shards = self._new((size,), stored, of.name + GRADIENT_SHARDS, "gradients")
             del output
+        if self.offloads:
+            unit.shards = None
         del last
 
     def after_backward(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
-from calculator.inputs.sharding import FSDPConfig
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.sharding.fsdp.units import units_of
 
@@ -21,10 +20,7 @@ ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 def problems(prepared: PreparedModel) -> Iterator[Problem]:
     """Problems of a run under FSDP."""
-    training, config = prepared.training, prepared.training.fsdp_config or FSDPConfig()
-    if config.cpu_offload:
-        message = "offload to the host is not modelled yet: set it false"
-        yield Problem(loc="training.fsdp_config.cpu_offload", msg=message, input=True)
+    training = prepared.training
     if training.trainer is not None:
         message = "a trainer's step under fsdp is not modelled yet: leave it out, for the reference step"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)

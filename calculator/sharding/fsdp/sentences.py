@@ -24,6 +24,11 @@ def assumptions(prepared: PreparedModel) -> Iterator[str]:
         f" its weights before it runs and {after}. The first GPU's shards are never smaller than another's."
     )
     yield "NCCL's buffers are outside the caching allocator and not counted."
+    if config.cpu_offload:
+        yield (
+            "Shards, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
+            " each GPU; the optimizer runs there. What the host copies and buffers besides is not counted."
+        )
     if training.gradient_accumulation_steps > 1:
         yield (
             "Gradients are reduced in the last micro-batch only, as accelerate's no_sync does. Until then each GPU"

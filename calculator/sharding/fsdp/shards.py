@@ -10,7 +10,7 @@ from calculator.inputs.sharding import FSDPConfig
 from calculator.resident.per_parameter import gradients
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.communication import all_gather, reduce_scatter
-from calculator.sharding.fsdp.parameters import recast, shard, stored
+from calculator.sharding.fsdp.parameters import is_sharded, recast, shard, stored
 from calculator.sharding.fsdp.units import GRADIENT_SHARDS, outer_units, units_of
 from calculator.sharding.shards import Shards
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.dimension import Shape
     from calculator.common.dtype import DType
+    from calculator.resident.optimizers import Optimizer
     from calculator.resident.per_parameter import ResidentTensors
     from calculator.sharding.communication import Collective
 
@@ -39,9 +40,23 @@ class FSDPShards(Shards):
         """The whole model as accelerate stores it."""
         return tuple(stored(tensors, self.prepared.method, self.prepared.training))
 
+    @property
+    def offloads(self) -> bool:
+        """Whether shards, their gradients and optimizer states are in host memory."""
+        return (self.prepared.training.fsdp_config or FSDPConfig()).cpu_offload
+
     def kept(self, whole: tuple[ResidentTensor, ...]) -> tuple[ResidentTensor, ...]:
-        """The first rank's shards, and what is not sharded."""
+        """The first rank's shards, unless they are in host memory, and what is not sharded."""
+        if self.offloads:
+            return tuple(tensor for tensor in whole if not is_sharded(tensor))
         return tuple(shard(tensor, self.prepared.device.count) for tensor in whole)
+
+    def host_bytes(self, whole: tuple[ResidentTensor, ...], optimizer: Optimizer) -> int | None:
+        """Shards with their gradients and optimizer states, in the dtype in which they are stored."""
+        if not self.offloads:
+            return None
+        count = self.prepared.device.count
+        return sum(_on_host(shard(each, count), optimizer) * each.count for each in whole if is_sharded(each))
 
     def accumulated(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:
         """Whole gradients in the dtype in which their parameters are gathered."""
@@ -76,6 +91,8 @@ class FSDPShards(Shards):
 
     def reduced(self, whole: Iterable[ResidentTensor]) -> tuple[ResidentTensors, ...]:  # noqa: ARG002  a hook's signature
         """One tensor for each unit, in the dtype of its stored parameters."""
+        if self.offloads:
+            return ()
         return tuple(
             ResidentTensor(
                 name=unit.name + GRADIENT_SHARDS,
@@ -88,6 +105,15 @@ class FSDPShards(Shards):
             for unit, count in units_of(self.prepared)
             if unit.trained
         )
+
+
+def _on_host(tensor: ResidentTensor, optimizer: Optimizer) -> int:
+    """The bytes of one shard, of its gradient, and of its optimizer states."""
+    size = _bytes(tensor.shape, tensor.dtype)
+    if not tensor.gets_gradient:
+        return size
+    states = sum(_bytes(shape, dtype) for _, shape, dtype in optimizer.states(tensor.shape, tensor.dtype))
+    return 2 * size + states
 
 
 def _bytes(shape: Shape, dtype: DType) -> int:

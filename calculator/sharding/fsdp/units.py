@@ -33,6 +33,7 @@ REDUCE_SCATTER_INPUT = ": reduce-scatter input"
 REDUCE_SCATTER_OUTPUT = ": reduce-scatter output"
 GRADIENT_SHARDS = ": gradient shards"
 CAST_SHARDS = ": shards, cast"
+UPLOADED = ": shard from host memory"
 UNIT_TENSORS = (
     GATHERED,
     ALL_GATHER_OUTPUT,
@@ -40,6 +41,7 @@ UNIT_TENSORS = (
     REDUCE_SCATTER_OUTPUT,
     GRADIENT_SHARDS,
     CAST_SHARDS,
+    UPLOADED,
 )
 
 

@@ -98,13 +98,17 @@ def test_settings_of_another_sharding_are_refused_with_their_value_and_the_way_o
     assert _includes(error["input"], settings[name])
 
 
-def test_a_plan_names_the_shardings_that_plans_know(client):
-    found = errors(client.post("/api/v1/plan", json={"model": "gpt2", "device": device(2, "zero1")}))
-    assert "zero1 is not modelled here: set device.sharding ddp or fsdp, or device.count 1" in found["device.sharding"]
+def test_a_plan_under_zero_is_of_bfloat16_weights_with_float32_masters(client):
+    answer = client.post("/api/v1/plan", json={"model": "gpt2", "device": device(2, "zero2")}).json()
+    (plan,) = answer["plans"]
+    full = next(each for each in plan["configurations"] if each["request"]["method"]["name"] == "full")
+    assert full["request"]["training"]["autocast"] == "bfloat16"
+    assert not any(reason["rule"]["name"] == "rounded_updates" for reason in full["reasons"])
+    assert client.post("/api/v1/estimate", json=full["request"]).status_code == 200
 
 
 def test_one_of_several_devices_is_refused_at_its_place(client):
-    body = {"model": "gpt2", "devices": [device(), device(4, "zero1")]}
+    body = {"model": "gpt2", "devices": [device(), device(4, "zero3")]}
     assert [*errors(client.post("/api/v1/plan", json=body))] == ["devices.1.sharding"]
 
 

@@ -111,6 +111,20 @@ def test_reshard_after_forward_false_keeps_every_layer_gathered():
     assert kept["optimizer_step"] == freed["optimizer_step"]
 
 
+def test_cpu_offload_leaves_gathered_weights_and_activations_on_the_gpu():
+    offloaded = estimate(request(autocast="bfloat16", dtype="float32", fsdp_config={"cpu_offload": True}))
+    kept = phases(autocast="bfloat16", dtype="float32")
+    found = {phase.name: phase.peak_bytes for phase in offloaded.memory.phases}
+    state = resident_state(request(autocast="bfloat16", dtype="float32"))
+    shards = sum(each.bytes for each in state.tensors if each.trained)
+    states = sum(each.bytes for each in state.optimizer_states)
+    assert kept["forward"] - found["forward"] == shards + states
+    assert found["optimizer_step"] < 4096
+    assert 0 <= shards * 2 + states - offloaded.memory.host_bytes < 512 * 4 * 60
+    assert offloaded.parameters == estimate(request(autocast="bfloat16", dtype="float32")).parameters
+    assert any("are in host memory" in line for line in offloaded.assumptions)
+
+
 def test_accumulation_keeps_whole_gradients_until_the_last_micro_batch():
     one, many = phases(), phases(gradient_accumulation_steps=4)
     whole = sum(each.bytes for each in resident_state(request(1, sharding="none")).tensors if each.trained)
@@ -177,7 +191,6 @@ def test_a_limit_is_found_under_fsdp():
     ("loc", "kwargs"),
     [
         ("training.fsdp_config", {"sharding": "ddp", "fsdp_config": {}}),
-        ("training.fsdp_config.cpu_offload", {"fsdp_config": {"cpu_offload": True}}),
         ("training.optimizer", {"optimizer": "adamw_8bit"}),
         ("training.trainer", {"trainer": "transformers"}),
         ("training.autocast", {"method": {**LORA, "bias": "all"}, "config": {**CONFIG, "attention_bias": True}}),

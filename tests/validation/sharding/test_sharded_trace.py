@@ -117,7 +117,6 @@ def test_what_is_not_traced_is_refused_with_its_field():
     for field, request in (
         ("training.optimizer", body("fsdp", optimizer="adamw_8bit")),
         ("training.optimizer", body("fsdp", optimizer="adafactor")),
-        ("device.sharding", body("fsdp", fsdp_config={"cpu_offload": True})),
     ):
         with pytest.raises(PlanError, match=field):
             trace(parse_sharded_request(request))

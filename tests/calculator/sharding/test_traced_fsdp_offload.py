@@ -1,0 +1,20 @@
+"""Estimates of one rank under FSDP2 with CPU offload compared with traces (tests/cases/README.md)."""
+
+import json
+
+import pytest
+
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+from tests.paths import CASE_FILES
+
+CASES = [json.loads(line) for line in (CASE_FILES / "sharded" / "fsdp_offload.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_every_phase_with_offload_is_exact(case):
+    answer = estimate(parse_request({**case["request"], "reserved": "rule"}))
+    assert {phase.name: phase.peak_bytes for phase in answer.memory.phases} == case["expected"]["phases"]
+    counts = {name: getattr(answer.parameters, name) for name in case["expected"]["parameters"]}
+    assert counts == case["expected"]["parameters"]
+    assert answer.memory.host_bytes > 0
