@@ -8,6 +8,7 @@
   const LONGEST_ADDRESS = 8000;
   const TYPING_PAUSE = 250;
   const LIMITS_DELAY = 300;
+  const WAIT_SHOWN = 5;
   let running = null;
   let timer = 0;
   let loadingLimits = null;
@@ -167,14 +168,37 @@
     strip.hash = "#unanswered";
   };
 
+  const waiting = document.getElementById("waiting");
+  let waitTimer = 0;
+
+  // States that the server still works, and for how long; only a trace of the real modules takes seconds.
+  const wait = () => {
+    const start = Date.now();
+    clearInterval(waitTimer);
+    waiting.hidden = true;
+    waitTimer = setInterval(() => {
+      const seconds = Math.round((Date.now() - start) / 1000);
+      if (seconds < WAIT_SHOWN) return;
+      waiting.hidden = false;
+      if (seconds % WAIT_SHOWN === 0) waiting.textContent = `Tracing the real modules: ${seconds} s. This can take some minutes; changing the form ends it.`;
+    }, 1000);
+  };
+
+  const endWait = () => {
+    clearInterval(waitTimer);
+    waiting.hidden = true;
+  };
+
   const update = async (name) => {
     if (running) running.abort();
     const mine = new AbortController();
     running = mine;
     const answer = document.getElementById("answer");
     answer.setAttribute("aria-busy", "true");
+    wait();
     const { page: answered, why } = await fetchAnswer(mine.signal);
     if (mine !== running) return;
+    endWait();
     if (!answered) {
       withhold(why);
       return;

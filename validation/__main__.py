@@ -20,6 +20,10 @@ COMMANDS = {
     "prove": "validation.prove.command",
     "generate": "validation.comparison.generate",
     "processes": "validation.sharding.processes",
+    "traced": "validation.traced.command",
+    "engines": "validation.traced.engines",
+    "operations": "validation.traced.operations",
+    "census": "validation.traced.census.command",
 }
 
 

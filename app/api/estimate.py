@@ -4,40 +4,47 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from starlette.requests import Request
 
 from app.api.answers.estimate import SingleEstimateAnswer
 from app.api.examples import RUN, PostExamples
 from app.api.requests import EstimateRequest
 from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
+from app.engines.engine import Client, answered
 from app.http.body_params import JsonBody
-from calculator.estimate.estimate import estimate
+from app.http.disconnection import client_of
 from calculator.estimate.request import parse_request
 
 router = APIRouter(tags=["Plans"])
 
 
-def answer(body: Any) -> SingleEstimateAnswer:
+def answer(body: Any, client: Client | None = None) -> SingleEstimateAnswer:
     """Answer a decoded JSON body.
 
     Raises:
         PlanError: if the request is invalid, or the libraries refuse the combination.
+        HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
-    return SingleEstimateAnswer.model_validate(estimate(parse_request(body), whole=True))
+    return SingleEstimateAnswer.model_validate(answered(parse_request(body), client, whole=True))
 
 
 @router.post(
     "/api/v1/estimate",
     summary="Estimate the memory of one training run",
-    responses={200: {"model": SingleEstimateAnswer}, **problem_responses(*BODY_ERRORS)},
+    responses={200: {"model": SingleEstimateAnswer}, **problem_responses(*BODY_ERRORS, 503)},
     openapi_extra=json_body(EstimateRequest),
 )
-def post_estimate(body: JsonBody) -> Response:
+def post_estimate(request: Request, body: JsonBody) -> Response:
     """Return the parameters, the memory of one training step to the byte, and whether the run fits the device.
 
     `memory.components` lists every tensor that is alive at the peak, with its formula and source. A combination that
     transformers, PEFT or bitsandbytes refuse is answered with 422 and the reason.
+
+    A model that the calculator does not model is answered by a trace of its real modules, if PyTorch and the libraries
+    are installed: `engine` and `grade` state it. A trace takes seconds to minutes, and ends if the client closes the
+    connection. If too many wait, the answer is 503.
     """
-    return json_response(answer(body))
+    return json_response(answer(body, client_of(request)))
 
 
 EXAMPLES = PostExamples(

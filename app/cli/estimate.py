@@ -5,18 +5,20 @@ python -m app estimate --model meta-llama/Llama-3.1-8B --method qlora --r 16 --g
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from app.api.accuracy.accuracy import accuracy
 from app.api.answers.estimate import SingleEstimateAnswer
 from app.cli import request
 from app.cli.table import table
+from app.engines.engine import Client, answered
 from app.presentation import verdict
 from app.presentation.consequences import consequences
 from app.presentation.format import gib, number, parameters, percent
+from app.presentation.grades import grade_sentence
 from app.presentation.labels import parts
 from calculator.devices import Verdict
-from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 
 if TYPE_CHECKING:
@@ -36,10 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the estimate; return its verdict as an exit status."""
     plan = parse_request(request.body(args))
-    answer = estimate(plan)
+    answer = answered(plan, Client(progress=_progress))
     text = "\n".join(lines(plan.method.facts.label, answer))
     request.print_answer(args, SingleEstimateAnswer.model_validate(answer), text)
     return status(answer.fit)
+
+
+def _progress(what: str) -> None:
+    """Print what a trace runs to standard error: it takes seconds to minutes."""
+    sys.stderr.write(f"Tracing the real modules: {what}\n")
+    sys.stderr.flush()
 
 
 def status(fit: Fit | None) -> int:
@@ -54,6 +62,9 @@ def lines(label: str, plan: Estimate) -> Iterator[str]:
         f"{label} of {plan.model.id or plan.model.model_type or 'a model'}: {parameters(counts.trainable)}"
         f" of {parameters(counts.total)} parameters trained ({percent(counts.trainable_fraction)})"
     )
+    graded = grade_sentence(plan)
+    if graded is not None:
+        yield graded
     yield f"{verdict.sentence(plan)}"
     yield f"{verdict.why(plan)}"
     drawn = verdict.history_sentence(plan)

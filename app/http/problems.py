@@ -37,6 +37,10 @@ MEANINGS: dict[int, tuple[str, str]] = {
         "invalid-request",
         "The request is invalid, or the libraries refuse the combination. `errors` lists each field and the reason.",
     ),
+    503: (
+        "busy",
+        "The server has as many traces to run as it takes. The Retry-After header states when to try again.",
+    ),
     500: ("internal-error", "An error in Headroom itself. The server's log has the details."),
 }
 

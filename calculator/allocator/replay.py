@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from calculator.common.names import PhaseName
     from calculator.devices.outcome import ReplayPhase
+    from calculator.inputs.training import Training
     from calculator.training_step.resident_state import ResidentState
 
 #: A block in use, and the pool that must free it.
@@ -44,7 +45,11 @@ def full_peak_reserved(resident: ResidentState, workspaces: tuple[int, int], con
 
     `workspaces`: bytes of the matrix library's workspaces, of the forward pass's thread and of autograd's.
     """
-    replay = Replay(CachingAllocator(conf), resident, workspaces)
+    return steady_reserved(Replay(CachingAllocator(conf), resident, workspaces))
+
+
+def steady_reserved(replay: Replay) -> int:
+    """What a run reserves in its steady state, from its beginning, bytes."""
     replay.load()
     before = 0
     while replay.steps < 2 or (replay.allocator.reserved > before and replay.steps < MAX_STEPS):
@@ -136,13 +141,20 @@ class Replay:
         self.allocator = allocator
         self.resident = resident
         self.workspaces = workspaces
-        prepared = resident.prepared
-        self.training = prepared.training
-        alone = self.training.first_micro_batch
-        self.first = Batch(allocator, events(prepared.first_micro_batch))
-        self.later = Batch(allocator, events(prepared)) if self.training != alone else None
+        self.training = self._training()
+        first, later = self._micro_batches()
+        self.first = Batch(allocator, first)
+        self.later = Batch(allocator, later) if later is not None else None
         self.loading = Loading(resident.tensors, self.training)
         self._start()
+
+    def _training(self) -> Training:
+        return self.resident.prepared.training
+
+    def _micro_batches(self) -> tuple[Events, Events | None]:
+        """The events of a step's first micro-batch, and of the later ones if there are some."""
+        prepared, alone = self.resident.prepared, self.training.first_micro_batch
+        return events(prepared.first_micro_batch), events(prepared) if self.training != alone else None
 
     def _start(self) -> None:
         self.steps = 0

@@ -45,6 +45,10 @@ RULE_OF_ZERO = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once. Runs under ZeRO"
     " are not replayed, and the rule has not been compared with one."
 )
+RULE_OF_TRACES = (
+    "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the largest"
+    " block twice if the forward pass leaves as much alive. Set reserved to replay for a replay of the allocator."
+)
 SHARDED_RULE = (
     "Reserved memory follows a rule: for each size, as many blocks as tensors of it are alive at once, and the largest"
     " block twice if layers leave as much alive. A replay of the allocator is not modelled under this sharding, whose"
@@ -70,7 +74,7 @@ def by_rule(step: TrainingStep, workspaces: Iterable[int]) -> int:
     largest = max(steps)
     left = _left_by_layers(step) + sum([tensor.bytes for tensor in resident.kept_gradients])
     again = segment_bytes(largest) if left >= largest else 0
-    return whole_segments(resident.loaded_bytes) + _in_segments(kept) + _in_segments(steps) + again
+    return whole_segments(resident.loaded_bytes) + in_segments(kept) + in_segments(steps) + again
 
 
 def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> int:
@@ -80,8 +84,8 @@ def _of_rank(step: TrainingStep, flat: FlatPeaks, workspaces: Iterable[int]) -> 
     kept.update(workspaces)
     kept.update(Counter(sizes(flat.in_backward)) | Counter(sizes(flat.fullest.step)))
     loaded = sum(tensor.bytes for tensor in step.resident.tensors)
-    flattened = whole_segments(loaded) + _in_segments(sizes(flat.flat_weights))
-    return max(flattened, whole_segments(frozen) + _in_segments(kept) + _in_segments(_peak_counts(step)))
+    flattened = whole_segments(loaded) + in_segments(sizes(flat.flat_weights))
+    return max(flattened, whole_segments(frozen) + in_segments(kept) + in_segments(_peak_counts(step)))
 
 
 def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], workspace: int) -> int:
@@ -89,7 +93,7 @@ def of_passes(state: Iterable[ResidentTensor], passes: Iterable[Recording], work
     loaded = whole_segments(sum(tensor.bytes for tensor in state if tensor.base))
     kept = Counter(sizes(tensor for tensor in state if not tensor.base))
     kept[workspace] += 1
-    return loaded + _in_segments(kept) + max(_in_segments(peak_counts(each)) for each in passes)
+    return loaded + in_segments(kept) + max(in_segments(peak_counts(each)) for each in passes)
 
 
 def whole_segments(size: int) -> int:
@@ -102,7 +106,7 @@ def fragmentation(reserved: int, allocated: int) -> Sourced:
     return Sourced(name="caching allocator, fragmentation", bytes=reserved - allocated, source=SOURCE)
 
 
-def _in_segments(counts: Mapping[int, int]) -> int:
+def in_segments(counts: Mapping[int, int]) -> int:
     """Bytes of the segments for blocks of each size. Sizes share no segment, except the small ones."""
     total = small = 0
     for size, count in counts.items():
@@ -136,7 +140,7 @@ def _in_steps(step: TrainingStep) -> dict[int, int]:
     sizes, equal = step.run.storages.sizes, step.run.storages.equal_sizes
     bounds = [(sizes[size], count) for size, count in first_layer_bound.counts(step.run.copies, equal) if sizes[size]]
     bound = {size: max(counts[size], count) for size, count in bounds}
-    if not bound or _in_segments(counts | bound) == _in_segments(counts):
+    if not bound or in_segments(counts | bound) == in_segments(counts):
         return counts
     return _peak_counts(step.whole)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName, PhaseName, TaskName
     from calculator.devices import Fit
     from calculator.estimate.device_replay import DeviceReplay
+    from calculator.estimate.traced.grade import EngineName, Grade, TraceSummary
     from calculator.methods import Method
     from calculator.sharding.communication import Collective
 
@@ -219,3 +220,9 @@ class Estimate:
     warnings: tuple[str, ...]
     #: What one GPU sends to the others in a step; None for a run on one.
     communication: tuple[Collective, ...] | None = None
+    #: What found the figures.
+    engine: EngineName = "calculator"
+    #: How far the figures may be trusted; None for rules of thumb.
+    grade: Grade | None = "modelled"
+    #: The trace that the figures are from; None for the calculator's.
+    trace: TraceSummary | None = None

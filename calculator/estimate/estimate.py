@@ -44,6 +44,13 @@ if TYPE_CHECKING:
     from calculator.training_step.resident_state import ResidentState
 
 
+#: Why a request for a trace is refused wherever the calculator answers.
+ONE_ESTIMATE = (
+    "a trace answers one estimate at a time, and takes seconds to minutes: request a single estimate, or set engine to"
+    " auto or calculator"
+)
+
+
 def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
     """Answer a request.
 
@@ -54,6 +61,8 @@ def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool
     Raises:
         PlanError: where the model is not known, or the real stack refuses the combination.
     """
+    if request.engine == "traced":
+        raise refusal("engine", ONE_ESTIMATE, request.engine)
     if request.accounting == "textbook":
         return _by_the_textbook(request)
     if series is None:
@@ -263,6 +272,7 @@ def _by_the_textbook(request: Request) -> Estimate:
         saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
         assumptions=textbook.ASSUMPTIONS,
         warnings=(),
+        grade=None,
     )
 
 

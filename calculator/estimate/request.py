@@ -39,6 +39,10 @@ class ModelReference:
 ReservedBy = Literal["rule", "replay"]
 
 
+#: Which engine answers.
+EngineChoice = Literal["auto", "calculator", "traced"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservedMemory:
     """How reserved memory is found."""
@@ -78,6 +82,12 @@ class Choices(ReservedMemory):
         example="single_label_classification",
         empty="by the number of labels",
     )
+    engine: EngineChoice = _setting(
+        "auto",
+        label="Engine",
+        help="The calculator, or a trace of the real modules, which needs PyTorch. Auto traces a single estimate if the"
+        " calculator does not model the model.",
+    )
 
 
 Options = TypeVar("Options", bound=ReservedMemory)
@@ -97,6 +107,7 @@ class Request:
     stack: StackVersions = field(default_factory=StackVersions)
     reserved: ReservedBy = "replay"
     accounting: Literal["exact", "textbook"] = "exact"
+    engine: EngineChoice = "auto"
     length_given: bool = True
     drawn: Training | None = None
 
@@ -159,6 +170,7 @@ def parse_request(body: Any) -> Request:
         stack=stack,
         reserved=switches.reserved if device.sharding in REPLAYED else "rule",
         accounting=switches.accounting,
+        engine=switches.engine,
         length_given="sequence_length" in body.get("training", {}),
     )
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
-from calculator.families import FAMILIES
 from validation.reference import methods
+from validation.reference.heads import language_model
 from validation.reference.module_paths import unwrapped
 from validation.reference.refusals import check
 
@@ -170,8 +169,8 @@ def _classifies(config: PreTrainedConfig, request: Request) -> None:
 
 
 def _auto_model(request: Request) -> Any:
-    """The class of transformers that builds the model of the request's family for its task."""
-    return getattr(transformers, FAMILIES[config_of(request)["model_type"]].auto_model_for(request.task))
+    """The class of transformers that builds the model for the request's task."""
+    return language_model(config_of(request)["model_type"], request.task)
 
 
 @contextmanager

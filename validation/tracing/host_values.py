@@ -52,6 +52,10 @@ class HostValues:
         self._forget(inputs, func)
         return out
 
+    def know(self, tensor: torch.Tensor, host: torch.Tensor) -> None:
+        """Make the values of a tensor known."""
+        self._keep(tensor, host)
+
     def value(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The values of a tensor, if they are known."""
         if tensor.device.type != "meta":

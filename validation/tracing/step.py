@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from calculator.common.names import PhaseName
     from calculator.estimate.request import Request
     from validation.reference.build import ReferenceModel
+    from validation.tracing.host_values import HostValues
 
 #: Micro-batches to trace. Gradients are alive in all but the first, so a third would repeat the second.
 TRACED_MICRO_BATCHES = 2
@@ -32,7 +33,7 @@ TRACED_MICRO_BATCHES = 2
 class Step:
     """A model's second training step, traced; the first runs untraced, so that the optimizer states exist."""
 
-    def __init__(self, reference: ReferenceModel, request: Request) -> None:
+    def __init__(self, reference: ReferenceModel, request: Request, values: HostValues | None = None) -> None:
         self.reference, self.model, self.training = reference, reference.model, request.training
         self.trainable = reference.trainable()
         self.optimizer = optimizer_for(self.training.optimizer, list(self.trainable.values()))
@@ -40,7 +41,9 @@ class Step:
         self.input_ids = torch.zeros(shape, dtype=torch.long, device="meta")
         self.mask = torch.ones(shape, dtype=torch.long, device="meta") if self.training.padding else None
         self.labels = labels(request)
-        self.values = KnownValues(positions_needed(request))
+        self.values: KnownValues | HostValues = values or KnownValues(positions_needed(request))
+        if values is not None:
+            values.know(self.input_ids, torch.full(shape, ordinary_token(self.model.config)))
         self.ledger: Ledger[PhaseName] = Ledger()
         modules = ModuleTracker(self.model, reference.root)
         self.tracker = MemoryTracker(self.ledger, modules, reference.head, self.values)
@@ -101,6 +104,18 @@ def labels(request: Request) -> torch.Tensor | None:
         return torch.zeros((batch,), dtype=torch.long, device="meta")
     shape = (batch,) if task.loss == "regression" and task.num_labels == 1 else (batch, task.num_labels)
     return torch.zeros(shape, dtype=getattr(torch, request.training.dtype), device="meta")
+
+
+def ordinary_token(config: Any) -> int:
+    """A token that has no special meaning to a model: neither padding nor the place of an image."""
+    text = config.get_text_config()
+    special = {
+        value
+        for each in (config, text)
+        for name, value in each.to_dict().items()
+        if name.endswith(("_token_id", "_token_index", "_id")) and isinstance(value, int)
+    }
+    return next(token for token in range(len(special) + 1) if token not in special)
 
 
 @contextmanager

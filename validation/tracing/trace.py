@@ -12,8 +12,12 @@ from validation.tracing.shims import emulate_cuda, patched_model_code
 from validation.tracing.step import Step
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from calculator.common.names import PhaseName
     from calculator.estimate.request import Request
+    from validation.reference.build import ReferenceModel
+    from validation.tracing.host_values import HostValues
     from validation.tracing.ledger import Ledger, Storage
 
 
@@ -70,12 +74,32 @@ def trace(request: Request, *, before_2_14: bool = False) -> Trace:
     Raises:
         PlanError: if transformers or PEFT refuses the request.
     """
+    return trace_and_model(request, before_2_14=before_2_14)[0]
+
+
+def trace_and_model(
+    request: Request,
+    *,
+    before_2_14: bool = False,
+    values: HostValues | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Trace, ReferenceModel]:
+    """As `trace`, with the model that ran.
+
+    `values` computes known values; by default, only the largest position is known. `progress` is called with what runs.
+
+    Raises:
+        PlanError: if transformers or PEFT refuses the request.
+    """
     with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta():
+        progress("building the model")
         reference = build_model(request)
         with patched_model_code():
-            step = Step(reference, request)
+            step = Step(reference, request, values)
+            progress("tracing a training step")
             step.run()
     cast = (f"autocast to {request.training.autocast}: its casts written out",) if request.training.autocast else ()
-    return Trace(
+    traced = Trace(
         parameters=reference.parameter_counts(), static=step.static(), ledger=step.ledger, emulations=EMULATIONS + cast
     )
+    return traced, reference

@@ -40,12 +40,18 @@ class Accuracy:
     interval: Interval | None
 
 
+#: What is known of the accuracy of an answer from a trace.
+TRACED = "Answers from traces are not compared with GPU measurements. The grade states what a trace cannot see."
+
+
 def accuracy(estimate: Estimate) -> Accuracy:
     """Return the accuracy that is shown with an estimate."""
     method = method_name(estimate.method)
     if estimate.accounting == "textbook":
         sentence = "A rule of thumb. It is not compared with measurements."
         return Accuracy(method=method, sentence=sentence, errors=(), interval=None)
+    if estimate.engine == "traced":
+        return Accuracy(method=method, sentence=TRACED, errors=(), interval=None)
     errors = of_method(method)
     return Accuracy(
         method=method,

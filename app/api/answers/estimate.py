@@ -13,6 +13,7 @@ from calculator.devices import GPU, Verdict
 from calculator.devices import Fit as CalculatedFit
 from calculator.devices.outcome import ReplayPhase
 from calculator.estimate.answer import Estimate
+from calculator.estimate.traced.grade import EngineName, Grade
 from calculator.methods import Method
 
 
@@ -298,6 +299,28 @@ class CollectiveAnswer(Answer):
     source: str = described("Source of the formula.", "github.com/NVIDIA/nccl-tests, doc/PERFORMANCE.md")
 
 
+class TraceAnswer(Answer):
+    """The trace that an answer is from."""
+
+    versions: dict[str, str] = described(
+        "The releases of the libraries whose step ran.", {"torch": "2.13.0", "transformers": "5.24.0"}
+    )
+    seconds: float = described("How long the trace took, without the import of the libraries.", 6.2)
+    unchecked_operations: tuple[str, ...] = described(
+        "Operations that allocate memory in this step and in no step that the calculator models: scratch memory that"
+        " they may need on a GPU is not checked.",
+        ["convolution"],
+    )
+    kernel_packages: dict[str, tuple[str, ...]] = described(
+        "Packages whose kernels replace functions of this model where they are installed, with these functions. The"
+        " figures are without them.",
+        {"flash-linear-attention": ["chunk_gated_delta_rule"]},
+    )
+    guesses: tuple[str, ...] = described(
+        "What was guessed of values that a trace does not have, in sentences.", ["Choices are spread evenly."]
+    )
+
+
 class EstimateAnswer(Answer):
     """The memory, parameters and verdict of one run."""
 
@@ -318,6 +341,14 @@ class EstimateAnswer(Answer):
     communication: tuple[CollectiveAnswer, ...] | None = described(
         "What each GPU sends in a step, by collective; null for a run on one GPU.", None
     )
+    engine: EngineName = described("What found the figures: the calculator, or a trace of the real step.", "calculator")
+    grade: Grade | None = described(
+        "How far the figures may be trusted, with the most trusted first: of the calculator; of a trace with operations"
+        " that are validated; with others, whose scratch memory on a GPU is unchecked; of a model that a kernel package"
+        " changes. Null with textbook accounting.",
+        "modelled",
+    )
+    trace: TraceAnswer | None = described("The trace that the figures are from; null for the calculator's.", None)
     accuracy: Accuracy = described("How far similar estimates were from measurements.", {"method": "lora"})
 
     @model_validator(mode="before")

@@ -11,10 +11,12 @@ from starlette.requests import Request
 from app.api import compare, estimate
 from app.api.accuracy.accuracy import accuracy
 from app.api.responses import json_response
+from app.engines.engine import Client
 from app.forms import tool_fields
 from app.forms.layout import LABELS, gpu_choices, gpu_id, groups
 from app.forms.plan_form import DEFAULTS, FILE, LONGEST_ADDRESS, LONGEST_REPEATED, Form, read, read_strictly
 from app.http.body_params import FormFields
+from app.http.disconnection import client_of
 from app.interop.downloads import downloads
 from app.interop.imports import Imported
 from app.pages.estimate import view
@@ -24,6 +26,7 @@ from app.presentation import verdict
 from app.presentation.changes import changes_text
 from app.presentation.charts import history_figure, methods_figure, timeline_figure
 from app.presentation.consequences import consequences
+from app.presentation.grades import grade_sentence
 from app.presentation.templates import page
 from app.tools import TOOLS
 from calculator import catalogue
@@ -38,7 +41,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/")
 def get_plan(request: Request) -> Response:
     """Show the plan of the address."""
-    return plan_page(read(request.query_params.multi_items()), str(request.base_url))
+    return plan_page(read(request.query_params.multi_items()), str(request.base_url), client=client_of(request))
 
 
 @router.post("/")
@@ -46,13 +49,16 @@ def post_plan(request: Request, fields: FormFields) -> Response:
     """Redirect to the address of a submitted form, or show its plan if the address is too long."""
     form = read(fields)
     address = f"/{form.address()}"
-    return RedirectResponse(address, 303) if len(address) <= LONGEST_ADDRESS else plan_page(form, str(request.base_url))
+    if len(address) <= LONGEST_ADDRESS:
+        return RedirectResponse(address, 303)
+    return plan_page(form, str(request.base_url), client=client_of(request))
 
 
 @router.get("/estimate.json")
 def get_estimate(request: Request) -> Response:
     """Return the page's estimate as JSON: what POST /api/v1/estimate answers to the plan of the address."""
-    return json_response(estimate.answer(read_strictly(request.query_params.multi_items()).estimate()))
+    body = read_strictly(request.query_params.multi_items()).estimate()
+    return json_response(estimate.answer(body, client_of(request)))
 
 
 @router.get("/compare.json")
@@ -71,8 +77,12 @@ class ImportBox:
     wrong: str = ""
 
 
-def plan_page(form: Form, origin: str, box: ImportBox | None = None) -> Response:
-    """Return the page of a plan: its answer, or the typed text with error messages."""
+def plan_page(form: Form, origin: str, box: ImportBox | None = None, client: Client | None = None) -> Response:
+    """Return the page of a plan: its answer, or the typed text with error messages.
+
+    Raises:
+        HTTPProblem: 503, if the plan is traced, and too many traces wait or the client has gone.
+    """
     box = box or ImportBox()
     context: dict[str, Any] = {
         "form": form,
@@ -85,7 +95,7 @@ def plan_page(form: Form, origin: str, box: ImportBox | None = None) -> Response
     if box.wrong:
         return _error(context, {FILE: box.wrong}, None, "This file can't be planned")
     try:
-        comparison = view.compared(form)
+        comparison = view.compared(form, client)
     except PlanError as error:
         return _error(context, form.messages(error.problems), None)
     if comparison.chosen.estimate is None:
@@ -137,11 +147,12 @@ def _answer(context: dict[str, Any], comparison: view.Comparison, chosen: Estima
         address=f"/{form.address()}",
         attention=request.training.attention,
         card_groups=card_groups,
-        downloads=downloads(request, chosen),
+        downloads=downloads(request, chosen) if chosen.engine == "calculator" else (),
         errors={},
         estimate=chosen,
         fewest=view.fewest_gpus(request, chosen),
         figure=methods_figure(comparison.estimates, chosen.fit),
+        grade_sentence=grade_sentence,
         gauge=verdict.gauge(chosen),
         gpu=gpu_id(form.typed["gpu"]),
         history=history_figure(chosen.memory),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.engines.engine import answered, with_way_out
 from app.forms.fields import FIELDS
 from app.forms.plan_form import typed_request
 from calculator.common.errors import PlanError
 from calculator.compare.methods import ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict
 from calculator.estimate.request import parse_request
+from calculator.estimate.traced.check import is_traced
 from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
 from calculator.plan.suggestions import suggestions
@@ -18,6 +20,7 @@ from calculator.plan.suggestions import suggestions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from app.engines.engine import Client
     from app.forms.plan_form import Form
     from calculator.devices import Fit
     from calculator.estimate.answer import Estimate
@@ -63,17 +66,23 @@ class Comparison:
         return changes
 
 
-def compared(form: Form) -> Comparison:
-    """Answer a form.
+def compared(form: Form, client: Client | None = None) -> Comparison:
+    """Answer a form: with every method, or by a trace with the selected one.
 
     Raises:
         PlanError: if every method is refused, with the problems of the selected one.
+        HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
     if form.method not in METHODS:
         parse_request(form.estimate())
-    comparison = Comparison(form=form, rows=side_by_side(parse_comparison(form.comparison())))
+    requests = parse_comparison(form.comparison())
+    chosen = next(request for request in requests if request.method.name == form.method)
+    if is_traced(chosen):
+        row = ComparisonRow(method=chosen.method, estimate=answered(chosen, client))
+        return Comparison(form=form, rows=(row,))
+    comparison = Comparison(form=form, rows=side_by_side(requests))
     if not any(row.estimate for row in comparison.rows):
-        raise PlanError(*comparison.chosen.problems)
+        raise with_way_out(PlanError(*comparison.chosen.problems), chosen)
     return comparison
 
 
@@ -97,7 +106,9 @@ def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:
 
 
 def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:
-    """Return changes that save memory, largest saving first."""
+    """Return changes that save memory, largest saving first; none for a trace, which answers one plan."""
+    if answer.engine == "traced":
+        return ()
 
     def changes(suggestion: Suggestion) -> dict[str, str]:
         return {name: value for name, value in typed_request(suggestion.request).items() if value != form.typed[name]}

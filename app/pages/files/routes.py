@@ -8,15 +8,16 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from app.engines.engine import answered
 from app.forms.fields import DEVICE
 from app.forms.plan_form import FILE, LONGEST_ADDRESS, Form, filled, read, read_strictly
 from app.http.body_params import FormFields
+from app.http.disconnection import client_of
 from app.interop import imports, spreadsheet
 from app.interop.exports import FORMATS, export
 from app.pages.estimate.routes import ImportBox, plan_page
 from app.presentation.templates import error_page
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
 
 router = APIRouter(include_in_schema=False)
@@ -56,7 +57,7 @@ def post_export(name: str, fields: FormFields) -> Response:
 def get_csv(request: Request) -> Response:
     """Return every row of the estimate, for a spreadsheet."""
     form = read_strictly(request.query_params.multi_items())
-    answer = estimate(parse_request(form.estimate()))
+    answer = answered(parse_request(form.estimate()), client_of(request))
     return _attachment("estimate.csv", spreadsheet.as_csv(answer), "text/csv")
 
 
@@ -65,8 +66,9 @@ def get_markdown(request: Request) -> Response:
     """Return a summary of the estimate in Markdown."""
     form = read_strictly(request.query_params.multi_items())
     plan = parse_request(form.estimate())
+    answer = answered(plan, client_of(request))
     address = f"{str(request.base_url).rstrip('/')}/{form.address()}"
-    return _attachment("estimate.md", spreadsheet.as_markdown(plan, estimate(plan), address), "text/markdown")
+    return _attachment("estimate.md", spreadsheet.as_markdown(plan, answer, address), "text/markdown")
 
 
 @router.get("/import")
@@ -76,7 +78,7 @@ def get_import(request: Request) -> Response:
     if FILE not in dict(fields):
         return RedirectResponse("/", 303)
     form, box = _imported(fields)
-    return plan_page(form, str(request.base_url), box)
+    return plan_page(form, str(request.base_url), box, client_of(request))
 
 
 @router.post("/import")
@@ -91,7 +93,7 @@ def post_import(request: Request, fields: FormFields) -> Response:
     address = f"/import?{urlencode({**kept, FILE: box.content})}"
     if len(address) <= LONGEST_ADDRESS:
         return RedirectResponse(address, 303)
-    return plan_page(form, str(request.base_url), box)
+    return plan_page(form, str(request.base_url), box, client_of(request))
 
 
 def _imported(fields: list[tuple[str, str]]) -> tuple[Form, ImportBox]:

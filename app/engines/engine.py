@@ -1,0 +1,85 @@
+"""The estimate of a request by the engine that it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from app.engines import installed
+from app.engines.process import AbandonedError
+from app.engines.tracer import AT_ONCE, WAITING, BusyError, Tracer
+from app.http.problems import HTTPProblem
+from calculator.common.errors import PlanError, refusal
+from calculator.estimate.estimate import estimate
+from calculator.estimate.traced.answer import traced_estimate
+from calculator.estimate.traced.check import check_traced, is_modelled, is_traced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.request import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """Who waits for an answer.
+
+    Attributes:
+        gone: Whether nobody waits any more.
+        progress: Is called with what runs.
+    """
+
+    gone: Callable[[], bool] = lambda: False
+    progress: Callable[[str], None] = lambda _: None
+
+
+@cache
+def tracer() -> Tracer:
+    """The tracer of this process."""
+    return Tracer()
+
+
+def answered(request: Request, client: Client | None = None, *, whole: bool = False) -> Estimate:
+    """Answer a single request.
+
+    `whole` is passed to the calculator, which is then faster if the timeline is read.
+
+    Raises:
+        PlanError: if the request is refused.
+        HTTPProblem: 503, if too many traces wait, or the client has gone.
+    """
+    if not is_traced(request) or (request.engine == "auto" and installed.missing()):
+        try:
+            return estimate(request, whole=whole)
+        except PlanError as error:
+            raise with_way_out(error, request) from error
+    return _traced(request, client or Client())
+
+
+def _traced(request: Request, client: Client) -> Estimate:
+    check_traced(request)
+    missing = installed.missing()
+    if missing:
+        message = f"a trace needs {', '.join(missing)}, not installed here: {installed.INSTALL}"
+        raise refusal("engine", message, request.engine)
+    try:
+        return traced_estimate(request, tracer().trace(request, client.gone, client.progress))
+    except BusyError as error:
+        detail = f"{AT_ONCE} traces run and {WAITING} wait already: try again in a minute"
+        raise HTTPProblem(503, detail, {"Retry-After": "60"}) from error
+    except AbandonedError as error:
+        raise HTTPProblem(503, "the client closed the connection, and the trace was ended") from error
+
+
+def with_way_out(error: PlanError, request: Request) -> PlanError:
+    """A refusal of a model that is not modelled, with what would answer it."""
+    if request.accounting != "exact" or is_modelled(request.model):
+        return error
+    if installed.missing():
+        way_out = f"a trace of the real modules answers it if these are installed: {installed.INSTALL}"
+    else:
+        way_out = "set engine to auto or traced for a trace of the real modules"
+    first, *others = error.problems
+    return PlanError(replace(first, msg=f"{first.msg}. Or {way_out}"), *others)

@@ -1,0 +1,127 @@
+"""One trace in a process with limits: followed line by line, and ended if it is too long or nobody waits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from subprocess import DEVNULL, PIPE, Popen
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.estimate.traced.document import TraceDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: The most CPU time of a trace, in seconds. Qwen3-Next 80B, the slowest published model that was tried, takes 60.
+CPU_SECONDS = 240
+
+#: The most time from start to end, in seconds: the CPU time on a machine whose cores are shared by two.
+WALL_SECONDS = 480
+
+#: How often a trace is asked whether somebody still waits for it, in seconds.
+INTERVAL = 0.25
+
+#: What to do about a trace that is too long.
+_WAY_OUT = "use a config with fewer layers, or run `python -m validation trace`, which has no limit"
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the trace any more."""
+
+
+def run(
+    body: dict[str, Any],
+    gone: Callable[[], bool],
+    progress: Callable[[str], None],
+    *,
+    cpu_seconds: int = CPU_SECONDS,
+    wall_seconds: float = WALL_SECONDS,
+) -> TraceDocument:
+    """Trace the step of a request's body.
+
+    `gone` is asked whether nobody waits any more; `progress` is called with what runs.
+
+    Raises:
+        PlanError: if the request is refused, or the trace is over a limit.
+        AbandonedError: if nobody waits any more.
+    """
+    deadline = time.monotonic() + wall_seconds
+    command = [sys.executable, "-m", "validation", "traced", "--cpu-seconds", str(cpu_seconds)]
+    with _process(command) as process:
+        lines = _sent(process, body)
+        while True:
+            try:
+                line = lines.get(timeout=INTERVAL)
+            except Empty:
+                if gone():
+                    raise AbandonedError from None
+                if time.monotonic() > deadline:
+                    message = f"the trace takes more than {wall_seconds:,.0f} seconds, its limit: {_WAY_OUT}"
+                    raise refusal("model", message) from None
+                continue
+            if line is None:
+                raise _died(process.wait(), cpu_seconds)
+            document = _read(line, progress)
+            if document is not None:
+                return document
+
+
+def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
+    """The document in a line; None for a line of progress."""
+    if line.startswith('{"document":'):
+        return TraceDocument.from_json(line.removeprefix('{"document":').rstrip().removesuffix("}"))
+    answer = json.loads(line)
+    if "problems" in answer:
+        raise PlanError(*(Problem(**each) for each in answer["problems"]))
+    progress(answer["progress"])
+    return None
+
+
+@contextmanager
+def _process(command: list[str]) -> Iterator[Popen[str]]:
+    """A process, which is killed at the end of the context with all that it started."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    with Popen(  # noqa: S603  our own interpreter and module
+        command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True, encoding="utf-8", env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _sent(process: Popen[str], body: dict[str, Any]) -> SimpleQueue[str | None]:
+    """The lines that a process writes about a body, as they come; None at the end."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def follow() -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin as stdin:
+                json.dump(body, stdin)
+            for line in process.stdout:
+                lines.put(line)
+        except (BrokenPipeError, ValueError):
+            pass
+        finally:
+            lines.put(None)
+
+    Thread(target=follow, daemon=True).start()
+    return lines
+
+
+def _died(status: int, cpu_seconds: int) -> PlanError:
+    """Why a process ended without an answer."""
+    if -status == signal.SIGXCPU:
+        message = f"the trace takes more than {cpu_seconds:,} seconds of CPU time, its limit: {_WAY_OUT}"
+        return refusal("model", message)
+    message = f"the trace ended with status {status}, most often for want of memory: {_WAY_OUT}"
+    return refusal("model", message)

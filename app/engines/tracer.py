@@ -1,0 +1,96 @@
+"""Traces for a server: a bounded number at once, a bounded queue, and the last answers kept."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import asdict
+from threading import BoundedSemaphore, Lock
+from typing import TYPE_CHECKING, Any
+
+from app.engines import process
+from app.engines.process import INTERVAL, AbandonedError
+from calculator.estimate.traced.check import config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.estimate.request import Request
+    from calculator.estimate.traced.document import TraceDocument
+
+#: How many traces run at once: each keeps a core busy, and the server needs one too.
+AT_ONCE = 2
+
+#: How many more may wait for their turn.
+WAITING = 4
+
+#: How many traces are kept. Each is up to some megabytes.
+KEPT = 16
+
+
+class BusyError(Exception):
+    """Too many traces wait already."""
+
+
+class Tracer:
+    """Traces requests. The device and how reserved memory is found are not part of a trace."""
+
+    def __init__(self, run: Callable[..., TraceDocument] = process.run) -> None:
+        self._run = run
+        self._places = BoundedSemaphore(AT_ONCE)
+        self._queue = BoundedSemaphore(AT_ONCE + WAITING)
+        self._kept: OrderedDict[str, TraceDocument] = OrderedDict()
+        self._lock = Lock()
+
+    def trace(self, request: Request, gone: Callable[[], bool], progress: Callable[[str], None]) -> TraceDocument:
+        """The trace of a request.
+
+        Raises:
+            BusyError: if too many traces wait already.
+            AbandonedError: if nobody waits for it any more.
+            PlanError: if it is refused, or over a limit.
+        """
+        body = body_of(request)
+        key = json.dumps(body, sort_keys=True)
+        kept = self._kept_of(key)
+        if kept is not None:
+            return kept
+        with self._turn(gone, progress):
+            document = self._run(body, gone, progress)
+        with self._lock:
+            self._kept[key] = document
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return document
+
+    def _kept_of(self, key: str) -> TraceDocument | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    @contextmanager
+    def _turn(self, gone: Callable[[], bool], progress: Callable[[str], None]) -> Iterator[None]:
+        """Wait in the queue for a place."""
+        if not self._queue.acquire(blocking=False):
+            raise BusyError
+        try:
+            if not self._places.acquire(blocking=False):
+                progress("waiting for other traces")
+                while not self._places.acquire(timeout=INTERVAL):
+                    if gone():
+                        raise AbandonedError
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            self._queue.release()
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """What a trace depends on, as the body of a request."""
+    method = {"name": request.method.name, **asdict(request.method)}
+    training = asdict(request.training)
+    return {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}

@@ -1,0 +1,17 @@
+"""Whether the client of a request still waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyio import from_thread
+
+from app.engines.engine import Client
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+def client_of(request: Request) -> Client:
+    """The client of a request, for a function that runs in a thread of the server."""
+    return Client(gone=lambda: from_thread.run(request.is_disconnected))

@@ -1,0 +1,36 @@
+"""How far the figures of a traced answer may be trusted, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.traced.grade import Grade
+
+#: What each grade means.
+MEANINGS: dict[Grade, str] = {
+    "modelled": "the calculator models this step.",
+    "traced, validated operations only": (
+        "every operation that allocates memory is also in steps that the calculator models, which equal their traces to"
+        " the byte."
+    ),
+    "traced, kernel scratch unchecked": (
+        "some operations are in no step that the calculator models. On a GPU, their kernels may need scratch memory"
+        " that is not counted."
+    ),
+    "traced, but a kernel package changes it": (
+        "packages that are often installed replace parts of this model, and the step then needs other memory."
+    ),
+}
+
+
+def grade_sentence(plan: Estimate) -> str | None:
+    """State how a traced answer was found and its grade; None for the calculator's."""
+    if plan.trace is None or plan.grade is None:
+        return None
+    versions = ", ".join(f"{name} {version}" for name, version in plan.trace.versions.items())
+    return (
+        f"The calculator does not model this step: the modules of {versions} ran on PyTorch's meta device, in"
+        f" {plan.trace.seconds:,.1f} s. Grade: {plan.grade}, because {MEANINGS[plan.grade]}"
+    )

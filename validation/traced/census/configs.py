@@ -1,0 +1,59 @@
+"""The default config of each model type, with four layers of as many kinds as it has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+#: How many layers each stack has.
+LAYERS = 4
+
+#: The fields that count layers, as the families spell them.
+COUNTS = (
+    "decoder_layers",
+    "depth",
+    "encoder_layers",
+    "n_layer",
+    "n_layers",
+    "num_decoder_layers",
+    "num_hidden_layers",
+    "num_layers",
+)
+
+#: Fields that a published config.json has, and the default of a config class does not.
+PUBLISHED = {"decoder_start_token_id": 0, "pad_token_id": 0}
+
+
+def short_config(model_type: str) -> dict[str, Any]:
+    """A `config.json` of a model type: its class's defaults, with few layers."""
+    config: dict[str, Any] = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
+    for unwanted in ("transformers_version", "dtype", "architectures"):
+        config.pop(unwanted, None)
+    shorten(config)
+    published = {name: value for name, value in PUBLISHED.items() if config.get(name) is None}
+    return {**config, **published, "model_type": model_type}
+
+
+def shorten(config: dict[str, Any]) -> None:
+    """Leave at most four layers in a config and the configs inside it, in place."""
+    for name, value in list(config.items()):
+        if isinstance(value, dict):
+            shorten(value)
+        elif name in COUNTS and isinstance(value, int) and value > LAYERS:
+            _keep_some(config, value)
+            config[name] = LAYERS
+    if config.get("per_layer_config"):
+        config["per_layer_config"] = None
+
+
+def _keep_some(config: dict[str, Any], count: int) -> None:
+    """Shorten the lists that have a value for each layer: of every kind of layer, one stays at least."""
+    lists = {name: value for name, value in config.items() if isinstance(value, list) and len(value) == count}
+    layers = list(zip(*lists.values(), strict=True)) or [()] * count
+    kinds = [str(layer) for layer in layers]
+    first = [kinds.index(kind) for kind in dict.fromkeys(kinds)][:LAYERS]
+    chosen = sorted([*first, *(layer for layer in range(count) if layer not in first)][:LAYERS])
+    for name, value in lists.items():
+        config[name] = [value[layer] for layer in chosen]

@@ -1,0 +1,78 @@
+"""A stranger's `config.json`, checked before transformers reads it: nothing in it names code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.estimate.compatibility import SWITCHES
+from validation.reference.heads import MAPPINGS, head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Fields that name code of a repository, at any depth.
+CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
+
+#: Fields without effect on what a request describes: it has the dtype, the kernels and the quantization.
+REPLACED = ("attn_implementation", "dtype", "experts_implementation", "quantization_config", "torch_dtype")
+
+#: Numbers that JSON does not have. transformers writes them as objects: configuration_utils.py, _encode_special_floats.
+SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config that its class may read.
+
+    Raises:
+        PlanError: if transformers has no language model of its type, or it names code outside transformers.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING_NAMES:
+        message = f"transformers {transformers.__version__} has no such model type"
+        raise refusal("model.config.model_type", message, model_type)
+    if head_of(model_type) is None:
+        message = (
+            f"transformers has no language model of this type: {', '.join(MAPPINGS)} do not list it, and a step needs"
+            " a loss over tokens"
+        )
+        raise refusal("model.config.model_type", message, model_type)
+    problems = [*_code(config, "model.config"), *_switches(config)]
+    if problems:
+        raise PlanError(*problems)
+    kept: dict[str, Any] = _kept(config)
+    return kept
+
+
+def _code(value: Any, path: str) -> Iterator[Problem]:
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _code(each, f"{path}.{number}")
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key in CODE and each:
+                message = "names code outside transformers, which is never run: leave it out"
+                yield Problem(loc=f"{path}.{key}", msg=message, input=each)
+            yield from _code(each, f"{path}.{key}")
+
+
+def _switches(config: dict[str, Any]) -> Iterator[Problem]:
+    nested = config.get("text_config")
+    for place, values in (("", config), ("text_config.", nested if isinstance(nested, dict) else {})):
+        for name, (value, why) in SWITCHES.items():
+            if values.get(name) is value:
+                yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+
+
+def _kept(value: Any) -> Any:
+    """A value without private fields and those that the request replaces, and with infinities as numbers."""
+    if isinstance(value, dict) and value.get("__float__") in SPECIAL_FLOATS:
+        return float(value["__float__"])
+    if isinstance(value, list):
+        return [_kept(each) for each in value]
+    if isinstance(value, dict):
+        return {k: _kept(v) for k, v in value.items() if not k.startswith("_") and k not in REPLACED}
+    return value
