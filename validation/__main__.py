@@ -22,7 +22,6 @@ COMMANDS = {
     "processes": "validation.sharding.processes",
     "traced": "validation.traced.command",
     "engines": "validation.traced.engines",
-    "operations": "validation.traced.operations",
     "census": "validation.traced.census.command",
 }
 

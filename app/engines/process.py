@@ -28,8 +28,11 @@ WALL_SECONDS = 480
 #: How often a trace is asked whether somebody still waits for it, in seconds.
 INTERVAL = 0.25
 
+#: What runs in the process.
+COMMAND = (sys.executable, "-m", "validation", "traced")
+
 #: What to do about a trace that is too long.
-_WAY_OUT = "use a config with fewer layers, or run `python -m validation trace`, which has no limit"
+_WAY_OUT = "use a config with fewer layers"
 
 
 class AbandonedError(Exception):
@@ -43,18 +46,18 @@ def run(
     *,
     cpu_seconds: int = CPU_SECONDS,
     wall_seconds: float = WALL_SECONDS,
+    command: tuple[str, ...] = COMMAND,
 ) -> TraceDocument:
     """Trace the step of a request's body.
 
-    `gone` is asked whether nobody waits any more; `progress` is called with what runs.
+    `gone` is asked whether nobody waits any more; `progress` is called with what runs. `command` starts the process.
 
     Raises:
         PlanError: if the request is refused, or the trace is over a limit.
         AbandonedError: if nobody waits any more.
     """
     deadline = time.monotonic() + wall_seconds
-    command = [sys.executable, "-m", "validation", "traced", "--cpu-seconds", str(cpu_seconds)]
-    with _process(command) as process:
+    with _process([*command, "--cpu-seconds", str(cpu_seconds)]) as process:
         lines = _sent(process, body)
         while True:
             try:

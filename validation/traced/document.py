@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from peft import PeftModel, get_peft_model_state_dict
 
 from calculator.estimate.traced.document import Kind, Loaded, Peak, Span, TraceDocument
-from validation.traced.operations import unchecked
+from validation.traced.operations import allocating, unchecked
 from validation.tracing.snapshot import wildcard_path
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def document_of(
     """The document of a trace and of the model that it ran."""
     ledger = trace.ledger
     kinds: dict[Kind, int] = {}
+    operations = allocating(ledger.storages)
     storages = tuple(kinds.setdefault(_kind(storage), len(kinds)) for storage in ledger.storages)
     return TraceDocument(
         model_type=_base_model(reference).config.model_type,
@@ -53,7 +54,8 @@ def document_of(
         phase_starts=tuple(ledger.phase_starts),
         peaks={phase: Peak(peak.bytes, peak.event, _operation(peak.op)) for phase, peak in ledger.peaks.items()},
         timeline=tuple(_timeline(ledger)),
-        unchecked=unchecked(ledger.storages),
+        operations=operations,
+        unchecked=unchecked(operations),
         kernel_packages=kernel_packages,
         guesses=guesses,
     )

@@ -1,13 +1,17 @@
-"""Compare the two engines on every family that the calculator models: one random request each.
+"""Compare the two engines on every family that the calculator models: random requests of each.
 
-Prints a line for each family: whether parameters, phases, components, saved bytes and reserved memory are equal. Allocated
-memory must be equal to the byte.
+Prints a line for each request: whether parameters, phases, components, saved bytes and reserved memory are equal.
+Allocated memory must be equal to the byte. With --write, the operations that allocate in the equal steps become the
+validated ones, `operations.json`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.metadata import version
+from itertools import count, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
@@ -16,6 +20,7 @@ from calculator.estimate.request import parse_request
 from calculator.estimate.traced.answer import traced_estimate
 from calculator.families import FAMILIES_WITH_FORWARD
 from validation.random_grid.random_requests import random_request
+from validation.traced.operations import FILE
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
     from calculator.estimate.answer import Estimate
     from calculator.estimate.request import Request
+    from calculator.estimate.traced.document import TraceDocument
+
+#: The libraries whose releases the file states.
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 #: The most tokens of a sequence: the comparison is of bytes, and short steps are traced sooner.
 LONGEST = 256
@@ -33,39 +42,52 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("families", nargs="*", metavar="FAMILY", help="only these")
     parser.add_argument("--seed", type=int, default=0, help="the random seed (0)")
+    parser.add_argument("--count", type=int, default=1, help="how many requests of each family are traced (1)")
+    parser.add_argument("--write", action="store_true", help=f"write {FILE}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print; returns 1 if allocated memory differs."""
     silence_libraries()
+    validated: set[str] = set()
     differ = 0
     for family in args.families or FAMILIES_WITH_FORWARD:
-        request, calculated = answered(family, args.seed)
-        found = dict(differences(calculated, traced(request)))
-        differ += bool(found.keys() - {"reserved"})
-        print(f"{family:24} {request.method.name:10} {json.dumps(found) if found else 'equal to the byte'}", flush=True)
+        for request, calculated in islice(answered(family, args.seed), args.count):
+            document = traced(request)
+            found = dict(differences(calculated, traced_estimate(request, document)))
+            equal = not found.keys() - {"reserved"}
+            validated.update(document.operations if equal else ())
+            differ += not equal
+            print(f"{family:24} {request.method.name:10} {json.dumps(found) if found else 'equal'}", flush=True)
+    if args.write:
+        _write(sorted(validated), f"python -m validation engines --write --count {args.count} --seed {args.seed}")
     return int(differ > 0)
 
 
-def answered(family: str, seed: int) -> tuple[Request, Estimate]:
-    """The first random request of a family that both engines take, and the calculator's answer."""
-    number = 0
-    while True:
+def _write(operations: list[str], command: str) -> None:
+    releases = {name: version(name) for name in LIBRARIES}
+    document = {"command": command, "versions": releases, "operations": operations}
+    path = Path(__file__).with_name(FILE)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def answered(family: str, seed: int) -> Iterator[tuple[Request, Estimate]]:
+    """Random requests of a family that the calculator answers, with its answers."""
+    for number in count():
         body = random_request(seed, number, [family])
         body["training"]["sequence_length"] = min(body["training"]["sequence_length"], LONGEST)
-        number += 1
         try:
             request = parse_request(body)
-            return request, estimate(request)
+            yield request, estimate(request)
         except PlanError:
             continue
 
 
-def traced(request: Request) -> Estimate:
-    """A request's answer by the traced engine, in this process."""
+def traced(request: Request) -> TraceDocument:
+    """The trace of a request, in this process."""
     from validation.traced.engine import answer  # noqa: PLC0415  (takes seconds to import)
 
-    return traced_estimate(request, answer(request))
+    return answer(request)
 
 
 def _components(answer: Estimate) -> dict[str, int]:

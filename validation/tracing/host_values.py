@@ -81,10 +81,10 @@ class HostValues:
         on_host = func(*host_args, **host_kwargs)
         if not list(_tensors(on_host)):
             return on_host
-        if func is _ATEN.nonzero.default:
-            out: Any = torch.empty_like(on_host, device="meta")
-        else:
+        try:
             out = func(*args, **kwargs)
+        except NotImplementedError:  # its shape depends on values, such as that of nonzero
+            out = tree_map(lambda leaf: torch.empty_like(leaf, device="meta"), on_host)
         for ours, theirs in zip(_tensors(out), _tensors(on_host), strict=True):
             self._keep(ours, theirs)
         return out

@@ -51,7 +51,7 @@ def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
         assumptions=tuple(_assumptions(request, document, verdict)),
         warnings=tuple(_warnings(request, document)),
         engine="traced",
-        grade=grade_of(document),
+        grade=grade_of(kernel_packages=document.kernel_packages, unchecked=document.unchecked),
         trace=summary_of(document),
     )
 

@@ -74,7 +74,8 @@ class TraceDocument:
         phase_starts: The number of events before each phase, and the phase.
         peaks: The peak of each phase.
         timeline: The peaks of the step's parts, in order.
-        unchecked: Operations that allocate here and in no step that the calculator models.
+        operations: The operations that allocate in the step.
+        unchecked: Those of them that allocate in no step that the calculator models.
         kernel_packages: Packages that would replace functions of the model, with these functions.
         guesses: What was guessed of values that a trace does not have, in sentences.
     """
@@ -92,6 +93,7 @@ class TraceDocument:
     phase_starts: tuple[tuple[int, PhaseName], ...]
     peaks: dict[PhaseName, Peak]
     timeline: tuple[Span, ...]
+    operations: tuple[str, ...]
     unchecked: tuple[str, ...]
     kernel_packages: dict[str, tuple[str, ...]]
     guesses: tuple[str, ...]
@@ -128,6 +130,7 @@ class TraceDocument:
                 "phase_starts": tuple((at, phase) for at, phase in given["phase_starts"]),
                 "peaks": {phase: Peak(*peak) for phase, peak in given["peaks"].items()},
                 "timeline": tuple(Span(*span) for span in given["timeline"]),
+                "operations": tuple(given["operations"]),
                 "unchecked": tuple(given["unchecked"]),
                 "kernel_packages": {name: tuple(each) for name, each in given["kernel_packages"].items()},
                 "guesses": tuple(given["guesses"]),

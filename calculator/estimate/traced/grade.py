@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from calculator.estimate.traced.document import TraceDocument
 
 #: What found an answer's figures.
@@ -50,10 +52,10 @@ def summary_of(document: TraceDocument) -> TraceSummary:
     )
 
 
-def grade_of(document: TraceDocument) -> Grade:
-    """The grade of an answer from a trace."""
-    if document.kernel_packages:
+def grade_of(*, kernel_packages: Collection[str], unchecked: Collection[str]) -> Grade:
+    """The grade of an answer from a trace, by the packages that change it and its unchecked operations."""
+    if kernel_packages:
         return "traced, but a kernel package changes it"
-    if document.unchecked:
+    if unchecked:
         return "traced, kernel scratch unchecked"
     return "traced, validated operations only"

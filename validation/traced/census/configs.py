@@ -28,10 +28,16 @@ PUBLISHED = {"decoder_start_token_id": 0, "pad_token_id": 0}
 
 def short_config(model_type: str) -> dict[str, Any]:
     """A `config.json` of a model type: its class's defaults, with few layers."""
+    config = default_config(model_type)
+    shorten(config)
+    return config
+
+
+def default_config(model_type: str) -> dict[str, Any]:
+    """A `config.json` of a model type: its class's defaults."""
     config: dict[str, Any] = json.loads(CONFIG_MAPPING[model_type]().to_json_string(use_diff=False))
     for unwanted in ("transformers_version", "dtype", "architectures"):
         config.pop(unwanted, None)
-    shorten(config)
     published = {name: value for name, value in PUBLISHED.items() if config.get(name) is None}
     return {**config, **published, "model_type": model_type}
 
