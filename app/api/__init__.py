@@ -10,6 +10,7 @@ from app.api import (
     inference,
     limits,
     methods,
+    model_types,
     models,
     plan,
     sweep,
@@ -27,6 +28,7 @@ ENDPOINTS = (
     inference,
     export,
     import_,
+    model_types,  # before models, whose ids are paths
     models,
     gpus,
     methods,
@@ -52,6 +54,7 @@ POST_EXAMPLES = (
 #: One example answer of every GET endpoint, for the OpenAPI document.
 GET_EXAMPLES = (
     *models.EXAMPLES,
+    *model_types.EXAMPLES,
     *gpus.EXAMPLES,
     *methods.EXAMPLES,
     *trainers.EXAMPLES,

@@ -13,7 +13,7 @@ from app.http.problems import HTTPProblem
 from calculator.common.errors import PlanError, refusal
 from calculator.estimate.estimate import estimate
 from calculator.estimate.traced.answer import traced_estimate
-from calculator.estimate.traced.check import check_traced, is_modelled, is_traced
+from calculator.estimate.traced.check import check_traced, config_of, is_modelled, is_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,12 +50,18 @@ def answered(request: Request, client: Client | None = None, *, whole: bool = Fa
         PlanError: if the request is refused.
         HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
-    if not is_traced(request) or (request.engine == "auto" and installed.missing()):
-        try:
-            return estimate(request, whole=whole)
-        except PlanError as error:
-            raise with_way_out(error, request) from error
-    return _traced(request, client or Client())
+    if request.engine == "traced" or (is_traced(request) and _can_trace(request)):
+        return _traced(request, client or Client())
+    try:
+        return estimate(request, whole=whole)
+    except PlanError as error:
+        raise with_way_out(error, request) from error
+
+
+def _can_trace(request: Request) -> bool:
+    """Whether the installed libraries know the type of a request's model."""
+    config = config_of(request.model) or {}
+    return not installed.missing() and installed.knows(str(config.get("model_type")))
 
 
 def _traced(request: Request, client: Client) -> Estimate:
@@ -76,6 +82,8 @@ def _traced(request: Request, client: Client) -> Estimate:
 def with_way_out(error: PlanError, request: Request) -> PlanError:
     """A refusal of a model that is not modelled, with what would answer it."""
     if request.accounting != "exact" or is_modelled(request.model):
+        return error
+    if not installed.missing() and not _can_trace(request):
         return error
     if installed.missing():
         way_out = f"a trace of the real modules answers it if these are installed: {installed.INSTALL}"

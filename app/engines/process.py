@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from subprocess import DEVNULL, PIPE, Popen
 from threading import Thread
@@ -30,6 +31,12 @@ INTERVAL = 0.25
 
 #: What runs in the process.
 COMMAND = (sys.executable, "-m", "validation", "traced")
+
+#: Where `validation` is, in a checkout and in an installed copy.
+PACKAGES = Path(__file__).resolve().parents[2]
+
+#: What the process sees: no hub, no GPU, one thread.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 #: What to do about a trace that is too long.
 _WAY_OUT = "use a config with fewer layers"
@@ -90,7 +97,8 @@ def _read(line: str, progress: Callable[[str], None]) -> TraceDocument | None:
 @contextmanager
 def _process(command: list[str]) -> Iterator[Popen[str]]:
     """A process, which is killed at the end of the context with all that it started."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    places = (str(PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(places)}
     with Popen(  # noqa: S603  our own interpreter and module
         command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True, encoding="utf-8", env=environment
     ) as process:

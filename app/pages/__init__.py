@@ -7,6 +7,7 @@ from app.pages.files import routes as files_routes
 from app.pages.inference import routes as inference_routes
 from app.pages.lesson import routes as lesson_routes
 from app.pages.limits import routes as limits_routes
+from app.pages.models import routes as models_routes
 from app.pages.plan import routes as plan_routes
 from app.pages.validation import routes as validation_routes
 
@@ -19,6 +20,7 @@ PAGES = (
     difference_routes,
     inference_routes,
     lesson_routes,
+    models_routes,
     validation_routes,
     docs_routes,
 )

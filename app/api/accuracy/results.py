@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PUBLISHED = "published.json"
 LESSON = "lesson.json"
+MODEL_TYPES = "model_types.json"
 
 
 @cache
@@ -25,6 +26,12 @@ def published(folder: Path = RESULTS) -> dict[str, Any] | None:
 def lesson(folder: Path = RESULTS) -> dict[str, Any] | None:
     """Return the results of `python -m validation prove`."""
     return _read(folder / LESSON)
+
+
+@cache
+def model_types(folder: Path = RESULTS) -> dict[str, Any] | None:
+    """Return the results of `python -m validation census`."""
+    return _read(folder / MODEL_TYPES)
 
 
 @cache

@@ -26,7 +26,8 @@ def estimate(client, body):
 def test_an_estimate_answers_with_every_part_of_the_contract(client, plan):
     answer = estimate(client, plan).json()
     contract = {"model", "parameters", "memory", "fit", "assumptions", "warnings"}
-    assert set(answer) == contract | {"method", "accounting", "reserved", "accuracy", "communication", "saved_bytes"}
+    found_how = {"accounting", "reserved", "accuracy", "engine", "grade", "trace"}
+    assert set(answer) == contract | found_how | {"method", "communication", "saved_bytes"}
     assert answer["method"]["r"] == plan["method"]["r"]
     assert answer["model"]["id"] == "meta-llama/Llama-3.1-8B"
     assert answer["model"]["model_type"] == "llama"

@@ -77,6 +77,12 @@ def test_the_calculator_alone_refuses_and_names_the_other_engine(client):
     assert "set engine to auto or traced" in answer["detail"]
 
 
+def test_a_type_that_transformers_does_not_know_is_refused_without_a_trace(client):
+    detail = refused(client, {**UNKNOWN, "model": {"config": {"model_type": "lama"}}})["detail"]
+    assert "'lama' is not a known family" in detail
+    assert "trace" not in detail
+
+
 @pytest.mark.parametrize(
     ("changes", "loc"),
     [

@@ -1,0 +1,44 @@
+"""Answer of `GET /api/v1/models/types`: the model types of transformers, and which engine answers each."""
+
+from app.api.answers.answer import Answer, described
+from calculator.estimate.traced.grade import EngineName, Grade
+
+
+class ModelTypeAnswer(Answer):
+    """A model type of transformers."""
+
+    model_type: str = described("The type, as config.json names it.", "qwen3_next")
+    tasks: tuple[str, ...] = described("The tasks for which transformers has a class of it.", ["causal LM"])
+    engine: EngineName | None = described(
+        "What answers an estimate of it: the calculator, or a trace; null if neither does.", "traced"
+    )
+    grade: Grade | None = described("How far such an answer may be trusted; null without one.", "modelled")
+    why: str | None = described(
+        "Why a trace of its default config fails, if neither answers. A published config.json may be answered.", None
+    )
+    kernel_packages: dict[str, tuple[str, ...]] = described(
+        "Packages that replace functions of it where they are installed.",
+        {"flash-linear-attention": ["chunk_gated_delta_rule"]},
+    )
+    unchecked_operations: tuple[str, ...] = described(
+        "Operations that allocate memory in it and in no model that the calculator knows.", ["convolution"]
+    )
+    catalogue: tuple[str, ...] = described("The catalogue's models of this type.", ["Qwen/Qwen3-Next-80B-A3B"])
+
+
+class TaskAnswer(Answer):
+    """How many model types of a task are answered."""
+
+    task: str = described("The task.", "causal LM")
+    types: int = described("Number of model types.", 196)
+    modelled: int = described("Those that the calculator models.", 57)
+    traced: int = described("Those that a trace answers.", 118)
+
+
+class ModelTypeList(Answer):
+    """Model types of transformers, and how many are answered."""
+
+    date: str | None = described("When the types were traced; null without results.", "2026-11-27")
+    versions: dict[str, str] = described("The releases of the libraries.", {"transformers": "5.24.0"})
+    tasks: tuple[TaskAnswer, ...] = described("The number of types by task.", [{"task": "causal LM", "types": 196}])
+    types: tuple[ModelTypeAnswer, ...] = described("The types that match, by name.", [{"model_type": "qwen3_next"}])

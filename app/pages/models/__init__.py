@@ -1,0 +1,1 @@
+"""The page `/models`: the model types of transformers."""

@@ -1,0 +1,45 @@
+"""The page and the endpoint of model types."""
+
+from calculator.families import FAMILIES_WITH_FORWARD
+
+
+def test_the_page_is_linked_from_every_page(client):
+    assert '<a href="/models">Models</a>' in client.get("/plan").text
+
+
+def test_every_modelled_type_is_listed_as_modelled(client):
+    answer = client.get("/api/v1/models/types").json()
+    modelled = {each["model_type"] for each in answer["types"] if each["engine"] == "calculator"}
+    assert modelled == {*FAMILIES_WITH_FORWARD}
+
+
+def test_every_type_without_an_engine_has_a_reason(client):
+    for each in client.get("/api/v1/models/types").json()["types"]:
+        assert (each["engine"] is None) == bool(each["why"]), each["model_type"]
+        assert (each["engine"] is None) == (each["grade"] is None)
+
+
+def test_a_search_finds_types_by_all_of_its_words(client):
+    found = client.get("/api/v1/models/types", params={"q": "Qwen3 calculator"}).json()["types"]
+    assert {"qwen3", "qwen3_moe"} <= {each["model_type"] for each in found}
+    assert all("qwen3" in each["model_type"] or "qwen3" in " ".join(each["catalogue"]).lower() for each in found)
+
+
+def test_a_search_without_a_result_says_so(client):
+    page = client.get("/models", params={"q": "no <such> type"})
+    assert page.status_code == 200
+    assert "0 types with “no &lt;such&gt; type”" in page.text
+
+
+def test_a_task_counts_its_types(client):
+    answer = client.get("/api/v1/models/types").json()
+    for task in answer["tasks"]:
+        engines = [each["engine"] for each in answer["types"] if task["task"] in each["tasks"]]
+        counted = (len(engines), engines.count("calculator"), engines.count("traced"))
+        assert counted == (task["types"], task["modelled"], task["traced"])
+
+
+def test_a_type_of_the_catalogue_links_to_its_plans(client):
+    (row,) = (each for each in client.get("/api/v1/models/types").json()["types"] if each["model_type"] == "llama")
+    page = client.get("/models", params={"q": "llama"}).text
+    assert all(f'href="/?model={model.replace("/", "%2F")}"' in page for model in row["catalogue"][:3])
