@@ -155,7 +155,9 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
     if auto_model is AutoModelForSequenceClassification:
         _classifies(config, request)
     attention = _attention(_auto_model(request), config, request.training)
-    return auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
+    model = auto_model.from_config(config, dtype=dtype, attn_implementation=attention)
+    # Random parameters of torch.normal are on the host whatever the default device is.
+    return model.to(META) if any(parameter.device == META for parameter in model.parameters()) else model
 
 
 def _classifies(config: PreTrainedConfig, request: Request) -> None:

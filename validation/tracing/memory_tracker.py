@@ -209,11 +209,7 @@ class MemoryTracker(TorchDispatchMode):
         storage.name, storage.component, storage.moment = name, component, "static"
 
     def label(self, name: str, tensor: torch.Tensor, component: ComponentName) -> None:
-        """Change the name and component of a tensor's storage, such as a gradient's.
-
-        The dispatch mode does not see what autograd itself allocates; such a tensor is recorded now.
-        """
-        self._record_tensor(tensor, "autograd")
+        """Change the name and component of a tracked tensor's storage, such as a gradient's."""
         storage = self.ledger.storages[self._numbers[tensor.untyped_storage()._cdata]]
         storage.component, storage.name = component, name
 
