@@ -93,4 +93,6 @@ def body_of(request: Request) -> dict[str, Any]:
     """What a trace depends on, as the body of a request."""
     method = {"name": request.method.name, **asdict(request.method)}
     training = asdict(request.training)
-    return {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}
+    body = {"model": {"config": config_of(request.model)}, "method": method, "training": training, "engine": "traced"}
+    task = {"task": request.task, "num_labels": request.num_labels, "problem_type": request.problem_type}
+    return body | task if request.model.task.classifies else body

@@ -9,10 +9,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.estimate.compatibility import SWITCHES
+from calculator.families.family import TASK_MODELS
 from validation.reference.heads import MAPPINGS, head_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from calculator.common.names import TaskName
 
 #: Fields that name code of a repository, at any depth.
 CODE = ("auto_map", "trust_remote_code", "custom_pipelines")
@@ -24,7 +27,7 @@ REPLACED = ("attn_implementation", "dtype", "experts_implementation", "quantizat
 SPECIAL_FLOATS = ("Infinity", "-Infinity", "NaN")
 
 
-def checked(config: dict[str, Any]) -> dict[str, Any]:
+def checked(config: dict[str, Any], task: TaskName = "causal_lm") -> dict[str, Any]:
     """The fields of a config that its class may read.
 
     Raises:
@@ -34,11 +37,9 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING_NAMES:
         message = f"transformers {transformers.__version__} has no such model type"
         raise refusal("model.config.model_type", message, model_type)
-    if head_of(model_type) is None:
-        message = (
-            f"transformers has no language model of this type: {', '.join(MAPPINGS)} do not list it, and a step needs"
-            " a loss over tokens"
-        )
+    if head_of(model_type, task) is None:
+        listed = TASK_MODELS.get(task, ", ".join(MAPPINGS))
+        message = f"transformers has no class of this type for the task {task}, whose loss a step needs: {listed}"
         raise refusal("model.config.model_type", message, model_type)
     problems = [*_code(config, "model.config"), *_switches(config)]
     if problems:

@@ -28,8 +28,8 @@ def answer(request: Request, progress: Callable[[str], None] = lambda _: None) -
     Raises:
         PlanError: if its config is refused, a library refuses the request, or the step cannot run without values.
     """
-    config = checked(config_of(request))
-    alone = replace(request, model=ModelReference(config=config))
+    config = checked(config_of(request), request.task)
+    alone = replace(request, model=ModelReference(config=config, task=request.model.task))
     values, packages = SpreadValues(), KernelPackages()
     start = time.perf_counter()
     try:

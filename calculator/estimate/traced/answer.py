@@ -40,7 +40,12 @@ def traced_estimate(request: Request, document: TraceDocument) -> Estimate:
     """Answer a request from the trace of its step. The device and `reserved` are the request's."""
     memory, verdict = _memory(request, document)
     return Estimate(
-        model=ModelSummary(id=request.model.id, model_type=document.model_type, parameters=document.parameters["base"]),
+        model=ModelSummary(
+            id=request.model.id,
+            model_type=document.model_type,
+            parameters=document.parameters["base"],
+            task=request.task,
+        ),
         method=request.method,
         accounting="exact",
         reserved=request.reserved,

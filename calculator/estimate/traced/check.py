@@ -43,7 +43,7 @@ def is_modelled(reference: ModelReference) -> bool:
     if not isinstance(model_type, str):
         return True
     family = FAMILIES.get(model_type)
-    return family is not None and family.forward is not None
+    return family is not None and (family.forward is not None or bool(family.tasks))
 
 
 def config_of(reference: ModelReference) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
 
 #: What begins each micro-batch on the device.
-BATCH = ("input_ids", "attention_mask")
+BATCH = ("input_ids", "attention_mask", "labels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

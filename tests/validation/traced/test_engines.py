@@ -28,7 +28,7 @@ TARGETS = {"name": "lora", "target_modules": "all-linear"}
 @pytest.mark.parametrize(
     ("config", "method", "training"),
     [
-        (LLAMA, {"name": "full"}, {"gradient_accumulation_steps": 2}),
+        (LLAMA, TARGETS, {"gradient_accumulation_steps": 2}),
         (LLAMA, {"name": "qlora", "target_modules": "all-linear"}, {"gradient_checkpointing": True}),
         (MIXTRAL, {"name": "lora", "target_modules": ["q_proj"]}, {"padding": True}),
         (GPT2, TARGETS, {"optimizer": "adafactor", "dtype": "float32"}),
