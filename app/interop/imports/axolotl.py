@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import axolotl
-from app.interop.imports import other_runs
+from app.interop.imports import other_runs, preferences
 from app.interop.imports.distribution import distributed
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
@@ -33,8 +33,10 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(WITHOUT_EFFECT["axolotl"])
     name = _method_name(keys)
     dtype, autocast = _dtypes(keys)
-    training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys)}
+    rl = keys.take("rl")
+    training = {"trainer": preferences.of_axolotl(keys, rl), "dtype": dtype, "autocast": autocast, **_training(keys)}
     training |= _lengths(keys, training) | _liger(keys, known(model))
+    training |= preferences.axolotl_settings(keys, rl, training)
     training = unpadded(keys, "pad_to_sequence_len", training)
     spread = distributed(keys, "axolotl", training)
     training = spread.training
@@ -47,7 +49,7 @@ def imported(keys: Keys, given: Any) -> Imported:
     else:
         _in_float32(keys, known(model), method, training)
     request = {"model": model, "method": method, "training": training, **spread.request}
-    return keys.close("axolotl", request, tool="axolotl" if training["trainer"] else "")
+    return keys.close("axolotl", request, tool="axolotl" if training["trainer"] == "transformers" else "")
 
 
 def _method_name(keys: Keys) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from app.interop.exports import llama_factory
+from app.interop.imports import preferences
 from app.interop.imports.distribution import distributed
-from app.interop.imports.other_runs import text_of
 from app.interop.imports.reference import known, reference
 from app.interop.imports.trainer_keys import emptied, unpadded, with_liger
 from app.interop.imports.without_effect import WITHOUT_EFFECT
@@ -27,14 +27,19 @@ def imported(keys: Keys, given: Any) -> Imported:
     keys.forget(WITHOUT_EFFECT["llama-factory"])
     method = _method(keys)
     dtype, autocast = _dtypes(keys, full=method["name"] == "full")
-    training = {"trainer": "transformers", "dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys)}
+    stage = keys.take("stage", "sft")
+    trainer = preferences.of_stage(keys, stage)
+    training = {"trainer": trainer, "dtype": dtype, "autocast": autocast, **_training(keys), **_lengths(keys, stage)}
+    training |= preferences.factory_settings(keys, trainer) if trainer != "transformers" else {}
     training |= _liger(keys, known(model))
     training = unpadded(keys, "flash_attn", training)
     spread = distributed(keys, "llama-factory", training)
     if method["name"] == "qlora" and spread.request:
         method["quant_storage"] = dtype  # LLaMA-Factory's, see the export module
     request = {"model": model, "method": method, "training": spread.training, **spread.request}
-    return keys.close("llama-factory", request, tool="llama-factory" if spread.training["trainer"] else "")
+    return keys.close(
+        "llama-factory", request, tool="llama-factory" if spread.training["trainer"] == "transformers" else ""
+    )
 
 
 def _liger(keys: Keys, model: Model | None) -> dict[str, Any]:
@@ -109,12 +114,8 @@ def _checkpointing(keys: Keys) -> dict[str, Any]:
     return {"gradient_checkpointing": checkpointing, **options}
 
 
-def _lengths(keys: Keys) -> dict[str, Any]:
+def _lengths(keys: Keys, stage: Any) -> dict[str, Any]:
     """Return tokens and padding. Pre-training packs by default. Source: hparams/parser.py, get_train_args."""
-    stage = keys.take("stage", "sft")
-    if stage not in ("pt", "sft"):
-        effect = "Preference and reinforcement learning add a reference model, more sequences or another loss."
-        keys.warn(f"stage: {text_of(stage)}", effect, "one of supervised fine-tuning")
     packed = keys.flag("packing", default=stage == "pt")
     if packed and stage != "pt":
         effect = "Packing puts several examples into one row, and pads the end of the row."

@@ -91,11 +91,6 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
             modelled="one that computes the whole sequence at once",
         ),
         _COMPILED,
-        Feature(
-            keys=("rl",),
-            effect="Preference and reinforcement learning add a reference model, more sequences or another loss.",
-            modelled="one of supervised fine-tuning",
-        ),
     ),
     "llama-factory": (
         Feature(

@@ -1,0 +1,111 @@
+"""The trainers of preferences and of reinforcement learning that axolotl and LLaMA-Factory run.
+
+Source: axolotl at 067b021, core/builders/rl.py, core/trainers/dpo and core/trainers/grpo, whose trainers are subclasses
+of TRL's (pyproject.toml: trl==1.8.0); LLaMA-Factory at ff6d4d1, train/dpo, train/kto and train/rm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from app.interop.imports.generation import generation
+from app.interop.imports.other_runs import text_of
+from calculator.common.names import LossType
+from calculator.trainers import TRAINERS
+
+if TYPE_CHECKING:
+    from app.interop.imports.keys import Keys
+    from calculator.common.names import TrainerName
+
+#: The trainer of each value of axolotl's `rl`.
+AXOLOTL: dict[str, TrainerName] = {
+    "dpo": "trl-dpo",
+    "ipo": "trl-dpo",
+    "kto": "trl-kto",
+    "orpo": "trl-orpo",
+    "grpo": "trl-grpo",
+}
+
+#: The trainer of each of LLaMA-Factory's stages.
+STAGES: dict[str, TrainerName] = {"dpo": "trl-dpo", "kto": "trl-kto", "rm": "trl-reward"}
+
+#: How the step of the tool differs from that of TRL 1.16.
+AXOLOTL_STEP = "axolotl 0.18 runs it with TRL 1.8, whose step was not traced."
+FACTORY_STEP = "LLaMA-Factory runs a trainer of its own for it."
+
+_OTHER = "Preference and reinforcement learning add a reference model, more sequences or another loss."
+
+
+def of_axolotl(keys: Keys, rl: Any) -> TrainerName:
+    """Return the trainer that `rl` names, or transformers' Trainer, with a warning for what is not modelled."""
+    return _named(keys, "rl", rl, AXOLOTL, AXOLOTL_STEP) if rl else "transformers"
+
+
+def of_stage(keys: Keys, stage: Any) -> TrainerName:
+    """Return the trainer of a stage; transformers' Trainer for pt and sft. Some losses of dpo need no reference."""
+    if stage in ("pt", "sft"):
+        return "transformers"
+    if stage == "dpo" and keys.left.get("pref_loss") in ("orpo", "simpo"):
+        return _named(
+            keys, "pref_loss", keys.take("pref_loss"), dict.fromkeys(("orpo", "simpo"), "trl-orpo"), FACTORY_STEP
+        )
+    return _named(keys, "stage", stage, STAGES, FACTORY_STEP)
+
+
+def _named(keys: Keys, key: str, name: Any, trainers: dict[str, TrainerName], step: str) -> TrainerName:
+    trainer = trainers.get(name) if isinstance(name, str) else None
+    if trainer is None:
+        keys.warn(f"{key}: {text_of(name)}", _OTHER, "one of supervised fine-tuning")
+        return "transformers"
+    label = TRAINERS[trainer].facts.label.removeprefix("TRL ")
+    keys.warn(f"the step of {key}: {text_of(name)}", step, f"one of {label} in TRL 1.16")
+    return trainer
+
+
+def axolotl_settings(keys: Keys, rl: Any, training: dict[str, Any]) -> dict[str, Any]:
+    """Return what an axolotl file sets of a trainer of TRL: its loss, its reference and what it generates."""
+    trainer = training["trainer"]
+    if trainer == "transformers":
+        return {}
+    of_trl = keys.take("trl", {})
+    keys.left |= {key: value for key, value in of_trl.items() if key not in keys.left} if _is_map(of_trl) else {}
+    if keys.take("use_vllm"):
+        keys.warn("trl.use_vllm: true", "vLLM reserves memory of its own.", "one without it")
+    keys.rename("rl_beta", "beta")
+    own: dict[str, Any] = {"padding": training["micro_batch_size"] * TRAINERS[trainer].facts.sequences > 1}
+    losses = keys.take("loss_type", keys.take("dpo_loss_type"))
+    loss = losses[0] if isinstance(losses, list) and len(losses) == 1 else losses
+    if loss is None and rl == "ipo":
+        loss = "ipo"
+    if loss in get_args(LossType):
+        own["loss_type"] = loss
+    elif loss is not None:
+        keys.miss("loss_type", loss, "is no loss that is modelled: the trainer's default is used")
+    if TRAINERS[trainer].facts.generates:
+        completion = generation(keys, trainer)
+        own |= completion
+        if keys.left.get("beta") is not None:
+            own["beta"] = keys.number("beta", 0.0)
+        return own
+    keys.forget(["beta", "dpo_label_smoothing", "kto_desirable_weight", "kto_undesirable_weight", "orpo_alpha"])
+    if TRAINERS[trainer].facts.compares and keys.flag("precompute_ref_log_probs"):
+        own["precompute_ref_log_probs"] = True
+    return own
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def factory_settings(keys: Keys, trainer: TrainerName) -> dict[str, Any]:
+    """Return what a LLaMA-Factory file sets of a trainer of TRL."""
+    if trainer == "trl-dpo":
+        loss = keys.take("pref_loss", "sigmoid")
+        if loss in ("hinge", "ipo"):
+            return {"loss_type": loss}
+        if loss != "sigmoid":
+            keys.miss("pref_loss", loss, "is not modelled: the loss sigmoid is used")
+    keys.forget(
+        ["pref_beta", "pref_ftx", "pref_bco_weight", "dpo_label_smoothing", "kto_chosen_weight", "kto_rejected_weight"]
+    )
+    return {}
