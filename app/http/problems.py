@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from calculator.common.errors import Problem
 
@@ -113,9 +114,9 @@ def shortened(value: Any, levels: int = 3) -> Any:
     """Shorten a value of a request to what is needed to recognise it."""
     if isinstance(value, str):
         return value if len(value) <= 200 else f"{value[:200]}…"
-    if isinstance(value, dict | list | tuple) and not levels:
+    if isinstance(value, Mapping | list | tuple) and not levels:
         return "…"
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key[:100]: shortened(part, levels - 1) for key, part in list(value.items())[:10]}
     if isinstance(value, list | tuple):
         return [shortened(part, levels - 1) for part in value[:10]]

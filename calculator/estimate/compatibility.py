@@ -137,6 +137,10 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
             message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
             yield Problem(loc=f"training.{name}", msg=message, input=value)
         return
+    if model.idle:
+        message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        return
     of_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)
     most = training.micro_batch_size * trainer_of(training).facts.sequences * of_row
     if training.completion_tokens is not None and training.completion_tokens > most:
@@ -152,9 +156,6 @@ def _trainer(request: Request, model: Model) -> Iterator[Problem]:
     if facts.on_one_gpu and sharding != "none":
         message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
         yield Problem(loc="device.sharding", msg=message, input=sharding)
-    if model.idle:
-        message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
-        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
 
 
 def _kernels(request: Request, model: Model) -> Iterator[Problem]:

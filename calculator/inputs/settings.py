@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from calculator.common.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T")
 
@@ -31,6 +34,8 @@ class Setting:
     empty: str = "none"
     #: Whether forms and the command line have a field for it.
     form: bool = True
+    #: What to do instead, for values that users try and that are none of the choices.
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 def setting(
@@ -44,10 +49,19 @@ def setting(
     example: Any = None,
     empty: str = "none",
     form: bool = True,
+    instead: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a dataclass field as an input."""
     metadata = Setting(
-        label=label, help=help, minimum=minimum, maximum=maximum, unit=unit, example=example, empty=empty, form=form
+        label=label,
+        help=help,
+        minimum=minimum,
+        maximum=maximum,
+        unit=unit,
+        example=example,
+        empty=empty,
+        form=form,
+        instead=instead or {},
     )
     return dataclasses.field(default=default, metadata={"setting": metadata})
 
@@ -106,6 +120,7 @@ def parse(cls: type[T], value: Any, loc: str, *, ignore: tuple[str, ...] = ()) -
         if key in value:
             message = mismatch(declaration.type, value[key]) or out_of_range(declaration.setting, value[key])
             if message:
+                message += instead_of(declaration.setting, value[key])
                 problems.append(Problem(loc=f"{loc}.{key}", msg=message, input=value[key]))
                 continue
             try:
@@ -137,6 +152,12 @@ def mismatch(kind: Any, value: Any) -> str | None:
     if any(_is(member, value) for member in members):
         return None
     return "must be " + " or ".join(_wording(member) for member in members)
+
+
+def instead_of(declaration: Setting, value: Any) -> str:
+    """What to do instead of a value that users try, after the error; empty for other values."""
+    hint = declaration.instead.get(value) if isinstance(value, str) else None
+    return f". {hint}" if hint else ""
 
 
 def out_of_range(declaration: Setting, value: Any) -> str | None:

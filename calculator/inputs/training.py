@@ -8,6 +8,16 @@ from calculator.common.names import LossType, OptimizerName, TrainerName
 from calculator.inputs.settings import setting
 from calculator.inputs.sharding import DDPConfig, DeepSpeedConfig, FSDPConfig, ShardingName, ZeroOptimization
 
+#: Tools that users name as a trainer, and what to do instead.
+TOOLS = {
+    "axolotl": "axolotl is a tool: import its file, start from its defaults with --tool axolotl, or use transformers",
+    "llama-factory": "LLaMA-Factory is a tool: import its file, start from its defaults with --tool llama-factory, or "
+    "use transformers",
+    "unsloth": "Unsloth is a tool with kernels that are not modelled: import its notebook, or start from its defaults "
+    "with --tool unsloth, for figures of trl-sft",
+    "torchtune": "torchtune's recipes are not modelled: use null for a plain loop",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointingKwargs:
@@ -32,6 +42,7 @@ class Training:
         "PyTorch loop.",
         example="transformers",
         empty="reference step",
+        instead=TOOLS,
     )
     micro_batch_size: int = setting(
         1,

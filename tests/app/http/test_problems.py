@@ -165,6 +165,15 @@ def test_thousands_of_problems_are_cut_to_a_readable_few(client, plan):
     assert "999 more" in document["detail"]
 
 
+def test_a_default_of_a_family_in_an_error_is_shown_as_an_object(client, plan):
+    text = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    config = {"model_type": "qwen2_5_vl", "text_config": {**text, "intermediate_size": 512, "vocab_size": 1000}}
+    problem = problem_of(client.post("/api/v1/estimate", json={**plan, "model": {"config": config}}), 422)
+    (error,) = problem["errors"]
+    assert error["loc"] == "model.config.text_config.rope_parameters"
+    assert isinstance(error["input"], dict)
+
+
 def test_an_input_is_shown_short():
     assert shortened("x" * 1000) == "x" * 200 + "…"
     assert shortened([[[[1]]]]) == [[["…"]]]

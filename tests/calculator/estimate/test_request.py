@@ -44,3 +44,19 @@ def test_a_bare_count_is_for_full_fine_tuning_whatever_the_request(accounting):
         assert "is for full fine-tuning" in problem.msg
         assert "an id or a config" in problem.msg
         assert 'needs "accounting"' not in problem.msg
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("axolotl", "--tool axolotl"), ("llama-factory", "--tool llama-factory"), ("unsloth", "--tool unsloth")],
+)
+def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, hint):
+    body = {"model": "gpt2", "method": {"name": "lora"}, "training": {"trainer": name}}
+    with pytest.raises(PlanError) as refused:
+        parse_request(body)
+    (problem,) = refused.value.problems
+    assert problem.loc == "training.trainer"
+    assert hint in problem.msg
+    with pytest.raises(PlanError) as refused:
+        parse_request({**body, "training": {"trainer": "nobody"}})
+    assert "--tool" not in str(refused.value)
