@@ -96,6 +96,15 @@ def communication_sentences(plan: Estimate) -> Iterator[str]:
     )
     if sent:
         yield f"The figures are of each of {collectives[0].ranks:,} GPUs. In a step, each sends {sent}."
+    between = sum(each.node_sent_bytes for each in collectives)
+    if between:
+        yield f"By the ring algorithm, each node sends {size(between)} of a step to another node."
+    memory = plan.memory
+    if memory.host_bytes is not None and memory.node_host_bytes is not None:
+        yield (
+            f"Each GPU's process also keeps {size(memory.host_bytes)} in host memory, and those of a node"
+            f" {size(memory.node_host_bytes)} together."
+        )
 
 
 def history_sentence(plan: Estimate) -> str | None:

@@ -161,6 +161,8 @@ class Memory:
     history: History | None = None
     #: Host memory of one rank under offload; None without.
     host_bytes: int | None = None
+    #: That of all ranks of a node.
+    node_host_bytes: int | None = None
     #: The run, to be replayed on other cards; None if reserved memory is by the rule.
     replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
 

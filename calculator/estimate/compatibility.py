@@ -246,6 +246,8 @@ def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
         yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
     if device.count > 1:
         yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
+    if device.nodes > 1:
+        yield Problem(loc=f"{loc}.nodes", msg="one card is in one node: leave nodes out", input=device.nodes)
 
 
 def not_modelled() -> str:
@@ -257,6 +259,9 @@ def not_modelled() -> str:
 
 def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
     """Problems of a device with more than one card, where some shardings are modelled."""
+    if device.count % device.nodes:
+        message = f"{device.count:,} GPUs are not the same number on each of {device.nodes:,} nodes: use a divisor"
+        yield Problem(loc=f"{loc}.nodes", msg=message, input=device.nodes)
     if device.sharding not in MODELLED:
         yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)
     elif device.sharding != "none":

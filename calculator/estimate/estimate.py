@@ -166,7 +166,13 @@ def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[
         replay,
     )
     host = step.resident.host_bytes
-    return (memory if host is None else replace(memory, host_bytes=host)), verdict
+    return (memory if host is None else _with_host(memory, host, request)), verdict
+
+
+def _with_host(memory: Memory, host: int, request: Request) -> Memory:
+    """Memory with the host's, of one GPU and of all GPUs of a node."""
+    device = request.device
+    return replace(memory, host_bytes=host, node_host_bytes=host * (device.count // device.nodes))
 
 
 def _run_of(request: Request, forward: int, backward: int) -> Hashable:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calculator.estimate.request import Request, parse_request
-from calculator.inputs.sharding import Sharding, parse_sharding, without_sharding
+from calculator.inputs.sharding import Sharding, parse_sharding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,5 +25,5 @@ def parse_sharded_request(body: Any) -> ShardedRequest:
     """
     if not isinstance(body, dict):
         return ShardedRequest(request=parse_request(body))
-    request = parse_request(without_sharding(body))
+    request = parse_request(body)
     return ShardedRequest(request=request, sharding=parse_sharding(body, request.device.sharding, request.device.count))

@@ -216,13 +216,6 @@ class DeepSpeedConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nodes:
-    """The field of `device` that only counts for communication."""
-
-    nodes: int = setting(1, label="Number of nodes", help="Machines that the GPUs are in.", minimum=1, maximum=65_536)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
     """The field of a 4-bit method that only counts for sharding."""
 
@@ -239,7 +232,6 @@ class Sharding:
 
     name: ShardingName = "none"
     count: int = 1
-    nodes: int = 1
     ddp: DDPConfig = field(default_factory=DDPConfig)
     fsdp_config: FSDPConfig = field(default_factory=FSDPConfig)
     zero_optimization: ZeroOptimization = field(default_factory=ZeroOptimization)
@@ -258,30 +250,13 @@ class Sharding:
         return self.fsdp_config.cpu_offload or "cpu" in offloads
 
 
-#: The objects of a request that have fields of sharding, and these fields.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "device": ("nodes",),
-}
-
-
-def without_sharding(body: dict[str, Any]) -> dict[str, Any]:
-    """A request without the fields of sharding that an estimate does not have yet."""
-    return {key: _without(value, FIELDS.get(key, ())) for key, value in body.items()}
-
-
-def _without(value: Any, names: tuple[str, ...]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {name: each for name, each in value.items() if name not in names}
-
-
 def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Sharding:
     """Parse a request's fields of sharding.
 
     Raises:
         PlanError: with every problem found, each at its dotted path.
     """
-    training, device, method = (_object(body, key) for key in ("training", "device", "method"))
+    training, method = (_object(body, key) for key in ("training", "method"))
     problems: list[Problem] = [*_contradictions(name, count, training)]
 
     def part(cls: Any, value: Any, loc: str) -> Any:
@@ -291,13 +266,10 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
             problems.extend(error.problems)
             return cls()
 
-    nodes = part(Nodes, {key: device[key] for key in ("nodes",) if key in device}, "device").nodes
     storage = part(Storage, {key: method[key] for key in ("quant_storage",) if key in method}, "method")
     if "quant_storage" in method and method.get("name") != "qlora":
         reason = "only qlora stores weights in 4 bits: leave it out"
         problems.append(Problem(loc="method.quant_storage", msg=reason, input=method["quant_storage"]))
-    if count % nodes:
-        problems.append(Problem(loc="device.nodes", msg=f"{count} GPUs are no multiple of {nodes} nodes", input=nodes))
     zero = ZeroOptimization()
     if "deepspeed" in training:
         try:
@@ -307,7 +279,6 @@ def parse_sharding(body: dict[str, Any], name: ShardingName, count: int) -> Shar
     sharding = Sharding(
         name=name,
         count=count,
-        nodes=nodes,
         ddp=part(DDPConfig, training.get("ddp") or {}, "training.ddp"),
         fsdp_config=part(FSDPConfig, training.get("fsdp_config") or {}, "training.fsdp_config"),
         zero_optimization=zero,

@@ -314,6 +314,13 @@ class Device:
         "fsdp is FSDP2: each GPU has a part of every weight, gradient and optimizer state, and gathers a layer's "
         "weights to run it. zero3 is not modelled yet.",
     )
+    nodes: int = setting(
+        1,
+        label="Number of nodes",
+        help="Machines that the GPUs are in, each with as many. It changes communication and host memory only.",
+        minimum=1,
+        maximum=65_536,
+    )
     alloc_conf: str | None = setting(
         None,
         label="Allocator settings",
@@ -329,4 +336,4 @@ class Device:
     @property
     def alone(self) -> "Device":
         """One such GPU, without the others."""
-        return replace(self, count=1, sharding="none")
+        return replace(self, count=1, sharding="none", nodes=1)

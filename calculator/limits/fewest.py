@@ -57,6 +57,11 @@ WAYS_OUT: dict[ShardingName, str] = {
 }
 
 
+def on_one_node(request: Request) -> Request:
+    """The request with all GPUs in one node, which needs the same memory of each."""
+    return replace(request, device=replace(request.device, nodes=1))
+
+
 def fewest(request: Request) -> Limit:
     """The smallest number of GPUs that fits.
 
@@ -68,6 +73,9 @@ def fewest(request: Request) -> Limit:
         known = ", ".join(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
         message = f"a run without sharding has one GPU: to solve for count, set device.sharding to one of {known}"
         raise refusal("device.sharding", message, sharding)
+    if request.device.nodes > 1:
+        message = "the fewest GPUs are searched on one node, because memory does not depend on it: leave nodes out"
+        raise refusal("device.nodes", message, request.device.nodes)
     search = search_of(request, "count")
     if search.fits(LEAST):
         return _least(search, sharding)

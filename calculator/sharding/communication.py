@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ class Collective:
         ranks: The GPUs that take part.
         payload_bytes: The bytes of the whole tensors: those that are reduced, or that a gather results in.
         sent_bytes: What one rank sends to others, and receives, by the ring algorithm.
+        node_sent_bytes: What each node sends to another one, and receives; 0 on one node.
         formula: The arithmetic of `sent_bytes`, with names.
         substituted: The same with numbers.
     """
@@ -28,6 +29,14 @@ class Collective:
     formula: str
     substituted: str
     source: str
+    node_sent_bytes: int = 0
+
+
+def between_nodes(collectives: tuple[Collective, ...] | None, nodes: int) -> tuple[Collective, ...] | None:
+    """The same collectives on several nodes: one link of the ring leaves each node, and carries what a rank sends."""
+    if collectives is None or nodes == 1:
+        return collectives
+    return tuple(replace(each, node_sent_bytes=each.sent_bytes) for each in collectives)
 
 
 #: Where the bytes that the ring algorithm sends are derived.

@@ -14,7 +14,7 @@ from calculator.resident.optimizers import OPTIMIZERS
 from calculator.resident.per_parameter import optimizer_states, sizes
 from calculator.resident.tensors import parameters, resident_tensors
 from calculator.sharding import ddp
-from calculator.sharding.communication import of_ddp
+from calculator.sharding.communication import between_nodes, of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
@@ -169,11 +169,12 @@ class ResidentState:
     @property
     def communication(self) -> tuple[Collective, ...] | None:
         """What one GPU sends in a step, by collective; None for a run on one GPU."""
+        device, found = self.prepared.device, self.shards.collectives() or None
         if self.flat is not None:
-            return self.flat.communication
-        if self.buckets is not None:
-            return of_ddp(self.buckets, self.prepared.device.count)
-        return self.shards.collectives() or None
+            found = self.flat.communication
+        elif self.buckets is not None:
+            found = of_ddp(self.buckets, device.count)
+        return between_nodes(found, device.nodes)
 
     @property
     def of_sharding(self) -> tuple[ResidentTensor, ...]:

@@ -137,8 +137,11 @@ class Memory(Answer):
         "Bytes alive over the step.", [{"phase": "forward", "operation": "lm_head", "bytes": 9_102_336_000}]
     )
     host_bytes: int | None = described(
-        "Host memory that DeepSpeed uses for one GPU under offload_optimizer; null without offload.", None
+        "Host memory that one GPU's process uses for what is offloaded (DeepSpeed's offload_optimizer, FSDP's"
+        " cpu_offload); null without offload.",
+        None,
     )
+    node_host_bytes: int | None = described("The same for all GPUs of a node (device.nodes).", None)
     peak_allocated_bytes: int = described(
         "The live tensors at the peak; each is rounded up to a multiple of 512 bytes.", 9_341_251_584
     )
@@ -293,6 +296,9 @@ class CollectiveAnswer(Answer):
     )
     sent_bytes: int = described(
         "The bytes that each GPU sends to others, and receives, by the ring algorithm.", 251_658_240
+    )
+    node_sent_bytes: int = described(
+        "The bytes that each node sends to another, and receives, by the ring algorithm; 0 on one node.", 0
     )
     formula: str = described("The formula of sent_bytes.", "2 × (count - 1) / count × gradients")
     substituted: str = described("The formula with numbers.", "2 × 3 / 4 × 167,772,160")

@@ -12,6 +12,7 @@ from app.interop.exports.several_gpus import (
     ddp_keys,
     deepspeed_file,
     fsdp_config,
+    torchrun_nodes,
     unnamed_ddp,
 )
 
@@ -88,7 +89,10 @@ def axolotl_command(planned: Planned) -> str:
     """Return the command that runs axolotl."""
     device = planned.request.device
     command = "axolotl train axolotl.yaml"
-    return command if device.sharding == "none" else f"{command} --launcher torchrun -- --nproc_per_node={device.count}"
+    if device.sharding == "none":
+        return command
+    here = f"--nproc_per_node={device.count // device.nodes}"
+    return f"{command} --launcher torchrun -- {torchrun_nodes(device.nodes)}{here}"
 
 
 def llama_factory_command(planned: Planned) -> str:
@@ -97,7 +101,10 @@ def llama_factory_command(planned: Planned) -> str:
     if device.sharding == "fsdp":
         return f"accelerate launch --config_file {ACCELERATE} src/train.py {file}"
     command = f"llamafactory-cli train {file}"
-    return command if device.sharding == "none" else f"FORCE_TORCHRUN=1 NPROC_PER_NODE={device.count} {command}"
+    if device.sharding == "none":
+        return command
+    several = "" if device.nodes == 1 else f"NNODES={device.nodes} NODE_RANK=0 MASTER_ADDR=MAIN_NODE "
+    return f"FORCE_TORCHRUN=1 {several}NPROC_PER_NODE={device.count // device.nodes} {command}"
 
 
 def files(planned: Planned, *, accelerate: bool) -> tuple[AdditionalFile, ...]:

@@ -40,8 +40,14 @@ def launch(request: Request, script: str) -> str:
     if device.sharding == "none":
         return f"python {script}"
     if device.sharding == "ddp":
-        return f"torchrun --nproc_per_node {device.count} {script}"
+        here = f"--nproc_per_node {device.count // device.nodes}"
+        return f"torchrun {torchrun_nodes(device.nodes)}{here} {script}"
     return f"accelerate launch --config_file {ACCELERATE} {script}"
+
+
+def torchrun_nodes(nodes: int) -> str:
+    """Return torchrun's options for several nodes; MAIN_NODE stands for the address of the first one."""
+    return "" if nodes == 1 else f"--nnodes {nodes} --rdzv_backend c10d --rdzv_endpoint MAIN_NODE:29500 "
 
 
 def accelerate_file(request: Request) -> AdditionalFile:
@@ -52,7 +58,12 @@ def accelerate_file(request: Request) -> AdditionalFile:
 
 def accelerate_config(request: Request) -> dict[str, Any]:
     """Return the keys of accelerate's configuration. Those of DeepSpeed are in a file of their own."""
-    machine = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": request.device.count}
+    device = request.device
+    machine: dict[str, Any] = {"compute_environment": "LOCAL_MACHINE"}
+    machine |= {"num_machines": device.nodes, "num_processes": device.count}
+    if device.nodes > 1:
+        # Each node has its own rank; the first node's address is the same on all.
+        machine |= {"machine_rank": 0, "main_process_ip": "MAIN_NODE", "main_process_port": 29500}
     if request.device.sharding != "fsdp":
         settings = {"deepspeed_config_file": DEEPSPEED, "zero3_init_flag": False}
         return {**machine, "distributed_type": "DEEPSPEED", "deepspeed_config": settings}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports.distribution import AXOLOTL_UNITS
 from app.interop.imports import fsdp_keys, zero_config
 from app.interop.imports.other_runs import text_of
-from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.estimate.compatibility import OF_TRAINERS
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
     """Take every key of sharding, and return what they set; `training` is what the file sets otherwise."""
     _from_accelerate(keys)
     count = keys.integer("num_processes", 0) or keys.integer("nproc_per_node", 0)
-    keys.forget(key for key in ("num_machines", "machine_rank") if key not in WITHOUT_EFFECT.get(format, ()))
+    nodes = keys.integer("num_machines", 0) or keys.integer("nnodes", 1)
+    keys.forget(("machine_rank", "main_process_ip", "main_process_port"))
     ddp = _ddp(keys)
     fsdp, zero = _fsdp(keys, format), _zero(keys)
     if fsdp is not None:
@@ -73,7 +73,13 @@ def distributed(keys: Keys, format: str, training: dict[str, Any]) -> Distributi
         found, name = {**training, **({"ddp": ddp} if ddp else {})}, "ddp"
     if count < FEWEST:
         keys.miss("num_processes", count or None, f"the file names no number of GPUs: {FEWEST} is used")
-    return Distribution(device={"count": max(count, FEWEST), "sharding": name}, training=found)
+    count = max(count, FEWEST)
+    device = {"count": count, "sharding": name}
+    if nodes > 1 and count % nodes:
+        keys.miss("num_machines", nodes, f"{count:,} GPUs are not the same number on each: one node is used")
+    elif nodes > 1:
+        device["nodes"] = nodes
+    return Distribution(device=device, training=found)
 
 
 def _from_accelerate(keys: Keys) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Keys of accelerate's configuration that do not change the memory of a step.
 _MACHINE = (
     *("compute_environment", "debug", "downcast_bf16", "enable_cpu_affinity", "main_training_function", "use_cpu"),
-    *("rdzv_backend", "same_network", "main_process_ip", "main_process_port", "gpu_ids", "num_machines"),
+    *("rdzv_backend", "same_network", "main_process_ip", "main_process_port", "gpu_ids"),
     *("machine_rank", "tpu_env", "tpu_use_cluster", "tpu_use_sudo", "tpu_name", "tpu_zone", "command_file"),
 )
 

@@ -13,6 +13,7 @@ from calculator.compare.methods import ComparisonRow, cards, parse_comparison, s
 from calculator.devices import Verdict
 from calculator.estimate.request import parse_request
 from calculator.estimate.traced.check import is_traced
+from calculator.limits.fewest import on_one_node
 from calculator.limits.limits import LimitRequest, limit
 from calculator.methods import METHODS
 from calculator.plan.suggestions import suggestions
@@ -102,7 +103,7 @@ def fewest_gpus(request: Request, answer: Estimate) -> Limit | None:
     """Return the fewest GPUs on which a run fits that does not fit, if they divide its state; else None."""
     if answer.fit is None or answer.fit.verdict is not Verdict.DOES_NOT_FIT or request.device.divided is None:
         return None
-    return limit(LimitRequest(request=request, solve_for="count"))
+    return limit(LimitRequest(request=on_one_node(request), solve_for="count"))
 
 
 def suggested(form: Form, request: Request, answer: Estimate) -> tuple[Suggested, ...]:

@@ -26,7 +26,7 @@ router = APIRouter(include_in_schema=False)
 DEVICE_FIELDS = tuple(field.name for field in DEVICE)
 
 #: Those of them that a file can describe.
-DISTRIBUTION = ("count", "sharding")
+DISTRIBUTION = ("count", "sharding", "nodes")
 
 
 @router.get("/export/{name}")

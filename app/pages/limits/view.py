@@ -11,6 +11,7 @@ from app.api.answers.limits import limits_answer
 from app.pages.limits.answers import FitMapAnswer, PlanLimitsAnswer
 from calculator.estimate.request import parse_request
 from calculator.limits.bounds import solvable
+from calculator.limits.fewest import on_one_node
 from calculator.limits.fit_map import fit_map
 from calculator.limits.limits import LimitRequest, limit
 
@@ -60,7 +61,7 @@ def _of_text(body: str) -> PlanLimits:
     sharded = request.device.sharding != "none"
     return PlanLimits(
         largest=tuple(_limit(request, name) for name in solvable(request.method)),
-        fewest=_limit(request, "count") if sharded else None,
+        fewest=_limit(on_one_node(request), "count") if sharded else None,
         map=fit_map(request),
     )
 

@@ -127,6 +127,45 @@ def test_the_page_of_a_run_on_several_cards_states_what_each_sends(client):
     assert re.search(r", and [^<]* in reduce_scatter: 3 / 4 × [\d,]+ bytes", page)
 
 
+def test_nodes_change_communication_and_host_memory_only(client):
+    training = {"autocast": "bfloat16", "fsdp_config": {"cpu_offload": True}}
+    run = {**LORA, "training": training, "reserved": "rule"}
+    one, two = (
+        client.post("/api/v1/estimate", json={**run, "device": {**device(8, "fsdp"), "nodes": nodes}}).json()
+        for nodes in (1, 2)
+    )
+    assert {each["node_sent_bytes"] for each in one["communication"]} == {0}
+    assert all(each["node_sent_bytes"] == each["sent_bytes"] for each in two["communication"])
+    host = one["memory"]["host_bytes"]
+    assert (one["memory"]["node_host_bytes"], two["memory"]["node_host_bytes"]) == (8 * host, 4 * host)
+    assert one["memory"]["phases"] == two["memory"]["phases"]
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("estimate", {"count": 6, "sharding": "ddp", "nodes": 4}),
+        ("inference", {"nodes": 2}),
+        ("limits", {"count": 4, "sharding": "fsdp", "nodes": 2, "gpu": "rtx-4090"}),
+    ],
+)
+def test_nodes_that_do_not_divide_the_gpus_or_do_not_count_are_refused(client, name, device):
+    body = {**LORA, "device": device} | ({"solve_for": "count"} if name == "limits" else {})
+    assert [*errors(client.post(f"/api/v1/{name}", json=body))] == ["device.nodes"]
+
+
+def test_the_page_states_what_nodes_send_and_what_the_host_keeps(client):
+    page = client.get("/?model=gpt2&method=full&count=4&nodes=2&sharding=ddp&gradient_checkpointing=true").text
+    assert "By the ring algorithm, each node sends" in page
+    assert 'id="nodes"' in page
+
+
 def test_an_inference_is_of_one_card(client):
     found = errors(client.post("/api/v1/inference", json={**LORA, "device": device(2, "ddp")}))
     assert found == {"device.sharding": ONE_CARD, "device.count": ONE_CARD}
+
+
+def test_the_page_of_nodes_states_the_fewest_gpus(client):
+    page = client.get("/?model=meta-llama/Llama-3.1-70B&method=full&count=4&nodes=2&sharding=fsdp&gpu=a100-80gb").text
+    assert "The fewest such GPUs on which it fits" in page
+    assert client.get("/limits?model=gpt2&method=lora&count=4&nodes=2&sharding=fsdp&gpu=rtx-4090").status_code == 200

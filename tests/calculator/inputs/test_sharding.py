@@ -6,8 +6,8 @@ from calculator.common.errors import PlanError
 from calculator.estimate.sharded_request import parse_sharded_request
 
 
-def body(sharding="fsdp", count=2, method=None, nodes=None, **training):
-    device = {"count": count, "sharding": sharding, **({} if nodes is None else {"nodes": nodes})}
+def body(sharding="fsdp", count=2, method=None, **training):
+    device = {"count": count, "sharding": sharding}
     return {
         "model": "meta-llama/Llama-3.1-8B",
         "method": method or {"name": "full"},
@@ -34,7 +34,7 @@ def test_a_request_of_one_gpu_has_no_sharding():
 def test_the_defaults_are_those_of_the_libraries():
     sharding = parsed("zero3", count=8)
     zero = sharding.zero_optimization
-    assert (sharding.stage, sharding.nodes, sharding.quant_storage) == (3, 1, "uint8")
+    assert (sharding.stage, sharding.quant_storage) == (3, "uint8")
     assert (sharding.ddp.bucket_cap_mb, sharding.ddp.gradient_as_bucket_view) == (25, False)
     assert (sharding.fsdp_config.reshard_after_forward, sharding.fsdp_config.cpu_offload) == (True, False)
     assert (zero.reduce_bucket_size, zero.stage3_param_persistence_threshold) == (500_000_000, 100_000)
@@ -45,7 +45,6 @@ def test_the_fields_of_each_sharding_are_read():
     assert parsed("ddp", ddp={"bucket_cap_mb": 50}).ddp.bucket_cap_mb == 50
     assert parsed("fsdp", fsdp_config={"cpu_offload": True}).offloads
     assert parsed("fsdp", method={"name": "qlora", "quant_storage": "bfloat16"}).quant_storage == "bfloat16"
-    assert parsed("ddp", count=16, nodes=2).nodes == 2
     config = {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "offload_param": {"device": "cpu"}}}
     zero = parsed("zero3", deepspeed=config).zero_optimization
     assert (zero.reduce_bucket_size, zero.offload_param.device, zero.offload_param.pin_memory) == ("auto", "cpu", True)
@@ -62,7 +61,6 @@ def test_the_request_of_the_step_keeps_every_other_field():
     [
         ("device.sharding", {"sharding": "none"}),
         ("device.count", {"count": 1}),
-        ("device.nodes", {"count": 6, "nodes": 4}),
         ("training.ddp", {"ddp": {}}),
         ("training.deepspeed", {"deepspeed": {}}),
         ("training.fsdp_config", {"sharding": "zero3", "fsdp_config": {}}),

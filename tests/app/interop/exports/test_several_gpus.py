@@ -86,6 +86,17 @@ def test_the_head_of_the_script_states_the_command(sharding, command):
     assert command in export(request(sharding), "peft").content.replace("\n# ", " ")
 
 
+def test_files_of_several_nodes_name_the_first_one():
+    body = {"model": "gpt2", "method": {"name": "full"}, "device": {"count": 8, "nodes": 2, "sharding": "fsdp"}}
+    config = yaml.safe_load(others(export(parse_request(body), "peft"))["accelerate.yaml"])
+    assert (config["num_machines"], config["num_processes"], config["main_process_ip"]) == (2, 8, "MAIN_NODE")
+    body["device"]["sharding"] = "ddp"
+    heads = {name: export(parse_request(body), name).content for name in ("peft", "axolotl", "llama-factory")}
+    assert "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint MAIN_NODE:29500" in heads["peft"].replace("\n# ", " ")
+    assert "--nproc_per_node=4" in heads["axolotl"].replace("\n# ", " ")
+    assert "NNODES=2 NODE_RANK=0 MASTER_ADDR=MAIN_NODE NPROC_PER_NODE=4" in heads["llama-factory"].replace("\n# ", " ")
+
+
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp", "zero2"])
 def test_the_tools_files_have_keys_that_they_document(sharding):
     axolotl, factory = (export(request(sharding, LORA), name) for name in ("axolotl", "llama-factory"))

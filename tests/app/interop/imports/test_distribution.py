@@ -68,6 +68,14 @@ def test_what_a_file_of_accelerate_sets_is_read_for_the_plan_of_the_page():
     assert found.warnings == ()
 
 
+def test_machines_are_nodes_where_they_divide_the_gpus():
+    two = FSDP2.replace("num_machines: 1", "num_machines: 2")
+    assert read(two, model="gpt2").request["device"]["nodes"] == 2
+    three = read(two.replace("num_machines: 2", "num_machines: 3"), model="gpt2")
+    assert "nodes" not in three.request["device"]
+    assert "num_machines" in {each.key for each in three.not_understood}
+
+
 def test_a_file_without_a_model_needs_one():
     with pytest.raises(PlanError) as refused:
         read(FSDP2)
