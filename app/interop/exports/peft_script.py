@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -69,19 +69,71 @@ class TrainerScript:
     template: str
     #: The trainer's class and that of its settings.
     classes: tuple[str, ...] = ()
-    #: Whether they are in TRL.
-    is_of_trl: bool = False
-    #: Whether it compares the model with a reference.
-    compares: bool = False
+    #: The module of TRL that they are in; empty for those of transformers.
+    module: str = ""
+    #: Whether it tokenizes texts and adds the adapters itself.
+    adds_adapters: bool = False
+    #: What a row of its dataset is.
+    row: Literal["tokens", "pair", "rated answer", "pair of texts", "prompt"] = "tokens"
+    #: Whether it takes a second model as the reference.
+    takes_reference: bool = False
+    #: The class of its model, where it is not that of the family, and PEFT's name of its task.
+    auto_model: str = ""
+    task_type: str = "CAUSAL_LM"
+
+    @property
+    def is_of_trl(self) -> bool:
+        """Whether its classes are in TRL."""
+        return bool(self.module)
 
 
 #: The script of each trainer that has one.
 TRAINER_SCRIPTS: dict[TrainerName | None, TrainerScript] = {
     None: TrainerScript(template="peft"),
     "transformers": TrainerScript(template="trainer", classes=("Trainer", "TrainingArguments")),
-    "trl-sft": TrainerScript(template="trainer", classes=("SFTTrainer", "SFTConfig"), is_of_trl=True),
-    "trl-dpo": TrainerScript(template="preference", classes=("DPOTrainer", "DPOConfig"), is_of_trl=True, compares=True),
+    "trl-sft": TrainerScript(template="trainer", classes=("SFTTrainer", "SFTConfig"), module="trl"),
+    "trl-dpo": TrainerScript(
+        template="preference",
+        classes=("DPOTrainer", "DPOConfig"),
+        module="trl",
+        adds_adapters=True,
+        row="pair",
+        takes_reference=True,
+    ),
+    "trl-kto": TrainerScript(
+        template="preference",
+        classes=("KTOTrainer", "KTOConfig"),
+        module="trl",
+        adds_adapters=True,
+        row="rated answer",
+        takes_reference=True,
+    ),
+    "trl-orpo": TrainerScript(
+        template="preference",
+        classes=("ORPOTrainer", "ORPOConfig"),
+        module="trl.experimental.orpo",
+        adds_adapters=True,
+        row="pair",
+    ),
+    "trl-reward": TrainerScript(
+        template="preference",
+        classes=("RewardTrainer", "RewardConfig"),
+        module="trl",
+        adds_adapters=True,
+        row="pair of texts",
+        auto_model="AutoModelForSequenceClassification",
+        task_type="SEQ_CLS",
+    ),
+    "trl-grpo": TrainerScript(
+        template="preference", classes=("GRPOTrainer", "GRPOConfig"), module="trl", adds_adapters=True, row="prompt"
+    ),
+    "trl-rloo": TrainerScript(
+        template="preference", classes=("RLOOTrainer", "RLOOConfig"), module="trl", adds_adapters=True, row="prompt"
+    ),
 }
+
+#: The trainers whose settings cannot pad a batch to a length. Those that generate pad prompts and completions apart.
+UNPADDED: tuple[TrainerName, ...] = ("trl-orpo", "trl-grpo", "trl-rloo")
 
 #: The methods whose templates name their adapters' configuration.
 COMPARED: tuple[MethodName, ...] = ("full", "lora", "qlora")
@@ -106,7 +158,7 @@ def exported(planned: Planned) -> Exported:
     """
     method, name = planned.request.method, planned.request.training.trainer
     script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS.get(name)
-    if trainer is not None and trainer.compares:
+    if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:
         *others, last = filter(None, TRAINER_SCRIPTS)
@@ -150,7 +202,7 @@ def _template(name: str) -> Any:
 
 def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> dict[str, Any]:
     request, plan = planned.request, planned.plan
-    auto_model = FAMILIES[planned.model.model_type].auto_model
+    auto_model = trainer.auto_model or FAMILIES[planned.model.model_type].auto_model
     method, training = request.method, request.training
     quantization = method.base_quantization(training)
     by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
@@ -158,7 +210,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "accelerator": _accelerator(request),
         "attention": planned.attention,
         "by_hand": by_hand,
-        "compares": trainer.compares,
+        "adds_adapters": trainer.adds_adapters,
         "config": request.model.config,
         "ddp": several_gpus.changed_ddp(request),
         "ddp_keys": several_gpus.ddp_keys(request),
@@ -169,9 +221,14 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "method": method,
         "model_id": planned.model.id,
         "optimizer": OPTIMIZERS[training.optimizer],
+        "pads": training.trainer not in UNPADDED,
         "quantized": quantization is not None,
+        "row": trainer.row,
+        "scores": bool(trainer.auto_model),
         "sharding": request.device.sharding,
         "title": title(request, plan),
+        "takes_reference": trainer.takes_reference,
+        "task_type": trainer.task_type,
         "trainable": plan.parameters.trainable,
         "training": training,
         "trains_base": method.facts.trains_base,
@@ -180,6 +237,7 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
         "config_class": trainer.classes[1] if trainer.classes else "",
         "transformers": _imported("transformers", _transformers(request, auto_model, trainer, by_hand=by_hand)),
         "trl": tuple(sorted(trainer.classes)) if trainer.is_of_trl else (),
+        "trl_module": trainer.module,
     }
 
 
@@ -256,7 +314,10 @@ def _not_expressed(request: Request) -> tuple[NotExpressed, ...]:
     if training.completion_tokens is not None:
         why = "the labelled tokens are those of the script's text"
         found.append(NotExpressed(loc="training.completion_tokens", value=training.completion_tokens, why=why))
-    adds = TRAINER_SCRIPTS[training.trainer].compares and not request.method.facts.trains_base
+    if training.padding and training.trainer in UNPADDED:
+        why = "the rows of the script's text are equally long"
+        found.append(NotExpressed(loc="training.padding", value=True, why=why))
+    adds = TRAINER_SCRIPTS[training.trainer].adds_adapters and not request.method.facts.trains_base
     if adds and training.adapter_dtype == "model":
         why = "the trainer adds adapters in float32"
         found.append(NotExpressed(loc="training.adapter_dtype", value="model", why=why))

@@ -283,6 +283,10 @@ def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path)
     compared = {"trainer": "trl-dpo", "precompute_ref_log_probs": True}
     for method in ({"name": "full"}, {"name": "qlora", **LOW_RANK}):
         written.append(script({**body(method, **compared), "model": "meta-llama/Llama-3.1-8B"}))
+    for trainer, method, training in ADDING[2:]:
+        for kind in (method, {"name": "qlora", **LOW_RANK}) if trainer != "trl-orpo" else (method,):
+            request = body(kind, trainer=trainer, **training)
+            written.append(script({**request, "model": "meta-llama/Llama-3.1-8B"}))
     for number, text in enumerate(written):
         (tmp_path / f"script_{number}.py").write_text(text)
     for check in (("format", "--check"), ("check", "--select", "E,F,I,B")):
@@ -291,13 +295,36 @@ def test_the_script_of_a_trainer_is_as_formatters_and_linters_leave_it(tmp_path)
         assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("method", [{"name": "full"}, {"name": "lora", **LOW_RANK}], ids=lambda method: method["name"])
-def test_the_script_of_dpo_trains_a_model_from_a_folder(method, small_model, tmp_path, monkeypatch, capsys):
+#: Trainers that tokenize texts and add adapters themselves, each with a method and settings of its own.
+ADDING = [
+    ("trl-dpo", {"name": "full"}, {"gradient_accumulation_steps": 2}),
+    ("trl-dpo", {"name": "lora", **LOW_RANK}, {"gradient_accumulation_steps": 2}),
+    ("trl-kto", {"name": "full"}, {"micro_batch_size": 2}),
+    ("trl-orpo", {"name": "lora", **LOW_RANK}, {"micro_batch_size": 2}),
+    ("trl-reward", {"name": "lora", **LOW_RANK}, {}),
+    ("trl-grpo", {"name": "lora", **LOW_RANK}, {"micro_batch_size": 2, "max_completion_length": 8, "beta": 0.04}),
+]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "method", "training"), ADDING, ids=[f"{each[0]}-{each[1]['name']}" for each in ADDING]
+)
+def test_the_script_of_a_trainer_of_texts_trains_a_model_from_a_folder(
+    trainer, method, training, small_model, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    request = {**body(method, trainer="trl-dpo", gradient_accumulation_steps=2), "model": "meta-llama/Llama-3.1-8B"}
+    request = {**body(method, trainer=trainer, **training), "model": "meta-llama/Llama-3.1-8B"}
     printed = ran(request, tmp_path, monkeypatch, capsys, "--model", str(small_model))
-    assert re.findall(r"step (\d): loss \d+\.\d+", printed) == ["1", "2"]
-    assert ("ref_model=load(" in script(request)) is (method["name"] == "full")
+    assert re.findall(r"step (\d): loss -?\d+\.\d+", printed) == ["1", "2"]
+    compares = trainer in ("trl-dpo", "trl-kto") and method["name"] == "full"
+    assert ("ref_model=load(" in script(request)) is compares
+
+
+def test_padding_is_listed_where_a_trainer_cannot_pad_to_a_length():
+    request = {**body({"name": "full"}, trainer="trl-grpo", micro_batch_size=2, padding=True), "model": "gpt2"}
+    exported = export(parse_request(request), "peft")
+    assert "training.padding" in [each.loc for each in exported.not_expressed]
+    assert "pad_to_multiple_of" not in exported.content
 
 
 def test_a_script_of_dpo_needs_a_tokenizer_and_a_method_whose_adapters_it_knows():
