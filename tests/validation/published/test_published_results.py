@@ -17,6 +17,7 @@ SAMPLE = [
     "fsdp_qlora/2419/forward",
     "litgpt/1351/max_memory_allocated",
     "peft_metamathqa/38/max_memory_reserved",
+    "several_gpus/172/max_memory_allocated",
 ]
 
 
@@ -38,6 +39,13 @@ def test_every_error_is_computed_from_its_rows_bytes():
     for row in COMMITTED["rows"]:
         if "error" in row:
             assert row["error"] == round(row["predicted_bytes"] / row["measured_bytes"] - 1, 6)
+
+
+def test_peaks_of_the_optimizers_step_under_fsdp_are_within_a_hundred_thousandth():
+    sharded = [row for name, row in ROWS.items() if name.startswith("several_gpus/") and "error" in row]
+    assert {row["phase"] for row in sharded} == {"optimizer_step"}
+    assert len(sharded) == 10
+    assert max(abs(row["error"]) for row in sharded) < 2e-5
 
 
 def test_every_row_has_an_address_and_the_differences_if_it_is_not_whole():

@@ -57,6 +57,8 @@ def question(measured: Measurement) -> dict[str, Any] | None:
     if body is None or measured.point is not None or not measured.bytes:
         return None
     request = parse_request(body)
+    if request.device.sharding != "none":
+        return None
     model = model_of(request.model)
     training = {name: getattr(request.training, name) for name in TRAINING}
     lengths = [length for length, _ in request.training.sequence_lengths or ()]

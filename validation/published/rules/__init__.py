@@ -14,6 +14,7 @@ from validation.published.rules import (
     ms_swift,
     peft_metamathqa,
     qwen,
+    several_gpus,
     torchtune,
 )
 from validation.published.source import sources
@@ -30,6 +31,7 @@ RULES = {
     "ms_swift": ms_swift,
     "peft_metamathqa": peft_metamathqa,
     "qwen": qwen,
+    "several_gpus": several_gpus,
     "torchtune": torchtune,
 }
 
