@@ -167,6 +167,22 @@ class Model:
         """The decoder's layers: the first stack that text input uses."""
         return next(part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name))
 
+    @cached_property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks whose layers run one after the other: that of the decoder, with an encoder's before it."""
+        running = [part for part in self.parts if isinstance(part, Stack) and not self.is_idle(part.name)]
+        return tuple(running if self.task.name == "seq_2_seq_lm" else running[:1])
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that run, in order."""
+        return tuple(layer for each in self.stacks for layer in each.layers)
+
+    @property
+    def encoder_layers(self) -> int:
+        """How many of the layers are an encoder's."""
+        return len(self.stacks[0].layers) if len(self.stacks) > 1 else 0
+
     def is_idle(self, path: str) -> bool:
         """Whether text input does not use the module at a path."""
         return path.startswith(self.idle)

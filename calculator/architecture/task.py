@@ -20,7 +20,7 @@ class Task:
     @property
     def classifies(self) -> bool:
         """Whether the model has the head of a classifier."""
-        return self.name != "causal_lm"
+        return self.name == "seq_cls"
 
     @property
     def loss(self) -> ProblemType:

@@ -63,7 +63,8 @@ class Choices(ReservedMemory):
         "causal_lm",
         label="Task",
         help="What the model is trained for, as PEFT's TaskType: causal_lm predicts the next token; seq_cls classifies "
-        "sequences, with the model of AutoModelForSequenceClassification.",
+        "sequences, with the model of AutoModelForSequenceClassification; seq_2_seq_lm writes a target from a source, "
+        "with that of AutoModelForSeq2SeqLM.",
         example="seq_cls",
     )
     num_labels: int = _setting(

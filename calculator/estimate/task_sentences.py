@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from calculator.common.names import ProblemType
     from calculator.methods.base import Method
 
+#: transformers/models/bart/modeling_bart.py, shift_tokens_right and BartDecoder.forward.
+SEQ_2_SEQ = (
+    "A batch has sources of sequence_length tokens and targets of target_length tokens, which are the labels and,"
+    " shifted right, the decoder's input. Targets have no mask of their own. The model makes no cache, because it has"
+    " labels. Layers are never dropped at random (layerdrop)."
+)
+
 #: What a batch has for each sequence, by the loss.
 _LABELS: dict[ProblemType, str] = {
     "regression": "a number for each output",
@@ -24,6 +31,8 @@ _LABELS: dict[ProblemType, str] = {
 def assumptions(model: Model, method: Method) -> Iterator[str]:
     """Yield which class builds the model, how its head is trained, and what a script must set."""
     task = model.task
+    if task.name == "seq_2_seq_lm":
+        yield SEQ_2_SEQ
     if not task.classifies:
         return
     outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"

@@ -29,7 +29,10 @@ _AUTO_MODELS: dict[AutoClass, str] = {
 }
 
 #: The classes of transformers that build the models for other tasks than that of the family's own class.
-TASK_MODELS: dict[TaskName, str] = {"seq_cls": "AutoModelForSequenceClassification"}
+TASK_MODELS: dict[TaskName, str] = {
+    "seq_cls": "AutoModelForSequenceClassification",
+    "seq_2_seq_lm": "AutoModelForSeq2SeqLM",
+}
 
 #: Modules and layers in the order of `named_parameters()`; buffers at any place.
 Parts = tuple[Module | Stack | Buffer, ...]

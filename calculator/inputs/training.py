@@ -62,6 +62,17 @@ class Training:
         unit="tokens",
         example=2048,
     )
+    target_length: int | None = setting(
+        None,
+        label="Target length",
+        help="Tokens of each target sequence of an encoder-decoder; null means sequence_length, which is that of the "
+        "source. Only with task seq_2_seq_lm.",
+        minimum=2,
+        maximum=16_777_216,
+        unit="tokens",
+        example=128,
+        empty="as the source",
+    )
     sequence_lengths: tuple[tuple[int, int], ...] | None = setting(
         None,
         label="Sample lengths",

@@ -157,7 +157,7 @@ def _efficient(context: Context, query: Tensor, key: Tensor, value: Tensor, mask
     """Run the memory-efficient kernel if it supports the heads, else the math kernel. A mask becomes a bias."""
     grouped = key.shape[1] != query.shape[1]
     if not is_aligned(query, value) or (grouped and not context.kernels.grouped_efficient):
-        causal = context.forward.is_causal and context.length > 1
+        causal = context.is_causal and context.length > 1
         return math_attention(query, key, value, mask, dropout=context.attention_dropout, causal=causal)
     return efficient(query, key, value, None if mask is None else bias(query, key, mask))
 

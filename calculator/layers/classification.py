@@ -47,7 +47,7 @@ class ClassificationLoss:
     def _loss(self, context: Context, scores: Tensor) -> Tensor:
         match context.model.task.loss:
             case "single_label_classification":
-                return _cross_entropy(scores, self.labels)
+                return cross_entropy(scores, self.labels)
             case "multi_label_classification":
                 return binary_cross_entropy_with_logits(scores, self.labels)
             case "regression":
@@ -59,7 +59,7 @@ def _scores(context: Context, hidden_states: Tensor) -> Tensor:
     return (context.forward.scores or score_of_last_token)(context, hidden_states)
 
 
-def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """torch.nn.functional.cross_entropy, whose log_softmax keeps its dtype under autocast, and nll_loss does not.
 
     Source: aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss; torch/include/ATen/autocast_mode.h.

@@ -47,11 +47,15 @@ class Context:
         "caller_tensors",
         "compared",
         "config",
+        "decoder_ids",
         "decoder_locals",
         "dtype",
+        "encoder_mask",
+        "encoder_states",
         "forward",
         "forward_locals",
         "hooks",
+        "is_causal",
         "kernels",
         "labels",
         "length",
@@ -160,6 +164,12 @@ class Context:
         self.skipped_layer: SkippedLayer | None = None
         #: The passes without a graph inside the step: the prefix of their marks, and the layers that they run.
         self.passes: list[tuple[str, Repetition]] = []
+        #: Whether a token attends to no later one; of an encoder-decoder, in the stack that runs.
+        self.is_causal = forward.is_causal
+        #: The input of a decoder, and the output and the mask of the encoder that it attends to once it runs.
+        self.decoder_ids: Tensor | None = None
+        self.encoder_states: Tensor | None = None
+        self.encoder_mask: Tensor | None = None
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: Tensor | None = None
         #: The batch and the loss, which the training loop refers to.
@@ -167,8 +177,8 @@ class Context:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The decoder's layers."""
-        return self.model.decoder.layers
+        """The layers that run."""
+        return self.model.layers
 
     def bind(self, module: Module, prefix: str = "") -> BoundModule:
         """Return a module with its parameters on this tape."""
@@ -195,7 +205,7 @@ class Context:
 
     def release(self) -> None:
         """Drop the locals of the decoder."""
-        self.position_tables, self.mask, self.masks = (), None, {}
+        self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,11 +296,16 @@ def layer_classes(context: Context) -> list[int]:
     Layers differ by their modules, and by their attention type if the masks differ. The first layer differs from the
     others if its attention weights are returned, since they may not be saved, and if its input is of another dtype than
     its output: two different half-precision dtypes under autocast.
+
+    The layers of an encoder-decoder are all different: each adds to the gradient of the encoder's output, which the
+    last one makes.
     """
+    if context.model.encoder_layers:
+        return [*range(len(context.layers))]
     types_differ = masks.sliding_masks_differ(context)
     numbers: dict[Layer, int] = {}
     known: list[tuple[LayerKind, tuple[Module, ...]]] = []
-    for layer, _times in context.model.decoder.distinct:
+    for layer in dict.fromkeys(context.layers):
         kind = layer.kind if types_differ else _without_window(layer.kind)
         if (kind, layer.modules) not in known:
             known.append((kind, layer.modules))

@@ -156,6 +156,9 @@ class DecoderForward:
     #: token by the head `score`.
     scores: Callable[[Context, Tensor], Tensor] | None = None
 
+    #: Of an encoder-decoder: the last layer of the encoder's output to the input of the decoder's first layer.
+    decode: Callable[[Context, Tensor], Tensor] = identity
+
     #: Whether a token attends to no later one.
     is_causal: bool = True
 

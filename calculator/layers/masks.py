@@ -95,8 +95,10 @@ def _masks_packed_sequences(context: Context) -> bool:
 
 def _mask(context: Context, attention: AttentionType) -> Tensor | None:
     """Return a boolean mask for sdpa if it needs one, a float mask for eager, and None if the kernel masks itself."""
-    if not context.forward.is_causal:
-        return _bidirectional(context)
+    if not context.is_causal:
+        return bidirectional(context, context.length)
+    if context.encoder_states is not None:
+        return None
     if context.attention == "eager":
         return _additive(context, attention)
     if context.attention != "sdpa" or not _needed(context, attention):
@@ -120,21 +122,21 @@ def _boolean(context: Context, attention: AttentionType) -> Tensor:
     return mask
 
 
-def _bidirectional(context: Context) -> Tensor | None:
-    """Return a mask (batch, 1, sequence, sequence) of padding, as bool for sdpa and as numbers for eager.
+def bidirectional(context: Context, width: int) -> Tensor | None:
+    """Return a mask (batch, 1, sequence, width) of padding, as bool for sdpa and as numbers for eager.
 
     Source: create_bidirectional_mask; without padding it makes none.
     """
     if not context.training.padding:
         return None
     tape, batch, length = context.tape, context.batch, context.length
-    passed = tape.new((batch, length), "bool", "padding, as bool")
+    passed = tape.new((batch, width), "bool", "padding, as bool")
     mask = tape.new((1, length, 1), "bool", "every token")
-    padding = tape.new((batch, 1, length), "bool", "padding")
+    padding = tape.new((batch, 1, width), "bool", "padding")
     mask = _and(mask, padding, "no padding")
     del passed, padding
     if context.attention == "eager":
-        return tape.new((batch, 1, length, length), context.dtype, "additive")
+        return tape.new((batch, 1, length, width), context.dtype, "additive")
     return mask
 
 

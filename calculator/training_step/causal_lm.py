@@ -65,6 +65,7 @@ def _forward(context: Context, *, trainer: Loop, ids: Tensor) -> tuple[Tensor, l
     if context.skipped_layer is not None and context.cache is not None:
         context.skipped_layer.note_cache([tensor for pair in context.cache.kept for tensor in pair])
     context.router_logits, context.forward_locals = None, []
+    context.encoder_states, context.encoder_mask, context.decoder_ids = None, None, None
     loss, outputs = context.hooks.end(loss, outputs)
     context.cache = None
     return loss, outputs
@@ -89,6 +90,9 @@ def decoder(context: Context, ids: Tensor) -> Tensor:
         if position == context.repetition.start:
             context.skipped_layer_tensors = []
         hidden_states = mark(hidden_states, f"{context.marks}layer {position}")
+        if context.repetition.numbers[position] == context.model.encoder_layers > 0:
+            retained = None
+            hidden_states = forward.decode(context, hidden_states)
         hidden_states = _layer(context, position, _with_saved_tables(context, position, hidden_states))
     hidden_states = mark(hidden_states, f"{context.marks}layer {len(context.repetition.numbers)}")
     norm = context.hooks.module("final_norm")
@@ -122,30 +126,38 @@ def _mark_backward(node: Node, grad: Tensor) -> tuple[Tensor]:
 
 
 def _layer(context: Context, position: int, hidden_states: Tensor) -> Tensor:
-    layers = context.model.decoder
-    layer = layers.layers[context.repetition.numbers[position]]
+    number = context.repetition.numbers[position]
+    layer, decodes = context.layers[number], number >= context.model.encoder_layers
     unit = context.hooks.layer(layer)
-    modules = context.layer(layer, f"{layers.name}.*.")
+    modules = context.layer(layer, f"{context.model.stacks[decodes and len(context.model.stacks) > 1].name}.*.")
     own, mask = _shared(context, layer.kind.attention)
     tables = unit.cast(own)
     hidden_states = unit.before(hidden_states)
+    encoder = _encoded(context)
 
     def run(x: Tensor) -> Tensor:
         outer = context.position_tables, context.mask
         context.position_tables, context.mask = tables, mask
+        encoded, (context.encoder_states, context.encoder_mask) = _encoded(context), encoder
         context.attends_to_window = layer.kind.attention == "sliding_attention"
         try:
             return context.forward.layer(context, modules, x)
         finally:
             context.exit_layer(*outer)
+            context.encoder_states, context.encoder_mask = encoded
 
     if not context.training.gradient_checkpointing or not context.tape.grad_enabled:
         return unit.after(run(hidden_states))
     types = _types(context, position) if tables is own else ()
-    captured = [_shared(context, kind) for kind in types]
+    captured = [*(_shared(context, kind) for kind in types), encoder]
     if trainer_of(context.training).is_reentrant(context):
         return unit.after(checkpoint_reentrant(run, hidden_states, captured))
     return unit.after(checkpoint(run, hidden_states, captured=captured))
+
+
+def _encoded(context: Context) -> tuple[Tensor | None, Tensor | None]:
+    """Return an encoder's output and its mask, which a decoder's layer receives."""
+    return context.encoder_states, context.encoder_mask
 
 
 def _with_saved_tables(context: Context, position: int, x: Tensor) -> Tensor:

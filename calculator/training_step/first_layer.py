@@ -38,7 +38,7 @@ def can_skip_first_layer(context: Context, x: Tensor) -> bool:
     The layer's first linear module must be trained. Otherwise the tensors that layers share are freed before the first
     layer's backward pass.
     """
-    if not context.may_skip_first_layer or x.edge is not None or context.past:
+    if not context.may_skip_first_layer or context.model.encoder_layers or x.edge is not None or context.past:
         return False
     if context.repetition.from_first_period().start > 0:
         return False

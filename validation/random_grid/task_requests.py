@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 #: Lengths that fit learned positions.
 LENGTHS = (16, 64, 100, 128, 200, 256, 333, 384, 512)
 
+#: Methods that are refused for a task, in whose place LoRA is drawn.
+UNMODELLED: dict[TaskName, tuple[str, ...]] = {
+    "causal_lm": (),
+    "seq_cls": ("prefix",),
+    "seq_2_seq_lm": ("prefix", "adapter"),
+}
+
 #: Settings of a classifier.
 CLASSIFIER: Options = {
     "num_labels": (0.6, (1, 3, 5, 28, 1000)),
@@ -28,8 +35,16 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     """Return the body of one request, of one of the families that have the task."""
     rng = random.Random(f"{task} {seed} {number}")
     request = random_request(seed, number, families or families_of(FAMILIES, task))
-    own = {name: rng.choice(values) for name, (share, values) in CLASSIFIER.items() if rng.random() < share}
     request["training"]["sequence_length"] = rng.choice(LENGTHS)
-    if request["method"]["name"] == "prefix":
+    if request["method"]["name"] in UNMODELLED[task]:
         request["method"] = {"name": "lora"}
+    if task == "seq_2_seq_lm":
+        return {**request, "training": _of_targets(rng, request["training"]), "task": task}
+    own = {name: rng.choice(values) for name, (share, values) in CLASSIFIER.items() if rng.random() < share}
     return {**request, "task": task, **own}
+
+
+def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
+    """Return the training with a length of targets, and without settings that are refused for encoder-decoders."""
+    kept = {name: value for name, value in training.items() if name != "attention" and value != "float16"}
+    return {**kept, "target_length": rng.choice(LENGTHS)}

@@ -150,8 +150,9 @@ def _materialize(model: PreTrainedModel, device: torch.device) -> None:
 
 def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedModel:
     config = AutoConfig.for_model(**config_of(request))
-    if hasattr(config, "layerdrop"):
-        config.layerdrop = 0.0  # layerdrop skips random layers; the reference step runs every layer
+    for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)  # layerdrop skips random layers; the reference step runs every layer
     if auto_model is AutoModelForSequenceClassification:
         _classifies(config, request)
     attention = _attention(_auto_model(request), config, request.training)

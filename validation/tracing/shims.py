@@ -64,15 +64,20 @@ AUTOCAST: dict[str, Any] = {
 
 
 @contextmanager
-def emulate_cuda(*, before_2_14: bool = False, known_values: bool = False) -> Iterator[None]:
+def emulate_cuda(
+    *, before_2_14: bool = False, known_values: bool = False, causal_masks_of_ones: bool = False
+) -> Iterator[None]:
     """Make the meta device allocate as CUDA does inside the context.
 
-    With `known_values`, the values of integer tensors are known, and transformers checks them itself.
+    With `known_values`, the values of integer tensors are known, and transformers checks them itself. With
+    `causal_masks_of_ones`, the masks that causal attention receives mask nothing, as those of a target.
 
     bitsandbytes caches its first code book on whatever device it was created, so each trace starts with an empty cache.
     """
     attention = {f"{_FUNCTIONAL}.scaled_dot_product_attention": sdpa.Attention(before_2_14=before_2_14)}
     checks = WARNING if known_values else WARNING | VALUE_CHECKS
+    if causal_masks_of_ones:
+        checks = checks | {f"{_MASKS}.fast_all": lambda _: True}
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(bnb.functional.name2qmap, clear=True))
         for name, replacement in (FUSED | checks | FLASH_ATTN | AUTOCAST | attention).items():

@@ -98,6 +98,9 @@ class Step:
 def labels(request: Request) -> torch.Tensor | None:
     """A classifier's labels: a number for each sequence, or one for each output; None if the tokens are the labels."""
     task, batch = request.model.task, request.training.micro_batch_size
+    if task.name == "seq_2_seq_lm":
+        tokens = request.training.target_length or request.training.sequence_length
+        return torch.zeros((batch, tokens), dtype=torch.long, device="meta")
     if not task.classifies:
         return None
     if task.loss == "single_label_classification":

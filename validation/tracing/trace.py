@@ -91,7 +91,8 @@ def trace_and_model(
     Raises:
         PlanError: if transformers or PEFT refuses the request.
     """
-    with emulate_cuda(before_2_14=before_2_14), optimizers_on_meta():
+    targets = request.task == "seq_2_seq_lm"
+    with emulate_cuda(before_2_14=before_2_14, causal_masks_of_ones=targets), optimizers_on_meta():
         progress("building the model")
         reference = build_model(request)
         with patched_model_code():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import Buffer, embedding, linear, norm
-from calculator.families.family import Family, Parts
+from calculator.families.bart import forward
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     MOST_LAYERS,
     ONE_HEAD_SIZE,
@@ -24,7 +26,9 @@ from calculator.families.fields import (
 
 if TYPE_CHECKING:
     from calculator.architecture.config import Config
+    from calculator.architecture.model import Model
     from calculator.architecture.module import Module
+    from calculator.architecture.task import Task
     from calculator.families.blocks import Owned
 
 #: Rows that the position tables have before the first position.
@@ -71,6 +75,11 @@ def _bart(config: Config) -> Parts:
     )
 
 
+def _seq2seq(model: Model, _: Task) -> Model:
+    """The model that the file describes. The shared table is not looked up: the stacks have tables of their own."""
+    return model if model.tied else replace(model, idle=("model.shared",))
+
+
 FAMILIES = (
     Family(
         model_type="bart",
@@ -99,6 +108,7 @@ FAMILIES = (
         ),
         parts=_bart,
         forward=None,
+        tasks={"seq_2_seq_lm": TaskModel(model=_seq2seq, forward=forward.BART)},
         tied={
             "lm_head.weight": "model.shared.weight",
             "model.encoder.embed_tokens.weight": "model.shared.weight",

@@ -53,8 +53,7 @@ class Prompt(VirtualTokens):
 
     def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:  # noqa: ARG002
         """One table of embeddings, in float32 whatever `adapter_dtype` is."""
-        p = named(self.num_virtual_tokens, "num_virtual_tokens")
-        shape = (p, model.embedding.out_features)
+        shape = (self._rows(model), model.embedding.out_features)
         table = ResidentTensor(
             name="prompt_encoder.embedding.weight",
             shape=shape,
@@ -66,16 +65,25 @@ class Prompt(VirtualTokens):
         )
         return (table,)
 
+    def _rows(self, model: Model) -> Dim:
+        """The rows of the table: PEFT makes those of the decoder of an encoder-decoder too, but uses the encoder's.
+
+        Source: peft/peft_model.py, _setup_prompt_encoder (num_transformer_submodules).
+        """
+        p = named(self.num_virtual_tokens, "num_virtual_tokens")
+        return 2 * p if model.task.name == "seq_2_seq_lm" else p
+
     def prepare_inputs_embeds(self, context: Context, embeddings: Tensor) -> Tensor:
         """Concatenate the prompt, repeated for the batch, with the embeddings (peft.PeftModelForCausalLM.forward)."""
         p, width = named(self.num_virtual_tokens, "num_virtual_tokens"), embeddings.shape[-1]
         context.set_scope("prompt_encoder: ")
         lengthen_mask(context, p)
-        prompts = self.encoded(context, p, width)
+        prompts = self.encoded(context, self._rows(context.model), width)
         prompts = ops.cast(prompts, embeddings.dtype, "in the embeddings' dtype")
         context.forward_locals += [prompts, *_lengthened(context, p)]
         shape = (context.batch, context.length, width)
-        inputs_embeds = ops.cat((prompts, embeddings), shape, "prompt and embeddings")
+        first = ops.narrow(prompts, (context.batch, p, width))
+        inputs_embeds = ops.cat((first, embeddings), shape, "prompt and embeddings")
         context.forward_locals.append(inputs_embeds)
         return inputs_embeds
 
@@ -92,7 +100,7 @@ class Prompt(VirtualTokens):
 
 def _lengthened(context: Context, p: Dim) -> list[Tensor]:
     """Lengthen the sequence by the prompt; return the labels that this allocates for tokens in training."""
-    labels_tokens = context.tape.trains and not context.model.task.classifies
+    labels_tokens = context.tape.trains and context.model.task.name == "causal_lm"
     labels = [context.tape.new((context.batch, p), "int64", "labels of the prompt")] if labels_tokens else []
     context.lengthen(p)
     if labels:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from calculator.engine import autocast
 from calculator.layers.classification import ClassificationLoss
 from calculator.layers.loss import FullLogits
+from calculator.layers.seq2seq import Seq2SeqLoss, target_length
 from calculator.trainers.ddp_outputs import returned
 from calculator.trainers.facts import TrainerFacts
 from calculator.trainers.loop import Loop
@@ -36,14 +37,17 @@ class Reference(Loop):
         shape = (context.batch, context.length)
         names = ("input_ids", "attention_mask") if context.training.padding else ("input_ids",)
         batch = [context.tape.new(shape, "int64", name) for name in names]
-        if context.model.task.classifies:
+        if context.model.task.name != "causal_lm":
             context.labels = _labels(context)
             batch.append(context.labels)
         return batch
 
     def head(self, context: Context) -> LossHead:
         """Return the model's own head and loss."""
-        return FullLogits() if context.labels is None else ClassificationLoss(context.labels)
+        if context.labels is None:
+            return FullLogits()
+        head = ClassificationLoss if context.model.task.classifies else Seq2SeqLoss
+        return head(context.labels)
 
     def loss(self, context: Context, forward: Passes) -> Tensor:
         """Run the model under autocast and keep nothing but its loss."""
@@ -57,8 +61,13 @@ class Reference(Loop):
 
 
 def _labels(context: Context) -> Tensor:
-    """Make a classifier's labels: a number for each sequence, or one for each output in the dtype of the scores."""
+    """Make labels: the tokens of a target, or a classifier's number for each sequence or output.
+
+    The latter are in the dtype of the scores.
+    """
     task, batch = context.model.task, context.batch
+    if not task.classifies:
+        return context.tape.new((batch, target_length(context)), "int64", "labels")
     if task.loss == "single_label_classification":
         return context.tape.new((batch,), "int64", "labels")
     outputs = context.model.output.out_features

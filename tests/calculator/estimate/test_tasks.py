@@ -7,6 +7,7 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
+from calculator.estimate.series import SeriesCache
 from tests.paths import CASE_FILES
 
 SIZES = {
@@ -115,10 +116,79 @@ def test_a_size_and_another_task_after_it_have_figures_of_their_own(size):
     assert answer(LLAMA, training=size).memory == first.memory
 
 
+BART = {
+    "model_type": "bart",
+    "vocab_size": 96,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 96,
+    "max_position_embeddings": 64,
+}
+
+
+def phases(plan):
+    return {phase.name: phase.peak_bytes for phase in plan.memory.phases}
+
+
+def seq2seq(method="full", training=None, **more):
+    return answer(more.pop("config", BART), method, "seq_2_seq_lm", training, **more)
+
+
+def test_a_target_has_the_length_of_the_source_unless_it_is_given():
+    assert phases(seq2seq()) == phases(seq2seq(training={"target_length": 32}))
+    assert phases(seq2seq())["forward"] > phases(seq2seq(training={"target_length": 8}))["forward"]
+
+
+@pytest.mark.parametrize("size", [{"micro_batch_size": 3}, {"sequence_length": 24, "target_length": 16}])
+def test_an_encoder_decoder_of_another_size_has_the_figures_of_a_first_request(size):
+    seq2seq("lora")
+    body = {"model": {"config": BART}, "method": {"name": "lora"}, "task": "seq_2_seq_lm", "reserved": "rule"}
+    first = estimate(parse_request({**body, "training": {"sequence_length": 32, **size}}), SeriesCache())
+    assert phases(seq2seq("lora", size)) == phases(first)
+
+
+def test_a_prompt_of_an_encoder_decoder_has_rows_for_both_stacks():
+    assert seq2seq({"name": "prompt", "num_virtual_tokens": 5}).parameters.added == 2 * 5 * 64
+
+
+def test_a_shared_table_that_is_not_tied_has_no_gradient():
+    """Each stack looks words up in a table of its own."""
+    tied, untied = seq2seq(), seq2seq(config={**BART, "tie_word_embeddings": False})
+    assert untied.parameters.total == tied.parameters.total + 3 * 96 * 64
+    names = {row.name for part in untied.memory.components for row in part.rows if part.name == "gradients"}
+    assert not any("shared" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"training": {"attention": "eager"}}, "training.attention", "with sdpa only, not eager: use sdpa"),
+        ({"training": {"dtype": "float16"}}, "training.dtype", "clamp float16 states"),
+        ({"training": {"target_length": 65}}, "training.target_length", "the model has 64 only"),
+        ({"method": "adapter"}, "method.name", "not modelled yet: use lora or prompt"),
+        ({"method": {"name": "lora", "modules_to_save": ["shared"]}}, "method.modules_to_save", "leave it out"),
+        ({"method": "qlora", "training": {"autocast": "bfloat16"}}, "training.autocast", "leave autocast out"),
+    ],
+)
+def test_what_an_encoder_decoder_refuses_names_the_way_out(more, loc, message):
+    with pytest.raises(PlanError) as raised:
+        seq2seq(**more)
+    assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
+
+
+def test_a_target_length_is_an_encoder_decoders():
+    message = refusals(LLAMA, task="causal_lm", training={"target_length": 8})["training.target_length"]
+    assert message == "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
+
+
 def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
-    assert {"bert", "roberta", "xlm-roberta", "distilbert"} <= {
+    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart"} <= {
         each["model"]["config"]["model_type"] for each in requests
     }
     losses = {each.get("problem_type") for each in requests}

@@ -1,0 +1,63 @@
+"""What encoder-decoders share: the decoder's input, cross-attention, and the loss.
+
+Source: transformers/models/bart/modeling_bart.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.architecture.dimension import named
+from calculator.engine import operations as ops
+from calculator.layers import masks
+from calculator.layers.classification import cross_entropy
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Dim
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context
+
+
+def target_length(context: Context) -> Dim:
+    """Return the number of tokens of a target."""
+    training = context.training
+    return named(training.sequence_length if training.target_length is None else training.target_length, "T")
+
+
+def shift_labels(context: Context) -> None:
+    """Make the ids of the decoder's input: the labels, shifted right."""
+    tape, batch, length = context.tape, context.batch, target_length(context)
+    context.set_scope("shift_tokens_right: ")
+    context.decoder_ids = tape.new((batch, length), "int64", "decoder_input_ids")
+    copied = tape.new((batch, named(length - 1, "(T - 1)")), "int64", "labels, copied")
+    del copied
+    ignored = tape.new((batch, length), "bool", "labels that are ignored")
+    del ignored
+
+
+def start_decoder(context: Context, encoded: Tensor) -> None:
+    """Keep the encoder's output to the end of the model's forward pass, and make the mask of its tokens."""
+    source = context.length
+    context.release()
+    context.forward_locals.append(encoded)
+    context.encoder_states, context.length = encoded, target_length(context)
+    context.set_scope("encoder's attention mask: ")
+    context.encoder_mask = masks.bidirectional(context, source)
+    context.is_causal = True
+
+
+class Seq2SeqLoss:
+    """The output head of an encoder-decoder, and its loss in the dtype of the logits."""
+
+    __slots__ = ("labels",)
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def __call__(self, context: Context, hidden_states: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss, and the logits, which the model's output refers to."""
+        context.forward_locals.append(hidden_states)
+        logits = context.forward.logits(context, context.bind(context.model.output)(hidden_states))
+        context.set_scope("loss: ")
+        rows = named(logits.shape[0] * logits.shape[1], "B × T")
+        return cross_entropy(ops.view(logits, (rows, logits.shape[2])), self.labels), [logits]
