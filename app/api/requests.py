@@ -22,6 +22,7 @@ from calculator.limits.sweep import MAX_POINTS
 from calculator.methods import METHODS, Method
 from calculator.plan.needs import Needs
 from calculator.plan.request import MOST_OF_A_KIND
+from calculator.plan.trainer_settings import SETTINGS
 
 
 def _method_model(cls: type[Method]) -> type[BaseModel]:
@@ -261,6 +262,15 @@ _PLAN: dict[str, Any] = {
             title="Devices",
             description="Several devices, instead of `device`. Each gets a plan of its own.",
             examples=[[{"gpu": "rtx-4090"}, {"gpu": "l40s"}]],
+        ),
+    ),
+    "training": (
+        TrainingModel,
+        Field(
+            default_factory=TrainingModel,
+            title="Training",
+            description=f"The trainer and its settings: {', '.join(SETTINGS)}. A plan decides the other settings.",
+            examples=[{"trainer": "trl-sft", "autocast": "bfloat16"}],
         ),
     ),
     "needs": (

@@ -18,6 +18,7 @@ from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
 from calculator.plan.needs import Needs
+from calculator.plan.trainer_settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +206,9 @@ RESERVED = fields_of("", ReservedMemory)
 CHOICES = fields_of("", Choices)
 NEEDS = fields_of("needs", Needs)
 SERVING = fields_of("serving", Serving)
+
+#: The fields of the training that a plan's request has.
+TRAINER = tuple(field for field in TRAINING if field.name in SETTINGS)
 
 #: The label of each method.
 METHOD_LABELS: dict[str, str] = {name: cls.facts.label for name, cls in METHODS.items()}

@@ -83,8 +83,11 @@ def request_bytes(reference: ModelReference, device: Device, training: Training,
 
 
 def base_bytes(answer: Estimate) -> int:
-    """The base model's bytes in training."""
-    return component_bytes(answer, "base_weights") + component_bytes(answer, "quantization_constants")
+    """The base model's bytes in training, without a second model that a trainer compares it with."""
+    weights = [each for each in answer.memory.components if each.name == "base_weights"]
+    second = sum(row.bytes for each in weights for row in each.rows if row.name.startswith("ref_model."))
+    whole = component_bytes(answer, "base_weights") + component_bytes(answer, "quantization_constants")
+    return whole - second
 
 
 def task_bytes(answer: Estimate) -> int:

@@ -16,6 +16,7 @@ from calculator.inference.multi_adapter import MultiAdapterFootprint, base_bytes
 from calculator.inputs.sharding import STAGES
 from calculator.inputs.training import Training
 from calculator.methods.prepared_model import PreparedModel
+from calculator.trainers import trainer_of
 from calculator.training_step.resident_state import ResidentState
 
 if TYPE_CHECKING:
@@ -67,11 +68,18 @@ class Evaluator:
         *,
         length_given: bool,
         reserved: ReservedBy = "replay",
+        training: Training | None = None,
     ) -> None:
         self.model = model_of(reference)
         self.reserved = reserved_by(reserved, device)
         self.reference, self.device, self.needs, self.length_given = reference, device, needs, length_given
         self.card = card_of(device)
+        #: The trainer and its settings, which every candidate has.
+        self.training = training or Training()
+        least = trainer_of(self.training).least_rows(self.training)
+        sizes = micro_batches(needs.effective_batch_size, device.count)
+        #: The smallest micro-batch that the trainer accepts, of those that divide the batch; 1 if there is none.
+        self.least_rows = next((size for size in sizes if size >= least), 1)
         #: How many estimates were computed.
         self.estimates = 0
         #: Why the real stack refuses a candidate.
@@ -97,17 +105,20 @@ class Evaluator:
             needs or self.needs,
             length_given=length_given or self.length_given,
             reserved=self.reserved,
+            training=self.training,
         )
 
     def request(self, candidate: Candidate) -> Request:
         """The candidate's complete request."""
-        accumulated = self.needs.effective_batch_size // (candidate.micro_batch_size * self.device.count)
-        training = Training(
-            micro_batch_size=candidate.micro_batch_size,
+        rows = max(candidate.micro_batch_size, self.least_rows)
+        accumulated = self.needs.effective_batch_size // (rows * self.device.count)
+        training = replace(
+            self.training,
+            micro_batch_size=rows,
             sequence_length=self.needs.sequence_length,
             gradient_accumulation_steps=accumulated,
             dtype=self._dtype(candidate.method),
-            autocast=self._autocast,
+            autocast=self._autocast or self.training.autocast,
             gradient_checkpointing=candidate.gradient_checkpointing,
             optimizer=candidate.optimizer,
         )

@@ -22,6 +22,7 @@ from calculator.plan.reasons.training import training_reasons
 from calculator.plan.rejections import rejections
 from calculator.plan.relaxations import relaxations
 from calculator.plan.suggestions import suggestions
+from calculator.plan.trainer_settings import SETTINGS
 
 if TYPE_CHECKING:
     from calculator.common.names import MethodName
@@ -114,7 +115,12 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
     }
     try:
         evaluator = Evaluator(
-            model[1], device[1], request.needs, length_given=request.length_given, reserved=request.reserved
+            model[1],
+            device[1],
+            request.needs,
+            length_given=request.length_given,
+            reserved=request.reserved,
+            training=request.training,
         )
         return _planned(evaluator)
     except PlanError as error:
@@ -124,6 +130,8 @@ def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple
 def _placed(problem: Problem, places: dict[str, str]) -> Problem:
     """An estimate's problem, at its place in the plan request."""
     head, dot, rest = problem.loc.partition(".")
+    if head == "training" and rest in SETTINGS:
+        return problem
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 
 

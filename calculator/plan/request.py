@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
@@ -10,7 +10,9 @@ from calculator.devices.verdict import card_of, given_twice
 from calculator.estimate.compatibility import several_cards
 from calculator.estimate.request import ModelReference, parse_device, parse_model, parse_reserved
 from calculator.inputs.settings import parse
+from calculator.inputs.training import Training
 from calculator.plan.needs import Needs
+from calculator.plan.trainer_settings import parse_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ MOST_OF_A_KIND = 8
 #: The largest number of pairs of a model and a device in one request.
 MOST_PAIRS = 12
 
-KNOWN = ("model", "models", "device", "devices", "needs", "reserved")
+KNOWN = ("model", "models", "device", "devices", "training", "needs", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class PlanRequest:
     needs: Needs
     length_given: bool = True
     reserved: ReservedBy = "replay"
+    training: Training = field(default_factory=Training)
 
 
 def parse_plan(body: Any) -> PlanRequest:
@@ -61,6 +64,7 @@ def parse_plan(body: Any) -> PlanRequest:
 
     models = part(lambda: _listed(body, "model", _model))
     devices = part(lambda: _listed(body, "device", _device))
+    training = part(lambda: parse_training(body.get("training", {})))
     needs = part(lambda: _needs(body.get("needs", {})))
     reserved = part(lambda: parse_reserved(body))
     if len(models) * len(devices) > MOST_PAIRS:
@@ -74,6 +78,7 @@ def parse_plan(body: Any) -> PlanRequest:
         needs=needs,
         length_given="sequence_length" in body.get("needs", {}),
         reserved=reserved,
+        training=training,
     )
 
 

@@ -83,6 +83,10 @@ class Loop(ABC):
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
         return batch(self.facts, training)
 
+    def least_rows(self, training: Training) -> int:  # noqa: ARG002  a hook's signature
+        """Return the smallest micro-batch that the trainer accepts."""
+        return 1
+
     def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature
         """Return tensors of all micro-batches of a step together, which stay on the device for a whole step."""
         return []

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from app.forms import messages as form_messages
 from app.forms import plan_form
-from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK
+from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK, TRAINER
 from app.forms.layout import gpu_id
 from app.forms.plan_form import non_default, query, typed_fields, typed_model
 from app.pages.inference import form as inference_form
@@ -31,7 +31,7 @@ DEFAULTS: dict[str, str] = {
     "gpus": "",
     **{field.name: field.text(field.declared.default) for field in NEEDS},
     "priorities": USUAL_PRIORITIES[0],
-    **{field.name: field.text(field.declared.default) for field in RESERVED},
+    **{field.name: field.text(field.declared.default) for field in (*TRAINER, *RESERVED)},
 }
 
 LABELS: dict[str, str] = {
@@ -42,7 +42,7 @@ LABELS: dict[str, str] = {
     "gpus": "More cards",
     **{field.name: field.declared.setting.label for field in NEEDS},
     "priorities": "What matters first",
-    **{field.name: field.declared.setting.label for field in RESERVED},
+    **{field.name: field.declared.setting.label for field in (*TRAINER, *RESERVED)},
 }
 
 
@@ -74,7 +74,9 @@ class NeedsForm:
         needs = non_default(NEEDS, self.typed)
         if self.typed["priorities"].strip() in ("", DEFAULTS["priorities"]):
             needs.pop("priorities", None)
-        return {**self._models(), **cards, "needs": needs, **non_default(RESERVED, self.typed)}
+        training = non_default(TRAINER, self.typed)
+        run = {"needs": needs, **({"training": training} if training else {})}
+        return {**self._models(), **cards, **run, **non_default(RESERVED, self.typed)}
 
     def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
         """Return the problems by field; problems of no single field have the empty name."""
@@ -85,7 +87,7 @@ class NeedsForm:
         head, *rest = loc.split(".")
         if head in ("model", "models"):
             return "config" if "config" in rest and self.typed["config"].strip() else "model"
-        if head == "needs":
+        if head in ("needs", "training"):
             return rest[0] if rest and rest[0] in DEFAULTS else ""
         if head in {field.name for field in RESERVED}:
             return head
@@ -123,7 +125,8 @@ def address_of(plan: plan_form.Form, request: Request) -> str:
     """Return the address of the page for a plan's model, card, batch and sequence length."""
     training = request.training
     batch = training.micro_batch_size * training.gradient_accumulation_steps
-    kept = {name: plan.typed[name] for name in ("model", "config", "gpu", "memory_gib", "reserved")}
+    names = ("model", "config", "gpu", "memory_gib", "reserved", *(field.name for field in TRAINER))
+    kept = {name: plan.typed[name] for name in names}
     needs = {"sequence_length": str(training.sequence_length), "effective_batch_size": str(batch)}
     return f"/plan{NeedsForm(typed={**DEFAULTS, **kept, **needs}).address()}"
 

@@ -99,3 +99,11 @@ def test_a_config_json_travels_in_the_link_too():
     link = needs_form.estimate_address(part.configurations[0].request)
     led_to = form.read(parse_qsl(link.partition("?")[2], keep_blank_values=True))
     assert parse_request(led_to.estimate()).model == part.configurations[0].request.model
+
+
+def test_a_trainer_and_its_settings_go_into_the_request_and_the_address():
+    form = needs_form.read([("trainer", "trl-kto"), ("autocast", "bfloat16")])
+    assert form.body()["training"] == {"trainer": "trl-kto", "autocast": "bfloat16"}
+    assert form.address() == "?trainer=trl-kto&autocast=bfloat16"
+    assert "training" not in needs_form.read([]).body()
+    assert form.field_of("training.autocast") == "autocast"

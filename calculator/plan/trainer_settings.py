@@ -1,0 +1,48 @@
+"""What a plan's request sets of the training: the trainer and its own settings. The plan decides the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem
+from calculator.inputs.settings import declared, parse
+from calculator.inputs.training import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: The settings of the training that a plan's request may have.
+SETTINGS = (
+    "trainer",
+    "autocast",
+    "loss_type",
+    "precompute_ref_log_probs",
+    "beta",
+    "num_generations",
+    "max_completion_length",
+    "use_liger_kernel",
+)
+
+#: Where a plan's request sets what it decides itself from the needs.
+_IN_NEEDS = {"sequence_length": "needs.sequence_length", "micro_batch_size": "needs.effective_batch_size"}
+
+
+def parse_training(body: Any) -> Training:
+    """Return the training that every candidate starts from.
+
+    Raises:
+        PlanError: with every problem found, at its dotted path.
+    """
+    problems = tuple(_decided(body)) if isinstance(body, dict) else ()
+    if problems:
+        raise PlanError(*problems)
+    return parse(Training, body, "training")
+
+
+def _decided(body: dict[str, Any]) -> Iterator[Problem]:
+    known = {each.name for each in declared(Training)} - {*SETTINGS}
+    for name, value in body.items():
+        if name in known:
+            where = f"set {_IN_NEEDS[name]}" if name in _IN_NEEDS else "leave it out"
+            message = f"a plan decides it, and reads {', '.join(SETTINGS)} only: {where}"
+            yield Problem(loc=f"training.{name}", msg=message, input=value)
