@@ -54,6 +54,7 @@ TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo
 LossType = Literal[
     "nll",
     "chunked_nll",
+    "dft",
     "sigmoid",
     "hinge",
     "ipo",

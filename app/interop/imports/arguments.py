@@ -138,7 +138,9 @@ def _loss(keys: Keys, trainer: str) -> dict[str, Any]:
             keys.miss(key, True, "the number of labelled tokens is not in the file: all are counted")
     if trainer != _PACKS:
         return {}
-    loss = keys.choice("loss_type", {"nll": "nll", "chunked_nll": "chunked_nll"}, None, "the trainer's default")
+    loss = keys.choice(
+        "loss_type", {name: name for name in ("nll", "chunked_nll", "dft")}, None, "the trainer's default"
+    )
     return {"loss_type": loss} if loss else {}
 
 

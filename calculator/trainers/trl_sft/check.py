@@ -30,9 +30,12 @@ def problems(prepared: Subject) -> Iterator[Problem]:
 
 def _loss(prepared: Subject) -> Iterator[Problem]:
     training, trl = prepared.training, release(prepared.stack.trl)[:2]
-    if training.loss_type not in (None, "nll", "chunked_nll"):
-        message = f"{training.loss_type} is no loss of SFTTrainer that is modelled: use nll or chunked_nll"
+    if training.loss_type not in (None, "nll", "chunked_nll", "dft"):
+        message = f"{training.loss_type} is no loss of SFTTrainer that is modelled: use nll, chunked_nll or dft"
         yield Problem(loc="training.loss_type", msg=message, input=training.loss_type)
+    if training.loss_type == "dft" and trl < FUSED:
+        message = f"dft in TRL {prepared.stack.trl} is not modelled: use nll, or stack.trl 1.15 or later"
+        yield Problem(loc="training.loss_type", msg=message, input="dft")
     if training.loss_type == "chunked_nll" and trl < CHUNKED:
         message = f"TRL {prepared.stack.trl} has no chunked_nll: use nll, or a later stack.trl"
         yield Problem(loc="training.loss_type", msg=message, input="chunked_nll")

@@ -95,6 +95,7 @@ def test_0_24_casts_embeddings_and_head_of_a_prepared_model_back():
     ("changes", "loc"),
     [
         ({"trl": "1.0", "loss_type": "chunked_nll"}, "training.loss_type"),
+        ({"trl": "1.9", "loss_type": "dft"}, "training.loss_type"),
         ({"trl": "1.9", "use_liger_kernel": True}, "training.use_liger_kernel"),
         ({"trl": "0.24", "method": QLORA}, "method.prepare_model_for_kbit_training"),
         ({"method": {"name": "lora", "target_modules": ["lm_head"]}}, "method.target_modules"),
