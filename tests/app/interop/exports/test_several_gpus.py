@@ -121,6 +121,7 @@ def test_scripts_of_several_gpus_are_as_formatters_and_linters_leave_them(tmp_pa
     plans = [request("ddp", LORA, ddp={"bucket_cap_mb": 9}), request("fsdp", {"name": "adapter"}, padding=True)]
     plans += [request("fsdp", {"name": "qlora", **LOW_RANK}, gradient_accumulation_steps=2, max_grad_norm=None)]
     plans += [request("fsdp", {"name": "qlora"}, model="meta-llama/Llama-3.1-8B", autocast="bfloat16")]
+    plans += [request("fsdp", {"name": "prompt"}), request("fsdp", {"name": "prefix"})]
     plans += [request("zero2", trainer="transformers"), request("ddp", LORA, autocast="bfloat16")]
     for number, plan in enumerate(plans):
         (tmp_path / f"script_{number}.py").write_text(export(plan, "peft").content)
