@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
     return known
 
 
-class _ChangesBySize(dict[int, "Callable[[int], None]"]):
-    """The changes in number, listed by size: `changes[event](1 or -1)` appends to the list of its size."""
+class _ChangesBySize(dict[int, "Callable[[], None]"]):
+    """The changes in number, listed by size: `changes[event]()` appends the event's to the list of its size."""
 
     __slots__ = ("equal", "lists")
 
@@ -54,11 +55,15 @@ class _ChangesBySize(dict[int, "Callable[[int], None]"]):
         self.equal = equal
         self.lists: dict[int, list[int]] = {}
 
-    def __missing__(self, event: int) -> Callable[[int], None]:
+    def __missing__(self, event: int) -> Callable[[], None]:
         size = max(event, ~event)
-        changes = self.lists.setdefault(self.equal[size], [])
-        self[size] = self[~size] = changes.append
-        return changes.append
+        append = self.of(size).append
+        self[size], self[~size] = partial(append, 1), partial(append, -1)
+        return self[event]
+
+    def of(self, size: int) -> list[int]:
+        """The changes of a size so far."""
+        return self.lists.setdefault(self.equal[size], [])
 
     def counts(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Each size with its peak number and the number left at the end."""
@@ -71,11 +76,11 @@ def _counted(events: Sequence[int], changes: list[CountChange], equal: tuple[int
     by_size, done = _ChangesBySize(equal), 0
     for position, size, count in changes:
         for event in events[done:position]:
-            by_size[event](1 if event >= 0 else -1)
-        by_size[size](count)
+            by_size[event]()
+        by_size.of(size).append(count)
         done = position
     for event in events[done:]:
-        by_size[event](1 if event >= 0 else -1)
+        by_size[event]()
     return dict(by_size.counts())
 
 

@@ -43,7 +43,7 @@ class Kinds:
         #: The number of each kind's size.
         self.size_of = size_of
         self.of_row = of_row
-        sizes = [size_of[kind] for kind in of_row]
+        sizes = [*map(size_of.__getitem__, of_row)]
         both = [*sizes, *map(invert, reversed(sizes))]
         #: The events, with the number of the row's size for the row.
         self.size_events = [*map(both.__getitem__, events)]
@@ -107,7 +107,7 @@ class Storages:
 def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
     """The storages of a tape."""
     firsts, of_row = kinds_of(tape.rows, first)
-    allocations = [tape.rows[row] for row in firsts]
+    allocations = [*map(tape.rows.__getitem__, firsts)]
     names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
     bytes_of = [*dict.fromkeys(sizes)]
     layouts = [*zip(shapes, dtypes, strict=True)]
@@ -124,8 +124,8 @@ def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list
         return numbered(rows)
     at = first.output_row
     order = [*range(at), *range(at + 1, len(rows)), at]
-    firsts, numbers = numbered([rows[row] for row in order])
-    return [order[row] for row in firsts], [*numbers[:at], numbers[-1], *numbers[at:-1]]
+    firsts, numbers = numbered(map(rows.__getitem__, order))
+    return [*map(order.__getitem__, firsts)], [*numbers[:at], numbers[-1], *numbers[at:-1]]
 
 
 def numbered(values: Iterable[Hashable]) -> tuple[list[int], Sequence[int]]:

@@ -8,6 +8,7 @@ interpreted backward pass.
 from __future__ import annotations
 
 from itertools import accumulate
+from operator import invert
 from typing import TYPE_CHECKING
 
 from calculator.engine.counts_by_size import MAX_COUNTS, merged
@@ -50,22 +51,22 @@ def counts(copies: Copies, equal: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def _counts(copies: Copies, equal: Sequence[int]) -> Iterator[tuple[int, int]]:
-    backward = copies.windows[1]
+    backward, events = copies.windows[1], copies.kinds.size_events
     start, end = backward.start, copies.tape.position("end")
-    sized = [equal[event] if event >= 0 else ~equal[~event] for event in copies.kinds.size_events[:end]]
-    own = sized[start:]
     each, _, kept = (merged(sizes, equal) for sizes in copies.sizes[:3])
-    seen = set(own)
+    seen = set(events[start:end])
     for size, count in merged(copies.kinds.by_size(copies.remaining), equal).items():
         gradients = (backward.copies + 1) * count
-        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0) or ~size not in seen:
+        if gradients <= kept.get(size, 0) + backward.copies * each.get(size, 0):
             continue
-        alive = _alive_of_size(own, size)
+        allocated = {number for number, first in enumerate(equal) if first == size}
+        freed = {*map(invert, allocated)}
+        if seen.isdisjoint(freed):
+            continue
+        before, own = (
+            [1 if event >= 0 else -1 for event in filter((allocated | freed).__contains__, part)]
+            for part in (events[:start], events[start:end])
+        )
+        alive = [*accumulate(own)]
         if max(alive) > alive[-1]:
-            before = sum(_alive_of_size(sized[:start], size)[-1:])
-            yield size, gradients + before + max(alive)
-
-
-def _alive_of_size(events: Sequence[int], size: int) -> list[int]:
-    """The number of storages of one size after each event of one."""
-    return [*accumulate([1 if event >= 0 else -1 for event in events if event in (size, ~size)])]
+            yield size, gradients + sum(before) + max(alive)
