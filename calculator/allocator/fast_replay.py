@@ -9,7 +9,6 @@ from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.replay import LATER_MICRO_BATCHES, MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
 from calculator.allocator.transients import SMALL, MicroBatch, play
-from calculator.training_step.unrolled import unrolled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,6 +31,7 @@ class FastReplay:
         prepared = resident.prepared
         self.training = prepared.training
         alone = self.training.first_micro_batch
+        unrolled = resident.unrolled.of
         self.first = MicroBatch(unrolled(prepared.first_micro_batch), workspaces)
         self.later = MicroBatch(unrolled(prepared), None) if self.training != alone else None
         self.loading = Loading(resident.tensors, self.training)

@@ -17,7 +17,6 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import OutOfMemoryError
 from calculator.sharding import ddp
-from calculator.training_step.unrolled import Events, events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from calculator.devices.outcome import ReplayPhase
     from calculator.inputs.training import Training
     from calculator.training_step.resident_state import ResidentState
+    from calculator.training_step.unrolled import Events
 
 #: A block in use, and the pool that must free it.
 Allocated = tuple[Pool, Block]
@@ -153,8 +153,9 @@ class Replay:
 
     def _micro_batches(self) -> tuple[Events, Events | None]:
         """The events of a step's first micro-batch, and of the later ones if there are some."""
-        prepared, alone = self.resident.prepared, self.training.first_micro_batch
-        return events(prepared.first_micro_batch), events(prepared) if self.training != alone else None
+        prepared, unrolled = self.resident.prepared, self.resident.unrolled.of
+        first = unrolled(prepared.first_micro_batch).events()
+        return first, unrolled(prepared).events() if self.training != self.training.first_micro_batch else None
 
     def _start(self) -> None:
         self.steps = 0

@@ -9,6 +9,7 @@ from calculator.inputs.size_settings import other_settings
 from calculator.methods.prepared_model import PreparedModel
 from calculator.training_step.resident_state import ResidentState
 from calculator.training_step.symbolic_trace import TraceCache
+from calculator.training_step.unrolled_cache import UnrolledCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -30,7 +31,7 @@ class SeriesCache:
     An answer is the same with a cache and without. The cache keeps one model and one state, so it does not grow.
     """
 
-    __slots__ = ("_replays", "model", "reference", "state", "state_key", "traces")
+    __slots__ = ("_replays", "model", "reference", "state", "state_key", "traces", "unrolled")
 
     def __init__(self) -> None:
         self.reference: ModelReference | None = None
@@ -38,6 +39,7 @@ class SeriesCache:
         self.state_key: object = None
         self.state: ResidentState | None = None
         self.traces = TraceCache()
+        self.unrolled = UnrolledCache()
         self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
 
     def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
@@ -63,6 +65,6 @@ class SeriesCache:
         if self.state is not None and key == self.state_key:
             self.state = self.state.for_run(training, device)
         else:
-            self.state = ResidentState(PreparedModel(model, method, training, device, stack))
+            self.state = ResidentState(PreparedModel(model, method, training, device, stack), self.unrolled)
             self.state_key = key
         return self.state

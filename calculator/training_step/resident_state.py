@@ -21,6 +21,7 @@ from calculator.sharding.zero.state import FlatState
 from calculator.trainers import trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
+from calculator.training_step.unrolled_cache import UnrolledCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +41,10 @@ class ResidentState:
     training needs is computed at first use.
     """
 
-    def __init__(self, prepared: PreparedModel) -> None:
+    def __init__(self, prepared: PreparedModel, unrolled: UnrolledCache | None = None) -> None:
         self.prepared = prepared
+        #: The unrolled micro-batches of this run and of others that differ in sizes alone, for replays.
+        self.unrolled = unrolled or UnrolledCache()
         self.optimizer = OPTIMIZERS[prepared.training.optimizer]
         self.shards = shards_of(prepared)
         #: Weights, quantization constants and buffers of the model, parameters that the method adds, and what the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,11 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
 from calculator.engine.kinds import Kinds, Storages, equal, kinds_of, numbered
-from calculator.engine.symbolic_sizes import ShapeEnv, SymInt
+from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
-from calculator.inputs.size_settings import other_settings, resized, sizes
-from calculator.methods.prepared_model import PreparedModel
-from calculator.sharding.registry import SHARDS
+from calculator.training_step.by_sizes import BySizes, settings_of
 from calculator.training_step.run import Run, interpreted
 from calculator.training_step.training_context import training_context
 
@@ -24,11 +23,10 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.engine.copies import Copies
+    from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
+    from calculator.methods.prepared_model import PreparedModel
     from calculator.training_step.run import Interpretation
-
-#: The most traces that are cached for requests that differ in sizes alone.
-MAX_TRACES = 8
 
 #: The most patterns of equal dimensions, or of equal shapes, that a trace keeps.
 MAX_PATTERNS = 64
@@ -134,21 +132,16 @@ class _Shared(NamedTuple):
 
 
 class TraceCache:
-    """The runs of requests that differ in sizes alone, for the last model and settings.
+    """The runs of requests that differ in sizes alone, for the last model and settings."""
 
-    The first request is interpreted. Its run is kept for others of the same sizes; other sizes are traced.
-    """
-
-    __slots__ = ("_of_first", "first", "model", "settings", "traces")
+    __slots__ = ("_of_first", "model", "runs", "settings")
 
     def __init__(self) -> None:
         self.model: Model | None = None
         #: All settings of the method, the training, the card and the stack that are no sizes.
         self.settings: tuple[object, ...] = ()
-        #: The first request's sizes and its run, by `whole` (the first layer is interpreted) and `reduces`.
-        self.first: dict[tuple[bool, bool], tuple[list[int], Run]] = {}
-        #: Traces, by the same.
-        self.traces: dict[tuple[bool, bool], list[SymbolicTrace]] = {}
+        #: The runs, by `whole` (the first layer is interpreted) and `reduces`.
+        self.runs: defaultdict[tuple[bool, bool], BySizes[Run]] = defaultdict(BySizes)
         self._of_first: TraceCache | None = None
 
     @property
@@ -160,34 +153,21 @@ class TraceCache:
 
     def run_of(self, prepared: PreparedModel, *, whole: bool, reduces: bool = True) -> Run | None:
         """Return a request's run. None where the cache is full and no trace's guards hold."""
-        method, training, kind = prepared.method, prepared.given, (whole, reduces)
-        device = prepared.device
-        shards = device.divided if device.sharding in SHARDS else device.sharding
-        settings = (other_settings(method), other_settings(training), prepared.kernels, prepared.stack, shards)
+        settings = settings_of(prepared)
         if prepared.model is not self.model or settings != self.settings:
-            self.model, self.settings, self.first, self.traces = prepared.model, settings, {}, {}
-        own = [*sizes(training), *sizes(method)]
-        if kind not in self.first:
-            self.first[kind] = own, interpreted(training_context(prepared, reduces=reduces), whole=whole).run()
-        if own == self.first[kind][0]:
-            return self.first[kind][1]
-        traces = self.traces.setdefault(kind, [])
-        traced = next(filter(None, (trace.with_sizes(own) for trace in traces)), None)
-        if traced is None and len(traces) < MAX_TRACES:
-            traces.append(_symbolic_trace(prepared, whole=whole, reduces=reduces))
-            traced = traces[-1].with_sizes(own)
-        return traced
+            self.model, self.settings = prepared.model, settings
+            self.runs.clear()
 
+        def plain(prepared: PreparedModel) -> Run:
+            return interpreted(training_context(prepared, reduces=reduces), whole=whole).run()
 
-def _symbolic_trace(prepared: PreparedModel, *, whole: bool, reduces: bool) -> SymbolicTrace:
-    """Trace a request with symbolic sizes. A context allocates nothing before its step is interpreted."""
-    shape_env = ShapeEnv()
-    training = resized(prepared.given, shape_env.create_symint)
-    method = resized(prepared.method, shape_env.create_symint)
-    resized_model = PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
-    context = training_context(resized_model, reduces=reduces)
-    context.tape.sizes = SymSizes(shape_env)
-    return SymbolicTrace(shape_env, interpreted(context, whole=whole))
+        def traced(shape_env: ShapeEnv, symbolic: PreparedModel) -> SymbolicTrace:
+            # A context allocates nothing before its step is interpreted.
+            context = training_context(symbolic, reduces=reduces)
+            context.tape.sizes = SymSizes(shape_env)
+            return SymbolicTrace(shape_env, interpreted(context, whole=whole))
+
+        return self.runs[whole, reduces].of(prepared, plain, traced)
 
 
 class SymSizes(Sizes):

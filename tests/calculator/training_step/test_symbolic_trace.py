@@ -13,7 +13,7 @@ from calculator.estimate.request import parse_request
 from calculator.estimate.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.size_settings import resized
-from calculator.training_step import run, symbolic_trace
+from calculator.training_step import by_sizes, run, symbolic_trace
 from tests.calculator.training_step.test_first_layer import SMALL
 from validation.random_grid.random_requests import random_request
 
@@ -75,7 +75,7 @@ def test_each_request_of_a_series_is_answered_as_by_itself(seed, reserved):
         for _ in range(5):
             plan = with_sizes(request, chance)
             assert whole_answer(plan, series) == whole_answer(plan), (request.model, plan.method, plan.training)
-        traced += any(series.traces.traces.values())
+        traced += any(each.traces for each in series.traces.runs.values())
     assert traced > 0.6 * count
 
 
@@ -139,7 +139,7 @@ def test_a_sequence_longer_than_the_window_has_another_trace():
     request, series = parse_request({"model": "mistralai/Mistral-7B-v0.1", "method": {"name": "lora"}}), SeriesCache()
     for length, traces in ((1024, 0), (1025, 1), (2048, 1), (4096, 2), (5000, 2), (512, 2)):
         estimate(replace(request, training=replace(request.training, sequence_length=length)), series)
-        assert len(series.traces.traces.get((False, True), ())) == traces
+        assert len(series.traces.runs[False, True].traces) == traces
 
 
 def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpreted(counted):
@@ -153,9 +153,9 @@ def test_traces_with_and_without_the_first_layer_are_kept_if_it_must_be_interpre
 
 
 def test_the_number_of_traces_is_limited(counted, monkeypatch):
-    monkeypatch.setattr(symbolic_trace, "MAX_TRACES", 1)
+    monkeypatch.setattr(by_sizes, "MAX_TRACES", 1)
     series = SeriesCache()
     for batch in (4, 2, 1, 1, 3):
         answered(series, micro_batch_size=batch)
     assert counted == {"concrete": 3, "symbolic": 1}
-    assert len(series.traces.traces[False, True]) == 1
+    assert len(series.traces.runs[False, True].traces) == 1

@@ -1,0 +1,74 @@
+"""What requests need that differ in sizes alone: computed for the first, traced with symbolic sizes for the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from calculator.engine.symbolic_sizes import ShapeEnv
+from calculator.inputs.size_settings import other_settings, resized, sizes
+from calculator.methods.prepared_model import PreparedModel
+from calculator.sharding.registry import SHARDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: The most traces that are kept for requests that differ in sizes alone.
+MAX_TRACES = 8
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Traced(Protocol[Result_co]):
+    """A trace with symbolic sizes."""
+
+    def with_sizes(self, sizes: Sequence[int]) -> Result_co | None:
+        """Return the result for other sizes, or None where a guard fails."""
+
+
+class BySizes(Generic[Result]):
+    """The results of requests that differ in sizes alone.
+
+    The first request's is computed, and kept for others of the same sizes; other sizes are traced.
+    """
+
+    __slots__ = ("first", "traces")
+
+    def __init__(self) -> None:
+        #: The first request's sizes and its result.
+        self.first: tuple[list[int], Result] | None = None
+        self.traces: list[Traced[Result]] = []
+
+    def of(
+        self,
+        prepared: PreparedModel,
+        plain: Callable[[PreparedModel], Result],
+        traced: Callable[[ShapeEnv, PreparedModel], Traced[Result]],
+    ) -> Result | None:
+        """Return a request's result. None where there are too many traces and no guards hold."""
+        own = [*sizes(prepared.given), *sizes(prepared.method)]
+        if self.first is None:
+            self.first = own, plain(prepared)
+        if own == self.first[0]:
+            return self.first[1]
+        found = next(filter(None, (trace.with_sizes(own) for trace in self.traces)), None)
+        if found is None and len(self.traces) < MAX_TRACES:
+            shape_env = ShapeEnv()
+            self.traces.append(traced(shape_env, _symbolic(prepared, shape_env)))
+            found = self.traces[-1].with_sizes(own)
+        return found
+
+
+def _symbolic(prepared: PreparedModel, shape_env: ShapeEnv) -> PreparedModel:
+    """A request's model with symbolic sizes."""
+    training = resized(prepared.given, shape_env.create_symint)
+    method = resized(prepared.method, shape_env.create_symint)
+    return PreparedModel(prepared.model, method, training, prepared.device, prepared.stack)
+
+
+def settings_of(prepared: PreparedModel) -> tuple[object, ...]:
+    """All settings of the method, the training, the card and the stack that are no sizes."""
+    device = prepared.device
+    shards = device.divided if device.sharding in SHARDS else device.sharding
+    given = other_settings(prepared.given)
+    return other_settings(prepared.method), given, prepared.kernels, prepared.stack, shards

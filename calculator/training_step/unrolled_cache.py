@@ -1,0 +1,72 @@
+"""The unrolled micro-batches of a kind of request, for its replays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine.kinds import numbered
+from calculator.training_step.by_sizes import BySizes, settings_of
+from calculator.training_step.symbolic_trace import SymSizes
+from calculator.training_step.unrolled import Unrolled, unrolled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.architecture.model import Model
+    from calculator.engine.symbolic_sizes import ShapeEnv
+    from calculator.methods.prepared_model import PreparedModel
+
+#: The first micro-batch of a step and the later ones.
+MICRO_BATCHES = 2
+
+
+class UnrolledCache:
+    """The unrolled micro-batches of the last model and settings, for all sizes."""
+
+    __slots__ = ("_by_settings", "_model")
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._by_settings: dict[tuple[object, ...], BySizes[Unrolled]] = {}
+
+    def of(self, prepared: PreparedModel) -> Unrolled:
+        """The unrolled micro-batch of a request."""
+        settings = settings_of(prepared)
+        known = self._by_settings
+        if prepared.model is not self._model or (settings not in known and len(known) >= MICRO_BATCHES):
+            self._model = prepared.model
+            known.clear()
+        by_sizes = known.setdefault(settings, BySizes())
+        return by_sizes.of(prepared, unrolled, UnrolledTrace) or unrolled(prepared)
+
+
+class UnrolledTrace:
+    """An unrolled micro-batch with symbolic sizes. Its rows have no shapes: a replay needs none."""
+
+    __slots__ = ("_kinds", "_of_row", "_shape_env", "_unrolled")
+
+    def __init__(self, shape_env: ShapeEnv, prepared: PreparedModel) -> None:
+        self._shape_env = shape_env
+        self._unrolled = unrolled(prepared, symbols=SymSizes(shape_env))
+        rows = self._unrolled.rows
+        kinds = [(name, dtype, component, size) for name, _, dtype, component, size in rows]
+        firsts, self._of_row = numbered(kinds)
+        #: The name, the dtype, the component, and the index of the size of each kind.
+        self._kinds = [kinds[row] for row in firsts]
+        shape_env.eliminate_dead_code({kind[3] for kind in self._kinds})
+
+    def with_sizes(self, sizes: Sequence[int]) -> Unrolled | None:
+        """The micro-batch with other sizes, or None where a guard fails."""
+        values = self._shape_env.evaluate(sizes)
+        if values is None:
+            return None
+        kinds = [(name, (), dtype, component, values[size]) for name, dtype, component, size in self._kinds]
+        own = self._unrolled
+        return Unrolled(
+            rows=[*map(kinds.__getitem__, self._of_row)],
+            forward=own.forward,
+            backward=own.backward,
+            base=own.base,
+            stride=own.stride,
+            copies=own.copies,
+        )
