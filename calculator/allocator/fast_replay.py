@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from calculator.allocator.chunks import SMALL
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.replay import LATER_MICRO_BATCHES, MAX_STEPS
 from calculator.allocator.segments import BLOCK, LARGE_SEGMENT
-from calculator.allocator.transients import SMALL, MicroBatch, play
+from calculator.allocator.transients import MicroBatch, play
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -62,15 +62,22 @@ class FlatPool:
                 size = sizes[event]
                 place = bisect_left(free, size << shift)
                 if place < len(free):
-                    address = free.pop(place) & mask
+                    address = free[place] & mask
                     behind = starts.pop(address)
                     cut = address + size
                     if behind - cut > waste:
                         starts[cut] = behind
                         ends[behind] = cut
-                        insort(free, behind - cut << shift | cut)
+                        rest = behind - cut << shift | cut
+                        # Most often the rest takes the block's place among the others.
+                        if not place or free[place - 1] < rest:
+                            free[place] = rest
+                        else:
+                            del free[place]
+                            insort(free, rest)
                         behind = cut
                     else:
+                        del free[place]
                         del ends[behind]
                 else:
                     address, behind = self._grow(size)

@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.chunks import SMALL
 from calculator.allocator.fast_replay import FastReplay, peak_reserved
 from calculator.allocator.flat_pool import FlatPool
 from calculator.allocator.replay import full_peak_reserved
 from calculator.allocator.segments import BLOCK, MIB
-from calculator.allocator.transients import SMALL, MicroBatch
+from calculator.allocator.transients import MicroBatch
 from calculator.devices import library_workspace
 from calculator.devices.gpus import gpu
 from calculator.estimate.estimate import resident_state

@@ -1,0 +1,208 @@
+"""The chunks of a micro-batch: its events, cut at the allocations of placed tensors (see `transients`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.allocator.segments import BLOCK, SMALL_REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from calculator.training_step.unrolled import Unrolled, Window
+
+#: The largest size in the small pool, in units of 512 bytes.
+SMALL = SMALL_REQUEST // BLOCK
+_NEVER = 1 << 60
+
+#: The chunks of a pass, each with the lowest row and the shift of a repetition.
+Repeated = list[tuple["Chunk", int, int]]
+
+
+class Chunk:
+    """Events of a window: a gap up to the next allocation of a placed tensor, then those up to the next gap.
+
+    Attributes:
+        quick, needs: What the transients of the gap need of the free blocks (see `FlatPool.serves`).
+        gap: Its events, of transients and frees of placed tensors.
+        frees: The frees of placed tensors among them.
+        placed: The events after the gap, all of placed tensors.
+        ends_stretch: Whether one of them is an allocation.
+        carried: Transients that are alive at its start.
+    """
+
+    __slots__ = ("carried", "ends_stretch", "frees", "gap", "needs", "placed", "quick")
+
+    def __init__(self, carried: list[int]) -> None:
+        self.quick = 0
+        self.needs: dict[int, int] = {}
+        self.gap: list[int] = []
+        self.frees: list[int] = []
+        self.placed: list[int] = []
+        self.ends_stretch = False
+        self.carried = carried
+
+
+class ShortBatch:
+    """A micro-batch as if no period were repeated, which gives the placed rows of the whole one.
+
+    Its rows are numbered as in the windows of layers. Events of other windows are numbered back; those of copies of the
+    repeated period are left out there, and placed.
+    """
+
+    __slots__ = (
+        "_alive",
+        "_base",
+        "_beside",
+        "_copies",
+        "_deaths",
+        "_middle",
+        "_passes",
+        "_placed",
+        "_rows",
+        "_sizes",
+        "_stride",
+        "_workspace",
+    )
+
+    def __init__(
+        self, unrolled: Unrolled, passes: Sequence[Sequence[Window]], sizes: Sequence[int], workspace: int
+    ) -> None:
+        self._base, self._stride, self._copies = unrolled.base, unrolled.stride, unrolled.copies
+        self._rows, self._sizes, self._workspace = unrolled.rows, sizes, workspace
+        #: Rows that are placed; one of them speaks for its copies in all periods.
+        self._placed: set[int] = set()
+        self._passes = [[(window, self._numbered_back(window)) for window in windows] for windows in passes]
+        forward, backward = ([event for _, short in windows for event in short] for windows in self._passes)
+        self._middle = len(forward)
+        self._deaths: dict[int, int] = {}
+        self._place([*forward, *backward])
+
+    def outliving(self, *, gradients: bool) -> list[int]:
+        """All rows that are never freed: gradients, or the others."""
+        found: list[int] = []
+        for row, death in self._deaths.items():
+            if death == _NEVER and row < self._workspace and (self._rows[row][3] == "gradients") == gradients:
+                repeated = self._base + self._stride <= row < self._base + 2 * self._stride
+                start, repeats = (row, self._copies + 1) if repeated else (self._in_full(row), 1)
+                found += range(start, start + repeats * self._stride, self._stride)
+        return found
+
+    def chunks(self) -> list[list[Repeated]]:
+        """For each pool, the chunks of each pass, with the lowest row and the shift of each repetition."""
+        self._alive: tuple[dict[int, int], dict[int, int]] = {}, {}
+        self._beside = [0, 0]
+        placed = self._all_placed()
+        pools: list[list[Repeated]] = [[], []]
+        for windows in self._passes:
+            cut = [(window, self._cut(window, short, placed)) for window, short in windows]
+            for n, passes in enumerate(pools):
+                passes.append(
+                    [
+                        (chunk, window.lowest, by)
+                        for window, chunks in cut
+                        for by in window.shifts
+                        for chunk in chunks[n]
+                    ]
+                )
+        return pools
+
+    def _all_placed(self) -> set[int]:
+        """The rows of the short micro-batch that are placed."""
+        repeated = [kind for kind in self._placed if self._base <= kind < self._workspace]
+        return self._placed.union(*([kind + n * self._stride for kind in repeated] for n in range(1, 3)))
+
+    def _numbered_back(self, window: Window) -> list[int | None]:
+        """The events of a window with rows of the short micro-batch, and None for other events."""
+        sizes, last, by = self._sizes, self._base + (2 + self._copies) * self._stride, self._copies * self._stride
+        if window.lowest:
+            return [event if sizes[max(event, ~event)] else None for event in window.events]
+        short: list[int | None] = []
+        middle = self._base + self._stride
+        for event in window.events:
+            row = max(event, ~event)
+            if row < middle or row >= self._workspace:
+                short.append(event if sizes[row] else None)
+            elif row >= last:
+                short.append((event - by if event >= 0 else event + by) if sizes[row] else None)
+            else:
+                self._placed.add(self._kind(row))
+                short.append(event if row < middle + self._stride and sizes[row] else None)
+        return short
+
+    def _kind(self, row: int) -> int:
+        """One number for a row and its copies in all periods."""
+        base = self._base
+        return row if row < base or row >= self._workspace else base + (row - base) % self._stride
+
+    def _in_full(self, row: int) -> int:
+        """The row of the whole micro-batch, where it is not repeated."""
+        later = self._base + 2 * self._stride <= row < self._workspace
+        return row + self._copies * self._stride if later else row
+
+    def _place(self, events: Sequence[int | None]) -> None:
+        """Place every row that outlives its pass, or is alive while a placed one of its pool is allocated."""
+        births = []
+        for at, event in enumerate(events):
+            if event is None:
+                continue
+            if event >= 0:
+                births.append((at, event, self._kind(event), self._sizes[event] > SMALL))
+                self._deaths[event] = _NEVER
+            else:
+                self._deaths[~event] = at
+        births.reverse()
+        before = -1
+        while len(self._placed) > before:
+            before = len(self._placed)
+            self._place_once(births)
+
+    def _place_once(self, births: Sequence[tuple[int, int, int, bool]]) -> None:
+        placed, deaths, middle = self._placed, self._deaths, self._middle
+        following = [_NEVER, _NEVER]
+        for at, row, kind, large in births:
+            death = deaths[row]
+            if kind not in placed and not (following[large] < death or at < middle <= death or death == _NEVER):
+                continue
+            placed.add(kind)
+            following[large] = at
+
+    def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> tuple[list[Chunk], list[Chunk]]:
+        """Cut the events of a window into chunks of each pool."""
+        sizes, lives, besides = self._sizes, self._alive, self._beside
+        both = [self._chunk(window, 0)], [self._chunk(window, 1)]
+        for event, numbered in zip(window.events, short, strict=True):
+            size = sizes[event if event >= 0 else ~event]
+            if not size:
+                continue
+            pool = size > SMALL
+            chunk = both[pool][-1]
+            if numbered is None or (numbered if numbered >= 0 else ~numbered) in placed:
+                if event >= 0:
+                    chunk.ends_stretch = True
+                if chunk.ends_stretch:
+                    chunk.placed.append(event)
+                else:
+                    chunk.gap.append(event)
+                    chunk.frees.append(event)
+                continue
+            if chunk.ends_stretch:
+                chunk = self._chunk(window, pool)
+                both[pool].append(chunk)
+            chunk.gap.append(event)
+            alive, beside = lives[pool], besides[pool]
+            if event < 0:
+                besides[pool] -= alive.pop(~numbered)
+                continue
+            count = len(alive)
+            quick, lost = beside + (count + 1) * size, beside + count * (size - 1)
+            chunk.quick = max(chunk.quick, quick)
+            if lost > chunk.needs.get(size, -1):
+                chunk.needs[size] = lost
+            alive[numbered] = own = size + (SMALL if pool else 0)
+            besides[pool] += own
+        return both
+
+    def _chunk(self, window: Window, pool: int) -> Chunk:
+        alive = self._alive[pool]
+        return Chunk([*alive] if window.lowest else [self._in_full(row) for row in alive])
