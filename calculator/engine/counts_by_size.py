@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,8 @@ def _counts(copies: Copies, equal: tuple[int, ...], extra: tuple[CountChange, ..
     return known
 
 
-class _ChangesBySize(dict[int, "Callable[[], None]"]):
-    """The changes in number, listed by size: `changes[event]()` appends the event's to the list of its size."""
+class _ChangesBySize(dict[int, "Callable[[int], None]"]):
+    """The changes in number, listed by size: `changes[event](1 or -1)` appends to the list of its size."""
 
     __slots__ = ("equal", "lists")
 
@@ -55,15 +54,11 @@ class _ChangesBySize(dict[int, "Callable[[], None]"]):
         self.equal = equal
         self.lists: dict[int, list[int]] = {}
 
-    def __missing__(self, event: int) -> Callable[[], None]:
+    def __missing__(self, event: int) -> Callable[[int], None]:
         size = max(event, ~event)
-        append = self.of(size).append
-        self[size], self[~size] = partial(append, 1), partial(append, -1)
-        return self[event]
-
-    def of(self, size: int) -> list[int]:
-        """The changes of a size so far."""
-        return self.lists.setdefault(self.equal[size], [])
+        changes = self.lists.setdefault(self.equal[size], [])
+        self[size] = self[~size] = changes.append
+        return changes.append
 
     def counts(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Each size with its peak number and the number left at the end."""
@@ -76,11 +71,11 @@ def _counted(events: Sequence[int], changes: list[CountChange], equal: tuple[int
     by_size, done = _ChangesBySize(equal), 0
     for position, size, count in changes:
         for event in events[done:position]:
-            by_size[event]()
-        by_size.of(size).append(count)
+            by_size[event](1 if event >= 0 else -1)
+        by_size[size](count)
         done = position
     for event in events[done:]:
-        by_size[event]()
+        by_size[event](1 if event >= 0 else -1)
     return dict(by_size.counts())
 
 
@@ -97,6 +92,8 @@ def _copies(copies: Copies, equal: Sequence[int]) -> Iterator[CountChange]:
 
 def merged(sizes: Mapping[int, int], equal: Sequence[int]) -> dict[int, int]:
     """Counts by size, with those of equal sizes together; `equal` has the first number of each size."""
+    if len({*map(equal.__getitem__, sizes)}) == len(sizes):
+        return {equal[size]: count for size, count in sizes.items()}
     counts: dict[int, int] = {}
     for size, count in sizes.items():
         counts[equal[size]] = counts.get(equal[size], 0) + count

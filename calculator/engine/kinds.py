@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from itertools import count
 from operator import invert
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.tape import Allocation, Tape
+
+#: What tells kinds apart.
+Kind = TypeVar("Kind", bound="Hashable")
 
 
 class Kinds:
@@ -106,36 +109,40 @@ class Storages:
 
 def storages_of(tape: Tape, first: SkippedLayer | None = None) -> Storages:
     """The storages of a tape."""
-    firsts, of_row = kinds_of(tape.rows, first)
-    allocations = [*map(tape.rows.__getitem__, firsts)]
+    allocations, of_row = kinds_of(tape.rows, first)
     names, shapes, dtypes, components, sizes = zip(*allocations, strict=True)
-    bytes_of = [*dict.fromkeys(sizes)]
-    layouts = [*zip(shapes, dtypes, strict=True)]
-    kinds = Kinds(names, layouts, components, equal(sizes), of_row, tape.events)
+    bytes_of, size_of = numbered(sizes)
+    kinds = Kinds(names, [*zip(shapes, dtypes, strict=True)], components, size_of, of_row, tape.events)
     return Storages(kinds, bytes_of, lambda: allocations)
 
 
-def kinds_of(rows: Sequence[Hashable], first: SkippedLayer | None) -> tuple[list[int], Sequence[int]]:
-    """The first row of each kind, and the kind of each row.
+def kinds_of(rows: list[Kind], first: SkippedLayer | None) -> tuple[list[Kind], Sequence[int]]:
+    """The kinds of rows, and the kind of each row.
 
     The output of a first layer that is not interpreted has a kind of the next layer, and does not count as the first.
     """
     if first is None:
         return numbered(rows)
     at = first.output_row
-    order = [*range(at), *range(at + 1, len(rows)), at]
-    firsts, numbers = numbered(map(rows.__getitem__, order))
-    return [*map(order.__getitem__, firsts)], [*numbers[:at], numbers[-1], *numbers[at:-1]]
+    kinds, numbers = numbered([*rows[:at], *rows[at + 1 :], rows[at]])
+    return kinds, (*numbers[:at], numbers[-1], *numbers[at:-1])
 
 
-def numbered(values: Iterable[Hashable]) -> tuple[list[int], Sequence[int]]:
-    """The index of the first of each distinct value, and each value's number among them."""
-    numbers = equal(values)
-    firsts = dict(zip(reversed(numbers), range(len(numbers) - 1, -1, -1), strict=True))
-    return sorted(firsts.values()), numbers
+def numbered(values: Iterable[Kind]) -> tuple[list[Kind], tuple[int, ...]]:
+    """The distinct values in the order of the first of each, and each value's number among them."""
+    numbers: defaultdict[Kind, int] = defaultdict(count().__next__)
+    of_values = tuple(map(numbers.__getitem__, values))
+    return [*numbers], of_values
 
 
 def equal(values: Iterable[Hashable]) -> tuple[int, ...]:
-    """A number for each value: equal values have equal numbers, in the order of the first of each."""
-    numbers: defaultdict[Hashable, int] = defaultdict(count().__next__)
-    return tuple(map(numbers.__getitem__, values))
+    """A number for each value: equal values have equal numbers."""
+    return numbered(values)[1]
+
+
+def firsts(numbers: Iterable[int]) -> list[int]:
+    """The index of the first of each number."""
+    found: dict[int, int] = {}
+    for index, number in enumerate(numbers):
+        found.setdefault(number, index)
+    return [*found.values()]

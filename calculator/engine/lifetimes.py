@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import compress, count, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ class Lifetimes:
 
     def surviving(self, start: int, end: int) -> list[int]:
         """The rows that are allocated between two positions and still alive at the second."""
-        rows = self.allocated(start, end)
-        return [*compress(rows, map(end.__le__, self.ends[rows.start : rows.stop]))]
+        ends = self.ends
+        return [row for row in self.allocated(start, end) if ends[row] >= end]
 
     def freed_earlier_rows(self, first: int, start: int, end: int) -> list[int]:
         """The rows from `first` on that are allocated before `start` and freed between `start` and `end`."""
@@ -58,13 +57,16 @@ class Lifetimes:
 
     def alive(self, position: int) -> list[int]:
         """The rows that are alive at a position, in the order of allocation."""
-        cache = self.alive_cache
+        cache, ends = self.alive_cache, self.ends
         if position not in cache:
-            cache[position] = [*compress(range(self.next_row(position)), map(position.__le__, self.ends))]
+            cache[position] = [row for row in range(self.next_row(position)) if ends[row] >= position]
         return cache[position]
 
 
 def _ends(events: Sequence[int], rows: int) -> list[int]:
     """The position at which each row is freed; the number of events for a row that is never freed."""
-    positions, end = dict(zip(events, count())), len(events)
-    return [*map(positions.get, range(-1, -rows - 1, -1), repeat(end, rows))]
+    ends = [len(events)] * rows
+    for position, event in enumerate(events):
+        if event < 0:
+            ends[~event] = position
+    return ends

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from calculator.common.names import ComponentName
@@ -67,7 +66,10 @@ class LiveTensors:
         for tensor in self.resident_tensors:
             totals[tensor.component] += tensor.bytes
         if self.storages is not None:
-            _add(totals, self.storages, zip(self.single, repeat(1)))
+            sizes, kinds = self.storages.sizes, self.storages.kinds
+            size_of, components = kinds.size_of, kinds.components
+            for kind in self.single:
+                totals[components[kind]] += sizes[size_of[kind]]
             _add(totals, self.storages, self.counted)
         if self.left is not None:
             _add(totals, self.left.storages, self.left.counts.items())

@@ -33,10 +33,10 @@ MOST_LISTED = 1024
 def kept(loop: Loop, prepared: Subject) -> tuple[ResidentTensor, ...]:
     """The batches of a step, the loop's scalars, and what rotary embeddings keep.
 
-    A step's batches take the place of the step's before it.
+    A step's batches take the place of the step's before it. The reference step frees a batch by itself.
     """
     if loop.name is None:
-        return ()
+        return tuple(rotary.kept(loop, prepared))
     training = prepared.training
     scalars = (
         ResidentTensor(name=name, shape=(), dtype="float32", component="activations", in_graph=False)

@@ -18,7 +18,7 @@ from calculator.sharding.communication import between_nodes, of_ddp
 from calculator.sharding.registry import BEFORE_LAST, shards_of
 from calculator.sharding.zero.offload import OffloadedState
 from calculator.sharding.zero.state import FlatState
-from calculator.trainers import trainer_of
+from calculator.trainers import rotary, trainer_of
 from calculator.trainers.resident import embeddings, groups, kept
 from calculator.training_step.optimizer_step import temporaries
 from calculator.training_step.unrolled_cache import UnrolledCache
@@ -160,7 +160,8 @@ class ResidentState:
         trained = [tensor for tensor in self.tensors if tensor.trained]
         of_groups = groups(self.trainer, self.prepared.model, trained)
         kind = OffloadedState if offloads_optimizer(self.prepared.training.zero) else FlatState
-        return kind(self.prepared, self.tensors, of_groups, self.optimizer)
+        of_rotary = rotary.kept(trainer_of(self.prepared.training), self.prepared)
+        return kind(self.prepared, (*self.tensors, *of_rotary), of_groups, self.optimizer)
 
     @property
     def host_bytes(self) -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.engine.kinds import Kinds, Storages, equal, kinds_of, numbered
+from calculator.engine.kinds import Kinds, Storages, equal, firsts, kinds_of, numbered
 from calculator.engine.symbolic_sizes import SymInt
 from calculator.engine.tape import Sizes
 from calculator.training_step.by_sizes import BySizes, settings_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.common.dtype import DType
     from calculator.engine.copies import Copies
+    from calculator.engine.skipped_layer import SkippedLayer
     from calculator.engine.symbolic_sizes import ShapeEnv
     from calculator.engine.tape import Allocation
     from calculator.methods.prepared_model import PreparedModel
@@ -58,16 +59,13 @@ class SymbolicTrace:
         self.interpretation = interpretation
         rows, interpretation.tape.rows = interpretation.tape.rows, []
         keys = [*map(SymSizes(shape_env).indexed, rows)]
-        firsts, self.kind_of = kinds_of(keys, interpretation.first)
+        kinds, self.kind_of = kinds_of(keys, interpretation.first)
         #: The first row of each kind.
-        self.kinds = [rows[row] for row in firsts]
-        shapes, sizes = [keys[row][1] for row in firsts], [keys[row][4] for row in firsts]
-        firsts, self.shape_of = numbered(shapes)
-        #: The distinct shapes, as indices of values.
-        self.shapes = [shapes[kind] for kind in firsts]
-        firsts, self.size_of = numbered(sizes)
-        #: The distinct sizes, as indices of values.
-        self.sizes = [sizes[kind] for kind in firsts]
+        self.kinds = [rows[row] for row in _first_rows(self.kind_of, interpretation.first)]
+        #: The distinct shapes, as indices of values, and the shape of each kind.
+        self.shapes, self.shape_of = numbered([shape for _, shape, _, _, _ in kinds])
+        #: The distinct sizes, as indices of values, and the size of each kind.
+        self.sizes, self.size_of = numbered([size for _, _, _, _, size in kinds])
         #: The indices of all dimensions.
         self.dims = [*dict.fromkeys(chain(*self.shapes))]
         #: What runs share, by which dimensions are equal, and by which shapes.
@@ -106,12 +104,13 @@ class SymbolicTrace:
             (name, (shapes[shape], dtype), component)
             for shape, (name, _, dtype, component, _) in zip(self.shape_of, self.kinds, strict=True)
         ]
-        firsts, numbers = numbered(found)
-        names, layouts, components = zip(*[found[kind] for kind in firsts], strict=True)
-        size_of, of_row = [self.size_of[kind] for kind in firsts], [numbers[kind] for kind in self.kind_of]
+        distinct, numbers = numbered(found)
+        names, layouts, components = zip(*distinct, strict=True)
+        first = firsts(numbers)
+        size_of, of_row = [self.size_of[kind] for kind in first], [numbers[kind] for kind in self.kind_of]
         kinds = Kinds(names, layouts, components, size_of, of_row, self.interpretation.tape.events)
         copies = self.interpretation.with_kinds(kinds)
-        return _Shared(copies=copies, kinds=firsts)
+        return _Shared(copies=copies, kinds=first)
 
     def _allocations(self, shared: _Shared, values: Sequence[int]) -> list[Allocation]:
         """The kinds of a run, by number."""
@@ -129,6 +128,14 @@ class _Shared(NamedTuple):
 
     copies: Copies
     kinds: Sequence[int]
+
+
+def _first_rows(kind_of: Sequence[int], first: SkippedLayer | None) -> list[int]:
+    """The first row of each kind; not the output of a first layer that is not interpreted."""
+    own = [*range(len(kind_of))]
+    if first is not None:
+        own.append(own.pop(first.output_row))
+    return [own[at] for at in firsts([kind_of[row] for row in own])]
 
 
 class TraceCache:

@@ -50,9 +50,8 @@ class UnrolledTrace:
         self._unrolled = unrolled(prepared, symbols=SymSizes(shape_env))
         rows = self._unrolled.rows
         kinds = [(name, dtype, component, size) for name, _, dtype, component, size in rows]
-        firsts, self._of_row = numbered(kinds)
         #: The name, the dtype, the component, and the index of the size of each kind.
-        self._kinds = [kinds[row] for row in firsts]
+        self._kinds, self._of_row = numbered(kinds)
         shape_env.eliminate_dead_code({kind[3] for kind in self._kinds})
 
     def with_sizes(self, sizes: Sequence[int]) -> Unrolled | None:

@@ -12,7 +12,7 @@ from validation.sharding.host_reads import HostReads
 from validation.sharding.process_group import resizing_seen
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
-from validation.tracing.initial_tensors import quantization_constants, track_loss
+from validation.tracing.initial_tensors import quantization_constants, track_attributes, track_loss
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
 from validation.tracing.memory_tracker import EmulatedKernels, MemoryTracker
@@ -108,6 +108,7 @@ class ShardedStep:
                 track(f"{path}.weight.{constant}", tensor, "quantization_constants")
         for name, buffer in reference.named_buffers():
             track(name, buffer, "base_weights")
+        track_attributes(self.tracker, reference)
         for name, tensor in engine.states():
             track(name, tensor, "optimizer_states")
         for name, tensor in (("input_ids", self.input_ids), ("attention_mask", self.mask)):

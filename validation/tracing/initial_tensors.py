@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
+import torch
 
+from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import torch
 
     from validation.reference.build import ReferenceModel
     from validation.tracing.memory_tracker import MemoryTracker
@@ -25,6 +25,14 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
     for name, buffer in reference.named_buffers():
         tracker.track_external(name, buffer, "base_weights")
+
+
+def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:
+    """Track what modules keep as plain attributes from their first forward pass on, as scaled rotary embeddings do."""
+    for path, module in reference.model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                tracker.track_external(unwrapped(f"{path}.{name}", reference.root), value, "activations")
 
 
 def quantization_constants(state: Any) -> Iterator[tuple[str, torch.Tensor]]:

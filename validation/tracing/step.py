@@ -12,7 +12,7 @@ from validation.reference.optimizers import optimizer_for
 from validation.reference.refusals import positions_needed
 from validation.tracing.emulations.autocast import autocast
 from validation.tracing.gradients import gradients_labelled
-from validation.tracing.initial_tensors import track_loss, track_model, track_optimizer
+from validation.tracing.initial_tensors import track_attributes, track_loss, track_model, track_optimizer
 from validation.tracing.known_values import KnownValues
 from validation.tracing.ledger import Ledger
 from validation.tracing.memory_tracker import EmulatedKernels, MemoryTracker
@@ -75,6 +75,7 @@ class Step:
 
     def _track_initial_tensors(self) -> None:
         track_model(self.tracker, self.reference)
+        track_attributes(self.tracker, self.reference)
         track_optimizer(self.tracker, self.optimizer, self.trainable)
         batch = {"input_ids": self.input_ids, "attention_mask": self.mask, "labels": self.labels}
         for name, tensor in batch.items():

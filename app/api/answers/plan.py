@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.api.answers.answer import Answer, described
-from app.api.answers.estimate import EstimateAnswer
+from app.api.answers.estimate import ComparedEstimateAnswer
 from calculator.estimate.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint
 from calculator.plan.nearest_miss import AMONG, NearestMiss
@@ -81,7 +81,7 @@ class ConfigurationAnswer(Answer):
     roomier: tuple[RoomierAnswer, ...] = described(
         "If little memory is left, changes that leave more.", [{"saved_bytes": 242_221_056}]
     )
-    estimate: EstimateAnswer = described("The estimate.", {"memory": {"required_bytes": 21_494_661_120}})
+    estimate: ComparedEstimateAnswer = described("The estimate.", {"memory": {"required_bytes": 21_494_661_120}})
 
 
 class RuledOutAnswer(Answer):
@@ -126,7 +126,7 @@ class MissAnswer(Answer):
     smallest_gpu_request: dict[str, Any] | None = described(
         "The request body for that GPU; its dtype is one in which the GPU computes.", {"device": {"gpu": "a40"}}
     )
-    estimate: EstimateAnswer = described("The estimate.", {"memory": {"required_bytes": 50_735_349_760}})
+    estimate: ComparedEstimateAnswer = described("The estimate.", {"memory": {"required_bytes": 50_735_349_760}})
 
 
 class DevicePlanAnswer(Answer):

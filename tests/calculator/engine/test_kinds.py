@@ -1,7 +1,7 @@
 """The kinds of storages on a tape, and the bytes that its events add."""
 
 from calculator.engine.copies import Copies
-from calculator.engine.kinds import equal, numbered, storages_of
+from calculator.engine.kinds import equal, firsts, numbered, storages_of
 from calculator.engine.lifetimes import Lifetimes
 from calculator.engine.live_tensors import StorageCounts
 from calculator.engine.recording import Recording
@@ -52,4 +52,5 @@ def test_storages_of_a_kind_are_counted_together():
 
 def test_equal_values_have_equal_numbers_in_the_order_of_the_first():
     assert equal([7, 3, 7, 5, 3]) == (0, 1, 0, 2, 1)
-    assert numbered([7, 3, 7, 5, 3]) == ([0, 1, 3], (0, 1, 0, 2, 1))
+    assert firsts((0, 1, 0, 2, 1)) == [0, 1, 3]
+    assert numbered([7, 3, 7, 5, 3]) == ([7, 3, 5], (0, 1, 0, 2, 1))

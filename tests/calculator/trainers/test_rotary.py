@@ -38,15 +38,16 @@ def kept(scaling, stack=None, **training):
     ("scaling", "training", "names"),
     [
         (LONGROPE, {}, [LONG]),
-        (LONGROPE, {"trainer": None}, []),
+        (LONGROPE, {"trainer": None}, [LONG]),
         (LONGROPE, {"trainer": "trl-dpo"}, [LONG, f"ref_model.{LONG}"]),
         (LONGROPE, {"trainer": "trl-dpo", "precompute_ref_log_probs": True}, [LONG]),
         (DYNAMIC, {}, []),
         (DYNAMIC, {"sequence_length": 65}, [LENGTH]),
+        (DYNAMIC, {"sequence_length": 65, "trainer": None}, [LENGTH]),
         (None, {"sequence_length": 65}, []),
     ],
 )
-def test_a_trainer_keeps_what_a_scaled_rotary_embedding_computes_first(scaling, training, names):
+def test_a_run_keeps_what_a_scaled_rotary_embedding_computes_first(scaling, training, names):
     assert kept(scaling, **training) == names
 
 
