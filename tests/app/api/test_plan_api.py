@@ -32,6 +32,7 @@ def test_every_request_is_the_body_of_its_estimate(client, tasks):
         fit = configuration["estimate"]["fit"]
         assert fit == {name: answer["fit"][name] for name in fit}
         assert answer["fit"]["verdict"] == "fits"
+        assert 0 < fit["minimum_bytes"] <= fit["usable_bytes"]
 
 
 def test_a_configuration_states_what_it_is_what_it_costs_and_why(tasks):
