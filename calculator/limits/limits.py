@@ -17,6 +17,7 @@ from calculator.limits.fewest import fewest
 from calculator.limits.limit import Limit, unknown
 from calculator.limits.probes import ProbeResult, Probes
 from calculator.limits.replays import Replays, search_of
+from calculator.trainers import trainer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ def limit(limit_request: LimitRequest) -> Limit:
     setting = solved(limit_request.request, name).setting
     model = model_of(limit_request.request.model)
     request = replace(within_positions(limit_request.request, model), length_given=True)
-    search, lowest, most = search_of(request, name), int(setting.minimum or 0), int(setting.maximum or 0)
+    search, most = search_of(request, name), int(setting.maximum or 0)
+    lowest = max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training))
     search.ruled.at(lowest)
     upper = bound(request, model, name)
     if upper.limit < lowest:

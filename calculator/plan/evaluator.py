@@ -76,7 +76,10 @@ class Evaluator:
         self.card = card_of(device)
         #: The trainer and its settings, which every candidate has.
         self.training = training or Training()
-        least = trainer_of(self.training).least_rows(self.training)
+        one_by_one = replace(
+            self.training, gradient_accumulation_steps=max(1, needs.effective_batch_size // device.count)
+        )
+        least = trainer_of(self.training).least("micro_batch_size", one_by_one)
         sizes = micro_batches(needs.effective_batch_size, device.count)
         #: The smallest micro-batch that the trainer accepts, of those that divide the batch; 1 if there is none.
         self.least_rows = next((size for size in sizes if size >= least), 1)

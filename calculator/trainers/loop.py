@@ -83,8 +83,8 @@ class Loop(ABC):
         """Return the tensors of each micro-batch that stay on the device for a whole step: name, shape and dtype."""
         return batch(self.facts, training)
 
-    def least_rows(self, training: Training) -> int:  # noqa: ARG002  a hook's signature
-        """Return the smallest micro-batch that the trainer accepts."""
+    def least(self, name: str, training: Training) -> int:  # noqa: ARG002  a hook's signature
+        """Return the smallest value of a size setting that the trainer accepts, with the others as they are."""
         return 1
 
     def kept_for_step(self, training: Training) -> list[tuple[str, Shape, DType]]:  # noqa: ARG002  a hook's signature

@@ -62,7 +62,10 @@ def problems(training: Training, trainer: str) -> Iterator[Problem]:
         )
         yield Problem(loc="training.micro_batch_size", msg=message, input=training.micro_batch_size)
     if group is not None and rows % group:
-        message = f"the {rows:,} rows of a step are no whole groups of {group:,} completions: use a divisor of {rows:,}"
+        message = (
+            f"the {rows:,} rows of a step are no whole groups of {group:,} completions: use a divisor of {rows:,}, or "
+            "leave it out, since no figure depends on it"
+        )
         yield Problem(loc="training.num_generations", msg=message, input=group)
     limit = training.max_completion_length
     if limit is not None and limit >= training.sequence_length:

@@ -47,6 +47,12 @@ class GeneratingTrainer(ComparingTrainer):
         yield from ComparingTrainer.problems(self, prepared)
         yield from generated.problems(prepared.training, self.facts.label.removeprefix("TRL "))
 
+    def least(self, name: str, training: Training) -> int:
+        """Return the rows for two completions of a prompt in a step, and the tokens of a completion and a prompt."""
+        if name == "micro_batch_size":
+            return -(-LEAST_GROUP // training.micro_batches)
+        return 1 + (training.max_completion_length or 1) if name == "sequence_length" else 1
+
     def assumptions(self, prepared: Subject) -> Iterator[str]:
         """Yield what the reference is, and how long completions are."""
         yield from ComparingTrainer.assumptions(self, prepared)
@@ -165,6 +171,9 @@ class GeneratingTrainer(ComparingTrainer):
             tape.new((), "float32", "loss of other rows"),
         ]
 
+
+#: The fewest completions of a prompt.
+LEAST_GROUP = 2
 
 #: The outputs of the head that the loss and the metrics read, of completions alone.
 _NAMES = ("log-probabilities of completions", "entropy of completions")

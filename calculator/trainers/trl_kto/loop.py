@@ -42,16 +42,16 @@ class TrlKto(ComparingTrainer):
         """Yield what KTOTrainer refuses, and what of it is not modelled."""
         training = prepared.training
         yield from ComparingTrainer.problems(self, prepared)
-        if training.micro_batch_size < self.least_rows(training):
+        if training.micro_batch_size < self.least("micro_batch_size", training):
             message = (
                 "the loss kto pairs each prompt with another row's completion: "
                 "use at least 2, or the loss_type apo_zero_unpaired"
             )
             yield Problem(loc="training.micro_batch_size", msg=message, input=1)
 
-    def least_rows(self, training: Training) -> int:
-        """Return 2 where the loss pairs each prompt with another row's completion."""
-        return 2 if _estimates_kl(training) else 1
+    def least(self, name: str, training: Training) -> int:
+        """Return 2 rows where the loss pairs each prompt with another row's completion."""
+        return 2 if name == "micro_batch_size" and _estimates_kl(training) else 1
 
     def fetched(self, training: Training) -> list[tuple[str, Shape, DType]]:
         """Return the batch, the one for the KL divergence, labels of rows, and precomputed log-probabilities."""

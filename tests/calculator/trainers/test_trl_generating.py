@@ -5,7 +5,9 @@ import pytest
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate, training_step
 from calculator.estimate.request import parse_request
+from calculator.limits.limits import limit, parse_limit
 from calculator.resident.per_parameter import tensors
+from calculator.trainers import TRAINERS
 from calculator.training_step.unrolled import events
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
@@ -119,3 +121,22 @@ def test_a_model_that_reads_images_too_is_refused_at_once(trainer):
     with pytest.raises(PlanError) as refused:
         estimate(parse_request(body))
     assert [problem.loc for problem in refused.value.problems] == ["training.trainer"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "solve_for", "training", "least"),
+    [
+        ("trl-grpo", "sequence_length", {"max_completion_length": 128}, 129),
+        ("trl-grpo", "micro_batch_size", {"gradient_accumulation_steps": 1}, 2),
+        ("trl-rloo", "micro_batch_size", {"gradient_accumulation_steps": 2}, 1),
+        ("trl-kto", "micro_batch_size", {}, 2),
+    ],
+)
+def test_a_limit_is_searched_from_the_smallest_value_that_the_trainer_accepts(trainer, solve_for, training, least):
+    wanted = request(trainer=trainer, **training)
+    body = {"model": MODEL, "method": LORA, "device": {"memory_bytes": 6 << 30}, "reserved": "rule"}
+    settings = {"trainer": trainer, "micro_batch_size": 2, "sequence_length": 256, **training}
+    answer = limit(parse_limit({**body, "training": settings, "solve_for": solve_for}))
+    assert TRAINERS[trainer].least(solve_for, wanted.training) == least
+    assert answer.value is not None
+    assert answer.value >= least
