@@ -113,6 +113,15 @@ def test_the_ranks_of_fsdp_gather_the_same():
     assert traced("fsdp", LORA, rank=1).phases == traced("fsdp", LORA).phases
 
 
+def test_cpu_offload_leaves_no_shard_gradient_or_state_on_the_device():
+    offloaded = traced("fsdp", fsdp_config={"cpu_offload": True})
+    assert {offloaded.static.get(name, 0) for name in ("optimizer_states", "gradients")} == {0}
+    assert offloaded.phases["optimizer_step"] < 4096
+    kept = traced("fsdp")
+    state = kept.static["base_weights"] + kept.static["optimizer_states"]
+    assert kept.phases["forward"] - offloaded.phases["forward"] == pytest.approx(state, abs=4096)
+
+
 def test_what_is_not_traced_is_refused_with_its_field():
     for field, request in (
         ("training.optimizer", body("fsdp", optimizer="adamw_8bit")),
