@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from calculator.common.errors import PlanError, Problem
 from calculator.devices.verdict import card_of
+from calculator.estimate import seq_2_seq
 from calculator.estimate.sample_lengths import uncut
 from calculator.families import forward_of, unsupported_configs
 from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from calculator.architecture.model import Model
     from calculator.estimate.request import Request
     from calculator.inputs.training import Device, Training
-    from calculator.methods import Method
 
 
 #: Why several cards are refused, and what to request instead.
@@ -104,7 +104,7 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
         yield Problem(loc="training.target_length", msg=message, input=training.target_length)
     if task.name == "causal_lm":
         return
-    yield from _seq_2_seq(request) if task.name == "seq_2_seq_lm" else ()
+    yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
     if training.trainer is not None:
         message = f"{task.name} is modelled in the reference step only: leave the trainer out"
         yield Problem(loc="training.trainer", msg=message, input=training.trainer)
@@ -114,34 +114,6 @@ def _task(request: Request, model: Model) -> Iterator[Problem]:
     if request.stack != DEFAULT_STACK:
         message = f"{task.name} is modelled with the default releases only: leave stack out"
         yield Problem(loc="stack", msg=message, input=asdict(request.stack))
-
-
-def _seq_2_seq(request: Request) -> Iterator[Problem]:
-    """What of encoder-decoders is not modelled yet."""
-    training, method = request.training, request.method
-    if training.attention != "sdpa":
-        message = f"seq_2_seq_lm is modelled with sdpa only, not {training.attention}: use sdpa"
-        yield Problem(loc="training.attention", msg=message, input=training.attention)
-    if "float16" in (training.dtype, training.autocast):
-        message = "encoder-decoders clamp float16 states by their values, which is not modelled: use bfloat16"
-        yield Problem(loc="training.dtype", msg=message, input=training.dtype)
-    if method.facts.quantizes_base and training.autocast is not None:
-        message = "autocast over a 4-bit encoder-decoder is not modelled yet: leave autocast out, or use lora"
-        yield Problem(loc="training.autocast", msg=message, input=training.autocast)
-    yield from _shared_tables(method)
-    if method.name in ("adapter", "prefix"):
-        message = f"{method.name} of encoder-decoders is not modelled yet: use lora or prompt"
-        yield Problem(loc="method.name", msg=message, input=method.name)
-
-
-def _shared_tables(method: Method) -> Iterator[Problem]:
-    """Targets and copies of an encoder-decoder's tied tables, which are modules of their own in each stack."""
-    for field in ("target_modules", "modules_to_save"):
-        names = getattr(method, field, None)
-        tables = {"shared", "embed_tokens"}.intersection(names if isinstance(names, tuple) else ())
-        if tables:
-            message = f"{', '.join(sorted(tables))} of an encoder-decoder is not modelled here: leave it out"
-            yield Problem(loc=f"method.{field}", msg=message, input=list(names or ()))
 
 
 #: Settings that only a trainer's step has, with the values that leave it alone.

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from calculator.common.names import ProblemType
     from calculator.methods.base import Method
 
-#: transformers/models/bart/modeling_bart.py, shift_tokens_right and BartDecoder.forward.
+#: transformers/models/bart/modeling_bart.py and t5/modeling_t5.py, the forward of their models with a head.
 SEQ_2_SEQ = (
     "A batch has sources of sequence_length tokens and targets of target_length tokens, which are the labels and,"
-    " shifted right, the decoder's input. Targets have no mask of their own. The model makes no cache, because it has"
-    " labels. Layers are never dropped at random (layerdrop)."
+    " shifted right, the decoder's input. Targets have no mask of their own. Layers are never"
+    " dropped at random (layerdrop)."
 )
 
 #: What a batch has for each sequence, by the loss.

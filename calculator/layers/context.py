@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 #: The names in a config of the probability of dropout in attention.
-DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
 
 #: Marks the name of a tensor that belongs to layers that are not run.
 NOT_RUN = "of layers not run"
@@ -69,6 +69,7 @@ class Context:
         "parameters",
         "passes",
         "past",
+        "position_biases",
         "position_tables",
         "prepared",
         "repetition",
@@ -170,6 +171,8 @@ class Context:
         self.decoder_ids: Tensor | None = None
         self.encoder_states: Tensor | None = None
         self.encoder_mask: Tensor | None = None
+        #: The position biases that the layers of a stack share, by whether they are of cross-attention.
+        self.position_biases: dict[bool, Tensor] = {}
         #: The labels of a batch, if they are not the tokens themselves.
         self.labels: Tensor | None = None
         #: The batch and the loss, which the training loop refers to.
@@ -206,6 +209,7 @@ class Context:
     def release(self) -> None:
         """Drop the locals of the decoder."""
         self.position_tables, self.mask, self.masks, self.encoder_mask = (), None, {}, None
+        self.position_biases = {}
         self.decoder_locals, self.returned_attn_weights, self.skipped_layer_tensors = [], None, []
 
     def update_cache(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,21 @@ def rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     return ops.mul(norm.own["weight"], ops.cast(hidden_states, dtype, "normalised"), "output")
 
 
+def t5_layer_norm(norm: BoundModule, x: Tensor) -> Tensor:
+    """T5LayerNorm: weight · (x normalised, cast to the weight's dtype if that is half precision)."""
+    x.tape.scope = f"{norm.name}: "
+    weight = norm.own["weight"]
+    squared = ops.unary(ops.cast(x, "float32", "input in float32"), "squared", saves="input", temporaries=2)
+    variance = ops.mean(squared, "variance")
+    del squared
+    root = ops.unary(ops.shift(variance, "variance + eps"), "rsqrt", saves="result", temporaries=2)
+    hidden_states = ops.mul(x, root, "normalised in float32")
+    del root
+    if weight.dtype != "float32":
+        hidden_states = ops.cast(hidden_states, weight.dtype, "normalised")
+    return ops.mul(weight, hidden_states, "output")
+
+
 def late_cast_rms_norm(norm: BoundModule, x: Tensor) -> Tensor:
     """Olmo2RMSNorm: weight · x normalised, all in float32, cast back."""
     x.tape.scope = f"{norm.name}: "

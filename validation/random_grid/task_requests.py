@@ -39,7 +39,8 @@ def random_task_request(seed: int, number: int, task: TaskName, families: Sequen
     if request["method"]["name"] in UNMODELLED[task]:
         request["method"] = {"name": "lora"}
     if task == "seq_2_seq_lm":
-        return {**request, "training": _of_targets(rng, request["training"]), "task": task}
+        request["training"] = _of_targets(rng, request["training"])
+        return {**(_of_t5(request) if request["model"]["config"]["model_type"] == "t5" else request), "task": task}
     own = {name: rng.choice(values) for name, (share, values) in CLASSIFIER.items() if rng.random() < share}
     return {**request, "task": task, **own}
 
@@ -48,3 +49,11 @@ def _of_targets(rng: random.Random, training: dict[str, Any]) -> dict[str, Any]:
     """Return the training with a length of targets, and without settings that are refused for encoder-decoders."""
     kept = {name: value for name, value in training.items() if name != "attention" and value != "float16"}
     return {**kept, "target_length": rng.choice(LENGTHS)}
+
+
+def _of_t5(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request of T5 without what gives its position biases a gradient."""
+    kept = {k: v for k, v in request["training"].items() if k not in ("gradient_checkpointing", "autocast")}
+    method = {"name": "lora"} if request["method"]["name"] in ("full", "qlora") else request["method"]
+    request["model"]["config"]["decoder_start_token_id"] = 0
+    return {**request, "training": kept, "method": method}

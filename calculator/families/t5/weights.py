@@ -8,10 +8,12 @@ from calculator.architecture.config import Check, Computed, Config, Field, shown
 from calculator.architecture.layer_kind import LayerKind
 from calculator.architecture.model import stack
 from calculator.architecture.module import embedding, linear, norm
-from calculator.families.family import Family, Parts
+from calculator.families.classifiers import same_model
+from calculator.families.family import Family, Parts, TaskModel
 from calculator.families.fields import (
     ACTIVATIONS,
     MOST_LAYERS,
+    count,
     derived,
     dropouts,
     flag,
@@ -21,6 +23,7 @@ from calculator.families.fields import (
     padding,
     size,
 )
+from calculator.families.t5 import forward
 
 if TYPE_CHECKING:
     from calculator.architecture.module import Module
@@ -123,6 +126,7 @@ FAMILIES = (
             number("layer_norm_epsilon", 1e-6),
             *dropouts("dropout_rate", default=0.1),
             flag("use_cache", True),
+            count("decoder_start_token_id", None, nullable=True),
             flag("tie_word_embeddings", True, nullable=True),
             Computed(name="scale_decoder_outputs", value=lambda config: config["tie_word_embeddings"] is not False),
             Computed(name="tie_word_embeddings", value=lambda _config: True),
@@ -130,6 +134,7 @@ FAMILIES = (
         ),
         parts=_t5,
         forward=None,
+        tasks={"seq_2_seq_lm": TaskModel(model=same_model, forward=forward.T5)},
         tied={
             "encoder.embed_tokens.weight": "shared.weight",
             "decoder.embed_tokens.weight": "shared.weight",

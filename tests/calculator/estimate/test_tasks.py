@@ -180,6 +180,41 @@ def test_what_an_encoder_decoder_refuses_names_the_way_out(more, loc, message):
     assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
 
 
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 96,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"method": "full"}, "method.name", "use lora, prompt, ia3 or ln_tuning"),
+        ({"training": {"gradient_checkpointing": True}}, "training.gradient_checkpointing", "use false"),
+        ({"training": {"dtype": "float32", "autocast": "bfloat16"}}, "training.autocast", "leave it out"),
+        ({"method": {"name": "lora", "modules_to_save": ["bias"]}}, "method.modules_to_save", "name other modules"),
+        ({"config": {**T5, "decoder_start_token_id": None}}, "model.config.decoder_start_token_id", "is required"),
+    ],
+)
+def test_t5_refuses_what_gives_its_position_biases_a_gradient(more, loc, message):
+    with pytest.raises(PlanError) as raised:
+        seq2seq(**{"config": T5, "method": "lora", **more})
+    assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
+
+
+def test_every_layer_of_t5_keeps_a_bias_of_its_own():
+    """A bias has a number for every head and pair of tokens; attention saves a copy of it in each layer."""
+    plan = seq2seq("lora", {"sequence_length": 128, "target_length": 8}, config=T5)
+    rows = [row for part in plan.memory.components for row in part.rows if "position bias, contiguous" in row.name]
+    assert sum(row.bytes for row in rows if row.bytes >= 4 * 128 * 128 * 2) >= 2 * 4 * 128 * 128 * 2
+
+
 def test_a_target_length_is_an_encoder_decoders():
     message = refusals(LLAMA, task="causal_lm", training={"target_length": 8})["training.target_length"]
     assert message == "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
@@ -188,7 +223,7 @@ def test_a_target_length_is_an_encoder_decoders():
 def test_the_cases_cover_every_encoder_and_loss():
     cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
     requests = [case["request"] for case in cases]
-    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart"} <= {
+    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5"} <= {
         each["model"]["config"]["model_type"] for each in requests
     }
     losses = {each.get("problem_type") for each in requests}

@@ -1,0 +1,150 @@
+"""T5: an encoder and a decoder whose attention adds relative position biases, RMSNorm before each sublayer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.families.t5.position_bias import compute_bias, position_bias_mask
+from calculator.layers import attention, masks, norms
+from calculator.layers.activation import activation
+from calculator.layers.cache import Cache
+from calculator.layers.decoder_forward import DecoderForward, embed
+from calculator.layers.encoder import no_tables
+from calculator.layers.self_attention import split_heads
+from calculator.layers.seq2seq import shift_labels, start_decoder
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.context import Context, LayerModules
+
+
+def _words(context: Context, ids: Tensor) -> Tensor:
+    return embed(context, ids, "encoder.embed_tokens")
+
+
+def _encode(context: Context, inputs_embeds: Tensor) -> Tensor:
+    context.set_scope("encoder: ")
+    return ops.dropout(inputs_embeds, context.config["dropout_rate"], "words, dropped")
+
+
+def _decode(context: Context, hidden_states: Tensor) -> Tensor:
+    """End the encoder, and embed the target. Its words stay alive while the layers run."""
+    encoded = _normed_and_dropped(context, "encoder", hidden_states)
+    del hidden_states
+    start_decoder(context, encoded)
+    shift_labels(context)
+    assert context.decoder_ids is not None
+    inputs_embeds = embed(context, context.decoder_ids, "decoder.embed_tokens")
+    context.decoder_locals.append(inputs_embeds)
+    if context.config["use_cache"]:
+        context.cache = Cache(windowed=False)
+    context.masks = masks.by_attention_type(context)
+    context.set_scope("decoder: ")
+    return ops.dropout(inputs_embeds, context.config["dropout_rate"], "words, dropped")
+
+
+def _normed_and_dropped(context: Context, name: str, hidden_states: Tensor) -> Tensor:
+    hidden_states = norms.t5_layer_norm(context.outer(f"{name}.final_layer_norm"), hidden_states)
+    context.set_scope(f"{name}: ")
+    return ops.dropout(hidden_states, context.config["dropout_rate"], "dropped")
+
+
+def _final_norm(context: Context, hidden_states: Tensor) -> Tensor:
+    """End the decoder, and scale its output, of which the head then gets the product."""
+    hidden_states = _normed_and_dropped(context, "decoder", hidden_states)
+    context.forward_locals.append(hidden_states)
+    if not context.config["scale_decoder_outputs"]:
+        return hidden_states
+    context.set_scope("")
+    return ops.scale(hidden_states, "decoder's output, scaled")
+
+
+def _layer(context: Context, modules: LayerModules, hidden_states: Tensor) -> Tensor:
+    hidden_states = _attend(context, modules, "layer.0", "SelfAttention", hidden_states)
+    if context.encoder_states is None:
+        return _feed_forward(context, modules, "layer.1", hidden_states)
+    hidden_states = _attend(context, modules, "layer.1", "EncDecAttention", hidden_states)
+    return _feed_forward(context, modules, "layer.2", hidden_states)
+
+
+def _attend(context: Context, modules: LayerModules, place: str, name: str, hidden_states: Tensor) -> Tensor:
+    normed = norms.t5_layer_norm(modules[f"{place}.layer_norm"], hidden_states)
+    attention_output = _attention(context, modules, f"{place}.{name}", normed)
+    context.set_scope(f"{modules.prefix}{place}: ")
+    dropped = ops.dropout(attention_output, context.config["dropout_rate"], "attention, dropped")
+    return ops.add(hidden_states, dropped, "residual after attention")
+
+
+def _attention(context: Context, modules: LayerModules, name: str, hidden_states: Tensor) -> Tensor:
+    """Attend with a bias in place of the mask. Queries, keys and values stay alive to the end."""
+    heads, crosses = context.config["num_attention_heads"], name.endswith("EncDecAttention")
+    current = context.encoder_states if crosses and context.encoder_states is not None else hidden_states
+    query_states = split_heads(context, modules[f"{name}.q"](hidden_states), heads)
+    key_states = split_heads(context, modules[f"{name}.k"](current), heads)
+    value_states = split_heads(context, modules[f"{name}.v"](current), heads)
+    context.set_scope(f"{modules.prefix}{name}: ")
+    key_states, value_states = context.update_cache(key_states, value_states)
+    position_bias = _shared_bias(context, modules, name, query_states, key_states)
+    context.set_scope(f"{modules.prefix}{name}: ")
+    outer = context.mask
+    given = context.encoder_mask if crosses else outer
+    causal = context.is_causal and not crosses
+    context.mask = position_bias_mask(context, position_bias, given, causal=causal, permuted=not crosses)
+    del position_bias
+    attn_output = attention.attend(context, query_states, key_states, value_states)
+    context.mask = outer
+    return modules[f"{name}.o"](attn_output)
+
+
+def _shared_bias(context: Context, modules: LayerModules, name: str, query: Tensor, key: Tensor) -> Tensor:
+    """Return the bias that all layers of a stack share, which the first one makes: of zeros in cross-attention."""
+    crosses = name.endswith("EncDecAttention")
+    known = context.position_biases.get(crosses)
+    if known is not None:
+        return known
+    if crosses:
+        bias = context.tape.new((1, *query.shape[1:3], key.shape[2]), query.dtype, "position bias of zeros")
+    else:
+        bias = compute_bias(context, modules[f"{name}.relative_attention_bias"], query.shape[2])
+    context.position_biases[crosses] = bias
+    return bias
+
+
+def _feed_forward(context: Context, modules: LayerModules, place: str, hidden_states: Tensor) -> Tensor:
+    normed = norms.t5_layer_norm(modules[f"{place}.layer_norm"], hidden_states)
+    forwarded = _dense(context, modules, f"{place}.DenseReluDense", normed)
+    del normed
+    context.set_scope(f"{modules.prefix}{place}: ")
+    dropped = ops.dropout(forwarded, context.config["dropout_rate"], "MLP, dropped")
+    return ops.add(hidden_states, dropped, "residual after MLP")
+
+
+def _dense(context: Context, modules: LayerModules, name: str, x: Tensor) -> Tensor:
+    act, scope = activation(context.config["hidden_act"]), f"{modules.prefix}{name}: "
+    if not context.config["is_gated_act"]:
+        hidden = modules[f"{name}.wi"](x)
+        context.set_scope(scope)
+        hidden = act(hidden)
+        hidden = ops.dropout(hidden, context.config["dropout_rate"], "activation, dropped")
+        return modules[f"{name}.wo"](hidden)
+    gate = modules[f"{name}.wi_0"](x)
+    context.set_scope(scope)
+    hidden_gelu = act(gate)
+    del gate
+    hidden_linear = modules[f"{name}.wi_1"](x)
+    context.set_scope(scope)
+    hidden = ops.mul(hidden_gelu, hidden_linear, "gate · linear")
+    hidden = ops.dropout(hidden, context.config["dropout_rate"], "product, dropped")
+    return modules[f"{name}.wo"](hidden)
+
+
+T5 = DecoderForward(
+    layer=_layer,
+    embeddings=_words,
+    before_layers=_encode,
+    tables=no_tables,
+    decode=_decode,
+    final_norm=_final_norm,
+    is_causal=False,
+)

@@ -1,0 +1,85 @@
+"""T5's relative position biases, and the masks that attention makes of them.
+
+Source: transformers/models/t5/modeling_t5.py, T5Attention.compute_bias; integrations/sdpa_attention.py,
+create_position_bias_mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+    from calculator.layers.context import Context
+
+
+def compute_bias(context: Context, table: BoundModule, length: int) -> Tensor:
+    """Look up the bias of every pair of positions: (1, heads, length, length), a view of (length, length, heads)."""
+    tape = context.tape
+    context.set_scope(f"{table.name}: ")
+    counted = tape.new((length,), "int64", "positions")
+    queries = tape.new((length, 1), "int64", "positions of queries")
+    del counted
+    keys = tape.new((length,), "int64", "positions of keys")
+    relative = tape.new((length, length), "int64", "relative positions")
+    buckets = _buckets(context, length)
+    heads = table.module.out_features
+    values = ops.embedding(buckets, table.own["weight"], heads, "position bias")
+    del queries, keys, relative
+    return ops.view(values, (1, heads, length, length))
+
+
+def _buckets(context: Context, length: int) -> Tensor:
+    """Return the bucket of every relative position."""
+    tape, shape = context.tape, (length, length)
+    if context.is_causal:
+        zeros = tape.new(shape, "int64", "zeros")
+        least = tape.new(shape, "int64", "positions before")
+        del zeros
+        distance = tape.new(shape, "int64", "distances")
+        del least
+        buckets = None
+    else:
+        after = tape.new(shape, "bool", "positions after")
+        number = tape.new(shape, "int64", "positions after, as numbers")
+        del after
+        product = tape.new(shape, "int64", "first bucket")
+        del number
+        buckets = tape.new(shape, "int64", "buckets")
+        del product
+        distance = tape.new(shape, "int64", "distances")
+    is_small = tape.new(shape, "bool", "small distances")
+    large = tape.new(shape, "float32", "distances as float32")
+    for name in ("distances, divided", "logarithms", "logarithms, divided", "logarithms, scaled"):
+        large = tape.new(shape, "float32", name)
+    large = tape.new(shape, "int64", "buckets of large distances")
+    large = tape.new(shape, "int64", "buckets of large distances, shifted")
+    most = tape.new(shape, "int64", "last bucket")
+    large = tape.new(shape, "int64", "buckets of large distances, bounded")
+    del most
+    chosen = tape.new(shape, "int64", "bucket of each distance")
+    if buckets is None:
+        buckets = tape.new(shape, "int64", "buckets")
+    del distance, is_small, large, chosen
+    return buckets
+
+
+def position_bias_mask(context: Context, bias: Tensor, mask: Tensor | None, *, causal: bool, permuted: bool) -> Tensor:
+    """Return the additive mask of one layer: the bias where attention is allowed. A permuted bias is copied.
+
+    That of a single head has the layout of one that is not permuted.
+    """
+    tape = context.tape
+    _, heads, rows, columns = bias.shape
+    permuted = permuted and heads > 1
+    if mask is not None:
+        return tape.new((mask.shape[0], heads, rows, columns), bias.dtype, "position bias, masked")
+    if not causal:
+        return ops.contiguous(bias, "position bias, contiguous") if permuted else bias
+    allowed = tape.new((rows, columns), "bool", "causal")
+    masked = tape.new(bias.shape, bias.dtype, "position bias, masked")
+    del allowed
+    return ops.contiguous(masked, "position bias, contiguous") if permuted else masked
