@@ -69,7 +69,8 @@ def test_every_size_is_a_whole_number_of_bytes(client, plan):
         return [value] if name == "bytes" or name.endswith("_bytes") else []
 
     answer = estimate(client, plan).json()
-    assert answer["memory"].pop("host_bytes") is None  # nothing is offloaded
+    # Nothing is offloaded.
+    assert [answer["memory"].pop(name) for name in ("host_bytes", "node_host_bytes")] == [None, None]
     found = sizes(answer)
     assert len(found) > 20
     assert {type(size) for size in found} == {int}
