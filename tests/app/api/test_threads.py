@@ -53,7 +53,7 @@ def test_no_handler_is_a_coroutine_but_the_health_checks():
 def test_the_health_check_is_answered_while_another_computes(client, app, monkeypatch, verb, path, module, name):
     begun, answered = Event(), Event()
 
-    def blocked(*_):
+    def blocked(*_, **__):
         begun.set()
         assert answered.wait(PATIENCE)
         raise PlanError(Problem(loc="", msg="was blocked"))
