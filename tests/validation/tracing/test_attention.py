@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from validation.tracing.emulations.attention import workspace_bytes
+from validation.tracing.emulations.attention import efficient_backward, workspace_bytes
 from validation.tracing.emulations.autocast import Autocast
 from validation.tracing.emulations.sdpa import Attention, flash_attn_func
 from validation.tracing.known_values import KnownValues
@@ -126,3 +126,14 @@ def test_the_math_kernel_broadcasts_a_single_head():
 def test_the_workspace_of_the_memory_efficient_backward(dtype, head_dim, seq, expected):
     query = torch.ones(2, seq, 8, head_dim, dtype=dtype, device="meta")
     assert workspace_bytes(query, query, query) == expected
+
+
+@pytest.mark.parametrize(("length", "row"), [(32, 32), (40, 48)])
+def test_a_trained_bias_has_a_gradient_of_its_expanded_size_with_aligned_rows(length, row):
+    heads = torch.empty(2, 4, length, 16, device="meta", dtype=torch.bfloat16)
+    bias = torch.empty(1, 4, length, length, device="meta", dtype=torch.bfloat16).expand(2, -1, -1, -1)
+    state = torch.empty(()), torch.empty(()), torch.empty(())
+    *_, frozen = efficient_backward(heads, heads, heads, heads, bias, heads, *state, 0.0, [True, True, True, False])
+    *_, trained = efficient_backward(heads, heads, heads, heads, bias, heads, *state, 0.0, [True] * 4)
+    assert frozen is None
+    assert (trained.shape, trained.untyped_storage().nbytes()) == (bias.shape, 2 * 4 * length * row * 2)

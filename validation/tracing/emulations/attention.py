@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _up(size: int, multiple: int) -> int:
@@ -79,10 +84,15 @@ def efficient_backward(
     value: Tensor,
     attn_bias: Tensor | None,
     out: Tensor,
+    _logsumexp: Tensor,
+    _seed: Tensor,
+    _offset: Tensor,
+    _dropout_p: float,
+    grad_input_mask: Sequence[bool],
     *_: object,
     **__: object,
-) -> tuple[Tensor, Tensor, Tensor, None]:
-    """Gradients of (batch, heads, seq, head_dim) queries, keys and values; the bias needs none.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of (batch, heads, seq, head_dim) queries, keys and values, and of a bias if it is trained.
 
     References:
         ATen/native/transformers/cuda/attention_backward.cu, `_efficient_attention_backward`, and
@@ -93,6 +103,7 @@ def efficient_backward(
     batch, seq, heads, _ = query.shape
     grad_q = torch.empty_like(query, memory_format=torch.contiguous_format)
     grad_k, grad_v = (t.new_empty((batch, t.shape[1], heads, t.shape[3])) for t in (key, value))
+    grad_bias = _grad_of_bias(attn_bias) if grad_input_mask[3] and attn_bias is not None else None
     if query.dtype == torch.float32:
         delta = (grad_out * out).sum(-1).transpose(-2, -1).contiguous()
     else:
@@ -101,7 +112,13 @@ def efficient_backward(
     del delta, workspace
     if key.shape[2] != heads:
         grad_k, grad_v = (_reduced(t, key.shape[2]) for t in (grad_k, grad_v))
-    return grad_q.transpose(1, 2), grad_k.transpose(1, 2), grad_v.transpose(1, 2), None
+    return grad_q.transpose(1, 2), grad_k.transpose(1, 2), grad_v.transpose(1, 2), grad_bias
+
+
+def _grad_of_bias(bias: Tensor) -> Tensor:
+    """The gradient of a bias, of its expanded size with rows of a multiple of 16 elements."""
+    length = bias.shape[-1]
+    return bias.new_empty((*bias.shape[:-1], _up(length, 16)))[..., :length]
 
 
 def _reduced(grad: Tensor, heads: int) -> Tensor:
