@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 
 from calculator.estimate.traced.document import Kind, Loaded, Peak, Span, TraceDocument
@@ -71,7 +73,8 @@ def saved_bytes(model: Any) -> int:
     if isinstance(model, PeftModel):
         # A 4-bit layer's own state_dict reads values, which are not known here.
         tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-        saved = get_peft_model_state_dict(model, state_dict=tensors)
+        with mock.patch.object(torch.Tensor, "cpu", lambda tensor: tensor):  # virtual tokens have no values here
+            saved = get_peft_model_state_dict(model, state_dict=tensors)
     else:
         saved = {name: each for name, each in model.named_parameters() if each.requires_grad}
     return sum(each.numel() * each.element_size() for each in {id(each): each for each in saved.values()}.values())

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from calculator.common.errors import PlanError
 from calculator.estimate.estimate import estimate
@@ -73,7 +74,7 @@ def _write(operations: list[str], command: str) -> None:
 
 def answered(family: str, seed: int) -> Iterator[tuple[Request, Estimate]]:
     """Random requests of a family that the calculator answers, with its answers."""
-    for number in count():
+    for number in count(crc32(family.encode())):  # each family has settings of its own
         body = random_request(seed, number, [family])
         body["training"]["sequence_length"] = min(body["training"]["sequence_length"], LONGEST)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from calculator.resident.tensors import ResidentTensor
 from calculator.training_step.unrolled import Events
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from calculator.estimate.traced.document import TraceDocument
@@ -21,6 +23,21 @@ if TYPE_CHECKING:
 
 #: What begins each micro-batch on the device.
 BATCH = ("input_ids", "attention_mask", "labels")
+
+
+#: A matrix product, in the name of a row.
+_PRODUCT = re.compile(r"(?:^|: )(?:mm|addmm|bmm|baddbmm|_grouped_mm|bitsandbytes\.gemm_4bit)\b")
+
+
+class TracedEvents(Events):
+    """One traced forward and backward pass."""
+
+    __slots__ = ()
+
+    def first_product(self, events: Sequence[int]) -> int:
+        """The position of the first matrix product in a pass, before which its workspace is allocated."""
+        named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
+        return next((at for at, name in named if _PRODUCT.search(name)), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +101,7 @@ def _passes(document: TraceDocument) -> list[Events]:
     starts = [at for at, _ in document.phase_starts]
     rows = [document.kind(number) for number in range(len(document.storages))]
     batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
-    found = []
+    found: list[Events] = []
     for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
         own = {*(number for number in document.events[forward:end] if number >= 0), *batch}
         first, second = (
@@ -95,7 +112,7 @@ def _passes(document: TraceDocument) -> list[Events]:
         gradients = [number for number in alive if rows[number].component == "gradients"]
         left = [number for number in alive if rows[number].component != "gradients"]
         found.append(
-            Events(
+            TracedEvents(
                 rows=rows,  # type: ignore[arg-type]  # a kind has the fields of an allocation
                 forward=[*batch, *first],
                 backward=second,

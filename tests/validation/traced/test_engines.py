@@ -31,6 +31,7 @@ TARGETS = {"name": "lora", "target_modules": "all-linear"}
         (LLAMA, TARGETS, {"gradient_accumulation_steps": 2}),
         (LLAMA, {"name": "qlora", "target_modules": "all-linear"}, {"gradient_checkpointing": True}),
         (MIXTRAL, {"name": "lora", "target_modules": ["q_proj"]}, {"padding": True}),
+        (LLAMA, {"name": "prefix"}, {}),
         (GPT2, TARGETS, {"optimizer": "adafactor", "dtype": "float32"}),
     ],
 )
