@@ -25,12 +25,29 @@ COUNTS = (
 #: Fields that a published config.json has, and the default of a config class does not.
 PUBLISHED = {"decoder_start_token_id": 0, "pad_token_id": 0}
 
+#: Fields that a type's published files set, and without which its defaults build no model or no step.
+VALID: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "blenderbot": {"encoder_layers": LAYERS},
+    "dbrx": {"attn_config": {"rope_theta": 500000.0, "kv_n_heads": 8, "clip_qkv": 8.0}},
+    "dots1": {
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "mamba"]},
+    "hunyuan_v1_moe": {"head_dim": 128},
+}
+
 
 def short_config(model_type: str) -> dict[str, Any]:
     """A `config.json` of a model type: its class's defaults, with few layers."""
     config = default_config(model_type)
     shorten(config)
-    return config
+    return config | VALID.get(model_type, {})
 
 
 def default_config(model_type: str) -> dict[str, Any]:
