@@ -72,12 +72,20 @@ def saved_bytes(model: Any) -> int:
     """The bytes of the tensors that `save_pretrained` writes of what is trained; a shared storage is written once."""
     if isinstance(model, PeftModel):
         # A 4-bit layer's own state_dict reads values, which are not known here.
-        tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+        tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(_persistent_buffers(model))}
         with mock.patch.object(torch.Tensor, "cpu", lambda tensor: tensor):  # virtual tokens have no values here
             saved = get_peft_model_state_dict(model, state_dict=tensors)
     else:
         saved = {name: each for name, each in model.named_parameters() if each.requires_grad}
     return sum(each.numel() * each.element_size() for each in {id(each): each for each in saved.values()}.values())
+
+
+def _persistent_buffers(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The buffers that a checkpoint has, by name."""
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(path, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 #: The components of what is loaded before the first step.
