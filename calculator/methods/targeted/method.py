@@ -86,12 +86,13 @@ class TargetedMethod(Method, ABC):
         return "modules_to_save" if self.is_saved(path) else None
 
     def saved_base_weights(self, model: Model) -> frozenset[str]:
-        """An adapted embedding's or head's own weight, which PEFT writes too (peft.get_peft_model_state_dict)."""
+        """An adapted embedding's or head's own weight and bias, which PEFT writes too (get_peft_model_state_dict)."""
         if not isinstance(self.target_modules, tuple):
             return frozenset()
         named = set(_EMBEDDINGS).intersection(self.target_modules)
-        weights = (f"{path}.weight" for path, _ in model.paths if path.rsplit(".", 1)[-1] in named)
-        return frozenset(model.tied.get(weight, weight) for weight in weights)
+        paths = [path for path, _ in model.paths if path.rsplit(".", 1)[-1] in named]
+        names = (f"{path}.{name}" for path in paths for name in ("weight", "bias"))
+        return frozenset(model.tied.get(name, name) for name in names)
 
     def nearest_targets(self, model: Model) -> TargetModules:
         """The accepted targets nearest to the requested ones, if there are any.

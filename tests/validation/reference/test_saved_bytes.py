@@ -21,6 +21,15 @@ LLAMA = {
     "tie_word_embeddings": False,
 }
 TIED = {**LLAMA, "tie_word_embeddings": True}
+GPTJ = {
+    "model_type": "gptj",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 128,
+    "rotary_dim": 8,
+    "vocab_size": 300,
+}
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 300}
 
 
@@ -49,6 +58,7 @@ def written(request):
         (LLAMA, {"name": "lora", "target_modules": ["q_proj", "embed_tokens"]}),
         (TIED, {"name": "lora", "target_modules": ["embed_tokens"]}),
         (TIED, {"name": "lora", "target_modules": ["lm_head"]}),
+        (GPTJ, {"name": "lora", "target_modules": ["lm_head"]}),
         (LLAMA, {"name": "qlora", "target_modules": "all-linear"}),
         (LLAMA, {"name": "adapter", "bottleneck_size": 8}),
         (LLAMA, {"name": "prefix", "num_virtual_tokens": 5}),
