@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: Tokens of the traced sequence: the least learned positions of a model are more.
 TOKENS = 64
 
+#: The outcome of a type that has no result yet.
+NOT_TRIED: dict[str, Any] = {"engine": None, "why": "its default config has not been traced yet"}
+
 #: The committed table.
 TABLE = Path(__file__).parents[2] / "results" / "model_types.json"
 
@@ -81,12 +84,11 @@ def modelled(model_type: str) -> bool:
 
 
 def document(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The table of every type that is modelled or has a result."""
+    """The table of every type."""
     rows = []
     for name in model_types():
-        answer = {"engine": "calculator", "why": None} if modelled(name) else known.get(name)
-        if answer is not None:
-            rows.append({"model_type": name, "tasks": tasks_of(name), **graded(answer)})
+        answer = {"engine": "calculator", "why": None} if modelled(name) else known.get(name, NOT_TRIED)
+        rows.append({"model_type": name, "tasks": tasks_of(name), **graded(answer)})
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in LIBRARIES},
