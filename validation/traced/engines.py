@@ -1,8 +1,8 @@
 """Compare the two engines on every family that the calculator models: random requests of each.
 
 Prints a line for each request: whether parameters, phases, components, saved bytes and reserved memory are equal.
-Parameters and phases must be equal to the byte. With --write, the operations that allocate in the equal steps become
-the validated ones, `operations.json`.
+Parameters and phases must be equal to the byte. With --write, the operations that allocate in the equal steps are
+added to the validated ones, `operations.json`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(operations: list[str], command: str) -> None:
     releases = {name: version(name) for name in LIBRARIES}
-    document = {"command": command, "versions": releases, "operations": operations}
     path = Path(__file__).with_name(FILE)
+    before = json.loads(path.read_text(encoding="utf-8"))
+    document = {
+        "commands": [*dict.fromkeys((*before["commands"], command))],
+        "versions": releases,
+        "operations": sorted({*before["operations"], *operations}),
+    }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
