@@ -24,9 +24,13 @@
   };
 
   const unfoldMethod = () => {
-    const chosen = new FormData(form).get("method");
+    const typed = new FormData(form);
+    const chosen = typed.get("method");
+    const shown = [chosen, ...typed.getAll("compared")];
     for (const group of form.querySelectorAll("[data-methods]")) {
-      group.open = group.dataset.methods.split(" ").includes(chosen);
+      const methods = group.dataset.methods.split(" ");
+      group.open = methods.includes(chosen);
+      group.hidden = "further" in group.dataset && !methods.some((name) => shown.includes(name));
     }
   };
 

@@ -19,7 +19,7 @@ from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.limits.bounds import SolveFor
 from calculator.limits.sweep import MAX_POINTS
-from calculator.methods import METHODS, Method
+from calculator.methods import METHODS, USUAL_METHODS, Method
 from calculator.plan.needs import Needs
 from calculator.plan.request import MOST_OF_A_KIND
 from calculator.plan.trainer_settings import SETTINGS
@@ -144,9 +144,10 @@ CompareRequest = model(
     methods=(
         Annotated[list[MethodModel], Field(min_length=1, max_length=MOST_METHODS)],
         Field(
-            default_factory=lambda: [{"name": name} for name in METHODS],
+            default_factory=lambda: [{"name": name} for name in USUAL_METHODS],
             title="Methods",
-            description="The methods to compare. Without them, every method is compared with PEFT's defaults.",
+            description="The methods to compare. Without them, those whose quality is documented are compared, with"
+            " PEFT's defaults.",
             examples=[[{"name": "lora", "r": 16}, {"name": "qlora", "r": 16}]],
         ),
     ),

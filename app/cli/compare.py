@@ -16,7 +16,7 @@ from app.presentation.format import gib, number, percent, signed
 from app.presentation.verdict import VERDICTS
 from calculator.common.errors import refusal
 from calculator.compare.methods import ComparisonRow, compare, parse_comparison
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    parser.add_argument("--methods", metavar="NAME,...", help=f"the methods, from {', '.join(METHODS)} (default: all)")
+    parser.add_argument(
+        "--methods",
+        metavar="NAME,...",
+        help=f"the methods, from {', '.join(METHODS)} (default: {', '.join(USUAL_METHODS)})",
+    )
     request.add_arguments(parser)
 
 
@@ -47,7 +51,7 @@ def _body(args: argparse.Namespace) -> Any:
     body = request.with_file(args, given)
     if not settings:
         return body
-    methods = body.get("methods", [{"name": name} for name in METHODS])
+    methods = body.get("methods", [{"name": name} for name in USUAL_METHODS])
     accepted = [_setting_names(method) for method in methods] if isinstance(methods, list) else []
     for name, value in settings.items():
         if not any(name in names for names in accepted):

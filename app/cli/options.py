@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def add_fields(parser: argparse.ArgumentParser, fields: Iterable[Field]) -> None:
     """Add an option for each field, under its name and its dotted path; sizes are in GiB or in bytes."""
     for field in fields:
+        if field.method:
+            continue  # the option of the first method with the setting serves every method
         alone: dict[str, Any] = {"nargs": "?", "const": "true"} if field.control == "checkbox" else {}
         help_text = _help(field).replace("%", "%%")
         parser.add_argument(*_spellings(field), dest=_dest(field), metavar=_metavar(field), help=help_text, **alone)
@@ -44,7 +46,7 @@ def merged(body: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(args: argparse.Namespace, fields: Iterable[Field]) -> Iterator[tuple[Field, Any]]:
-    for field in fields:
+    for field in (field for field in fields if not field.method):
         text = getattr(args, _dest(field))
         exact = getattr(args, f"{_dest(field)}_exact", None)
         if text is not None and exact is not None:

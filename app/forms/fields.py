@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -38,6 +38,8 @@ class Field:
     #: The dotted path of the request's object that has the setting.
     part: str
     declared: Declared
+    #: The method whose own field it is: the setting of that name differs between methods.
+    method: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -47,7 +49,8 @@ class Field:
     @property
     def name(self) -> str:
         """The field's name in the form and in the address."""
-        return self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
+        own = self.declared.name.replace("_bytes", "_gib") if self.sized else self.declared.name
+        return f"{self.method}_{own}" if self.method else own
 
     @property
     def sized(self) -> bool:
@@ -63,7 +66,7 @@ class Field:
     def kinds(self) -> tuple[Any, ...]:
         """The types that the setting accepts."""
         members = get_args(self.declared.type)
-        return members if type(None) in members or int in members else (self.declared.type,)
+        return members if {type(None), int, bool}.intersection(members) else (self.declared.type,)
 
     @property
     def or_word(self) -> bool:
@@ -213,8 +216,30 @@ TRAINER = tuple(field for field in TRAINING if field.name in SETTINGS)
 #: The label of each method.
 METHOD_LABELS: dict[str, str] = {name: cls.facts.label for name, cls in METHODS.items()}
 
-#: The fields of each method. Methods that declare a setting of the same name share its field.
-METHOD: dict[str, tuple[Field, ...]] = {name: fields_of("method", cls) for name, cls in METHODS.items()}
+
+def _fields_of_methods() -> dict[str, tuple[Field, ...]]:
+    """Return the fields of each method. Methods that declare the same setting share its field."""
+    shared: dict[str, Field] = {}
+    fields: dict[str, tuple[Field, ...]] = {}
+    for method, cls in METHODS.items():
+        own = fields_of("method", cls)
+        fields[method] = tuple(
+            each if is_alike(each, shared.setdefault(each.name, each)) else replace(each, method=method) for each in own
+        )
+    return fields
+
+
+def is_alike(field: Field, other: Field) -> bool:
+    """Return whether two fields accept the same values and have the same default."""
+
+    def accepted(each: Field) -> tuple[Any, ...]:
+        setting = each.declared.setting
+        return each.declared.type, each.declared.default, setting.minimum, setting.maximum
+
+    return accepted(field) == accepted(other)
+
+
+METHOD: dict[str, tuple[Field, ...]] = _fields_of_methods()
 
 #: The fields of an estimate's request.
 FIELDS: dict[str, Field] = {

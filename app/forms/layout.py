@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, METHOD_LABELS, STACK, TRAINING, Field
 from calculator.common.errors import PlanError
 from calculator.devices import gpu, gpus
+from calculator.methods import USUAL_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,9 @@ CHOSEN = ("trainer",)
 #: Device fields that are always visible.
 FIRST_DEVICE = ("gpu", "memory_gib", "count", "sharding")
 
+#: The most labels of methods in the heading of a group.
+MOST_LABELS = 5
+
 #: Labels of the fields that no setting declares.
 MODEL_LABELS = {"model": "Model", "config": "config.json", "method": "Method"}
 
@@ -52,9 +56,17 @@ class MethodGroup:
 
     @property
     def label(self) -> str:
-        """The labels of the methods."""
-        *others, last = (METHOD_LABELS[name] for name in self.methods)
+        """The labels of the methods, of many the first ones."""
+        labels = [METHOD_LABELS[name] for name in self.methods]
+        if len(labels) > MOST_LABELS:
+            labels = [*labels[: MOST_LABELS - 1], f"{len(labels) - MOST_LABELS + 1} more"]
+        *others, last = labels
         return f"{', '.join(others)} and {last}" if others else last
+
+    @property
+    def further(self) -> bool:
+        """Whether only methods have them that are not compared unless they are chosen."""
+        return not set(self.methods).intersection(USUAL_METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from app.forms.fields import CHOICES, DEVICE, FIELDS, METHOD, STACK, TRAINING, F
 from app.http.bodies import parse_json
 from app.tools import tool_of
 from calculator.common.errors import refusal
-from calculator.methods import METHODS
+from calculator.methods import USUAL_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,9 +34,13 @@ FIRST_PLAN: dict[str, str] = {
     "gradient_checkpointing": "true",
 }
 
+#: The field of the methods that are compared besides the usual ones: a checkbox each, or their names with commas.
+COMPARED = "compared"
+
 DEFAULTS: dict[str, str] = {
     **FIRST_PLAN,
     tool_fields.TOOL: "",
+    COMPARED: "",
     **{name: field.text(field.declared.default) for name, field in FIELDS.items() if name not in FIRST_PLAN},
 }
 
@@ -62,6 +67,21 @@ class Form:
         return self.typed["method"]
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """The names of the compared methods: the usual ones, the selected one, and those that are ticked."""
+        return tuple(dict.fromkeys((*USUAL_METHODS, self.method, *self.ticked)))
+
+    @property
+    def ticked(self) -> tuple[str, ...]:
+        """The names of the methods that are compared besides the usual ones."""
+        return tuple(name.strip() for name in self.typed[COMPARED].split(",") if name.strip())
+
+    @property
+    def shown_methods(self) -> tuple[str, ...]:
+        """The methods whose settings the form shows."""
+        return self.compared
+
+    @property
     def tool(self) -> Tool | None:
         """The tool whose trainer the plan has; None if no trainer has the typed name."""
         return tool_of(self.typed[tool_fields.TOOL], self.typed["trainer"].strip())
@@ -84,12 +104,12 @@ class Form:
         return replace(self, typed={**self.typed, **changes})
 
     def comparison(self) -> dict[str, Any]:
-        """Return the request body that compares every method with the settings typed for it.
+        """Return the request body that compares the methods with the settings typed for each.
 
         Raises:
             PlanError: if a pasted config cannot be read.
         """
-        methods = [{"name": name, **non_default(METHOD[name], self.typed)} for name in METHODS]
+        methods = [{"name": name, **non_default(METHOD.get(name, ()), self.typed)} for name in self.compared]
         return {"model": typed_model(self.typed), "methods": methods, **self._common()}
 
     def estimate(self) -> dict[str, Any]:
@@ -103,7 +123,7 @@ class Form:
 
     def messages(self, problems: Iterable[Problem]) -> dict[str, str]:
         """Return the problems by field; problems of no single field have the empty name."""
-        return form_messages.messages(problems, self.typed, field_of)
+        return form_messages.messages(problems, self.typed, partial(field_of, method=self.method))
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -123,7 +143,9 @@ def read(pairs: Iterable[tuple[str, str]]) -> Form:
 
     A checkbox follows a hidden "false" of the same name, so that an unticked one is submitted too.
     """
-    submitted = dict(pairs)
+    given = list(pairs)
+    ticked = ",".join(value for name, value in given if name == COMPARED and value)
+    submitted = {**dict(given), **({COMPARED: ticked} if ticked else {})}
     typed, unknown = typed_fields(submitted.items(), DEFAULTS, ignored={FILE, tool_fields.SHOWN})
     return Form(typed={**typed, **tool_fields.chosen(submitted, typed, DEFAULTS)}, unknown=unknown)
 
@@ -187,8 +209,8 @@ def typed_request(request: Request) -> dict[str, str]:
     return typed
 
 
-def field_of(loc: str) -> str:
-    """Return the field of a dotted path in a request, or an empty text if the path is of no single field."""
+def field_of(loc: str, method: str = "") -> str:
+    """Return the field of a dotted path in a request with a method; an empty text if the path is of no single field."""
     parts = loc.split(".")
     if parts[0] == "model":
         return "config" if parts[1:2] == ["config"] else "model"
@@ -196,7 +218,8 @@ def field_of(loc: str) -> str:
         return "method"
     if loc == "device":
         return "gpu"
-    names = [field.name for field in FIELDS.values() if field.declared.name in parts]
+    fields = (*METHOD.get(method, ()), *FIELDS.values())
+    names = [field.name for field in fields if field.declared.name in parts]
     return names[0] if names else ""
 
 

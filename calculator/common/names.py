@@ -45,7 +45,29 @@ OptimizerName = Literal[
 ]
 
 #: A fine-tuning method, as a request's `method.name` gives it.
-MethodName = Literal["full", "lora", "qlora", "adapter", "prefix", "prompt", "ia3", "ln_tuning"]
+MethodName = Literal[
+    "full",
+    "lora",
+    "qlora",
+    "adapter",
+    "prefix",
+    "prompt",
+    "ia3",
+    "ln_tuning",
+    "miss",
+    "vera",
+    "loha",
+    "lokr",
+    "beft",
+    "hira",
+    "delora",
+    "gralora",
+    "hra",
+    "randlora",
+    "oft",
+    "road",
+    "p_tuning",
+]
 
 #: A training loop of a library, as a request's `training.trainer` gives it.
 TrainerName = Literal["transformers", "trl-sft", "trl-dpo", "trl-kto", "trl-orpo", "trl-reward", "trl-grpo", "trl-rloo"]

@@ -12,7 +12,7 @@ from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.request import Choices, Request, parse_method, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Device, Training
-from calculator.methods import METHODS, Method
+from calculator.methods import USUAL_METHODS, Method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,10 +59,10 @@ def parse_comparison(body: Any) -> tuple[Request, ...]:
     common = {key: value for key, value in body.items() if key in known and key != "methods"}
     request: Request | None = None
     try:
-        request = parse_request({**common, "method": {"name": next(iter(METHODS))}})
+        request = parse_request({**common, "method": {"name": USUAL_METHODS[0]}})
     except PlanError as error:
         problems += error.problems
-    methods = _methods(body.get("methods", [{"name": name} for name in METHODS]), problems)
+    methods = _methods(body.get("methods", [{"name": name} for name in USUAL_METHODS]), problems)
     if problems or request is None:
         raise PlanError(*problems)
     return tuple(replace(request, method=method) for method in methods)

@@ -329,10 +329,10 @@ def matmul(x: Tensor, weight: Tensor, bias: Tensor | None, out_features: int, na
 
     x: (..., in_features); weight: a parameter or a dense copy of one; result: (..., out_features).
     """
-    autocast = x.tape.autocast
+    autocast, given = x.tape.autocast, (x, weight)  # a call's arguments stay until it returns
     if autocast is not None:
         bias = None if bias is None else autocast.cached_cast(bias, "bias")
-        x, weight = autocast.cast_factors(x, weight, ("input", "weight"))
+        x, weight = autocast.cast_factors(*given, ("input", "weight"))
     node = None
     bias_edge = None if bias is None else bias.edge
     if x.edge or weight.edge or bias_edge:

@@ -61,6 +61,7 @@ def check(request: Request, model: Model) -> None:
         *unsupported_configs.problems(model, request.training),
         *several_cards(request.device),
         *_stack(request, model),
+        *_plain_steps(request),
         *_ddp(request, model),
         *_fsdp(request, model),
         *zero_problems(
@@ -291,6 +292,22 @@ def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
     elif request.training.fsdp_config is not None:
         message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
         yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
+
+
+def _plain_steps(request: Request) -> Iterator[Problem]:
+    """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
+    facts, stack = request.method.facts, request.stack
+    if not facts.plain_steps_only:
+        return
+    if request.device.count > 1:
+        message = f"{facts.label} is modelled on one GPU only: set device.count 1 and device.sharding none"
+        yield Problem(loc="device.count", msg=message, input=request.device.count)
+    if request.task != "causal_lm":
+        message = f"{facts.label} is modelled for causal_lm only: use that, or another method"
+        yield Problem(loc="task", msg=message, input=request.task)
+    if stack.peft != DEFAULT_STACK.peft:
+        message = f"{facts.label} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
+        yield Problem(loc="stack.peft", msg=message, input=stack.peft)
 
 
 def _ddp(request: Request, model: Model) -> Iterator[Problem]:

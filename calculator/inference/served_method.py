@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Literal
 
-from calculator.methods import IA3, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import LoRA, Prefix, Prompt, PTuning, QLoRA
 from calculator.methods import Method as Trained
 from calculator.methods.base import Method
 from calculator.methods.low_rank.method import LowRank
@@ -133,9 +133,10 @@ def _loaded(method: Trained, quantization: Quantization | None) -> Trained:
         case Prefix():
             # PEFT saves and loads the result of the projection (peft.PeftModel.get_prompt).
             return replace(method, prefix_projection=False)
-        case Full() | Adapter() | Prompt() | IA3() | LNTuning():
+        case PTuning():
+            return Prompt(num_virtual_tokens=method.num_virtual_tokens)
+        case _:
             return method
-    assert_never(method)
 
 
 def quantized(method: Trained, serving: Serving) -> Quantization | None:

@@ -13,7 +13,7 @@ from calculator.inference.request import parse_inference
 from calculator.inputs.settings import setting
 from calculator.lesson.worked.line import Line, Worked
 from calculator.lesson.worked.on_model import ATTENTION, OnModel
-from calculator.methods import METHODS
+from calculator.methods import USUAL_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +55,8 @@ class Claim:
     chapter: str
 
 
-#: The lesson's row of each method; None where the lesson does not have the method.
-CLAIMS: dict[MethodName, Claim | None] = {
+#: The row of each method that the lesson has.
+CLAIMS: dict[MethodName, Claim] = {
     "full": Claim(
         trainable="all", memory="very high", overhead="none", mergeable="–", best_for="pre-training", chapter="full"
     ),
@@ -90,8 +90,6 @@ CLAIMS: dict[MethodName, Claim | None] = {
     "prompt": Claim(
         trainable="pd", memory="very low", overhead="none", mergeable="no", best_for="large models", chapter="prompt"
     ),
-    "ia3": None,
-    "ln_tuning": None,
 }
 
 
@@ -127,16 +125,13 @@ def _virtual_tokens(typed: Compared) -> dict[str, Any]:
     return {"num_virtual_tokens": typed.num_virtual_tokens}
 
 
-#: What the form sets of each method.
+#: What the form sets of a method.
 SIZES: dict[MethodName, Callable[[Compared], dict[str, Any]]] = {
-    "full": lambda _: {},
     "lora": _low_rank,
     "qlora": _low_rank,
     "adapter": lambda typed: {"bottleneck_size": typed.bottleneck_size},
     "prefix": _virtual_tokens,
     "prompt": _virtual_tokens,
-    "ia3": lambda _: {},
-    "ln_tuning": lambda _: {},
 }
 
 
@@ -144,7 +139,7 @@ def body(typed: Compared) -> dict[str, Any]:
     """The comparison's request."""
     return {
         "model": typed.model,
-        "methods": [{"name": name, **SIZES[name](typed)} for name in METHODS],
+        "methods": [{"name": name, **(SIZES[name](typed) if name in SIZES else {})} for name in USUAL_METHODS],
         "training": {
             "micro_batch_size": typed.micro_batch_size,
             "sequence_length": typed.sequence_length,
@@ -162,7 +157,7 @@ def table(typed: Compared) -> tuple[TableRow, ...]:
         PlanError: if every method is refused.
     """
     rows = compare(parse_comparison(body(typed)))
-    return tuple(TableRow(claim=CLAIMS[row.method.name], row=row, overhead=_overhead(row, typed)) for row in rows)
+    return tuple(TableRow(claim=CLAIMS.get(row.method.name), row=row, overhead=_overhead(row, typed)) for row in rows)
 
 
 def _overhead(row: ComparisonRow, typed: Compared) -> tuple[Cost, ...]:

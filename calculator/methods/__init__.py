@@ -4,17 +4,82 @@ from typing import get_args
 
 from calculator.common.names import MethodName
 from calculator.methods.adapter.method import Adapter
+from calculator.methods.beft.method import BEFT
+from calculator.methods.delora.method import DeLoRA
 from calculator.methods.full.method import Full
+from calculator.methods.gralora.method import GraLoRA
+from calculator.methods.hira.method import HiRA
+from calculator.methods.hra.method import HRA
 from calculator.methods.ia3.method import IA3
 from calculator.methods.ln_tuning.method import LNTuning
+from calculator.methods.loha.method import LoHa
+from calculator.methods.lokr.method import LoKr
 from calculator.methods.lora.method import LoRA
+from calculator.methods.miss.method import MiSS
+from calculator.methods.oft.method import OFT
+from calculator.methods.p_tuning.method import PTuning
 from calculator.methods.prefix.method import Prefix
 from calculator.methods.prompt.method import Prompt
 from calculator.methods.qlora.method import QLoRA
+from calculator.methods.randlora.method import RandLoRA
+from calculator.methods.road.method import RoAd
+from calculator.methods.vera.method import VeRA
 
-Method = Full | LoRA | QLoRA | Adapter | Prefix | Prompt | IA3 | LNTuning
+Method = (
+    Full
+    | LoRA
+    | QLoRA
+    | Adapter
+    | Prefix
+    | Prompt
+    | IA3
+    | LNTuning
+    | MiSS
+    | VeRA
+    | LoHa
+    | LoKr
+    | BEFT
+    | HiRA
+    | DeLoRA
+    | GraLoRA
+    | HRA
+    | RandLoRA
+    | OFT
+    | RoAd
+    | PTuning
+)
 
 #: Every method by the name that a request gives.
 METHODS: dict[MethodName, type[Method]] = {cls.name: cls for cls in get_args(Method)}
 
-__all__ = ["IA3", "METHODS", "Adapter", "Full", "LNTuning", "LoRA", "Method", "Prefix", "Prompt", "QLoRA"]
+#: The methods whose quality is documented: a plan tries them, and a comparison lists them if a request names none.
+USUAL_METHODS: tuple[MethodName, ...] = tuple(
+    name for name, cls in METHODS.items() if cls.facts.quality_tier is not None
+)
+
+__all__ = [
+    "BEFT",
+    "HRA",
+    "IA3",
+    "METHODS",
+    "OFT",
+    "USUAL_METHODS",
+    "Adapter",
+    "DeLoRA",
+    "Full",
+    "GraLoRA",
+    "HiRA",
+    "LNTuning",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "Method",
+    "MiSS",
+    "PTuning",
+    "Prefix",
+    "Prompt",
+    "QLoRA",
+    "RandLoRA",
+    "RoAd",
+    "VeRA",
+]

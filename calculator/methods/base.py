@@ -59,7 +59,7 @@ class Method:
 
     def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
         """The method's place in a plan's order of quality on a model of that many parameters, 0 being the best."""
-        return self.facts.quality_tier
+        return self.facts.quality_tier or 0
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse what the real stack refuses.

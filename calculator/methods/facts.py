@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,12 +43,15 @@ class MethodFacts:
     source: str
 
     #: Quality in a plan's order, 0 being the best: what the method was measured to learn with its preferred settings.
-    quality_tier: int
+    #: None where no measurement places it: a plan does not try the method, and a comparison lists it when asked to.
+    quality_tier: int | None = None
     #: The values that a plan tries; None where no setting decides the size.
     candidate_sizes: CandidateSizes | None = None
 
     #: PEFT's `peft_type` in adapter_config.json; None where PEFT has no such method.
     peft_type: str | None = None
+    #: The class of PEFT's configuration, whose arguments have the names of the method's settings.
+    config_class: str | None = None
     #: `target_modules` where a request gives none, by model_type.
     default_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -69,6 +72,8 @@ class MethodFacts:
     masks_attention: bool = False
     #: Why the method is refused over a base in 4 bits, if it is.
     refuses_4_bits: str | None = None
+    #: Whether only the steps of one GPU are modelled, of the reference loop and of transformers' Trainer.
+    plain_steps_only: bool = False
 
     #: Floating-point operations of a token's forward pass for each added parameter: 2 for matrices.
     forward_operations: int = 0
@@ -77,3 +82,9 @@ class MethodFacts:
 
     #: What goes wrong when transformers' `generate` runs PEFT's model, with the versions that the figures are for.
     generate_caveat: str | None = None
+
+
+def in_plain_steps(label: str, **facts: Any) -> MethodFacts:
+    """The facts about a method of PEFT that is modelled in plain steps only, over a base in 16 or 32 bits."""
+    refused = f"{label} over a base in 4 bits is not modelled: use a base in 16 bits, or QLoRA"
+    return MethodFacts(label=label, refuses_4_bits=refused, plain_steps_only=True, **facts)

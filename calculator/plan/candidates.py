@@ -6,12 +6,11 @@ The order follows the rules `all_linear`, `rank`, `not_prepared` and `states_8bi
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.inputs.training import Training
-from calculator.methods import IA3, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import METHODS, Full, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from calculator.plan.evaluator import Candidate
 
@@ -35,7 +34,8 @@ def candidates(name: MethodName, evaluator: Evaluator) -> tuple[Candidate, ...]:
     Raises:
         PlanError: where the method can't be applied to the model.
     """
-    return tuple(CANDIDATES[name](evaluator))
+    found = CANDIDATES[name](evaluator) if name in CANDIDATES else _of_sizes(evaluator, METHODS[name]())
+    return tuple(found)
 
 
 def low_rank(cls: type[LoRA | QLoRA], r: int, targets: Any, **settings: Any) -> LoRA | QLoRA:
@@ -179,14 +179,9 @@ def _few_enough(evaluator: Evaluator, methods: Iterable[Method]) -> list[Method]
     return [method for method in methods if most is None or evaluator.trained_share(method) <= most]
 
 
-#: What makes each method's candidates.
+#: What makes a method's candidates where they are not its sizes alone.
 CANDIDATES: dict[MethodName, Callable[[Evaluator], Iterator[Candidate]]] = {
     "full": _full,
     "lora": _lora,
     "qlora": _qlora,
-    "adapter": partial(_of_sizes, method=Adapter()),
-    "prefix": partial(_of_sizes, method=Prefix()),
-    "prompt": partial(_of_sizes, method=Prompt()),
-    "ia3": partial(_of_sizes, method=IA3()),
-    "ln_tuning": partial(_of_sizes, method=LNTuning()),
 }

@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, Problem
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 from calculator.plan.evaluator import Evaluator
 from calculator.plan.label import label
 from calculator.plan.method_search import SearchResult, search
@@ -137,8 +137,8 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
 
 def _planned(evaluator: Evaluator) -> DevicePlan:
     needs = evaluator.needs
-    excluded = {name: why for name in METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
-    tried = {name: search(name, evaluator, confirm=True) for name in METHODS if name not in excluded}
+    excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
+    tried = {name: search(name, evaluator, confirm=True) for name in USUAL_METHODS if name not in excluded}
     _refused(tried, evaluator)
     proposed, dominated = proposals(tried, evaluator)
     near = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from calculator.methods import METHODS, LoRA, QLoRA
+from calculator.methods import METHODS, USUAL_METHODS, LoRA, QLoRA
 from calculator.methods.low_rank.method import LowRank
 from calculator.plan.candidates import low_rank
 from calculator.plan.method_search import SearchResult, attention_only, larger_rank, unprepared
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from calculator.plan.evaluator import Candidate, Evaluator
 
 #: The largest number of configurations that are proposed for one model on one device: room for the best of each method.
-MOST_CONFIGURATIONS = len(METHODS)
+MOST_CONFIGURATIONS = len(USUAL_METHODS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

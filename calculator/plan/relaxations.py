@@ -11,7 +11,7 @@ from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.estimate.request import ModelReference
 from calculator.limits.limits import LimitRequest, limit
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 from calculator.plan.method_search import search
 from calculator.plan.needs import Needs, excluded_by_needs
 from calculator.plan.reasons.reason import millions
@@ -70,7 +70,7 @@ def _relaxed(evaluator: Evaluator) -> Iterator[Relaxation]:
         freer = evaluator.other(needs=replace(evaluator.needs, **changed))
         fitting = [
             METHODS[name].facts.label
-            for name in METHODS
+            for name in USUAL_METHODS
             if not excluded_by_needs(name, freer.needs, freer.model) and search(name, freer).candidates
         ]
         if fitting:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
 from calculator.estimate.compatibility import within_positions
 from calculator.estimate.estimate import estimate, model_of
 from calculator.estimate.sample_lengths import of_one_length
 from calculator.inputs.settings import declared
-from calculator.methods import IA3, METHODS, Adapter, Full, LNTuning, LoRA, Prefix, Prompt, QLoRA
+from calculator.methods import METHODS, Full, LoRA, QLoRA
 from calculator.plan.candidates import attention_names
 from calculator.plan.reasons.rules import RULES
 from calculator.plan.reasons.step_cost import step_cost
@@ -161,10 +161,8 @@ def _of_method(request: Request, model: Model) -> Iterator[Idea]:
         case QLoRA():
             yield from _of_low_rank(method, model)
             yield from _of_four_bits(method)
-        case Adapter() | Prefix() | Prompt() | IA3() | LNTuning():
-            return
         case _:
-            assert_never(method)
+            return
 
 
 def _instead_of_full() -> Iterator[Idea]:

@@ -17,12 +17,14 @@ CopyName = Literal["modules_to_save", "ln_tuning_layers"]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Added:
-    """A parameter that a method adds to a module. Its name is relative to the module."""
+    """A parameter or buffer that a method adds to a module. Its name is relative to the module."""
 
     name: str
     shape: Shape
     dtype: DType
     trained: bool = True
+    #: Whether it is a buffer, which counts as no parameter.
+    buffer: bool = False
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -230,7 +230,7 @@ def _added(added: Added, owner: str, count: int) -> ResidentTensor:
         dtype=added.dtype,
         component="adapter_weights",
         count=count,
-        parameters=size,
+        parameters=0 if added.buffer else size,
         trained=added.trained,
         base=False,
         bytes=allocated(size, ITEMSIZE[added.dtype]) * count,

@@ -100,7 +100,7 @@ def _messages(
         since = f"; from {dotted(first)} on they are known" if first else ""
         yield f"what {own} does for {model_type} is not known{since}"
     if method not in METHODS:
-        yield f"how {own} runs the virtual tokens of {method} is not known"
+        yield f"how {own} runs the added parameters of {method} is not known"
     rotary = (config.get("rope_parameters") or {}).get("rope_type", "default")
     if rotary not in CONSTANT:
         yield f"the rotary buffers of rope_type {rotary} in {own} are not known"

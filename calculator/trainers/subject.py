@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from calculator.common.names import MethodName
     from calculator.inputs.stack import StackVersions
     from calculator.inputs.training import Training
+    from calculator.methods.facts import MethodFacts
     from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.quantization import Quantization
 
@@ -21,6 +22,10 @@ class AppliedMethod(Protocol):
     @property
     def name(self) -> MethodName:
         """Its name in a request."""
+
+    @property
+    def facts(self) -> MethodFacts:
+        """What is known about it."""
 
     @property
     def virtual_tokens(self) -> int:

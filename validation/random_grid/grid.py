@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
+    from calculator.common.names import MethodName
+
 #: Cases that a worker process traces before it is replaced, which frees the memory that libraries keep.
 CASES_A_WORKER = 250
 
@@ -66,7 +68,7 @@ def drawn(
     count: int,
     families: Sequence[str],
     only: str | None = None,
-    method: str | None = None,
+    method: MethodName | None = None,
     task: TaskName = "causal_lm",
 ) -> list[Case]:
     """Return the first requests of a seed, until `count` are answered. Refused ones are among them.
@@ -77,7 +79,7 @@ def drawn(
     answered = number = 0
     while answered < count:
         request = (
-            random_request(seed, number, families or FAMILIES_WITH_FORWARD)
+            random_request(seed, number, families or FAMILIES_WITH_FORWARD, method)
             if task == "causal_lm"
             else random_task_request(seed, number, task, families)
         )

@@ -40,6 +40,10 @@ TRAINING: Options = {
     "max_grad_norm": (0.25, (None, 0.3)),
 }
 
+#: Values of a method's rank, and how often a method has dropout.
+RANKS = (1, 2, 4, 8, 12, 16, 24, 32, 64)
+DROPOUT = (0.3, (0.05, 0.1))
+
 LOW_RANK: Options = {
     "r": (0.9, (1, 2, 3, 4, 8, 12, 16, 24, 32, 48, 64, 100, 128, 256)),
     "lora_alpha": (0.5, (16, 32.0)),
@@ -49,8 +53,8 @@ LOW_RANK: Options = {
     "bias": (0.2, ("all", "lora_only")),
 }
 
+#: The options of methods that have any.
 OPTIONS: dict[MethodName, Options] = {
-    "full": {},
     "lora": LOW_RANK,
     "qlora": LOW_RANK
     | {
@@ -67,7 +71,41 @@ OPTIONS: dict[MethodName, Options] = {
     "prefix": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200)), "prefix_projection": (0.25, (True,))},
     "prompt": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100, 200))},
     "ia3": {"init_ia3_weights": (0.1, (False,))},
-    "ln_tuning": {},
+    "miss": {
+        "r": (0.9, RANKS),
+        "miss_dropout": DROPOUT,
+        "init_weights": (0.5, ("bat", "mini", False)),
+        "mini_r": (0.5, (1, 2, 4, 8)),
+        "bias": (0.2, ("all", "miss_only")),
+    },
+    "vera": {"r": (0.9, RANKS), "vera_dropout": DROPOUT, "bias": (0.2, ("all", "vera_only"))},
+    "loha": {"r": (0.9, RANKS), "rank_dropout": DROPOUT},
+    "beft": {},
+    "p_tuning": {"num_virtual_tokens": (0.8, (1, 5, 10, 30, 100)), "encoder_hidden_size": (0.5, (16, 100, 128))},
+    "hira": {"r": (0.9, RANKS), "hira_dropout": DROPOUT},
+    "delora": {"r": (0.9, RANKS), "module_dropout": DROPOUT, "bias": (0.2, ("all", "delora_only"))},
+    "gralora": {
+        "r": (0.9, (4, 8, 16, 24, 32, 64)),
+        "hybrid_r": (0.3, (2, 4, 8)),
+        "gralora_k": (0.4, (1, 4, 8)),
+        "gralora_dropout": DROPOUT,
+        "bias": (0.2, ("all", "gralora_only")),
+    },
+    "hra": {"r": (0.9, (1, 2, 4, 8, 12)), "bias": (0.2, ("all", "hra_only"))},
+    "randlora": {"r": (0.9, (8, 12, 16, 32, 64)), "randlora_dropout": DROPOUT, "bias": (0.2, ("all", "randlora_only"))},
+    "oft": {
+        "oft_block_size": (0.8, (2, 4, 8, 16, 24, 64)),
+        "block_share": (0.3, (True,)),
+        "num_cayley_neumann_terms": (0.4, (2, 3, 4, 8)),
+        "bias": (0.2, ("all", "oft_only")),
+    },
+    "road": {"variant": (0.6, ("road_2", "road_4")), "group_size": (0.8, (2, 4, 8, 16, 32))},
+    "lokr": {
+        "r": (0.9, RANKS),
+        "rank_dropout": DROPOUT,
+        "decompose_both": (0.3, (True,)),
+        "decompose_factor": (0.4, (2, 4, 8, 16)),
+    },
 }
 
 #: How often each method is drawn.
@@ -77,14 +115,22 @@ METHOD_WEIGHTS: dict[MethodName, int] = {"full": 20, "lora": 27, "qlora": 25, "a
 #: The share of requests that each newer method gets.
 NEWER_METHODS: dict[MethodName, float] = {"ia3": 0.09, "ln_tuning": 0.09}
 
+#: The methods that share the rest, and the share of requests that they get together.
+FURTHER_METHODS: tuple[MethodName, ...] = tuple(
+    name for name in METHODS if name not in (*METHOD_WEIGHTS, *NEWER_METHODS)
+)
+FURTHER_SHARE = 0.15
 
-def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str, Any]:
-    """Return the body of one request."""
+
+def random_request(
+    seed: int, number: int, families: Sequence[str], method_name: MethodName | None = None
+) -> dict[str, Any]:
+    """Return the body of one request, of any method or of one."""
     rng = random.Random(f"{seed} {number}")
     config, model = _model(rng, FAMILIES[_family(f"{seed} {number}", families)])
     (drawn,) = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))
-    name = _method(f"{seed} {number}", drawn)
-    method = {"name": name, **_set(rng, OPTIONS[name])}
+    name = method_name or _method(f"{seed} {number}", drawn)
+    method = {"name": name, **_set(rng, OPTIONS.get(name, {}))}
     if issubclass(METHODS[name], TargetedMethod):
         method |= _copies(rng, model) if name == "ln_tuning" else _targets(rng, model, name)
     if name == "ia3":
@@ -95,6 +141,9 @@ def random_request(seed: int, number: int, families: Sequence[str]) -> dict[str,
 def _method(seed: str, drawn: MethodName) -> MethodName:
     """Replace a share of the methods by newer ones, and leave the other requests unchanged."""
     newer = (name for name, share in NEWER_METHODS.items() if random.Random(f"{seed} {name}").random() < share)
+    further = random.Random(f"{seed} further methods")
+    if FURTHER_METHODS and further.random() < FURTHER_SHARE:
+        drawn = further.choice(FURTHER_METHODS)
     return next(newer, drawn)
 
 

@@ -8,22 +8,20 @@ import bitsandbytes as bnb
 import peft
 import torch
 from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.oft.layer import OFTRotationModule
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import BitsAndBytesConfig
 from transformers.integrations import replace_with_bnb_linear
 from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
 from transformers.utils.quantization_config import QuantizationMethod
 
-from calculator.methods import IA3, Adapter, LNTuning, Prefix, Prompt, QLoRA
-from calculator.methods.low_rank.method import LowRank
+from calculator.methods import Adapter, LoRA, QLoRA
+from calculator.methods.config_arguments import config_arguments
 from validation.reference import bottleneck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
-    from calculator.common.names import MethodName
     from calculator.estimate.request import Request
     from calculator.inputs.sharding import QuantStorage
     from calculator.resident.quantization import Quantization
@@ -99,73 +97,26 @@ def apply(model: nn.Module, request: Request) -> nn.Module:
     config = peft_config(request)
     if config is None:
         return model
-    wrapped = get_peft_model(model, config)
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=training.adapter_dtype == "float32")
     cast(wrapped, training.adapter_dtype)
+    separate_indices(wrapped)
     return wrapped
+
+
+def separate_indices(model: nn.Module) -> None:
+    """Give OFT's indices storages of their own, which they get where PEFT moves them from the host to the device."""
+    for module in model.modules():
+        if isinstance(module, OFTRotationModule):
+            module.rows, module.cols = module.rows.clone(), module.cols.clone()
 
 
 def peft_config(request: Request, task_type: str | None = None) -> peft.PeftConfig | None:
     """PEFT's config of a request's method, for its task unless another is given; None if PEFT does not apply it."""
-    build = CONFIGS[request.method.name]
-    if build is None:
+    config_class = request.method.facts.config_class
+    if config_class is None:
         return None
-    config = build(request)
-    config.task_type = task_type or request.task.upper()
-    return config
-
-
-def _low_rank_config(request: Request) -> peft.PeftConfig:
-    assert isinstance(request.method, LowRank)
-    return low_rank_config(request.method)
-
-
-def _prefix_config(request: Request) -> peft.PeftConfig:
-    assert isinstance(request.method, Prefix)
-    return peft.PrefixTuningConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=request.method.num_virtual_tokens,
-        prefix_projection=request.method.prefix_projection,
-    )
-
-
-def _prompt_config(request: Request) -> peft.PeftConfig:
-    assert isinstance(request.method, Prompt)
-    return peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=request.method.num_virtual_tokens)
-
-
-def _ia3_config(request: Request) -> peft.PeftConfig:
-    method = request.method
-    assert isinstance(method, IA3)
-    lists = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in ("target_modules", "feedforward_modules", "modules_to_save")
-        for value in (getattr(method, name),)
-    }
-    return peft.IA3Config(task_type="CAUSAL_LM", init_ia3_weights=method.init_ia3_weights, **lists)
-
-
-def _ln_tuning_config(request: Request) -> peft.PeftConfig:
-    method = request.method
-    assert isinstance(method, LNTuning)
-    modules = method.target_modules
-    return peft.LNTuningConfig(
-        task_type="CAUSAL_LM",
-        target_modules=list(modules) if isinstance(modules, tuple) else modules,
-        modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
-    )
-
-
-#: The function that builds each method's config; None for methods that PEFT does not have.
-CONFIGS: dict[MethodName, Callable[[Request], peft.PeftConfig] | None] = {
-    "full": None,
-    "lora": _low_rank_config,
-    "qlora": _low_rank_config,
-    "adapter": None,
-    "prefix": _prefix_config,
-    "prompt": _prompt_config,
-    "ia3": _ia3_config,
-    "ln_tuning": _ln_tuning_config,
-}
+    task = task_type or request.task.upper()
+    return getattr(peft, config_class)(task_type=task, **config_arguments(request.method))
 
 
 def get_peft_model(model: nn.Module, config: peft.PeftConfig, **options: Any) -> nn.Module:
@@ -182,7 +133,9 @@ def adapter_dtype(request: Request) -> torch.dtype:
     return getattr(torch, "float32" if training.adapter_dtype == "float32" else training.dtype)
 
 
-def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM") -> nn.Module:
+def low_rank(
+    model: nn.Module, method: LoRA | QLoRA, dtype: AdapterDType, task_type: str | None = "CAUSAL_LM"
+) -> nn.Module:
     """Add PEFT's low-rank layers to a model, with parameters in float32 or in each base layer's compute dtype.
 
     PEFT does not cast them on the meta device (BaseTunerLayer._move_adapter_to_device_of_base_layer).
@@ -192,20 +145,21 @@ def low_rank(model: nn.Module, method: LowRank, dtype: AdapterDType, task_type: 
     return model
 
 
-def low_rank_config(method: LowRank, task_type: str | None = "CAUSAL_LM") -> peft.LoraConfig:
+def low_rank_config(method: LoRA | QLoRA, task_type: str | None = "CAUSAL_LM") -> peft.LoraConfig:
     """PEFT's config of a low-rank method."""
-    modules = method.target_modules
-    return peft.LoraConfig(
-        task_type=task_type,
-        r=method.r,
-        lora_alpha=method.lora_alpha,
-        lora_dropout=method.lora_dropout,
-        target_modules=list(modules) if isinstance(modules, tuple) else modules,
-        use_rslora=method.use_rslora,
-        use_dora=method.use_dora,
-        bias=method.bias,
-        modules_to_save=list(method.modules_to_save) if method.modules_to_save else None,
+    return peft.LoraConfig(task_type=task_type, **config_arguments(method))
+
+
+def added_buffers(model: nn.Module) -> set[int]:
+    """The identities of the buffers that PEFT's layers add: frozen matrices and indices."""
+    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    owners = (
+        getattr(layer, name, None)
+        for layer in layers
+        if not isinstance(layer, LNTuningLayer)
+        for name in (*layer.adapter_layer_names, *layer.other_param_names)
     )
+    return {id(buffer) for owner in owners if isinstance(owner, torch.nn.Module) for buffer in owner.buffers()}
 
 
 def cast(model: nn.Module, dtype: AdapterDType) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import bitsandbytes as bnb
 import torch
 
+from validation.reference.methods import added_buffers
 from validation.reference.module_paths import unwrapped
 from validation.reference.optimizers import states
 
@@ -23,8 +24,9 @@ def track_model(tracker: MemoryTracker, reference: ReferenceModel) -> None:
         tracker.track_external(name, parameter, "base_weights" if name in reference.base else "adapter_weights")
         for constant, tensor in quantization_constants(getattr(parameter, "quant_state", None)):
             tracker.track_external(f"{name}.{constant}", tensor, "quantization_constants")
+    added = added_buffers(reference.model)
     for name, buffer in reference.named_buffers():
-        tracker.track_external(name, buffer, "base_weights")
+        tracker.track_external(name, buffer, "adapter_weights" if id(buffer) in added else "base_weights")
 
 
 def track_attributes(tracker: MemoryTracker, reference: ReferenceModel) -> None:

@@ -159,17 +159,12 @@ def _prepared(planned: Planned, method: QLoRA) -> Iterator[NotExpressed]:
         yield differs("method.prepare_model_for_kbit_training", requested, PREPARED)
 
 
-#: None for a method that axolotl lacks: its own adapters are lora, qlora and llama-adapter. Source: schemas/peft.py,
+#: The methods that axolotl has: its own adapters are lora, qlora and llama-adapter. Source: schemas/peft.py,
 #: validate_adapter.
 METHOD_PARTS: MethodParts = {
     "full": _full,
     "lora": _lora,
     "qlora": _qlora,
-    "adapter": None,
-    "prefix": None,
-    "prompt": None,
-    "ia3": None,
-    "ln_tuning": None,
 }
 
 

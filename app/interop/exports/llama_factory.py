@@ -131,17 +131,12 @@ def _stage(planned: Planned) -> dict[str, Any]:
     return keys
 
 
-#: None for a method that LLaMA-Factory lacks: its `finetuning_type` is full, freeze, lora or oft. Source:
+#: The methods that are exported to LLaMA-Factory, whose `finetuning_type` is full, freeze, lora or oft. Source:
 #: hparams/finetuning_args.py.
 METHOD_PARTS: MethodParts = {
     "full": _full,
     "lora": _low_rank,
     "qlora": _low_rank,
-    "adapter": None,
-    "prefix": None,
-    "prompt": None,
-    "ia3": None,
-    "ln_tuning": None,
 }
 
 

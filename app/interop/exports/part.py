@@ -177,8 +177,8 @@ def emptied(planned: Planned) -> tuple[dict[str, Any], tuple[NotExpressed, ...]]
     return keys, (differs("training.empty_cache_at", training.empty_cache_at, why),)
 
 
-#: The function that writes each method's keys for a tool; None if the tool lacks the method.
-MethodParts = dict["MethodName", "Callable[[Planned], Part] | None"]
+#: The function that writes the keys of each method that a tool has.
+MethodParts = dict["MethodName", "Callable[[Planned], Part]"]
 
 
 def method_part(planned: Planned, tool: str, parts: MethodParts) -> Part:
@@ -188,9 +188,9 @@ def method_part(planned: Planned, tool: str, parts: MethodParts) -> Part:
         PlanError: if the tool lacks the method.
     """
     name = planned.request.method.name
-    part = parts[name]
+    part = parts.get(name)
     if part is None:
-        *others, last = (known for known, each in parts.items() if each is not None)
+        *others, last = parts
         message = f"{tool} has no {name} method, only {', '.join(others)} and {last}: use the format peft"
         raise refusal("method.name", message, name)
     return part(planned)

@@ -19,6 +19,7 @@ from app.interop.exports.literal import WIDTH, literal
 from app.resources import TEMPLATES
 from calculator.common.errors import refusal
 from calculator.families import FAMILIES
+from calculator.methods.config_arguments import config_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +55,9 @@ class MethodScript:
     """What a method adds to the script."""
 
     #: The template in templates/exports/methods, which extends that of the whole script.
-    template: str
+    template: str = "peft_config"
     #: The packages that its code names.
-    imports: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ("peft",)
     #: Additional variables of the template.
     context: Callable[[Any], dict[str, Any]] = lambda _: {}
 
@@ -138,15 +139,12 @@ UNPADDED: tuple[TrainerName, ...] = ("trl-orpo", "trl-grpo", "trl-rloo")
 #: The methods whose templates name their adapters' configuration.
 COMPARED: tuple[MethodName, ...] = ("full", "lora", "qlora")
 
+#: The methods whose code is not PEFT's configuration alone.
 SCRIPTS: dict[MethodName, MethodScript] = {
-    "full": MethodScript(template="full"),
-    "lora": MethodScript(template="low_rank", imports=("peft",)),
-    "qlora": MethodScript(template="low_rank", imports=("peft",)),
+    "full": MethodScript(template="full", imports=()),
+    "lora": MethodScript(template="low_rank"),
+    "qlora": MethodScript(template="low_rank"),
     "adapter": MethodScript(template="adapter", imports=("nn",), context=bottleneck.context),
-    "prefix": MethodScript(template="prefix", imports=("peft",)),
-    "prompt": MethodScript(template="prompt", imports=("peft",)),
-    "ia3": MethodScript(template="ia3", imports=("peft",)),
-    "ln_tuning": MethodScript(template="ln_tuning", imports=("peft",)),
 }
 
 
@@ -157,7 +155,7 @@ def exported(planned: Planned) -> Exported:
         PlanError: if the trainer has no script yet.
     """
     method, name = planned.request.method, planned.request.training.trainer
-    script, trainer = SCRIPTS[method.name], TRAINER_SCRIPTS.get(name)
+    script, trainer = SCRIPTS.get(method.name, MethodScript()), TRAINER_SCRIPTS.get(name)
     if trainer is not None and trainer.adds_adapters:
         _check_compared(planned.request, name)
     if trainer is None:
@@ -208,12 +206,14 @@ def _context(planned: Planned, script: MethodScript, trainer: TrainerScript) -> 
     by_hand = quantization is not None and (request.model.id is None or quantization.blocksize != DEFAULT_BLOCKSIZE)
     return {
         "accelerator": _accelerator(request),
+        "arguments": config_arguments(method),
         "attention": planned.attention,
         "by_hand": by_hand,
         "adds_adapters": trainer.adds_adapters,
         "config": request.model.config,
         "ddp": several_gpus.changed_ddp(request),
         "ddp_keys": several_gpus.ddp_keys(request),
+        "peft_class": method.facts.config_class,
         "header": header(request, plan, _run(request), _not_expressed(request)),
         "imports": _imports(request, script, by_hand=by_hand),
         "label": method.facts.label,

@@ -1,16 +1,18 @@
 """PEFT's adapter_config.json as a request.
 
-Source: peft 0.21, tuners/{lora,prefix_tuning,prompt_tuning,ia3,ln_tuning}/config.py.
+A method's settings have the names and defaults of PEFT's configuration, so that one reader reads most methods.
+Source: peft 0.21, tuners/*/config.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from app.interop.imports.base_storage import on_its_base
 from app.interop.imports.reference import reference
 from app.interop.imports.without_effect import WITHOUT_EFFECT
 from calculator.common.errors import refusal
+from calculator.inputs.settings import declared
 from calculator.methods import METHODS
 
 if TYPE_CHECKING:
@@ -19,31 +21,48 @@ if TYPE_CHECKING:
     from app.interop.imports.imported import Imported
     from app.interop.imports.keys import Keys
     from calculator.common.names import MethodName
+    from calculator.inputs.settings import Declared
+
+#: Methods by PEFT's name. QLoRA's file is LoRA's: the base model's config.json states that it is stored in 4 bits.
+NAMES: dict[str, MethodName] = {
+    cls.facts.peft_type: name for name, cls in METHODS.items() if cls.facts.peft_type and name != "qlora"
+}
 
 
 def imported(keys: Keys, given: Any) -> Imported:
     """Return the request of an adapter; `given` replaces the model that the file names."""
     model = reference(keys, "base_model_name_or_path", given)
-    keys.forget(WITHOUT_EFFECT["peft"])
     kind = keys.take("peft_type")
-    readers = {METHODS[name].facts.peft_type: reader for name, reader in READERS.items() if reader is not None}
-    if not isinstance(kind, str) or kind not in readers:
-        raise refusal("content.peft_type", f"is not modelled: {', '.join(map(str, readers))} are", kind)
-    return keys.close("peft", {"model": model, **on_its_base(keys, readers[kind](keys), model)})
+    if not isinstance(kind, str) or kind not in NAMES:
+        raise refusal("content.peft_type", f"is not modelled: {', '.join(NAMES)} are", kind)
+    name = NAMES[kind]
+    cls: type = METHODS[name]
+    settings = declared(cls)
+    keys.forget(set(WITHOUT_EFFECT["peft"]).difference(setting.name for setting in settings))
+    if keys.left.get("bias") == "none" and all(setting.name != "bias" for setting in settings):
+        del keys.left["bias"]
+    method = {"name": name, **{setting.name: _read(keys, setting) for setting in settings}}
+    if name in CHECKS:
+        CHECKS[name](keys, method)
+    return keys.close("peft", {"model": model, **on_its_base(keys, method, model)})
 
 
-def _low_rank(keys: Keys) -> dict[str, Any]:
-    return {
-        "name": "lora",
-        "r": keys.integer("r", 8),
-        "lora_alpha": keys.number("lora_alpha", 8),
-        "lora_dropout": keys.number("lora_dropout", 0.0),
-        "target_modules": _targets(keys),
-        "use_rslora": keys.flag("use_rslora"),
-        "use_dora": keys.flag("use_dora"),
-        "bias": keys.take("bias", "none"),
-        "modules_to_save": keys.names("modules_to_save"),
-    }
+def _read(keys: Keys, setting: Declared) -> Any:
+    """Return the value of a setting by its type, with PEFT's default."""
+    name, default = setting.name, setting.default
+    if name in READERS:
+        return READERS[name](keys)
+    kinds = get_args(setting.type) or (setting.type,)
+    if any(get_origin(kind) is tuple for kind in (setting.type, *kinds)):
+        return keys.names(name)
+    if setting.choices:
+        choices = (*setting.choices, *((True, False) if bool in kinds else ()))
+        return keys.choice(name, {choice: choice for choice in choices}, default, str(default))
+    if bool in kinds:
+        return keys.flag(name, default=default)
+    if keys.left.get(name) is None:
+        return default
+    return keys.number(name, default) if float in kinds else keys.integer(name, default)
 
 
 def _targets(keys: Keys) -> Any:
@@ -58,24 +77,6 @@ def _targets(keys: Keys) -> Any:
     return None
 
 
-def _prefix(keys: Keys) -> dict[str, Any]:
-    width = keys.take("encoder_hidden_size")
-    method = {
-        "name": "prefix",
-        "num_virtual_tokens": keys.integer("num_virtual_tokens", 20),
-        "prefix_projection": keys.flag("prefix_projection"),
-    }
-    if method["prefix_projection"] and width is not None:
-        keys.miss(
-            "encoder_hidden_size", width, "is not modelled: the width of the keys and values, PEFT's default, is used"
-        )
-    return method
-
-
-def _prompt(keys: Keys) -> dict[str, Any]:
-    return {"name": "prompt", "num_virtual_tokens": keys.integer("num_virtual_tokens", 20)}
-
-
 def _feedforward(keys: Keys) -> list[str] | None:
     """Return a list of names. PEFT reads text as a pattern, and an empty list as no modules."""
     value = keys.left.get("feedforward_modules")
@@ -86,33 +87,29 @@ def _feedforward(keys: Keys) -> list[str] | None:
     return keys.names("feedforward_modules")
 
 
-def _ia3(keys: Keys) -> dict[str, Any]:
-    return {
-        "name": "ia3",
-        "target_modules": _targets(keys),
-        "feedforward_modules": _feedforward(keys),
-        "modules_to_save": keys.names("modules_to_save"),
-        "init_ia3_weights": keys.flag("init_ia3_weights", default=True),
-    }
+def _check_prefix(keys: Keys, method: dict[str, Any]) -> None:
+    """List a width of the projection other than PEFT's default."""
+    width = keys.take("encoder_hidden_size")
+    if method["prefix_projection"] and width is not None:
+        keys.miss(
+            "encoder_hidden_size", width, "is not modelled: the width of the keys and values, PEFT's default, is used"
+        )
 
 
-def _ln_tuning(keys: Keys) -> dict[str, Any]:
-    return {
-        "name": "ln_tuning",
-        "target_modules": _targets(keys),
-        "modules_to_save": keys.names("modules_to_save"),
-    }
+def _check_p_tuning(keys: Keys, method: dict[str, Any]) -> None:  # noqa: ARG001  as the other checks
+    """List an encoder other than PEFT's default, an MLP, which has no such layers or dropout."""
+    kind = keys.take("encoder_reparameterization_type", "MLP")
+    if kind != "MLP":
+        keys.miss("encoder_reparameterization_type", kind, "is not modelled: MLP, PEFT's default, is used")
+    else:
+        keys.forget(("encoder_num_layers", "encoder_dropout"))
 
 
-#: The function that reads each method's settings from an adapter_config.json; None if PEFT has no such file. QLoRA's
-#: file is LoRA's: the base model's config.json states that it is stored in 4 bits.
-READERS: dict[MethodName, Callable[[Keys], dict[str, Any]] | None] = {
-    "full": None,
-    "lora": _low_rank,
-    "qlora": None,
-    "adapter": None,
-    "prefix": _prefix,
-    "prompt": _prompt,
-    "ia3": _ia3,
-    "ln_tuning": _ln_tuning,
+#: Settings that are not read by their type alone.
+READERS: dict[str, Callable[[Keys], Any]] = {"target_modules": _targets, "feedforward_modules": _feedforward}
+
+#: What else is read of a method's file.
+CHECKS: dict[MethodName, Callable[[Keys, dict[str, Any]], None]] = {
+    "prefix": _check_prefix,
+    "p_tuning": _check_p_tuning,
 }

@@ -33,7 +33,7 @@ from calculator import catalogue
 from calculator.common.errors import PlanError
 from calculator.estimate.answer import Estimate
 from calculator.estimate.request import parse_request
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 
 router = APIRouter(include_in_schema=False)
 
@@ -130,6 +130,7 @@ def _constants() -> dict[str, Any]:
         "groups": groups(),
         "labels": {**LABELS, FILE: "The file"},
         "methods": {name: cls.facts for name, cls in METHODS.items()},
+        "usual_methods": USUAL_METHODS,
         "models": catalogue.models(),
         "tools": TOOLS,
         "verdict_text": verdict,

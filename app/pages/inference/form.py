@@ -10,6 +10,7 @@ from app.forms import messages as form_messages
 from app.forms.fields import CARD, INFERENCE_FIELDS, METHOD, RESERVED, SERVING
 from app.forms.layout import MODEL_LABELS, gpu_id
 from app.forms.plan_form import Form, non_default, query, typed_fields, typed_model
+from calculator.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,6 +49,11 @@ class InferenceForm:
     def method(self) -> str:
         """The name of the selected method."""
         return self.typed["method"]
+
+    @property
+    def shown_methods(self) -> tuple[str, ...]:
+        """The methods whose settings the form shows: all, because another one is chosen without a new page."""
+        return tuple(METHODS)
 
     @property
     def card(self) -> str:

@@ -146,7 +146,7 @@ def lines_of(method: MethodName) -> Callable[[Any], tuple[Line, ...]]:
     return lines
 
 
-#: The inputs of each method's example.
+#: The inputs of the example of each method that the lesson has.
 SETTINGS: dict[MethodName, type] = {
     "full": OnModel,
     "lora": LowRankOnModel,
@@ -154,8 +154,6 @@ SETTINGS: dict[MethodName, type] = {
     "adapter": AdapterOnModel,
     "prefix": PrefixOnModel,
     "prompt": PromptOnModel,
-    "ia3": OnModel,
-    "ln_tuning": OnModel,
 }
 
 ON_MODEL = {

@@ -13,6 +13,7 @@ FACTS = MethodFacts(
     source="Liu et al. 2022, arXiv 2205.05638, section 3.3; merging: peft, tuners/ia3/layer.py, Linear.merge",
     quality_tier=2,
     peft_type="IA3",
+    config_class="IA3Config",
     default_targets=DEFAULT_TARGETS,
     # peft/tuners/ia3/bnb.py, Linear4bit.forward: its result stays in float32, next to queries in half precision.
     refuses_4_bits="IA³ over a base in 4 bits is not modelled: PEFT's layers return float32 there, which attention"

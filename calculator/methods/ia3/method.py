@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from calculator.common.errors import Problem
 from calculator.inputs.settings import setting
@@ -11,9 +11,11 @@ from calculator.methods.costs import OtherOperations
 from calculator.methods.ia3 import layer
 from calculator.methods.ia3.facts import FACTS
 from calculator.methods.ia3.targets import DEFAULT_FEEDFORWARD
-from calculator.methods.targeted.method import TargetedMethod
+from calculator.methods.targeted import settings
+from calculator.methods.targeted.adapted_linear import AdaptedLinear
+from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.methods.targeted.refusals import names_one_layer
-from calculator.resident.module_spec import Added, ModuleSpec
+from calculator.resident.module_spec import Added
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,34 +26,26 @@ if TYPE_CHECKING:
     from calculator.inputs.training import Training
     from calculator.layers.bound_module import BoundModule
     from calculator.methods.costs import MergeStep
+    from calculator.resident.module_spec import ModuleSpec
     from calculator.resident.tensors import ResidentTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IA3(TargetedMethod):
+class IA3(AdaptedLinear):
     """out_features parameters for each adapted matrix, in_features for a feed-forward one."""
 
     name = "ia3"
     facts = FACTS
 
-    target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
-        None,
-        label="Target modules",
-        help="Names of the modules to adapt, all-linear, or null for PEFT's default for the family.",
-        example="all-linear",
-    )
+    target_modules: TargetModules = settings.target_modules()
     feedforward_modules: tuple[str, ...] | None = setting(
         None,
         label="Feed-forward modules",
         help="Names of the adapted modules whose input is scaled, or null for PEFT's default for the family.",
         example=("down_proj",),
     )
-    modules_to_save: tuple[str, ...] | None = setting(
-        None,
-        label="Modules to save",
-        help="Modules that are copied and trained in full, by name.",
-        example=("lm_head",),
-    )
+    modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+    exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
     init_ia3_weights: bool = setting(
         True, label="Initialise to ones", help="Start from vectors of ones; memory is the same."
     )
@@ -71,16 +65,11 @@ class IA3(TargetedMethod):
             message = f"{' and '.join(missing)} must be among target_modules too"
             yield Problem(loc=loc, msg=message, input=list(names))
 
-    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
-        """Frozen, with a vector added to each target."""
-        dtype = training.dtype
-        if self.is_saved(path):
-            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save")
-        if not self.is_target(path, module, model):
-            return ModuleSpec(dtype=dtype)
+    def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:
+        """A vector."""
         feedforward = self._is_feedforward(path, model)
         shape = (1, module.in_features) if feedforward else (module.out_features, 1)
-        return ModuleSpec(dtype=dtype, added=(Added(name=layer.VECTOR, shape=shape, dtype=training.added_dtype),))
+        return (Added(name=layer.VECTOR, shape=shape, dtype=training.added_dtype),)
 
     def _is_feedforward(self, path: str, model: Model) -> bool:
         """Whether PEFT treats a module as feed-forward, by how its path ends (IA3Model)."""

@@ -13,6 +13,7 @@ FACTS = MethodFacts(
     source="Zhao et al. 2023, arXiv 2312.11420, abstract; merging: peft, tuners/ln_tuning/layer.py, merge",
     quality_tier=2,
     peft_type="LN_TUNING",
+    config_class="LNTuningConfig",
     default_targets=DEFAULT_TARGETS,
     trains_copies=True,
     # A product and a sum for the copy's gradient; the rest is the base module's own work.

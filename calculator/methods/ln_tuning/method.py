@@ -11,6 +11,7 @@ from calculator.common.errors import Problem, refusal
 from calculator.inputs.settings import setting
 from calculator.methods.costs import MergeStep
 from calculator.methods.ln_tuning.facts import FACTS
+from calculator.methods.targeted import settings
 from calculator.methods.targeted.matching import is_named
 from calculator.methods.targeted.method import TargetedMethod
 from calculator.resident.module_spec import ModuleSpec
@@ -50,6 +51,7 @@ class LNTuning(TargetedMethod):
         help="Further modules that are copied and trained in full, by name.",
         example=("lm_head",),
     )
+    exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
 
     def check(self, model: Model, training: Training) -> None:
         """Refuse targets that PEFT refuses, and trainers whose steps are not modelled with copies."""

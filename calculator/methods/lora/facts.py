@@ -2,7 +2,7 @@
 
 from calculator.methods.facts import MethodFacts
 from calculator.methods.low_rank.candidates import RANKS
-from calculator.methods.low_rank.targets import DEFAULT_TARGETS
+from calculator.methods.targeted.default_targets import DEFAULT_TARGETS
 
 FACTS = MethodFacts(
     label="LoRA",
@@ -15,6 +15,7 @@ FACTS = MethodFacts(
     quality_tier=0,
     candidate_sizes=RANKS,
     peft_type="LORA",
+    config_class="LoraConfig",
     default_targets=DEFAULT_TARGETS,
     forward_operations=2,
     backward_operations=4,

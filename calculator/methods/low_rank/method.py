@@ -10,7 +10,8 @@ from calculator.inputs.settings import setting
 from calculator.methods.low_rank import layer, merge
 from calculator.methods.low_rank.operations import NO_PRODUCT, dora_norms
 from calculator.methods.low_rank.targets import FUSED_EXPERTS, expert_problems
-from calculator.methods.targeted.method import TargetedMethod
+from calculator.methods.targeted import settings
+from calculator.methods.targeted.method import TargetedMethod, TargetModules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,12 +38,7 @@ class LowRank(TargetedMethod):
     lora_dropout: float = setting(
         0.0, label="Dropout", help="Dropout on the input of the low-rank path.", minimum=0, maximum=0.99
     )
-    target_modules: Literal["all-linear"] | tuple[str, ...] | None = setting(
-        None,
-        label="Target modules",
-        help="Names of the modules to adapt, all-linear, or null for PEFT's default for the family.",
-        example="all-linear",
-    )
+    target_modules: TargetModules = settings.target_modules()
     use_rslora: bool = setting(
         False, label="rsLoRA", help="Scale by lora_alpha / √r instead (Kalajdzievski 2023); memory is the same."
     )
@@ -52,12 +48,8 @@ class LowRank(TargetedMethod):
     bias: Literal["none", "all", "lora_only"] = setting(
         "none", label="Train biases", help="Which biases of the base model are trained too."
     )
-    modules_to_save: tuple[str, ...] | None = setting(
-        None,
-        label="Modules to save",
-        help="Modules that are copied and trained in full, by name.",
-        example=("lm_head",),
-    )
+    modules_to_save: tuple[str, ...] | None = settings.modules_to_save()
+    exclude_modules: tuple[str, ...] | None = settings.exclude_modules()
 
     @property
     def trains_biases(self) -> bool:
@@ -75,9 +67,9 @@ class LowRank(TargetedMethod):
         where = "every linear layer" if self.target_modules == "all-linear" else "attention"
         return f"r {self.r} on {where}"
 
-    def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
+    def quality_tier(self, parameters: int) -> int:
         """The best tier where every linear layer is adapted, else the next."""
-        return self.facts.quality_tier if self.target_modules == "all-linear" else self.facts.quality_tier + 1
+        return TargetedMethod.quality_tier(self, parameters) + (self.target_modules != "all-linear")
 
     def own_problems(self, model: Model, found: dict[str, Module]) -> Iterator[Problem]:
         """Fused experts, and DoRA on an embedding."""

@@ -1,4 +1,4 @@
-"""Which modules LoRA adapts by default, and which it can't adapt."""
+"""Modules that LoRA can't adapt: fused experts."""
 
 from __future__ import annotations
 
@@ -13,36 +13,6 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.methods.targeted.method import TargetedMethod
-
-#: The modules that `target_modules=None` adapts, by model_type.
-#: Source: peft 0.21, peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.
-DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
-    "bart": ("q_proj", "v_proj"),
-    "bert": ("query", "value"),
-    "bloom": ("query_key_value",),
-    "deberta-v2": ("query_proj", "value_proj"),
-    "falcon": ("query_key_value",),
-    "gemma": ("q_proj", "v_proj"),
-    "gemma2": ("q_proj", "v_proj"),
-    "gemma3_text": ("q_proj", "v_proj"),
-    "gpt2": ("c_attn",),
-    "gpt_bigcode": ("c_attn",),
-    "gpt_neo": ("q_proj", "v_proj"),
-    "gpt_neox": ("query_key_value",),
-    "gptj": ("q_proj", "v_proj"),
-    "llama": ("q_proj", "v_proj"),
-    "mistral": ("q_proj", "v_proj"),
-    "mixtral": ("q_proj", "v_proj"),
-    "mpt": ("Wqkv",),
-    "opt": ("q_proj", "v_proj"),
-    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "qwen2": ("q_proj", "v_proj"),
-    "qwen3": ("q_proj", "v_proj"),
-    "roberta": ("query", "value"),
-    "stablelm": ("q_proj", "v_proj"),
-    "t5": ("q", "v"),
-    "xlm-roberta": ("query", "value"),
-}
 
 _EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 

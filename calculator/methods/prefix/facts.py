@@ -14,6 +14,7 @@ FACTS = MethodFacts(
     quality_tier=2,
     candidate_sizes=TOKENS,
     peft_type="PREFIX_TUNING",
+    config_class="PrefixTuningConfig",
     always_float32=True,
     refuses_checkpointing=True,
     masks_attention=True,

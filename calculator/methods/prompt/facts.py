@@ -17,6 +17,7 @@ FACTS = MethodFacts(
     quality_tier=2,
     candidate_sizes=TOKENS,
     peft_type="PROMPT_TUNING",
+    config_class="PromptTuningConfig",
     always_float32=True,
     lengthens_input=True,
     # Checked with peft 0.21.2 and transformers 5.24.0: tests/validation/comparison/test_generate.py.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from calculator.architecture.dimension import elements, named
 from calculator.common.errors import refusal
+from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
 from calculator.methods.prompt.facts import FACTS, LARGE_MODEL
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class Prompt(VirtualTokens):
     """num_virtual_tokens · hidden_size parameters."""
 
-    name = "prompt"
+    name: ClassVar[MethodName] = "prompt"
     facts = FACTS
 
     num_virtual_tokens: int = setting(
@@ -41,7 +42,7 @@ class Prompt(VirtualTokens):
 
     def quality_tier(self, parameters: int) -> int:
         """The facts' tier on a large model, the next on a smaller one."""
-        return self.facts.quality_tier if parameters >= LARGE_MODEL else self.facts.quality_tier + 1
+        return VirtualTokens.quality_tier(self, parameters) + (parameters < LARGE_MODEL)
 
     def check(self, model: Model, training: Training) -> None:  # noqa: ARG002
         """Refuse configs whose number of heads PEFT does not find, and embeddings that are not hidden_size wide."""
@@ -87,8 +88,7 @@ class Prompt(VirtualTokens):
         context.forward_locals.append(inputs_embeds)
         return inputs_embeds
 
-    @staticmethod
-    def encoded(context: Context, p: Dim, width: int) -> Tensor:
+    def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
         """The learned embeddings, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
         context.set_scope("prompt_encoder: ")
         table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)

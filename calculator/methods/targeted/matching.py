@@ -56,7 +56,9 @@ def is_named(path: str, names: tuple[str, ...]) -> bool:
 
 
 def is_requested(path: str, module: Module, method: TargetedMethod, model: Model) -> bool:
-    """Whether `target_modules` matches a module, whatever `modules_to_save` is."""
+    """Whether `target_modules` matches a module and `exclude_modules` does not, whatever `modules_to_save` is."""
+    if method.exclude_modules and is_named(path, method.exclude_modules):
+        return False
     if method.target_modules == "all-linear":
         return module.kind in ("linear", "conv1d") and path != model.head
     return is_named(path, target_names(method, model))

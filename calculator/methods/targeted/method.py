@@ -48,6 +48,11 @@ class TargetedMethod(Method, ABC):
     def modules_to_save(self) -> tuple[str, ...] | None:
         """Names of the modules that are copied and trained in full."""
 
+    @property
+    def exclude_modules(self) -> tuple[str, ...] | None:
+        """Names of modules that are not adapted, although `target_modules` matches them."""
+        return None
+
     def for_model(self, model: Model) -> Self:
         """The method with a classifier's head in `modules_to_save` (PeftModelForSequenceClassification)."""
         if not model.task.classifies:

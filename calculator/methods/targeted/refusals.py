@@ -43,6 +43,8 @@ def _unmatched(method: TargetedMethod, model: Model, names: tuple[str, ...]) -> 
     known = {path.rpartition(".")[2] for path, module in model.paths if module.kind in method.adaptable}
     adaptable = ", ".join(sorted(known.difference(method.refused_names(model))))
     message = f"no module is named {' or '.join(names)}; those that can be adapted are {adaptable}"
+    if method.exclude_modules:
+        message = f"exclude_modules leaves no module to adapt; those that can be adapted are {adaptable}"
     return Problem(loc="method.target_modules", msg=message, input=listed(method.target_modules))
 
 
@@ -89,6 +91,7 @@ def _numbered(method: TargetedMethod) -> Iterator[Problem]:
     targets = method.target_modules if isinstance(method.target_modules, tuple) else ()
     yield from names_one_layer("method.target_modules", targets)
     yield from names_one_layer("method.modules_to_save", method.modules_to_save or ())
+    yield from names_one_layer("method.exclude_modules", method.exclude_modules or ())
 
 
 def names_one_layer(loc: str, names: tuple[str, ...]) -> Iterator[Problem]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def quality_reasons(evaluation: Evaluation) -> Iterator[Reason]:
     """What the method was measured to learn and to forget."""
-    yield from QUALITY[evaluation.method.name](evaluation)
+    if evaluation.method.name in QUALITY:
+        yield from QUALITY[evaluation.method.name](evaluation)
 
 
 def _full(evaluation: Evaluation) -> Iterator[Reason]:
@@ -74,7 +75,7 @@ def _ln_tuning(evaluation: Evaluation) -> Iterator[Reason]:
     )
 
 
-#: What gives each method's reasons.
+#: What gives the reasons of each method that plans try.
 QUALITY: dict[MethodName, Callable[[Evaluation], Iterator[Reason]]] = {
     "full": _full,
     "lora": _low_rank,

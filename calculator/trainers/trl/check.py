@@ -22,7 +22,7 @@ def model_problems(prepared: Subject, facts: TrainerFacts) -> Iterator[Problem]:
         yield Problem(loc="training.precompute_ref_log_probs", msg=message, input=True)
     if not facts.generates:
         yield from _of_generating(prepared, trainer)
-    if method.virtual_tokens:
+    if method.virtual_tokens or method.facts.plain_steps_only:
         message = f"{trainer} with {method.name} is not modelled yet: use the trainer transformers, or another method"
         yield Problem(loc="method.name", msg=message, input=method.name)
     if facts.disables_dropout and model.model_type in ("falcon", "mpt") and _drops_attention(prepared):

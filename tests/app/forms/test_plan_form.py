@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.forms.fields import FIELDS
+from app.forms.fields import FIELDS, METHOD
 from app.forms.plan_form import DEFAULTS, field_of, read, typed_request
 from app.http.bodies import decode_form
 from calculator.estimate.request import parse_request
-from calculator.methods import METHODS
+from calculator.methods import USUAL_METHODS
 
 
 def typed(address):
@@ -119,22 +119,37 @@ def test_a_link_changes_one_field_and_keeps_the_rest():
     assert typed("method=lora&r=32").address(method="qlora") == "?r=32"
 
 
-def test_a_comparison_has_every_method_with_its_own_inputs():
+def test_a_comparison_has_the_usual_methods_with_their_own_inputs():
     methods = {
         method["name"]: method for method in typed("r=4&bottleneck_size=8&num_virtual_tokens=5").comparison()["methods"]
     }
-    assert list(methods) == list(METHODS)
+    assert tuple(methods) == USUAL_METHODS
     assert methods["lora"]["r"] == methods["qlora"]["r"] == 4
     assert methods["adapter"] == {"name": "adapter", "bottleneck_size": 8}
     assert methods["prefix"]["num_virtual_tokens"] == methods["prompt"]["num_virtual_tokens"] == 5
 
 
+def test_a_comparison_has_the_ticked_methods_and_the_chosen_one():
+    methods = typed("method=loha&compared=vera&compared=lokr&r=4&vera_r=64&target_modules=").comparison()["methods"]
+    further = [{"name": "loha", "r": 4}, {"name": "vera", "r": 64}, {"name": "lokr", "r": 4}]
+    assert methods[len(USUAL_METHODS) :] == further
+
+
+def test_ticked_methods_are_in_a_plans_address():
+    assert typed("compared=vera&compared=lokr").address() == "?compared=vera%2Clokr"
+
+
+def test_a_setting_that_differs_between_methods_has_a_field_of_its_own():
+    assert typed("method=vera").shown("vera_r") == "256"
+    assert typed("method=loha").estimate()["method"]["r"] == 16
+    assert field_of("method.r", "vera") == "vera_r"
+    assert field_of("method.r", "loha") == "r"
+
+
 def test_methods_share_an_input_only_where_they_declare_it_alike():
     declared = {}
-    for cls in METHODS.values():
-        for name, field in {f.declared.name: f for f in FIELDS.values()}.items():
-            if name in cls.__dataclass_fields__:
-                declared.setdefault(name, set()).add((str(field.declared.type), field.declared.default))
+    for field in (field for fields in METHOD.values() for field in fields):
+        declared.setdefault(field.name, set()).add((str(field.declared.type), field.declared.default))
     assert {name for name, seen in declared.items() if len(seen) > 1} == set()
 
 

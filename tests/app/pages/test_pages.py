@@ -14,7 +14,7 @@ from app.forms.plan_form import DEFAULTS, read
 from calculator.common.errors import PlanError
 from calculator.devices import gpus
 from calculator.estimate.request import parse_request
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 
 
 def test_the_first_view_answers_already(client):
@@ -24,8 +24,17 @@ def test_the_first_view_answers_already(client):
     assert "Fits" in text
     assert "meta-llama/Llama-3.1-8B" in text
     assert "GeForce RTX 4090" in text
-    for cls in METHODS.values():
-        assert f">{cls.facts.label}</a>" in text
+    for name in USUAL_METHODS:
+        assert f">{METHODS[name].facts.label}</a>" in text
+    assert ">VeRA</a>" not in text
+
+
+def test_a_ticked_method_is_compared_and_its_settings_are_shown(client):
+    text = client.get("/?compared=vera&vera_r=64").text
+    assert ">VeRA</a>" in text
+    assert re.search(r'id="compared-vera"[^>]* checked', text)
+    assert re.search(r'<details class="fold" data-methods="vera"[^>]* hidden', text) is None
+    assert re.search(r'<details class="fold" data-methods="miss"[^>]* hidden', text)
 
 
 def test_the_figures_are_those_of_the_api(client):
@@ -38,7 +47,7 @@ def test_the_figures_are_those_of_the_api(client):
     assert f"{answer['parameters']['trainable']:,}" in text
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*USUAL_METHODS, "miss", "road"])
 def test_the_twin_of_the_page_is_what_the_api_answers(client, method):
     address = f"?method={method}&gradient_checkpointing=false"
     body = re.search(r"-d &#39;(.*?)&#39;|-d '(.*?)'", client.get(f"/{address}").text)
@@ -48,7 +57,7 @@ def test_the_twin_of_the_page_is_what_the_api_answers(client, method):
 
 def test_the_comparison_has_a_twin_too(client):
     rows = client.get("/compare.json?r=4").json()["rows"]
-    assert [row["method"]["name"] for row in rows] == list(METHODS)
+    assert tuple(row["method"]["name"] for row in rows) == USUAL_METHODS
 
 
 def test_a_twin_refuses_what_no_input_has(client):

@@ -7,7 +7,7 @@ from calculator.compare.methods import MOST_METHODS, cards, compare, parse_compa
 from calculator.devices import cuda_context, gpu, gpus, library_workspace
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 
 PLAN = {"model": "meta-llama/Llama-3.1-8B", "device": {"gpu": "rtx-4090"}, "training": {"gradient_checkpointing": True}}
 
@@ -17,8 +17,8 @@ def test_every_method_has_its_words_and_their_source():
         assert all((facts.label, facts.trainable, facts.inference_overhead, facts.best_for, facts.source))
 
 
-def test_only_low_rank_updates_ia3_and_ln_tuning_can_be_merged():
-    assert {name: cls.facts.mergeable for name, cls in METHODS.items()} == {
+def test_of_the_usual_methods_only_low_rank_updates_ia3_and_ln_tuning_can_be_merged():
+    assert {name: METHODS[name].facts.mergeable for name in USUAL_METHODS} == {
         "full": None,
         "lora": True,
         "qlora": True,
@@ -30,9 +30,9 @@ def test_only_low_rank_updates_ia3_and_ln_tuning_can_be_merged():
     }
 
 
-def test_without_methods_all_of_them_are_compared_with_their_defaults():
+def test_without_methods_the_usual_ones_are_compared_with_their_defaults():
     requests = parse_comparison(PLAN)
-    assert [request.method for request in requests] == [cls() for cls in METHODS.values()]
+    assert [request.method for request in requests] == [METHODS[name]() for name in USUAL_METHODS]
     assert {request.training for request in requests} == {requests[0].training}
 
 

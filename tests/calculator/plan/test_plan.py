@@ -9,7 +9,7 @@ from calculator.devices import Verdict, gpu
 from calculator.estimate.estimate import estimate
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
-from calculator.methods import METHODS
+from calculator.methods import USUAL_METHODS
 from calculator.plan.plan import plan
 from calculator.plan.proposals import MOST_CONFIGURATIONS
 from calculator.plan.reasons.rules import RULES
@@ -181,7 +181,7 @@ def test_3b_on_8_gb_uses_every_saving_and_states_how_little_is_left(plans):
 def test_an_immutable_base_is_offered_every_method_that_leaves_it_unchanged(plans):
     part = plans["an immutable base"]
     assert out(part) == {"full": "immutable_base"}
-    assert set(methods(part)) == set(METHODS) - {"full"}
+    assert set(methods(part)) == set(USUAL_METHODS) - {"full"}
     for configuration in part.configurations:
         assert "immutable_base" in reasons(configuration, "for")
         assert "merges" not in reasons(configuration, "for")
@@ -194,7 +194,7 @@ def test_where_nothing_fits_the_nearest_miss_states_what_would(plans):
     """70B does not go onto 24 GB, whatever the lesson says; 48 GB hold it."""
     part = plans["nothing fits"]
     assert part.configurations == ()
-    assert set(out(part)) == set(METHODS)
+    assert set(out(part)) == set(USUAL_METHODS)
     miss = part.miss
     assert miss.request.method.name == "qlora"
     assert miss.short_bytes == miss.estimate.memory.required_bytes - gpu("rtx-4090").usable_bytes > 20 * GIB
@@ -256,7 +256,7 @@ def test_a_plan_is_short_needs_few_estimates_and_mentions_every_method(plans, na
     part = plans[name]
     assert len(part.configurations) <= MOST_CONFIGURATIONS
     assert part.estimates <= 80
-    assert set(methods(part)) | set(out(part)) == set(METHODS)
+    assert set(methods(part)) | set(out(part)) == set(USUAL_METHODS)
 
 
 def test_every_rule_is_used_somewhere():

@@ -7,7 +7,7 @@ from calculator.estimate.request import ModelReference
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.training import Device
-from calculator.methods import METHODS, Adapter, LoRA
+from calculator.methods import USUAL_METHODS, Adapter, LoRA
 from calculator.plan.evaluator import Candidate, Evaluator
 from calculator.plan.needs import Needs
 from calculator.plan.plan import plan
@@ -136,7 +136,7 @@ def test_a_sequence_and_tasks_that_are_both_too_many_are_changed_together():
 
 def test_every_unmerged_method_shares_a_batch_and_states_its_overhead():
     part = planned(USUAL, 20)
-    assert {each.request.method.name for each in part.configurations} == set(METHODS) - {"full"}
+    assert {each.request.method.name for each in part.configurations} == set(USUAL_METHODS) - {"full"}
     for configuration in part.configurations:
         shares = "requests for 20 tasks can share a batch" in reasons(configuration, "for").get("mixed_batch", "")
         assert shares != configuration.request.method.facts.trains_copies

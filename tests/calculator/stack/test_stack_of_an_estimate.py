@@ -81,7 +81,10 @@ def problems(body: dict[str, Any]) -> dict[str, str]:
     ("changes", "expected"),
     [
         ({"model": "google/gemma-2-2b"}, "what transformers 4.48 does for gemma2 is not known: use 5.24"),
-        ({"method": {"name": "prefix"}}, "how transformers 4.48 runs the virtual tokens of prefix is not known: use 5"),
+        (
+            {"method": {"name": "prefix"}},
+            "how transformers 4.48 runs the added parameters of prefix is not known",
+        ),
         ({"training": {"sequence_length": 4096}}, "the masks of transformers 4.48 for 4,096 tokens and a sliding win"),
     ],
 )

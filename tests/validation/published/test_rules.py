@@ -61,8 +61,19 @@ def test_adapters_of_an_older_peft_have_the_models_dtype():
 
 
 def test_a_method_that_the_calculator_does_not_have_is_not_expressed():
-    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "LN_TUNING"]
+    rows = [each for each in measurements() if each.source == "peft_metamathqa" and each.method == "TINYLORA"]
     assert {each.expressed for each in rows} == {"not"}
+
+
+def test_the_runs_of_further_methods_have_the_published_number_of_trained_parameters():
+    rows = {f"peft_metamathqa/{row['id']}": row for source in sources() for row in source.rows if "peft_config" in row}
+    checked = set()
+    for each in measurements():
+        if each.source == "peft_metamathqa" and each.run.request is not None and each.expressed == "whole":
+            trained = estimate(parse_request({**each.run.request, "reserved": "rule"})).parameters.trainable
+            assert trained == rows[each.id.rpartition("/")[0]]["trainable_params"], each.id
+            checked.add(each.run.request["method"]["name"])
+    assert {"beft", "miss", "oft", "p_tuning", "randlora", "vera"} <= checked
 
 
 def test_the_ia3_runs_have_the_published_number_of_trained_parameters():

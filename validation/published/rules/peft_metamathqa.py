@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from calculator.inputs.settings import declared
+from calculator.methods import METHODS
 from validation.published.buckets import LONGEST, STEPS_BETWEEN, UNIT, histogram
 from validation.published.measurement import Run, measurement
 
@@ -70,16 +72,19 @@ def _method(row: Row) -> dict[str, Any] | str:
     config = row["peft_config"]
     if row["method"] == "FULL":
         return {"name": "full"}
-    if row["method"] == "PROMPT_TUNING":
-        return {"name": "prompt", "num_virtual_tokens": config["num_virtual_tokens"]}
-    if row["method"] == "PREFIX_TUNING":
-        return {"name": "prefix", "num_virtual_tokens": config["num_virtual_tokens"]}
-    if row["method"] == "IA3":
-        names = ("target_modules", "feedforward_modules")
-        return {"name": "ia3", **{name: sorted(config[name]) for name in names}}
     if row["method"] == "LORA":
         return _lora(row)
-    return "a method that the calculator does not have"
+    name = next((name for name, cls in METHODS.items() if cls.facts.peft_type == row["method"]), None)
+    if name is None:
+        return "a method that the calculator does not have"
+    cls: type = METHODS[name]
+    names = (setting.name for setting in declared(cls) if setting.name in config)
+    return {"name": name, **{each: _sorted(config[each]) for each in names}}
+
+
+def _sorted(value: Any) -> Any:
+    """A list of names in order: PEFT writes sets."""
+    return sorted(value) if isinstance(value, list) else value
 
 
 def _lora(row: Row) -> dict[str, Any] | str:

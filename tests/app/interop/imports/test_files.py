@@ -148,7 +148,7 @@ def test_a_model_that_the_catalogue_lacks_stays_with_a_word_on_what_to_do():
         ("!!python/object/apply:os.system ['true']", "content", "YAML"),
         ("base_model: x\nadapter: llama-adapter", "content.adapter", "not a supported method"),
         ("model_name_or_path: x\nfinetuning_type: freeze", "content.finetuning_type", "not a supported method"),
-        ('{"peft_type": "LOHA", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
+        ('{"peft_type": "XLORA", "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
         ('{"peft_type": ["LORA"], "base_model_name_or_path": "gpt2"}', "content.peft_type", "not modelled"),
         ('{"peft_type": "LORA"}', "model", "give a catalogue id"),
         ('{"peft_type": "LORA", "peft_type": "LORA"}', "content", "twice"),

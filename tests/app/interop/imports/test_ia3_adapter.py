@@ -18,6 +18,7 @@ def imported(tmp_path, **settings):
 
 def test_the_file_that_peft_writes_is_the_request_that_it_was_written_from(tmp_path):
     settings = {"target_modules": ["down_proj"], "feedforward_modules": ["down_proj"], "modules_to_save": ["lm_head"]}
+    settings["exclude_modules"] = ["lm_head"]
     found = imported(tmp_path, **settings, init_ia3_weights=False)
     assert found.request["method"] == {"name": "ia3", **settings, "init_ia3_weights": False}
     assert [each.key for each in found.not_understood] == ["quantization_config"]

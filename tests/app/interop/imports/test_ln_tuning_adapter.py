@@ -18,6 +18,6 @@ LLAMA = "meta-llama/Llama-3.1-8B"
 def test_the_file_that_peft_writes_is_the_request_that_it_was_written_from(tmp_path, settings):
     peft.LNTuningConfig(base_model_name_or_path=LLAMA, task_type="CAUSAL_LM", **settings).save_pretrained(tmp_path)
     found = read(json.loads((tmp_path / "adapter_config.json").read_text()))
-    defaults = {"name": "ln_tuning", "target_modules": None, "modules_to_save": None}
+    defaults = {"name": "ln_tuning", "target_modules": None, "modules_to_save": None, "exclude_modules": None}
     assert found.request["method"] == defaults | settings
     assert [each.key for each in found.not_understood] == ["quantization_config"]

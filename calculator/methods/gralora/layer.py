@@ -1,0 +1,63 @@
+"""A linear layer with a low-rank update for each block (peft.tuners.gralora.layer.Linear)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import in_place
+from calculator.engine import operations as ops
+from calculator.methods.reshaping import copied, permuted, tokens_of
+from calculator.methods.targeted.adapted_linear import dropped
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+
+#: The names of the stacked factors within a module, and of those of the plain low-rank update.
+A, B = "gralora_A", "gralora_B"
+PLAIN_A, PLAIN_B = "gralora_A_general.weight", "gralora_B_general.weight"
+
+
+def forward(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
+    """The frozen module's product, to which the updates are added in place."""
+    dtype = x.dtype
+    result = bound.base(x)
+    output = _blocks(bound, x, dropout)
+    result = in_place.add_(result, _scaled(output, result))
+    if PLAIN_A in bound.added:
+        plain = _plain(bound, x, dropout)
+        result = in_place.add_(result, _scaled(plain, result))
+    return ops.cast(result, dtype, "output")
+
+
+def _scaled(output: Tensor, result: Tensor) -> Tensor:
+    return ops.scale(ops.cast(output, result.dtype, "update in the output's dtype"), "update, scaled")
+
+
+def _plain(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
+    return _product(bound, dropped(ops.cast(x, bound.added[A].dtype, "input in the factors' dtype"), dropout))
+
+
+def _product(bound: BoundModule, x: Tensor) -> Tensor:
+    a, b = bound.added[PLAIN_A], bound.added[PLAIN_B]
+    return ops.matmul(ops.matmul(x, a, None, a.shape[0], "A·x"), b, None, b.shape[0], "B·A·x")
+
+
+def _blocks(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
+    """Each block of the input times its A, shuffled, times each B: (..., in_features) to (..., out_features)."""
+    out = _times_b(bound, _times_a(bound, x, dropout))
+    return copied(out, (*x.shape[:-1], bound.module.out_features), "update")
+
+
+def _times_a(bound: BoundModule, x: Tensor, dropout: float) -> Tensor:
+    a = bound.added[A]
+    count, width, r = a.shape
+    tokens = tokens_of(x)
+    x = dropped(ops.cast(x, a.dtype, "input in the factors' dtype"), dropout)
+    product = ops.bmm(permuted(x, (count, tokens, width)), a, (count, tokens, r), "A·x")
+    return copied(product, (count, tokens, r), "A·x, shuffled", copies_gradient=True)
+
+
+def _times_b(bound: BoundModule, x: Tensor) -> Tensor:
+    b = bound.added[B]
+    return ops.bmm(x, b, (x.shape[0], x.shape[1], b.shape[2]), "B·A·x")

@@ -1,0 +1,78 @@
+"""A linear layer whose weight is reflected (peft.tuners.hra.layer.HRALinear)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.engine.autograd import Node
+
+if TYPE_CHECKING:
+    from calculator.engine.tape import Tensor
+    from calculator.layers.bound_module import BoundModule
+
+#: The parameter's name within its module.
+VECTORS = "hra_u"
+
+
+def forward(bound: BoundModule, x: Tensor, r: int) -> Tensor:
+    """The product with W · (I - 2 u₁ u₁ᵀ) · (I - 2 u₂ u₂ᵀ) · ..."""
+    dtype = x.dtype
+    width = bound.module.in_features
+    eye = x.tape.scratch((width, width), "float32", "identity matrix")
+    reflections = _reflections(bound, r)
+    eye = ops.cast(eye, reflections.dtype, "identity matrix in the vectors' dtype")
+    reflections_of_one = ops.matmul(eye, reflections, None, width, "I · reflections")
+    del eye
+    weight = ops.cast(bound.own["weight"].detach(), reflections_of_one.dtype, "weight in the vectors' dtype")
+    reflected = ops.matmul(weight, reflections_of_one, None, width, "reflected weight")
+    del reflections_of_one
+    bias = bound.own.get("bias")
+    if bias is not None:
+        bias = ops.cast(bias, reflected.dtype, "bias in the vectors' dtype")
+    x = ops.cast(x, reflected.dtype, "input in the vectors' dtype")
+    result = ops.matmul(x, reflected, bias, bound.module.out_features, "output")
+    return ops.cast(result, dtype, "output")
+
+
+def _reflections(bound: BoundModule, r: int) -> Tensor:
+    vectors = _normalised(bound.added[VECTORS])
+    width = bound.module.in_features
+    weight = vectors.tape.scratch((width, width), vectors.dtype, "identity matrix")
+    for _ in range(int(r)):
+        column = _column(vectors)
+        weight = ops.subtract(weight, _reflection(weight, column), "reflections")
+    return weight
+
+
+def _reflection(weight: Tensor, column: Tensor) -> Tensor:
+    """2 · weight @ u @ u.T."""
+    width = weight.shape[0]
+    return ops.matmul(_seen(weight, column), ops.view(column, (1, width)), None, width, "2 · weight · u · uᵀ")
+
+
+def _seen(weight: Tensor, column: Tensor) -> Tensor:
+    return ops.matmul(ops.scale(weight, "2 · weight"), column, None, 1, "2 · weight · u")
+
+
+def _column(vectors: Tensor) -> Tensor:
+    """vectors[:, i] as a column; its gradient is written into zeros."""
+    return ops.slice_from_end(vectors, (vectors.shape[0], 1))
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    """vectors / vectors.norm(dim=0)."""
+    node = Node(vectors.tape, _normalised_back, (vectors.edge,)) if vectors.edge else None
+    norm = vectors.tape.new((vectors.shape[1],), vectors.dtype, "norms")
+    if node is not None:
+        node.save(vectors)
+        node.save(norm)
+    return vectors.tape.new(vectors.shape, vectors.dtype, "normalised vectors", node)
+
+
+def _normalised_back(node: Node, grad: Tensor) -> tuple[Tensor]:
+    tape, (vectors, _) = grad.tape, node.saved
+    out = tape.new(vectors.shape, vectors.dtype, "division: gradient")
+    direction = tape.scratch(vectors.shape, vectors.dtype, "vectors / norms")
+    del direction
+    return (out,)

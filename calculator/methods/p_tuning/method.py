@@ -1,0 +1,93 @@
+"""P-tuning (Liu et al. 2021): a prompt that a small network computes from learned embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from calculator.architecture.dimension import Dim, elements, named
+from calculator.common.dtype import ITEMSIZE
+from calculator.common.names import MethodName  # noqa: TC001  `declared` evaluates annotations
+from calculator.engine import operations as ops
+from calculator.inputs.settings import setting
+from calculator.methods.p_tuning.facts import FACTS
+from calculator.methods.prompt.method import Prompt
+
+if TYPE_CHECKING:
+    from calculator.architecture.dimension import Shape
+    from calculator.architecture.model import Model
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.context import Context
+    from calculator.resident.tensors import ResidentTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PTuning(Prompt):
+    """Embeddings and an MLP of three layers; only what the MLP computes is saved and served."""
+
+    name: ClassVar[MethodName] = "p_tuning"
+    facts = FACTS
+
+    encoder_hidden_size: int | None = setting(
+        None,
+        label="Encoder width",
+        help="The width h of the encoder's hidden layers; null for hidden_size.",
+        minimum=1,
+        maximum=65_536,
+        example=128,
+        empty="hidden_size",
+    )
+
+    def quality_tier(self, parameters: int) -> int:  # noqa: ARG002
+        """None is known."""
+        return 0
+
+    def _shapes(self, width: Dim) -> dict[str, Shape]:
+        """The encoder's parameters (peft.tuners.p_tuning.model.PromptEncoder)."""
+        hidden = named(self.encoder_hidden_size or width, "encoder_hidden_size")
+        return {
+            "mlp_head.0.weight": (hidden, width),
+            "mlp_head.0.bias": (hidden,),
+            "mlp_head.2.weight": (hidden, hidden),
+            "mlp_head.2.bias": (hidden,),
+            "mlp_head.4.weight": (width, hidden),
+            "mlp_head.4.bias": (width,),
+        }
+
+    def added(self, model: Model, training: Training) -> tuple[ResidentTensor, ...]:
+        """The table of embeddings and the encoder, in float32 whatever `adapter_dtype` is."""
+        (table,) = Prompt.added(self, model, training)
+        layers = self._shapes(Dim(model.embedding.out_features, "hidden_size")).items()
+        return table, *(
+            replace(table, name=f"prompt_encoder.{name}", shape=shape, parameters=elements(shape), bytes=0)
+            for name, shape in layers
+        )
+
+    def saved_bytes(self, state: tuple[ResidentTensor, ...], model: Model) -> int:  # noqa: ARG002
+        """The embeddings that the encoder computes (PeftModel.get_prompt_embedding_to_save)."""
+        table = next(each for each in state if each.name == "prompt_encoder.embedding.weight")
+        return elements(table.shape) * ITEMSIZE[table.dtype]
+
+    def encoded(self, context: Context, p: Dim, width: int) -> Tensor:
+        """The encoder's output, repeated for the batch: (batch, num_virtual_tokens, hidden_size) in float32."""
+        context.set_scope("prompt_encoder: ")
+        table = context.parameters.new("prompt_encoder.embedding.weight", (p, width), "float32", trained=True)
+        weights = [
+            context.parameters.new(f"prompt_encoder.{name}", shape, "float32", trained=True)
+            for name, shape in self._shapes(Dim(width, "hidden_size")).items()
+        ]
+        indices = context.tape.new((context.batch, p), "int64", "indices")
+        one = ops.view(indices, (1, p))
+        x = _mlp(ops.embedding(one, table, width, "embedding"), weights)
+        return ops.repeat(x, context.batch, "repeated")
+
+
+def _mlp(x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Three linear layers, with ReLU in between."""
+    for index in range(0, len(weights), 2):
+        if index:
+            x = ops.unary(x, "ReLU", saves="result")
+        weight, bias = weights[index : index + 2]
+        x = ops.matmul(x, weight, bias, weight.shape[0], "layer")
+    return x

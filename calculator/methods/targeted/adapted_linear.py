@@ -1,0 +1,58 @@
+"""The base class of methods that add parameters to linear layers over a frozen base."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from calculator.engine import operations as ops
+from calculator.methods.targeted.method import TargetedMethod
+from calculator.resident.module_spec import ModuleSpec
+
+if TYPE_CHECKING:
+    from calculator.architecture.model import Model
+    from calculator.architecture.module import Module
+    from calculator.engine.tape import Tensor
+    from calculator.inputs.training import Training
+    from calculator.layers.bound_module import BoundModule
+    from calculator.resident.module_spec import Added
+
+
+def dropped(x: Tensor, probability: float) -> Tensor:
+    """The input after a torch.nn.Dropout module, if it drops anything."""
+    return ops.dropout(x, probability, "dropout") if x.tape.module_dropout else x
+
+
+class AdaptedLinear(TargetedMethod, ABC):
+    """A method that replaces linear layers by PEFT's own, with added parameters; a subclass states what those do."""
+
+    __slots__ = ()
+
+    @property
+    def bias(self) -> str:
+        """Which biases of the base are trained too: `none`, `all`, or those of the adapted modules (`..._only`)."""
+        return "none"
+
+    @property
+    def trains_biases(self) -> bool:
+        """Whether `bias` selects any."""
+        return self.bias != "none"
+
+    @abstractmethod
+    def parameters(self, path: str, module: Module, model: Model, training: Training) -> tuple[Added, ...]:
+        """The parameters that are added to a target."""
+
+    @abstractmethod
+    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
+        """Run PEFT's layer: (..., in_features) to (..., out_features)."""
+
+    def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:
+        """Frozen, with the method's parameters added to each target."""
+        dtype = training.dtype
+        if self.is_saved(path):
+            return ModuleSpec(dtype=dtype, trained=tuple(p.name for p in module.parameters), copied="modules_to_save")
+        target = self.is_target(path, module, model)
+        biases = self.bias == "all" or (self.trains_biases and target)
+        trained = ("bias",) if biases and module.bias is not None else ()
+        added = self.parameters(path, module, model, training) if target else ()
+        return ModuleSpec(dtype=dtype, trained=trained, added=added)
