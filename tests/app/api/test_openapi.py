@@ -24,7 +24,7 @@ from calculator.inference import answer as serving
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.training import Device, Training
-from calculator.methods import METHODS
+from calculator.methods import METHODS, USUAL_METHODS
 from calculator.plan.needs import Needs
 
 PATHS = {
@@ -205,7 +205,7 @@ def drawn(cls):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), extra=st.dictionaries(st.sampled_from(["r", "dtype", "nope"]), VALUES, max_size=1))
-@pytest.mark.parametrize("name", ["training", "device", "needs", *METHODS])
+@pytest.mark.parametrize("name", ["training", "device", "needs", *USUAL_METHODS, "miss", "oft"])
 def test_the_schema_admits_what_the_calculator_admits_and_nothing_else(name, data, extra):
     cls = {"training": Training, "device": Device, "needs": Needs, **METHODS}[name]
     value = {**data.draw(drawn(cls)), **extra}

@@ -10,7 +10,7 @@ from app.api.accuracy.residuals import residuals
 from calculator.allocator.reserved_rule import RULE_ACCURACY
 from calculator.estimate.estimate import estimate
 from calculator.estimate.request import parse_request
-from calculator.methods import METHODS
+from calculator.methods import USUAL_METHODS
 
 
 def plan_of(method, **more):
@@ -71,7 +71,7 @@ def test_a_rule_of_thumb_is_not_compared_with_measurements():
     assert "rule of thumb" in found.sentence
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", USUAL_METHODS)
 def test_page_and_api_tell_the_same(client, method):
     address = f"?method={method}&gradient_checkpointing=false"
     answer = client.get(f"/estimate.json{address}").json()
