@@ -37,10 +37,9 @@ def problems(request: Request, model: Model) -> Iterator[Problem]:
     if method.name in ("adapter", "prefix"):
         message = f"{method.name} of encoder-decoders is not modelled yet: use lora or prompt"
         yield Problem(loc="method.name", msg=message, input=method.name)
-    for name in ("decoder_start_token_id", "pad_token_id"):
-        if model.config.get(name, 0) is None:
-            message = "is required to make the decoder's input from the labels: give a token's number"
-            yield Problem(loc=f"model.config.{name}", msg=message, input=None)
+    if model.config.get("pad_token_id", 0) is None:
+        message = "is required to make the decoder's input from the labels: give a token's number"
+        yield Problem(loc="model.config.pad_token_id", msg=message, input=None)
     yield from _tables(method)
     if model.model_type == "t5":
         yield from _position_biases(request, model)

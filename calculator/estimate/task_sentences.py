@@ -33,6 +33,11 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
     task = model.task
     if task.name == "seq_2_seq_lm":
         yield SEQ_2_SEQ
+        if model.config.get("decoder_start_token_id", 0) is None:
+            yield (
+                "The config has no decoder_start_token_id, without which transformers makes no input of the decoder: the"
+                " script is assumed to set it."
+            )
     if not task.classifies:
         return
     outputs = "1 output" if task.num_labels == 1 else f"{task.num_labels:,} outputs"

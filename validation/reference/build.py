@@ -153,6 +153,8 @@ def _model(request: Request, dtype: torch.dtype, auto_model: Any) -> PreTrainedM
     for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)  # layerdrop skips random layers; the reference step runs every layer
+    if request.task == "seq_2_seq_lm" and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0
     if auto_model is AutoModelForSequenceClassification:
         _classifies(config, request)
     attention = _attention(_auto_model(request), config, request.training)

@@ -199,13 +199,20 @@ T5 = {
         ({"training": {"gradient_checkpointing": True}}, "training.gradient_checkpointing", "use false"),
         ({"training": {"dtype": "float32", "autocast": "bfloat16"}}, "training.autocast", "leave it out"),
         ({"method": {"name": "lora", "modules_to_save": ["bias"]}}, "method.modules_to_save", "name other modules"),
-        ({"config": {**T5, "decoder_start_token_id": None}}, "model.config.decoder_start_token_id", "is required"),
+        ({"config": {**T5, "pad_token_id": None}}, "model.config.pad_token_id", "is required"),
     ],
 )
 def test_t5_refuses_what_gives_its_position_biases_a_gradient(more, loc, message):
     with pytest.raises(PlanError) as raised:
         seq2seq(**{"config": T5, "method": "lora", **more})
     assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
+
+
+def test_a_catalogue_model_of_t5_is_answered():
+    body = {"model": "google-t5/t5-small", "method": {"name": "prompt"}, "task": "seq_2_seq_lm", "reserved": "rule"}
+    plan = estimate(parse_request({**body, "training": {"sequence_length": 64}}))
+    assert plan.parameters.added == 2 * 20 * 512
+    assert any("no decoder_start_token_id" in line for line in plan.assumptions)
 
 
 def test_every_layer_of_t5_keeps_a_bias_of_its_own():
