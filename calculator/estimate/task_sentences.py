@@ -35,8 +35,8 @@ def assumptions(model: Model, method: Method) -> Iterator[str]:
         yield SEQ_2_SEQ
         if model.config.get("decoder_start_token_id", 0) is None:
             yield (
-                "The config has no decoder_start_token_id, without which transformers makes no input of the decoder: the"
-                " script is assumed to set it."
+                "The config has no decoder_start_token_id, without which transformers makes no input of the decoder:"
+                " the script is assumed to set it."
             )
     if not task.classifies:
         return
