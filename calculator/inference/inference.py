@@ -215,6 +215,8 @@ _SERVING_NAMES = {"sequence_length": "context_length", "micro_batch_size": "batc
 def _of_serving(problem: Problem) -> Problem:
     """A problem of a training setting, at the setting's place in this request."""
     part, _, name = problem.loc.partition(".")
+    if part == "task":
+        return Problem(loc="model", msg="only models of causal_lm are served: use another model", input=problem.input)
     if part != "training":
         return problem
     return Problem(loc=f"serving.{_SERVING_NAMES.get(name, name)}", msg=problem.msg, input=problem.input)

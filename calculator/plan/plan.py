@@ -132,6 +132,9 @@ def _placed(problem: Problem, places: dict[str, str]) -> Problem:
     head, dot, rest = problem.loc.partition(".")
     if head == "training" and rest in SETTINGS:
         return problem
+    if head == "task":
+        msg = "a plan's task is causal_lm: use another model, or estimate this one with its own task"
+        return Problem(loc=places["model"], msg=msg, input=problem.input)
     return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
 
 
