@@ -10,13 +10,16 @@ from calculator.methods.base import Method
 #: What only training and its files ask.
 OF_TRAINING = {"check", "nearest_targets", "saved_base_weights", "saved_bytes", "trains_biases"}
 
+#: What classifiers ask. Only models of causal_lm are served.
+OF_TASKS = {"classifier_copy", "for_model"}
+
 #: What plans, merging and the check of a base in 4 bits read from the method itself.
 OF_PLANS = {"label_parts", "merge_step", "quality_tier", "refuses_4_bits"}
 
 
 def test_every_hook_of_the_step_is_passed_on():
     hooks = {name for name, hook in vars(Method).items() if not name.startswith("_") and name != "name"}
-    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_PLANS
+    assert hooks - set(vars(ServedMethod)) == OF_TRAINING | OF_TASKS | OF_PLANS
 
 
 @pytest.mark.parametrize(
