@@ -11,9 +11,13 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,12 +30,20 @@ from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
 
     from calculator.estimate.sharded_request import ShardedRequest
     from validation.tracing.trace import Trace
 
 #: Storages of up to this many bytes hold one number.
 NUMBER = 8
+
+#: Collectives that the libraries call from Python.
+COLLECTIVES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
+
+#: Seconds in which a thread of gloo frees the tensors of a finished collective. `wait` may return before that
+#: (ProcessGroupGloo::runLoop drops its work after it has marked it as done).
+RELEASE_SECONDS = 0.01
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +102,31 @@ def _run_rank(sharded: ShardedRequest, rank: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store", sharded.sharding.count)
     dist.init_process_group("gloo", rank=rank, world_size=sharded.sharding.count, store=store)
     try:
-        found = peaks(trace_in_group(sharded, torch.device("cpu"), Streams()))
+        with _released_collectives():
+            found = peaks(trace_in_group(sharded, torch.device("cpu"), Streams()))
     finally:
         dist.destroy_process_group()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+@contextmanager
+def _released_collectives() -> Iterator[None]:
+    """Let each collective free its tensors before the step goes on, as a stream would."""
+
+    def released(collective: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(collective)
+        def run(*args: Any, **options: Any) -> Any:
+            work = collective(*args, **options)
+            if work is None:
+                time.sleep(RELEASE_SECONDS)
+            return work
+
+        return run
+
+    with ExitStack() as stack:
+        for name in COLLECTIVES:
+            stack.enter_context(patch.object(dist, name, released(getattr(dist, name))))
+        yield
 
 
 def peaks(traced: Trace) -> dict[str, int]:

@@ -215,7 +215,7 @@ SHARDING = "deepspeed fsdp fsdp_config fsdp_version num_processes ddp_bucket_cap
 
 
 #: Older names of keys, which say nothing more where the newer one has the same value.
-OLDER = {"torch_dtype": "dtype", "max_seq_length": "max_length"}
+OLDER = {"torch_dtype": "dtype", "max_seq_length": "max_length", "model": "model_name"}
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
