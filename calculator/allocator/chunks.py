@@ -53,7 +53,6 @@ class ShortBatch:
     __slots__ = (
         "_alive",
         "_base",
-        "_beside",
         "_copies",
         "_deaths",
         "_middle",
@@ -62,6 +61,7 @@ class ShortBatch:
         "_rows",
         "_sizes",
         "_stride",
+        "_totals",
         "_workspace",
     )
 
@@ -91,7 +91,7 @@ class ShortBatch:
     def chunks(self) -> list[list[Repeated]]:
         """For each pool, the chunks of each pass, with the lowest row and the shift of each repetition."""
         self._alive: tuple[dict[int, int], dict[int, int]] = {}, {}
-        self._beside = [0, 0]
+        self._totals = [0, 0]
         placed = self._all_placed()
         pools: list[list[Repeated]] = [[], []]
         for windows in self._passes:
@@ -169,7 +169,7 @@ class ShortBatch:
 
     def _cut(self, window: Window, short: Sequence[int | None], placed: set[int]) -> tuple[list[Chunk], list[Chunk]]:
         """Cut the events of a window into chunks of each pool."""
-        sizes, lives, besides = self._sizes, self._alive, self._beside
+        sizes, lives, totals = self._sizes, self._alive, self._totals
         both = [self._chunk(window, 0)], [self._chunk(window, 1)]
         for event, numbered in zip(window.events, short, strict=True):
             size = sizes[event if event >= 0 else ~event]
@@ -190,17 +190,17 @@ class ShortBatch:
                 chunk = self._chunk(window, pool)
                 both[pool].append(chunk)
             chunk.gap.append(event)
-            alive, beside = lives[pool], besides[pool]
+            alive, total = lives[pool], totals[pool]
             if event < 0:
-                besides[pool] -= alive.pop(~numbered)
+                totals[pool] -= alive.pop(~numbered)
                 continue
             count = len(alive)
-            quick, lost = beside + (count + 1) * size, beside + count * (size - 1)
+            quick, lost = total + (count + 1) * size, total + count * (size - 1)
             chunk.quick = max(chunk.quick, quick)
             if lost > chunk.needs.get(size, -1):
                 chunk.needs[size] = lost
             alive[numbered] = own = size + (SMALL if pool else 0)
-            besides[pool] += own
+            totals[pool] += own
         return both
 
     def _chunk(self, window: Window, pool: int) -> Chunk:

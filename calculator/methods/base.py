@@ -77,7 +77,7 @@ class Method:
         return None
 
     def for_model(self, model: Model) -> Self:  # noqa: ARG002
-        """The method as it is applied to a model: PEFT adds settings for some tasks."""
+        """Return the method with the settings that PEFT adds for the model's task."""
         return self
 
     def module_spec(self, path: str, module: Module, model: Model, training: Training) -> ModuleSpec:

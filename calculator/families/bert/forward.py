@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -167,15 +168,10 @@ BERT = DecoderForward(
     unsupported_fields=_unsupported,
 )
 
-ROBERTA = DecoderForward(
-    layer=_layer,
+ROBERTA = replace(
+    BERT,
     embeddings=partial(_words, name="roberta"),
     before_layers=partial(_before_layers, name="roberta"),
-    retained="input",
-    tables=no_tables,
     final_norm=identity,
     scores=_roberta_scores,
-    is_causal=False,
-    dropout_modules=DROPOUTS,
-    unsupported_fields=_unsupported,
 )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import named
 from calculator.inputs.settings import setting
 from calculator.methods.dense_update import layer
+from calculator.methods.dense_update.method import DenseUpdate
 from calculator.methods.loha.facts import FACTS
 from calculator.methods.loha.hada_weight import FACTORS, hada_weight
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import AdaptedLinear
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
 
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoHa(AdaptedLinear):
+class LoHa(DenseUpdate):
     """Four thin matrices for each adapted one."""
 
     name = "loha"
     facts = FACTS
-    adaptable = ("linear",)
 
     r: int = setting(8, label="Rank", help="The rank r of the update.", minimum=1, maximum=65_536, example=16)
     alpha: float = setting(8, label="Alpha", help="The update is scaled by alpha / r.", minimum=0, maximum=1e6)
@@ -49,14 +48,6 @@ class LoHa(AdaptedLinear):
         dtype = training.added_dtype
         return tuple(Added(name=name, shape=shape, dtype=dtype) for name, shape in zip(FACTORS, shapes, strict=True))
 
-    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus that with the update."""
-        return layer.forward(bound, x, self._delta)
-
-    def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A token is multiplied with the update that the factors make."""
-        return False
-
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """Two products of factors, their elementwise product, and a token's product with it."""
         rows = {each.name.rpartition(".")[0]: each for each in added if each.name.endswith(FACTORS[0])}
@@ -64,7 +55,8 @@ class LoHa(AdaptedLinear):
         sizes = ((each.count, int(each.shape[0]) * int(columns[name].shape[1])) for name, each in rows.items())
         return layer.dense_operations(((n, size, (4 * self.r + 2) * size) for n, size in sizes), batch)
 
-    def _delta(self, bound: BoundModule) -> Tensor:
+    def update(self, bound: BoundModule) -> Tensor:
+        """The elementwise product of two low-rank matrices."""
         factors = [bound.added[name] for name in FACTORS]
         weight = hada_weight(factors, (factors[0].shape[0], factors[1].shape[1]))
         return layer.drop_rows(weight, self.rank_dropout, weight.dtype)

@@ -9,10 +9,10 @@ from calculator.architecture.dimension import named
 from calculator.engine import operations as ops
 from calculator.inputs.settings import setting
 from calculator.methods.dense_update import layer
+from calculator.methods.dense_update.method import DenseUpdate
 from calculator.methods.lokr.factorization import factorization
 from calculator.methods.lokr.facts import FACTS
 from calculator.methods.targeted import settings
-from calculator.methods.targeted.adapted_linear import AdaptedLinear
 from calculator.methods.targeted.method import TargetModules  # noqa: TC001  `declared` evaluates annotations
 from calculator.resident.module_spec import Added
 
@@ -30,12 +30,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoKr(AdaptedLinear):
+class LoKr(DenseUpdate):
     """Two matrices for each adapted one, of which the larger has a low rank, or both have."""
 
     name = "lokr"
     facts = FACTS
-    adaptable = ("linear",)
 
     r: int = setting(8, label="Rank", help="The rank r of the update.", minimum=1, maximum=65_536, example=16)
     alpha: float = setting(8, label="Alpha", help="The update is scaled by alpha / r.", minimum=0, maximum=1e6)
@@ -71,14 +70,6 @@ class LoKr(AdaptedLinear):
             shapes["lokr_w2"] = (b, d)
         return tuple(Added(name=name, shape=shape, dtype=dtype) for name, shape in shapes.items())
 
-    def forward(self, bound: BoundModule, x: Tensor) -> Tensor:
-        """The frozen module's product plus that with the update."""
-        return layer.forward(bound, x, self._delta)
-
-    def is_matmul(self, tensor: ResidentTensor) -> bool:  # noqa: ARG002
-        """A token is multiplied with the update that the factors make."""
-        return False
-
     def other_operations(self, added: Sequence[ResidentTensor], batch: int) -> OtherOperations:
         """The Kronecker product, its scaling, and a token's product with it."""
         sides: dict[str, dict[str, ResidentTensor]] = {}
@@ -88,7 +79,8 @@ class LoKr(AdaptedLinear):
         sizes = ((next(iter(each.values())).count, _update_size(each)) for each in sides.values())
         return layer.dense_operations(((number, size, 2 * size) for number, size in sizes), batch)
 
-    def _delta(self, bound: BoundModule) -> Tensor:
+    def update(self, bound: BoundModule) -> Tensor:
+        """The Kronecker product of W1 and W2."""
         weight = _kronecker(_factor(bound, "lokr_w1"), _factor(bound, "lokr_w2"))
         weight = ops.view(weight, (bound.module.out_features, bound.module.in_features))
         return layer.drop_rows(weight, self.rank_dropout, "float32")

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from calculator.trainers.facts import TrainerDefault
 from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
-from calculator.trainers.trl_defaults import DEFAULTS, least_rows
+from calculator.trainers.trl_defaults import generation_defaults
 
 #: trl/trainer/grpo_trainer.py, _prepare_inputs and _compute_loss.
 STEP = (
@@ -19,18 +18,12 @@ SUMMARY = (
     "model without its adapters with PEFT."
 )
 
-_CONFIG = "TRL 1.16, trainer/grpo_config.py"
-
 FACTS = replace(
     TRANSFORMERS,
     label="TRL GRPOTrainer",
     source="trl/trainer/grpo_trainer.py",
     summary=SUMMARY,
-    defaults=(
-        *DEFAULTS,
-        least_rows(f"{_CONFIG}, num_generations: 2 completions of a prompt or more"),
-        TrainerDefault(path="training.max_completion_length", value=512, source=f"{_CONFIG}, max_completion_length"),
-    ),
+    defaults=generation_defaults("grpo_config.py"),
     on_one_gpu=True,
     generates=True,
     batch=(),

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from calculator.trainers.facts import TrainerDefault
-from calculator.trainers.transformers.facts import FACTS as TRANSFORMERS
-from calculator.trainers.trl_defaults import DEFAULTS, least_rows
+from calculator.trainers.trl_defaults import generation_defaults
+from calculator.trainers.trl_grpo.facts import FACTS as GRPO
 
 #: trl/trainer/rloo_trainer.py, _prepare_inputs and _compute_loss.
 STEP = (
@@ -19,21 +18,11 @@ SUMMARY = (
     "full fine-tuning, the model without its adapters with PEFT."
 )
 
-_CONFIG = "TRL 1.16, trainer/rloo_config.py"
-
 FACTS = replace(
-    TRANSFORMERS,
+    GRPO,
     label="TRL RLOOTrainer",
     source="trl/trainer/rloo_trainer.py",
     summary=SUMMARY,
-    defaults=(
-        *DEFAULTS,
-        least_rows(f"{_CONFIG}, num_generations: 2 completions of a prompt or more"),
-        TrainerDefault(path="training.max_completion_length", value=512, source=f"{_CONFIG}, max_completion_length"),
-    ),
-    on_one_gpu=True,
-    generates=True,
-    batch=(),
-    scalars=("tr_loss", "tr_loss_step", "grad_norm"),
+    defaults=generation_defaults("rloo_config.py"),
     assumptions=(STEP,),
 )

@@ -35,7 +35,7 @@ class TrlRloo(GeneratingTrainer):
         return [("old_logps", (generated.rows(training),), "float32")]
 
     def score(self, context: Context, forward: Passes) -> list[Tensor]:
-        """Run the model as it is, and the reference."""
+        """Run the trained model and the reference without a graph."""
         old = self.logps(context, forward, "old: ", reference=False)
         tape, rows = context.tape, old.shape[:1]
         masked = tape.new(old.shape, "float32", "log-probabilities, masked")
