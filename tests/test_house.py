@@ -92,9 +92,9 @@ ORDER = (
     ("methods", "families", "trainers", "sharding"),
     ("training_step",),
     ("allocator",),
-    ("estimate",),
-    ("compare", "limits", "inference"),
-    ("plan",),
+    ("estimation",),
+    ("comparison", "limit_search", "inference"),
+    ("planning",),
     ("lesson",),
 )
 HEIGHTS = {package: height for height, packages in enumerate(ORDER) for package in packages}

@@ -10,7 +10,7 @@ from app.api.examples import RUN, PostExamples
 from app.api.requests import CompareRequest
 from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
-from calculator.compare.methods import compare, parse_comparison
+from calculator.comparison.methods import compare, parse_comparison
 
 router = APIRouter(tags=["Plans"])
 

@@ -13,7 +13,7 @@ from app.api.responses import BODY_ERRORS, json_body, json_response, problem_res
 from app.engines.engine import Client, answered
 from app.http.body_params import JsonBody
 from app.http.disconnection import client_of
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 router = APIRouter(tags=["Plans"])
 

@@ -12,7 +12,7 @@ from app.api.responses import BODY_ERRORS, json_body, json_response, problem_res
 from app.http.body_params import JsonBody
 from app.interop import exports
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 router = APIRouter(tags=["Plans"])
 

@@ -10,7 +10,7 @@ from app.api.examples import RUN, PostExamples
 from app.api.requests import LimitsRequest
 from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
-from calculator.limits.limits import limit, parse_limit
+from calculator.limit_search.limits import limit, parse_limit
 
 router = APIRouter(tags=["Plans"])
 

@@ -12,7 +12,7 @@ from app.api import GET_EXAMPLES, POST_EXAMPLES
 from app.http.problems import ProblemDocument, invalid_response
 from app.resources import VERSION
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

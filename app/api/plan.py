@@ -10,8 +10,8 @@ from app.api.examples import PostExamples
 from app.api.requests import PlanRequest
 from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
 from app.http.body_params import JsonBody
-from calculator.plan.plan import plan
-from calculator.plan.request import parse_plan
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
 
 router = APIRouter(tags=["Plans"])
 

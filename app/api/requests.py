@@ -12,17 +12,17 @@ from app.interop import imports
 from app.interop.exports import FORMATS
 from app.interop.imports.python_calls import LONGEST as LONGEST_SCRIPT
 from app.interop.imports.text import LONGEST
-from calculator.compare.methods import MOST_METHODS
-from calculator.estimate.request import Choices, ReservedMemory
+from calculator.comparison.methods import MOST_METHODS
+from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
-from calculator.limits.bounds import SolveFor
-from calculator.limits.sweep import MAX_POINTS
+from calculator.limit_search.bounds import SolveFor
+from calculator.limit_search.sweep import MAX_POINTS
 from calculator.methods import METHODS, USUAL_METHODS, Method
-from calculator.plan.needs import Needs
-from calculator.plan.request import MOST_OF_A_KIND
-from calculator.plan.trainer_settings import SETTINGS
+from calculator.planning.needs import Needs
+from calculator.planning.request import MOST_OF_A_KIND
+from calculator.planning.trainer_settings import SETTINGS
 
 
 def _method_model(cls: type[Method]) -> type[BaseModel]:

@@ -14,7 +14,7 @@ from app.api.responses import BODY_ERRORS, json_body, problem_responses
 from app.http.accept import preferred
 from app.http.body_params import JsonBody
 from calculator.common.errors import refusal
-from calculator.limits.sweep import Sweep, answers, parse_sweep
+from calculator.limit_search.sweep import Sweep, answers, parse_sweep
 
 router = APIRouter(tags=["Plans"])
 

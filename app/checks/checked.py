@@ -10,13 +10,13 @@ from app.http.bodies import parse_json
 from app.interop.imports import read
 from app.presentation import verdict
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.estimate.answer import Estimate
+    from calculator.estimation.answer import Estimate
 
 #: A verdict; `estimated` without a device, and `invalid` if the file is no request or its request is refused.
 Outcome = Literal["fits", "tight", "does_not_fit", "estimated", "invalid"]

@@ -15,14 +15,14 @@ from app.forms.fields import METHOD
 from app.presentation.format import gib, number, percent, signed
 from app.presentation.verdict import VERDICTS
 from calculator.common.errors import refusal
-from calculator.compare.methods import ComparisonRow, compare, parse_comparison
+from calculator.comparison.methods import ComparisonRow, compare, parse_comparison
 from calculator.methods import METHODS, USUAL_METHODS
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.estimate.answer import Estimate
+    from calculator.estimation.answer import Estimate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,14 +19,14 @@ from app.presentation.format import gib, number, parameters, percent
 from app.presentation.grades import grade_sentence
 from app.presentation.labels import parts
 from calculator.devices import Verdict
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
     from calculator.devices import Fit
-    from calculator.estimate.answer import Estimate
+    from calculator.estimation.answer import Estimate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from app.cli import files, request
 from app.cli.estimate import status
 from app.interop.exports import FORMATS
 from app.interop.exports.planned import planned
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     import argparse

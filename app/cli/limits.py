@@ -17,15 +17,15 @@ from app.cli import request
 from app.cli.table import table
 from app.presentation.format import gib, number, signed
 from app.presentation.verdict import VERDICTS
-from calculator.limits.bounds import SolveFor
-from calculator.limits.limits import limit, parse_limit
+from calculator.limit_search.bounds import SolveFor
+from calculator.limit_search.limits import limit, parse_limit
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.limits.limit import Limit
-    from calculator.limits.probes import ProbeResult
+    from calculator.limit_search.limit import Limit
+    from calculator.limit_search.probes import ProbeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

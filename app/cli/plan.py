@@ -15,16 +15,16 @@ from app.presentation import plan_text
 from app.presentation.changes import changes_text
 from app.presentation.format import gib, number, sentence, signed, size
 from calculator.common.errors import refusal
-from calculator.plan.nearest_miss import AMONG
-from calculator.plan.plan import plan
-from calculator.plan.request import parse_plan
+from calculator.planning.nearest_miss import AMONG
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.plan.nearest_miss import NearestMiss
-    from calculator.plan.plan import Configuration, DevicePlan, Plan
+    from calculator.planning.nearest_miss import NearestMiss
+    from calculator.planning.plan import Configuration, DevicePlan, Plan
 
 FIELDS = (*NEEDS, *TRAINER, *DEVICE, *RESERVED)
 

@@ -22,7 +22,7 @@ from app.http.bodies import parse_json
 from app.presentation.format import gib, percent, signed
 from app.presentation.verdict import VERDICTS
 from calculator.common.errors import refusal
-from calculator.limits.sweep import Sweep, Swept, answers, parse_sweep
+from calculator.limit_search.sweep import Sweep, Swept, answers, parse_sweep
 
 if TYPE_CHECKING:
     import argparse

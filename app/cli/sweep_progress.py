@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.errors import Problem
-    from calculator.limits.sweep import Swept
+    from calculator.limit_search.sweep import Swept
 
 #: The interval between updates of the counter, in seconds.
 UPDATE_SECONDS = 0.5

@@ -11,15 +11,15 @@ from app.engines.process import AbandonedError
 from app.engines.tracer import AT_ONCE, WAITING, BusyError, Tracer
 from app.http.problems import HTTPProblem
 from calculator.common.errors import PlanError, refusal
-from calculator.estimate.estimate import estimate
-from calculator.estimate.traced.answer import traced_estimate
-from calculator.estimate.traced.check import check_traced, config_of, is_modelled, is_traced
+from calculator.estimation.estimate import estimate
+from calculator.estimation.traced.answer import traced_estimate
+from calculator.estimation.traced.check import check_traced, config_of, is_modelled, is_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.traced.document import TraceDocument
+from calculator.estimation.traced.document import TraceDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from app.engines import process
 from app.engines.process import INTERVAL, AbandonedError
-from calculator.estimate.traced.check import config_of
+from calculator.estimation.traced.check import config_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from calculator.estimate.request import Request
-    from calculator.estimate.traced.document import TraceDocument
+    from calculator.estimation.request import Request
+    from calculator.estimation.traced.document import TraceDocument
 
 #: How many traces run at once: each keeps a core busy, and the server needs one too.
 AT_ONCE = 2

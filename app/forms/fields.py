@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from app.http.bodies import decode_json
 from app.http.problems import HTTPProblem
 from calculator.devices.gpus import GIB
-from calculator.estimate.request import Choices, ReservedMemory
+from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import PAIRS, Declared, declared
 from calculator.inputs.stack import StackVersions
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS
-from calculator.plan.needs import Needs
-from calculator.plan.trainer_settings import SETTINGS
+from calculator.planning.needs import Needs
+from calculator.planning.trainer_settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.forms.fields import FIELDS, MEMORY, METHOD_LABELS, NEEDS, SERVING
 from calculator.architecture.config import shown
 from calculator.devices.gpus import GIB
-from calculator.plan.request import MOST_OF_A_KIND
+from calculator.planning.request import MOST_OF_A_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.tools import Tool
     from calculator.common.errors import Problem
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: The plan of the bare address, where it differs from the API's defaults.
 FIRST_PLAN: dict[str, str] = {

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from app.http.problems import HTTPProblem
 from calculator.common.errors import refusal
-from calculator.estimate.request import MAX_DEPTH
+from calculator.estimation.request import MAX_DEPTH
 
 if TYPE_CHECKING:
     from starlette.requests import Request

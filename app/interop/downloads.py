@@ -11,8 +11,8 @@ from calculator.common.errors import PlanError
 
 if TYPE_CHECKING:
     from app.interop.exports import Planned
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 #: Labels of the formats.
 LABELS = {"peft": "transformers and PEFT", "axolotl": "axolotl", "llama-factory": "LLaMA-Factory"}

@@ -15,8 +15,8 @@ from app.resources import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 COLUMNS = ("component", "name", "dtype", "count", "bytes", "formula", "substituted", "source")
 

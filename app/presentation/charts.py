@@ -13,7 +13,7 @@ from app.presentation.labels import COMPONENTS, PHASES, parts
 
 if TYPE_CHECKING:
     from calculator.devices import Fit
-    from calculator.estimate.answer import Estimate, Memory, Moment
+    from calculator.estimation.answer import Estimate, Memory, Moment
 
 
 #: The longest line of a card's label, in characters, so that it fits on a phone.

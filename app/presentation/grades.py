@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.traced.grade import Grade
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.traced.grade import Grade
 
 #: What each grade means.
 MEANINGS: dict[Grade, str] = {

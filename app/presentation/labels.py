@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.estimate.answer import Component, Memory
+    from calculator.estimation.answer import Component, Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from app.presentation.format import size
 from calculator.devices.verdict import card_of
 
 if TYPE_CHECKING:
-    from calculator.plan.nearest_miss import NearestMiss
-    from calculator.plan.plan import DevicePlan, Plan
+    from calculator.planning.nearest_miss import NearestMiss
+    from calculator.planning.plan import DevicePlan, Plan
 
 
 def device_name(plan: DevicePlan) -> str:

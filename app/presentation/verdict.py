@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.devices import Fit
-    from calculator.estimate.answer import Estimate, Row
+    from calculator.estimation.answer import Estimate, Row
 
 #: Labels of the verdicts.
 VERDICTS = {Verdict.FITS: "Fits", Verdict.TIGHT: "Tight", Verdict.DOES_NOT_FIT: "Does not fit"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from calculator.common.names import PassName
     from calculator.devices import Fit
-    from calculator.estimate.answer import Component, ModelSummary, Row
-    from calculator.estimate.request import ReservedBy
+    from calculator.estimation.answer import Component, ModelSummary, Row
+    from calculator.estimation.request import ReservedBy
     from calculator.inference.settings import Serving
     from calculator.methods import Method
 

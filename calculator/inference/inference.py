@@ -10,10 +10,10 @@ from calculator.allocator.reserved_rule import fragmentation, of_passes
 from calculator.common.errors import PlanError, Problem
 from calculator.devices import caveats, cuda_context, fit, library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimate import compatibility
-from calculator.estimate.estimate import model_of, model_summary, overhead_row
-from calculator.estimate.ledger import components
-from calculator.estimate.request import Request
+from calculator.estimation import compatibility
+from calculator.estimation.estimate import model_of, model_summary, overhead_row
+from calculator.estimation.ledger import components
+from calculator.estimation.request import Request
 from calculator.inference.answer import Inference, PassPeak, Resident, ServingMemory
 from calculator.inference.costs import Costs
 from calculator.inference.merging import merging

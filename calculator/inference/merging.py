@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.architecture.dimension import elements
 from calculator.architecture.model import Stack
 from calculator.common.dtype import ITEMSIZE, allocated
-from calculator.estimate.answer import Row
+from calculator.estimation.answer import Row
 from calculator.inference.answer import Merge
 
 if TYPE_CHECKING:

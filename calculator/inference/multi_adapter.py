@@ -13,8 +13,8 @@ from calculator.inference.settings import Serving
 from calculator.methods import Full
 
 if TYPE_CHECKING:
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import ModelReference
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import ModelReference
     from calculator.inference.answer import Inference
     from calculator.inputs.training import Device, Training
 

@@ -8,7 +8,7 @@ from calculator.allocator.segments import MIB, OWN_SEGMENT, segment_bytes
 from calculator.architecture.dimension import elements
 from calculator.common.dtype import ITEMSIZE
 from calculator.devices.verdict import EXPANDABLE
-from calculator.estimate.remarks import not_quantized
+from calculator.estimation.remarks import not_quantized
 from calculator.families import forward_of
 from calculator.inputs.stack import DEFAULT_STACK
 from calculator.layers.decoder_forward import rotary_tables, rotary_tables_per_type

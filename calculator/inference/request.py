@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.request import (
+from calculator.estimation.request import (
     ModelReference,
     ReservedBy,
     parse_device,

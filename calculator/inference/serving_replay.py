@@ -11,7 +11,7 @@ from calculator.allocator.answer_replay import Answer
 from calculator.allocator.loading import Loading
 from calculator.allocator.segments import SMALL_SEGMENT, whole_pages
 from calculator.devices.outcome import Course
-from calculator.estimate.device_replay import DeviceReplay
+from calculator.estimation.device_replay import DeviceReplay
 from calculator.training_step.answer_trace import AnswerTraces
 
 if TYPE_CHECKING:

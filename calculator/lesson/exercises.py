@@ -1,6 +1,6 @@
 """The figures of the lesson's worked examples and practice problems."""
 
-from calculator.estimate.textbook import cards_needed, compression, lora_parameters, prefix_parameters
+from calculator.estimation.textbook import cards_needed, compression, lora_parameters, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import (
     B7,

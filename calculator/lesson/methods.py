@@ -1,7 +1,7 @@
 """The figures of the lesson's sections on the methods."""
 
 from calculator.devices import gpu
-from calculator.estimate.textbook import adapter_parameters, cards_needed, prefix_parameters
+from calculator.estimation.textbook import adapter_parameters, cards_needed, prefix_parameters
 from calculator.lesson.figure import figure
 from calculator.lesson.runs import ATTENTION_70B, B70, FULL_70B, GB, QLORA_70B
 from calculator.resident import nf4

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate.estimate import estimate, model_of
-from calculator.estimate.request import parse_request
-from calculator.estimate.textbook import prefix_parameters
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import parse_request
+from calculator.estimation.textbook import prefix_parameters
 from calculator.lesson.worked.line import Line
 from calculator.lesson.worked.on_model import ATTENTION
 
 if TYPE_CHECKING:
-    from calculator.estimate.answer import Estimate
+    from calculator.estimation.answer import Estimate
 
 #: The models of the lines: the lesson's 7B and 70B, one with grouped-query attention, and a small one.
 MODEL = "meta-llama/Llama-2-7b-hf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.estimate.textbook import WEIGHT_BYTES, adapter_parameters, lora_parameters
+from calculator.estimation.textbook import WEIGHT_BYTES, adapter_parameters, lora_parameters
 from calculator.lesson.exercises import EXAMPLES, PROBLEMS
 from calculator.lesson.worked.line import Line
 

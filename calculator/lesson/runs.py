@@ -1,6 +1,6 @@
 """The lesson's runs, with parameters and bytes by its own rules."""
 
-from calculator.estimate.textbook import Accounting, accounting, lora_parameters
+from calculator.estimation.textbook import Accounting, accounting, lora_parameters
 
 GB = 10**9
 B7 = 7 * 10**9

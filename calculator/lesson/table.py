@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from calculator.common.errors import PlanError
-from calculator.compare.methods import compare, parse_comparison
+from calculator.comparison.methods import compare, parse_comparison
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.settings import setting
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from calculator.common.names import MethodName
-    from calculator.compare.methods import ComparisonRow
-    from calculator.estimate.answer import Estimate
+    from calculator.comparison.methods import ComparisonRow
+    from calculator.estimation.answer import Estimate
     from calculator.inference.answer import Cost
 
 

@@ -10,8 +10,8 @@ from statistics import median
 
 from calculator.common.errors import PlanError
 from calculator.devices import library_workspace
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 
 MODELS = (
     "meta-llama/Llama-3.2-1B",

@@ -15,14 +15,14 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
-from calculator.compare.methods import parse_comparison, side_by_side
-from calculator.estimate.estimate import estimate
-from calculator.estimate.recent_series import RECENT_SERIES
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
-from calculator.limits.limits import limit, parse_limit
-from calculator.limits.sweep import answers, parse_sweep
-from calculator.plan.suggestions import suggestions
+from calculator.comparison.methods import parse_comparison, side_by_side
+from calculator.estimation.estimate import estimate
+from calculator.estimation.recent_series import RECENT_SERIES
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.limit_search.limits import limit, parse_limit
+from calculator.limit_search.sweep import answers, parse_sweep
+from calculator.planning.suggestions import suggestions
 from validation.benchmark.machine_speed import loop_seconds
 from validation.tracing.silence import silence_libraries
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 LORA = {"name": "lora", "r": 16, "target_modules": "all-linear"}
 QLORA = {"name": "qlora", "r": 16, "target_modules": "all-linear"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.cli.progress import Progress
 from validation.tracing.silence import silence_libraries
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import model_of, parameter_counts, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of, parameter_counts, training_step
+from calculator.estimation.request import parse_request
 from calculator.inputs.training import Device
 from validation.comparison.matching import differences
 from validation.comparison.show import traced_body
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
     from calculator.common.names import PhaseName
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.comparison.matching import Difference
     from validation.tracing.snapshot import Row, Snapshot
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import parse_request
-from calculator.estimate.sharded_request import parse_sharded_request
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_request
+from calculator.estimation.sharded_request import parse_sharded_request
 from validation.reference.trainers.recipe import parse_recipe
 from validation.tracing.silence import silence_libraries
 

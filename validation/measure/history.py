@@ -10,16 +10,16 @@ import torch
 from calculator.allocator.history_run import HistoryRun
 from calculator.devices import library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.history_replay import Histories
-from calculator.estimate.sample_lengths import with_longest_batch
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.history_replay import Histories
+from calculator.estimation.sample_lengths import with_longest_batch
 from validation.measure.layer import fused_dropout
 from validation.measure.meter import counts, meter_of
 from validation.measure.step import Run, emptied, release
 
 if TYPE_CHECKING:
     from calculator.allocator.history import EmptyCache, HistoryResult, Step
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.measure.step_cases import StepCase
 
 

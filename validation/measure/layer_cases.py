@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: Tokens of a case on a GPU, enough that a 4-bit product dequantises first; and on the CPU, which counts storages only.
 TOKENS = 2048

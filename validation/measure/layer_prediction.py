@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from calculator.architecture.dimension import Dim
 from calculator.engine.backward import backward
-from calculator.estimate.estimate import resident_state
+from calculator.estimation.estimate import resident_state
 from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, Prefix, Prompt

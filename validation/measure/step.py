@@ -18,7 +18,7 @@ from validation.reference.build import build_model
 from validation.reference.optimizers import optimizer_for
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 PHASES = ("forward", "backward", "optimizer_step")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate.estimate import estimate, training_step
+from calculator.estimation.estimate import estimate, training_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from calculator.resident.per_parameter import ResidentTensors
 
 

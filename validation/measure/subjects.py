@@ -10,7 +10,7 @@ import torch
 from peft.tuners import PrefixEncoder, PromptEmbedding
 from torch import Tensor, nn
 
-from calculator.estimate.estimate import resident_state
+from calculator.estimation.estimate import resident_state
 from calculator.families import forward_of
 from calculator.layers.context import Context
 from calculator.methods import Adapter, LoRA, Prefix, Prompt, QLoRA
@@ -18,7 +18,7 @@ from validation.reference import methods
 from validation.reference.bottleneck import Bottleneck
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.measure.layer_cases import LayerCase
 
 

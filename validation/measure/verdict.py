@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from calculator.estimate.estimate import device_replay, estimate, training_step
-from calculator.estimate.history_replay import Histories
-from calculator.estimate.sample_lengths import with_longest_batch
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import device_replay, estimate, training_step
+from calculator.estimation.history_replay import Histories
+from calculator.estimation.sample_lengths import with_longest_batch
+from calculator.estimation.series import SeriesCache
 from validation.measure.history import played, worst
 from validation.measure.meter import counts
 from validation.measure.step import measured
@@ -23,7 +23,7 @@ from validation.measure.step import measured
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.measure.step_cases import StepCase
 
 #: The distance of the lower cap from the live bytes, and of the cap in the middle from the least, as a share. The

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import Adapter, LoRA, QLoRA
 from validation.measure.step_cases import TINY
 from validation.prove.by_hand import by_hand
@@ -19,7 +19,7 @@ from validation.reference.build import build_model
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: Standard deviations of A's entries; PEFT's initial values have about 1/√k.
 SPREADS = (1e-3, 1.0, 1e3)

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from calculator import catalogue
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from calculator.lesson import LESSON
 from validation.comparison import compare
 from validation.prove.claim import GB

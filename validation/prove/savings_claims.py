@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calculator.devices import gpu
-from calculator.estimate.textbook import cards_needed
+from calculator.estimation.textbook import cards_needed
 from validation.prove.claim import GB, Check, Claim, Figure
 from validation.prove.lesson_runs import TRAINING_TEXT, Run, stated
 

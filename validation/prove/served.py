@@ -8,7 +8,7 @@ import peft
 import torch
 from transformers import DynamicCache
 
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import Prefix, Prompt
 from validation.reference.build import build_model
 from validation.tracing.initial_tensors import quantization_constants

@@ -13,7 +13,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import Adapter
 from validation.measure.step_cases import TINY
 from validation.prove.claim import Check, Claim, Figure

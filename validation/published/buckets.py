@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 from calculator.allocator.history import Padded
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.segments import SMALL_SEGMENT
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.history_replay import Histories
-from calculator.estimate.sample_lengths import SEEDS, sample_lengths, with_longest_batch
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.history_replay import Histories
+from calculator.estimation.sample_lengths import SEEDS, sample_lengths, with_longest_batch
 from validation.published.outputs import with_outputs
 
 if TYPE_CHECKING:
     from calculator.allocator.history import Step
     from calculator.architecture.model import Model
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from calculator.training_step.batch_trace import Program
 
 #: The longest padded sequence of the 20,000 rows; it is not published.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from calculator.common.dtype import ITEMSIZE, rounded
-from calculator.estimate.estimate import resident_state
+from calculator.estimation.estimate import resident_state
 from calculator.training_step.unrolled import events
 from validation.published.outputs import keep_outputs
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from calculator.architecture.model import Model
     from calculator.engine.tape import Allocation
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from calculator.training_step.unrolled import Events
     from validation.published.measurement import Point
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from calculator.devices import library_workspace
 from calculator.devices.verdict import card_of
-from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import estimate, model_of
-from calculator.estimate.request import parse_request
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import parse_request
 from validation.published import phases
 from validation.published.buckets import max_reserved
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.published.measurement import Measurement
 
 

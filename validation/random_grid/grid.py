@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from calculator.common.errors import PlanError
 from calculator.common.names import TaskName
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, FAMILIES_WITH_FORWARD
 from calculator.methods import METHODS
 from validation.cli.progress import Progress

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
     from calculator.inputs.training import Training
     from calculator.resident.quantization import Quantization

@@ -22,7 +22,7 @@ from validation.reference import bottleneck
 if TYPE_CHECKING:
     from torch import nn
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from calculator.inputs.sharding import QuantStorage
     from calculator.resident.quantization import Quantization
 

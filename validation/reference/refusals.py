@@ -9,7 +9,7 @@ from torch import nn
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: The families' names for an embedding of learned positions.
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from calculator.estimate.request import Request
+from calculator.estimation.request import Request
 from calculator.methods import Full
 from validation.reference import methods
 from validation.reference.build import META, build_model
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import ModelReference
+    from calculator.estimation.request import ModelReference
     from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
     from validation.reference.build import ReferenceModel

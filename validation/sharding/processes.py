@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from calculator.common.errors import PlanError
-from calculator.estimate.sharded_request import parse_sharded_request
+from calculator.estimation.sharded_request import parse_sharded_request
 from validation.sharding.streams import Streams
 from validation.sharding.trace import trace, trace_in_group
 from validation.tracing.silence import silence_libraries
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from calculator.estimate.sharded_request import ShardedRequest
+    from calculator.estimation.sharded_request import ShardedRequest
     from validation.tracing.trace import Trace
 
 #: Storages of up to this many bytes hold one number.

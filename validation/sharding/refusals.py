@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from calculator.common.errors import refusal
 
 if TYPE_CHECKING:
-    from calculator.estimate.sharded_request import ShardedRequest
+    from calculator.estimation.sharded_request import ShardedRequest
 
 #: PyTorch's optimizers. Those of bitsandbytes and Adafactor mix plain tensors with DTensor shards, and fail.
 ON_SHARDS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from calculator.common.names import PhaseName
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.sharding.engine import Engine
     from validation.sharding.streams import Streams
 

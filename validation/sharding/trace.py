@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from calculator.estimate.sharded_request import ShardedRequest
+    from calculator.estimation.sharded_request import ShardedRequest
     from validation.sharding.engine import Engine
 
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError, refusal
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.tracing.silence import silence_libraries
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from calculator.common.errors import PlanError, Problem, refusal
-from calculator.estimate.compatibility import SWITCHES
+from calculator.estimation.compatibility import SWITCHES
 from calculator.families.family import TASK_MODELS
 from validation.reference.heads import MAPPINGS, head_of
 

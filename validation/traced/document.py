@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 
-from calculator.estimate.traced.document import Kind, Loaded, Peak, Span, TraceDocument
+from calculator.estimation.traced.document import Kind, Loaded, Peak, Span, TraceDocument
 from validation.traced.operations import allocating, unchecked
 from validation.tracing.snapshot import wildcard_path
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import PlanError, refusal
-from calculator.estimate.request import ModelReference
+from calculator.estimation.request import ModelReference
 from validation.reference.build import config_of
 from validation.traced.config import checked
 from validation.traced.document import document_of
@@ -18,8 +18,8 @@ from validation.tracing.trace import trace_and_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.estimate.request import Request
-    from calculator.estimate.traced.document import TraceDocument
+    from calculator.estimation.request import Request
+    from calculator.estimation.traced.document import TraceDocument
 
 
 def answer(request: Request, progress: Callable[[str], None] = lambda _: None) -> TraceDocument:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
-from calculator.estimate.traced.answer import traced_estimate
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.estimation.traced.answer import traced_estimate
 from calculator.families import FAMILIES_WITH_FORWARD
 from validation.random_grid.random_requests import random_request
 from validation.traced.operations import FILE
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
-    from calculator.estimate.traced.document import TraceDocument
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+    from calculator.estimation.traced.document import TraceDocument
 
 #: What must be equal to the byte.
 ALLOCATED = {"parameters", "phases"}

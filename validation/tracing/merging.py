@@ -19,7 +19,7 @@ from validation.tracing.shims import emulate_cuda
 from validation.tracing.step import no_garbage_collection
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import ModelReference
+    from calculator.estimation.request import ModelReference
     from calculator.inference.served_method import ServedMethod
     from calculator.inference.settings import Serving
 

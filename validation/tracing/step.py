@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from calculator.common.names import PhaseName
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
     from validation.reference.build import ReferenceModel
     from validation.tracing.host_values import HostValues
 

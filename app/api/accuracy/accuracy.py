@@ -11,7 +11,7 @@ from app.forms.fields import METHOD_LABELS
 from calculator.allocator.reserved_rule import RULE_ACCURACY, RULE_OF_ZERO, SHARDED_RULE
 
 if TYPE_CHECKING:
-    from calculator.estimate.answer import Estimate
+    from calculator.estimation.answer import Estimate
     from calculator.methods import Method
 
 #: Statistics that include reserved memory.

@@ -7,7 +7,7 @@ from typing import Any
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import ComparedEstimateAnswer, settings
 from app.http.problems import ProblemError
-from calculator.compare.methods import ComparisonRow
+from calculator.comparison.methods import ComparisonRow
 
 
 class AlternativeAnswer(Answer):

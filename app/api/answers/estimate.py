@@ -12,8 +12,8 @@ from calculator.common.names import ComponentName, PhaseName, TaskName
 from calculator.devices import GPU, Verdict
 from calculator.devices import Fit as CalculatedFit
 from calculator.devices.outcome import ReplayPhase
-from calculator.estimate.answer import Estimate
-from calculator.estimate.traced.grade import EngineName, Grade
+from calculator.estimation.answer import Estimate
+from calculator.estimation.traced.grade import EngineName, Grade
 from calculator.methods import Method
 
 

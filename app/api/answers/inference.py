@@ -8,7 +8,7 @@ from pydantic import model_validator
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import Component, DeviceFit, ModelSummary, Row, settings
 from calculator.common.names import PassName
-from calculator.estimate.request import ReservedBy
+from calculator.estimation.request import ReservedBy
 from calculator.inference.answer import Inference
 
 

@@ -6,9 +6,9 @@ from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import SingleEstimateAnswer
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
-from calculator.limits.bounds import BoundedBy, SolveFor
-from calculator.limits.limit import Limit
-from calculator.limits.probes import ProbeResult
+from calculator.limit_search.bounds import BoundedBy, SolveFor
+from calculator.limit_search.limit import Limit
+from calculator.limit_search.probes import ProbeResult
 
 
 class LimitBound(Answer):

@@ -1,7 +1,7 @@
 """Answer of `GET /api/v1/models/types`: the model types of transformers, and which engine answers each."""
 
 from app.api.answers.answer import Answer, described
-from calculator.estimate.traced.grade import EngineName, Grade
+from calculator.estimation.traced.grade import EngineName, Grade
 
 
 class ModelTypeAnswer(Answer):

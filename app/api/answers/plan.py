@@ -5,11 +5,11 @@ from typing import Any
 
 from app.api.answers.answer import Answer, described
 from app.api.answers.estimate import ComparedEstimateAnswer
-from calculator.estimate.request import Request
+from calculator.estimation.request import Request
 from calculator.inference.multi_adapter import MultiAdapterFootprint
-from calculator.plan.nearest_miss import AMONG, NearestMiss
-from calculator.plan.plan import Configuration, DevicePlan, Plan
-from calculator.plan.suggestions import Suggestion
+from calculator.planning.nearest_miss import AMONG, NearestMiss
+from calculator.planning.plan import Configuration, DevicePlan, Plan
+from calculator.planning.suggestions import Suggestion
 
 
 class RuleAnswer(Answer):

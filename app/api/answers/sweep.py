@@ -11,8 +11,8 @@ from app.api.answers.answer import Answer, described
 from app.http.problems import ProblemError, shortened
 from calculator.common.names import PhaseName
 from calculator.devices import Verdict
-from calculator.estimate.answer import Estimate
-from calculator.limits.sweep import Swept
+from calculator.estimation.answer import Estimate
+from calculator.limit_search.sweep import Swept
 
 #: The figures of a row, by the object of the estimate that contains them.
 FIGURES: dict[str, tuple[str, ...]] = {

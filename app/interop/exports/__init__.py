@@ -12,7 +12,7 @@ from calculator.common.errors import refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: The function that writes each format.
 FORMATS: dict[str, Callable[[Planned], Exported]] = {

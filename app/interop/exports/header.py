@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from app.interop.exports.exported import NotExpressed
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 WIDTH = 100
 

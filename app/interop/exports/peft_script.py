@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from app.interop.exports.planned import Planned
     from calculator.common.names import MethodName, OptimizerName, TrainerName
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: How the Hugging Face Trainer constructs each optimizer. Source: transformers/trainer_optimizer.py.
 OPTIMIZERS: dict[OptimizerName, str] = {

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calculator.common.errors import refusal
-from calculator.estimate.compatibility import within_positions
-from calculator.estimate.estimate import estimate, model_of
-from calculator.estimate.sample_lengths import with_longest_batch
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.sample_lengths import with_longest_batch
 from calculator.families import forward_of
 
 if TYPE_CHECKING:
     from calculator.architecture.model import Model
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

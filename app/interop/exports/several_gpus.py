@@ -18,7 +18,7 @@ from calculator.inputs.sharding import STAGES, DDPConfig, FSDPConfig, ZeroOptimi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 ACCELERATE = "accelerate.yaml"
 DEEPSPEED = "deepspeed.json"

@@ -19,7 +19,7 @@ from app.interop.imports.imported import Imported, NotUnderstood
 from app.interop.imports.keys import Keys
 from app.interop.imports.text import mapping
 from calculator.common.errors import refusal
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

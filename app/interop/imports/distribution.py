@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from app.interop.exports.distribution import AXOLOTL_UNITS
 from app.interop.imports import fsdp_keys, zero_config
 from app.interop.imports.other_runs import text_of
-from calculator.estimate.compatibility import OF_TRAINERS
+from calculator.estimation.compatibility import OF_TRAINERS
 
 if TYPE_CHECKING:
     from app.interop.imports.keys import Keys

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import parse_request
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.stack import DEFAULT_STACK, StackVersions
 

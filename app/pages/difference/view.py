@@ -12,15 +12,15 @@ from app.forms.fields import FIELDS, METHOD_LABELS
 from app.forms.layout import LABELS
 from app.presentation import verdict
 from calculator.common.errors import PlanError, refusal
-from calculator.compare.plans import ComponentLine, SettingLine, component_lines, setting_lines
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.comparison.plans import ComponentLine, SettingLine, component_lines, setting_lines
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 #: The largest number of plans on one page.
 MOST_PLANS = 6

@@ -31,8 +31,8 @@ from app.presentation.templates import page
 from app.tools import TOOLS
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.estimate.answer import Estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.answer import Estimate
+from calculator.estimation.request import parse_request
 from calculator.methods import METHODS, USUAL_METHODS
 
 router = APIRouter(include_in_schema=False)

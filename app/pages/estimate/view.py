@@ -9,14 +9,14 @@ from app.engines.engine import answered, with_way_out
 from app.forms.fields import FIELDS
 from app.forms.plan_form import typed_request
 from calculator.common.errors import PlanError
-from calculator.compare.methods import ComparisonRow, cards, parse_comparison, side_by_side
+from calculator.comparison.methods import ComparisonRow, cards, parse_comparison, side_by_side
 from calculator.devices import Verdict
-from calculator.estimate.request import parse_request
-from calculator.estimate.traced.check import is_traced
-from calculator.limits.fewest import on_one_node
-from calculator.limits.limits import LimitRequest, limit
+from calculator.estimation.request import parse_request
+from calculator.estimation.traced.check import is_traced
+from calculator.limit_search.fewest import on_one_node
+from calculator.limit_search.limits import LimitRequest, limit
 from calculator.methods import METHODS
-from calculator.plan.suggestions import suggestions
+from calculator.planning.suggestions import suggestions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from app.engines.engine import Client
     from app.forms.plan_form import Form
     from calculator.devices import Fit
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
-    from calculator.limits.limit import Limit
-    from calculator.plan.suggestions import Suggestion
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+    from calculator.limit_search.limit import Limit
+    from calculator.planning.suggestions import Suggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

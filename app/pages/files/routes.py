@@ -18,7 +18,7 @@ from app.interop.exports import FORMATS, export
 from app.pages.estimate.routes import ImportBox, plan_page
 from app.presentation.templates import error_page
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 router = APIRouter(include_in_schema=False)
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.answers.limits import limits_answer
 from app.pages.limits.answers import FitMapAnswer, PlanLimitsAnswer
-from calculator.estimate.request import parse_request
-from calculator.limits.bounds import solvable
-from calculator.limits.fewest import on_one_node
-from calculator.limits.fit_map import fit_map
-from calculator.limits.limits import LimitRequest, limit
+from calculator.estimation.request import parse_request
+from calculator.limit_search.bounds import solvable
+from calculator.limit_search.fewest import on_one_node
+from calculator.limit_search.fit_map import fit_map
+from calculator.limit_search.limits import LimitRequest, limit
 
 if TYPE_CHECKING:
-    from calculator.estimate.request import Request
-    from calculator.limits.bounds import SolveFor
-    from calculator.limits.fit_map import Cell, FitMap
-    from calculator.limits.limit import Limit
+    from calculator.estimation.request import Request
+    from calculator.limit_search.bounds import SolveFor
+    from calculator.limit_search.fit_map import Cell, FitMap
+    from calculator.limit_search.limit import Limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

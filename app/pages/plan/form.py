@@ -14,13 +14,13 @@ from app.forms.fields import DEVICE, MEMORY, NEEDS, RESERVED, STACK, TRAINER
 from app.forms.layout import gpu_id
 from app.forms.plan_form import non_default, query, typed_fields, typed_model
 from app.pages.inference import form as inference_form
-from calculator.plan.needs import USUAL_PRIORITIES
+from calculator.planning.needs import USUAL_PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from calculator.common.errors import Problem
-    from calculator.estimate.request import Request
+    from calculator.estimation.request import Request
 
 #: The needs of the bare address.
 DEFAULTS: dict[str, str] = {

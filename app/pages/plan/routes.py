@@ -19,9 +19,9 @@ from app.presentation.changes import changes_text
 from app.presentation.templates import page
 from calculator import catalogue
 from calculator.common.errors import PlanError, refusal
-from calculator.plan.needs import USUAL_PRIORITIES
-from calculator.plan.plan import plan as answer_to
-from calculator.plan.request import parse_plan
+from calculator.planning.needs import USUAL_PRIORITIES
+from calculator.planning.plan import plan as answer_to
+from calculator.planning.request import parse_plan
 
 router = APIRouter(include_in_schema=False)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from calculator.estimate.textbook import accounting, cards_needed, lora_parameters
+from calculator.estimation.textbook import accounting, cards_needed, lora_parameters
 from calculator.inputs.settings import setting
 from calculator.lesson.runs import GB, qlora
 from calculator.lesson.worked.line import Line, Worked
 
 if TYPE_CHECKING:
-    from calculator.estimate.textbook import Accounting
+    from calculator.estimation.textbook import Accounting
 
 _NAMES = {
     "base_weights": "base weights",

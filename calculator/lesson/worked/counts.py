@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calculator.estimate.textbook import (
+from calculator.estimation.textbook import (
     WEIGHT_BYTES,
     adapter_parameters,
     compression,

@@ -8,8 +8,8 @@ import pytest
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import declared
-from calculator.limits.bounds import SolveFor
-from calculator.plan.needs import Needs
+from calculator.limit_search.bounds import SolveFor
+from calculator.planning.needs import Needs
 from validation.random_grid.random_requests import random_request
 
 CARDS = ("t4", "rtx-4060", "rtx-4090", "a100-sxm4-80gb", "h200")

@@ -18,14 +18,14 @@ from app.api.requests import METHOD_MODELS, DeviceModel, MethodModel, NeedsModel
 from calculator.catalogue import ModelEntry
 from calculator.common.errors import PlanError
 from calculator.devices import GPU, Fit
-from calculator.estimate import answer
-from calculator.estimate.request import parse_method
+from calculator.estimation import answer
+from calculator.estimation.request import parse_method
 from calculator.inference import answer as serving
 from calculator.inference.settings import Serving
 from calculator.inputs.settings import declared, parse
 from calculator.inputs.training import Device, Training
 from calculator.methods import METHODS, USUAL_METHODS
-from calculator.plan.needs import Needs
+from calculator.planning.needs import Needs
 
 PATHS = {
     "/api/v1/estimate": "post",

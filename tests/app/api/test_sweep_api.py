@@ -16,9 +16,9 @@ import uvicorn
 from pydantic import TypeAdapter
 
 from app.api.answers.sweep import FIGURES, MEDIA_TYPES, SweepRow, blocks, lines
-from calculator.estimate.estimate import estimate
-from calculator.limits import sweep
-from calculator.limits.sweep import answers, parse_sweep
+from calculator.estimation.estimate import estimate
+from calculator.limit_search import sweep
+from calculator.limit_search.sweep import answers, parse_sweep
 
 GRID = {"training.sequence_length": [512, 1024], "method.name": ["qlora", "prefix"]}
 

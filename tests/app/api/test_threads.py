@@ -13,7 +13,7 @@ from app.application import ALL_ROUTERS
 from app.pages.difference import view as difference_view
 from app.pages.estimate import routes as estimate_routes
 from calculator.common.errors import PlanError, Problem
-from calculator.estimate.recent_series import RECENT_SERIES
+from calculator.estimation.recent_series import RECENT_SERIES
 
 #: Longer than anything here takes, in seconds.
 PATIENCE = 20

@@ -8,7 +8,7 @@ import pytest
 from app.engines import tracer as module
 from app.engines.process import AbandonedError
 from app.engines.tracer import BusyError, Tracer, body_of
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import METHODS
 
 CONFIG = {"model_type": "qwen3_next", "num_hidden_layers": 2}

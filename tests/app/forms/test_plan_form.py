@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.forms.fields import FIELDS, METHOD
 from app.forms.plan_form import DEFAULTS, field_of, read, typed_request
 from app.http.bodies import decode_form
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import USUAL_METHODS
 
 

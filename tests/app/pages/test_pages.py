@@ -13,7 +13,7 @@ from app.forms.layout import CHOSEN
 from app.forms.plan_form import DEFAULTS, read
 from calculator.common.errors import PlanError
 from calculator.devices import gpus
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import METHODS, USUAL_METHODS
 
 

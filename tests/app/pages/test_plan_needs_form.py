@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from app.forms import plan_form as form
 from app.pages.plan import form as needs_form
-from calculator.estimate.request import parse_request
-from calculator.plan.plan import plan
-from calculator.plan.request import parse_plan
+from calculator.estimation.request import parse_request
+from calculator.planning.plan import plan
+from calculator.planning.request import parse_plan
 
 
 def typed(address):

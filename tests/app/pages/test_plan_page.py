@@ -9,7 +9,7 @@ import pytest
 
 from app.pages.plan.form import DEFAULTS, LABELS, read
 from calculator.common.errors import PlanError
-from calculator.plan.request import parse_plan
+from calculator.planning.request import parse_plan
 
 #: A config.json of a model that no catalogue has.
 SMALL = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}

@@ -4,9 +4,9 @@ import pytest
 
 from app.cli.estimate import lines
 from app.presentation.consequences import consequences
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
-from tests.calculator.estimate.test_device_replay import MISTRAL, SMALL
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from tests.calculator.estimation.test_device_replay import MISTRAL, SMALL
 
 TIGHT = "/?model=mistralai%2FMistral-7B-v0.1&gpu=a100-sxm4-80gb&method=full&micro_batch_size=8&sequence_length=4096"
 OUT = "/?method=lora&gradient_checkpointing=false&micro_batch_size=16"

@@ -12,7 +12,7 @@ from app.forms import tool_fields
 from app.forms.fields import FIELDS
 from app.forms.plan_form import read
 from app.tools import TOOLS
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.methods import METHODS
 from calculator.trainers import TRAINERS
 

@@ -11,8 +11,8 @@ from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.allocator.segments import MIB
 from calculator.devices import library_workspace
-from calculator.estimate.estimate import resident_state, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state, training_step
+from calculator.estimation.request import parse_request
 from tests.calculator.random_plans import plans
 
 GIB, PAGE = 1 << 30, 2 * MIB

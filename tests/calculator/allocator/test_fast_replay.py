@@ -16,8 +16,8 @@ from calculator.allocator.segments import BLOCK, MIB
 from calculator.allocator.transients import MicroBatch
 from calculator.devices import library_workspace
 from calculator.devices.gpus import gpu
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
 from calculator.training_step.unrolled import unrolled
 from tests.calculator.allocator.test_replay import BEHIND, CHOSEN, LLAMA_8B
 from tests.calculator.random_plans import plans

@@ -12,8 +12,8 @@ from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.out_of_memory import DeviceMemory
 from calculator.allocator.replay import full_peak_reserved
 from calculator.devices import library_workspace
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
 from calculator.training_step.unrolled import events
 from tests.calculator.allocator.plain_allocator import MIB, Plain, PlainOutOfMemoryError
 

@@ -10,10 +10,10 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading, one_by_one
 from calculator.allocator.replay import Batch, Replay, full_peak_reserved
 from calculator.common.errors import PlanError
-from calculator.estimate.compatibility import check, within_positions
-from calculator.estimate.estimate import estimate, model_of, resident_state, training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.compatibility import check, within_positions
+from calculator.estimation.estimate import estimate, model_of, resident_state, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training

@@ -7,8 +7,8 @@ import pytest
 
 from calculator.allocator.reserved_rule import REPLAY, RULE
 from calculator.allocator.segments import MIB
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from tests.calculator.random_plans import excesses, plans
 
 

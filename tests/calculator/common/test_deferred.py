@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 from calculator.common.deferred import Deferred
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from tests.calculator.random_plans import plans
 
 

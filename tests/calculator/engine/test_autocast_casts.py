@@ -6,10 +6,10 @@ from calculator.engine import operations as ops
 from calculator.engine.autocast import COPY, region
 from calculator.engine.autograd import AccumulateGrad
 from calculator.engine.tape import Tape, Tensor
-from calculator.estimate.answer import Row
-from calculator.estimate.estimate import estimate
-from calculator.estimate.ledger import AUTOCAST
-from calculator.estimate.request import parse_request
+from calculator.estimation.answer import Row
+from calculator.estimation.estimate import estimate
+from calculator.estimation.ledger import AUTOCAST
+from calculator.estimation.request import parse_request
 
 CONFIG = {
     "model_type": "llama",

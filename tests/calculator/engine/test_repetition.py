@@ -5,9 +5,9 @@ import json
 import pytest
 
 from calculator.engine.repetition import Repetition, repetition
-from calculator.estimate.estimate import training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.timeline import timeline
+from calculator.estimation.estimate import training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.timeline import timeline
 from calculator.layers import sharding_hooks
 from tests.calculator.random_plans import plans
 from tests.paths import CASE_FILES

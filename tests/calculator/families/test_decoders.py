@@ -5,9 +5,9 @@ import json
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.remarks import EXPERTS
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.remarks import EXPERTS
+from calculator.estimation.request import parse_request
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "decoders.jsonl").read_text().splitlines()]

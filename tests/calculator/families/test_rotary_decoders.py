@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from calculator.estimate.estimate import resident_state, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state, training_step
+from calculator.estimation.request import parse_request
 from calculator.families import forward_of
 from calculator.layers.context import Context, layer_classes
 from tests.paths import CASE_FILES

@@ -6,8 +6,8 @@ import pytest
 
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from calculator.families.nested import TEXT_ALONE
 
 GEMMA_3_4B = "google/gemma-3-4b-pt"

@@ -16,8 +16,8 @@ from calculator.architecture.dimension import Dim
 from calculator.devices import library_workspace
 from calculator.engine import operations as ops
 from calculator.engine.tape import Tape
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import ModelReference, parse_method
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import ModelReference, parse_method
 from calculator.inference.passes import peaks, state
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving

@@ -10,8 +10,8 @@ from calculator.allocator.caching_allocator import CachingAllocator
 from calculator.allocator.loading import Loading
 from calculator.allocator.out_of_memory import DeviceMemory, OutOfMemoryError
 from calculator.allocator.replay import Tensors
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import ModelReference, parse_method
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import ModelReference, parse_method
 from calculator.inference.passes import state
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving

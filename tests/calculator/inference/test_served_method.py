@@ -2,7 +2,7 @@
 
 import pytest
 
-from calculator.estimate.request import parse_method
+from calculator.estimation.request import parse_method
 from calculator.inference.served_method import ServedMethod, served
 from calculator.inference.settings import Serving
 from calculator.methods.base import Method

@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.sharded_request import parse_sharded_request
+from calculator.estimation.sharded_request import parse_sharded_request
 
 
 def body(sharding="fsdp", count=2, method=None, **training):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from calculator.devices.kernels import Kernels
-from calculator.estimate.estimate import training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import training_step
+from calculator.estimation.request import parse_request
 from calculator.methods.prepared_model import PreparedModel
 from tests.paths import CASE_FILES
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from calculator.lesson.chapters import CHAPTERS
 from calculator.lesson.practice import PRACTICE
 from calculator.lesson.questions import QUESTIONS

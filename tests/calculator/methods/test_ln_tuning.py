@@ -4,8 +4,8 @@ import pytest
 
 from calculator.catalogue import models
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, model_of, resident_state
-from calculator.estimate.request import ModelReference, parse_request
+from calculator.estimation.estimate import estimate, model_of, resident_state
+from calculator.estimation.request import ModelReference, parse_request
 from calculator.inference.inference import inference
 from calculator.inference.request import parse_inference
 from calculator.inputs.training import Training

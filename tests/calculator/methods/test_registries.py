@@ -10,8 +10,8 @@ from calculator.common.names import MethodName
 from calculator.lesson import table
 from calculator.lesson.worked import on_model
 from calculator.methods import METHODS, USUAL_METHODS
-from calculator.plan.candidates import CANDIDATES
-from calculator.plan.reasons.quality import QUALITY
+from calculator.planning.candidates import CANDIDATES
+from calculator.planning.reasons.quality import QUALITY
 from validation.random_grid import random_requests
 
 REGISTRIES = {

@@ -6,9 +6,9 @@ import pytest
 
 from calculator.catalogue import models
 from calculator.common.errors import PlanError
-from calculator.compare.methods import compare, parse_comparison
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import ModelReference
+from calculator.comparison.methods import compare, parse_comparison
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import ModelReference
 from calculator.methods import LoRA
 from calculator.methods.targeted.matching import attention_projections
 from calculator.methods.targeted.refusals import check

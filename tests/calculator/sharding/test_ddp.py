@@ -11,8 +11,8 @@ from calculator.allocator.history import Padded
 from calculator.allocator.history_run import HistoryRun
 from calculator.allocator.replay import Replay, full_peak_reserved
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.request import parse_request
 from calculator.inputs.sharding import DDPConfig
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.ddp import Bucket, buckets

@@ -4,11 +4,11 @@ import pytest
 
 from calculator.common.errors import PlanError
 from calculator.engine.repetition import Repetition
-from calculator.estimate.estimate import estimate, resident_state
-from calculator.estimate.recent_series import RECENT_SERIES
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
-from calculator.limits.limits import limit, parse_limit
+from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.recent_series import RECENT_SERIES
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from calculator.limit_search.limits import limit, parse_limit
 from calculator.sharding.fsdp.micro_batch import MicroBatch
 from calculator.sharding.fsdp.units import outer_units
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from tests.paths import CASE_FILES
 
 CASES = [json.loads(line) for line in (CASE_FILES / "sharded" / "ddp.jsonl").read_text().splitlines()]

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.inputs.sharding import ZeroOptimization
 from calculator.resident.tensors import ResidentTensor
 from calculator.sharding.zero.parameters import Key, Trained

@@ -8,8 +8,8 @@ import pytest
 
 from calculator import catalogue
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES
 
 LLAMA = {

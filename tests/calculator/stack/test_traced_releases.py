@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from calculator.common.dtype import rounded
-from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import model_of, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of, training_step
+from calculator.estimation.request import parse_request
 from calculator.stack.changes import CHANGES, older_behaviour
 from calculator.stack.releases import release
 from calculator.stack.verified import TRACED as TRACED_RELEASES

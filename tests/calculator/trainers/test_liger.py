@@ -5,8 +5,8 @@ from itertools import accumulate
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, resident_state, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate, resident_state, training_step
+from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.layers.liger.loss import chunk_size
 from calculator.trainers.liger import NOT_MODELLED, PATCHES

@@ -2,8 +2,8 @@
 
 import pytest
 
-from calculator.estimate.estimate import training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import training_step
+from calculator.estimation.request import parse_request
 from calculator.resident.tensors import ResidentTensor
 
 LLAMA = {

@@ -6,9 +6,9 @@ from math import prod
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.training_step.unrolled import unrolled
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}

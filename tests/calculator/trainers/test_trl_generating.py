@@ -3,9 +3,9 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
-from calculator.limits.limits import limit, parse_limit
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.limit_search.limits import limit, parse_limit
 from calculator.resident.per_parameter import tensors
 from calculator.trainers import TRAINERS
 from calculator.training_step.unrolled import events

@@ -3,8 +3,8 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
 from calculator.resident.per_parameter import tensors
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}

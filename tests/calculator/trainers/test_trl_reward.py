@@ -3,9 +3,9 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 
 LORA = {"name": "lora", "r": 8, "target_modules": "all-linear"}
 MODEL = "meta-llama/Llama-3.2-1B"

@@ -5,9 +5,9 @@ from math import prod
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.layers.trl.fused_head import TOKEN_CHUNK_SIZE, VOCAB_CHUNK_SIZE
 from calculator.resident.per_parameter import tensors
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
 from calculator.training_step.batch_trace import BatchTraces
 from calculator.training_step.unrolled import events
 

@@ -6,9 +6,9 @@ import pytest
 
 from calculator.allocator.reserved_rule import by_rule
 from calculator.engine import operations as ops
-from calculator.estimate.estimate import training_step
-from calculator.estimate.request import parse_request
-from calculator.estimate.timeline import timeline
+from calculator.estimation.estimate import training_step
+from calculator.estimation.request import parse_request
+from calculator.estimation.timeline import timeline
 from calculator.families import FAMILIES
 from calculator.training_step import first_layer_bound
 from tests.calculator.random_plans import plans

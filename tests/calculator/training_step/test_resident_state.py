@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate, resident_state
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate, resident_state
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.inputs.training import Device
-from calculator.limits.sweep import answers, parse_sweep
+from calculator.limit_search.sweep import answers, parse_sweep
 from tests.calculator.random_plans import plans
 
 LORA = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}}

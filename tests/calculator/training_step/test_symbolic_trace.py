@@ -8,9 +8,9 @@ import pytest
 from calculator.architecture.dimension import symbolic
 from calculator.common.errors import PlanError
 from calculator.engine.symbolic_sizes import SymInt
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
-from calculator.estimate.series import SeriesCache
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inputs.size_settings import resized
 from calculator.training_step import by_sizes, run, symbolic_trace

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from calculator.limits.sweep import parse_sweep
+from calculator.limit_search.sweep import parse_sweep
 from validation.benchmark.bench import SWEEP
 
 WITHOUT_TORCH = """

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from calculator.common.dtype import rounded
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import parse_method, parse_model
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_method, parse_model
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving

@@ -3,8 +3,8 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from validation.tracing.trace import trace
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]

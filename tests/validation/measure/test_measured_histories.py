@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from calculator.estimate import sample_lengths as sample_lengths_module
-from calculator.estimate.estimate import estimate
-from calculator.estimate.history_replay import Histories
-from calculator.estimate.sample_lengths import sample_lengths, with_longest_batch
+from calculator.estimation import sample_lengths as sample_lengths_module
+from calculator.estimation.estimate import estimate
+from calculator.estimation.history_replay import Histories
+from calculator.estimation.sample_lengths import sample_lengths, with_longest_batch
 from validation.measure import history, verdict
 from validation.measure.meter import counts, meter_of
 from validation.measure.step_cases import METHODS, TINY, StepCase, of_lengths, small

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from calculator.devices import Verdict
-from calculator.estimate.estimate import estimate
+from calculator.estimation.estimate import estimate
 from validation.measure import step
 from validation.measure.step_cases import METHODS, rounds, small
 

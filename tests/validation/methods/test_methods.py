@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.estimate import resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import resident_state
+from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES, model_from_config
 from validation.random_grid.random_configs import random_config
 from validation.reference.build import build_model

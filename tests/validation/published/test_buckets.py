@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.allocator.history import Padded
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.published.buckets import BUCKET, LONGEST, ROWS, TOKENS, UNIT, bucketed, histogram
 from validation.published.rules import measurements
 

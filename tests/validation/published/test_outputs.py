@@ -1,7 +1,7 @@
 """`keep_outputs` leaves a step's outputs alive at its end and changes nothing else."""
 
-from calculator.estimate.estimate import model_of, resident_state
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import model_of, resident_state
+from calculator.estimation.request import parse_request
 from calculator.training_step.unrolled import events
 from validation.published.outputs import keep_outputs
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from calculator.devices import cuda_context
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from validation.published.prediction import predicted
 from validation.published.results import RESULTS
 from validation.published.rules import measurements

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.families import FAMILIES_WITH_FORWARD, model_from_config
 from calculator.methods import METHODS
 from validation.comparison.compare import estimate

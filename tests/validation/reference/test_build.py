@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.reference.build import build_model, config_of
 from validation.tracing.shims import emulate_cuda
 

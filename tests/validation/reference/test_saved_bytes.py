@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from validation.reference.build import build_model
 
 pytestmark = [pytest.mark.trace, pytest.mark.filterwarnings("ignore")]

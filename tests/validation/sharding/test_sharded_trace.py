@@ -7,7 +7,7 @@ import pytest
 
 from calculator.common.dtype import rounded
 from calculator.common.errors import PlanError
-from calculator.estimate.sharded_request import parse_sharded_request
+from calculator.estimation.sharded_request import parse_sharded_request
 from validation.__main__ import main
 from validation.sharding.trace import trace
 from validation.tracing.trace import trace as trace_one_gpu

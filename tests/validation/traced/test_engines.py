@@ -2,10 +2,10 @@
 
 import pytest
 
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
-from calculator.estimate.traced.answer import traced_estimate
-from calculator.estimate.traced.document import TraceDocument
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.estimation.traced.answer import traced_estimate
+from calculator.estimation.traced.document import TraceDocument
 from validation.traced.engine import answer
 from validation.traced.engines import differences
 

@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.traced.config import checked
 from validation.traced.engine import answer
 from validation.traced.limits import auditor

@@ -6,9 +6,9 @@ from itertools import cycle
 import pytest
 
 from calculator.common.errors import PlanError, refusal
-from calculator.estimate.compatibility import check
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import Request, parse_method, parse_model
+from calculator.estimation.compatibility import check
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import Request, parse_method, parse_model
 from calculator.families import FAMILIES_WITH_FORWARD
 from calculator.inference.passes import peaks
 from calculator.inference.served_method import served

@@ -5,8 +5,8 @@ from itertools import cycle, product
 
 import pytest
 
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import parse_method, parse_model
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_method, parse_model
 from calculator.inference.merging import merging
 from calculator.inference.served_method import served
 from calculator.inference.settings import Serving

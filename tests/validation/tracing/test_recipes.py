@@ -3,7 +3,7 @@
 import pytest
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from validation.reference.trainers.recipe import parse_recipe
 
 BODY = {"model": "gpt2", "method": {"name": "lora"}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from calculator.common.dtype import rounded
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from tests.paths import CASE_FILES
 from validation.comparison import compare
 from validation.comparison.cases import differences

@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from calculator.estimate.estimate import model_of
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import parse_request
 from validation.published.rules import measurements
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from calculator.common.errors import refusal
-from calculator.estimate.request import Request, parse_request
+from calculator.estimation.request import Request, parse_request
 from calculator.inputs.settings import declared
 from calculator.inputs.training import Training
 from calculator.trainers import TRAINERS as MODELLED

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
-from calculator.estimate.traced.grade import grade_of
+from calculator.estimation.request import parse_request
+from calculator.estimation.traced.grade import grade_of
 from calculator.families import FAMILIES
 from validation.cli.progress import Progress
 from validation.reference.heads import MAPPINGS, head_of

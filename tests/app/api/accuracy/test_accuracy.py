@@ -8,8 +8,8 @@ import pytest
 from app.api.accuracy.accuracy import accuracy, error_text
 from app.api.accuracy.residuals import residuals
 from calculator.allocator.reserved_rule import RULE_ACCURACY
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 from calculator.methods import USUAL_METHODS
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from app.interop.exports import export
 from app.interop.imports import read
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 BODY = {"model": "HuggingFaceTB/SmolLM2-135M", "method": {"name": "lora", "target_modules": "all-linear"}}
 LENGTHS = {"micro_batch_size": 2, "sequence_lengths": [[32, 90], [64, 10]], "torch_empty_cache_steps": 5}

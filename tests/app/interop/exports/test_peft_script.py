@@ -17,7 +17,7 @@ from transformers.optimization import Adafactor
 from app.interop.exports import bottleneck as exported_bottleneck
 from app.interop.exports import export, peft_script
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.resident.optimizers import OPTIMIZERS
 from calculator.trainers import TRAINERS
 from validation.reference import bottleneck

@@ -14,7 +14,7 @@ from accelerate.commands.launch import launch_command_parser
 from app.__main__ import main
 from app.interop.exports import export
 from app.interop.exports.several_gpus import deepspeed_config
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from tests.app.interop.exports.test_peft_script import LLAMA, LOW_RANK
 from tests.app.interop.exports.test_tools import AXOLOTL, LLAMA_FACTORY
 from tests.paths import ROOT

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from app.interop.exports import export
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 DOCUMENTED = json.loads((Path(__file__).parent / "documented_keys.json").read_text())
 AXOLOTL = set(DOCUMENTED["axolotl"]["keys"])

@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig, LlamaConfig
 
 from app.__main__ import main
 from app.interop.imports import read
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 CONFIG = {
     "model_type": "llama",

@@ -9,7 +9,7 @@ from app.interop.exports import export
 from app.interop.imports import read
 from app.interop.imports.zero_config import KNOWN_FILES
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 AXOLOTL = "base_model: gpt2\nadapter: lora\nlora_target_linear: true\nlora_mlp_kernel: false\nbf16: true\n"
 FACTORY = "model_name_or_path: gpt2\nstage: pt\nbf16: true\n"

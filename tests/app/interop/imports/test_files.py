@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.interop.imports import FORMATS, read
 from app.interop.imports.text import LONGEST
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 QUIET = "lora_mlp_kernel: false\nlora_target_linear: true\n"

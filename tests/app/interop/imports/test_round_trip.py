@@ -11,7 +11,7 @@ from app.interop.exports.part import targets
 from app.interop.exports.planned import planned
 from app.interop.imports import read
 from calculator.common.errors import PlanError
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 from calculator.inputs.training import CheckpointingKwargs
 from calculator.methods import LoRA, QLoRA
 from calculator.resident.optimizers import OPTIMIZERS

@@ -1,0 +1,182 @@
+"""Compare methods on one model, training and device, and one plan with every card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.devices import GPU, Fit, cuda_context, fit, gpus, library_workspace
+from calculator.devices.near_limit import is_near_limit
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import Choices, Request, parse_method, parse_request
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Device, Training
+from calculator.methods import USUAL_METHODS, Method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from calculator.devices.outcome import Outcome
+    from calculator.estimation.answer import Estimate
+
+#: The largest number of methods in one comparison.
+MOST_METHODS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The nearest accepted plan: the changed settings, by their paths in the request, and the estimate."""
+
+    changes: dict[str, Any]
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRow:
+    """One method's estimate; or why it is refused, and the nearest accepted plan."""
+
+    method: Method
+    estimate: Estimate | None
+    problems: tuple[Problem, ...] = ()
+    alternative: Alternative | None = None
+
+
+def parse_comparison(body: Any) -> tuple[Request, ...]:
+    """Read a comparison request from decoded JSON: one request per method.
+
+    Raises:
+        PlanError: with every problem, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    known = ("model", "methods", "training", "device", "stack", *(each.name for each in declared(Choices)))
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(known)}", input=body[key])
+        for key in body
+        if key not in known
+    ]
+    common = {key: value for key, value in body.items() if key in known and key != "methods"}
+    request: Request | None = None
+    try:
+        request = parse_request({**common, "method": {"name": USUAL_METHODS[0]}})
+    except PlanError as error:
+        problems += error.problems
+    methods = _methods(body.get("methods", [{"name": name} for name in USUAL_METHODS]), problems)
+    if problems or request is None:
+        raise PlanError(*problems)
+    return tuple(replace(request, method=method) for method in methods)
+
+
+def compare(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
+    """A row for each request.
+
+    Raises:
+        PlanError: where all of them are refused.
+    """
+    rows = side_by_side(requests)
+    if all(row.estimate is None for row in rows):
+        problems = {(problem.loc, problem.msg): problem for row in rows for problem in row.problems}
+        raise PlanError(*problems.values())
+    return rows
+
+
+def side_by_side(requests: Iterable[Request]) -> tuple[ComparisonRow, ...]:
+    """A row for each request, even where all of them are refused."""
+    return tuple(_row(request) for request in requests)
+
+
+def cards(plan: Estimate, attention: str = "sdpa") -> tuple[Fit, ...]:
+    """Compare the plan with every card that has its kernels, smallest first, each with its workspaces and context."""
+    able = (card for card in gpus() if card.has_flash or attention != "flash_attention_2")
+    return tuple(sorted((_fit_on(plan, card) for card in able), key=lambda answer: answer.usable_bytes))
+
+
+def _fit_on(plan: Estimate, card: GPU) -> Fit:
+    """The verdict on a card; near its limit, the run is replayed there."""
+    forward, backward = (part.bytes for part in library_workspace(card))
+    ruled = _fit_with(plan, card, plan.memory.peak_reserved_bytes - plan.memory.library_workspace_bytes)
+    if plan.memory.replay is None or not is_near_limit(ruled):
+        return ruled
+    replay = plan.memory.replay.with_workspaces((forward, backward))
+    return _fit_with(plan, card, replay.peak_reserved_bytes - forward - backward, replay.outcome)
+
+
+def _fit_with(plan: Estimate, card: GPU, tensors: int, replayed: Callable[[int], Outcome] | None = None) -> Fit:
+    """The verdict on a card on which `tensors` is reserved besides the workspaces."""
+    memory = plan.memory
+    workspace = sum(part.bytes for part in library_workspace(card))
+    context = cuda_context(card).bytes
+    reserved = tensors + workspace
+    answer = fit(
+        Device(gpu=card.id),
+        peak_allocated_bytes=memory.peak_allocated_bytes,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context,
+        required_bytes=reserved + context,
+        replayed=replayed,
+    )
+    assert answer is not None
+    return answer
+
+
+def _methods(listed: Any, problems: list[Problem]) -> tuple[Method, ...]:
+    if not isinstance(listed, list) or not 0 < len(listed) <= MOST_METHODS:
+        message = f"must be a list of 1 to {MOST_METHODS} method objects"
+        problems.append(Problem(loc="methods", msg=message, input=listed))
+        return ()
+    methods = []
+    for index, body in enumerate(listed):
+        try:
+            methods.append(parse_method(body, f"methods.{index}"))
+        except PlanError as error:
+            problems += error.problems
+    return tuple(methods)
+
+
+def _row(request: Request) -> ComparisonRow:
+    try:
+        return ComparisonRow(method=request.method, estimate=estimate(request))
+    except PlanError as error:
+        alternative = _alternative(request, error.problems)
+        return ComparisonRow(method=request.method, estimate=None, problems=error.problems, alternative=alternative)
+
+
+def _alternative(request: Request, problems: tuple[Problem, ...]) -> Alternative | None:
+    """The plan with its refused settings changed as little as possible, if any change is accepted."""
+    refused = {problem.loc for problem in problems}
+    try:
+        near, changes = _nearest_targets(*_usual_training(request, refused), refused)
+        return Alternative(changes=changes, estimate=estimate(near)) if changes else None
+    except PlanError:
+        return None
+
+
+def _usual_training(request: Request, refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """The request with refused training settings reset to their defaults."""
+    usual = Training()
+    changes = {
+        f.name: getattr(usual, f.name)
+        for f in fields(Training)
+        if f"training.{f.name}" in refused and getattr(request.training, f.name) != getattr(usual, f.name)
+    }
+    changed = {f"training.{name}": value for name, value in changes.items()}
+    return replace(request, training=replace(request.training, **changes)), changed
+
+
+def _nearest_targets(request: Request, changes: dict[str, Any], refused: set[str]) -> tuple[Request, dict[str, Any]]:
+    """The request with refused target modules replaced by the nearest accepted ones.
+
+    Raises:
+        PlanError: where the model is not known.
+    """
+    method: Any = request.method
+    if "method.target_modules" not in refused:
+        return request, changes
+    targets = request.method.nearest_targets(model_of(request.model))
+    if targets is None:
+        return request, changes
+    listed = list(targets) if isinstance(targets, tuple) else targets
+    nearest = replace(request, method=replace(method, target_modules=targets))
+    return nearest, {**changes, "method.target_modules": listed}

@@ -1,0 +1,230 @@
+"""An estimate's answer: one object for the pages, the JSON API and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, cast
+
+from calculator.architecture.dimension import Shape, substituted, symbolic
+from calculator.common.dtype import ITEMSIZE, DType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.common.names import ComponentName, PhaseName, TaskName
+    from calculator.devices import Fit
+    from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.traced.grade import EngineName, Grade, TraceSummary
+    from calculator.methods import Method
+    from calculator.sharding.communication import Collective
+
+
+#: The number of terms that a component's formula spells out.
+SHOWN_TERMS = 6
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One kind of storage alive at the peak: its name, the number of storages and their total bytes.
+
+    `shape` has named dimensions; it is None for an overhead that is not a tensor. Each storage is rounded up to 512
+    bytes, so `bytes` can exceed the product. Not frozen: an answer has a hundred rows, and a frozen dataclass takes
+    twice as long to create.
+    """
+
+    name: str
+    count: int
+    bytes: int
+    shape: Shape | None
+    dtype: str
+    source: str
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic with names: `B × S × hidden_size × 2`. The last factor is the bytes of an element."""
+        return f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
+
+    @property
+    def substituted(self) -> str:
+        """The arithmetic with numbers."""
+        return f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
+
+    def _times(self, product: str) -> str:
+        size = ITEMSIZE[cast("DType", self.dtype)]
+        return f"{self.count:,} × {product} × {size}" if self.count != 1 else f"{product} × {size}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A subtotal of the peak: the sum of its rows, or the result of a rule that counts no storages.
+
+    `listed` creates the rows when they are first read. `rule` is the rule's arithmetic, with names and with numbers.
+    """
+
+    name: ComponentName
+    bytes: int
+    source: str
+    listed: Callable[[], tuple[Row, ...]] = tuple
+    rule: tuple[str, str] | None = None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The storages, the largest first."""
+        return self.listed()
+
+    @property
+    def formula(self) -> str:
+        """The arithmetic with names."""
+        return self.rule[0] if self.rule else _sum([row.formula for row in self.rows])
+
+    @property
+    def substituted(self) -> str:
+        """The arithmetic with numbers."""
+        return self.rule[1] if self.rule else _sum([row.substituted for row in self.rows])
+
+
+def _sum(terms: list[str]) -> str:
+    more = len(terms) - SHOWN_TERMS
+    tail = [f"… ({more} more rows)"] if more > 0 else []
+    return " + ".join((*terms[:SHOWN_TERMS], *tail))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A phase of the step and its peak."""
+
+    name: PhaseName
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A point of the step's timeline: the operation and the bytes alive."""
+
+    phase: PhaseName
+    operation: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedHistory:
+    """What one history reserves at most, and the first step that reserves it, from 1."""
+
+    seed: int
+    peak_reserved_bytes: int
+    peak_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What micro-batches of different lengths reserve.
+
+    Attributes:
+        worst_seed: The seed whose history reserves the most.
+        peak_step: The first step of it that reserves the most, from 1.
+        constant_reserved_bytes: What the run reserves if every micro-batch is the longest one.
+        reserved_by_step: The most bytes that are reserved in each step of it.
+        micro_batches: The padded lengths of each step's micro-batches.
+        seeds: Every seed.
+    """
+
+    worst_seed: int
+    peak_step: int
+    constant_reserved_bytes: int
+    reserved_by_step: tuple[int, ...]
+    micro_batches: tuple[tuple[int, ...], ...]
+    seeds: tuple[SeedHistory, ...]
+
+    @property
+    def added_bytes(self) -> int:
+        """What the order of lengths adds to the longest micro-batch; negative if cached blocks are freed."""
+        return max(seed.peak_reserved_bytes for seed in self.seeds) - self.constant_reserved_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The memory at the peak of one step, and what it needs on a card. `line` creates the timeline when it is read.
+
+    With sample lengths, the step is that of the longest micro-batch, and reserved memory that of the worst `history`.
+    """
+
+    components: tuple[Component, ...]
+    phases: tuple[Phase, ...]
+    peak_phase: PhaseName
+    peak_operation: str
+    line: Callable[[], tuple[Moment, ...]]
+    peak_allocated_bytes: int
+    library_workspace_bytes: int
+    peak_reserved_bytes: int
+    required_bytes: int
+    overheads: tuple[Row, ...]
+    history: History | None = None
+    #: Host memory of one rank under offload; None without.
+    host_bytes: int | None = None
+    #: That of all ranks of a node.
+    node_host_bytes: int | None = None
+    #: The run, to be replayed on other cards; None if reserved memory is by the rule.
+    replay: DeviceReplay | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def timeline(self) -> tuple[Moment, ...]:
+        """The peak of each part of the step, in order."""
+        return self.line()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """The number of parameters: of the base model, added by the method, trained, and in total."""
+
+    base: int
+    added: int
+    trainable: int
+    total: int
+
+    @classmethod
+    def of(cls, base: int, added: int, trainable: int) -> ParameterCounts:
+        """The counts with their total."""
+        return cls(base=base, added=added, trainable=trainable, total=base + added)
+
+    @property
+    def trainable_fraction(self) -> float:
+        """The fraction of all parameters that is trained, 0 to 1."""
+        return self.trainable / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSummary:
+    """The model of an answer."""
+
+    id: str | None
+    model_type: str | None
+    parameters: int
+    task: TaskName = "causal_lm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The whole answer. It repeats the request's method, `accounting` and `reserved`.
+
+    `saved_bytes` is the size of the file with the trained parameters, without its header: an adapter, or for full
+    fine-tuning a model.
+    """
+
+    model: ModelSummary
+    method: Method
+    accounting: Literal["exact", "textbook"]
+    reserved: Literal["rule", "replay"]
+    parameters: ParameterCounts
+    memory: Memory
+    fit: Fit | None
+    saved_bytes: int
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+    #: What one GPU sends to the others in a step; None for a run on one.
+    communication: tuple[Collective, ...] | None = None
+    #: What found the figures.
+    engine: EngineName = "calculator"
+    #: How far the figures may be trusted; None for rules of thumb.
+    grade: Grade | None = "modelled"
+    #: The trace that the figures are from; None for the calculator's.
+    trace: TraceSummary | None = None

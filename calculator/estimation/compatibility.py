@@ -1,0 +1,341 @@
+"""Requests that the real libraries refuse, and requests that are not modelled yet. Each refusal has a reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, get_args
+
+from calculator.common.errors import PlanError, Problem
+from calculator.devices.verdict import card_of
+from calculator.estimation import seq_2_seq
+from calculator.estimation.sample_lengths import uncut
+from calculator.families import forward_of, unsupported_configs
+from calculator.inputs.sharding import MODELLED, DDPConfig, ShardingName
+from calculator.inputs.stack import DEFAULT_STACK
+from calculator.layers.masks import attention_types
+from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.tensors import resident_tensors
+from calculator.sharding.fsdp import problems as fsdp
+from calculator.sharding.zero.refusals import zero_problems
+from calculator.stack import verified
+from calculator.trainers import liger, trainer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+    from calculator.inputs.training import Device, Training
+
+
+#: Why several cards are refused, and what to request instead.
+ONE_CARD = "only one card is modelled here: set device.count 1 and device.sharding none"
+#: Why a sharding needs several cards.
+TWO_CARDS = "needs 2 cards or more: set device.count 2, or device.sharding none"
+
+#: Keys of config.json that the base classes of every family read: a refused value, and what it would do.
+#: Source: transformers/modeling_utils.py (gradient_checkpointing), utils/generic.py and utils/output_capturing.py.
+SWITCHES: dict[str, tuple[bool, str]] = {
+    "gradient_checkpointing": (
+        True,
+        "the model would checkpoint its layers whatever the request sets: use training.gradient_checkpointing",
+    ),
+    "output_attentions": (True, "the model would keep every layer's attention weights, which is not modelled"),
+    "output_hidden_states": (True, "the model would keep every layer's hidden states, which is not modelled"),
+    "return_dict": (False, "the model would return the loss without a name, and the step needs the name"),
+}
+
+
+def check(request: Request, model: Model) -> None:
+    """Refuse a request that can't be answered.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = [
+        *_task(request, model),
+        *_switches(request, model),
+        *_kernels(request, model),
+        *_trainer(request, model),
+        *_positions(request, model),
+        *unsupported_configs.problems(model, request.training),
+        *several_cards(request.device),
+        *_stack(request, model),
+        *_plain_steps(request),
+        *_ddp(request, model),
+        *_fsdp(request, model),
+        *zero_problems(
+            request.training,
+            request.device,
+            quantizes=request.method.facts.quantizes_base,
+            trains_biases=request.method.trains_biases,
+            uses_dora=getattr(request.method, "use_dora", False),
+        ),
+    ]
+    if problems:
+        raise PlanError(*problems)
+    request.method.for_model(model).check(model, request.training)
+
+
+def check_device(request: Request) -> None:
+    """Refuse several cards and sharding, which no accounting models.
+
+    Raises:
+        PlanError: with every reason found.
+    """
+    problems = tuple(one_card(request.device))
+    if problems:
+        raise PlanError(*problems)
+
+
+def _switches(request: Request, model: Model) -> Iterator[Problem]:
+    config = request.model.config or {}
+    nested = (config.get("text_config") if "text_config" in model.config else None) or {}
+    for place, values in (("", config), ("text_config.", nested)):
+        for name, (value, why) in SWITCHES.items():
+            if values.get(name) is value:
+                yield Problem(loc=f"model.config.{place}{name}", msg=f"{why}: leave it out", input=value)
+
+
+def _task(request: Request, model: Model) -> Iterator[Problem]:
+    """What of tasks other than causal language modelling is not modelled."""
+    task, device, training = model.task, request.device, request.training
+    if task.name != "seq_2_seq_lm" and training.target_length is not None:
+        message = "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
+        yield Problem(loc="training.target_length", msg=message, input=training.target_length)
+    if task.name == "causal_lm":
+        return
+    yield from seq_2_seq.problems(request, model) if task.name == "seq_2_seq_lm" else ()
+    if training.trainer is not None:
+        message = f"{task.name} is modelled in the reference step only: leave the trainer out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+    if device.sharding != "none":
+        message = f"{task.name} is modelled on one GPU only: use none, and device.count 1"
+        yield Problem(loc="device.sharding", msg=message, input=device.sharding)
+    if request.stack != DEFAULT_STACK:
+        message = f"{task.name} is modelled with the default releases only: leave stack out"
+        yield Problem(loc="stack", msg=message, input=asdict(request.stack))
+
+
+#: Settings that only a trainer's step has, with the values that leave it alone.
+OF_TRAINERS: dict[str, object] = {
+    "loss_type": None,
+    "packing": False,
+    "completion_tokens": None,
+    "precompute_ref_log_probs": False,
+    "beta": None,
+    "num_generations": None,
+    "max_completion_length": None,
+    "use_liger_kernel": False,
+}
+
+
+def _trainer(request: Request, model: Model) -> Iterator[Problem]:
+    """What a trainer refuses, and settings that only a trainer's step has."""
+    training = request.training
+    if training.trainer is None:
+        given = {
+            name: getattr(training, name) for name, value in OF_TRAINERS.items() if getattr(training, name) != value
+        }
+        if training.use_reentrant:
+            given["gradient_checkpointing_kwargs.use_reentrant"] = True
+        for name, value in given.items():
+            message = f"the reference step has no such setting: set training.trainer, or leave {name} out"
+            yield Problem(loc=f"training.{name}", msg=message, input=value)
+        return
+    if model.idle:
+        message = f"{model.model_type} also reads images, which is not modelled with a trainer yet: leave it out"
+        yield Problem(loc="training.trainer", msg=message, input=training.trainer)
+        return
+    of_row = training.sequence_length - 1 + bool(request.method.virtual_tokens)
+    most = training.micro_batch_size * trainer_of(training).facts.sequences * of_row
+    if training.completion_tokens is not None and training.completion_tokens > most:
+        message = f"a micro-batch has {most:,} tokens with a next one: use at most that many"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+    if training.completion_tokens is not None and training.sequence_lengths is not None:
+        message = "a number of labelled tokens is for micro-batches of one length: leave sequence_lengths out"
+        yield Problem(loc="training.completion_tokens", msg=message, input=training.completion_tokens)
+    applied = PreparedModel(model, request.method, training, request.device, request.stack)
+    yield from liger.problems(applied)
+    yield from trainer_of(training).problems(applied)
+    facts, sharding = trainer_of(training).facts, request.device.sharding
+    if facts.on_one_gpu and sharding != "none":
+        message = f"{facts.label} is modelled on one GPU only: use none, or the trainer trl-sft"
+        yield Problem(loc="device.sharding", msg=message, input=sharding)
+
+
+def _kernels(request: Request, model: Model) -> Iterator[Problem]:
+    training = request.training
+    if training.attention != "flash_attention_2":
+        return
+    where = "training.attention"
+    card = card_of(request.device)
+    if card is not None and not card.has_flash:
+        yield Problem(
+            loc=where,
+            msg=f"FlashAttention 2 needs compute capability 8.0; {card.name} has {card.compute_capability}: use sdpa",
+            input="flash_attention_2",
+        )
+    if training.dtype == "float32" and training.autocast is None:
+        yield Problem(
+            loc=where,
+            msg="FlashAttention 2 runs in half precision only: use sdpa, or bfloat16",
+            input="flash_attention_2",
+        )
+    refusal = forward_of(model).refuses_flash(model.config)
+    if refusal:
+        yield Problem(loc=where, msg=refusal, input="flash_attention_2")
+    if training.padding:
+        drawn = request.drawn is not None and not request.drawn.padding
+        instead = "micro_batch_size 1, which pads no sample" if drawn else "padding false"
+        yield Problem(
+            loc=where,
+            msg=f"with padding, its memory depends on the number of padding tokens: use sdpa, or {instead}",
+            input="flash_attention_2",
+        )
+
+
+def most_positions(model: Model) -> int | None:
+    """The number of positions that a model can run; None if it is not bounded.
+
+    It is bounded by learned position embeddings, the second embedding outside the layers, or by the family's attention
+    bias.
+    """
+    tables = [part for part in model.outer.values() if part.kind == "embedding" and not model.is_idle(part.name)]
+    bounded = len(tables) > 1 or forward_of(model).limited_to_max_positions
+    return model.config.get("usable_positions", model.config.get("max_position_embeddings")) if bounded else None
+
+
+def within_positions(request: Request, model: Model) -> Request:
+    """The request with the default sequence length: the longest sample's, or reduced to the model's positions."""
+    request = uncut(request)
+    most = most_positions(model)
+    if request.length_given or most is None:
+        return request
+    room = max(2, most - request.method.virtual_tokens)
+    length = min(request.training.sequence_length, room)
+    return replace(request, training=replace(request.training, sequence_length=length))
+
+
+def _stack(request: Request, model: Model) -> Iterator[Problem]:
+    stack, method, training = request.stack, request.method, request.training
+    if stack == DEFAULT_STACK:
+        return
+    windows = training.attention != "flash_attention_2" and "sliding_attention" in attention_types(model.decoder.layers)
+    masked = training.sequence_length if windows else 0
+    yield from verified.problems(stack, model.model_type, model.config, method.name, masked)
+    yield from verified.trainer_problems(stack, training)
+    yield from verified.adapter_problems(stack, training, method.name, four_bits=method.facts.quantizes_base)
+
+
+def _positions(request: Request, model: Model) -> Iterator[Problem]:
+    most, virtual = most_positions(model), request.method.virtual_tokens
+    target = request.training.target_length
+    if most is not None and target is not None and target > most:
+        message = f"{target:,} positions are needed; the model has {most:,} only"
+        yield Problem(loc="training.target_length", msg=message, input=target)
+    length = request.training.sequence_length + virtual
+    if most is not None and length > most:
+        including = f", {virtual:,} of them virtual tokens" if virtual else ""
+        yield Problem(
+            loc="training.sequence_length",
+            msg=f"{length:,} positions are needed{including}; the model has {most:,} only",
+            input=request.training.sequence_length,
+        )
+
+
+def _returns_cache(training: Training, model: Model) -> bool:
+    """Whether the model returns a cache of keys and values."""
+    uses_cache = bool(model.config.get("use_cache")) and trainer_of(training).facts.uses_cache
+    return uses_cache and not training.gradient_checkpointing
+
+
+def one_card(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Problems of a device with more than one card, where only one is modelled."""
+    if device.sharding != "none":
+        yield Problem(loc=f"{loc}.sharding", msg=ONE_CARD, input=device.sharding)
+    if device.count > 1:
+        yield Problem(loc=f"{loc}.count", msg=ONE_CARD, input=device.count)
+    if device.nodes > 1:
+        yield Problem(loc=f"{loc}.nodes", msg="one card is in one node: leave nodes out", input=device.nodes)
+
+
+def not_modelled() -> str:
+    """Why a sharding, or several cards without one, are refused."""
+    *names, last = (name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+    known = f"{', '.join(names)} or {last}"
+    return f"not modelled here: set device.sharding {known}, or device.count 1 and device.sharding none"
+
+
+def several_cards(device: Device, loc: str = "device") -> Iterator[Problem]:
+    """Problems of a device with more than one card, where some shardings are modelled."""
+    if device.count % device.nodes:
+        message = f"{device.count:,} GPUs are not the same number on each of {device.nodes:,} nodes: use a divisor"
+        yield Problem(loc=f"{loc}.nodes", msg=message, input=device.nodes)
+    if device.sharding not in MODELLED:
+        yield Problem(loc=f"{loc}.sharding", msg=f"{device.sharding} is {not_modelled()}", input=device.sharding)
+    elif device.sharding != "none":
+        if device.count == 1:
+            yield Problem(loc=f"{loc}.count", msg=f"{device.sharding} {TWO_CARDS}", input=device.count)
+    elif device.count > 1:
+        yield Problem(
+            loc=f"{loc}.count",
+            msg=f"{device.count:,} cards without sharding are {not_modelled()}",
+            input=device.count,
+        )
+
+
+def _fsdp(request: Request, model: Model) -> Iterator[Problem]:
+    """Options without FSDP, what FSDP refuses, and what of it is not modelled."""
+    if request.device.sharding == "fsdp":
+        yield from fsdp.problems(PreparedModel(model, request.method, request.training, request.device, request.stack))
+    elif request.training.fsdp_config is not None:
+        message = f"configures fsdp, but device.sharding is {request.device.sharding}: set that to fsdp, or omit this"
+        yield Problem(loc="training.fsdp_config", msg=message, input=asdict(request.training.fsdp_config))
+
+
+def _plain_steps(request: Request) -> Iterator[Problem]:
+    """Several GPUs, other tasks and older releases of PEFT, where a method is modelled in plain steps only."""
+    facts, stack = request.method.facts, request.stack
+    if not facts.plain_steps_only:
+        return
+    if request.device.count > 1:
+        message = f"{facts.label} is modelled on one GPU only: set device.count 1 and device.sharding none"
+        yield Problem(loc="device.count", msg=message, input=request.device.count)
+    if request.task != "causal_lm":
+        message = f"{facts.label} is modelled for causal_lm only: use that, or another method"
+        yield Problem(loc="task", msg=message, input=request.task)
+    if stack.peft != DEFAULT_STACK.peft:
+        message = f"{facts.label} is modelled as in peft {DEFAULT_STACK.peft} only: use that"
+        yield Problem(loc="stack.peft", msg=message, input=stack.peft)
+
+
+def _ddp(request: Request, model: Model) -> Iterator[Problem]:
+    """Options without DDP, what DDP refuses, and what of it is not modelled."""
+    training, config = request.training, request.training.ddp
+    if request.device.sharding != "ddp":
+        if config is not None:
+            message = f"configures ddp, but device.sharding is {request.device.sharding}: set that to ddp, or omit this"
+            yield Problem(loc="training.ddp", msg=message, input=asdict(config))
+        return
+    config = config or DDPConfig()
+    if config.gradient_as_bucket_view and training.gradient_accumulation_steps == 2:
+        message = (
+            "with gradient_as_bucket_view, 2 steps are not modelled yet, because the last micro-batch frees gradients "
+            "one by one: use 1 or at least 3, or set gradient_as_bucket_view false"
+        )
+        yield Problem(loc="training.gradient_accumulation_steps", msg=message, input=2)
+    if config.find_unused_parameters and training.use_reentrant and training.gradient_checkpointing:
+        message = "re-entrant checkpointing marks parameters ready twice, which DDP refuses: set it false"
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
+    if config.copies_outputs and _returns_cache(training, model):
+        message = (
+            "DDP then copies the cache of keys and values, which is not modelled yet: use false, or checkpoint, or "
+            "set use_cache false in the model's config, or set training.trainer"
+        )
+        yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=True)
+    if model.idle and not config.find_unused_parameters and not config.static_graph:
+        tensors = resident_tensors(PreparedModel(model, request.method, training, request.device, request.stack))
+        if any(each.trained and not each.in_graph for each in tensors):
+            message = "DDP refuses trained parameters without a gradient, and text gives some none: set it true"
+            yield Problem(loc="training.ddp.find_unused_parameters", msg=message, input=False)

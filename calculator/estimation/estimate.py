@@ -1,0 +1,295 @@
+"""The estimate of a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from calculator import catalogue
+from calculator.allocator.alloc_conf import parse_alloc_conf
+from calculator.allocator.reserved_rule import by_rule, fragmentation, whole_segments
+from calculator.common.errors import refusal
+from calculator.devices import caveats, cuda_context, fit, library_workspace
+from calculator.devices.kernels import kernels_of
+from calculator.devices.verdict import card_of
+from calculator.estimation import textbook
+from calculator.estimation.answer import Estimate, Memory, ModelSummary, ParameterCounts, Phase, Row
+from calculator.estimation.compatibility import check, check_device, within_positions
+from calculator.estimation.history_replay import Histories, HistoryReplay, replay_of
+from calculator.estimation.ledger import components
+from calculator.estimation.recent_series import RECENT_SERIES
+from calculator.estimation.remarks import assumptions, of_ranks, warnings
+from calculator.estimation.request import reserved_by
+from calculator.estimation.sample_lengths import with_longest_batch
+from calculator.estimation.series import SeriesCache
+from calculator.estimation.timeline import timeline
+from calculator.families import model_from_config
+from calculator.resident.tensors import parameters
+from calculator.training_step.step import TrainingStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from calculator.architecture.model import Model
+    from calculator.architecture.task import Task
+    from calculator.common.sourced import Sourced
+    from calculator.devices import Fit
+    from calculator.estimation.answer import Component, Moment
+    from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.request import ModelReference, Request
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.peak import Peak
+    from calculator.training_step.resident_state import ResidentState
+
+
+#: Why a request for a trace is refused wherever the calculator answers.
+ONE_ESTIMATE = (
+    "a trace answers one estimate at a time, and takes seconds to minutes: request a single estimate, or set engine to"
+    " auto or calculator"
+)
+
+
+def estimate(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> Estimate:
+    """Answer a request.
+
+    Neither option changes the answer. `series` shares work with the requests before this one; by default, that is work
+    on the last requests of the same kind in this process. `whole` interprets every
+    layer that the timeline shows at once: faster if the timeline is read, slower if it is not.
+
+    Raises:
+        PlanError: where the model is not known, or the real stack refuses the combination.
+    """
+    if request.engine == "traced":
+        raise refusal("engine", ONE_ESTIMATE, request.engine)
+    if request.accounting == "textbook":
+        return _by_the_textbook(request)
+    if series is None:
+        with RECENT_SERIES.lent(request) as (own, lent):
+            return _exact(own, lent, whole=whole)
+    return _exact(request, series, whole=whole)
+
+
+def _exact(request: Request, series: SeriesCache, *, whole: bool) -> Estimate:
+    model = series.model_of(request.model, model_of)
+    request = within_positions(with_longest_batch(request), model)
+    check(request, model)
+    by = reserved_by(request.reserved, request.device)
+    request = request if request.reserved == by else replace(request, reserved=by)
+    step = training_step(request, series, whole=whole)
+    resident = step.resident
+    memory, verdict = _memory(request, step, series)
+    return Estimate(
+        model=model_summary(model),
+        method=request.method,
+        accounting=request.accounting,
+        reserved=request.reserved,
+        parameters=ParameterCounts.of(*resident.parameters),
+        memory=memory,
+        fit=verdict,
+        saved_bytes=request.method.saved_bytes(resident.whole, model),
+        assumptions=(*assumptions(request, model, verdict), *of_ranks(step.flat)),
+        warnings=warnings(request, model, resident.tensors) + _card_caveats(request),
+        communication=resident.communication,
+    )
+
+
+def training_step(request: Request, series: SeriesCache | None = None, *, whole: bool = False) -> TrainingStep:
+    """A request's training step on its device."""
+    series = series or SeriesCache()
+    return TrainingStep(resident_state(request, series), traces=series.traces, whole=whole)
+
+
+def resident_state(request: Request, series: SeriesCache | None = None) -> ResidentState:
+    """A request's resident tensors: its model with its method applied, its training and its device."""
+    series = series or SeriesCache()
+    model = series.model_of(request.model, model_of)
+    return series.resident_state(model, request.method, request.training, request.device, request.stack)
+
+
+def model_of(reference: ModelReference) -> Model:
+    """The model of a request."""
+    if reference.config is not None:
+        return model_from_config(reference.config, task=reference.task)
+    if reference.id is None:
+        message = 'a bare parameter count is for full fine-tuning with "accounting": "textbook"; give an id or a config'
+        raise refusal("model.parameters", message, reference.parameters)
+    return _catalogued(catalogue.model(reference.id).id, reference.task)
+
+
+@lru_cache(maxsize=256)
+def _catalogued(id: str, task: Task) -> Model:  # noqa: A002  the API's word
+    """A model of the catalogue, cached because models are never changed."""
+    return model_from_config(catalogue.model(id).config, id=id, task=task)
+
+
+def model_summary(model: Model) -> ModelSummary:
+    """The model as an answer shows it."""
+    return ModelSummary(id=model.id, model_type=model.model_type, parameters=model.parameters, task=model.task.name)
+
+
+def parameter_counts(tensors: tuple[ResidentTensor, ...]) -> ParameterCounts:
+    """Count parameters. A quantized parameter counts as the number that it represents."""
+    return ParameterCounts.of(*parameters(tensors))
+
+
+def device_replay(
+    request: Request, step: TrainingStep, series: SeriesCache, peaks: Iterable[Peak] | None = None
+) -> DeviceReplay:
+    """A request's run, to be replayed; `peaks` are those of its step."""
+    forward, backward = (part.bytes for part in library_workspace(card_of(request.device)))
+    live = max(peak.bytes for peak in peaks or step.peaks())
+    return replay_of(
+        Histories.of(request.drawn or request.training),
+        step.resident,
+        (forward, backward),
+        live_bytes=live + forward + backward,
+        context_bytes=cuda_context(card_of(request.device)).bytes,
+        conf=parse_alloc_conf(request.device.alloc_conf or ""),
+        known=series.replays(_run_of(request, forward, backward)),
+    )
+
+
+def _memory(request: Request, step: TrainingStep, series: SeriesCache) -> tuple[Memory, Fit | None]:
+    peaks = step.peaks()
+    highest = max(peaks, key=lambda peak: peak.bytes)
+    replay = device_replay(request, step, series, peaks) if request.reserved == "replay" else None
+    workspaces = (part.bytes for part in library_workspace(card_of(request.device)))
+    memory, verdict = memory_and_fit(
+        request,
+        components(highest.alive),
+        tuple(Phase(name=peak.phase, peak_bytes=peak.bytes) for peak in peaks),
+        highest.operation,
+        replay.peak_reserved_bytes if replay else by_rule(step, workspaces),
+        timeline(step, peaks),
+        replay,
+    )
+    host = step.resident.host_bytes
+    return (memory if host is None else _with_host(memory, host, request)), verdict
+
+
+def _with_host(memory: Memory, host: int, request: Request) -> Memory:
+    """Memory with the host's, of one GPU and of all GPUs of a node."""
+    device = request.device
+    return replace(memory, host_bytes=host, node_host_bytes=host * (device.count // device.nodes))
+
+
+def _run_of(request: Request, forward: int, backward: int) -> Hashable:
+    """All of a request that decides a replay of its model."""
+    kernels = kernels_of(request.device, request.stack)
+    return (
+        request.method,
+        request.drawn or request.training,
+        request.device.sharding,
+        request.stack,
+        kernels,
+        forward,
+        backward,
+    )
+
+
+_PEAK = attrgetter("peak_bytes")
+
+
+def memory_and_fit(
+    request: Request,
+    parts: tuple[Component, ...],
+    phases: tuple[Phase, ...],
+    operation: str,
+    reserved: int | None = None,
+    line: Callable[[], tuple[Moment, ...]] = tuple,
+    replay: DeviceReplay | None = None,
+) -> tuple[Memory, Fit | None]:
+    """The memory of a peak with its overheads, and the verdict.
+
+    Without `reserved`, allocated memory is rounded up to whole segments. `replay` is the run, to be replayed on the
+    device.
+    """
+    card = card_of(request.device)
+    workspaces, context = library_workspace(card), cuda_context(card)
+    allocated = sum(part.bytes for part in parts)
+    workspace = sum(part.bytes for part in workspaces)
+    if reserved is None:
+        reserved = whole_segments(allocated + workspace)
+    memory = Memory(
+        components=parts,
+        phases=phases,
+        peak_phase=max(phases, key=_PEAK).name,
+        peak_operation=operation,
+        line=line,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        required_bytes=reserved + context.bytes,
+        overheads=tuple(
+            overhead_row(part) for part in (*workspaces, fragmentation(reserved, allocated + workspace), context)
+        ),
+        history=replay.history if isinstance(replay, HistoryReplay) else None,
+        replay=replay,
+    )
+    verdict = fit(
+        request.device,
+        peak_allocated_bytes=allocated,
+        library_workspace_bytes=workspace,
+        peak_reserved_bytes=reserved,
+        context_bytes=context.bytes,
+        required_bytes=memory.required_bytes,
+        replayed=replay.outcome if replay else None,
+    )
+    return memory, verdict
+
+
+def overhead_row(part: Sourced) -> Row:
+    """A row for an overhead that is not a tensor."""
+    return Row(name=part.name, count=1, bytes=part.bytes, shape=None, dtype="", source=part.source)
+
+
+def _card_caveats(request: Request) -> tuple[str, ...]:
+    card = card_of(request.device)
+    return caveats(card) if card is not None else ()
+
+
+def _by_the_textbook(request: Request) -> Estimate:
+    """The estimate by the lesson's rules: counts times bytes."""
+    check_device(request)
+    if request.model.parameters is not None:
+        summary, counts, quantized = _bare(request)
+    else:
+        model = model_of(request.model)
+        tensors = resident_state(request).tensors
+        request.method.check(model, request.training)
+        summary, counts = model_summary(model), parameter_counts(tensors)
+        quantized = sum(s.parameters * s.count for s in tensors if s.packed)
+    parts = textbook.accounting(
+        base=counts.base, added=counts.added, trainable=counts.trainable, quantized=quantized
+    ).components
+    total = sum(part.bytes for part in parts)
+    phases = (Phase(name="optimizer_step", peak_bytes=total),)
+    memory, verdict = memory_and_fit(request, parts, phases, "everything counted once")
+    return Estimate(
+        model=summary,
+        method=request.method,
+        accounting=request.accounting,
+        reserved=request.reserved,
+        parameters=counts,
+        memory=memory,
+        fit=verdict,
+        saved_bytes=textbook.WEIGHT_BYTES * counts.trainable,
+        assumptions=textbook.ASSUMPTIONS,
+        warnings=(),
+        grade=None,
+    )
+
+
+def _bare(request: Request) -> tuple[ModelSummary, ParameterCounts, int]:
+    parameters = request.model.parameters or 0
+    if not request.method.facts.trains_base:
+        raise refusal(
+            "model.parameters",
+            f"{request.method.name} needs a model's shapes: give an id or a config; "
+            "a bare count is for full fine-tuning",
+            parameters,
+        )
+    counts = ParameterCounts(base=parameters, added=0, trainable=parameters, total=parameters)
+    return ModelSummary(id=None, model_type=None, parameters=parameters), counts, 0

@@ -1,0 +1,93 @@
+"""The rows and components of a peak: every figure is a sum over its storages."""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, get_args
+
+from calculator.common.deferred import Deferred
+from calculator.common.names import ComponentName
+from calculator.engine.autocast import COPY
+from calculator.estimation.answer import Component, Row
+from calculator.resident.per_parameter import tensors
+from calculator.sharding import ddp
+from calculator.sharding.fsdp.units import UNIT_TENSORS
+from calculator.sharding.zero import state as zero
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.engine.live_tensors import LiveTensors
+
+#: The source of each component's rows.
+SOURCES: dict[ComponentName, str] = {
+    "base_weights": "the model that transformers builds from this config.json; bitsandbytes.nn.Linear4bit in 4 bits",
+    "quantization_constants": "bitsandbytes.functional.QuantState",
+    "adapter_weights": "the modules that peft adds; bottleneck adapters as their paper defines them",
+    "gradients": "torch/csrc/autograd/functions/accumulate_grad.h: a gradient has its parameter's shape and dtype",
+    "optimizer_states": "the optimizer's own state, from its second step on",
+    "activations": "tools/autograd/derivatives.yaml of PyTorch: what each operation saves and returns",
+    "kv_cache": "transformers/cache_utils.py, DynamicLayer.update and DynamicSlidingWindowLayer.update",
+    "logits_and_loss": "transformers/loss/loss_utils.py, ForCausalLMLoss; torch's cross_entropy",
+    "workspace": "temporaries that the kernels and the optimizer's step allocate",
+}
+
+#: The source of autocast's copies, in every component.
+AUTOCAST = "ATen/autocast_mode.cpp of PyTorch, cached_cast: copies in autocast's dtype, kept for trained weights"
+
+
+#: The source of DDP's buckets.
+BUCKETS = (
+    "torch/csrc/distributed/c10d/reducer.cpp, initialize_buckets: a tensor for the gradients of several parameters"
+)
+#: The source of the tensors of FSDP's units.
+FSDP = "torch/distributed/fsdp/_fully_shard: _fsdp_collectives.py and _fsdp_param_group.py"
+
+
+def rows(alive: LiveTensors) -> dict[ComponentName, tuple[Row, ...]]:
+    """Everything alive at a peak by component, the largest rows first."""
+    by_component: dict[ComponentName, list[Row]] = {name: [] for name in get_args(ComponentName)}
+    for name, shape, dtype, component, count, size in _storages(alive):
+        if size:
+            source = _source(name, component)
+            row = Row(name=name, count=count, bytes=size, shape=shape, dtype=dtype, source=source)
+            by_component[component].append(row)
+    return {name: tuple(sorted(listed, key=_SIZE, reverse=True)) for name, listed in by_component.items()}
+
+
+def _source(name: str, component: ComponentName) -> str:
+    """The source of a row."""
+    if name.endswith(COPY):
+        return AUTOCAST
+    if name == ddp.NAME:
+        return BUCKETS
+    if name.startswith(zero.PREFIX):
+        return zero.SOURCE
+    return FSDP if name.endswith(UNIT_TENSORS) else SOURCES[component]
+
+
+_SIZE = attrgetter("bytes")
+
+
+def _storages(alive: LiveTensors) -> list[tuple[str, Shape, DType, ComponentName, int, int]]:
+    resident = [(t.name, t.shape, t.dtype, t.component, t.count, t.bytes) for t in tensors(alive.resident_tensors)]
+    return resident + [(*kind[:4], count, kind[4] * count) for kind, count in alive.kinds().items()]
+
+
+def components(alive: LiveTensors) -> tuple[Component, ...]:
+    """The non-empty components of a peak. Their rows are created when one is read."""
+    ledger = Deferred(partial(rows, alive))
+    return tuple(
+        [
+            Component(name=name, bytes=size, source=SOURCES[name], listed=Deferred(partial(_of, ledger, name)))
+            for name, size in alive.by_component().items()
+            if size
+        ]
+    )
+
+
+def _of(ledger: Callable[[], dict[ComponentName, tuple[Row, ...]]], name: ComponentName) -> tuple[Row, ...]:
+    return ledger()[name]

@@ -1,0 +1,279 @@
+"""An estimate's assumptions and warnings, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.allocator.reserved_rule import REPLAY, RULE, RULE_OF_ZERO, SHARDED_RULE
+from calculator.estimation import task_sentences
+from calculator.estimation.sample_lengths import BEFORE, SEEDS
+from calculator.families import forward_of
+from calculator.inputs.sharding import REPLAYED, STAGES, DDPConfig, offloads_optimizer
+from calculator.methods.prepared_model import PreparedModel
+from calculator.resident.optimizers import OPTIMIZERS
+from calculator.sharding.fsdp import sentences as fsdp
+from calculator.stack.changes import older_behaviour
+from calculator.stack.sentences import differences, named
+from calculator.stack.verified import untraced
+from calculator.trainers import trainer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.devices import Fit
+    from calculator.estimation.request import Request
+    from calculator.resident.tensors import ResidentTensor
+    from calculator.training_step.zero.peaks import FlatPeaks
+
+#: How far peaks are from traced training steps. tests/calculator/estimation/test_traced_cases.py checks this sentence.
+ACCURACY = (
+    "Compared with more than 700 training steps of the real modules, traced on PyTorch's meta device, every peak was "
+    "right to a millionth. They have not been measured on a GPU yet."
+)
+
+#: transformers/integrations/moe.py, grouped_mm_experts_forward.
+EXPERTS = (
+    "Experts run as grouped matrix products, as in transformers on CUDA from compute capability 8.0 on. Each token "
+    "adds a row for each of its experts, so memory does not depend on which experts the router chooses. Every "
+    "expert has a gradient from the first step on."
+)
+
+#: ATen/autocast_mode.cpp, cached_cast; torch/utils/checkpoint.py enters autocast again.
+AUTOCAST = (
+    "Autocast is on in the forward pass only. It keeps a copy of every trained float32 weight from its first use to "
+    "the end of that pass, and casts frozen weights at every use. A checkpointed layer is recomputed under autocast "
+    "too. Autocast does not cover the grouped matrix products of experts: they run in their weights' dtype."
+)
+
+#: torch.amp.GradScaler.
+SCALER = (
+    "float16 gradients underflow without torch.amp.GradScaler. The figures leave it out: it adds a few scalars and "
+    "scales gradients in place."
+)
+
+
+def prepared(request: Request, model: Model) -> PreparedModel:
+    """A request's model with its method applied, for sentences about its settings: a sharding changes none of them."""
+    device = request.device
+    alone = device if device.sharding == "none" else replace(device, sharding="none")
+    return PreparedModel(model, request.method, request.training, alone, request.stack)
+
+
+def assumptions(request: Request, model: Model, verdict: Fit | None) -> tuple[str, ...]:
+    """What the figures assume."""
+    trainer = trainer_of(request.training)
+    lines = [
+        f"The figures are for {named(request.stack)}, and for a step after the first, when optimizer states exist.",
+        *differences(request.stack, model.model_type),
+        *untraced(request.stack, model.model_type, request.method.name),
+        _reserved(request),
+        *_histories(request),
+        ACCURACY,
+        *trainer.assumptions(prepared(request, model)),
+        *task_sentences.assumptions(model, request.method),
+        *_distributed(request, model),
+    ]
+    if OPTIMIZERS[request.training.optimizer].storage == "8bit" and not trainer.facts.embeddings_in_32_bits:
+        lines.append(
+            "The states of embeddings are counted in 8 bits too; the Hugging Face Trainer keeps those in 32 bits."
+        )
+    caches = model.config.get("use_cache") and forward_of(model).is_causal
+    if caches and trainer.facts.uses_cache and not request.training.gradient_checkpointing:
+        lines.append("The config sets use_cache: keys and values are cached during the forward pass.")
+    if request.training.autocast is not None and request.device.sharding in REPLAYED:
+        lines.append(AUTOCAST)
+    if request.training.autocast == "float16":
+        lines.append(SCALER)
+    if "experts" in model.kinds:
+        lines.append(EXPERTS)
+    if not request.length_given:
+        tokens = request.training.sequence_length
+        lines.append(f"No sequence_length is set: the figures are for {tokens:,} tokens.")
+    lines += model.notes
+    if verdict is not None and verdict.assumption:
+        lines.append(verdict.assumption)
+    return tuple(lines)
+
+
+def _reserved(request: Request) -> str:
+    """How reserved memory is found."""
+    if request.device.sharding in STAGES:
+        return RULE_OF_ZERO
+    if request.device.sharding == "fsdp":
+        return SHARDED_RULE
+    return REPLAY if request.reserved == "replay" else RULE
+
+
+def of_ranks(flat: FlatPeaks | None) -> tuple[str, ...]:
+    """Which rank the figures are of, where ranks differ."""
+    if flat is None:
+        return ()
+    rank, spread = flat.fullest.number, flat.spread
+    others = (
+        f"; the lowest peak of a rank is {spread:,} bytes lower" if spread else ", and those of all ranks are equal"
+    )
+    return (f"The figures are of rank {rank}, which has the highest peak{others}.",)
+
+
+def _zero(request: Request) -> Iterator[str]:
+    """What DeepSpeed does to the weights, and what of it is not counted."""
+    if request.training.autocast is not None:
+        yield (
+            "DeepSpeed casts every parameter to bfloat16 and keeps float32 masters of those that are trained, as with"
+            " Trainer's bf16=True. There is no autocast."
+        )
+    if offloads_optimizer(request.training.zero):
+        yield (
+            "Masters, their gradients and the optimizer's states are in host memory, which memory.host_bytes states for"
+            " one GPU. DeepSpeed's CPU Adam updates them."
+        )
+    yield "NCCL's buffers are outside the caching allocator and not counted."
+    yield "The loss is divided and scaled, and gradient norms are computed, as DeepSpeed 0.19 does."
+
+
+def _distributed(request: Request, model: Model) -> Iterator[str]:
+    """What a sharding adds, and what of it is not counted."""
+    device, config = request.device, request.training.ddp or DDPConfig()
+    if device.sharding in STAGES:
+        yield from _zero(request)
+    if device.sharding == "fsdp":
+        yield from fsdp.assumptions(prepared(request, model))
+    if device.sharding != "ddp":
+        return
+    views = ", and gradients are views of them" if config.gradient_as_bucket_view else ""
+    yield (
+        f"The figures are of each of {device.count:,} GPUs. DistributedDataParallel keeps buckets of at least"
+        f" {config.bucket_cap_mb:,} MiB for all trained gradients during the whole run{views}. They are filled in the"
+        " reverse order of the parameters; that of the backward pass can change each bucket's rounding to 512 bytes."
+    )
+    yield (
+        "NCCL's buffers are outside the caching allocator and not counted; nor are the model's own buffers, which DDP"
+        " broadcasts at the start of the forward pass."
+    )
+
+
+def _found_unused(request: Request) -> Iterator[str]:
+    """Where a trainer's own choice of DDP's options differs from the request's (transformers/trainer.py)."""
+    training, facts = request.training, request.method.facts
+    if training.trainer is not None and request.device.sharding in STAGES:
+        yield "The trainer's step under DeepSpeed is not traced; the figures join its loop with DeepSpeed's reductions."
+    if training.trainer is None or request.device.sharding != "ddp":
+        return
+    yield "The trainer's step under DDP is not traced: it also gathers some scalars of all GPUs, which are not counted."
+    wrapped = not facts.trains_base and request.method.name != "adapter"
+    default = wrapped or not training.gradient_checkpointing
+    given = training.ddp is not None and training.ddp.find_unused_parameters
+    if default != given:
+        yield (
+            f"transformers' Trainer sets find_unused_parameters {str(default).lower()} for this run unless"
+            f" ddp_find_unused_parameters is set; the figures are for {str(given).lower()}."
+        )
+
+
+def _histories(request: Request) -> Iterator[str]:
+    """What is drawn, and when the cache is emptied."""
+    training, drawn = request.training, request.drawn
+    replayed = request.reserved == "replay"
+    if drawn is not None:
+        padding = ", with padding" if training.padding else ""
+        yield (
+            f"Micro-batches are padded to their longest sample. Peaks, components and phases are those of the longest"
+            f" that can be drawn: {training.sequence_length:,} tokens{padding}."
+        )
+    if drawn is not None and replayed and len(drawn.sequence_lengths or ()) > 1:
+        yield (
+            f"Reserved memory and the verdict are the worst of {len(SEEDS)} replayed histories of drawn micro-batches."
+            f" In each, at least {BEFORE} come before the longest, as in most epochs. A longer run may reserve more on"
+            " a card that it does not fill; on one that it fills, cached blocks are freed."
+        )
+    if replayed and training.torch_empty_cache_steps is not None:
+        yield f"The replay empties the cache, as torch_empty_cache_steps {training.torch_empty_cache_steps:,} does."
+
+
+def warnings(request: Request, model: Model, tensors: Iterable[ResidentTensor] = ()) -> tuple[str, ...]:
+    """Risks that a user should know; `tensors` are the resident tensors."""
+    lines = _without_gradient(tensors) if model.idle else []
+    casts = request.device.sharding in STAGES and request.training.autocast is not None
+    if request.method.facts.always_float32 and request.training.adapter_dtype == "model" and not casts:
+        lines.append("PEFT keeps prefix and prompt parameters in float32 and ignores adapter_dtype; so do the figures.")
+    if request.method.facts.trains_copies and request.training.added_dtype != request.training.dtype and not casts:
+        lines.append("PEFT's copies keep the dtype of the base model and ignore adapter_dtype; so do the figures.")
+    if request.method.facts.quantizes_base:
+        lines += not_quantized(model)
+    elif (request.model.config or {}).get("quantization_config"):
+        lines.append(
+            "The figures ignore the quantization_config of the config.json: weights are in "
+            f"{request.training.dtype}. Choose qlora for a base in 4 bits."
+        )
+    if request.device.alloc_conf and request.reserved == "rule":
+        lines.append(
+            "The rule for reserved memory is for the allocator's default settings: device.alloc_conf changes nothing"
+            " unless reserved is replay."
+        )
+    training = request.training
+    if request.reserved == "rule" and (training.sequence_lengths or training.torch_empty_cache_steps):
+        lines.append(
+            "The rule for reserved memory is for micro-batches of one length and a cache that is never emptied:"
+            " sequence_lengths and torch_empty_cache_steps change nothing else unless reserved is replay."
+        )
+    if "math_kernel_for_float32_groups" not in older_behaviour(request.stack):
+        lines += _before_2_14(request, model)
+    lines += trainer_of(request.training).warnings(prepared(request, model))
+    lines += _found_unused(request)
+    if request.device.sharding == "fsdp":
+        lines += fsdp.warnings(prepared(request, model))
+    lines += _not_counted(model)
+    positions = model.config.get("max_position_embeddings")
+    if positions and request.training.sequence_length > positions:
+        lines.append(
+            f"The sequence is longer than the model's {positions:,} positions. Quality may be poor beyond them."
+        )
+    return tuple(lines)
+
+
+def not_quantized(model: Model) -> list[str]:
+    """Modules that bitsandbytes does not quantize."""
+    lines = []
+    if "experts" in model.kinds:
+        lines.append("bitsandbytes does not quantize experts, which transformers 5 stores as fused 3-D parameters.")
+    if any(module.kind == "linear" and not module.quantizable for _, module in model.running):
+        lines.append("bitsandbytes does not quantize this family's own Linear class.")
+    return lines
+
+
+def _without_gradient(tensors: Iterable[ResidentTensor]) -> list[str]:
+    """Trained parameters that text gives no gradient."""
+    count = sum(each.parameters * each.count for each in tensors if each.trained and not each.in_graph)
+    if not count:
+        return []
+    return [f"{count:,} of the trained parameters get no gradient from text: they are on the card but learn nothing."]
+
+
+def _not_counted(model: Model) -> list[str]:
+    """Options of a config that the step leaves out."""
+    lines = []
+    if model.config.get("layerdrop"):
+        lines.append("The config sets layerdrop: the figures are for a step that drops no layer.")
+    return lines
+
+
+def _before_2_14(request: Request, model: Model) -> list[str]:
+    """What the math kernel saves if PyTorch before 2.14 chooses it (calculator/layers/math_attention.py)."""
+    training, config = request.training, model.config
+    sdpa = training.attention == "sdpa" and forward_of(model).sdpa == "sdpa"
+    heads, groups = config.get("num_attention_heads", 0), config.get("num_key_value_heads", 0)
+    masked = training.padding or request.method.facts.masks_attention
+    float32 = request.method.hidden_dtype(training) == "float32" and training.autocast is None
+    if not sdpa or masked or not float32 or heads == groups:
+        return []
+    length = training.sequence_length + request.method.virtual_tokens
+    scores = 4 * int(heads) * training.micro_batch_size * length**2
+    where = "three times in the current layer" if training.gradient_checkpointing else "in every layer"
+    return [
+        (
+            "PyTorch before 2.14 computes float32 attention with grouped heads in its math kernel, which saves the "
+            f"scores: {scores / 2**30:.2f} GiB {where}. The figures are for 2.14's memory-efficient kernel."
+        )
+    ]

@@ -1,0 +1,70 @@
+"""What consecutive requests of a series share, so that only the differences are computed again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from calculator.inputs.size_settings import other_settings
+from calculator.methods.prepared_model import PreparedModel
+from calculator.training_step.resident_state import ResidentState
+from calculator.training_step.symbolic_trace import TraceCache
+from calculator.training_step.unrolled_cache import UnrolledCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import ModelReference
+    from calculator.inputs.stack import StackVersions
+    from calculator.inputs.training import Device, Training
+    from calculator.methods import Method
+
+
+#: The most runs of a series whose replays are kept: some figures each.
+MAX_REPLAYED = 64
+
+
+class SeriesCache:
+    """The last request's model and resident state, and the traces of requests that differ in sizes alone.
+
+    An answer is the same with a cache and without. The cache keeps one model and one state, so it does not grow.
+    """
+
+    __slots__ = ("_replays", "model", "reference", "state", "state_key", "traces", "unrolled")
+
+    def __init__(self) -> None:
+        self.reference: ModelReference | None = None
+        self.model: Model | None = None
+        self.state_key: object = None
+        self.state: ResidentState | None = None
+        self.traces = TraceCache()
+        self.unrolled = UnrolledCache()
+        self._replays: OrderedDict[Hashable, dict[Hashable, Any]] = OrderedDict()
+
+    def model_of(self, reference: ModelReference, build: Callable[[ModelReference], Model]) -> Model:
+        """The model of a request. Two configs that compare equal can differ, as Python's 1 equals true."""
+        before = self.reference
+        if self.model is None or reference != before or reference.config is not before.config:
+            self.model, self.reference = build(reference), reference
+            self._replays.clear()
+        return self.model
+
+    def replays(self, run: Hashable) -> dict[Hashable, Any]:
+        """What was replayed of a run of the model; of the last `MAX_REPLAYED` runs only."""
+        self._replays[run] = known = self._replays.pop(run, {})
+        if len(self._replays) > MAX_REPLAYED:
+            self._replays.popitem(last=False)
+        return known
+
+    def resident_state(
+        self, model: Model, method: Method, training: Training, device: Device, stack: StackVersions
+    ) -> ResidentState:
+        """The resident state of a request; batch, length and card change none of its tensors."""
+        key = (id(model), method, other_settings(training), stack, device.divided)
+        if self.state is not None and key == self.state_key:
+            self.state = self.state.for_run(training, device)
+        else:
+            self.state = ResidentState(PreparedModel(model, method, training, device, stack), self.unrolled)
+            self.state_key = key
+        return self.state

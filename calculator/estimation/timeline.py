@@ -1,0 +1,75 @@
+"""The timeline of a step: the peak of each of its spans, layer by layer."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from calculator.common.deferred import Deferred
+from calculator.estimation.answer import Moment
+
+if TYPE_CHECKING:
+    from calculator.common.names import PhaseName
+    from calculator.engine.memory_curve import MemoryCurve, Window
+    from calculator.training_step.peak import Peak
+    from calculator.training_step.step import TrainingStep
+
+#: A span of the tape: its first and last event.
+Span = tuple[int, int]
+
+
+def timeline(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> Deferred[tuple[Moment, ...]]:
+    """Every span in order, with every repeated layer; the optimizer's step is the last."""
+    return Deferred(partial(_of_layers, step, peaks))
+
+
+def _of_layers(step: TrainingStep, peaks: tuple[Peak, Peak, Peak]) -> tuple[Moment, ...]:
+    whole = step.whole
+    before, after, optimizer = peaks if whole is step else whole.peaks()
+    last, layers = (optimizer.operation, optimizer.bytes), whole.layers
+    earlier, later = before.micro_batch or whole.last, after.micro_batch or whole.last
+    first = "embeddings" if "layer 0 backward" in later.marks else "layer 0"
+    forward = _line(earlier.recording.curve, before.throughout, _spans(earlier.marks, "forward", "backward"))
+    backward = whole.flat.line() if whole.flat is not None else None
+    backward = backward or _line(later.recording.curve, after.throughout, _spans(later.marks, "backward", "end"))
+    return (
+        *_moments("forward", forward, ("embeddings", "head and loss"), range(layers)),
+        *_moments("backward", backward, ("loss and head", first), range(layers - 1, -1, -1)),
+        Moment(phase="optimizer_step", operation=last[0], bytes=last[1]),
+    )
+
+
+def _spans(marks: dict[str, int], phase: str, end: str) -> list[Span]:
+    """The spans between consecutive marks."""
+    inner = sorted(
+        position for label, position in marks.items() if label.startswith("layer ") and label.endswith(phase)
+    )
+    cuts = [marks[phase], *inner, marks[end]]
+    return list(pairwise(cuts))
+
+
+def _line(curve: MemoryCurve, throughout: int, spans: list[Span]) -> list[int]:
+    """The peak of each span."""
+    window = curve.window_in(spans[0][0], spans[-1][1])
+    repeated = [s for s in spans if window is not None and window.start <= s[0] and s[1] <= window.end]
+    peaks: list[int] = []
+    for span in spans:
+        if span not in repeated or window is None:
+            peaks.append(throughout + curve.peak(*span).bytes)
+        elif span == repeated[0]:
+            peaks += _copies(curve, repeated, window, throughout)
+    return peaks
+
+
+def _copies(curve: MemoryCurve, repeated: list[Span], window: Window, throughout: int) -> list[int]:
+    """The window's spans once for each copy; each copy has the window's growth more alive than the one before."""
+    growth = curve.growth[curve.windows.index(window)]
+    first = [throughout + curve.peak_of_copy(low, high, window, 0) for low, high in repeated]
+    return [most + copy * growth for copy in range(window.copies + 1) for most in first]
+
+
+def _moments(phase: PhaseName, line: list[int], ends: tuple[str, str], numbers: range) -> list[Moment]:
+    """The spans with labels: layers have their numbers. The last one includes layers that no gradient reaches."""
+    labels = [ends[0], *(f"layer {number}" for number in numbers[: len(line) - 2]), ends[1]]
+    return [Moment(phase=phase, operation=label, bytes=most) for label, most in zip(labels, line, strict=False)]

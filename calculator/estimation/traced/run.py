@@ -1,0 +1,163 @@
+"""A traced step as a run that PyTorch's caching allocator is replayed for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.replay import Replay, steady_reserved
+from calculator.estimation.device_replay import DeviceReplay
+from calculator.resident.tensors import ResidentTensor
+from calculator.training_step.unrolled import Events
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from calculator.estimation.traced.document import TraceDocument
+    from calculator.inputs.training import Training
+
+#: What begins each micro-batch on the device.
+BATCH = ("input_ids", "attention_mask", "labels")
+
+
+#: A matrix product, in the name of a row.
+_PRODUCT = re.compile(r"(?:^|: )(?:mm|addmm|bmm|baddbmm|_grouped_mm|bitsandbytes\.gemm_4bit)\b")
+
+
+class TracedEvents(Events):
+    """One traced forward and backward pass."""
+
+    __slots__ = ()
+
+    def first_product(self, events: Sequence[int]) -> int:
+        """The position of the first matrix product in a pass, before which its workspace is allocated."""
+        named = ((at, self.rows[row][0]) for at, row in enumerate(events) if row >= 0)
+        return next((at for at, name in named if _PRODUCT.search(name)), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedState:
+    """What a replay needs of a traced step, under the names of `ResidentState`.
+
+    Attributes:
+        training: The training settings.
+        tensors: What is loaded.
+        optimizer_states: What the first optimizer step creates.
+        step_temporaries: What is alive at the peak of an optimizer step, and only there.
+        micro_batches: The events of a step's first micro-batch, and of the later ones if there are some.
+        buckets: None: a trace is of one GPU.
+    """
+
+    training: Training
+    tensors: tuple[ResidentTensor, ...]
+    optimizer_states: tuple[ResidentTensor, ...]
+    step_temporaries: tuple[ResidentTensor, ...]
+    micro_batches: tuple[Events, Events | None]
+    buckets: None = None
+
+
+def state_of(document: TraceDocument, training: Training) -> TracedState:
+    """The state of a traced step."""
+    passes = _passes(document)
+    return TracedState(
+        training=training,
+        tensors=tuple(each.resident() for each in document.loaded),
+        optimizer_states=_kinds(document, range(document.static), "optimizer_states"),
+        step_temporaries=_temporaries(document),
+        micro_batches=(passes[0], passes[1] if len(passes) > 1 else None),
+    )
+
+
+def _kinds(document: TraceDocument, storages: Any, component: str | None = None) -> tuple[ResidentTensor, ...]:
+    counts = Counter(map(document.kind, storages))
+    return tuple(
+        ResidentTensor(
+            name=kind.name,
+            shape=kind.shape,
+            dtype=kind.dtype,  # type: ignore[arg-type]  # only its bytes count here
+            component=kind.component,
+            count=count,
+            bytes=kind.bytes * count,
+        )
+        for kind, count in counts.items()
+        if component in {None, kind.component}
+    )
+
+
+def _temporaries(document: TraceDocument) -> tuple[ResidentTensor, ...]:
+    start = next(at for at, phase in document.phase_starts if phase == "optimizer_step")
+    new = {number for number in document.events[start:] if number >= 0}
+    alive = document.alive_after(document.peaks["optimizer_step"].event)
+    return _kinds(document, (number for number in alive if number in new))
+
+
+def _passes(document: TraceDocument) -> list[Events]:
+    """The events of each traced micro-batch; those of its own storages and of its batch."""
+    starts = [at for at, _ in document.phase_starts]
+    rows = [document.kind(number) for number in range(len(document.storages))]
+    batch = [number for number in range(document.static) if document.kind(number).name in BATCH]
+    found: list[Events] = []
+    for forward, backward, end in zip(starts[::2], starts[1::2], starts[2::2], strict=False):
+        own = {*(number for number in document.events[forward:end] if number >= 0), *batch}
+        first, second = (
+            [event for event in document.events[low:high] if max(event, ~event) in own]
+            for low, high in ((forward, backward), (backward, end))
+        )
+        alive = _alive([*batch, *first, *second])
+        gradients = [number for number in alive if rows[number].component == "gradients"]
+        left = [number for number in alive if rows[number].component != "gradients"]
+        found.append(
+            TracedEvents(
+                rows=rows,  # type: ignore[arg-type]  # a kind has the fields of an allocation
+                forward=[*batch, *first],
+                backward=second,
+                gradients=gradients,
+                left=left,
+            )
+        )
+    return found
+
+
+def _alive(events: list[int]) -> list[int]:
+    alive: dict[int, None] = {}
+    for event in events:
+        if event >= 0:
+            alive[event] = None
+        else:
+            alive.pop(~event, None)
+    return list(alive)
+
+
+class TracedReplay(Replay):
+    """A traced run's allocations in order, served by one allocator."""
+
+    __slots__ = ()
+
+    resident: TracedState  # type: ignore[assignment]
+
+    def _training(self) -> Training:
+        return self.resident.training
+
+    def _micro_batches(self) -> tuple[Events, Events | None]:
+        return self.resident.micro_batches
+
+
+class TracedDeviceReplay(DeviceReplay):
+    """A traced run, to be replayed on devices."""
+
+    resident: TracedState  # type: ignore[assignment]
+
+    def _like(self, *args: Any, **options: Any) -> TracedDeviceReplay:
+        return TracedDeviceReplay(*args, **options)
+
+    def _peak_reserved(self) -> int:
+        return steady_reserved(self._run.on(CachingAllocator(self.conf)))
+
+    @cached_property
+    def _run(self) -> Replay:
+        return TracedReplay(CachingAllocator(), self.resident, self.workspaces)  # type: ignore[arg-type]

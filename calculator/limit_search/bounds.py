@@ -1,0 +1,101 @@
+"""Upper bounds on a setting that do not depend on memory: the model's context, matrix sizes, the field's maximum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from calculator.common.errors import refusal
+from calculator.inputs.settings import Declared, declared
+from calculator.inputs.size_settings import SizeName
+from calculator.inputs.training import Training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.request import Request
+    from calculator.methods import Method
+
+BoundedBy = Literal["memory", "context_length", "matrix", "field_maximum", "sharding"]
+
+#: The settings that a limit can be requested for: the largest of every size, and the fewest GPUs.
+SolveFor = Literal[SizeName, "count"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """An upper bound and its reason. `limit` is in bytes if memory bounds, else a value of the setting."""
+
+    by: BoundedBy
+    limit: int
+    reason: str
+
+
+def solved(request: Request, name: SizeName) -> Declared:
+    """The declaration of the setting that is solved for.
+
+    Raises:
+        PlanError: if the method has no such setting.
+    """
+    known = solvable(request.method)
+    if name not in known:
+        raise refusal("solve_for", f"{request.method.name} has no {name}: solve for {', '.join(known)}", name)
+    return known[name]
+
+
+def solvable(method: Method) -> dict[SizeName, Declared]:
+    """The sizes of a method and its training that a limit can be requested for."""
+    kinds: tuple[type, ...] = (type(method), Training)
+    known = {field.name: field for kind in kinds for field in declared(kind)}
+    return {name: known[name] for name in get_args(SizeName) if name in known}
+
+
+def bound(request: Request, model: Model, name: SizeName) -> Bound:
+    """The lowest bound on a setting, apart from memory."""
+    return min(_bounds(request, model, name), key=lambda each: each.limit)
+
+
+def _bounds(request: Request, model: Model, name: SizeName) -> Iterator[Bound]:
+    most = int(solved(request, name).setting.maximum or 0)
+    yield Bound(by="field_maximum", limit=most, reason=f"{name} is at most {most:,} here")
+    context = model.config.get("max_position_embeddings")
+    if context is not None and name in ("sequence_length", "num_virtual_tokens"):
+        yield _context_length(request, int(context), name)
+    if name == "r":
+        yield _matrix(request, model)
+
+
+def _context_length(request: Request, context: int, name: SizeName) -> Bound:
+    tokens, virtual = request.training.sequence_length, int(getattr(request.method, "num_virtual_tokens", 0))
+    if name == "num_virtual_tokens":
+        less, value = f" less the sequence's {tokens:,}", context - tokens
+    else:
+        less, value = f" less {virtual:,} virtual tokens" if virtual else "", context - virtual
+    reason = f"the model's context length is {context:,} positions (max_position_embeddings){less}"
+    return Bound(by="context_length", limit=value, reason=reason)
+
+
+def _matrix(request: Request, model: Model) -> Bound:
+    """The largest of the adapted matrices' smaller sides: the rank of B·A can't exceed it in any matrix."""
+    sides = _smaller_sides(request, model)
+    name = max(sides, key=lambda each: sides[each])
+    reason = f"the smaller side of {name} is {sides[name]:,}, the largest of all adapted matrices: rank is at most that"
+    return Bound(by="matrix", limit=sides[name], reason=reason)
+
+
+def outgrown(request: Request, model: Model, r: int) -> tuple[str, ...]:
+    """A warning if a rank exceeds the smaller side of some adapted matrices."""
+    sides = _smaller_sides(request, model)
+    names = [f"{name} ({side:,})" for name, side in sides.items() if side < r]
+    warning = f"r {r:,} is larger than the smaller side of {', '.join(names)}: it adds parameters there, but no rank"
+    return (warning,) if names else ()
+
+
+def _smaller_sides(request: Request, model: Model) -> dict[str, int]:
+    """The smaller side of each adapted matrix that runs, by the last part of its name."""
+    return {
+        path.rsplit(".", 1)[-1]: int(min(module.in_features, module.out_features))
+        for path, module in model.running
+        if request.method.module_spec(path, module, model, request.training).added
+    }

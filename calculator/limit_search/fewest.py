@@ -1,0 +1,180 @@
+"""The fewest GPUs on which a sharded run fits: the smallest `device.count`, everything else fixed.
+
+What a GPU requires is not monotonic in their number: shards are padded to equal sizes, ranks' parts of ZeRO end
+within tensors, and fragmentation varies. The live tensors have a bound. In each phase they are a constant and a part
+that is divided by the number of GPUs, and the peak is the largest of the phases: it is convex in one over the number.
+So the line through the peaks of two numbers is a lower bound for every number that is not between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, get_args
+
+from calculator.common.errors import refusal
+from calculator.inputs.sharding import MODELLED, ShardingName
+from calculator.limit_search.bounds import Bound
+from calculator.limit_search.limit import Limit
+from calculator.limit_search.replays import search_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.estimation.request import Request
+    from calculator.limit_search.probes import ProbeResult, Probes
+    from calculator.limit_search.replays import Replays
+
+#: The fewest GPUs of a sharded run, and the most that are tried.
+LEAST = 2
+MOST = 4096
+
+#: The numbers that are tried first: powers of two, and three times these.
+FIRST = sorted(count for step in (2, 3) for power in range(12) if (count := step << power) <= MOST)
+
+#: How far below its lower bound a peak may be, as a fraction of what the card offers: shards of the numbers that the
+#: bound follows from may be padded more than those of the others.
+PADDED = 1 / 16
+
+#: Up to this many numbers are all tried; of more, multiples of one of these.
+ALL = 128
+MULTIPLES = (1, 8, 64)
+
+#: What reduces the memory of a run that no number of GPUs fits, by sharding.
+_GATHERS = (
+    "each GPU still gathers whole layers and has its own activations: reduce these (training.gradient_checkpointing, "
+    "micro_batch_size, sequence_length), or use a card with more memory"
+)
+WAYS_OUT: dict[ShardingName, str] = {
+    "ddp": "DistributedDataParallel divides no weights, gradients or optimizer states: set device.sharding to fsdp, "
+    "zero1 or zero2",
+    "zero1": "zero1 divides optimizer states only: set device.sharding to zero2 or fsdp, or reduce the activations "
+    "(training.gradient_checkpointing, micro_batch_size, sequence_length)",
+    "zero2": "zero2 divides gradients and optimizer states, not weights: set device.sharding to fsdp, or reduce the "
+    "activations (training.gradient_checkpointing, micro_batch_size, sequence_length)",
+    "zero3": _GATHERS,
+    "fsdp": _GATHERS,
+}
+
+
+def on_one_node(request: Request) -> Request:
+    """The request with all GPUs in one node, which needs the same memory of each."""
+    return replace(request, device=replace(request.device, nodes=1))
+
+
+def fewest(request: Request) -> Limit:
+    """The smallest number of GPUs that fits.
+
+    Raises:
+        PlanError: if the run is not sharded, or refused.
+    """
+    sharding = request.device.sharding
+    if sharding == "none":
+        known = ", ".join(name for name in get_args(ShardingName) if name in MODELLED - {"none"})
+        message = f"a run without sharding has one GPU: to solve for count, set device.sharding to one of {known}"
+        raise refusal("device.sharding", message, sharding)
+    if request.device.nodes > 1:
+        message = "the fewest GPUs are searched on one node, because memory does not depend on it: leave nodes out"
+        raise refusal("device.nodes", message, request.device.nodes)
+    search = search_of(request, "count")
+    if search.fits(LEAST):
+        return _least(search, sharding)
+    if replace(request.device, count=LEAST).divided is None:
+        return _nothing(search, sharding, "Every number of GPUs requires the same of each")
+    end = _first_fit(search)
+    if end is None:
+        return _nothing(search, sharding, _without_end(search.ruled))
+    return _between(search, end)
+
+
+def _least(search: Probes | Replays, sharding: ShardingName) -> Limit:
+    reason = f"{sharding} needs {LEAST} GPUs or more"
+    bound = Bound(by="sharding", limit=LEAST, reason=reason)
+    guarantee = f"{LEAST} fits, and {reason}."
+    return Limit(solve_for="count", bound=bound, at=search.point(LEAST), above=None, guarantee=guarantee)
+
+
+def _nothing(search: Probes | Replays, sharding: ShardingName, tried: str) -> Limit:
+    """No number fits: the answer has the run that requires the least of each card."""
+    value = min(search.ruled.tried.values(), key=lambda probe: (probe.excess, probe.value)).value
+    least = search.point(value)
+    required, usable = least.estimate.memory.required_bytes, search.ruled.usable
+    reason = (
+        f"the least that was found is {required:,} bytes on each of {value:,} GPUs, of the {usable:,} that a card "
+        f"offers; {WAYS_OUT[sharding]}"
+    )
+    bound = Bound(by="memory", limit=usable, reason=reason)
+    return Limit(solve_for="count", bound=bound, at=None, above=None, below=least, guarantee=f"{tried}.")
+
+
+def _first_fit(search: Probes | Replays) -> int | None:
+    """The first of some numbers that fits; None if none does, or if with no larger one the live tensors fit."""
+    for count in FIRST:
+        if search.fits(count):
+            return count
+        if not _may_fit(search.ruled, None):
+            break
+    return None
+
+
+def _without_end(probes: Probes) -> str:
+    last = max(probes.tried)
+    tried = f"None fits of the powers of two and three times these, up to {last:,}"
+    if last < MOST:
+        return f"{tried}. With any larger number, not even the live tensors fit"
+    return f"{tried}. No larger number was tried"
+
+
+def _may_fit(probes: Probes, count: int | None) -> bool:
+    """Whether the live tensors may fit with a number of GPUs, or with any larger than those tried."""
+    room = probes.usable * (1 + PADDED)
+    return all(least <= room for least in _least_live(probes, count))
+
+
+def _least_live(probes: Probes, count: int | None) -> Iterator[float]:
+    """Lower bounds of a card's live tensors with a number of GPUs, or with any larger than those tried."""
+    tried = [probes.tried[count] for count in FIRST if count in probes.tried and _is_power_of_two(count)]
+    part = 1 / count if count else 0.0
+    for few, many in pairwise(tried):
+        if count is None or not few.value < count < many.value:
+            live, fewer = probes.usable + many.least_excess, probes.usable + few.least_excess
+            slope = (fewer - live) / (1 / few.value - 1 / many.value)
+            yield live + slope * (part - 1 / many.value)
+
+
+def _is_power_of_two(count: int) -> bool:
+    """Shards of these are padded least."""
+    return count.bit_count() == 1
+
+
+def _between(search: Probes | Replays, end: int) -> Limit:
+    """The smallest number that fits; `end` fits, and none of the first ones below it does."""
+    probes = search.ruled
+    possible = [count for count in range(LEAST, end) if count not in probes.tried and _may_fit(probes, count)]
+    multiple = next(each for each in MULTIPLES if each == MULTIPLES[-1] or len(possible) <= ALL * each)
+    value = next((count for count in possible if count % multiple == 0 and search.fits(count)), end)
+    while value > LEAST and search.fits(value - 1):
+        value -= 1
+    below = search.point(value - 1)
+    return Limit(
+        solve_for="count",
+        bound=_memory(below, probes.usable),
+        at=search.point(value),
+        above=None,
+        below=below,
+        guarantee=_guarantee(value, multiple),
+    )
+
+
+def _memory(below: ProbeResult, usable: int) -> Bound:
+    required = below.estimate.memory.required_bytes
+    reason = f"each of {below.value:,} GPUs would require {required:,} bytes of the {usable:,} that a card offers"
+    return Bound(by="memory", limit=usable, reason=reason)
+
+
+def _guarantee(value: int, multiple: int) -> str:
+    which = "every smaller number" if multiple == 1 else f"every smaller multiple of {multiple}"
+    return (
+        f"{value:,} fits and {value - 1:,} does not. {which.capitalize()} was tried, except those with which not even "
+        "the live tensors fit."
+    )

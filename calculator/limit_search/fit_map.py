@@ -1,0 +1,115 @@
+"""Which batches and sequences fit a card: an estimate for every pair of micro-batch and sequence length.
+
+Reserved memory is by the rule where the card has far more or far less than that. The pairs near the card's limit, and
+the request's own, are replayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, refusal
+from calculator.devices.near_limit import is_near_limit
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import reserved_by
+from calculator.estimation.series import SeriesCache
+from calculator.limit_search.bounds import bound
+
+if TYPE_CHECKING:
+    from calculator.devices import Fit
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+
+#: The most rows and columns: a map needs some dozens of estimates.
+MAX_LENGTHS = 8
+MAX_BATCHES = 8
+
+#: The most pairs that are replayed besides the request's own.
+MAX_REPLAYED = 12
+
+#: The minimum of the request's field.
+MIN_LENGTH = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """The estimate for one pair. If the request is refused, `estimate` is None and `reason` states why."""
+
+    micro_batch_size: int
+    sequence_length: int
+    estimate: Estimate | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitMap:
+    """Rows by sequence length and columns by micro-batch, both ascending. `own` is the request's own pair.
+
+    `near` is the number of pairs near the limit that are by the rule all the same, because there are too many.
+    """
+
+    own: tuple[int, int]
+    micro_batch_sizes: tuple[int, ...]
+    sequence_lengths: tuple[int, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    near: int = 0
+
+
+def fit_map(request: Request) -> FitMap:
+    """The map around a request, which is one of its cells.
+
+    Raises:
+        PlanError: if the request names no device.
+    """
+    if request.device.gpu is None and request.device.memory_bytes is None:
+        raise refusal("device", "a map of what fits needs a card: give device.gpu or device.memory_bytes")
+    model = model_of(request.model)
+    request = within_positions(request, model)
+    training, longest = request.training, bound(request, model, "sequence_length").limit
+    batches = doublings(training.micro_batch_size, 1, 1 << 16, MAX_BATCHES)
+    lengths = doublings(training.sequence_length, MIN_LENGTH, longest, MAX_LENGTHS)
+    series = SeriesCache()
+    replays = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
+    ruled = replace(request, reserved="rule") if replays else request
+    cells = {(batch, length): _cell(ruled, batch, length, series) for length in lengths for batch in batches}
+    own = (training.micro_batch_size, training.sequence_length)
+    near = sorted((pair for pair in cells if is_near_limit(_fit(cells[pair]))), key=lambda pair: _distance(cells[pair]))
+    for batch, length in dict.fromkeys((own, *near[:MAX_REPLAYED])) if replays else ():
+        cells[batch, length] = _cell(request, batch, length, series)
+    rows = tuple(tuple(cells[batch, length] for batch in batches) for length in lengths)
+    left = len(near[MAX_REPLAYED:]) if replays else 0
+    return FitMap(own=own, micro_batch_sizes=batches, sequence_lengths=lengths, rows=rows, near=left)
+
+
+def _fit(cell: Cell) -> Fit | None:
+    return cell.estimate.fit if cell.estimate else None
+
+
+def _distance(cell: Cell) -> int:
+    """How far the rule's requirement is from what the card offers."""
+    fit = _fit(cell)
+    assert fit is not None
+    return abs(fit.headroom_bytes)
+
+
+def doublings(value: int, least: int, most: int, count: int) -> tuple[int, ...]:
+    """Up to `count` halves and doubles of a value from `least` to `most`, ascending, with the value near the middle."""
+    below: list[int] = []
+    half = value
+    while half % 2 == 0 and half // 2 >= least and len(below) < (count - 1) // 2:
+        half //= 2
+        below.append(half)
+    above = [value << step for step in range(1, count - len(below)) if value << step <= most]
+    return (*reversed(below), value, *above)
+
+
+def _cell(request: Request, batch: int, length: int, series: SeriesCache) -> Cell:
+    training = replace(request.training, micro_batch_size=batch, sequence_length=length)
+    try:
+        answer = estimate(replace(request, training=training, length_given=True), series)
+    except PlanError as error:
+        reason = "; ".join(problem.msg for problem in error.problems)
+        return Cell(micro_batch_size=batch, sequence_length=length, estimate=None, reason=reason)
+    return Cell(micro_batch_size=batch, sequence_length=length, estimate=answer)

@@ -1,0 +1,46 @@
+"""What the search for a limit finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from calculator.common.deferred import Deferred
+
+if TYPE_CHECKING:
+    from calculator.limit_search.bounds import Bound, SolveFor
+    from calculator.limit_search.probes import ProbeResult
+
+
+def unknown() -> Deferred[int | None]:
+    """No value that runs with retries."""
+    return Deferred(lambda: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The largest value that fits, its bound, and the estimates there and one step above. Of `count`, the smallest."""
+
+    solve_for: SolveFor
+    bound: Bound
+    #: The largest value that fits; None if no value fits.
+    at: ProbeResult | None
+    #: One step above `at`, or the smallest value if none fits; None if that is refused.
+    above: ProbeResult | None
+    #: Which values were estimated.
+    guarantee: str
+    #: Of `count`: one less than `at`, or the run that needs the least of each card if none fits.
+    below: ProbeResult | None = None
+    warnings: tuple[str, ...] = ()
+    #: The largest value found that runs, with cached blocks freed or without, by replay; else None.
+    running: Deferred[int | None] = field(default_factory=unknown, compare=False, repr=False)
+
+    @property
+    def value(self) -> int | None:
+        """The largest value that fits; of `count`, the smallest."""
+        return self.at.value if self.at else None
+
+    @property
+    def largest_with_retries(self) -> int | None:
+        """The largest value found that runs, even if cached blocks are freed for a request; None by the rule."""
+        return self.running()

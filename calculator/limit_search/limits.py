@@ -1,0 +1,159 @@
+"""The largest value of a setting that still fits the device, everything else fixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from calculator.common.deferred import Deferred
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import model_of
+from calculator.estimation.request import Request, parse_request
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Training
+from calculator.limit_search.bounds import Bound, SolveFor, bound, outgrown, solved
+from calculator.limit_search.fewest import fewest
+from calculator.limit_search.limit import Limit, unknown
+from calculator.limit_search.probes import ProbeResult, Probes
+from calculator.limit_search.replays import Replays, search_of
+from calculator.trainers import trainer_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRequest:
+    """A request for an estimate, and its setting whose limit is wanted."""
+
+    request: Request
+    solve_for: SolveFor
+
+
+def parse_limit(body: Any) -> LimitRequest:
+    """Parse a limit's request from decoded JSON: an estimate's request and `solve_for`.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems: list[Problem] = []
+    name: Any = body.get("solve_for")
+    names = get_args(SolveFor)
+    if name not in names:
+        problems.append(Problem(loc="solve_for", msg=f"must be one of {', '.join(names)}", input=name))
+    request = None
+    try:
+        request = parse_request({key: value for key, value in body.items() if key != "solve_for"})
+    except PlanError as error:
+        problems += error.problems
+    if problems or request is None:
+        raise PlanError(*problems)
+    return LimitRequest(request=request, solve_for=name)
+
+
+def limit(limit_request: LimitRequest) -> Limit:
+    """Answer a limit's request.
+
+    Raises:
+        PlanError: if no device is given, the method has no such setting, or the request itself is refused.
+    """
+    name = limit_request.solve_for
+    _check(limit_request)
+    if name == "count":
+        return fewest(limit_request.request)
+    setting = solved(limit_request.request, name).setting
+    model = model_of(limit_request.request.model)
+    request = replace(within_positions(limit_request.request, model), length_given=True)
+    search, most = search_of(request, name), int(setting.maximum or 0)
+    lowest = max(int(setting.minimum or 0), trainer_of(request.training).least(name, request.training))
+    search.ruled.at(lowest)
+    upper = bound(request, model, name)
+    if upper.limit < lowest:
+        above = search.point(lowest)
+        return Limit(solve_for=name, bound=upper, at=None, above=above, guarantee="There is no value to try.")
+    answer = _at_bound(search, upper, most) if search.fits(upper.limit) else _within_memory(search, lowest, upper)
+    return replace(answer, warnings=outgrown(request, model, answer.value) if name == "r" and answer.value else ())
+
+
+def _check(limit_request: LimitRequest) -> None:
+    device = limit_request.request.device
+    if device.gpu is None and device.memory_bytes is None:
+        raise refusal("device", "a limit needs a card: give device.gpu or device.memory_bytes")
+    name, names = limit_request.solve_for, {"count", *(field.name for field in declared(Training))}
+    if limit_request.request.accounting == "textbook" and name in names:
+        why = "divides nothing" if name == "count" else "counts no activations"
+        message = f"textbook accounting {why}, so every {name} needs the same: use exact"
+        raise refusal("accounting", message, "textbook")
+
+
+def _within_memory(search: Probes | Replays, lowest: int, upper: Bound) -> Limit:
+    """The limit that memory sets; the upper bound does not fit.
+
+    Required memory is not monotonic in the value, because fragmentation may shrink. The live tensors are: from some
+    value on, not even they fit.
+    """
+    probes = search.ruled
+    if probes.at(lowest).least_excess > 0:
+        return _nothing(search, lowest, f"Not even the live tensors fit with {lowest:,}, the smallest value.")
+    end = probes.first_without_room(lowest, upper.limit)
+    best = search.largest_below(lowest, end)
+    guarantee = _guarantee(search, best, end)
+    if best < lowest:
+        return replace(_nothing(search, lowest, guarantee), running=_running(search, best, end, lowest))
+    above = search.point(best + 1)
+    return Limit(
+        solve_for=probes.name,
+        bound=_memory(above),
+        at=search.point(best),
+        above=above,
+        guarantee=guarantee,
+        running=_running(search, best, end, lowest),
+    )
+
+
+def _running(search: Probes | Replays, best: int, end: int, lowest: int) -> Deferred[int | None]:
+    if isinstance(search, Probes):
+        return unknown()
+
+    def largest() -> int | None:
+        found = search.largest_with_retries(best, end)
+        return found if found >= lowest else None
+
+    return Deferred(largest)
+
+
+def _nothing(search: Probes | Replays, lowest: int, guarantee: str) -> Limit:
+    above = search.point(lowest)
+    return Limit(solve_for=search.ruled.name, bound=_memory(above), at=None, above=above, guarantee=guarantee)
+
+
+def _at_bound(search: Probes | Replays, upper: Bound, maximum: int) -> Limit:
+    value, probes = upper.limit, search.ruled
+    try:
+        above = search.point(value + 1) if value < maximum else None
+    except PlanError:
+        above = None
+    return Limit(
+        solve_for=probes.name,
+        bound=upper,
+        at=search.point(value),
+        above=above,
+        guarantee=f"{value:,} fits, and no larger value was tried.",
+        running=unknown() if isinstance(search, Probes) else Deferred(lambda: value),
+    )
+
+
+def _memory(above: ProbeResult) -> Bound:
+    fit, required = above.estimate.fit, above.estimate.memory.required_bytes
+    assert fit is not None
+    reason = f"{above.value:,} would require {required:,} bytes of the {fit.usable_bytes:,} that the card offers"
+    return Bound(by="memory", limit=fit.usable_bytes, reason=reason)
+
+
+def _guarantee(search: Probes | Replays, best: int, end: int) -> str:
+    edge = f"{best:,} fits and {best + 1:,} does not" if best in search.tried else f"{best + 1:,} does not fit"
+    tried = sum(best + 1 < value < end for value in search.tried)
+    between = f"; between, {tried:,} values were tried and none fits" if tried else ""
+    if search.ruled.at(end).least_excess > 0:
+        return f"{edge}. From {end:,} on, not even the live tensors fit{between}."
+    return f"{edge}, nor does {end:,}, the largest possible value{between}."

@@ -1,0 +1,211 @@
+"""Estimates of a request at several values of one setting, with reserved memory by the rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from calculator.devices import Verdict
+from calculator.estimation.estimate import estimate, training_step
+from calculator.estimation.series import SeriesCache
+from calculator.inputs.settings import declared
+from calculator.inputs.training import Training
+from calculator.limit_search.bisection import crossing
+from calculator.limit_search.non_monotonic import higher
+from calculator.resident.per_parameter import PerParameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+    from calculator.limit_search.bounds import SolveFor
+    from calculator.resident.per_parameter import ResidentTensors
+
+#: Stop when the bracket is this close to the largest value whose tensors fit, as a fraction of it.
+NEAR = 1 / 16
+
+#: The most tensors, summed over all estimates, for one search next to an edge; and the least number of values tried.
+MAX_TENSORS = 50_000
+MIN_TRIED = 24
+
+#: Search for the last multiple of these that fits, if one does.
+STRIDES = (512, 64, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """The estimate with one value of the setting. The device has a card or a size."""
+
+    value: int
+    estimate: Estimate
+
+    @property
+    def fits(self) -> bool:
+        """Whether the required memory is available."""
+        return self.estimate.fit is not None and self.estimate.fit.verdict is Verdict.FITS
+
+    @property
+    def excess(self) -> int:
+        """Required bytes beyond those that the card offers."""
+        assert self.estimate.fit is not None
+        return -self.estimate.fit.headroom_bytes
+
+    @property
+    def least_excess(self) -> int:
+        """The excess without fragmentation: of live tensors, workspaces and context."""
+        memory = self.estimate.memory
+        fragmentation = memory.peak_reserved_bytes - memory.peak_allocated_bytes - memory.library_workspace_bytes
+        return self.excess - fragmentation
+
+
+class Probe(NamedTuple):
+    """The figures of a probe."""
+
+    value: int
+    fits: bool
+    excess: int
+    least_excess: int
+
+
+class Probes:
+    """The estimated values of a setting by the rule, each estimated once.
+
+    Only the figures of an estimate are kept: it has thousands of storages, which the garbage collector would traverse
+    again and again.
+    """
+
+    def __init__(self, request: Request, name: SolveFor) -> None:
+        self.request, self.name = request, name
+        self.series = SeriesCache()
+        self.tried: dict[int, Probe] = {}
+        #: The bytes that the card offers, known from the first estimate on.
+        self.usable = 0
+        #: The value in the request.
+        self.requested = requested(request, name)
+        #: Tokens that are added to the value: virtual tokens to a sequence, or the other way round.
+        self.offset = _tokens(request) - self.requested if name in ("sequence_length", "num_virtual_tokens") else 0
+
+    @property
+    def ruled(self) -> Probes:
+        """The probes by the rule."""
+        return self
+
+    def point(self, value: int) -> ProbeResult:
+        """The estimate with a value of the setting.
+
+        Raises:
+            PlanError: if it is refused.
+        """
+        request = with_value(self.request, self.name, value)
+        point = ProbeResult(value=value, estimate=estimate(request, self.series))
+        self.tried[value] = Probe(value, point.fits, point.excess, point.least_excess)
+        assert point.estimate.fit is not None
+        self.usable = point.estimate.fit.usable_bytes
+        return point
+
+    def at(self, value: int) -> Probe:
+        """The figures of a value.
+
+        Raises:
+            PlanError: if it is refused.
+        """
+        if value not in self.tried:
+            self.point(value)
+        return self.tried[value]
+
+    def edge(self, low: int, high: int) -> int:
+        """A value from `low` that fits and whose successor does not; `low` fits and `high` does not."""
+        tried = sorted(self.tried.values())
+        low = max(probe.value for probe in tried if low <= probe.value < high and probe.fits)
+        high = min((probe.value for probe in tried if low < probe.value < high and not probe.fits), default=high)
+        return crossing(lambda value: self.at(value).excess, low, high)[0]
+
+    def largest_below(self, low: int, high: int) -> int:
+        """The largest value found that fits, from `low` on; below `low` if none does.
+
+        The live tensors of `low` fit, and `high` does not fit. If required memory is not monotonic, those values are
+        tried at which less may be required.
+        """
+        best = self.edge(low, high) if self.at(low).fits else low - 1
+        return higher(self, best, high) if self.request.accounting == "exact" else best
+
+    def first_without_room(self, low: int, high: int) -> int:
+        """A value from which on not even the live tensors fit, close to the first such value; `high` if there is none.
+
+        The live tensors of `low` fit, and `high` does not fit.
+        """
+        if self.at(high).least_excess <= 0:
+            return high
+        return crossing(lambda value: self.at(value).least_excess, low, high, near=NEAR)[1]
+
+    def fits(self, value: int) -> bool:
+        """Whether the memory that a value requires is available."""
+        return self.at(value).fits
+
+    @cached_property
+    def budget(self) -> int:
+        """How many values one search may estimate."""
+        return max(MIN_TRIED, MAX_TENSORS // len(self.sizes(max(self.tried))[1]))
+
+    def largest(self, likely: Iterable[int]) -> int | None:
+        """The largest of some values that fits. The likeliest come first, and only `budget` of them are estimated."""
+        untried = list(dict.fromkeys(value for value in likely if value not in self.tried))[: self.budget]
+        return next((value for value in sorted(untried, reverse=True) if self.fits(value)), None)
+
+    def climb(self, low: int, high: int) -> int:
+        """A value from `low` on that fits while the next does not; `low` fits and `high` does not.
+
+        It climbs by strides first: multiples of what kernels align to.
+        """
+        for stride in STRIDES:
+            for offset in {0, self.offset}:
+                if (low + offset) % stride == 0:
+                    low = self._last(low, high, stride)
+        return self.edge(low, high)
+
+    def _last(self, low: int, high: int, stride: int) -> int:
+        steps = (high - 1 - low) // stride
+        if steps < 1 or self.at(low + steps * stride).fits:
+            return low + steps * stride
+        return low + stride * crossing(lambda step: self.at(low + step * stride).excess, 0, steps)[0]
+
+    def sizes(self, value: int) -> tuple[list[int], list[int]]:
+        """The sizes of all tensors with a value of the setting: of resident tensors besides the base, and of a step."""
+        step = training_step(with_value(self.request, self.name, value), self.series)
+        resident = step.resident
+        added = [tensor for tensor in resident.tensors if not tensor.base]
+        rows = step.run.storages.sizes_of_rows
+        kept = (*added, *resident.optimizer_states, *resident.of_sharding)
+        made = (*resident.gradients, *resident.step_temporaries)
+        return [*_each(kept)], [*rows, *_each(made)]
+
+
+def _each(resident: Iterable[ResidentTensors]) -> Iterator[int]:
+    """The size of one tensor of each kind."""
+    for each in resident:
+        for tensor in each.of if isinstance(each, PerParameter) else (each,):
+            yield tensor.bytes // tensor.count
+
+
+def with_value(request: Request, name: str, value: Any) -> Request:
+    """The request with another value of one setting, of its training or its method, or another number of GPUs."""
+    change: dict[str, Any] = {name: value}
+    if name == "count":
+        return replace(request, device=replace(request.device, **change))
+    if name in {field.name for field in declared(Training)}:
+        return replace(request, training=replace(request.training, **change))
+    method: Any = request.method
+    return replace(request, method=replace(method, **change))
+
+
+def requested(request: Request, name: str) -> int:
+    """The value of one setting in a request."""
+    owner = next(each for each in (request.training, request.method, request.device) if hasattr(each, name))
+    return int(getattr(owner, name))
+
+
+def _tokens(request: Request) -> int:
+    """The tokens of a sequence, virtual tokens included."""
+    return request.training.sequence_length + int(getattr(request.method, "num_virtual_tokens", 0))

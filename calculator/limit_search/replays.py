@@ -1,0 +1,153 @@
+"""Replays of a request at several values of one setting, of as few values as its limit needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from calculator.devices import Verdict
+from calculator.estimation.estimate import device_replay, estimate, training_step
+from calculator.estimation.request import reserved_by
+from calculator.estimation.sample_lengths import with_longest_batch
+from calculator.limit_search.bisection import crossing
+from calculator.limit_search.probes import ProbeResult, Probes, with_value
+
+if TYPE_CHECKING:
+    from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.request import Request
+    from calculator.limit_search.bounds import SolveFor
+
+#: The first step of a search is this part of its range.
+NEAR = 16
+
+#: Of the values that may fit above one that does not: a multiple of this, and the number of values at equal distances.
+ALIGNED = 8
+PARTS = 2
+
+#: The most values that are replayed to find the largest that runs at all.
+RETRIED = 4
+
+
+class Replays:
+    """The values of a setting that are replayed. What is certain without a replay comes from the rule's probes.
+
+    If not even the live tensors of a value fit, it does not run. The others are compared by what they reserve on a
+    device that never fills. The search begins at the largest value that fits by the rule.
+    """
+
+    def __init__(self, ruled: Probes) -> None:
+        self.ruled = ruled
+        self.request = replace(ruled.request, reserved="replay")
+        #: The excess of each value that was replayed.
+        self.tried: dict[int, int] = {}
+        #: Bytes reserved beyond the live tensors, of the last replay.
+        self._fragmented = 0
+
+    def point(self, value: int) -> ProbeResult:
+        """The estimate with a value of the setting.
+
+        Raises:
+            PlanError: if it is refused.
+        """
+        request = with_value(self.request, self.ruled.name, value)
+        return ProbeResult(value=value, estimate=estimate(request, self.ruled.series))
+
+    def fits(self, value: int) -> bool:
+        """Whether a value runs and no cached block is freed for a request.
+
+        Raises:
+            PlanError: if it is refused.
+        """
+        return self.excess(value) <= 0
+
+    def excess(self, value: int) -> int:
+        """Bytes beyond those that the card offers; an approximation where not even the live tensors fit."""
+        live = self.ruled.at(value).least_excess
+        if value not in self.tried:
+            if live > 0:
+                return live + self._fragmented
+            self.tried[value] = self._replayed(value)
+            self._fragmented = self.tried[value] - live
+        return self.tried[value]
+
+    def _replayed(self, value: int) -> int:
+        replay, usable = self._replay(value), self.ruled.usable
+        excess = replay.peak_reserved_bytes + replay.context_bytes - usable
+        # A small device changes what the load requests, and settings of the allocator when it frees.
+        if excess <= 0 and replay.outcome(usable).verdict is not Verdict.FITS:
+            return 1
+        return excess
+
+    def largest_below(self, low: int, high: int) -> int:
+        """The largest value found that fits, from `low` on; below `low` if none does.
+
+        The live tensors of `low` fit, and `high` does not fit. What a run reserves is mostly monotonic in the value;
+        some of the values where it may not be are tried as well.
+        """
+        best = self._edge(low, high)
+        higher = next((value for value in sorted(self._others(best, high), reverse=True) if self.fits(value)), None)
+        if higher is None:
+            return best
+        return crossing(self.excess, higher, min(self._without_room(higher), high))[0]
+
+    def _edge(self, low: int, high: int) -> int:
+        """A value that fits and whose successor does not; below `low` if that does not fit."""
+        start = self.ruled.edge(low, high) if self.ruled.at(low).fits else low
+        step = max(1, (start - low) // NEAR)
+        while not self.fits(start):
+            if start == low:
+                return low - 1
+            start, high = max(low, start - step), start
+            step *= 2
+        return crossing(self.excess, start, high)[0]
+
+    def _others(self, best: int, high: int) -> set[int]:
+        """Values between the next one and `high` that may fit though the next one does not.
+
+        They are the request's own, the next one that kernels align to, and some at equal distances.
+        """
+        probes = self.ruled
+        values = {-(-(best + 2 + offset) // ALIGNED) * ALIGNED - offset for offset in (0, probes.offset)}
+        values |= {best + (high - best) * part // (PARTS + 1) for part in range(1, PARTS + 1)} | {probes.requested}
+        return {value for value in values if best + 1 < value < high and probes.at(value).least_excess <= 0}
+
+    def _without_room(self, value: int) -> int:
+        """The first larger value that was replayed and does not fit."""
+        return min((tried for tried, excess in self.tried.items() if tried > value and excess > 0), default=1 << 62)
+
+    def largest_with_retries(self, fits: int, high: int) -> int:
+        """The largest value found that runs, with cached blocks freed or without, from the largest that fits on.
+
+        Not even the live tensors of `high` fit, or it is the largest possible value. At most `RETRIED` values are
+        replayed besides the next one, which may be too few to find one whose successor does not run.
+        """
+        if self.runs(high):
+            return high
+        low = fits + self.runs(fits + 1)
+        step, near = max(1, (high - low) // NEAR), True
+        for _ in range(RETRIED if low > fits else 0):
+            if high - low <= 1:
+                break
+            middle = low + step if near and low + step < high else (low + high) // 2
+            if self.runs(middle):
+                low, step = middle, step * 2
+            else:
+                high, near = middle, False
+        return low
+
+    def runs(self, value: int) -> bool:
+        """Whether a value runs, with cached blocks freed or without."""
+        live = self.ruled.at(value).least_excess
+        return live <= 0 and self._replay(value).outcome(self.ruled.usable).verdict is not Verdict.DOES_NOT_FIT
+
+    def _replay(self, value: int) -> DeviceReplay:
+        request = with_longest_batch(with_value(self.request, self.ruled.name, value))
+        series = self.ruled.series
+        return device_replay(request, training_step(request, series), series)
+
+
+def search_of(request: Request, name: SolveFor) -> Probes | Replays:
+    """What finds the limit. Textbook accounting has no run to replay."""
+    probes = Probes(replace(request, reserved="rule") if request.accounting == "exact" else request, name)
+    replayed = reserved_by(request.reserved, request.device) == "replay" and request.accounting == "exact"
+    return Replays(probes) if replayed else probes

@@ -1,0 +1,125 @@
+"""Where nothing fits: the configuration that misses by least, and the smallest card that it fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from calculator.comparison.methods import cards
+from calculator.devices import Verdict, cuda_context, gpus
+from calculator.inference.multi_adapter import base_bytes, task_bytes
+from calculator.inputs.training import Device
+from calculator.planning.label import label
+from calculator.planning.reasons.reason import size
+from calculator.planning.reasons.step_cost import step_cost
+from calculator.planning.relaxations import SHORTEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from calculator.devices import GPU, Fit
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+    from calculator.inference.multi_adapter import MultiAdapterFootprint
+    from calculator.planning.evaluator import Candidate, Evaluator
+    from calculator.planning.reasons.step_cost import StepCost
+    from calculator.planning.relaxations import Relaxation
+
+#: The cards that a configuration is tried on where it fits none of the request's: those that the figures are for.
+AMONG = "of the catalogue's NVIDIA cards from compute capability 8.0 on"
+
+#: Fields whose change makes the nearest miss itself fit.
+HELPING = {"sequence_length", "tasks"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearestMiss:
+    """The configuration that misses the device by least, and the card that it fits."""
+
+    request: Request
+    estimate: Estimate
+    cost: StepCost
+    task_bytes: int
+    #: The bytes that the device lacks: for its training, or for all tasks where those lack more.
+    short_bytes: int
+    #: Why no shorter sequence and no smaller number of tasks makes it fit.
+    why_no_shorter_sequence: str | None
+    #: All tasks on the device, where they switch per request.
+    footprint: MultiAdapterFootprint | None
+    #: The smallest card of the catalogue that it fits, of those that the figures are for; None where there is none.
+    card: GPU | None
+    #: The request on that card, in a dtype that the card supports.
+    card_request: Request | None
+    card_fit: Fit | None
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return label(self.request.method)
+
+
+def nearest_candidate(evaluator: Evaluator, smallest: Iterable[Candidate]) -> tuple[Candidate, Estimate] | None:
+    """The candidate among the methods' smallest that misses by least, with its estimate.
+
+    Candidates that train, and only miss by their tasks, come first.
+    """
+    answers = [(candidate, evaluator.answer(candidate)) for candidate in smallest]
+    known = [(candidate, answer) for candidate, answer in answers if answer is not None]
+    return min(known, key=lambda pair: (not evaluator.trains(pair[0]), evaluator.short_bytes(pair[0])), default=None)
+
+
+def nearest_miss(
+    evaluator: Evaluator, candidate: Candidate, answer: Estimate, relaxations: Iterable[Relaxation]
+) -> NearestMiss:
+    """Describe a candidate that does not fit; `relaxations` are the changes with which something fits."""
+    there = smallest_card(evaluator, candidate)
+    on_card = there.stated(candidate) if there else None
+    return NearestMiss(
+        request=evaluator.request(candidate),
+        estimate=evaluator.stated(candidate) or answer,
+        cost=step_cost(evaluator.model, evaluator.request(candidate), answer),
+        task_bytes=task_bytes(answer),
+        why_no_shorter_sequence=None
+        if any(HELPING & change.sets.keys() for change in relaxations)
+        else why_no_shorter_sequence(evaluator, candidate),
+        short_bytes=evaluator.short_bytes(candidate),
+        footprint=evaluator.footprint(candidate),
+        card=there.card if there else None,
+        card_request=there.request(candidate) if there else None,
+        card_fit=on_card.fit if on_card else None,
+    )
+
+
+def smallest_card(evaluator: Evaluator, candidate: Candidate) -> Evaluator | None:
+    """An evaluator on the smallest card that a candidate fits, of those that the figures are for.
+
+    Such cards use the same kernels, so that the candidate needs about the same memory on all of them.
+    """
+    modelled = [card for card in gpus() if card.compute_capability is not None and card.has_flash]
+    answer = _on(modelled[0], evaluator).stated(candidate)
+    for fit in cards(answer) if answer else ():
+        if fit.gpu in modelled and fit.verdict is Verdict.FITS:
+            there = _on(fit.gpu, evaluator)
+            if there.fits(candidate):
+                return there
+    return None
+
+
+def _on(card: GPU, evaluator: Evaluator) -> Evaluator:
+    """An evaluator on another card."""
+    return evaluator.other(device=Device(gpu=card.id))
+
+
+def why_no_shorter_sequence(evaluator: Evaluator, candidate: Candidate) -> str | None:
+    """Why no shorter sequence makes a candidate fit: what it needs with the shortest one that is proposed."""
+    length = min(SHORTEST, evaluator.needs.sequence_length)
+    shortest = evaluator.other(needs=replace(evaluator.needs, sequence_length=length), length_given=True)
+    answer = shortest.stated(candidate)
+    if answer is None or answer.fit is None or shortest.trains(candidate):
+        return None
+    required, usable = answer.memory.required_bytes, answer.fit.usable_bytes
+    return (
+        f"No shorter sequence makes it fit: with {length:,} tokens it still needs {size(required)} of {size(usable)},"
+        f" {size(base_bytes(answer))} of them for the base's weights and {size(cuda_context(evaluator.card).bytes)} for"
+        " the CUDA context."
+    )

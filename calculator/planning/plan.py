@@ -1,0 +1,196 @@
+"""A plan: for each model on each device, the configurations that fit, ranked, with reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from calculator.common.errors import PlanError, Problem
+from calculator.methods import METHODS, USUAL_METHODS
+from calculator.planning.evaluator import Evaluator
+from calculator.planning.label import label
+from calculator.planning.method_search import SearchResult, search
+from calculator.planning.nearest_miss import nearest_candidate, nearest_miss
+from calculator.planning.needs import excluded_by_needs
+from calculator.planning.proposals import RuledOut, proposals
+from calculator.planning.ranking import ORDER
+from calculator.planning.reasons.deployment import serving_reasons
+from calculator.planning.reasons.quality import quality_reasons
+from calculator.planning.reasons.rules import RULES
+from calculator.planning.reasons.training import training_reasons
+from calculator.planning.rejections import rejections
+from calculator.planning.relaxations import relaxations
+from calculator.planning.suggestions import suggestions
+from calculator.planning.trainer_settings import SETTINGS
+
+if TYPE_CHECKING:
+    from calculator.common.names import MethodName
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import ModelReference, Request
+    from calculator.inputs.training import Device
+    from calculator.planning.nearest_miss import NearestMiss
+    from calculator.planning.reasons.reason import Evaluation, Reason
+    from calculator.planning.reasons.step_cost import StepCost
+    from calculator.planning.relaxations import Relaxation
+    from calculator.planning.request import PlanRequest
+    from calculator.planning.suggestions import Suggestion
+
+#: What the relative costs omit.
+COSTS = (
+    "Costs weigh operations and bytes at the card's rated speeds, which no run reaches. The optimizer step, "
+    "normalisations, data loading and float32 products are not counted."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """A complete configuration with its estimate, its cost and the reasons."""
+
+    request: Request
+    estimate: Estimate
+    cost: StepCost
+    #: What one task adds to the base; for full fine-tuning, a whole model.
+    task_bytes: int
+    reasons: tuple[Reason, ...]
+    #: Single changes that leave more of the card, where this leaves little.
+    roomier: tuple[Suggestion, ...]
+
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return label(self.request.method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """What is proposed for one model on one device, best first; or the nearest miss, and what would make it fit."""
+
+    #: The model's id, or its family.
+    model: str
+    parameters: int
+    device: Device
+    configurations: tuple[Configuration, ...]
+    ruled_out: tuple[RuledOut, ...]
+    miss: NearestMiss | None
+    changes: tuple[Relaxation, ...]
+    #: How many estimates were computed.
+    estimates: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings that all configurations share."""
+        first, *others = [each.estimate.warnings for each in self.configurations] or [()]
+        return tuple(warning for warning in first if all(warning in other for other in others))
+
+    def warnings_of(self, configuration: Configuration) -> tuple[str, ...]:
+        """A configuration's other warnings."""
+        return tuple(warning for warning in configuration.estimate.warnings if warning not in self.warnings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer to a plan request: a part for each model on each device, in the request's order."""
+
+    plans: tuple[DevicePlan, ...]
+    assumptions: tuple[str, ...]
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Answer a plan request.
+
+    Raises:
+        PlanError: where a model is not known, the batch can't be divided, or every method is refused.
+    """
+    pairs = product(enumerate(request.models), enumerate(request.devices))
+    parts = tuple(_part(request, model, device) for model, device in pairs)
+    return Plan(plans=parts, assumptions=(ORDER, COSTS))
+
+
+def _part(request: PlanRequest, model: tuple[int, ModelReference], device: tuple[int, Device]) -> DevicePlan:
+    places = {
+        "model": "model" if len(request.models) == 1 else f"models.{model[0]}",
+        "device": "device" if len(request.devices) == 1 else f"devices.{device[0]}",
+        "training": "needs",
+    }
+    try:
+        evaluator = Evaluator(
+            model[1],
+            device[1],
+            request.needs,
+            length_given=request.length_given,
+            reserved=request.reserved,
+            training=request.training,
+        )
+        return _planned(evaluator)
+    except PlanError as error:
+        raise PlanError(*(_placed(problem, places) for problem in error.problems)) from error
+
+
+def _placed(problem: Problem, places: dict[str, str]) -> Problem:
+    """An estimate's problem, at its place in the plan request."""
+    head, dot, rest = problem.loc.partition(".")
+    if head == "training" and rest in SETTINGS:
+        return problem
+    if head == "task":
+        msg = "a plan's task is causal_lm: use another model, or estimate this one with its own task"
+        return Problem(loc=places["model"], msg=msg, input=problem.input)
+    return Problem(loc=f"{places.get(head, head)}{dot}{rest}", msg=problem.msg, input=problem.input)
+
+
+def _planned(evaluator: Evaluator) -> DevicePlan:
+    needs = evaluator.needs
+    excluded = {name: why for name in USUAL_METHODS if (why := excluded_by_needs(name, needs, evaluator.model))}
+    tried = {name: search(name, evaluator, confirm=True) for name in USUAL_METHODS if name not in excluded}
+    _refused(tried, evaluator)
+    proposed, dominated = proposals(tried, evaluator)
+    near = (
+        None if proposed else nearest_candidate(evaluator, (each.smallest for each in tried.values() if each.smallest))
+    )
+    relaxed = () if proposed else relaxations(evaluator, near[0] if near else None)
+    return DevicePlan(
+        model=evaluator.model.id or evaluator.model.model_type,
+        parameters=evaluator.model.parameters,
+        device=evaluator.device,
+        configurations=tuple(_configuration(evaluation) for evaluation in proposed),
+        ruled_out=(
+            *(RuledOut(method=name, rule=RULES[rule], sentence=why) for name, (rule, why) in excluded.items()),
+            *dominated,
+            *rejections(tried, evaluator),
+        ),
+        miss=nearest_miss(evaluator, *near, relaxed) if near else None,
+        changes=relaxed,
+        estimates=evaluator.estimates,
+    )
+
+
+def _refused(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> None:
+    """Raise the problems where every method is refused: those at places that all methods share, if there are any."""
+    if not tried or not all(each.problems for each in tried.values()):
+        return
+    first, *others = [each.problems for each in tried.values()]
+    shared = {problem.loc for problem in first}.intersection(*({p.loc for p in problems} for problems in others))
+    named = [(name, problem) for name, each in tried.items() for problem in each.problems]
+    alike = [(name, problem) for name, problem in named[: len(first)] if problem.loc in shared]
+    every = {(problem.loc, problem.msg): (name, problem) for name, problem in named}
+    raise PlanError(*(_of_the_model(name, problem, evaluator) for name, problem in alike or every.values()))
+
+
+def _of_the_model(name: MethodName, problem: Problem, evaluator: Evaluator) -> Problem:
+    """A method's problem, placed at the model: a plan request has no method."""
+    if not problem.loc.startswith("method"):
+        return problem
+    message = f"{METHODS[name].facts.label} is refused: {problem.msg}"
+    return Problem(loc="model", msg=message, input=evaluator.model.id or evaluator.model.model_type)
+
+
+def _configuration(evaluation: Evaluation) -> Configuration:
+    request = evaluation.evaluator.request(evaluation.candidate)
+    return Configuration(
+        request=request,
+        estimate=evaluation.answer,
+        cost=evaluation.cost,
+        task_bytes=evaluation.task_bytes,
+        reasons=(*serving_reasons(evaluation), *quality_reasons(evaluation), *training_reasons(evaluation)),
+        roomier=suggestions(request, evaluation.answer) if evaluation.evaluator.is_close(evaluation.candidate) else (),
+    )

@@ -1,0 +1,31 @@
+"""The order of configurations: by the priorities, each on its own figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calculator.planning.reasons.reason import Evaluation
+
+#: How configurations are ordered, for the answer's assumptions.
+ORDER = (
+    "Configurations are ordered by the priorities. Quality is a tier: full fine-tuning and LoRA on every linear "
+    "layer, then adapters and LoRA on attention only, then prefixes, IA³, LN Tuning and prompts on large models, then"
+    " prompts on smaller ones (rules all_linear, learns_less, adapter_quality, prefix_quality, ia3_quality, "
+    "ln_tuning_quality, prompt_scale). Speed is the step's relative cost rounded to a twentieth; of equals, a 16-bit "
+    "base ranks before a 4-bit one, because no card dequantises at its rated speed. Memory is the required memory. "
+    "Among configurations that are equal in the first priority, those that leave little of the card rank after those "
+    "that leave more (rule little_room)."
+)
+
+
+def place(evaluation: Evaluation) -> tuple[float, ...]:
+    """The key by which configurations are sorted."""
+    figures: dict[str, tuple[float, ...]] = {
+        "quality": (evaluation.method.quality_tier(evaluation.answer.parameters.base),),
+        "speed": (round(evaluation.cost.relative * 20), evaluation.method.facts.quantizes_base),
+        "memory": (evaluation.answer.memory.required_bytes,),
+    }
+    first, *others = (figures[name] for name in evaluation.needs.order)
+    close = evaluation.evaluator.is_close(evaluation.candidate)
+    return (*first, close, *(figure for each in others for figure in each), evaluation.cost.relative)

@@ -1,0 +1,212 @@
+"""The relative cost of a step: floating-point operations and bytes moved, at the card's rated speeds.
+
+A product of T tokens with a weight of n elements needs 2·n·T operations, and its backward as many for the inputs'
+gradient and as many again for the weight's (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). A frozen weight has no
+gradient. The reference is one forward and backward over the frozen base, with everything kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from calculator.devices import gpu
+from calculator.devices.verdict import card_of
+from calculator.estimation.estimate import resident_state
+from calculator.inference.matmul_counts import products
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.architecture.model import Model
+    from calculator.devices import GPU
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+
+KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361, section 2.1 and table 1"
+CHEN = "Chen et al. 2016, arXiv 1604.06174, section 3: one more forward pass"
+DEQUANTISED = "bitsandbytes/autograd/_functions.py, MatMul4Bit: each product dequantises its weight, forward and back"
+ROOFLINE = "Williams et al. 2009, Roofline, doi 10.1145/1498765.1498785: a product takes at least as long as its reads"
+
+#: The card whose speeds are used for one without a name or published speeds.
+USUAL_CARD = "a100-sxm4-80gb"
+
+REFERENCE = "forward and backward over the frozen base with everything kept: 4 operations a weight and token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTerm:
+    """One term of a step's cost: its amount, its share of the reference step, its arithmetic and its source."""
+
+    name: str
+    amount: int
+    unit: Literal["operations", "bytes"]
+    relative: float
+    formula: str
+    substituted: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """An optimizer step's cost on one card, relative to the reference step of the same model and batch."""
+
+    relative: float
+    #: Floating-point operations.
+    operations: int
+    reference: str
+    #: The card whose rated speeds weigh bytes against operations.
+    card: str
+    terms: tuple[CostTerm, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speeds:
+    """A card's rated speeds: dense operations and bytes a second."""
+
+    card: str
+    operations: float
+    bytes: float
+
+
+def speeds(card: GPU | None) -> Speeds:
+    """The card's rated speeds, or those of USUAL_CARD where they are not known."""
+    rate = (card.bf16_tflops or card.fp16_tflops) if card else None
+    if card is None or rate is None or card.bandwidth_gbs is None:
+        return speeds(gpu(USUAL_CARD))
+    return Speeds(card=card.name, operations=rate * 1e12, bytes=card.bandwidth_gbs * 1e9)
+
+
+def step_cost(model: Model, request: Request, answer: Estimate) -> StepCost:
+    """The cost of an optimizer step with all its micro-batches."""
+    step = _Step(model, request, answer)
+    terms = tuple(step.terms())
+    return StepCost(
+        relative=sum(term.relative for term in terms),
+        operations=sum(term.amount for term in terms if term.unit == "operations"),
+        reference=REFERENCE,
+        card=step.speeds.card,
+        terms=terms,
+    )
+
+
+class _Step:
+    """The quantities from which one request's terms are computed."""
+
+    def __init__(self, model: Model, request: Request, answer: Estimate) -> None:
+        training, method = request.training, request.method
+        self.model, self.request = model, request
+        self.products = products(model)
+        self.speeds = speeds(card_of(request.device))
+        self.micro_batches = training.gradient_accumulation_steps
+        sequences = training.micro_batch_size * self.micro_batches
+        self.positions = training.sequence_length + method.virtual_tokens
+        lengthened = method.virtual_tokens if method.facts.lengthens_input else 0
+        self.tokens = sequences * (training.sequence_length + lengthened)
+        self.facts = method.facts
+        self.added = answer.parameters.added if self.facts.forward_operations else 0
+        self.passes = 3 if training.gradient_checkpointing else 2
+        attention = 3 * self.products.attention * training.sequence_length
+        plain = sequences * training.sequence_length * (4 * self.products.weights + attention)
+        #: Seconds of the reference step at the rated speed.
+        self.reference = plain / self.speeds.operations
+
+    def terms(self) -> Iterator[CostTerm]:
+        """Every term that applies."""
+        tokens, weights = f"{self.tokens:,}", self.products.weights
+        attended = self.products.attention * self.positions
+        yield self._operations(
+            "forward and backward of the base",
+            self.tokens * (4 * weights + 3 * attended),
+            "tokens × (4 × weights + 3 × attended)",
+            f"{tokens} × (4 × {weights:,} + 3 × {attended:,})",
+            KAPLAN,
+        )
+        if self.facts.trains_base:
+            yield self._operations(
+                "gradients of the weights",
+                self.tokens * 2 * weights,
+                "tokens × 2 × weights",
+                f"{tokens} × 2 × {weights:,}",
+                KAPLAN,
+            )
+        if self.added:
+            each = self.facts.forward_operations + self.facts.backward_operations
+            yield self._operations(
+                "added modules",
+                self.tokens * each * self.added,
+                f"tokens × {each} × added",
+                f"{tokens} × {each} × {self.added:,}",
+                KAPLAN,
+            )
+        if self.request.training.gradient_checkpointing:
+            yield self._recomputed(tokens, attended)
+        yield from self._moved()
+
+    def _recomputed(self, tokens: str, attended: int) -> CostTerm:
+        """One more forward pass of the layers and the parameters added to them."""
+        layers, forward = self.products.layers, self.facts.forward_operations
+        if forward in (0, 2):
+            inner = layers + self.added
+            formula, numbers = "2 × (weights of layers + added)", f"2 × {inner:,}"
+        else:
+            formula = f"2 × weights of layers + {forward} × added"
+            numbers = f"2 × {layers:,} + {forward} × {self.added:,}"
+        return self._operations(
+            "recomputed layers",
+            self.tokens * (2 * layers + forward * self.added + attended),
+            f"tokens × ({formula} + attended)",
+            f"{tokens} × ({numbers} + {attended:,})",
+            CHEN,
+        )
+
+    def _moved(self) -> Iterator[CostTerm]:
+        """Bytes whose transfer costs time: dequantised weights, and reads that small micro-batches don't hide."""
+        request = self.request
+        state = resident_state(request).tensors if self.facts.quantizes_base else ()
+        quantised = sum(each.parameters * each.count for each in state if each.packed)
+        if quantised:
+            moved = round(self.micro_batches * self.passes * quantised * 2.5)
+            yield self._bytes(
+                "dequantised weights",
+                moved,
+                moved / self.speeds.bytes,
+                "micro-batches × passes × weights in 4 bits × (0.5 read + 2 written)",
+                f"{self.micro_batches:,} × {self.passes} × {quantised:,} × 2.5",
+                DEQUANTISED,
+            )
+        weights = self.products.weights
+        read = self.micro_batches * self.passes * weights * 2
+        hidden = self.tokens * self.passes * weights * 2 / self.speeds.operations
+        beyond = read / self.speeds.bytes - hidden
+        if beyond > 0:
+            yield self._bytes(
+                "weights read for few tokens",
+                read,
+                beyond,
+                "micro-batches × passes × weights × 2, beyond what the products hide",
+                f"{self.micro_batches:,} × {self.passes} × {weights:,} × 2",
+                ROOFLINE,
+            )
+
+    def _operations(self, name: str, amount: int, formula: str, substituted: str, source: str) -> CostTerm:
+        return CostTerm(
+            name=name,
+            amount=amount,
+            unit="operations",
+            relative=amount / self.speeds.operations / self.reference,
+            formula=formula,
+            substituted=substituted,
+            source=source,
+        )
+
+    def _bytes(self, name: str, amount: int, seconds: float, formula: str, substituted: str, source: str) -> CostTerm:
+        return CostTerm(
+            name=name,
+            amount=amount,
+            unit="bytes",
+            relative=seconds / self.reference,
+            formula=formula,
+            substituted=substituted,
+            source=source,
+        )

@@ -1,0 +1,58 @@
+"""Why a method is not proposed: it is refused, trains too much, is too large, or has no room for every task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from calculator.methods import METHODS
+from calculator.planning.proposals import RuledOut
+from calculator.planning.reasons.deployment import at_once
+from calculator.planning.reasons.reason import size
+from calculator.planning.reasons.rules import RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.common.names import MethodName
+    from calculator.planning.evaluator import Candidate, Evaluator
+    from calculator.planning.method_search import SearchResult
+
+
+def rejections(tried: dict[MethodName, SearchResult], evaluator: Evaluator) -> Iterator[RuledOut]:
+    """The methods that are refused or of which nothing fits."""
+    for name, each in tried.items():
+        if each.candidates:
+            continue
+        if each.problems:
+            sentence = "; ".join(problem.msg for problem in each.problems)
+            yield RuledOut(method=name, rule=None, sentence=f"{METHODS[name].facts.label} is refused: {sentence}.")
+        elif each.smallest is None:
+            most = evaluator.needs.max_trainable_fraction
+            sentence = f"Every setting that is tried trains more than {most:.4g} of all parameters."
+            yield RuledOut(method=name, rule=RULES["trained_share"], sentence=sentence)
+        elif evaluator.trains(each.smallest):
+            yield RuledOut(method=name, rule=RULES["held_at_once"], sentence=_too_many(each.smallest, evaluator))
+        else:
+            yield RuledOut(method=name, rule=RULES["fits"], sentence=_too_large(each.smallest, evaluator))
+
+
+def _too_many(candidate: Candidate, evaluator: Evaluator) -> str:
+    footprint = evaluator.footprint(candidate)
+    assert footprint is not None
+    return (
+        f"Trains, but not every task fits at once: its smallest adapter needs {size(footprint.task_bytes)},"
+        f" {at_once(footprint)}. The card has room for {footprint.max_tasks:,}."
+    )
+
+
+def _too_large(candidate: Candidate, evaluator: Evaluator) -> str:
+    """What a candidate needs; if not even its live tensors fit, they say it without a replay."""
+    answer = evaluator.answer(candidate)
+    assert answer is not None
+    assert answer.fit is not None
+    memory, usable = answer.memory, answer.fit.usable_bytes
+    needs, required = "Needs at least", memory.required_bytes
+    if answer.reserved != evaluator.reserved:
+        needs = "Its tensors and CUDA alone need"
+        required += memory.peak_allocated_bytes + memory.library_workspace_bytes - memory.peak_reserved_bytes
+    return f"{needs} {size(required)}, {size(required - usable)} more than the {size(usable)} that the card offers."

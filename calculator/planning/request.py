@@ -1,0 +1,129 @@
+"""A plan's request: decoded JSON in, typed values out, every problem named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.devices.verdict import card_of, given_twice
+from calculator.estimation.compatibility import several_cards
+from calculator.estimation.request import ModelReference, parse_device, parse_model, parse_reserved
+from calculator.inputs.settings import parse
+from calculator.inputs.training import Training
+from calculator.planning.needs import Needs
+from calculator.planning.trainer_settings import parse_training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from calculator.estimation.request import ReservedBy
+    from calculator.inputs.training import Device
+
+#: The largest number of models, and of devices, in one request.
+MOST_OF_A_KIND = 8
+
+#: The largest number of pairs of a model and a device in one request.
+MOST_PAIRS = 12
+
+KNOWN = ("model", "models", "device", "devices", "training", "needs", "reserved")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """A shortlist of models, the devices at hand, and the needs; `length_given` as an estimate's request has it."""
+
+    models: tuple[ModelReference, ...]
+    devices: tuple[Device, ...]
+    needs: Needs
+    length_given: bool = True
+    reserved: ReservedBy = "replay"
+    training: Training = field(default_factory=Training)
+
+
+def parse_plan(body: Any) -> PlanRequest:
+    """Read a plan's request from decoded JSON.
+
+    Raises:
+        PlanError: with every problem found, each at its dotted path.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(KNOWN)}", input=body[key])
+        for key in body
+        if key not in KNOWN
+    ]
+
+    def part(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except PlanError as error:
+            problems.extend(error.problems)
+            return ()
+
+    models = part(lambda: _listed(body, "model", _model))
+    devices = part(lambda: _listed(body, "device", _device))
+    training = part(lambda: parse_training(body.get("training", {})))
+    needs = part(lambda: _needs(body.get("needs", {})))
+    reserved = part(lambda: parse_reserved(body))
+    if len(models) * len(devices) > MOST_PAIRS:
+        message = f"{len(models)} models on {len(devices)} devices are more than {MOST_PAIRS} pairs: split the request"
+        problems.append(Problem(loc="devices", msg=message, input=body.get("devices")))
+    if problems:
+        raise PlanError(*problems)
+    return PlanRequest(
+        models=models,
+        devices=devices,
+        needs=needs,
+        length_given="sequence_length" in body.get("needs", {}),
+        reserved=reserved,
+        training=training,
+    )
+
+
+def _listed(body: dict[str, Any], one: str, read: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+    """The values of `model` or `models`, one of which is required; null counts as absent."""
+    several = f"{one}s"
+    single, listed = body.get(one), body.get(several)
+    if (single is None) == (listed is None):
+        raise refusal(one, f"give either {one} or a list of {several}", single)
+    if single is not None:
+        return (read(single, one),)
+    if not isinstance(listed, list) or not 0 < len(listed) <= MOST_OF_A_KIND:
+        raise refusal(several, f"must be a list of 1 to {MOST_OF_A_KIND}", listed)
+    return tuple(read(value, f"{several}.{index}") for index, value in enumerate(listed))
+
+
+def _model(body: Any, loc: str) -> ModelReference:
+    found = parse_model(body, loc)
+    if found.parameters is not None:
+        raise refusal(f"{loc}.parameters", "a plan needs a model's shapes: give an id or a config", found.parameters)
+    return found
+
+
+def _device(body: Any, loc: str) -> Device:
+    device = parse_device(body, loc)
+    problems = tuple(_unplanned(device, loc))
+    if problems:
+        raise PlanError(*problems)
+    return device
+
+
+def _unplanned(device: Device, loc: str) -> Iterator[Problem]:
+    if device.gpu is None and device.memory_bytes is None:
+        yield Problem(loc=f"{loc}.gpu", msg="a plan needs a card: name one, or give memory_bytes", input=None)
+    yield from several_cards(device, loc)
+    try:
+        card = card_of(device)
+    except PlanError as error:
+        yield from (Problem(loc=f"{loc}.gpu", msg=p.msg, input=p.input) for p in error.problems)
+        return
+    if card is not None and device.memory_bytes is not None:
+        yield given_twice(card, device.memory_bytes, loc)
+
+
+def _needs(body: Any) -> Needs:
+    needs = parse(Needs, body, "needs")
+    needs.check()
+    return needs

@@ -1,0 +1,185 @@
+"""Single changes to a configuration that save memory: how much, what they give up, and what the step then costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from calculator.common.errors import PlanError
+from calculator.estimation.compatibility import within_positions
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.sample_lengths import of_one_length
+from calculator.inputs.settings import declared
+from calculator.methods import METHODS, Full, LoRA, QLoRA
+from calculator.planning.candidates import attention_names
+from calculator.planning.reasons.rules import RULES
+from calculator.planning.reasons.step_cost import step_cost
+from calculator.planning.trainer_ideas import trainer_ideas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from calculator.architecture.model import Model
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
+    from calculator.inputs.training import Training
+    from calculator.methods.low_rank.method import LowRank
+    from calculator.planning.reasons.rules import Rule
+
+#: The smallest saving that is suggested, as a share of the required memory.
+LEAST_SHARE = 0.002
+
+#: The shortest sequence that is suggested, in tokens.
+SHORTEST = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idea:
+    """Settings to change, by their paths in the request, and the rule that states what this gives up."""
+
+    rule: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A change, the request with it, and what it saves."""
+
+    changes: Mapping[str, Any]
+    rule: Rule
+    request: Request
+    estimate: Estimate
+    #: Of the required memory.
+    saved_bytes: int
+    #: The cost of a step over that of the present configuration.
+    cost: float
+
+
+def suggestions(request: Request, answer: Estimate) -> tuple[Suggestion, ...]:
+    """What saves memory, the most first. `answer` is the request's estimate; textbook accounting gets none.
+
+    Where micro-batches differ in length, the savings are those of the longest.
+    """
+    if answer.accounting == "textbook":
+        return ()
+    model = model_of(request.model)
+    request = within_positions(request, model)
+    if answer.memory.history is not None:
+        # The order of lengths is left out: each idea would replay histories of its own.
+        answer = estimate(of_one_length(request))
+    before = step_cost(model, request, answer).relative
+    found = [each for idea in ideas(request, model) if (each := _suggestion(idea, request, answer, model, before))]
+    return tuple(sorted(found, key=lambda each: -each.saved_bytes))
+
+
+def _suggestion(idea: Idea, request: Request, answer: Estimate, model: Model, before: float) -> Suggestion | None:
+    """Try an idea; None where it is refused or saves too little."""
+    changed = with_changes(request, idea.changes)
+    try:
+        after = estimate(of_one_length(changed))
+    except PlanError:
+        return None
+    saved = answer.memory.required_bytes - after.memory.required_bytes
+    if saved < LEAST_SHARE * answer.memory.required_bytes:
+        return None
+    return Suggestion(
+        changes=idea.changes,
+        rule=RULES[idea.rule],
+        request=changed,
+        estimate=after,
+        saved_bytes=saved,
+        cost=step_cost(model, changed, after).relative / before,
+    )
+
+
+def with_changes(request: Request, changes: Mapping[str, Any]) -> Request:
+    """The request with settings changed, by their paths; a new method keeps the settings that both methods have."""
+    training, changed, stack = (_of(changes, part) for part in ("training.", "method.", "stack."))
+    name = changed.pop("name", request.method.name)
+    kind: type = METHODS[name]
+    present: type = type(request.method)
+    settings = {each.name for each in declared(kind)}
+    kept = {each.name: getattr(request.method, each.name) for each in declared(present)}
+    method: Any = kind(**{key: value for key, value in (kept | changed).items() if key in settings})
+    return replace(
+        request,
+        method=method,
+        training=replace(request.training, **training),
+        stack=replace(request.stack, **stack),
+        length_given=True,
+    )
+
+
+def _of(changes: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {path.removeprefix(part): value for path, value in changes.items() if path.startswith(part)}
+
+
+def ideas(request: Request, model: Model) -> Iterator[Idea]:
+    """Every change that might save memory."""
+    yield from _of_training(request.training)
+    for rule, changes in trainer_ideas(request):
+        yield Idea(rule=rule, changes=changes)
+    yield from _of_optimizer(request.training)
+    yield from _of_method(request, model)
+
+
+def _of_training(training: Training) -> Iterator[Idea]:
+    if not training.gradient_checkpointing:
+        yield Idea(rule="recomputation", changes={"training.gradient_checkpointing": True})
+    if training.attention == "eager":
+        yield Idea(rule="fused_attention", changes={"training.attention": "sdpa"})
+    if training.dtype == "float32" and (training.trainer is None or training.autocast is None):
+        yield Idea(rule="half_precision", changes={"training.dtype": "bfloat16", "training.autocast": None})
+    if training.micro_batch_size > 1:
+        halved, times = training.micro_batch_size // 2, training.gradient_accumulation_steps * 2
+        if 2 * halved == training.micro_batch_size:
+            changes = {"training.micro_batch_size": halved, "training.gradient_accumulation_steps": times}
+            yield Idea(rule="accumulation", changes=changes)
+    if training.sequence_length >= 2 * SHORTEST:
+        yield Idea(rule="shorter_sequences", changes={"training.sequence_length": training.sequence_length // 2})
+
+
+def _of_optimizer(training: Training) -> Iterator[Idea]:
+    if training.optimizer in ("adamw_torch", "adamw_torch_fused"):
+        yield Idea(rule="states_8bit", changes={"training.optimizer": "adamw_8bit"})
+    if training.optimizer == "adamw_torch":
+        yield Idea(rule="fused_optimizer", changes={"training.optimizer": "adamw_torch_fused"})
+    if training.optimizer == "adamw_8bit":
+        yield Idea(rule="paged_states", changes={"training.optimizer": "paged_adamw_8bit"})
+
+
+def _of_method(request: Request, model: Model) -> Iterator[Idea]:
+    method, training = request.method, request.training
+    if not method.facts.trains_base and training.added_dtype == "float32" and training.dtype != "float32":
+        yield Idea(rule="rounded_updates", changes={"training.adapter_dtype": "model"})
+    match method:
+        case Full():
+            yield from _instead_of_full()
+        case LoRA():
+            yield Idea(rule="four_bits", changes={"method.name": QLoRA.name})
+            yield from _of_low_rank(method, model)
+        case QLoRA():
+            yield from _of_low_rank(method, model)
+            yield from _of_four_bits(method)
+        case _:
+            return
+
+
+def _instead_of_full() -> Iterator[Idea]:
+    low_rank = {"method.r": 16, "method.lora_alpha": 32, "method.target_modules": "all-linear"}
+    for name in (LoRA.name, QLoRA.name):
+        yield Idea(rule="learns_less", changes={"method.name": name, **low_rank})
+
+
+def _of_low_rank(method: LowRank, model: Model) -> Iterator[Idea]:
+    if method.r > 1:
+        yield Idea(rule="rank", changes={"method.r": method.r // 2})
+    if method.target_modules == "all-linear" and (names := attention_names(model)):
+        yield Idea(rule="all_linear", changes={"method.target_modules": names})
+
+
+def _of_four_bits(method: QLoRA) -> Iterator[Idea]:
+    if not method.double_quant:
+        yield Idea(rule="double_quantisation", changes={"method.double_quant": True})
+    if method.prepare_model_for_kbit_training:
+        yield Idea(rule="not_prepared", changes={"method.prepare_model_for_kbit_training": False})

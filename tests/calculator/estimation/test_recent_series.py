@@ -1,0 +1,102 @@
+"""The caches of the last kinds of requests: answers are equal with and without them, in one thread and in several."""
+
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from random import Random
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.recent_series import RECENT_SERIES, RecentSeries
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from tests.calculator.random_plans import plans
+from tests.calculator.training_step.test_first_layer import SMALL
+from tests.calculator.training_step.test_symbolic_trace import whole_answer
+from tests.executed_lines import executed_lines
+
+LORA = {"model": "meta-llama/Llama-3.1-8B", "method": {"name": "lora", "r": 16, "target_modules": "all-linear"}}
+
+
+def of_length(length, body=LORA):
+    return parse_request({**body, "training": {"sequence_length": length}})
+
+
+def read(answer):
+    return answer, [part.rows for part in answer.memory.components], answer.memory.timeline
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    RECENT_SERIES.clear()
+
+
+def test_answers_are_equal_with_and_without_earlier_requests():
+    requests = [*plans(21, 10)] * 2
+    Random(2).shuffle(requests)
+    for request in requests:
+        assert estimate(request) == estimate(request, SeriesCache())
+
+
+def test_answers_of_several_threads_are_those_of_one():
+    requests = [of_length(128 * (1 + number % 6)) for number in range(24)] + [*plans(22, 6)] * 2
+    Random(3).shuffle(requests)
+    expected = [whole_answer(request) for request in requests]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda request: read(estimate(request, whole=True)), requests))
+    for (answer, _, timeline), (own, _, own_timeline) in zip(found, expected, strict=True):
+        assert (answer, timeline) == (own, own_timeline)
+
+
+def test_a_kind_is_lent_to_one_request_at_a_time():
+    recent, request = RecentSeries(), parse_request(LORA)
+    with recent.lent(request) as (_, first), recent.lent(request) as (_, second):
+        assert first is not second
+    with recent.lent(request) as (_, third):
+        assert third is first
+
+
+def test_the_cache_is_bounded_and_drops_the_oldest_kind():
+    recent = RecentSeries(most=2)
+    requests = [parse_request({**LORA, "training": {"dtype": dtype}}) for dtype in ("bfloat16", "float16", "float32")]
+    lent = []
+    for request in requests:
+        with recent.lent(request) as (_, series):
+            lent.append(series)
+    with recent.lent(requests[2]) as (_, series):
+        assert series is lent[2]
+    with recent.lent(requests[0]) as (_, series):
+        assert series not in lent
+
+
+def test_a_config_is_kept_as_text():
+    """A caller may change a config after an answer, and Python takes true for 1."""
+    config = deepcopy(SMALL)
+    body = {"model": {"config": config}, "method": {"name": "lora"}, "training": {"sequence_length": 64}}
+    first = estimate(parse_request(body))
+    config["num_hidden_layers"] += 2
+    assert estimate(parse_request(body)).parameters.base > first.parameters.base
+    assert estimate(parse_request(body | {"model": {"config": SMALL}})) == first
+    right = {**body, "model": {"config": {**SMALL, "tie_word_embeddings": True}}}
+    estimate(parse_request(right))
+    with pytest.raises(PlanError, match="true or false"):
+        estimate(parse_request({**body, "model": {"config": {**SMALL, "tie_word_embeddings": 1}}}))
+
+
+def test_a_refused_request_leaves_no_cache():
+    recent = RecentSeries()
+    request = parse_request(LORA)
+    with pytest.raises(ZeroDivisionError), recent.lent(request) as (_, series):
+        1 // 0  # noqa: B018  something fails
+    with recent.lent(request) as (_, other):
+        assert other is not series
+
+
+def test_further_plans_of_a_kind_execute_less_than_7000_lines():
+    """`validation bench` prints what they take in time."""
+    ruled = {**LORA, "reserved": "rule"}
+    for length in (512, 1024):
+        estimate(of_length(length, ruled))
+    requests = [of_length(1024 + 64 * number, ruled) for number in range(12)]
+    assert executed_lines(lambda: [estimate(request) for request in requests]) < 7000 * len(requests)

@@ -1,0 +1,38 @@
+"""The warnings of an estimate."""
+
+import pytest
+
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+
+
+def warnings(model, method, **training):
+    return estimate(parse_request({"model": model, "method": method, "training": training})).warnings
+
+
+PROMPT = {"name": "prompt", "num_virtual_tokens": 2000}
+
+
+def test_the_math_kernels_scores_include_virtual_tokens():
+    lines = warnings("meta-llama/Llama-3.1-8B", PROMPT, sequence_length=48, dtype="float32")
+    (scores,) = [line for line in lines if "2.14" in line]
+    assert f"{4 * 32 * 2048**2 / 2**30:.2f} GiB in every layer" in scores
+
+
+@pytest.mark.parametrize("model", ["google/gemma-2-9b", "openai/gpt-oss-20b"])
+def test_no_warning_of_the_math_kernel_for_a_family_with_eager_attention(model):
+    assert not any("2.14" in warning for warning in warnings(model, {"name": "full"}, dtype="float32"))
+
+
+def test_no_warning_of_the_math_kernel_for_requested_eager_attention():
+    eager = {"dtype": "float32", "attention": "eager"}
+    assert not any("2.14" in warning for warning in warnings("meta-llama/Llama-3.1-8B", {"name": "full"}, **eager))
+
+
+def test_a_quantization_config_is_ignored_with_a_warning():
+    plain = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300}
+    packed = {**plain, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (line,) = [each for each in warnings({"config": packed}, {"name": "full"}) if "quantization_config" in each]
+    assert "weights are in bfloat16" in line
+    for config, method in ((packed, {"name": "qlora"}), (plain, {"name": "full"})):
+        assert not any("quantization_config" in each for each in warnings({"config": config}, method))

@@ -1,0 +1,62 @@
+"""Requests are parsed strictly, and a problem always has the same message."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.limit_search.limits import limit, parse_limit
+
+COUNT = {"model": {"parameters": 1000}, "method": {"name": "lora"}, "device": {"gpu": "rtx-4090"}}
+
+UNKNOWN_FIELD = """
+from calculator.common.errors import PlanError
+from calculator.estimation.request import parse_request
+try:
+    parse_request({"model": "gpt2", "method": {"name": "lora"}, "colour": 1})
+except PlanError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_the_known_fields_have_one_order_in_every_process(seed):
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    done = subprocess.run(
+        [sys.executable, "-c", UNKNOWN_FIELD], env=environment, capture_output=True, text=True, check=True
+    )
+    known = "model, method, training, device, stack, reserved, accounting, task, num_labels, problem_type, engine"
+    assert done.stdout.strip().endswith(f"known fields are {known}")
+
+
+@pytest.mark.parametrize("accounting", ["exact", "textbook"])
+def test_a_bare_count_is_for_full_fine_tuning_whatever_the_request(accounting):
+    body = {**COUNT, "accounting": accounting}
+    for ask in (lambda: limit(parse_limit({**body, "solve_for": "r"})), lambda: estimate(parse_request(body))):
+        with pytest.raises(PlanError) as refusal:
+            ask()
+        (problem,) = refusal.value.problems
+        assert problem.loc == "model.parameters"
+        assert "is for full fine-tuning" in problem.msg
+        assert "an id or a config" in problem.msg
+        assert 'needs "accounting"' not in problem.msg
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("axolotl", "--tool axolotl"), ("llama-factory", "--tool llama-factory"), ("unsloth", "--tool unsloth")],
+)
+def test_a_tool_in_place_of_a_trainer_is_refused_with_what_to_do_instead(name, hint):
+    body = {"model": "gpt2", "method": {"name": "lora"}, "training": {"trainer": name}}
+    with pytest.raises(PlanError) as refused:
+        parse_request(body)
+    (problem,) = refused.value.problems
+    assert problem.loc == "training.trainer"
+    assert hint in problem.msg
+    with pytest.raises(PlanError) as refused:
+        parse_request({**body, "training": {"trainer": "nobody"}})
+    assert "--tool" not in str(refused.value)

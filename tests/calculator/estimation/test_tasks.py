@@ -1,0 +1,237 @@
+"""Requests for sequence classification: what is answered, what is refused, and what an answer states."""
+
+import json
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
+from calculator.estimation.series import SeriesCache
+from tests.paths import CASE_FILES
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+BERT = {"model_type": "bert", **SIZES}
+LLAMA = {"model_type": "llama", **SIZES}
+DISTILBERT = {"model_type": "distilbert", "vocab_size": 96, "dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}
+
+
+def answer(config, method="full", task="seq_cls", training=None, **more):
+    method = {"name": method} if isinstance(method, str) else method
+    training = {"sequence_length": 32, **(training or {})}
+    body = {"model": {"config": config}, "method": method, "training": training, "task": task, "reserved": "rule"}
+    return estimate(parse_request({**body, **more}))
+
+
+def refusals(*arguments, **more):
+    with pytest.raises(PlanError) as raised:
+        answer(*arguments, **more)
+    return {problem.loc: problem.msg for problem in raised.value.problems}
+
+
+def test_peft_trains_a_copy_of_the_head_beside_lora():
+    plan = answer(BERT, "lora", num_labels=3)
+    head = 3 * 64 + 3
+    assert plan.parameters.base == answer(BERT, num_labels=3).parameters.total
+    assert plan.parameters.trainable == plan.parameters.added == head + 2 * 2 * 8 * (64 + 64)
+    assert "PEFT copies the head and trains the copy in full." in plan.assumptions
+
+
+def test_adapters_train_the_head_itself():
+    plan = answer(BERT, "adapter", num_labels=3)
+    assert plan.parameters.trainable == plan.parameters.added + 3 * 64 + 3
+    assert "The head is trained in full too." in plan.assumptions
+
+
+def test_an_encoder_has_no_logits_of_the_vocabulary():
+    names = {row.name for part in answer(BERT).memory.components for row in part.rows}
+    assert not any("cls.predictions" in name for name in names)
+
+
+def test_the_answer_names_the_task_and_the_loss():
+    plan = answer(LLAMA, num_labels=1)
+    assert plan.model.task == "seq_cls"
+    assert any("whose head has 1 output. The loss is that of regression" in line for line in plan.assumptions)
+    assert any("The config has no pad_token_id" in line for line in plan.assumptions)
+
+
+def test_a_language_model_has_no_labels():
+    assert refusals(LLAMA, task="causal_lm", num_labels=3, problem_type="regression") == {
+        "num_labels": "num_labels is a classifier's: set task seq_cls, or leave it out",
+        "problem_type": "problem_type is a classifier's: set task seq_cls, or leave it out",
+    }
+
+
+def test_an_encoder_is_answered_for_its_tasks_only():
+    assert refusals(BERT, task="causal_lm")["task"].endswith("is modelled for some tasks: set task seq_cls")
+
+
+def test_a_family_without_a_classifier_is_refused_with_those_that_have_one():
+    message = refusals({"model_type": "cohere", **SIZES})["task"]
+    assert message.startswith("seq_cls of cohere is not modelled: leave task out, or use another model, of the types")
+    assert "llama" in message
+    assert "bert" in message
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"training": {"trainer": "transformers"}}, "training.trainer", "in the reference step only"),
+        ({"device": {"count": 2, "sharding": "ddp"}}, "device.sharding", "on one GPU only"),
+        ({"stack": {"transformers": "5.0"}}, "stack", "with the default releases only"),
+        ({"method": "prefix"}, "method.name", "PEFT finds no argument past_key_values"),
+        ({"method": "qlora"}, "method.name", "stores the head classifier of bert in 4 bits"),
+    ],
+)
+def test_what_is_refused_names_the_way_out(more, loc, message):
+    assert message in refusals(BERT, **more)[loc]
+
+
+def test_distilberts_first_head_is_copied_and_no_target():
+    message = refusals(DISTILBERT, {"name": "lora", "target_modules": "all-linear"})["method.target_modules"]
+    assert message == (
+        "PEFT trains a copy of pre_classifier and can't adapt it too: name the attention's projections"
+        " (q_lin, k_lin, v_lin, out_lin)"
+    )
+    assert "can't read the width of the embeddings" in refusals(DISTILBERT, "prompt")["method.name"]
+
+
+def test_robertas_positions_begin_after_the_padding_token():
+    config = {**BERT, "model_type": "roberta", "max_position_embeddings": 66}
+    assert answer(config, training={"sequence_length": 64}).memory.peak_allocated_bytes
+    assert "the model has 64 only" in refusals(config, training={"sequence_length": 65})["training.sequence_length"]
+
+
+@pytest.mark.parametrize("size", [{"micro_batch_size": 3}, {"sequence_length": 24}])
+def test_a_size_and_another_task_after_it_have_figures_of_their_own(size):
+    """Answers of one kind share their work: that of another task is not among them."""
+    first = answer(LLAMA, training=size)
+    assert answer(LLAMA, task="causal_lm", training=size).memory != first.memory
+    assert answer(LLAMA, training=size).memory == first.memory
+
+
+BART = {
+    "model_type": "bart",
+    "vocab_size": 96,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 96,
+    "max_position_embeddings": 64,
+}
+
+
+def phases(plan):
+    return {phase.name: phase.peak_bytes for phase in plan.memory.phases}
+
+
+def seq2seq(method="full", training=None, **more):
+    return answer(more.pop("config", BART), method, "seq_2_seq_lm", training, **more)
+
+
+def test_a_target_has_the_length_of_the_source_unless_it_is_given():
+    assert phases(seq2seq()) == phases(seq2seq(training={"target_length": 32}))
+    assert phases(seq2seq())["forward"] > phases(seq2seq(training={"target_length": 8}))["forward"]
+
+
+@pytest.mark.parametrize("size", [{"micro_batch_size": 3}, {"sequence_length": 24, "target_length": 16}])
+def test_an_encoder_decoder_of_another_size_has_the_figures_of_a_first_request(size):
+    seq2seq("lora")
+    body = {"model": {"config": BART}, "method": {"name": "lora"}, "task": "seq_2_seq_lm", "reserved": "rule"}
+    first = estimate(parse_request({**body, "training": {"sequence_length": 32, **size}}), SeriesCache())
+    assert phases(seq2seq("lora", size)) == phases(first)
+
+
+def test_a_prompt_of_an_encoder_decoder_has_rows_for_both_stacks():
+    assert seq2seq({"name": "prompt", "num_virtual_tokens": 5}).parameters.added == 2 * 5 * 64
+
+
+def test_a_shared_table_that_is_not_tied_has_no_gradient():
+    """Each stack looks words up in a table of its own."""
+    tied, untied = seq2seq(), seq2seq(config={**BART, "tie_word_embeddings": False})
+    assert untied.parameters.total == tied.parameters.total + 3 * 96 * 64
+    names = {row.name for part in untied.memory.components for row in part.rows if part.name == "gradients"}
+    assert not any("shared" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"training": {"attention": "eager"}}, "training.attention", "with sdpa only, not eager: use sdpa"),
+        ({"training": {"dtype": "float16"}}, "training.dtype", "clamp float16 states"),
+        ({"training": {"target_length": 65}}, "training.target_length", "the model has 64 only"),
+        ({"method": "adapter"}, "method.name", "not modelled yet: use lora or prompt"),
+        ({"method": {"name": "lora", "modules_to_save": ["shared"]}}, "method.modules_to_save", "leave it out"),
+        ({"method": "qlora", "training": {"autocast": "bfloat16"}}, "training.autocast", "leave autocast out"),
+    ],
+)
+def test_what_an_encoder_decoder_refuses_names_the_way_out(more, loc, message):
+    with pytest.raises(PlanError) as raised:
+        seq2seq(**more)
+    assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
+
+
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 96,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "loc", "message"),
+    [
+        ({"method": "full"}, "method.name", "use lora, prompt, ia3 or ln_tuning"),
+        ({"training": {"gradient_checkpointing": True}}, "training.gradient_checkpointing", "use false"),
+        ({"training": {"dtype": "float32", "autocast": "bfloat16"}}, "training.autocast", "leave it out"),
+        ({"method": {"name": "lora", "modules_to_save": ["bias"]}}, "method.modules_to_save", "name other modules"),
+        ({"config": {**T5, "pad_token_id": None}}, "model.config.pad_token_id", "is required"),
+    ],
+)
+def test_t5_refuses_what_gives_its_position_biases_a_gradient(more, loc, message):
+    with pytest.raises(PlanError) as raised:
+        seq2seq(**{"config": T5, "method": "lora", **more})
+    assert message in {problem.loc: problem.msg for problem in raised.value.problems}[loc]
+
+
+def test_a_catalogue_model_of_t5_is_answered():
+    body = {"model": "google-t5/t5-small", "method": {"name": "prompt"}, "task": "seq_2_seq_lm", "reserved": "rule"}
+    plan = estimate(parse_request({**body, "training": {"sequence_length": 64}}))
+    assert plan.parameters.added == 2 * 20 * 512
+    assert any("no decoder_start_token_id" in line for line in plan.assumptions)
+
+
+def test_every_layer_of_t5_keeps_a_bias_of_its_own():
+    """A bias has a number for every head and pair of tokens; attention saves a copy of it in each layer."""
+    plan = seq2seq("lora", {"sequence_length": 128, "target_length": 8}, config=T5)
+    rows = [row for part in plan.memory.components for row in part.rows if "position bias, contiguous" in row.name]
+    assert sum(row.bytes for row in rows if row.bytes >= 4 * 128 * 128 * 2) >= 2 * 4 * 128 * 128 * 2
+
+
+def test_a_target_length_is_an_encoder_decoders():
+    message = refusals(LLAMA, task="causal_lm", training={"target_length": 8})["training.target_length"]
+    assert message == "a target is an encoder-decoder's: set task seq_2_seq_lm, or leave it out"
+
+
+def test_the_cases_cover_every_encoder_and_loss():
+    cases = [json.loads(line) for line in (CASE_FILES / "tasks.jsonl").read_text().splitlines()]
+    requests = [case["request"] for case in cases]
+    assert {"bert", "roberta", "xlm-roberta", "distilbert", "bart", "t5"} <= {
+        each["model"]["config"]["model_type"] for each in requests
+    }
+    losses = {each.get("problem_type") for each in requests}
+    assert losses == {None, "regression", "multi_label_classification"}

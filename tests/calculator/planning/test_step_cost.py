@@ -1,0 +1,84 @@
+"""A step's relative cost follows from counted products, and agrees with what was published."""
+
+import pytest
+
+from calculator.estimation.estimate import estimate, model_of
+from calculator.estimation.request import parse_request
+from calculator.inference.matmul_counts import products
+from calculator.planning.reasons.step_cost import USUAL_CARD, step_cost
+
+ALL = {"target_modules": "all-linear", "r": 16}
+
+
+def cost(method, model="meta-llama/Llama-2-7b-hf", gpu="rtx-4090", **training):
+    request = parse_request({"model": model, "method": method, "training": training, "device": {"gpu": gpu}})
+    return step_cost(model_of(request.model), request, estimate(request))
+
+
+def test_the_products_of_a_model_are_its_linear_weights():
+    """Llama-2-7B by hand: four square matrices and three of the MLP in each layer, then the head."""
+    counted = products(model_of(parse_request({"model": "meta-llama/Llama-2-7b-hf", "method": {"name": "full"}}).model))
+    assert counted.layers == 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert counted.head == 32000 * 4096
+    assert counted.attention == 2 * 32 * 4096
+
+
+def test_a_token_meets_only_the_experts_that_it_is_sent_to():
+    """Mixtral 8x7B is published with 46.7 billion parameters, 12.9 billion of them used by a token."""
+    request = parse_request({"model": "mistralai/Mixtral-8x7B-v0.1", "method": {"name": "full"}})
+    assert products(model_of(request.model)).weights == pytest.approx(12.9e9, rel=0.02)
+
+
+def test_full_fine_tuning_takes_six_operations_a_weight_and_token_and_checkpointing_a_third_more():
+    kept, recomputed = cost({"name": "full"}), cost({"name": "full"}, gradient_checkpointing=True)
+    assert kept.operations == pytest.approx(6 * 6.6e9 * 2048, rel=0.1)
+    assert recomputed.operations / kept.operations == pytest.approx(4 / 3, abs=0.02)
+
+
+def test_lora_takes_slightly_more_than_two_thirds_of_the_operations_of_full_fine_tuning():
+    """Schulman et al. 2025, LoRA Without Regret, says so of its own count."""
+    share = cost({"name": "lora", **ALL}).operations / cost({"name": "full"}).operations
+    assert 2 / 3 < share < 0.7
+
+
+def test_over_a_frozen_base_checkpointing_costs_half_a_step():
+    kept = cost({"name": "lora", **ALL})
+    recomputed = cost({"name": "lora", **ALL}, gradient_checkpointing=True)
+    assert recomputed.relative - kept.relative == pytest.approx(0.5, abs=0.02)
+
+
+def test_dequantising_is_done_for_every_micro_batch_and_pass():
+    def dequantised(**training):
+        step = cost({"name": "qlora", **ALL}, **training)
+        return next(term for term in step.terms if term.name == "dequantised weights")
+
+    once = dequantised()
+    assert once.amount == round(2 * 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) * 2.5)
+    assert dequantised(gradient_checkpointing=True).amount * 2 == once.amount * 3
+    assert dequantised(gradient_accumulation_steps=4).amount == 4 * once.amount
+    assert dequantised(micro_batch_size=4).relative == pytest.approx(once.relative / 4)
+
+
+def test_few_tokens_a_micro_batch_do_not_hide_the_reads_of_the_weights():
+    few = cost({"name": "lora", **ALL}, sequence_length=64, gradient_accumulation_steps=16)
+    many = cost({"name": "lora", **ALL}, sequence_length=64, micro_batch_size=16)
+    assert few.operations == many.operations
+    assert few.relative > 1.5 * many.relative
+    assert "weights read for few tokens" in [term.name for term in few.terms]
+    assert "weights read for few tokens" not in [term.name for term in many.terms]
+
+
+def test_a_prompt_costs_its_tokens_and_a_prefix_only_what_is_attended():
+    assert cost({"name": "prompt", "num_virtual_tokens": 512}).relative == pytest.approx(1 + 512 / 2048, rel=0.03)
+    assert cost({"name": "prefix", "num_virtual_tokens": 512}).relative == pytest.approx(1, abs=0.03)
+
+
+def test_the_parts_sum_to_the_cost_and_each_has_its_source():
+    step = cost({"name": "qlora", **ALL}, gradient_checkpointing=True, sequence_length=64)
+    assert sum(term.relative for term in step.terms) == pytest.approx(step.relative)
+    assert len(step.terms) == 5
+    assert all(term.source and term.formula and term.substituted for term in step.terms)
+
+
+def test_a_card_without_published_speeds_is_weighed_as_another_which_is_stated():
+    assert cost({"name": "lora"}, gpu="l20").card == cost({"name": "lora"}, gpu=USUAL_CARD).card
