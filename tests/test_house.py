@@ -95,6 +95,7 @@ ORDER = (
     ("estimation",),
     ("comparison", "limit_search", "inference"),
     ("planning",),
+    ("public",),
     ("lesson",),
 )
 HEIGHTS = {package: height for height, packages in enumerate(ORDER) for package in packages}

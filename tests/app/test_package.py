@@ -57,6 +57,16 @@ def test_the_installed_command_estimates_and_exports(environment):
     assert "usage: headroom limits" in run(environment, "limits", "--help").communicate()[0]
 
 
+def test_the_installed_package_is_typed_and_has_functions(environment):
+    code = (
+        "import calculator, pathlib; assert pathlib.Path(calculator.__file__).with_name('py.typed').exists();"
+        "from calculator import estimate; print(estimate('HuggingFaceTB/SmolLM2-135M', {'name': 'full'}).model.id)"
+    )
+    command = [environment / "python", "-c", code]
+    result = subprocess.run(command, cwd=environment.parent, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("HuggingFaceTB/SmolLM2-135M\n", "")
+
+
 @contextmanager
 def served(environment):
     with socket.create_server(("127.0.0.1", 0)) as free:

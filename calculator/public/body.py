@@ -1,0 +1,34 @@
+"""Typed requests as the decoded JSON that the parsers read, so that both are checked by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from typing import Any
+
+from calculator.inputs.settings import declared
+from calculator.methods.base import Method
+
+
+def body(**parts: Any) -> dict[str, Any]:
+    """Return a request's decoded JSON. Parts that are None are left out."""
+    return {name: json_value(part) for name, part in parts.items() if part is not None}
+
+
+def json_value(value: Any) -> Any:
+    """Return a value as decoded JSON: settings as objects of those that are not the default, sequences as lists."""
+    if isinstance(value, Method):
+        return {"name": value.name, **_given(value)}
+    if is_dataclass(value):
+        return _given(value)
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return value
+
+
+def _given(settings: Any) -> dict[str, Any]:
+    """The settings that are not the default."""
+    values = {each.name: (getattr(settings, each.name), each.default) for each in declared(type(settings))}  # type: ignore[arg-type]  # a class is hashable
+    return {name: json_value(value) for name, (value, default) in values.items() if value != default}
