@@ -15,13 +15,13 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format bench grid pins clean
+.PHONY: help serve test check format bench grid fuzz pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F '|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  HOST=$(HOST) PORT=$(PORT) WORKERS=$(WORKERS) PYTHON=$(PYTHON) VENV=$(VENV)"
-	@echo "  ARGS=... goes to pytest, bench and grid; TORCH_FLAGS=... to pip where it installs PyTorch"
+	@echo "  ARGS=... goes to pytest, bench, grid and fuzz; TORCH_FLAGS=... to pip where it installs PyTorch"
 
 serve: $(VENV)/.serve ## Start the app on HOST:PORT
 	@$(RUN) -m app serve --host $(HOST) --port $(PORT) --workers $(WORKERS)
@@ -43,6 +43,9 @@ bench: $(VENV)/.validation ## Time an estimate and a trace of the same request
 
 grid: $(VENV)/.validation ## Compare random requests with their traces
 	@$(RUN) -m validation grid $(ARGS)
+
+fuzz: $(VENV)/.dev ## Send requests that schemathesis makes to a server
+	@$(RUN) -m tests.app.api.schemathesis_run $(ARGS)
 
 COMPILE := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make pins"

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
@@ -24,7 +25,7 @@ from app.http.problems import MEANINGS, HTTPProblem, invalid_response, problem_r
 from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
-from calculator.common.errors import PlanError
+from calculator.common.errors import PlanError, Problem
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -91,6 +92,7 @@ def application() -> FastAPI:
         app.add_route(path, _openapi)
     app.mount("/static", CachedStaticFiles(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
+    app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_exception_handler(HTTPProblem, _http_problem)
     app.add_exception_handler(HTTPException, _http_exception)
     return app
@@ -115,6 +117,17 @@ def _openapi(request: Request) -> Response:
 async def _plan_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, PlanError)
     return invalid_response(error.problems)
+
+
+async def _invalid_parameters(_: Request, error: Exception) -> Response:
+    """Return the problem document of parameters that FastAPI refuses: they are in the query or in the path."""
+    assert isinstance(error, RequestValidationError)
+    return invalid_response(
+        [
+            Problem(loc=".".join(map(str, each["loc"][1:])), msg=each["msg"], input=each["input"])
+            for each in error.errors()
+        ]
+    )
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

@@ -20,6 +20,15 @@ def app():
     return application()
 
 
+@pytest.fixture(scope="session")
+def origin(app):
+    """The address of a server that runs for the whole session."""
+    from tests.serving import served  # as above
+
+    with served(app) as address:
+        yield address
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _frozen_imports():
     """Leave what is imported out of garbage collections, one of which precedes each trace and each measured moment."""

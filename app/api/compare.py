@@ -44,8 +44,11 @@ EXAMPLES = PostExamples(
     path="/api/v1/compare",
     request_model=CompareRequest,
     requests={
-        "all": ("All methods with PEFT's defaults", RUN),
-        "ranks": ("LoRA at two ranks", {**RUN, "methods": [{"name": "lora", "r": 8}, {"name": "lora", "r": 64}]}),
+        "all": ("All methods with PEFT's defaults", {**RUN, "reserved": "rule"}),
+        "ranks": (
+            "LoRA at two ranks",
+            {**RUN, "methods": [{"name": "lora", "r": 8}, {"name": "lora", "r": 64}], "reserved": "rule"},
+        ),
     },
     answer=answer,
 )

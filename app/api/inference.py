@@ -53,6 +53,7 @@ EXAMPLES = PostExamples(
                 "method": _LORA,
                 "serving": {"tasks": 20, "batch_size": 4, "context_length": 2048},
                 "device": {"gpu": "rtx-4090"},
+                "reserved": "rule",
             },
         ),
         "merged": (
@@ -61,6 +62,7 @@ EXAMPLES = PostExamples(
                 "model": "meta-llama/Llama-3.1-8B",
                 "method": {**_LORA, "name": "qlora"},
                 "serving": {"merged": True},
+                "reserved": "rule",
             },
         ),
     },

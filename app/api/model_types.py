@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from app.api.accuracy import results
 from app.api.answers.model_types import ModelTypeAnswer, ModelTypeList, TaskAnswer
 from app.api.examples import GetExample
-from app.api.responses import json_response
+from app.api.responses import json_response, problem_responses
 from calculator import catalogue
 from calculator.families import FAMILIES
 
@@ -31,7 +31,7 @@ Search = Annotated[
 @router.get(
     "/api/v1/models/types",
     summary="List the model types of transformers",
-    responses={200: {"model": ModelTypeList}},
+    responses={200: {"model": ModelTypeList}, **problem_responses(422)},
 )
 def get_model_types(q: Search = "") -> Response:
     """Return every model type of transformers with its tasks, and whether the calculator or a trace answers it.

@@ -50,6 +50,7 @@ EXAMPLES = PostExamples(
                 "model": "meta-llama/Llama-3.2-3B",
                 "device": {"gpu": "rtx-4060"},
                 "needs": {"must_merge": True},
+                "reserved": "rule",
             },
         ),
         "nothing": (

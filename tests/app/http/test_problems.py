@@ -303,3 +303,11 @@ def test_no_broken_config_meets_a_fault(client, name, changes):
     assert response.status_code in (200, 422)
     if response.status_code == 422:
         assert response.json()["errors"]
+
+
+def test_a_query_that_is_too_long_is_an_invalid_request(client):
+    response = client.get("/api/v1/models/types", params={"q": "x" * 101})
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    (problem,) = response.json()["errors"]
+    assert (problem["loc"], problem["input"]) == ("q", "x" * 101)
+    assert "at most 100 characters" in problem["msg"]

@@ -1,0 +1,10 @@
+"""schemathesis finds no server error, and no response that the OpenAPI document does not describe."""
+
+from app.api.openapi import operations
+from tests.app.api.schemathesis_run import run
+
+
+def test_responses_to_generated_requests_are_as_documented(app, origin):
+    result = run(origin, "--phases", "fuzzing", "--max-examples", "15")
+    assert result.returncode == 0, result.stdout
+    assert f"Tested: {len(operations(app.openapi()))}" in result.stdout
