@@ -95,6 +95,7 @@ ORDER = (
     ("estimation",),
     ("comparison", "limit_search", "inference"),
     ("planning",),
+    ("diagnosis",),
     ("public",),
     ("lesson",),
 )

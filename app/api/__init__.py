@@ -2,6 +2,7 @@
 
 from app.api import (
     compare,
+    diagnose,
     estimate,
     export,
     gpus,
@@ -26,6 +27,7 @@ ENDPOINTS = (
     sweep,
     plan,
     inference,
+    diagnose,
     export,
     import_,
     model_types,  # before models, whose ids are paths
@@ -47,6 +49,7 @@ POST_EXAMPLES = (
     sweep.EXAMPLES,
     plan.EXAMPLES,
     inference.EXAMPLES,
+    diagnose.EXAMPLES,
     export.EXAMPLES,
     import_.EXAMPLES,
 )

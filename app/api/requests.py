@@ -13,6 +13,7 @@ from app.interop.exports import FORMATS
 from app.interop.imports.python_calls import LONGEST as LONGEST_SCRIPT
 from app.interop.imports.text import LONGEST
 from calculator.comparison.methods import MOST_METHODS
+from calculator.diagnosis.message import LONGEST as LONGEST_LOG
 from calculator.estimation.request import Choices, ReservedMemory
 from calculator.inference.settings import Serving
 from calculator.inputs.stack import StackVersions
@@ -197,6 +198,31 @@ class ImportRequest(BaseModel):
         default=None,
         description="A catalogue id or a config.json to use instead of the model that the file names.",
         examples=["meta-llama/Llama-3.1-8B"],
+    )
+
+
+class DiagnoseRequest(BaseModel):
+    """An out-of-memory message, and the run that it ended: a request, or another tool's file."""
+
+    model_config = STRICT
+
+    message: str = Field(
+        description=f"The text of torch.OutOfMemoryError, or a log with it; at most {LONGEST_LOG:,} characters.",
+        examples=["CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; ..."],
+    )
+    request: dict[str, Any] | None = Field(
+        default=None,
+        description="A request of POST /api/v1/estimate: the run. Next to `content`, its settings replace those of the"
+        " file.",
+        examples=[{"model": "openai-community/gpt2", "method": {"name": "full"}}],
+    )
+    content: str | dict[str, Any] | None = Field(
+        default=None,
+        description="A file that describes the run, as in POST /api/v1/import.",
+        examples=["base_model: meta-llama/Llama-3.1-8B\nadapter: lora\nlora_r: 16\n"],
+    )
+    format: ImportFormatName | None = Field(
+        default=None, description="The tool that the file is for. Without it, the keys decide.", examples=["axolotl"]
     )
 
 

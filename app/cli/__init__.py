@@ -16,5 +16,6 @@ COMMANDS = {
     "export": "app.cli.export",
     "import": "app.cli.import_",
     "check": "app.cli.check",
+    "diagnose": "app.cli.diagnose",
     "fetch": "app.cli.fetch",
 }

@@ -1,5 +1,6 @@
 """The HTML pages: one package per page, named after its URL."""
 
+from app.pages.diagnose import routes as diagnose_routes
 from app.pages.difference import routes as difference_routes
 from app.pages.docs import routes as docs_routes
 from app.pages.estimate import routes as estimate_routes
@@ -18,6 +19,7 @@ PAGES = (
     files_routes,
     limits_routes,
     difference_routes,
+    diagnose_routes,
     inference_routes,
     lesson_routes,
     models_routes,

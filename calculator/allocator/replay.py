@@ -177,10 +177,14 @@ class Replay:
     def load(self) -> None:
         """Load the model onto the card."""
         sizes, loaded = self.loading.on(self.allocator.total)
-        Tensors(self.allocator, sizes, self.loading.names.__getitem__).play(loaded)
+        self._loaded(sizes, self.loading.names).play(loaded)
         if self.resident.buckets is not None:
             self._create(self.resident.buckets.first)
         self.phase = "forward"
+
+    def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
+        """The tensors of the load."""
+        return Tensors(self.allocator, sizes, names.__getitem__)
 
     def step(self) -> None:
         """Set gradients to None, run the micro-batches, clip, and run the optimizer's step."""
@@ -233,7 +237,7 @@ class Replay:
             error.tensor = name
             raise
 
-    @staticmethod
-    def _free(blocks: list[Allocated]) -> None:
+    def _free(self, blocks: list[Allocated]) -> None:
+        """Free blocks."""
         for pool, block in blocks:
             pool.free(block)

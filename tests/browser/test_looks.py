@@ -1,7 +1,15 @@
 """The look of every page: accessibility by axe, no page wider than the screen, and a screenshot for review."""
 
+from urllib.parse import urlencode
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+
+MESSAGE = (
+    "CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; 14.75 GiB already allocated;"
+    " 225.81 MiB free; 14.81 GiB reserved in total by PyTorch)"
+)
+DIAGNOSED = {"model": "gpt2", "method": "full", "dtype": "float32", "attention": "eager", "micro_batch_size": 8}
 
 PAGES = {
     "plan": "/",
@@ -19,6 +27,8 @@ PAGES = {
     "inference-wrong": "/inference?method=adapter&merged=true&batch_size=0",
     "difference": "/difference?plan=%2F&plan=%2F%3Fr%3D32%26micro_batch_size%3D4&plan=%2F%3Fmethod%3Dlora",
     "difference-wrong": "/difference?plan=%2F&plan=%2F%3Fr%3D0",
+    "diagnose": f"/diagnose?{urlencode({'message': MESSAGE, **DIAGNOSED})}",
+    "diagnose-wrong": "/diagnose?message=CUDA+out+of+memory.+Tried+to+allo",
     "docs": "/docs",
     "validation": "/validation",
     "lesson": "/lesson",
@@ -70,7 +80,16 @@ LESSONS = [
 ]
 
 #: One page of each kind of content, for the contrast of the dark colours.
-DARK = ("plan-file-wrong", "plan-too-large", "needs", "inference-merged", "difference", "lesson-lora", "lesson-wrong")
+DARK = (
+    "diagnose",
+    "plan-file-wrong",
+    "plan-too-large",
+    "needs",
+    "inference-merged",
+    "difference",
+    "lesson-lora",
+    "lesson-wrong",
+)
 
 
 def violations(page, **options):

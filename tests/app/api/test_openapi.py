@@ -36,6 +36,7 @@ PATHS = {
     "/api/v1/inference": "post",
     "/api/v1/sweep": "post",
     "/api/v1/import": "post",
+    "/api/v1/diagnose": "post",
     "/api/v1/models/types": "get",
     "/api/v1/models": "get",
     "/api/v1/models/{id}": "get",

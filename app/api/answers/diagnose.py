@@ -1,0 +1,176 @@
+"""Answer of `POST /api/v1/diagnose`: an out-of-memory error explained."""
+
+from typing import Any
+
+from app.api.answers.answer import Answer, described
+from app.api.answers.estimate import Moment, OutOfMemoryAnswer
+from app.api.answers.plan import request_body
+from app.interop.imports import Imported
+from app.presentation.diagnosis_text import sentences
+from calculator.common.names import ComponentName
+from calculator.devices import Verdict
+from calculator.devices.outcome import ReplayPhase
+from calculator.diagnosis.diagnosis import Diagnosis, Found
+
+_STEP = "0 while the model is loaded, 1 in the first step, 2 in every later one."
+
+
+class MessageAnswer(Answer):
+    """The figures of the message, in bytes. Those with two decimals in the message are rounded as it rounds them."""
+
+    gpu: int = described("The number of the GPU.", 0)
+    requested_bytes: int = described("The segment that the device was to allocate.", 402_653_184)
+    total_bytes: int = described("The memory of the device.", 17_072_495_002)
+    free_bytes: int = described("What was free of it.", 236_778_947)
+    allocated_bytes: int = described("What PyTorch's tensors used.", 15_837_691_904)
+    unallocated_bytes: int = described("What PyTorch had reserved and no tensor used.", 64_424_509)
+    in_use_bytes: int | None = described("What the process used; null if the message does not state it.", None)
+    capacity_bytes: int = described(
+        "What PyTorch could reserve: what it had reserved and what was free, at most what"
+        " per_process_memory_fraction allows.",
+        16_138_895_360,
+    )
+    elsewhere_bytes: int | None = described(
+        "What other processes and the driver used; null if the message does not state in_use_bytes.", None
+    )
+    found: int = described("How many messages the text has. The first is explained.", 1)
+
+
+class MatchAnswer(Answer):
+    """A tensor of the run whose segment has the requested size."""
+
+    tensor: str = described("The tensor; * stands for the number of the layer.", "transformer.h.*.attn: scores")
+    component: ComponentName = described("What the memory is used for.", "activations")
+    step: int = described(_STEP, 1)
+    phase: ReplayPhase = described("What runs then.", "forward")
+    count: int = described("How often it is requested then.", 12)
+    formula: str = described(
+        "Its shape in named dimensions, times the bytes per element; empty for tensors that are not a micro-batch's.",
+        "B × num_attention_heads × S × S × 4",
+    )
+    substituted: str = described("The formula with numbers.", "8 × 12 × 1,024 × 1,024 × 4")
+    requested_bytes: int = described("The request, in blocks of 512 bytes.", 402_653_184)
+    segment_bytes: int = described("The segment for it.", 402_653_184)
+    allocated_bytes: int = described(
+        "What is allocated before that request of it which is closest to the message's figure.", 15_763_264_512
+    )
+    difference_bytes: int = described("allocated_bytes minus the message's figure.", -74_427_392)
+    same_allocated: bool = described("Whether both are equal as the message rounds them.", False)
+    is_reached: bool = described("Whether by the estimate the run gets there on that device.", True)
+
+
+class AliveAnswer(Answer):
+    """Tensors of one kind that are alive at the first match."""
+
+    name: str = described("What the tensors are.", "transformer.h.*.attn: softmax")
+    component: ComponentName = described("What the memory is used for.", "activations")
+    count: int = described("How many of them there are.", 9)
+    bytes: int = described("Their total size.", 3_623_878_656)
+
+
+class OtherLengthAnswer(Answer):
+    """A tensor that has the requested size at another sequence length."""
+
+    tensor: str = described("The tensor.", "lm_head: output")
+    least: int = described("The shortest such sequence, in tokens.", 325)
+    most: int = described("The longest such sequence, in tokens.", 326)
+
+
+class DiagnosedChange(Answer):
+    """A single change, replayed on what the message leaves PyTorch."""
+
+    changes: dict[str, Any] = described(
+        "The settings, by their paths in the request.", {"training.gradient_checkpointing": True}
+    )
+    saved_bytes: int = described(
+        "What it saves of required_bytes; of expandable segments, of the smallest memory on which the run runs.",
+        18_186_502_144,
+    )
+    verdict: Verdict = described("How the changed run goes there.", "fits")
+    ends: bool | None = described(
+        "Whether it ends the error; null where the run does not end by replay without the change either.", True
+    )
+    statement: str = described("What it gives up.", "Activations are computed twice.")
+    source: str = described("The source of that.", "torch.utils.checkpoint")
+    cost: float = described("The cost of a step over that of the present run.", 1.33)
+    request: dict[str, Any] = described("The changed request.", {"model": "openai-community/gpt2"})
+
+
+class DiagnoseAnswer(Answer):
+    """Which allocation failed, what is alive there, and the single changes that end it."""
+
+    sentences: tuple[str, ...] = described("The answer in words.", ["The allocation of 384.00 MiB is ..."])
+    found: Found = described("Whether one, several or no tensors of the run have the requested size.", "several")
+    message: MessageAnswer = described("The figures of the message.", {"requested_bytes": 402_653_184})
+    matches: tuple[MatchAnswer, ...] = described(
+        "These tensors: those that the run reaches first, then by the distance of the allocated bytes.",
+        [{"tensor": "transformer.h.*.attn: scores"}],
+    )
+    alive: tuple[AliveAnswer, ...] = described(
+        "The largest tensors alive when the first match is requested.", [{"name": "transformer.h.*.attn: softmax"}]
+    )
+    alive_by_component: dict[ComponentName, int] = described(
+        "The bytes of all tensors alive then.", {"activations": 14_075_308_544}
+    )
+    other_lengths: tuple[OtherLengthAnswer, ...] = described(
+        "If no tensor has the size: those that have it at another sequence length.", []
+    )
+    is_fragmented: bool = described(
+        "Whether the reserved and unallocated memory is as large as the request, but no block of it is large enough.",
+        False,
+    )
+    predicted_verdict: Verdict = described("How the run goes by replay on what the message leaves.", "does_not_fit")
+    predicted: OutOfMemoryAnswer | None = described(
+        "Where it ends by replay on that; null if it runs.", {"tensor": "transformer.h.*.attn: scores"}
+    )
+    changes: tuple[DiagnosedChange, ...] = described(
+        "Single changes: those that end the error first, then by saving.", [{"saved_bytes": 18_186_502_144}]
+    )
+    timeline: tuple[Moment, ...] = described("Bytes alive over a step of the estimate.", [{"bytes": 25_970_000_000}])
+    request: dict[str, Any] = described("The request that was diagnosed.", {"model": "openai-community/gpt2"})
+    warnings: tuple[str, ...] = described("What an imported file contains that the request does not reproduce.", [])
+
+
+def diagnose_answer(found: Diagnosis, body: dict[str, Any], imported: Imported | None = None) -> DiagnoseAnswer:
+    """Convert a diagnosis to the API's answer."""
+    changes = [{**_fields(each), "request": request_body(each.request)} for each in found.changes]
+    return DiagnoseAnswer.model_validate(
+        {
+            "sentences": tuple(sentences(found)),
+            "message": _message(found),
+            "changes": changes,
+            "predicted_verdict": found.outcome.verdict,
+            "timeline": found.estimate.memory.timeline,
+            "request": body,
+            "warnings": not_reproduced(imported),
+            **{name: getattr(found, name) for name in _SAME},
+        },
+        from_attributes=True,
+    )
+
+
+_SAME = ("found", "matches", "alive", "alive_by_component", "other_lengths", "is_fragmented", "predicted")
+
+
+def _fields(change: Any) -> dict[str, Any]:
+    return {name: getattr(change, name) for name in DiagnosedChange.model_fields if name != "request"}
+
+
+def _message(found: Diagnosis) -> dict[str, Any]:
+    message = found.message
+    stated = {
+        f"{name}_bytes": getattr(message, name).bytes
+        for name in ("requested", "total", "free", "allocated", "unallocated")
+    }
+    return {
+        **stated,
+        "in_use_bytes": message.in_use.bytes if message.in_use else None,
+        **{name: getattr(message, name) for name in ("gpu", "capacity_bytes", "elsewhere_bytes", "found")},
+    }
+
+
+def not_reproduced(imported: Imported | None) -> tuple[str, ...]:
+    """Return what a file contains that its request does not reproduce, in sentences."""
+    if imported is None:
+        return ()
+    return (*imported.warnings, *(f"{each.key}: {each.why}" for each in imported.not_understood))

@@ -1,0 +1,159 @@
+"""`POST /api/v1/diagnose`: which allocation of a run failed, and which single changes end the error."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from app.api.answers.diagnose import DiagnoseAnswer, diagnose_answer
+from app.api.examples import PostExamples
+from app.api.requests import DiagnoseRequest
+from app.api.responses import BODY_ERRORS, json_body, json_response, problem_responses
+from app.http.body_params import JsonBody
+from app.interop import imports
+from app.interop.imports import Imported
+from calculator.common.errors import PlanError, Problem, refusal
+from calculator.diagnosis.diagnosis import Diagnosis, diagnose
+from calculator.diagnosis.message import parse_message
+from calculator.estimate.request import parse_request
+
+router = APIRouter(tags=["Plans"])
+
+#: The fields of a request.
+FIELDS = tuple(DiagnoseRequest.model_fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosed:
+    """A diagnosis, the request body that it is of, and the file that this comes from, if it does."""
+
+    diagnosis: Diagnosis
+    body: dict[str, Any]
+    imported: Imported | None
+
+
+def diagnosed(body: Any) -> Diagnosed:
+    """Diagnose a decoded JSON body.
+
+    Raises:
+        PlanError: if the message or the request is invalid, or the run is not replayed.
+    """
+    if not isinstance(body, dict):
+        raise refusal("", "the request must be an object", body)
+    problems = [
+        Problem(loc=key, msg=f"unknown field; known fields are {', '.join(FIELDS)}", input=body[key])
+        for key in body
+        if key not in FIELDS
+    ]
+    if not isinstance(body.get("message"), str):
+        problems.append(Problem(loc="message", msg="must be the text of the error", input=body.get("message")))
+    if not isinstance(body.get("request", {}), dict):
+        problems.append(Problem(loc="request", msg="must be an object", input=body["request"]))
+    if body.get("request") is None and body.get("content") is None:
+        message = "give the request of the run, or a file that describes it as content"
+        problems.append(Problem(loc="request", msg=message, input=None))
+    if problems:
+        raise PlanError(*problems)
+    error = parse_message(body["message"])
+    imported, plan = _plan(body)
+    return Diagnosed(diagnosis=diagnose(_parsed(plan), error), body=plan, imported=imported)
+
+
+def _plan(body: dict[str, Any]) -> tuple[Imported | None, dict[str, Any]]:
+    """Return the file's content as read, and the request: the file's, with the settings that the request gives."""
+    given = body.get("request") or {}
+    content = body.get("content")
+    if content is None:
+        return None, given
+    if not isinstance(content, str | dict):
+        raise refusal("content", "must be the file's text, or its content as an object", content)
+    name = body.get("format")
+    if name is not None and not (isinstance(name, str) and name in imports.FORMATS):
+        raise refusal("format", f"must be one of {', '.join(imports.FORMATS)}, or null", name)
+    imported = imports.read(content, name, given.get("model"))
+    return imported, imported.request | {key: _over(imported.request.get(key), value) for key, value in given.items()}
+
+
+def _over(own: Any, given: Any) -> Any:
+    """Return what is given, over the settings that the file has."""
+    return {**own, **given} if isinstance(own, dict) and isinstance(given, dict) else given
+
+
+def _parsed(plan: dict[str, Any]) -> Any:
+    """Return the parsed request; its errors are of the field `request`."""
+    try:
+        return parse_request(plan)
+    except PlanError as error:
+        raise PlanError(
+            *(Problem(loc=f"request.{each.loc}".rstrip("."), msg=each.msg, input=each.input) for each in error.problems)
+        ) from error
+
+
+def answer(body: Any) -> DiagnoseAnswer:
+    """Answer a decoded JSON body.
+
+    Raises:
+        PlanError: if the message or the request is invalid, or the run is not replayed.
+    """
+    found = diagnosed(body)
+    return diagnose_answer(found.diagnosis, found.body, found.imported)
+
+
+@router.post(
+    "/api/v1/diagnose",
+    summary="Explain an out-of-memory error",
+    responses={200: {"model": DiagnoseAnswer}, **problem_responses(*BODY_ERRORS)},
+    openapi_extra=json_body(DiagnoseRequest),
+)
+def post_diagnose(body: JsonBody) -> Response:
+    """Return which allocation of a run failed, what is alive there, and which single changes end the error.
+
+    The run is replayed from the load to its second step. `matches` are the tensors whose segment PyTorch writes as the
+    message does. If there are several, the bytes in use before each tell them apart: `same_allocated` states whether
+    they are the message's. Each of `changes` is replayed on what the message leaves PyTorch.
+
+    Messages of PyTorch 1.0 and later are read, within a whole log too. A message that is cut off, is not in English, or
+    is another library's is answered with 422 and the reason.
+    """
+    return json_response(answer(body))
+
+
+_MESSAGE = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.91 GiB. GPU 0 has a total capacity of 23.52 GiB of"
+    " which 537.00 MiB is free. Including non-PyTorch memory, this process has 22.99 GiB memory in use. Of the"
+    " allocated memory 19.39 GiB is allocated by PyTorch, and 3.19 GiB is reserved by PyTorch but unallocated."
+)
+_LOG = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 7.83 GiB. GPU 0 has a total capacity of 23.52 GiB of"
+    " which 331.00 MiB is free. Including non-PyTorch memory, this process has 23.19 GiB memory in use. Of the"
+    " allocated memory 21.67 GiB is allocated by PyTorch, and 1.10 GiB is reserved by PyTorch but unallocated."
+)
+_AXOLOTL = """\
+base_model: meta-llama/Llama-3.1-8B
+adapter: qlora
+load_in_4bit: true
+lora_r: 16
+lora_target_linear: true
+sequence_len: 4096
+micro_batch_size: 4
+gradient_checkpointing: true
+optimizer: adamw_torch
+learning_rate: 2e-4
+bf16: auto
+"""
+_RUN = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "method": {"name": "qlora", "r": 16, "target_modules": "all-linear"},
+    "training": {"micro_batch_size": 4, "sequence_length": 2048, "gradient_checkpointing": True},
+}
+
+EXAMPLES = PostExamples(
+    path="/api/v1/diagnose",
+    request_model=DiagnoseRequest,
+    requests={
+        "request": ("A message and the request of its run", {"message": _MESSAGE, "request": _RUN}),
+        "file": ("A message and an axolotl configuration", {"message": _LOG, "content": _AXOLOTL}),
+    },
+    answer=answer,
+)

@@ -1,0 +1,117 @@
+r"""Explain an out-of-memory error: which allocation failed, what is alive there, and which single changes end it.
+
+python -m app diagnose train.log --file axolotl.yaml
+python -m app diagnose train.log --model gpt2 --method full --dtype float32 --micro_batch_size 8 --sequence_length 1024
+
+The exit status is 0 if a tensor of the run has the size that the message states, else 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.api.answers.diagnose import diagnose_answer, not_reproduced
+from app.api.diagnose import diagnosed
+from app.cli import files, request
+from app.cli.table import table
+from app.interop.imports import FORMATS
+from app.presentation.changes import changes_text
+from app.presentation.diagnosis_text import sentences, when
+from app.presentation.format import number, sentence, signed, size
+from app.presentation.labels import COMPONENTS
+from app.presentation.verdict import VERDICTS
+from calculator.diagnosis.message import LONGEST
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from app.api.diagnose import Diagnosed
+    from calculator.diagnosis.changes import Change
+
+    #: A table's head and rows.
+    Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+SIZED = "Tensors of that size"
+
+#: The most matches that are printed.
+MOST_MATCHES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("log", metavar="LOG", help="a file with the error's text; - reads standard input")
+    parser.add_argument("--file", metavar="FILE", help="a trainer's file or script that describes the run")
+    parser.add_argument("--format", choices=FORMATS, help="the tool that the file is for (default: its keys decide)")
+    request.add_method_argument(parser)
+    request.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the diagnosis."""
+    found = diagnosed(_body(args))
+    if args.json:
+        answer = diagnose_answer(found.diagnosis, found.body, found.imported)
+        request.print_text(answer.model_dump_json(indent=2))
+    else:
+        request.print_text("\n".join(_lines(found)))
+    return int(found.diagnosis.found == "none")
+
+
+def _body(args: argparse.Namespace) -> dict[str, Any]:
+    body: dict[str, Any] = {"message": _text("LOG", args.log)[-LONGEST:], "request": request.body(args)}
+    if args.file is not None:
+        body |= {"content": _text("--file", args.file), "format": args.format}
+    return body
+
+
+def _text(option: str, path: str) -> str:
+    return files.content(option, path).decode("utf-8", "replace")
+
+
+def _lines(found: Diagnosed) -> Iterator[str]:
+    diagnosis = found.diagnosis
+    for warning in not_reproduced(found.imported):
+        yield f"Note: {warning}"
+    yield from sentences(diagnosis)
+    if diagnosis.matches:
+        yield from _part(SIZED, _matches(found))
+        yield from _part("Alive at the first", _alive(found))
+    if diagnosis.changes:
+        rows = [_change(each) for each in diagnosis.changes]
+        head = ("Single change", "Saves", "Verdict there", "Ends it")
+        yield from _part("", (head, rows))
+
+
+def _part(title: str, of: Table) -> Iterator[str]:
+    yield ""
+    if title:
+        yield f"{title}:"
+    yield table(*of, left=2 if title == SIZED else 1)
+
+
+def _matches(found: Diagnosed) -> Table:
+    head = ("Tensor", "When", "Times", "Allocated before", "Off the message")
+    rows = [
+        (
+            each.tensor,
+            when(each.step, each.phase),
+            number(each.count),
+            size(each.allocated_bytes),
+            signed(each.difference_bytes),
+        )
+        for each in found.diagnosis.matches[:MOST_MATCHES]
+    ]
+    more = len(found.diagnosis.matches) - len(rows)
+    return head, [*rows, (f"and {more} more", "", "", "", "")] if more > 0 else rows
+
+
+def _alive(found: Diagnosed) -> Table:
+    by_component = [(COMPONENTS[name].label, size(count)) for name, count in found.diagnosis.alive_by_component.items()]
+    return ("Component", "Bytes"), by_component
+
+
+def _change(change: Change) -> tuple[str, ...]:
+    ends = {None: "unknown", True: "yes", False: "no"}[change.ends]
+    return sentence(changes_text(change.changes)), size(change.saved_bytes), VERDICTS[change.verdict], ends

@@ -1,0 +1,1 @@
+"""The page `/diagnose`: an out-of-memory error explained."""

@@ -1,0 +1,61 @@
+"""`/diagnose`: an out-of-memory message and the run that it ended."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.requests import Request
+
+from app.forms.layout import gpu_choices, gpu_id
+from app.http.body_params import FormFields
+from app.pages.diagnose.view import LABELS, Case, case_of, shown
+from app.presentation import diagnosis_text
+from app.presentation.changes import changes_text
+from app.presentation.charts import timeline_figure
+from app.presentation.templates import page
+from calculator.common.errors import PlanError
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/diagnose")
+def get_diagnose(request: Request) -> Response:
+    """Show the form for the plan of the address, and the diagnosis if the address has a message."""
+    return diagnose_page(case_of(request.query_params.multi_items()))
+
+
+@router.post("/diagnose")
+def post_diagnose(fields: FormFields) -> Response:
+    """Show the diagnosis of a submitted message."""
+    return diagnose_page(case_of(fields), submitted=True)
+
+
+def diagnose_page(case: Case, *, submitted: bool = False) -> Response:
+    """Return the page of a case: its diagnosis, or the form with error messages."""
+    context: dict[str, Any] = {
+        "case": case,
+        "changes_text": changes_text,
+        "diagnosis_text": diagnosis_text,
+        "gpu": gpu_id(case.plan.typed["gpu"]),
+        "gpu_choices": gpu_choices(),
+        "labels": LABELS,
+    }
+    if not (submitted or case.message.strip()):
+        return page("diagnose/page.html", **context, shown=None, errors={}, title="Why did it run out of memory?")
+    try:
+        found = shown(case)
+    except PlanError as error:
+        errors = case.errors(error.problems)
+        return page(
+            "diagnose/page.html", 422, **context, shown=None, errors=errors, title="This error can't be explained"
+        )
+    memory = found.diagnosed.diagnosis.estimate.memory
+    return page(
+        "diagnose/page.html",
+        **context,
+        shown=found,
+        errors={},
+        memory=memory,
+        timeline=timeline_figure(memory),
+        title=diagnosis_text.title(found.diagnosed.diagnosis),
+    )

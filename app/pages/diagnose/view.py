@@ -1,0 +1,108 @@
+"""What the page `/diagnose` shows: a message, the run that it ended, and the diagnosis of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.api.answers.diagnose import not_reproduced
+from app.api.diagnose import Diagnosed, diagnosed
+from app.forms.plan_form import FILE, Form, filled, read, typed_request
+from calculator.methods import METHODS
+
+if TYPE_CHECKING:
+    from calculator.common.errors import Problem
+    from calculator.diagnosis.changes import Change
+
+MESSAGE = "message"
+LABELS = {MESSAGE: "The error", FILE: "The file"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A submitted message, a file that describes the run, and the plan that is the run where there is no file."""
+
+    message: str
+    content: str
+    plan: Form
+
+    @property
+    def run(self) -> str:
+        """The plan in a line."""
+        typed, shown = self.plan.typed, self.plan.shown
+        method = METHODS[self.plan.method].facts.label if self.plan.method in METHODS else self.plan.method
+        model = typed["model"] or "the model of a config.json"
+        return f"{method} on {model}, micro-batch {shown('micro_batch_size')}, {shown('sequence_length')} tokens"
+
+    def diagnosed(self) -> Diagnosed:
+        """Return the diagnosis.
+
+        Raises:
+            PlanError: if the message, the file or the plan cannot be read, or the run is not replayed.
+        """
+        plan = self.plan.estimate()
+        if not self.content.strip():
+            return diagnosed({"message": self.message, "request": plan})
+        return diagnosed({"message": self.message, "content": self.content, "request": {"device": plan["device"]}})
+
+    def errors(self, problems: tuple[Problem, ...]) -> dict[str, str]:
+        """Return the problems by the page's fields; others have the name of the plan's field, or none."""
+        found: dict[str, str] = {}
+        of_plan = []
+        for each in problems:
+            name = {MESSAGE: MESSAGE, "content": FILE, "format": FILE}.get(each.loc)
+            if name is None and self.content.strip():
+                name, text = FILE, f"{each.loc} {each.msg}".strip()
+            else:
+                text = each.msg
+            if name is None:
+                of_plan.append(each)
+            else:
+                found[name] = "; ".join(filter(None, (found.get(name), text)))
+        return found | {"": "; ".join(f"{each.loc}: {each.msg}" for each in of_plan)} if of_plan else found
+
+
+def case_of(pairs: list[tuple[str, str]]) -> Case:
+    """Return the case of an address or a submitted form."""
+    fields = dict(pairs)
+    plan = read([(name, value) for name, value in pairs if name != MESSAGE])
+    return Case(
+        message=fields.get(MESSAGE, "").replace("\r\n", "\n"),
+        content=fields.get(FILE, "").replace("\r\n", "\n"),
+        plan=plan,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A diagnosis with the form of its run."""
+
+    diagnosed: Diagnosed
+    form: Form
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the file contains that the request does not reproduce."""
+        return not_reproduced(self.diagnosed.imported)
+
+    def address(self, change: Change) -> str:
+        """Return the address of the changed plan."""
+        return f"/{self.form.address(**_typed(change))}"
+
+
+def shown(case: Case) -> Shown:
+    """Return what the page shows of a case.
+
+    Raises:
+        PlanError: as `Case.diagnosed`.
+    """
+    found, form = case.diagnosed(), case.plan
+    if found.imported is not None:
+        form = filled(found.imported.request, found.imported.tool).changed(gpu=case.plan.typed["gpu"])
+    return Shown(diagnosed=found, form=form)
+
+
+def _typed(change: Change) -> dict[str, Any]:
+    """Return the form fields of a change."""
+    conf = change.changes.get("device.alloc_conf")
+    return {**typed_request(change.request), **({"alloc_conf": conf} if conf else {})}

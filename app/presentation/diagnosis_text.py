@@ -1,0 +1,128 @@
+"""What a diagnosis says of an out-of-memory error, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.presentation.format import number, signed, size
+from app.presentation.labels import PHASES
+from calculator.devices import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from calculator.devices.outcome import OutOfMemory, ReplayPhase
+    from calculator.diagnosis.diagnosis import Diagnosis
+    from calculator.diagnosis.matching import Match
+
+#: When a step's allocations are requested.
+STEPS = ("while the model is loaded", "in the first step", "in a later step")
+
+
+def when(step: int, phase: ReplayPhase) -> str:
+    """Return when an allocation is requested: in the forward pass, in the first step."""
+    return STEPS[0] if step == 0 else f"in the {PHASES.get(phase, phase)}, {STEPS[min(step, 2)]}"
+
+
+def title(found: Diagnosis) -> str:
+    """Return the answer in a line."""
+    if found.found == "none":
+        return "No tensor of this run has that size"
+    first = found.matches[0]
+    return f"{first.tensor}, {when(first.step, first.phase)}"
+
+
+def sentences(found: Diagnosis) -> Iterator[str]:
+    """Yield what the error is, where it occurs, and what it means for the run."""
+    if found.matches:
+        yield from _matched(found)
+    else:
+        yield from _unmatched(found)
+    yield _course(found)
+    yield _fragmentation(found)
+    yield from _elsewhere(found)
+    if found.message.found > 1:
+        yield f"The text has {number(found.message.found)} such messages; this is about the first."
+
+
+def _matched(found: Diagnosis) -> Iterator[str]:
+    first, message = found.matches[0], found.message
+    names = list(dict.fromkeys(each.tensor for each in found.matches))
+    what = f"“{first.tensor}”, requested {when(first.step, first.phase)}"
+    if len(names) == 1:
+        yield f"The allocation of {message.requested.text} is {what}."
+    else:
+        equal = {each.tensor for each in found.matches if _rank(each) == _rank(first)} - {first.tensor}
+        others = f" {number(len(equal))} others are requested with as many in use." if equal else ""
+        yield (
+            f"{number(len(names))} tensors of this run have a segment of {message.requested.text}, so the size alone"
+            f" does not tell them apart. By the bytes in use, the closest is {what}.{others}"
+        )
+    if first.count > 1:
+        yield f"It is requested {number(first.count)} times there; the figures are of the closest."
+    yield _compared(first, message.allocated.text)
+
+
+def _rank(match: Match) -> tuple[bool, int]:
+    """Return what matches are ordered by."""
+    return match.is_reached, abs(match.difference_bytes)
+
+
+def _compared(match: Match, stated: str) -> str:
+    """Return the bytes in use before a match, compared with the message's."""
+    before = f"Before it, the estimate has {size(match.allocated_bytes)} allocated"
+    if match.same_allocated:
+        return f"{before}: the message's {stated}, so that this is the allocation."
+    off = f"{before} and the message states {stated} ({signed(match.difference_bytes)})"
+    if not match.is_reached:
+        return f"{off}. By the estimate the run ends before it gets there."
+    return f"{off}."
+
+
+def _unmatched(found: Diagnosis) -> Iterator[str]:
+    yield (
+        f"No tensor of this run has a segment of {found.message.requested.text}, from the load to the second step. The"
+        " run that failed differs from this request."
+    )
+    for each in found.other_lengths:
+        more = "" if each.least == each.most else f" to {number(each.most)}"
+        tokens = f"{number(each.least)}{more} tokens"
+        yield f"“{each.tensor}” has this size in sequences of {tokens}: the batch may be longer or shorter."
+    yield (
+        "Other explanations: releases of the libraries that allocate other tensors, code of the training script's own,"
+        " an evaluation or a generation, or a message of another process."
+    )
+
+
+def _course(found: Diagnosis) -> str:
+    offered = f"The message leaves PyTorch {size(found.message.capacity_bytes)}"
+    end = found.predicted
+    if end is not None:
+        return f"{offered}. On that, the replay of this request ends too: {_end(end)}."
+    fits = "fits" if found.outcome.verdict is Verdict.FITS else "runs by freeing cached blocks"
+    needs = f"needs {size(found.outcome.minimum_bytes())} with the CUDA context"
+    return (
+        f"{offered}. By replay this request {fits} on that, and {needs}: what failed uses more than the request, or"
+        " other memory was in use."
+    )
+
+
+def _end(end: OutOfMemory) -> str:
+    return f"out of memory at “{end.tensor}”, {when(end.step, end.phase)}"
+
+
+def _fragmentation(found: Diagnosis) -> str:
+    unallocated = found.message.unallocated
+    cached = f"{size(unallocated.bytes)} are reserved and not allocated"
+    if found.is_fragmented:
+        return (
+            f"Fragmentation: {cached}, more than the request, but no cached block is large enough."
+            " PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True lets segments grow instead."
+        )
+    return f"Not fragmentation: {cached}, less than the request of {found.message.requested.text}."
+
+
+def _elsewhere(found: Diagnosis) -> Iterator[str]:
+    elsewhere = found.message.elsewhere_bytes
+    if elsewhere:
+        yield f"Other processes and the driver use {size(elsewhere)} of the GPU."

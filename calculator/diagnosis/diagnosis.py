@@ -1,0 +1,147 @@
+"""An out-of-memory error of a run: which allocation it is, what is alive there, and which single changes end it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from calculator.common.errors import refusal
+from calculator.devices import Verdict
+from calculator.diagnosis.changes import Change, changes
+from calculator.diagnosis.journal import journal_of
+from calculator.diagnosis.matching import Match, OtherLength, alive, matches, other_lengths
+from calculator.estimate.estimate import estimate
+from calculator.estimate.sample_lengths import of_one_length
+from calculator.inputs.sharding import REPLAYED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from calculator.common.names import ComponentName
+    from calculator.devices.outcome import Outcome, OutOfMemory
+    from calculator.diagnosis.message import Message
+    from calculator.estimate.answer import Estimate
+    from calculator.estimate.device_replay import DeviceReplay
+    from calculator.estimate.request import Request
+
+#: How many tensors of the run have the requested size.
+Found = Literal["one", "several", "none"]
+
+#: The most tensors that an answer lists as alive.
+MOST_ALIVE = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """Tensors of one kind that are alive when the allocation is requested."""
+
+    name: str
+    component: ComponentName
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """An out-of-memory error explained.
+
+    Attributes:
+        message: Its figures.
+        estimate: The run's estimate.
+        found: Whether one, several or no tensors of the run have the requested size.
+        matches: These tensors, the most likely first.
+        alive: The largest tensors that are alive at the most likely one.
+        alive_by_component: The bytes of all of them.
+        other_lengths: Where no tensor has the size, those that have it at another sequence length.
+        is_fragmented: Whether the cached blocks together are as large as the request: none of them is large enough.
+        outcome: What the run does by replay on what the error's device offered.
+        changes: Single changes, those that end the error first, then by saving.
+        usable_bytes: What the error's device offered this process, CUDA context included.
+    """
+
+    message: Message
+    estimate: Estimate
+    found: Found
+    matches: tuple[Match, ...]
+    alive: tuple[Alive, ...]
+    alive_by_component: Mapping[ComponentName, int]
+    other_lengths: tuple[OtherLength, ...]
+    is_fragmented: bool
+    outcome: Outcome
+    changes: tuple[Change, ...]
+    usable_bytes: int
+
+    @property
+    def predicted(self) -> OutOfMemory | None:
+        """Where the run ends by replay on that device, if it does."""
+        return self.outcome.course().out_of_memory
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether the run ends out of memory by replay too."""
+        return self.outcome.verdict is Verdict.DOES_NOT_FIT
+
+
+def diagnose(request: Request, message: Message) -> Diagnosis:
+    """Explain an error of a run.
+
+    Raises:
+        PlanError: if the run cannot be replayed, or the libraries refuse the combination.
+    """
+    request = replayable(request)
+    answer = estimate(request)
+    replay = replay_of(answer)
+    journal = journal_of(replay, message.total.bytes)
+    found = matches(journal, message)
+    usable = message.capacity_bytes + replay.context_bytes
+    outcome = replay.outcome(usable)
+    listed = alive(journal, found[0]) if found else ()
+    by_component: dict[ComponentName, int] = {}
+    for kind, _, size in listed:
+        by_component[kind.component] = by_component.get(kind.component, 0) + size
+    return Diagnosis(
+        message=message,
+        estimate=answer,
+        found="none" if not found else "one" if len({each.tensor for each in found}) == 1 else "several",
+        matches=found,
+        alive=tuple(
+            Alive(name=kind.name, component=kind.component, count=count, bytes=size)
+            for kind, count, size in listed[:MOST_ALIVE]
+        ),
+        alive_by_component=by_component,
+        other_lengths=() if found else _other_lengths(request, replay, message),
+        is_fragmented=message.unallocated.bytes >= message.requested.bytes,
+        outcome=outcome,
+        changes=changes(request, answer, outcome, usable),
+        usable_bytes=usable,
+    )
+
+
+def replayable(request: Request) -> Request:
+    """The request with its longest micro-batch and a replay, without a device that limits it.
+
+    Raises:
+        PlanError: if the run is not replayed.
+    """
+    if request.accounting == "textbook":
+        message = "textbook accounting has no allocations in order: leave accounting out, or set it to exact"
+        raise refusal("accounting", message, request.accounting)
+    if request.device.sharding not in REPLAYED:
+        message = (
+            f"the allocations of a run with {request.device.sharding} are not replayed in order: diagnose runs on one"
+            f" GPU or with {', '.join(sorted(REPLAYED))}"
+        )
+        raise refusal("device.sharding", message, request.device.sharding)
+    return replace(of_one_length(request), reserved="replay")
+
+
+def replay_of(answer: Estimate) -> DeviceReplay:
+    """The replay of an estimate."""
+    assert answer.memory.replay is not None
+    return answer.memory.replay
+
+
+def _other_lengths(request: Request, replay: DeviceReplay, message: Message) -> tuple[OtherLength, ...]:
+    prepared = replay.resident.prepared
+    events = replay.resident.unrolled.of(prepared.first_micro_batch).events()
+    return other_lengths((events,), message.requested, request.training.sequence_length)

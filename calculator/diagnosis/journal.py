@@ -1,0 +1,190 @@
+"""Every allocation of a run in order, from the load to its second step, with what is alive at each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from calculator.allocator.caching_allocator import CachingAllocator
+from calculator.allocator.loading import WARMUP
+from calculator.allocator.replay import WORKSPACE, Allocated, Batch, Replay, Tensors
+from calculator.resident.per_parameter import tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from calculator.allocator.block_pool import Block
+    from calculator.architecture.dimension import Shape
+    from calculator.common.dtype import DType
+    from calculator.common.names import ComponentName
+    from calculator.devices.outcome import ReplayPhase
+    from calculator.estimate.device_replay import DeviceReplay
+    from calculator.training_step.unrolled import Events
+
+#: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.
+STEPS = 2
+
+
+#: The components of allocations that are no tensor of the run; any other is one of DDP's buckets.
+_OTHERS: dict[str, ComponentName] = {WARMUP: "base_weights", WORKSPACE: "workspace"}
+
+
+class Kind(NamedTuple):
+    """A tensor's name, component, and shape and dtype where it is one of a micro-batch."""
+
+    name: str
+    component: ComponentName
+    shape: Shape | None = None
+    dtype: DType | None = None
+
+
+class Request(NamedTuple):
+    """An allocation: when it is requested, of what, and the blocks in use before it.
+
+    Attributes:
+        step: 0 while the model is loaded, 1 in the first step, 2 in every later one.
+        phase: What runs then.
+        kind: The tensor.
+        size: The request, rounded to a block, bytes.
+        segment: The segment that the device allocates for it where no cached block serves, bytes.
+        allocated: What `torch.cuda.memory_allocated` reads before it, bytes.
+    """
+
+    step: int
+    phase: ReplayPhase
+    kind: Kind
+    size: int
+    segment: int
+    allocated: int
+
+
+class Journal:
+    """The allocations and frees of a run.
+
+    Attributes:
+        requests: Every allocation.
+        log: Event `n` is the allocation of request `n`, event `~n` frees its block.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.log: list[int] = []
+        self.allocated = 0
+        #: The request of each block in use, by the block's identity.
+        self.owners: dict[int, int] = {}
+
+    def alive_requests(self, events: int) -> list[int]:
+        """The requests whose blocks are in use after some events of the log."""
+        live: dict[int, None] = {}
+        for event in self.log[:events]:
+            if event >= 0:
+                live[event] = None
+            else:
+                del live[~event]
+        return [*live]
+
+    def line(self) -> Iterator[tuple[int, int]]:
+        """Each event of the log, and the bytes in use after it."""
+        allocated = 0
+        for event in self.log:
+            size = self.requests[max(event, ~event)].size
+            allocated += size if event >= 0 else -size
+            yield event, allocated
+
+
+class RecordedReplay(Replay):
+    """A replay that notes each allocation and each free."""
+
+    __slots__ = ("_components", "journal")
+
+    def __init__(self, replay: DeviceReplay, allocator: CachingAllocator) -> None:
+        self.journal = Journal()
+        super().__init__(allocator, replay.resident, replay.workspaces)
+        named = (*self.resident.tensors, *self.resident.optimizer_states, *self.resident.step_temporaries)
+        self._components: dict[str, ComponentName] = {tensor.name: tensor.component for tensor in tensors(named)}
+        self.first = _RecordedBatch(self, self.first.events)
+        self.later = _RecordedBatch(self, self.later.events) if self.later is not None else None
+
+    def kind(self, name: str) -> Kind:
+        """The kind of a tensor that stays alive between micro-batches."""
+        return Kind(name, self._components.get(name) or _OTHERS.get(name, "gradients"))
+
+    def note(self, block: Block, size: int, kind: Kind) -> None:
+        """Note an allocation."""
+        journal = self.journal
+        steps = 0 if self.phase == "load" else min(self.steps + 1, STEPS)
+        number = len(journal.requests)
+        segment = self.allocator.segment_bytes(size)
+        journal.requests.append(Request(steps, self.phase, kind, size, segment, journal.allocated))
+        journal.log.append(number)
+        journal.owners[id(block)] = number
+        journal.allocated += block.size
+
+    def forget(self, block: Block) -> None:
+        """Note a free, before the block is merged with others."""
+        self.journal.log.append(~self.journal.owners.pop(id(block)))
+        self.journal.allocated -= block.size
+
+    def _loaded(self, sizes: list[int], names: Sequence[str]) -> Tensors:
+        return _RecordedTensors(self, sizes, lambda row: self.kind(names[row]))
+
+    def _allocate(self, size: int, name: str) -> Allocated:
+        pool, block = super()._allocate(size, name)
+        self.note(block, self.allocator.conf.round_size(size), self.kind(name))
+        return pool, block
+
+    def _free(self, blocks: list[Allocated]) -> None:
+        for _, block in blocks:
+            self.forget(block)
+        super()._free(blocks)
+
+
+class _RecordedBatch(Batch):
+    """A micro-batch whose tensors are noted."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: RecordedReplay, events: Events) -> None:
+        self._run = run
+        super().__init__(run.allocator, events)
+
+    def _tensors(self, allocator: CachingAllocator) -> Tensors:  # noqa: ARG002  the run's own
+        rows = self.events.rows
+
+        def kind(row: int) -> Kind:
+            name, shape, dtype, component, _ = rows[row]
+            return Kind(name, component, shape, dtype)
+
+        return _RecordedTensors(self._run, [row[4] for row in rows], kind)
+
+
+class _RecordedTensors(Tensors):
+    """Tensors whose allocations and frees are noted."""
+
+    __slots__ = ("_kind", "_run")
+
+    def __init__(self, run: RecordedReplay, sizes: list[int], kind: Callable[[int], Kind]) -> None:
+        self._run, self._kind = run, kind
+        super().__init__(run.allocator, sizes, lambda row: kind(row).name)
+
+    def play(self, events: Sequence[int]) -> None:
+        """Allocate and free, and note each event."""
+        for event in events:
+            if event < 0:
+                self._run.forget(self.blocks[~event])
+            super().play((event,))
+            if event >= 0:
+                self._run.note(self.blocks[event], self.sizes[event], self._kind(event))
+
+
+def recorded(replay: DeviceReplay, total: int | None = None) -> RecordedReplay:
+    """A run, recorded on a device that refuses nothing; the load warms the allocator as on one of `total` bytes."""
+    run = RecordedReplay(replay, CachingAllocator(replay.conf, total=total))
+    run.load()
+    for _ in range(STEPS):
+        run.step()
+    return run
+
+
+def journal_of(replay: DeviceReplay, total: int | None = None) -> Journal:
+    """The journal of a run."""
+    return recorded(replay, total).journal

@@ -1,0 +1,97 @@
+"""`POST /api/v1/diagnose` and the command: the same figures, and refusals that name the field."""
+
+import json
+
+import pytest
+
+from app.__main__ import main
+
+MESSAGE = (
+    "RuntimeError: CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; 14.75 GiB already"
+    " allocated; 225.81 MiB free; 14.81 GiB reserved in total by PyTorch)"
+)
+RUN = {
+    "model": "openai-community/gpt2",
+    "method": {"name": "full"},
+    "training": {"micro_batch_size": 8, "sequence_length": 1024, "dtype": "float32", "attention": "eager"},
+}
+OPTIONS = "--model openai-community/gpt2 --method full --micro_batch_size 8 --sequence_length 1024 --dtype float32"
+YAML = """\
+base_model: openai-community/gpt2
+sequence_len: 1024
+micro_batch_size: 8
+optimizer: adamw_torch
+learning_rate: 2e-4
+flash_attention: false
+eager_attention: true
+"""
+
+
+def post(client, **body):
+    return client.post("/api/v1/diagnose", json=body)
+
+
+def test_the_command_prints_the_answer_of_the_api(client, tmp_path, capsys):
+    (tmp_path / "log").write_text(f"0%\n{MESSAGE}\n")
+    arguments = ["diagnose", str(tmp_path / "log"), *OPTIONS.split(), "--attention", "eager"]
+    assert main([*arguments, "--json"]) == 0
+    answer = post(client, message=MESSAGE, request=RUN).json()
+    assert json.loads(capsys.readouterr().out) == answer
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(sentence in printed for sentence in answer["sentences"])
+    assert all(match["tensor"] in printed for match in answer["matches"][:8])
+
+
+def test_a_file_describes_the_run_and_the_request_overrides_its_settings(client, tmp_path, capsys):
+    answer = post(client, message=MESSAGE, content=YAML).json()
+    assert answer["request"]["training"]["micro_batch_size"] == 8
+    changed = post(client, message=MESSAGE, content=YAML, request={"training": {"micro_batch_size": 1}}).json()
+    assert changed["request"]["training"] == answer["request"]["training"] | {"micro_batch_size": 1}
+    (tmp_path / "log").write_text(MESSAGE)
+    (tmp_path / "axolotl.yaml").write_text(YAML)
+    status = main(["diagnose", str(tmp_path / "log"), "--file", str(tmp_path / "axolotl.yaml"), "--json"])
+    assert json.loads(capsys.readouterr().out) == answer
+    assert status == int(answer["found"] == "none")
+
+
+def test_a_change_of_the_answer_is_a_request_of_its_own(client):
+    answer = post(client, message=MESSAGE, request=RUN).json()
+    change = answer["changes"][0]
+    assert change["ends"] is True
+    estimate = client.post("/api/v1/estimate", json=change["request"])
+    assert estimate.status_code == 200
+
+
+def test_a_size_that_no_tensor_has_is_said_plainly_with_status_1(client, tmp_path, capsys):
+    text = MESSAGE.replace("384.00", "391.00")
+    answer = post(client, message=text, request=RUN).json()
+    assert (answer["found"], answer["matches"], answer["alive"]) == ("none", [], [])
+    assert answer["sentences"][0].startswith("No tensor of this run has a segment of 391.00 MiB")
+    (tmp_path / "log").write_text(text)
+    assert main(["diagnose", str(tmp_path / "log"), *OPTIONS.split()]) == 1
+    assert "No tensor of this run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ({"message": "CUDA内存不足", "request": RUN}, "message"),
+        ({"message": MESSAGE[:120], "request": RUN}, "message"),
+        ({"message": 7, "request": RUN}, "message"),
+        ({"request": RUN}, "message"),
+        ({"message": MESSAGE}, "request"),
+        ({"message": MESSAGE, "request": []}, "request"),
+        (
+            {"message": MESSAGE, "request": {**RUN, "training": {"sequence_length": 0}}},
+            "request.training.sequence_length",
+        ),
+        ({"message": MESSAGE, "request": {**RUN, "accounting": "textbook"}}, "accounting"),
+        ({"message": MESSAGE, "content": 3}, "content"),
+        ({"message": MESSAGE, "content": YAML, "format": "toml"}, "format"),
+        ({"message": MESSAGE, "request": RUN, "grid": {}}, "grid"),
+    ],
+)
+def test_a_wrong_body_is_a_422_that_names_the_field(client, body, loc):
+    response = client.post("/api/v1/diagnose", json=body)
+    assert (response.status_code, [error["loc"] for error in response.json()["errors"]]) == (422, [loc])

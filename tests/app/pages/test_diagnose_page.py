@@ -1,0 +1,65 @@
+"""The page `/diagnose`: the figures of the API, for a plan or for a file, without JavaScript."""
+
+import re
+from html import unescape
+
+from tests.app.api.test_diagnose_api import MESSAGE, RUN, YAML
+
+PLAN = {
+    "model": "openai-community/gpt2",
+    "method": "full",
+    "micro_batch_size": "8",
+    "sequence_length": "1024",
+    "dtype": "float32",
+    "attention": "eager",
+    "gradient_checkpointing": "false",
+    "gpu": "",
+}
+
+
+def test_the_page_says_what_the_api_answers(client):
+    response = client.post("/diagnose", data={**PLAN, "message": MESSAGE})
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
+    text = unescape(response.text)
+    assert response.status_code == 200
+    assert all(sentence in text for sentence in answer["sentences"])
+    assert [int(value) for value in re.findall(r'data-label="Saves"><data value="(\d+)"', text)] == [
+        change["saved_bytes"] for change in answer["changes"]
+    ]
+    assert text.count('data-label="When"') == len(answer["matches"])
+
+
+def test_a_change_links_to_the_plan_with_it(client):
+    text = unescape(client.post("/diagnose", data={**PLAN, "message": MESSAGE}).text)
+    addresses = re.findall(r'<th scope="row"><a href="(/\?[^"]*)">', text)
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "request": RUN}).json()
+    assert len(addresses) == len(answer["changes"])
+    saved = [change["request"] for change in answer["changes"]]
+    estimate = client.get(f"{addresses[0].replace('/?', '/estimate.json?')}&reserved=rule").json()
+    expected = client.post("/api/v1/estimate", json={**saved[0], "reserved": "rule"}).json()
+    assert estimate["memory"]["peak_allocated_bytes"] == expected["memory"]["peak_allocated_bytes"]
+
+
+def test_the_page_of_a_plan_keeps_it_in_the_form_and_the_plan_links_to_it(client):
+    plan = client.get("/?model=gpt2&micro_batch_size=8&reserved=rule").text
+    assert 'href="/diagnose?model=gpt2' in unescape(plan)
+    text = client.get("/diagnose?model=gpt2&micro_batch_size=8").text
+    assert '<input type="hidden" name="micro_batch_size" value="8">' in text
+    assert "micro-batch 8" in text
+    assert 'href="/diagnose" aria-current="page"' in text
+
+
+def test_a_file_replaces_the_plan(client):
+    response = client.post("/diagnose", data={"message": MESSAGE, "content": YAML, "gpu": ""})
+    answer = client.post("/api/v1/diagnose", json={"message": MESSAGE, "content": YAML}).json()
+    assert all(sentence in unescape(response.text) for sentence in answer["sentences"])
+
+
+def test_wrong_input_is_a_422_that_leads_to_the_field_and_keeps_the_text(client):
+    cut = client.post("/diagnose", data={**PLAN, "message": MESSAGE[:100]})
+    assert (cut.status_code, '<a href="#message">' in cut.text, MESSAGE[:100] in cut.text) == (422, True, True)
+    file = client.post("/diagnose", data={**PLAN, "message": MESSAGE, "content": "foo: [bar"})
+    assert (file.status_code, '<a href="#content">' in file.text) == (422, True)
+    plan = client.post("/diagnose", data={**PLAN, "message": MESSAGE, "sequence_length": "0"})
+    assert (plan.status_code, "sequence_length" in plan.text) == (422, True)
+    assert client.post("/diagnose", data=PLAN).status_code == 422

@@ -1,0 +1,123 @@
+"""The allocation of an out-of-memory error, found again in the run that ended with it."""
+
+from dataclasses import replace
+
+import pytest
+
+from calculator.common.errors import PlanError
+from calculator.devices import Verdict
+from calculator.diagnosis.diagnosis import diagnose, replay_of
+from calculator.diagnosis.journal import journal_of
+from calculator.diagnosis.message import parse_message
+from calculator.estimate.estimate import estimate
+from calculator.estimate.request import parse_request
+
+GPT2 = {
+    "model": "openai-community/gpt2",
+    "method": {"name": "full"},
+    "training": {"micro_batch_size": 8, "sequence_length": 1024, "dtype": "float32", "attention": "eager"},
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+}
+QLORA = {
+    "model": {"config": LLAMA},
+    "method": {"name": "qlora", "target_modules": "all-linear"},
+    "training": {"micro_batch_size": 4, "sequence_length": 512, "gradient_accumulation_steps": 2, "trainer": "trl-sft"},
+}
+DDP = QLORA | {"device": {"count": 2, "sharding": "ddp"}}
+
+#: huggingface/transformers issue 7177.
+THREAD = (
+    "RuntimeError: CUDA out of memory. Tried to allocate 384.00 MiB (GPU 0; 15.90 GiB total capacity; 14.75 GiB already"
+    " allocated; 225.81 MiB free; 14.81 GiB reserved in total by PyTorch)"
+)
+
+
+def on(body, memory_bytes):
+    """The body's estimate on a device of a size."""
+    return estimate(parse_request({**body, "device": {**body.get("device", {}), "memory_bytes": memory_bytes}}))
+
+
+@pytest.mark.parametrize("body", [GPT2, QLORA, DDP], ids=["full", "qlora", "ddp"])
+def test_the_journal_peaks_as_the_estimate(body):
+    answer = estimate(parse_request(body))
+    journal = journal_of(replay_of(answer))
+    steady = [size for event, size in journal.line() if journal.requests[max(event, ~event)].step == 2]
+    assert max(steady) == answer.memory.peak_allocated_bytes + answer.memory.library_workspace_bytes
+
+
+@pytest.mark.parametrize("body", [GPT2, QLORA, DDP], ids=["full", "qlora", "ddp"])
+def test_the_message_of_a_replay_leads_back_to_its_allocation(body):
+    memory_bytes = int(0.7 * estimate(parse_request(body)).memory.required_bytes)
+    event = on(body, memory_bytes).fit.out_of_memory
+    assert event is not None
+    found = diagnose(parse_request(body), parse_message(event.message))
+    # Blocks whose rest is too small to split off are others where cached blocks were freed before.
+    close = [each for each in found.matches if abs(each.difference_bytes) < 8 << 20]
+    assert (min(event.step, 2), event.phase, event.tensor) in {(each.step, each.phase, each.tensor) for each in close}
+    assert found.matches[0] in close
+    assert found.matches[0].is_reached
+    assert found.reproduces
+
+
+def test_what_is_alive_adds_up_to_the_allocated_bytes():
+    event = on(GPT2, 15 << 30).fit.out_of_memory
+    found = diagnose(parse_request(GPT2), parse_message(event.message))
+    total = sum(found.alive_by_component.values())
+    assert 0 <= found.matches[0].allocated_bytes - total < 1 << 20
+    assert sum(each.bytes for each in found.alive) <= total
+
+
+def test_a_public_thread_is_explained_by_its_attention_matrix():
+    found = diagnose(parse_request(GPT2), parse_message(THREAD))
+    assert found.found == "several"
+    assert {each.tensor.partition(": ")[0] for each in found.matches} == {"transformer.h.*.attn"}
+    assert found.matches[0].formula == "B × num_attention_heads × S × S × 4"
+    assert (found.predicted.tensor, found.predicted.step) == (found.matches[0].tensor, 1)
+    assert not found.is_fragmented
+
+
+def test_each_change_is_replayed_where_the_error_occurred():
+    found = diagnose(parse_request(GPT2), parse_message(THREAD))
+    assert [each.ends for each in found.changes] == sorted((each.ends for each in found.changes), reverse=True)
+    for each in found.changes:
+        request = replace(each.request, device=replace(each.request.device, memory_bytes=found.usable_bytes))
+        assert (estimate(request).fit.verdict is not Verdict.DOES_NOT_FIT) == each.ends
+    assert {"training.gradient_checkpointing": True} in [each.changes for each in found.changes if each.ends]
+
+
+def test_a_request_that_fits_there_does_not_claim_which_change_ends_the_error():
+    small = {**GPT2, "training": {**GPT2["training"], "micro_batch_size": 1}}
+    found = diagnose(parse_request(small), parse_message(THREAD))
+    assert (found.found, found.reproduces, found.predicted) == ("none", False, None)
+    assert {each.ends for each in found.changes} == {None}
+
+
+def test_another_length_explains_a_size_that_no_tensor_has():
+    text = THREAD.replace("384.00 MiB", "1.20 GiB")
+    found = diagnose(parse_request(GPT2), parse_message(text))
+    lengths = {each.tensor: (each.least, each.most) for each in found.other_lengths}
+    least, most = lengths["lm_head: output"]
+    for length in (least, most):
+        assert abs(8 * length * 50257 * 4 / (1 << 30) - 1.20) < 0.007
+    assert found.matches == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"accounting": "textbook"}, "accounting"),
+        ({"device": {"count": 2, "sharding": "fsdp"}, "training": {"autocast": "bfloat16"}}, "device.sharding"),
+    ],
+)
+def test_a_run_that_is_not_replayed_is_refused_by_its_field(changes, loc):
+    with pytest.raises(PlanError) as error:
+        diagnose(parse_request({**GPT2, **changes}), parse_message(THREAD))
+    assert [problem.loc for problem in error.value.problems] == [loc]
