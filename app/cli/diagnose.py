@@ -1,7 +1,8 @@
 r"""Explain an out-of-memory error: which allocation failed, what is alive there, and which single changes end it.
 
 python -m app diagnose train.log --file axolotl.yaml
-python -m app diagnose train.log --model gpt2 --method full --dtype float32 --micro_batch_size 8 --sequence_length 1024
+python -m app diagnose train.log --model meta-llama/Llama-3.1-8B --method qlora --r 16 --target_modules all-linear \
+    --micro_batch_size 4 --sequence_length 4096 --gradient_checkpointing
 
 The exit status is 0 if a tensor of the run has the size that the message states, else 1.
 """

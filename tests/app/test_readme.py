@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
+from app.api import diagnose
 from app.cli import COMMANDS
 from tests.paths import ROOT
 
@@ -36,6 +37,9 @@ APART = ("python -m app fetch", "python -m app import")
 def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("plan.json").write_text(REQUEST)
+    _, failed = diagnose.EXAMPLES.requests["file"]
+    Path("train.log").write_text(failed["message"])
+    Path("axolotl.yaml").write_text(failed["content"])
     _, *arguments = shlex.split(line.removeprefix("python -m "))
     assert main(arguments) == 0
     assert len(capsys.readouterr().out.splitlines()) > 3 or "--output" in arguments
