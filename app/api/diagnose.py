@@ -16,7 +16,7 @@ from app.interop.imports import Imported
 from calculator.common.errors import PlanError, Problem, refusal
 from calculator.diagnosis.diagnosis import Diagnosis, diagnose
 from calculator.diagnosis.message import parse_message
-from calculator.estimate.request import parse_request
+from calculator.estimation.request import parse_request
 
 router = APIRouter(tags=["Plans"])
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from calculator.devices import Verdict
-from calculator.plan.suggestions import suggestions
+from calculator.planning.suggestions import suggestions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from calculator.devices.outcome import Outcome
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.request import Request
 
 EXPANDABLE = "expandable_segments:True"
 

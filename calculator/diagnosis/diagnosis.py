@@ -10,8 +10,8 @@ from calculator.devices import Verdict
 from calculator.diagnosis.changes import Change, changes
 from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.matching import Match, OtherLength, alive, matches, other_lengths
-from calculator.estimate.estimate import estimate
-from calculator.estimate.sample_lengths import of_one_length
+from calculator.estimation.estimate import estimate
+from calculator.estimation.sample_lengths import of_one_length
 from calculator.inputs.sharding import REPLAYED
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import Outcome, OutOfMemory
     from calculator.diagnosis.message import Message
-    from calculator.estimate.answer import Estimate
-    from calculator.estimate.device_replay import DeviceReplay
-    from calculator.estimate.request import Request
+    from calculator.estimation.answer import Estimate
+    from calculator.estimation.device_replay import DeviceReplay
+    from calculator.estimation.request import Request
 
 #: How many tensors of the run have the requested size.
 Found = Literal["one", "several", "none"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calculator.common.dtype import DType
     from calculator.common.names import ComponentName
     from calculator.devices.outcome import ReplayPhase
-    from calculator.estimate.device_replay import DeviceReplay
+    from calculator.estimation.device_replay import DeviceReplay
     from calculator.training_step.unrolled import Events
 
 #: The steps that are recorded: the first creates the optimizer's states, and later ones repeat the second.

@@ -9,8 +9,8 @@ from calculator.devices import Verdict
 from calculator.diagnosis.diagnosis import diagnose, replay_of
 from calculator.diagnosis.journal import journal_of
 from calculator.diagnosis.message import parse_message
-from calculator.estimate.estimate import estimate
-from calculator.estimate.request import parse_request
+from calculator.estimation.estimate import estimate
+from calculator.estimation.request import parse_request
 
 GPT2 = {
     "model": "openai-community/gpt2",
