@@ -18,4 +18,5 @@ COMMANDS = {
     "check": "app.cli.check",
     "diagnose": "app.cli.diagnose",
     "fetch": "app.cli.fetch",
+    "mcp": "app.cli.mcp",
 }

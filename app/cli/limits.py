@@ -45,11 +45,12 @@ def run(args: argparse.Namespace) -> int:
     if args.solve_for is not None:
         body = {**body, "solve_for": args.solve_for}
     found = limit(parse_limit(body))
-    request.print_text(limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(_lines(found)))
+    request.print_text(limits_answer(found).model_dump_json(indent=2) if args.json else "\n".join(lines(found)))
     return int(found.value is None)
 
 
-def _lines(found: Limit) -> Iterator[str]:
+def lines(found: Limit) -> Iterator[str]:
+    """Yield the lines of a limit."""
     name, most = found.solve_for, found.largest_with_retries
     which = "smallest" if name == "count" else "largest"
     yield f"No {name} fits." if found.value is None else f"The {which} {name} that fits: {number(found.value)}"

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the configurations that fit; return 1 if there are none."""
     answer = plan(parse_plan(_body(args)))
-    request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(_lines(answer)))
+    request.print_text(plan_answer(answer).model_dump_json(indent=2) if args.json else "\n".join(lines(answer)))
     return int(not any(part.configurations for part in answer.plans))
 
 
@@ -78,7 +78,8 @@ def _models(args: argparse.Namespace) -> dict[str, Any]:
     return {"models": named} if len(named) > 1 else {"model": named[0] if named else args.model}
 
 
-def _lines(answer: Plan) -> Iterator[str]:
+def lines(answer: Plan) -> Iterator[str]:
+    """Yield the lines of a plan."""
     for part in answer.plans:
         yield plan_text.sentence(part)
         yield from (f"! {line}" for line in part.warnings)

@@ -45,8 +45,8 @@ def test_a_printed_command_shows_an_answer(line, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().out.splitlines()) > 3 or "--output" in arguments
 
 
-def test_every_command_but_the_server_has_an_example_in_its_help():
-    assert {line.split()[3] for line in HELPED} == set(COMMANDS) - {"serve"}
+def test_every_command_but_the_servers_has_an_example_in_its_help():
+    assert {line.split()[3] for line in HELPED} == set(COMMANDS) - {"serve", "mcp"}
 
 
 def test_the_printed_request_is_answered_and_exported(client):

@@ -29,7 +29,8 @@ def file(tmp_path, plan):
 
 
 #: Commands with the options of an estimate.
-PLANNING = [name for name in COMMANDS if name not in ("serve", "plan", "inference", "import", "check", "fetch")]
+OTHER = {"serve", "plan", "inference", "import", "check", "fetch", "mcp"}
+PLANNING = [name for name in COMMANDS if name not in OTHER]
 
 
 @pytest.mark.parametrize("command", PLANNING)
