@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import mimetypes
 from http import HTTPStatus
 from threading import Lock
@@ -13,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
@@ -22,14 +21,16 @@ from app.api.answers.sweep import MEDIA_TYPES
 from app.api.openapi import document
 from app.http.middleware import OuterMiddleware
 from app.http.problems import MEANINGS, HTTPProblem, invalid_response, problem_response
+from app.http.root_path import route_path
 from app.pages import PAGES
 from app.presentation.templates import error_page
 from app.resources import STATIC, VERSION
+from app.service.direct_estimates import DirectEstimates
+from app.service.metrics import MEDIA_TYPE, exposition
 from calculator.common.errors import PlanError, Problem
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import Scope
 
 #: Python before 3.14 does not know this type unless the system lists it.
@@ -43,9 +44,6 @@ ALL_ROUTERS = (*ROUTERS, *(module.router for module in PAGES))
 
 #: Addresses of the OpenAPI document: the versioned one, and the one at which clients look for it.
 OPENAPI_PATHS = ("/api/v1/openapi.json", "/openapi.json")
-
-#: How many more objects are allocated than freed before the garbage collector looks for cycles.
-_NEW_OBJECTS = 20_000
 
 #: Threads may ask for the OpenAPI document at the same time; one builds it.
 _OPENAPI_LOCK = Lock()
@@ -84,12 +82,14 @@ def application() -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    app.add_middleware(DirectEstimates)
     app.add_middleware(GZipMiddleware, minimum_size=1000, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(OuterMiddleware, error_response=_internal_error)
     for router in ALL_ROUTERS:
         app.include_router(router)
     for path in OPENAPI_PATHS:
         app.add_route(path, _openapi)
+    app.add_route("/metrics", _metrics)
     app.mount("/static", CachedStaticFiles(directory=STATIC))
     app.add_exception_handler(PlanError, _plan_error)
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
@@ -98,20 +98,14 @@ def application() -> FastAPI:
     return app
 
 
-def served() -> FastAPI:
-    """Return the application of a server, with a garbage collector that rarely runs.
-
-    An answer allocates some hundred thousand objects, of which few are in cycles. What was imported is not looked at.
-    """
-    app = application()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS)
-    return app
-
-
 def _openapi(request: Request) -> Response:
-    return JSONResponse(request.app.openapi())
+    document = request.app.openapi()
+    root = request.scope.get("root_path", "")
+    return JSONResponse({**document, "servers": [{"url": root}]} if root else document)
+
+
+def _metrics(_: Request) -> Response:
+    return Response(exposition(), media_type=MEDIA_TYPE)
 
 
 async def _plan_error(_: Request, error: Exception) -> Response:
@@ -150,8 +144,8 @@ def _internal_error(request: Request) -> Response:
 
 def _error_response(request: Request, status: int, detail: str, headers: dict[str, str]) -> Response:
     """Return a problem document to programs, and a page to people."""
-    path = request.url.path
-    if path.startswith("/api/") or path.endswith(".json") or path == "/healthz":
+    path = route_path(request.scope)
+    if path.startswith("/api/") or path.endswith(".json") or path in ("/healthz", "/readyz", "/metrics"):
         return problem_response(status, detail, (), headers)
     response = error_page(status, HTTPStatus(status).phrase, detail)
     response.headers.update(headers)

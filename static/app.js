@@ -14,6 +14,7 @@
   let loadingLimits = null;
   let limitsTimer = 0;
   let lastChanged = "";
+  const home = form.getAttribute("action");
   let shownAddress = location.pathname + location.search;
   const ownAddress = document.querySelector("[data-live-address]")?.getAttribute("href");
 
@@ -40,8 +41,8 @@
     typed.delete("content");
     const query = new URLSearchParams(typed).toString();
     return query.length < LONGEST_ADDRESS
-      ? fetch(`/?${query}`, { signal })
-      : fetch("/", { method: "POST", body: new URLSearchParams(typed), signal });
+      ? fetch(`${home}?${query}`, { signal })
+      : fetch(home, { method: "POST", body: new URLSearchParams(typed), signal });
   };
 
   const openFolds = () => [...document.querySelectorAll("#answer details[open]")].map((fold) => fold.dataset.fold);
@@ -127,7 +128,7 @@
     const address = link.getAttribute("href");
     if (address === shownAddress || address.length > LONGEST_ADDRESS) return;
     // A plan from a long file has no address that Back could lead to; its settings have one.
-    if (shownAddress === "/import" && ownAddress) history.replaceState(null, "", ownAddress);
+    if (shownAddress === `${home}import` && ownAddress) history.replaceState(null, "", ownAddress);
     if (name === lastChanged) history.replaceState(null, "", address);
     else history.pushState(null, "", address);
     lastChanged = name;

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from app.api.answers.encoding import encoded
 from app.api.answers.estimate import SingleEstimateAnswer
 from app.api.examples import RUN, PostExamples
 from app.api.requests import EstimateRequest
@@ -13,6 +14,8 @@ from app.api.responses import BODY_ERRORS, json_body, json_response, problem_res
 from app.engines.engine import Client, answered
 from app.http.body_params import JsonBody
 from app.http.disconnection import client_of
+from app.service.metrics import ESTIMATES
+from calculator.estimation.request import Request as EstimatedRequest
 from calculator.estimation.request import parse_request
 
 router = APIRouter(tags=["Plans"])
@@ -26,6 +29,23 @@ def answer(body: Any, client: Client | None = None) -> SingleEstimateAnswer:
         HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
     return SingleEstimateAnswer.model_validate(answered(parse_request(body), client, whole=True))
+
+
+def answer_text(body: Any, client: Client | None = None) -> bytes:
+    """Return the JSON of an answer to a decoded JSON body.
+
+    Raises:
+        PlanError: if the request is invalid, or the libraries refuse the combination.
+        HTTPProblem: 503, if too many traces wait, or the client has gone.
+    """
+    return answer_text_of(parse_request(body), client)
+
+
+def answer_text_of(request: EstimatedRequest, client: Client | None = None) -> bytes:
+    """Return the same for a parsed request."""
+    text = encoded(SingleEstimateAnswer, answered(request, client, whole=True))
+    ESTIMATES.labels("/api/v1/estimate").inc()
+    return text
 
 
 @router.post(
@@ -44,7 +64,7 @@ def post_estimate(request: Request, body: JsonBody) -> Response:
     are installed: `engine` and `grade` state it. A trace takes seconds to minutes, and ends if the client closes the
     connection. If too many wait, the answer is 503.
     """
-    return json_response(answer(body, client_of(request)))
+    return json_response(answer_text(body, client_of(request)))
 
 
 EXAMPLES = PostExamples(

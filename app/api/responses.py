@@ -27,6 +27,7 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def json_response(answer: BaseModel) -> Response:
-    """Return the response that carries an answer."""
-    return Response(answer.model_dump_json(), media_type="application/json")
+def json_response(answer: BaseModel | bytes) -> Response:
+    """Return the response that carries an answer, or its JSON."""
+    content = answer if isinstance(answer, bytes) else answer.model_dump_json()
+    return Response(content, media_type="application/json")

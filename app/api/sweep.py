@@ -13,8 +13,9 @@ from app.api.requests import SweepRequest
 from app.api.responses import BODY_ERRORS, json_body, problem_responses
 from app.http.accept import preferred
 from app.http.body_params import JsonBody
+from app.service.metrics import ESTIMATES
 from calculator.common.errors import refusal
-from calculator.limit_search.sweep import Sweep, answers, parse_sweep
+from calculator.limit_search.sweep import Swept, answers, parse_sweep
 
 router = APIRouter(tags=["Plans"])
 
@@ -25,11 +26,8 @@ def answer(body: Any) -> str:
     Raises:
         PlanError: if the request is invalid, whatever the grid contains.
     """
-    return "".join(_rows(parse_sweep(body), "ndjson"))
-
-
-def _rows(sweep: Sweep, kind: Format) -> Iterator[str]:
-    return lines(sweep.grid, answers(sweep), kind)
+    sweep = parse_sweep(body)
+    return "".join(lines(sweep.grid, answers(sweep), "ndjson"))
 
 
 @router.post(
@@ -56,7 +54,17 @@ def post_sweep(request: Request, body: JsonBody) -> Response:
     """
     kind = _format(body, request)
     sweep = parse_sweep({key: body[key] for key in body if key != "format"} if isinstance(body, dict) else body)
-    return StreamingResponse(blocks(_rows(sweep, kind)), media_type=MEDIA_TYPES[kind], headers={"Vary": "Accept"})
+    return StreamingResponse(
+        blocks(lines(sweep.grid, _counted(answers(sweep)), kind)),
+        media_type=MEDIA_TYPES[kind],
+        headers={"Vary": "Accept"},
+    )
+
+
+def _counted(points: Iterator[Swept]) -> Iterator[Swept]:
+    for point in points:
+        ESTIMATES.labels("/api/v1/sweep").inc()
+        yield point
 
 
 def _format(body: Any, request: Request) -> Format:

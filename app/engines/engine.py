@@ -50,12 +50,17 @@ def answered(request: Request, client: Client | None = None, *, whole: bool = Fa
         PlanError: if the request is refused.
         HTTPProblem: 503, if too many traces wait, or the client has gone.
     """
-    if request.engine == "traced" or (is_traced(request) and _can_trace(request)):
+    if needs_trace(request):
         return _traced(request, client or Client())
     try:
         return estimate(request, whole=whole)
     except PlanError as error:
         raise with_way_out(error, request) from error
+
+
+def needs_trace(request: Request) -> bool:
+    """Whether a request is answered by a trace."""
+    return request.engine == "traced" or (is_traced(request) and _can_trace(request))
 
 
 def _can_trace(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""The outermost middleware: security headers, HEAD requests, and a response to every unexpected error."""
+"""The application's outermost middleware: security headers, HEAD requests, a response to every unexpected error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+
+from app.http.root_path import ROOT_PATH, from_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +47,8 @@ HEADERS = {
 class OuterMiddleware:
     """ASGI middleware that adds security headers, answers HEAD as GET without a body, and catches exceptions.
 
+    Addresses of this site in redirects, pages and problem documents start with the request's root path.
+
     `error_response` makes the response to a request whose handler raised.
     """
 
@@ -59,12 +63,15 @@ class OuterMiddleware:
             return
         head = scope["method"] == "HEAD"
         started = False
+        ROOT_PATH.set(scope.get("root_path", ""))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
+                if "location" in headers:
+                    headers["Location"] = from_root(headers["Location"])
                 for name, value in HEADERS.items():
                     headers[name] = value
             elif head and message["type"] == "http.response.body":

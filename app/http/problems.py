@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from app.http.root_path import from_root
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -40,7 +42,7 @@ MEANINGS: dict[int, tuple[str, str]] = {
     ),
     503: (
         "busy",
-        "The server has as many traces to run as it takes. The Retry-After header states when to try again.",
+        "The server has as many requests or traces as it takes. The Retry-After header states when to try again.",
     ),
     500: ("internal-error", "An error in Headroom itself. The server's log has the details."),
 }
@@ -90,7 +92,7 @@ def problem_response(
 ) -> Response:
     """Return the response that carries a problem document."""
     document = {
-        "type": f"/docs#problem-{MEANINGS[status][0]}" if status in MEANINGS else "about:blank",
+        "type": from_root(f"/docs#problem-{MEANINGS[status][0]}") if status in MEANINGS else "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from app.forms.messages import worded
+from app.http.root_path import ROOT_PATH, from_root
 from app.presentation.format import (
     decimal,
     deviation,
@@ -76,9 +77,18 @@ environment.globals.update(
 )
 
 
+#: Attributes of elements that are addresses of this site. Templates spell them without the root path.
+_ADDRESS = re.compile(
+    r'((?:\s(?:href|src|action|formaction|data-[a-z-]+))=")(/(?!/)[^"]*")',
+)
+
+
 def page(name: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """Return a rendered page."""
-    return HTMLResponse(environment.get_template(name).render(context), status)
+    """Return a rendered page, whose addresses start with the request's root path."""
+    text = environment.get_template(name).render(context)
+    if ROOT_PATH.get():
+        text = _ADDRESS.sub(lambda match: f"{match[1]}{from_root(match[2])}", text)
+    return HTMLResponse(text, status)
 
 
 def error_page(status: int, title: str, detail: str) -> HTMLResponse:

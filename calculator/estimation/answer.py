@@ -38,16 +38,23 @@ class Row:
     shape: Shape | None
     dtype: str
     source: str
+    #: The arithmetic, kept once it is built: a component shows that of its first rows too.
+    _formula: str | None = field(default=None, init=False, repr=False, compare=False)
+    _substituted: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def formula(self) -> str:
         """The arithmetic with names: `B × S × hidden_size × 2`. The last factor is the bytes of an element."""
-        return f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
+        if self._formula is None:
+            self._formula = f"{self.bytes:,}" if self.shape is None else self._times(symbolic(self.shape))
+        return self._formula
 
     @property
     def substituted(self) -> str:
         """The arithmetic with numbers."""
-        return f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
+        if self._substituted is None:
+            self._substituted = f"{self.bytes:,}" if self.shape is None else self._times(substituted(self.shape))
+        return self._substituted
 
     def _times(self, product: str) -> str:
         size = ITEMSIZE[cast("DType", self.dtype)]
@@ -75,18 +82,18 @@ class Component:
     @property
     def formula(self) -> str:
         """The arithmetic with names."""
-        return self.rule[0] if self.rule else _sum([row.formula for row in self.rows])
+        return self.rule[0] if self.rule else _sum(self.rows, "formula")
 
     @property
     def substituted(self) -> str:
         """The arithmetic with numbers."""
-        return self.rule[1] if self.rule else _sum([row.substituted for row in self.rows])
+        return self.rule[1] if self.rule else _sum(self.rows, "substituted")
 
 
-def _sum(terms: list[str]) -> str:
-    more = len(terms) - SHOWN_TERMS
+def _sum(rows: tuple[Row, ...], attribute: str) -> str:
+    more = len(rows) - SHOWN_TERMS
     tail = [f"… ({more} more rows)"] if more > 0 else []
-    return " + ".join((*terms[:SHOWN_TERMS], *tail))
+    return " + ".join((*(getattr(row, attribute) for row in rows[:SHOWN_TERMS]), *tail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

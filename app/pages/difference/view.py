@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from app.forms import plan_form
 from app.forms.fields import FIELDS, METHOD_LABELS
 from app.forms.layout import LABELS
+from app.http.root_path import from_root
 from app.presentation import verdict
 from calculator.common.errors import PlanError, refusal
 from calculator.comparison.plans import ComponentLine, SettingLine, component_lines, setting_lines
@@ -89,7 +90,7 @@ def read(typed: str) -> plan_form.Form:
     Raises:
         PlanError: if it is not the address of a plan.
     """
-    if urlsplit(typed.strip()).path not in ("", "/") and not _query_only(typed):
+    if urlsplit(typed.strip()).path not in ("", "/", from_root("/")) and not _query_only(typed):
         raise refusal(INPUT, "is no plan's link: copy the address of a plan's page", typed)
     form = plan_form.read(_pairs(typed))
     if form.unknown:

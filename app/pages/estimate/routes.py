@@ -58,7 +58,7 @@ def post_plan(request: Request, fields: FormFields) -> Response:
 def get_estimate(request: Request) -> Response:
     """Return the page's estimate as JSON: what POST /api/v1/estimate answers to the plan of the address."""
     body = read_strictly(request.query_params.multi_items()).estimate()
-    return json_response(estimate.answer(body, client_of(request)))
+    return json_response(estimate.answer_text(body, client_of(request)))
 
 
 @router.get("/compare.json")

@@ -28,7 +28,7 @@ SLOW = {
 
 def test_no_handler_is_a_coroutine_but_the_health_checks():
     routes = [route for router in ALL_ROUTERS for route in router.routes]
-    assert [route.path for route in routes if iscoroutinefunction(route.endpoint)] == ["/healthz"]
+    assert [route.path for route in routes if iscoroutinefunction(route.endpoint)] == ["/healthz", "/readyz"]
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,15 @@ import gc
 import io
 import json
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 
 import pytest
 
 from app.__main__ import main
-from app.application import served
 from app.cli import COMMANDS, serve
 from app.forms.fields import FIELDS
+from app.service.served import served
 
 #: The fixture's plan as options.
 PLAN = (
@@ -266,20 +267,24 @@ def test_a_number_of_processes_that_is_none_is_refused(workers, capsys):
     assert "is not a number of processes: give 1 to 512" in capsys.readouterr().err
 
 
-def test_the_served_application_answers_with_a_garbage_collector_that_rarely_runs():
+def test_the_served_application_answers_with_a_garbage_collector_that_rarely_runs(monkeypatch):
     before = gc.get_threshold()
+    turns = sys.getswitchinterval()
+    monkeypatch.setenv("ACCESS_LOG", "0")
     try:
-        assert served().title == "Headroom"
+        assert callable(served())
         assert gc.get_freeze_count() > 0
         assert gc.get_threshold()[0] > before[0]
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+        sys.setswitchinterval(turns)
 
 
 def test_serve_reads_host_and_port_from_its_options_or_the_environment(monkeypatch):
     addresses = []
     monkeypatch.setattr(serve.uvicorn, "run", lambda *_, host, port, **__: addresses.append((host, port)))
+    monkeypatch.setattr(serve, "LongProcesses", lambda *_: nullcontext())
     main(["serve"])
     main(["serve", "--port", "7"])
     monkeypatch.setenv("HOST", "0.0.0.0")

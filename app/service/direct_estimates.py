@@ -1,0 +1,82 @@
+"""`POST /api/v1/estimate` of the calculator's engine, answered without the routes of FastAPI, which take as long.
+
+The answer is that of `app.api.estimate`, which answers whatever else arrives there: other media types, and traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from app.api.estimate import answer_text_of
+from app.api.responses import json_response
+from app.engines.engine import needs_trace
+from app.http.bodies import decode_json
+from app.http.problems import HTTPProblem, invalid_response, problem_response
+from app.http.root_path import route_path
+from app.service.bodies import buffered
+from calculator.common.errors import PlanError
+from calculator.estimation.request import parse_request
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from calculator.estimation.request import Request
+
+PATH = "/api/v1/estimate"
+
+#: Threads that compute. Few: only one computes at a time, and each more makes all of them wait for turns.
+THREADS = 4
+
+
+class DirectEstimates:
+    """ASGI middleware that answers the endpoint's usual requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="estimate")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or route_path(scope) != PATH or not _is_json_post(scope):
+            await self.app(scope, receive, send)
+            return
+        body, receive = await buffered(receive)
+        request = _parsed(body) if body is not None else None
+        if isinstance(request, _REFUSED):
+            await _refusal(request)(scope, receive, send)
+        elif request is None or needs_trace(request):
+            await self.app(scope, receive, send)
+        else:
+            response = await asyncio.get_running_loop().run_in_executor(self._threads, _answer, request)
+            await response(scope, receive, send)
+
+
+_REFUSED = (PlanError, HTTPProblem)
+
+
+def _is_json_post(scope: Scope) -> bool:
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return scope["method"] == "POST" and kind.split(b";")[0].strip().lower() == b"application/json"
+
+
+def _parsed(body: bytes) -> Request | PlanError | HTTPProblem:
+    try:
+        return parse_request(decode_json(body))
+    except _REFUSED as error:
+        return error
+
+
+def _answer(request: Request) -> Response:
+    try:
+        return json_response(answer_text_of(request))
+    except _REFUSED as error:
+        return _refusal(error)
+
+
+def _refusal(error: Any) -> Response:
+    if isinstance(error, PlanError):
+        return invalid_response(error.problems)
+    return problem_response(error.status, error.detail, (), error.headers)

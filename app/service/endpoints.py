@@ -1,0 +1,62 @@
+"""The endpoint of a path: what metrics count by, which answers may be kept, and which requests are long."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: POST endpoints whose answer follows from the body.
+KEPT = frozenset(
+    f"/api/v1/{name}" for name in ("estimate", "compare", "limits", "plan", "inference", "export", "import")
+)
+
+#: Endpoints that are always answered, however many requests wait.
+ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
+
+#: GET endpoints whose response follows from the address and the installed files, and which proxies may keep.
+CATALOGUES = frozenset(
+    f"/api/v1/{name}"
+    for name in ("models", "models/{id}", "models/types", "gpus", "methods", "trainers", "validation", "openapi.json")
+) | {"/openapi.json"}
+
+#: Endpoints that take milliseconds, and are answered where they arrive. All others may take seconds.
+SHORT = (
+    ALWAYS
+    | (CATALOGUES - {"/openapi.json", "/api/v1/openapi.json"})
+    | {"/api/v1/estimate", "/api/v1/import", "/static", "/docs", "/models", "other"}
+)
+
+#: The name of paths at which there is nothing.
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """The paths of an application, as its routes spell them."""
+
+    exact: frozenset[str]
+    patterns: tuple[tuple[re.Pattern[str], str], ...] = field(default=())
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> Endpoints:
+        """Return the endpoints of the paths of routes."""
+        plain = [path.replace(":path", "") for path in paths]
+        patterns = [(re.compile(_pattern(path)), path) for path in plain if "{" in path]
+        return cls(exact=frozenset(path for path in plain if "{" not in path), patterns=tuple(patterns))
+
+    def name(self, path: str) -> str:
+        """Return the endpoint of a request's path: a bounded set of names."""
+        if path in self.exact:
+            return path
+        if path.startswith("/static/"):
+            return "/static"
+        return next((name for pattern, name in self.patterns if pattern.fullmatch(path)), OTHER)
+
+
+def _pattern(path: str) -> str:
+    """Return the regular expression of a path with parameters. The id of a model has slashes."""
+    return re.sub(r"\\\{(\w+)\\\}", lambda match: ".+" if match[1] == "id" else "[^/]+", re.escape(path))

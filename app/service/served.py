@@ -1,0 +1,85 @@
+"""The application of a server process, inside the service's middleware."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from app.api.estimate import answer
+from app.application import ALL_ROUTERS, OPENAPI_PATHS, application
+from app.service import access_log
+from app.service.admission import Admission
+from app.service.answer_cache import AnswerCache, Cached
+from app.service.endpoints import Endpoints
+from app.service.forwarding import Forwarded
+from app.service.observation import Observed
+from app.service.settings import ServiceSettings
+from app.service.validators import Validated, installed
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+#: How many more objects are allocated than freed before the garbage collector looks for cycles.
+_NEW_OBJECTS = 20_000
+
+#: Seconds for which a thread computes before another gets its turn. Python's 5 ms are the time of several estimates.
+_TURN = 0.001
+
+#: How much lower the priority of long requests is, as `nice` counts.
+_NICE = 10
+
+#: When to try again, in seconds: what waits is short, or long.
+_SHORT_WAIT, _LONG_WAIT = 1, 5
+
+#: What is answered once before the first request, so that it finds everything imported.
+_FIRST = {"model": "meta-llama/Llama-3.2-1B", "method": {"name": "lora"}, "reserved": "rule"}
+
+
+def served() -> ASGIApp:
+    """Return the application of a server process, with the settings of its environment."""
+    settings = ServiceSettings.of()
+    if settings.access_log:
+        access_log.write_to_stdout()
+    return serviced(_ready(), settings)
+
+
+def serviced(app: ASGIApp, settings: ServiceSettings) -> ASGIApp:
+    """Return an application inside the service's middleware."""
+    if settings.long_socket:
+        app = Forwarded(app, settings.long_socket)
+    app = Admission(app, settings.most_at_once, _SHORT_WAIT)
+    if settings.cache_bytes:
+        app = Cached(app, AnswerCache(settings.cache_bytes))
+    return Observed(Validated(app), endpoints(), logged=settings.access_log)
+
+
+def long_served() -> ASGIApp:
+    """Return the application of a process that answers long requests, at a lower priority.
+
+    The process that forwards a request also records it.
+    """
+    os.nice(_NICE)
+    return Admission(_ready(), ServiceSettings.of().most_long_at_once, _LONG_WAIT)
+
+
+def endpoints() -> Endpoints:
+    """Return the endpoints of the application."""
+    paths = [str(getattr(route, "path", "")) for router in ALL_ROUTERS for route in router.routes]
+    return Endpoints.of((*paths, *OPENAPI_PATHS))
+
+
+def _ready() -> ASGIApp:
+    """Return the application, warmed up, with a garbage collector that rarely runs.
+
+    An answer allocates some hundred thousand objects, of which few are in cycles. What was imported is not looked at.
+    """
+    app = application()
+    answer(_FIRST)
+    installed()
+    sys.setswitchinterval(_TURN)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_NEW_OBJECTS)
+    return app

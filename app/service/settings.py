@@ -1,0 +1,66 @@
+"""The settings of a server process, from the environment, so that every worker has those of the command line."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: The bytes of answers that one process keeps, unless CACHE_BYTES states others.
+CACHE_BYTES = 64 << 20
+
+#: How many requests one process answers or has waiting at once: estimates wait a fraction of a second then.
+MOST_AT_ONCE = 128
+
+#: The same for long requests, each of which can take seconds.
+MOST_LONG_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What a server process is told by its environment.
+
+    Attributes:
+        cache_bytes: The bytes of answers that are kept; 0 keeps none.
+        most_at_once: How many requests are answered or wait at once; others get 503.
+        most_long_at_once: The same for long requests, of each process that answers them.
+        access_log: Whether each request is a line of the access log.
+        long_socket: The socket of the processes that answer long requests; empty if they are answered here.
+    """
+
+    cache_bytes: int = CACHE_BYTES
+    most_at_once: int = MOST_AT_ONCE
+    most_long_at_once: int = MOST_LONG_AT_ONCE
+    access_log: bool = True
+    long_socket: str = ""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
+        """Return the settings of an environment.
+
+        Raises:
+            ValueError: if a number is not a whole number of zero or more.
+        """
+        given = {each.name: environment.get(each.name.upper(), "").strip() for each in fields(cls)}
+        known = {
+            name: text if name == "long_socket" else _number(name.upper(), text) for name, text in given.items() if text
+        }
+        if "access_log" in known:
+            known["access_log"] = bool(known["access_log"])
+        return cls(**known)  # type: ignore[arg-type]  # each text was read as its field's type
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that give a process these settings."""
+        return {
+            name.upper(): value if isinstance(value, str) else str(int(value)) for name, value in asdict(self).items()
+        }
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal() or len(text) > 15:
+        raise ValueError(f"{name} is {text!r}: give a whole number of 0 or more")
+    return int(text)

@@ -1,0 +1,26 @@
+"""A server process reads its settings from the environment that the command line made."""
+
+import pytest
+
+from app.__main__ import main
+from app.service.settings import ServiceSettings
+
+
+def test_settings_pass_through_an_environment():
+    settings = ServiceSettings(cache_bytes=0, most_at_once=7, most_long_at_once=1, access_log=False, long_socket="/s")
+    assert ServiceSettings.of(settings.environment) == settings
+    assert ServiceSettings.of({}) == ServiceSettings()
+
+
+def test_a_variable_that_is_no_number_is_refused_by_the_command(monkeypatch, capsys):
+    monkeypatch.setenv("CACHE_BYTES", "64M")
+    assert main(["serve"]) == 2
+    assert "CACHE_BYTES" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["headroom", "/a/", "/a b", "//a"])
+def test_a_root_path_that_is_none_is_refused(path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "--root-path", path])
+    assert left.value.code == 2
+    assert "is not a path" in capsys.readouterr().err
