@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -88,11 +89,12 @@ def test_refusals_of_long_requests_are_the_applications(server):
 def test_a_stop_lets_the_requests_finish_that_have_arrived(server):
     process, address = server
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=PATIENCE)
-    connection.request("POST", "/api/v1/sweep", json.dumps(SWEEP), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    first = response.read(1)
-    process.send_signal(signal.SIGTERM)
-    rows = (first + response.read()).splitlines()
+    with closing(connection):
+        connection.request("POST", "/api/v1/sweep", json.dumps(SWEEP), {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            first = response.read(1)
+            process.send_signal(signal.SIGTERM)
+            rows = (first + response.read()).splitlines()
     assert len(rows) == 800
     assert json.loads(rows[-1])["point"]["training.sequence_length"] == 863
     assert process.wait(PATIENCE) == 0
